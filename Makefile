@@ -1,0 +1,74 @@
+# `make demo` is the place to start. Everything lands in .venv/ and artifacts/; `make clean` removes what was computed.
+#
+#   make demo                 install, run every lesson on the virtual hospitals, write artifacts/report.html
+#   make lab                  open the lessons in JupyterLab
+#   make test                 unit tests, notebook checks, nbval
+#   make mini [MIRROR=DIR]    every lesson on real public films
+#   PYTHON=python3.12 make .. another interpreter          FORCE=1 make .. again, though up to date
+#   PIP_ARGS=.. make ..       more options for pip, e.g. the index of PyTorch's CPU wheels (README)
+
+PYTHON ?= python3
+PIP_ARGS ?=
+MIRROR ?=
+FORCE ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+again := $(if $(FORCE),--force)
+
+export OMP_WAIT_POLICY ?= PASSIVE
+export PYDEVD_DISABLE_FILE_VALIDATION ?= 1
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo mini report lab notebooks exercises test test-slow lint doctor clean distclean
+
+help:
+	@awk '!/^#/ { exit } { sub(/^# ?/, ""); print }' Makefile
+
+$(INSTALLED): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -c constraints.txt -e ".[dev]"
+	$(BIN)/jupyter labextension disable --level=sys_prefix "@jupyterlab/apputils-extension:announcements"
+	touch $@
+
+install: $(INSTALLED)
+
+demo: $(INSTALLED)
+	$(BIN)/cxrkit reproduce --profile demo $(again)
+
+mini: $(INSTALLED)
+	$(BIN)/cxrkit reproduce --profile mini $(if $(MIRROR),--mirror "$(MIRROR)") $(again)
+
+report: $(INSTALLED)
+	$(BIN)/cxrkit report --profile demo
+
+lab: $(INSTALLED)
+	$(BIN)/jupyter lab --notebook-dir=notebooks
+
+# Percent sources -> executed, stripped .ipynb; only what changed.
+notebooks: $(INSTALLED)
+	$(BIN)/python tools/build_notebooks.py $(again)
+
+# The lessons with their solutions, executed, in notebooks/solved/ (not in git).
+exercises: $(INSTALLED)
+	$(BIN)/python tools/build_notebooks.py --solved $(again)
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest -q -m "not slow" --nbval-lax --nbval-current-env --nbval-cell-timeout=540 tests notebooks
+
+test-slow: $(INSTALLED)
+	$(BIN)/python -m pytest -q -m slow --timeout=3600 tests
+
+lint: $(INSTALLED)
+	$(BIN)/python -m ruff check .
+
+doctor: $(INSTALLED)
+	$(BIN)/cxrkit doctor
+
+clean:
+	rm -rf artifacts notebooks/solved build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -not -path "./.venv/*" -prune -exec rm -rf {} +
+
+distclean: clean
+	rm -rf $(VENV)

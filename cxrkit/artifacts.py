@@ -1,0 +1,95 @@
+"""Store: results on disk, each in a folder named by its stage and a hash of the settings behind it; load, or make once."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import filelock
+import platformdirs
+
+
+def canonical(settings):
+    """Settings as the JSON text that is hashed: sorted keys, no spaces, so that the order of fields never matters."""
+    return json.dumps(settings, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def key(settings):
+    """12 hex digits that name the settings."""
+    return hashlib.sha256(canonical(settings).encode()).hexdigest()[:12]
+
+
+def write_atomic(path, data):
+    """Write bytes or text to `path` through a temporary neighbour and a rename: a reader sees the old file or the new one."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    with open(part, "wb") as f:
+        f.write(data.encode() if isinstance(data, str) else data)
+        f.flush()
+        os.fsync(f.fileno())
+    os.replace(part, path)
+
+
+def write_json(path, value):
+    """`write_atomic` of indented JSON; NaN is refused, since JSON has none (write null)."""
+    write_atomic(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+def read_json(path):
+    """JSON file -> value. Raises ValueError naming the file when it is damaged."""
+    try:
+        return json.loads(Path(path).read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is no valid JSON ({error}); delete its folder and run the stage again") from error
+
+
+def default_root():
+    """`CXRKIT_STORE`, else `artifacts/` of the checkout, else the user's cache folder."""
+    if os.environ.get("CXRKIT_STORE"):
+        return Path(os.environ["CXRKIT_STORE"]).expanduser().resolve()
+    checkout = Path(__file__).resolve().parent.parent
+    if (checkout / "pyproject.toml").exists():
+        return checkout / "artifacts"
+    return Path(platformdirs.user_cache_dir("cxrkit"))
+
+
+class Store:
+    """A folder of finished stages.
+
+    `store.load_or_make("backbone", settings, make)` returns the folder `backbone-<key>`; where it is missing, `make(folder)`
+    fills `backbone-<key>.part`, which is renamed when `make` returns: a folder without `.part` is always complete. The `.part`
+    folder survives a kill, so a training that checkpoints into it goes on from there.
+    """
+
+    def __init__(self, root=None):
+        self.root = Path(root) if root else default_root()
+
+    def folder(self, stage, settings):
+        """Where the artifact lies, or would lie."""
+        return self.root / f"{stage}-{key(settings)}"
+
+    def load_or_make(self, stage, settings, make):
+        """Folder of a finished stage; `make(folder)` is called only if it is missing.
+
+        Raises RuntimeError if another process is making the same artifact.
+        """
+        done = self.folder(stage, settings)
+        if done.exists():
+            return done
+        part = done.with_name(done.name + ".part")
+        part.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(done.with_name(done.name + ".lock"))
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            raise RuntimeError(f"{done.name} is being made by another process; wait for it, "
+                               "or set CXRKIT_STORE to another folder") from None
+        try:
+            if not done.exists():
+                make(part)
+                write_json(part / "settings.json", settings)
+                os.replace(part, done)
+        finally:
+            lock.release()
+        return done

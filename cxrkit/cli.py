@@ -1,0 +1,153 @@
+"""The command `cxrkit`. Imports wait inside the commands, so that `--help` answers at once."""
+
+import sys
+from pathlib import Path
+
+import click
+
+from cxrkit import NOTICE, __version__
+
+PROFILE = click.option("--profile", default="demo", show_default=True, help="demo (virtual hospitals, CPU), mini or paper.")
+OUT = click.option("--out", type=click.Path(file_okay=False, path_type=Path), default=None,
+                   help="Store for results [default: CXRKIT_STORE, else artifacts/ of the checkout, else the user's cache].")
+
+
+@click.group(epilog=NOTICE)
+@click.version_option(__version__, package_name="cxrkit")
+def main():
+    """cxrkit: the reference kit for chest X-ray transformers (Park et al. 2021)."""
+
+
+@main.group()
+def data():
+    """List, fetch and verify datasets, and look for leakage between splits."""
+
+
+ROOT = click.option("--root", "--mirror", "root", type=click.Path(exists=True, file_okay=False, path_type=Path), default=None,
+                    help="Folder of the datasets, or of this one [default: CXRKIT_DATA, else data/ of the store].")
+
+
+@data.command("list")
+def list_datasets():
+    """All datasets: films, licence, what their rows carry, how to obtain them."""
+    from cxrkit import manifest
+    for name in manifest.names():
+        spec = manifest.load(name)
+        click.echo(f"{name:16} {spec.expected.get('films', '?'):>7} films  {spec.licence_class:32} {', '.join(spec.provides)}")
+        click.echo(f"{'':16} {spec.title}\n{'':16} obtain: {spec.obtain}")
+
+
+@data.command()
+@click.argument("name")
+@click.option("--mirror", type=click.Path(exists=True, file_okay=False, path_type=Path), envvar="CXRKIT_MIRROR", default=None,
+              help="Take prepared films from this folder instead of the public addresses [env: CXRKIT_MIRROR].")
+@click.option("--root", type=click.Path(file_okay=False, path_type=Path), default=None,
+              help="Where to put them [default: CXRKIT_DATA, else data/ of the store].")
+@click.option("--archive", "archives", type=click.Path(exists=True, dir_okay=False, path_type=Path), multiple=True,
+              help="Unpack this archive of a full dataset, downloaded by hand; may be repeated.")
+@click.option("--jobs", default=4, show_default=True, help="Downloads at a time.")
+def fetch(name, mirror, root, archives, jobs):
+    """Get the films of NAME, verified; says first how many bytes. Exit status 1 if a file failed, naming it."""
+    from cxrkit import fetch as fetching
+    from cxrkit import manifest
+    try:
+        folder = manifest.data_root(root) / manifest.load(name).name
+        unpacked = [path for archive in archives for path in fetching.extract(archive, folder)]
+        failures = [] if archives else fetching.fetch(name, root, mirror, jobs, say=click.echo)
+    except (fetching.FetchError, ValueError, OSError) as error:
+        raise click.ClickException(str(error)) from error
+    click.echo(f"{folder}: {len(unpacked)} files unpacked" if archives else f"{folder}: {len(failures)} failures")
+    _end(failures)
+
+
+@data.command()
+@click.argument("name")
+@ROOT
+def verify(name, root):
+    """Check a copy of NAME against its manifest: hashes of films, counts of tables. Exit status 1 on a difference."""
+    from cxrkit import fetch as fetching
+    try:
+        problems, counts = fetching.verify(name, root)
+    except (ValueError, OSError) as error:
+        raise click.ClickException(str(error)) from error
+    click.echo(counts.dropna(axis=1, how="all").to_string(na_rep="-"))
+    click.echo(f"{name}: {len(problems)} problems")
+    _end(problems)
+
+
+@data.command()
+@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@ROOT
+def leakage(names, root):
+    """Look for patients and near-identical films in two splits, within and between NAMEs. Exit status 1 if there are any."""
+    import pandas as pd
+
+    from cxrkit import leakage as leaks
+    from cxrkit import manifest
+    try:
+        table = pd.concat([manifest.read(name, root, apart=False) for name in names], ignore_index=True)
+        found = leaks.find(table)
+    except (ValueError, OSError) as error:
+        raise click.ClickException(str(error)) from error
+    click.echo(pd.crosstab(table["dataset"], table["split"], margins=True).to_string())
+    _end([f"{row.kind}: {row.what} in {row.splits} ({row.detail})" for row in found.itertuples()])
+    click.echo("no patient and no near-identical film in two splits")
+
+
+def _end(problems):
+    """List what went wrong on stderr and leave with status 1, if anything did."""
+    for problem in problems[:20] + [f"... and {len(problems) - 20} more"] * (len(problems) > 20):
+        click.echo(problem, err=True)
+    if problems:
+        sys.exit(1)
+
+
+@main.command()
+@PROFILE
+@click.option("--mirror", type=click.Path(exists=True, file_okay=False, path_type=Path), default=None,
+              help="Folder with prepared films, instead of a download.")
+@click.option("--data", "data_dir", type=click.Path(exists=True, file_okay=False, path_type=Path), default=None,
+              help="Folder with the full datasets or your own hospital's films.")
+@click.option("--only", multiple=True, metavar="NN", help="Run this lesson alone, e.g. 04; may be repeated.")
+@click.option("--force", is_flag=True, help="Run lessons again that are up to date.")
+@OUT
+def reproduce(profile, mirror, data_dir, only, force, out):
+    """Run the notebooks headless, then write the report. Exit status 0 only if every lesson ran."""
+    from cxrkit import notebooks, report
+    parameters = {"profile": profile, "mirror": mirror and str(mirror.resolve()), "data": data_dir and str(data_dir.resolve())}
+    try:
+        failed = notebooks.reproduce(parameters, root=out, only=only, force=force)
+        path = report.write(profile, root=out)
+    except (notebooks.CannotRun, ValueError) as error:
+        raise click.ClickException(str(error)) from error
+    click.echo(f"report: {path}")
+    if failed:
+        click.echo(f"failed: {', '.join(failed)}", err=True)
+        sys.exit(1)
+
+
+@main.command()
+@PROFILE
+@OUT
+def report(profile, out):
+    """Write report.html from what is in the store, running nothing."""
+    from cxrkit import report as pages
+    try:
+        click.echo(f"report: {pages.write(profile, root=out)}")
+    except ValueError as error:
+        raise click.ClickException(str(error)) from error
+
+
+@main.command()
+@OUT
+@click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
+def doctor(out, as_json):
+    """Check this machine for the kit and say what to do. Exit status 1 only if something blocks."""
+    from cxrkit import doctor as checks
+    found = checks.examine(out)
+    click.echo(checks.as_json(found) if as_json else checks.as_text(found))
+    sys.exit(1 if checks.blocking(found) else 0)
+
+
+if __name__ == "__main__":
+    main()

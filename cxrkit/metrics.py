@@ -1,0 +1,310 @@
+"""Metrics with their intervals: AUC, operating point, severity, masks, calibration, and tests of model against model.
+
+Arrays in, numbers out. A label that is NaN is unknown, and its row is left out; what is undefined is NaN, never 0 or 1.
+`groups` (n,) names the patient of each row: several films of one patient are not several pieces of evidence.
+"""
+
+import math
+
+import numpy as np
+from scipy import ndimage, optimize, special, stats
+
+Z95 = stats.norm.ppf(0.975)
+
+
+def _rows(y, *scores, groups=None, binary=True):
+    """Rows with a known label as float64 arrays, then group numbers 0..G-1.
+
+    Raises ValueError for unequal lengths, scores that are not finite, or binary labels other than 0 and 1.
+    """
+    y, *scores = (np.asarray(a, dtype=np.float64) for a in (y, *scores))
+    groups = np.arange(len(y)) if groups is None else np.asarray(groups)
+    if {len(a) for a in (*scores, groups)} != {len(y)}:
+        raise ValueError(f"unequal lengths: labels {len(y)}, scores {[len(s) for s in scores]}, groups {len(groups)}")
+    known = ~np.isnan(y)
+    y, scores, groups = y[known], [s[known] for s in scores], groups[known]
+    if binary and not np.isin(y, (0, 1)).all():
+        raise ValueError(f"labels must be 0, 1 or NaN, not {np.setdiff1d(y, (0, 1))[:5]}; for classes see macro_auc")
+    if not all(np.isfinite(s).all() for s in scores):
+        raise ValueError("scores of rows with a known label must be finite")
+    return y, *scores, np.unique(groups, return_inverse=True)[1]
+
+
+# ranking
+
+
+def auc(y, p):
+    """Area under the ROC curve: chance that a positive scores above a negative, ties counting half. NaN with one class."""
+    y, p, _ = _rows(y, p)
+    positive = y == 1
+    m, n = positive.sum(), (~positive).sum()
+    return float((stats.rankdata(p)[positive].sum() / m - (m + 1) / 2) / n) if m and n else math.nan
+
+
+def macro_auc(y, p, classes=None):
+    """Mean one-vs-rest AUC: y (n,) class numbers, p (n, C). NaN if one of `classes` (default all) is missing or alone."""
+    y, p = np.asarray(y, dtype=np.float64), np.asarray(p)
+    known = np.where(np.isnan(y), np.nan, 1)
+    return float(np.mean([auc((y == c) * known, p[:, c]) for c in (range(p.shape[1]) if classes is None else classes)]))
+
+
+def delong(y, *scores, groups=None):
+    """AUC of k score vectors on the same rows, and their covariance: (k,), (k, k).
+
+    DeLong 1988 by midranks (Sun & Xu 2014, n log n, ties exact), in the form of Obuchowski 1997 for rows that come in groups;
+    with one row a group the two agree. NaN AUC with one class, NaN covariance with a class in fewer than two groups.
+    """
+    y, *scores, group = _rows(y, *scores, groups=groups)
+    positive, k = y == 1, len(scores)
+    m, n = positive.sum(), (~positive).sum()
+    if not (m and n):
+        return np.full(k, np.nan), np.full((k, k), np.nan)
+    ranks = np.stack([stats.rankdata(s) for s in scores], axis=1)                             # (rows, k)
+    v10 = (ranks[positive] - stats.rankdata(np.stack(scores, 1)[positive], axis=0)) / n       # (m, k) share of negatives below
+    v01 = 1 - (ranks[~positive] - stats.rankdata(np.stack(scores, 1)[~positive], axis=0)) / m  # (n, k) share of positives above
+    theta, G = v10.mean(0), group.max() + 1
+    d10, d01 = np.zeros((G, k)), np.zeros((G, k))
+    np.add.at(d10, group[positive], v10 - theta)
+    np.add.at(d01, group[~positive], v01 - theta)
+    i10, i01 = len(np.unique(group[positive])), len(np.unique(group[~positive]))
+    if min(i10, i01) < 2:
+        return theta, np.full((k, k), np.nan)
+    cross = d10.T @ d01 * G / (G - 1)
+    return theta, (d10.T @ d10 * i10 / (i10 - 1) / m**2 + d01.T @ d01 * i01 / (i01 - 1) / n**2 + (cross + cross.T) / (m * n))
+
+
+def auc_ci(y, p, method="delong", groups=None, seed=0):
+    """AUC with its 95 % interval: (auc, low, high). All NaN with one class; limits NaN with a class in one group only.
+
+    delong: normal on the logit scale, so that the limits stay inside (0, 1); where that variance is 0 (AUC of 0 or 1) the
+    score interval of Newcombe 2006 (method 5). bootstrap: percentiles of 2,000 draws of groups.
+    Raises ValueError for an unknown method.
+    """
+    if method == "bootstrap":
+        return bootstrap(auc, y, p, groups=groups, seed=seed)
+    if method != "delong":
+        raise ValueError(f"unknown method {method!r}; known: ['delong', 'bootstrap']")
+    (area,), ((variance,),) = delong(y, p, groups=groups)
+    if not np.isfinite(variance):
+        return float(area), math.nan, math.nan
+    if variance < 1e-12 or area in (0, 1):
+        label, _, group = _rows(y, p, groups=groups)
+        return _newcombe(area, *(len(np.unique(group[label == c])) for c in (1, 0)))
+    half = Z95 * math.sqrt(variance) / (area * (1 - area))
+    return float(area), *(float(special.expit(special.logit(area) + side * half)) for side in (-1, 1))
+
+
+def _newcombe(area, m, n):
+    k = (m + n) / 2 - 1
+
+    def gap(t, side):
+        return side * (t - area) - Z95 * math.sqrt(t * (1 - t) / (m * n) * (1 + k * (1 - t) / (2 - t) + k * t / (1 + t)))
+
+    low = optimize.brentq(gap, 1e-12, area - 1e-12, args=(-1,)) if area > 0 else 0.0
+    high = optimize.brentq(gap, area + 1e-12, 1 - 1e-12, args=(1,)) if area < 1 else 1.0
+    return float(area), low, high
+
+
+# operating point
+
+
+def at_threshold(y, p, threshold):
+    """dict threshold, sensitivity, specificity, accuracy of calling p >= threshold positive; NaN where nothing is counted."""
+    y, p, _ = _rows(y, p)
+    right = (p >= threshold) == y
+    rates = {"sensitivity": right[y == 1], "specificity": right[y == 0], "accuracy": right}
+    return {"threshold": float(threshold)} | {name: float(hits.mean()) if len(hits) else math.nan for name, hits in rates.items()}
+
+
+def operating_point(y, p, sensitivity=0.8):
+    """The highest threshold that reaches the sensitivity, as the dict of `at_threshold`; all NaN when a class is missing.
+
+    Choose it on validation and carry it over with `at_threshold` (choice 18). Raises ValueError unless 0 < sensitivity <= 1.
+    """
+    if not 0 < sensitivity <= 1:
+        raise ValueError(f"sensitivity must be in (0, 1], not {sensitivity}")
+    y, p, _ = _rows(y, p)
+    positives = np.sort(p[y == 1])[::-1]
+    if len(positives) in (0, len(y)):
+        return dict.fromkeys(("threshold", "sensitivity", "specificity", "accuracy"), math.nan)
+    needed = math.ceil(sensitivity * len(positives) - 1e-9)  # 0.07 * 100 is 7.000000000000001
+    return at_threshold(y, p, positives[needed - 1])
+
+
+# severity and agreement
+
+
+def severity_metrics(y, p):
+    """dict mse, mae, cc (Pearson), r2 (1 - residual / variance about the mean of y); cc, r2 NaN for constants or one row."""
+    y, p, _ = _rows(y, p, binary=False)
+    if len(y) == 0:
+        return dict.fromkeys(("mse", "mae", "cc", "r2"), math.nan)
+    varied = np.ptp(y) > 0
+    return {"mse": float(np.mean((y - p) ** 2)), "mae": float(np.mean(np.abs(y - p))),
+            "cc": float(np.corrcoef(y, p)[0, 1]) if varied and np.ptp(p) > 0 else math.nan,
+            "r2": float(1 - np.sum((y - p) ** 2) / np.sum((y - y.mean()) ** 2)) if varied else math.nan}
+
+
+def quadratic_kappa(a, b):
+    """Cohen's kappa with squared weights of two readers' scores (n,); NaN when both give one and the same score throughout.
+
+    The expected disagreement, summed over all pairs of the margins, is var(a) + var(b) + (mean(a) - mean(b))^2.
+    """
+    a, b, _ = _rows(a, b, binary=False)
+    if len(a) == 0:
+        return math.nan
+    expected = a.var() + b.var() + (a.mean() - b.mean()) ** 2
+    return float(1 - np.mean((a - b) ** 2) / expected) if expected > 0 else math.nan
+
+
+def bland_altman(a, b):
+    """Agreement of two readings: dict bias = mean(a - b), sd, and the 95 % limits low, high = bias -+ 1.96 sd."""
+    a, b, _ = _rows(a, b, binary=False)
+    bias, sd = (float(np.mean(a - b)), float(np.std(a - b, ddof=1))) if len(a) > 1 else (math.nan, math.nan)
+    return {"bias": bias, "sd": sd, "low": bias - Z95 * sd, "high": bias + Z95 * sd}
+
+
+# masks
+
+
+def _masks(truth, mask, ignore):
+    truth, mask = np.asarray(truth), np.asarray(mask)
+    if truth.shape != mask.shape:
+        raise ValueError(f"masks of different size: truth {truth.shape}, mask {mask.shape}")
+    skip = np.zeros(truth.shape, bool) if truth.dtype == bool else truth == ignore
+    return (truth != 0) & ~skip, mask != 0, skip
+
+
+def dice(truth, mask, ignore=127):
+    """2 |A and B| / (|A| + |B|) of two masks (H, W), where the truth is not `ignore`; NaN if both are empty."""
+    a, b, skip = _masks(truth, mask, ignore)
+    total = a.sum() + (b & ~skip).sum()
+    return float(2 * (a & b).sum() / total) if total else math.nan
+
+
+def jaccard(truth, mask, ignore=127):
+    """|A and B| / |A or B| of two masks (H, W), where the truth is not `ignore`; NaN if both are empty."""
+    a, b, skip = _masks(truth, mask, ignore)
+    union = ((a | b) & ~skip).sum()
+    return float((a & b).sum() / union) if union else math.nan
+
+
+def surface_distance(truth, mask, spacing=1.0, ignore=127):
+    """Mean distance between the two outlines, over the points of both (ASSD), `spacing` a pixel; NaN if one is empty.
+
+    An outline made by the edge of the ignored area is none, and outline points inside that area do not count.
+    """
+    a, b, skip = _masks(truth, mask, ignore)
+    edge_a = a & ~ndimage.binary_erosion(a | skip)
+    edge_b = b & ~ndimage.binary_erosion(b) & ~skip
+    if not (edge_a.any() and edge_b.any()):
+        return math.nan
+    to_b, to_a = (ndimage.distance_transform_edt(~edge, sampling=spacing) for edge in (edge_b, edge_a))
+    return float(np.concatenate([to_b[edge_a], to_a[edge_b]]).mean())
+
+
+# calibration and use
+
+
+def reliability(y, p, bins=10):
+    """Table over equal bins of p in [0, 1]: dict n, predicted (mean p), observed (share of positives), each (bins,).
+
+    An empty bin has NaN. Raises ValueError for p outside [0, 1].
+    """
+    y, p, _ = _rows(y, p)
+    if len(p) and (p.min() < 0 or p.max() > 1):
+        raise ValueError("calibration needs probabilities in [0, 1]; apply a sigmoid or softmax to logits")
+    index = np.minimum((p * bins).astype(int), bins - 1)
+    n = np.bincount(index, minlength=bins)
+    with np.errstate(invalid="ignore"):
+        return {"n": n, "predicted": np.bincount(index, p, bins) / n, "observed": np.bincount(index, y, bins) / n}
+
+
+def ece(y, p, bins=10):
+    """Expected calibration error: |observed - predicted| averaged over bins by their count; NaN without rows."""
+    table = reliability(y, p, bins)
+    n = table["n"].sum()
+    return float(np.nansum(table["n"] * np.abs(table["observed"] - table["predicted"])) / n) if n else math.nan
+
+
+def brier(y, p):
+    """Mean squared error of a probability; NaN without rows."""
+    y, p, _ = _rows(y, p)
+    return float(np.mean((y - p) ** 2)) if len(y) else math.nan
+
+
+def decision_curve(y, p, thresholds=None):
+    """Net benefit TP/n - FP/n * t/(1 - t) at thresholds t (default 0.01-0.99): dict thresholds, model, all (everyone treated).
+
+    Treating nobody is 0. Raises ValueError without rows or for t outside [0, 1).
+    """
+    y, p, _ = _rows(y, p)
+    t = np.arange(1, 100) / 100 if thresholds is None else np.asarray(thresholds, dtype=float)
+    if len(y) == 0 or t.min() < 0 or t.max() >= 1:
+        raise ValueError("a decision curve needs rows with a known label and thresholds in [0, 1)")
+    called = p[None] >= t[:, None]                                                            # (thresholds, rows)
+    benefit = [(c & (y == 1)).mean(1) - (c & (y == 0)).mean(1) * t / (1 - t) for c in (called, np.ones_like(called))]
+    return {"thresholds": t, "model": benefit[0], "all": benefit[1]}
+
+
+# resampling, and model against model
+
+
+def resample(statistic, *arrays, groups=None, draws=2000, seed=0):
+    """Values of statistic(*arrays) on draws of whole groups with replacement, (draws,); NaN where it is undefined."""
+    arrays = [np.asarray(a) for a in arrays]
+    rows = np.arange(len(arrays[0]))
+    number = rows if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
+    members = np.split(rows[np.argsort(number, kind="stable")], np.cumsum(np.bincount(number))[:-1])
+    rng = np.random.default_rng(seed)
+    values = np.empty(draws)
+    for i in range(draws):
+        drawn = rng.integers(len(members), size=len(members))
+        chosen = drawn if groups is None else np.concatenate([members[g] for g in drawn])
+        values[i] = statistic(*(a[chosen] for a in arrays))
+    return values
+
+
+def bootstrap(statistic, *arrays, groups=None, draws=2000, seed=0):
+    """Statistic with its 95 % percentile interval by drawing patients: (value, low, high).
+
+    Draws on which it is undefined (one class only) are left out; the limits are NaN when they are more than half.
+    """
+    values = resample(statistic, *arrays, groups=groups, draws=draws, seed=seed)
+    good = values[np.isfinite(values)]
+    low, high = np.percentile(good, (2.5, 97.5)) if len(good) > draws / 2 else (math.nan, math.nan)
+    return float(statistic(*arrays)), float(low), float(high)
+
+
+def paired_bootstrap(statistic, y, p_a, p_b, groups=None, draws=2000, seed=0):
+    """statistic(y, p_a) - statistic(y, p_b) on the same draws of patients: dict difference, low, high, p_value (two-sided)."""
+    def difference(y, a, b):
+        return statistic(y, a) - statistic(y, b)
+
+    values = resample(difference, y, p_a, p_b, groups=groups, draws=draws, seed=seed)
+    good = values[np.isfinite(values)]
+    if len(good) <= draws / 2:
+        return dict.fromkeys(("difference", "low", "high", "p_value"), math.nan)
+    tail = (1 + min((good <= 0).sum(), (good >= 0).sum())) / (1 + len(good))  # never 0: so many draws cannot show that
+    low, high = np.percentile(good, (2.5, 97.5))
+    return {"difference": float(difference(*map(np.asarray, (y, p_a, p_b)))), "low": float(low), "high": float(high),
+            "p_value": float(min(1, 2 * tail))}
+
+
+def delong_test(y, p_a, p_b, groups=None):
+    """AUC of two models on the same films: dict auc_a, auc_b, difference, low, high, p_value (two-sided)."""
+    areas, cov = delong(y, p_a, p_b, groups=groups)
+    difference, sd = areas[0] - areas[1], np.sqrt(np.maximum(cov[0, 0] + cov[1, 1] - 2 * cov[0, 1], 0))
+    same = sd < 1e-9 and abs(difference) < 1e-9  # of one and the same ranking
+    p_value = 1.0 if same else 2 * stats.norm.sf(abs(difference) / sd) if sd >= 1e-9 else math.nan
+    return {"auc_a": float(areas[0]), "auc_b": float(areas[1]), "difference": float(difference),
+            "low": float(difference - Z95 * sd), "high": float(difference + Z95 * sd), "p_value": float(p_value)}
+
+
+def holm(p_values):
+    """p-values adjusted for their number (Holm 1979), in the order given; a NaN stays NaN and does not count."""
+    p = np.asarray(p_values, dtype=float)
+    order = np.argsort(p)[:np.isfinite(p).sum()]  # NaN sorts last
+    adjusted = np.full(p.shape, np.nan)
+    adjusted[order] = np.minimum(1, np.maximum.accumulate(p[order] * np.arange(len(order), 0, -1)))
+    return adjusted

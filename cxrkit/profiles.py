@@ -1,0 +1,193 @@
+"""Profiles: every size, seed and reading of the paper as frozen values: a run is data and an ablation is one `replace`."""
+
+from dataclasses import asdict, dataclass, field, fields, replace
+
+# What the paper leaves open (SPEC 2.1): name -> the question, then each value with its reading. The first value is the default.
+OPEN_CHOICES = {
+    "brixia_threshold": ("Brixia zone score 0-3 to 0/1", {1: "involved if >= 1", 2: "involved if >= 2"}),
+    "array_columns": ("column 0 of the 3x2 array", {
+        "patient_right": "column 0 = patient's right = image left (Brixia A, B, C top to bottom)",
+        "patient_left": "column 0 = patient's left = image right"}),
+    "zone_height": ("the 5/12 and 2/3 lines are measured on", {
+        "joint": "the height of both lungs together", "own": "each lung's own height", "image": "the image"}),
+    "zone_origin": ("the zone lines start at", {
+        "lungs": "the top of the lungs", "row0": "row 0 of the image (author code forgets to add the top)"}),
+    "lung_sides": ("which lung is which", {
+        "components": "two largest components; the one further right in the image is the patient's left",
+        "midline": "cut at the middle column of the mask"}),
+    "map_scale": ("severity map pixels per token", {16: "256x256 from 16x16 tokens", 8: "128x128 from 16x16 tokens"}),
+    "sigmoid": ("sigmoid and lung mask", {"before_mask": "sigmoid, then mask", "after_mask": "mask, then sigmoid"}),
+    "severity_loss": ("severity loss", {"mse": "squared error on six values", "bce": "binary cross-entropy on six values"}),
+    "severity_score": ("severity score 0-6", {"soft": "sum of six soft values", "hard": "sum of six values cut at 0.5"}),
+    "class_head": ("class head and loss", {
+        "softmax": "one linear layer, softmax cross-entropy", "binary": "three one-logit heads with binary cross-entropy"}),
+    "mlp_dim": ("width of the MLP at D = 768", {3072: "93.0 M parameters in all", 2048: "74.1 M parameters in all"}),
+    "weighted_maps": ("weighted maps after PCAM", {"channels": "feature x weight map of the chosen findings, as channels"}),
+    "lr_decay": ("step decay of the backbone", {
+        "epochs_10_15": "x0.5 at epochs 10 and 15 (never reached: 160,000 steps = 6.7 epochs)", "two_thirds": "x0.1 at 2/3"}),
+    "uncertain": ("uncertain CheXpert labels", {
+        "mixed": "ones for edema and atelectasis, zeros for the rest, blank = 0",
+        "ignore": "uncertain = unknown", "zeros": "uncertain = 0", "ones": "uncertain = 1"}),
+    "resize": ("resize", {"plain": "straight to a square", "pad": "keep the aspect, pad right and bottom with grey"}),
+    "augmentation": ("augmentation", {
+        "affine": "+-15 deg, 5 % shift, 0.95-1.05 scale, flip 0.2 for classification, none for severity", "none": "none"}),
+    "order": ("order of preprocessing", {
+        "equalize_first": "equalise, blur, resize, normalise", "resize_first": "resize, equalise, blur, normalise"}),
+    "threshold_from": ("operating point chosen on", {
+        "validation": "validation, then carried over", "test": "the test set itself (optimistic)"}),
+    "views": ("films of unknown view", {"known": "left out and counted", "all": "kept"}),
+    "normalize": ("normalisation of 0-255 grey", {
+        "fixed": "(x - 128) / 64", "imagenet": "(x / 255 - 0.449) / 0.226", "zscore": "each image to mean 0, deviation 1"}),
+    "severity_start": ("severity model starts from", {
+        "classifier": "the trained classification model", "backbone": "the backbone only"}),
+}
+
+
+def _default(name):
+    return next(iter(OPEN_CHOICES[name][1]))
+
+
+@dataclass(frozen=True)
+class Choices:
+    """One value for each question the paper leaves open; `Choices()` is the kit's default reading (SPEC 2.1).
+
+    Raises ValueError for an unknown value, listing the known ones.
+    """
+
+    brixia_threshold: int = _default("brixia_threshold")
+    array_columns: str = _default("array_columns")
+    zone_height: str = _default("zone_height")
+    zone_origin: str = _default("zone_origin")
+    lung_sides: str = _default("lung_sides")
+    map_scale: int = _default("map_scale")
+    sigmoid: str = _default("sigmoid")
+    severity_loss: str = _default("severity_loss")
+    severity_score: str = _default("severity_score")
+    class_head: str = _default("class_head")
+    mlp_dim: int = _default("mlp_dim")
+    weighted_maps: str = _default("weighted_maps")
+    lr_decay: str = _default("lr_decay")
+    uncertain: str = _default("uncertain")
+    resize: str = _default("resize")
+    augmentation: str = _default("augmentation")
+    order: str = _default("order")
+    threshold_from: str = _default("threshold_from")
+    views: str = _default("views")
+    normalize: str = _default("normalize")
+    severity_start: str = _default("severity_start")
+
+    def __post_init__(self):
+        for f in fields(self):
+            question, known = OPEN_CHOICES[f.name]
+            if getattr(self, f.name) not in known:
+                raise ValueError(f"Choices.{f.name} ({question}) = {getattr(self, f.name)!r}; known values: {list(known)}")
+
+    @classmethod
+    def text(cls):
+        """The plain reading of the paper's text: where it speaks against our default, the text wins."""
+        return cls(threshold_from="test", lr_decay="two_thirds")
+
+    @classmethod
+    def author(cls):
+        """What the authors' later public code does."""
+        return cls(zone_origin="row0", class_head="binary", mlp_dim=2048, resize="pad")
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """How many films of the virtual hospitals a run draws (images, not patients), at what size, and how confounded.
+
+    `rho` in [0, 1] ties the visible marker to the diagnosis; 0 = independent (see `cohort.Hospital`).
+    """
+
+    findings: int = 2000
+    diagnosis: int = 1200
+    severity: int = 600
+    size: int = 256
+    rho: float = 0.0
+
+
+@dataclass(frozen=True)
+class Training:
+    """One run of `train.fit`: everything that decides the weights beside the model, the data and the seed.
+
+    `optimizer`, `schedule` and `amp` name entries of the tables in `train`; an unknown name raises there, with the known ones.
+    """
+
+    optimizer: str = "adamw"  # adamw, adam, sgd
+    lr: float = 1e-3
+    batch: int = 16  # images of one forward pass on one device
+    steps: int = 1000  # updates of the weights
+    schedule: str = "constant"  # constant, cosine (to 0 at `steps`), step (x `decay` at each of `milestones`)
+    warmup: int = 0  # updates of linear warm-up before the schedule
+    milestones: tuple[int, ...] = ()  # updates after which the learning rate is multiplied by `decay`
+    decay: float = 0.1
+    momentum: float = 0.9  # SGD
+    betas: tuple[float, float] = (0.9, 0.999)  # Adam, AdamW
+    weight_decay: float = 0.0
+    clip: float = 0.0  # largest norm of the gradient; 0 = no clipping
+    accumulate: int = 1  # forward passes to one update
+    ema: float = 0.0  # decay of the moving average of the weights; 0 = none
+    amp: str = "auto"  # auto, bf16, fp16, off; never used on a CPU
+    log_every: int = 10  # updates to one row of the history
+    eval_every: int = 0  # updates to one validation; 0 = none, and the last weights count
+    checkpoint_every: int = 500
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Everything a run depends on. A stage's artifact is named by a hash of the fields that it reads (`stages.DEPENDS`)."""
+
+    name: str
+    manifests: tuple[str, ...]  # datasets by the name of their manifest, in data_manifests/
+    image_size: int  # px, input of the backbone
+    seed: int = 0
+    lesson_minutes: int = 20  # the runner ends a lesson that takes longer
+    cohort: Cohort = field(default_factory=Cohort)
+    choices: Choices = field(default_factory=Choices)
+
+    def to_dict(self):
+        """Plain nested dict for JSON and for the artifact key."""
+        return asdict(self)
+
+
+def demo():
+    """Lessons, Binder, CI: the virtual hospitals on 2 CPU cores, nothing to download.
+
+    Command: `make demo` or `cxrkit reproduce --profile demo`; budget: all lessons and the report in 20 minutes.
+    """
+    return Profile("demo", manifests=("virtual",), image_size=128)
+
+
+def mini():
+    """The honest small reproduction on real public X-rays (162 MB).
+
+    Command: `make mini` or `cxrkit reproduce --profile mini`; budget: 60 minutes on 2 cores.
+    """
+    return Profile("mini", manifests=("cohen", "cxnet", "hannover", "kermany", "kermany_224", "nih_cxr14"), image_size=224,
+                   lesson_minutes=60)
+
+
+def paper():
+    """The paper's own data and sizes on GPUs (Park et al. 2021, sections 4 and 5).
+
+    Command: `cxrkit reproduce --profile paper --data DIR`.
+    """
+    return Profile("paper", manifests=("chexpert", "brixia", "bimcv_covid19", "nih_chestxray14", "rsna", "cohen_full", "local"),
+                   image_size=512, lesson_minutes=14 * 24 * 60)
+
+
+PROFILES = {"demo": demo, "mini": mini, "paper": paper}
+
+
+def get(name):
+    """Profile by name. Raises ValueError with the known names."""
+    if name not in PROFILES:
+        raise ValueError(f"unknown profile {name!r}; known: {list(PROFILES)}")
+    return PROFILES[name]()
+
+
+def ablations(profile):
+    """One profile per alternative value of every open choice: {"choice=value": profile}, one question at a time."""
+    return {f"{name}={value}": replace(profile, choices=replace(profile.choices, **{name: value}))
+            for name, (_, known) in OPEN_CHOICES.items() for value in known if value != getattr(profile.choices, name)}

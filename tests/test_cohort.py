@@ -1,0 +1,393 @@
+"""Virtual hospitals: geometry and physics against closed forms, truth against itself, statistics against a probe."""
+
+import dataclasses
+import hashlib
+import json
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from cxrkit import anatomy, cohort, devices, disease, film, films, patterns, severity
+from cxrkit.profiles import Cohort
+from cxrkit.schema import DIAGNOSES, FINDINGS
+
+PLAIN = anatomy.Body((1.0, 1.0, 1.0), 0.0, 0.0, (0.0, 0.0), np.zeros((2, 4, 6, 5), np.float32))
+
+
+@pytest.fixture(scope="module")
+def chests():
+    """The unbent body from both sides."""
+    return {view: anatomy.project(PLAIN, view) for view in cohort.VIEWS}
+
+
+@pytest.fixture(scope="module")
+def sample():
+    """Thirty films of three sites and all wards, at half size."""
+    return [cohort.Hospital(site, ward=ward, size=128)[i] for site in ("alder", "elm", "fir") for ward in cohort.WARDS
+            for i in (0, 1, 2, 5)]
+
+
+# --- geometry ----------------------------------------------------------------------------------------------------------------
+
+def test_magnification_is_that_of_a_point_source(chests):
+    """Two points 60 mm apart: their image is larger by SDD / (SDD - distance to the detector), so AP magnifies what lies in front."""
+    _, yc, _ = anatomy.load_atlas().centre
+    for view, chest in chests.items():
+        for y in (100.0, 160.0):
+            y = chest.y[np.abs(chest.y - y).argmin()]
+            a, b = chest.pixel_of([(190.0, y, 150.0), (190.0, y, 210.0)])
+            distance = anatomy.SOURCE_DISTANCE[view]
+            to_detector = 150.0 - (1 if view == "PA" else -1) * (y - yc)
+            at_middle = distance / (distance - 150.0)
+            want = 60.0 * (distance / (distance - to_detector)) / at_middle * 256 / 270.0
+            assert b[0] - a[0] == pytest.approx(want, rel=2e-3)
+
+
+def test_heart_is_larger_in_ap(chests):
+    """The heart lies in front: its shadow is wider on AP, where the detector is behind the patient."""
+    def width(chest):
+        atlas = anatomy.load_atlas()
+        (z, y, x), reach = atlas.heart, atlas.heart_reach
+        a, b = chest.pixel_of([(z, y, x - reach[2]), (z, y, x + reach[2])])
+        return b[0] - a[0]
+    assert width(chests["AP"]) > 1.03 * width(chests["PA"])
+
+
+def test_projection_is_the_sum_along_the_ray():
+    """With the source far away and no bending, the film is the plain sum of the atlas over depth."""
+    atlas = anatomy.load_atlas()
+    far = dict(anatomy.SOURCE_DISTANCE, PA=1e9)
+    original, anatomy.SOURCE_DISTANCE = anatomy.SOURCE_DISTANCE, far
+    try:
+        chest = anatomy.project(PLAIN, "PA", size=180, field_mm=270.0)  # a pixel is 1.5 mm, as a voxel
+    finally:
+        anatomy.SOURCE_DISTANCE = original
+    plain = atlas.channels[:86].astype(np.float64).sum(axis=(0, 3)) * anatomy.WATER / 100 * anatomy.DEPTH  # (Z, X)
+    zc, _, xc = atlas.centre
+    rows = (zc + 134.25 - 1.5 * np.arange(180)) / atlas.spacing
+    columns = (xc - 134.25 + 1.5 * np.arange(180)) / atlas.spacing
+    at = np.meshgrid(columns.astype(np.float32), rows.astype(np.float32))
+    want = cv2.remap(plain, *at, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
+    assert np.abs(chest.integrals.sum(axis=0) - want)[2:-2, 2:-2].max() < 0.02  # of up to 6: rounding of uint8 slices
+
+
+def test_left_is_on_the_right_of_the_image(chests):
+    for chest in chests.values():
+        assert np.where(chest.left)[1].mean() > np.where(chest.right)[1].mean() + 60
+        hearts = chest.pixel_of([anatomy.load_atlas().heart])[0]
+        assert hearts[0] > (np.where(chest.right)[1].max() + np.where(chest.left)[1].min()) / 2  # the heart points to the left
+
+
+def test_bodies_differ_and_repeat():
+    a, b = (anatomy.project(anatomy.make_body(np.random.default_rng(s)), "PA", size=64) for s in (1, 2))
+    again = anatomy.project(anatomy.make_body(np.random.default_rng(1)), "PA", size=64)
+    assert np.array_equal(a.integrals, again.integrals) and np.array_equal(a.right, again.right)
+    assert np.abs(a.integrals - b.integrals).mean() > 0.05
+    overlap = (a.right & b.right).sum() / (a.right | b.right).sum()
+    assert 0.4 < overlap < 0.97
+
+
+# --- disease -----------------------------------------------------------------------------------------------------------------
+
+def planted(kind, centre, radius, lobes, hu=40.0):
+    return disease.Lesion(kind, tuple(centre), (radius,) * 3, lobes, hu, 0.0, 0)
+
+
+def air_chest(size=64):
+    """A box of lung of 40 slices, 6 mm each, at one density: lesions in it have closed forms."""
+    shape = (40, size, size)
+    mm = np.arange(size, dtype=np.float32) * 4
+    z, x = np.meshgrid(mm[::-1], mm, indexing="ij")
+    flat = np.zeros((size, size), np.float32)
+    return anatomy.Chest("PA", size, np.zeros((4, size, size), np.float32), flat, flat, flat > 0, flat > 0, (slice(0, size),) * 2,
+                         np.full(shape, 14.0, np.float32), np.zeros(shape, np.float32), np.ones(shape, np.uint8),
+                         np.full(shape, 50.0, np.float32), np.broadcast_to(z, shape).copy(), np.broadcast_to(x, shape).copy(),
+                         np.arange(40, dtype=np.float32) * 6, 6.0, {1: (slice(0, 40), slice(0, size), slice(0, size))})
+
+
+def test_nodule_adds_attenuation_times_length():
+    """Through the middle of a sphere of radius R the film gains (new - old) x 2R x (1 - soft border)."""
+    chest = air_chest()
+    added, extent = disease.apply(chest, [planted("nodule", (128, 120, 128), 48.0, (1,))])
+    row, column = 63 - 32, 32
+    w = np.clip((1 - np.abs(chest.y - 120) / 48.0) / 0.3, 0, 1).sum() * 6.0  # mm
+    assert added[row, column] == pytest.approx((104 - 14) / 100 * anatomy.WATER * w, rel=1e-4)
+    assert w == pytest.approx(2 * 48 * 0.85, rel=0.05)
+    assert np.unravel_index(added.argmax(), added.shape) == (row, column) and np.array_equal(added, extent)
+
+
+def test_a_voxel_is_never_replaced_twice():
+    chest, lesion = air_chest(), planted("nodule", (128, 120, 128), 48.0, (1,))
+    solid = dataclasses.replace(lesion, radius=(90.0,) * 3)
+    once, _ = disease.apply(chest, [solid])
+    twice, _ = disease.apply(chest, [solid, lesion])
+    assert np.allclose(once[20:44, 20:44], twice[20:44, 20:44], rtol=1e-5)
+
+
+def test_silhouette_sign(chests):
+    """Vessels vanish inside a consolidation: the film there no longer depends on them."""
+    chest = chests["PA"]
+    lesion = planted("consolidation", (170, 100, 110), 40.0, (3,))
+    for vessels in (1.0, 2.0):
+        added, _ = disease.apply(chest, [lesion], vessels=vessels)
+        if vessels == 1.0:
+            first = added
+    box, d = chest.box, anatomy.WATER / 100 * chest.step
+    inside = np.clip((1 - disease.Region(chest.z, chest.y[:, None, None], chest.x, None, None).distance(lesion.centre, lesion.radius)) / 0.25, 0, 1)
+    lost = (inside * (chest.lobes == 3) * chest.vessels).sum(axis=0) * d
+    assert np.allclose((first - added)[box], lost, atol=2e-3) and lost.max() > 0.05
+
+
+@pytest.mark.parametrize("view", cohort.VIEWS)
+@pytest.mark.parametrize("place, zone", [
+    ((268, 110, 105), (0, 0)), ((205, 110, 95), (1, 0)), ((165, 110, 95), (2, 0)),
+    ((272, 110, 245), (0, 1)), ((205, 110, 262), (1, 1)), ((160, 110, 265), (2, 1))])
+def test_a_planted_lesion_lands_in_its_zone(chests, view, place, zone):
+    chest = chests[view]
+    lobes = patterns.RIGHT if zone[1] == 0 else patterns.LEFT
+    _, extent = disease.apply(chest, [planted("nodule", place, 12.0, lobes)])
+    lesion = (extent >= disease.MIN_LESION) & (chest.right | chest.left)
+    share = severity.coverage(lesion, severity.zones_of_sides(chest.right, chest.left))
+    assert np.unravel_index(share.argmax(), (3, 2)) == zone and share[zone] >= cohort.MIN_COVERAGE
+    centre = np.argwhere(lesion).mean(axis=0)[::-1]
+    assert np.abs(centre - chest.pixel_of([place])[0]).max() < 4
+
+
+def test_lobes_hold_their_lesions(chests):
+    chest = chests["PA"]
+    _, extent = disease.apply(chest, [planted("consolidation", (230, 140, 110), 60.0, (1,))])
+    upper = (chest.lobes == 1).any(axis=0)
+    assert extent.any() and not extent[chest.box][~upper].any()
+
+
+def test_findings_follow_the_table():
+    def of(*kinds, pneumonia=False, worn=False):
+        found = disease.findings_of([planted(kind, (0, 0, 0), 1.0, (1,)) for kind in kinds], pneumonia, worn)
+        return {name for name in FINDINGS if found[name]}
+    assert of() == {"no_finding"} == of("full_heart")
+    assert of(worn=True) == {"no_finding", "support_device"}
+    assert of("consolidation", pneumonia=True) == {"opacity", "consolidation", "pneumonia"}
+    assert of("fluid") == {"pleural_effusion"} and of("air", "pleural_line") == {"pneumothorax"}
+    assert of("haze", "big_heart") == {"opacity", "edema", "cardiomegaly"}
+    assert of("plate", "ground_glass") == {"opacity", "atelectasis"}
+
+
+def test_shrunken_lesions_are_smaller_and_then_gone():
+    lesions = patterns.covid(np.random.default_rng(0), 0.5)
+    assert all(s.radius[0] == pytest.approx(0.5 * b.radius[0]) for s, b in zip(disease.scaled(lesions, 0.5), lesions, strict=True))
+    assert disease.scaled(lesions, 0.1) == []
+
+
+# --- film --------------------------------------------------------------------------------------------------------------------
+
+def test_transmission_is_beer_lambert():
+    """Without scatter, noise or blur, the log signal is the hardened line integral."""
+    integral = np.linspace(0, 5, 64 * 64, dtype=np.float32).reshape(64, 64)
+    ideal = film.Detector(blur=1e-3, photons=1e30, scatter=0.0)
+    assert np.allclose(film.detect(integral, ideal, np.random.default_rng(0)), integral / (1 + 0.03 * integral), atol=1e-4)
+
+
+def test_noise_is_that_of_counted_photons():
+    """The variance of a log of N counted photons is 1 / N: e^t times that of open air behind an integral of t."""
+    detector = film.Detector(blur=1e-3, photons=1e5, scatter=0.0)
+    variances = [film.detect(np.full((256, 256), t, np.float32), detector, np.random.default_rng(0)).var() for t in (0.0, 2.0)]
+    assert variances[1] / variances[0] == pytest.approx(np.exp(2.0 / 1.06), rel=0.03)
+
+
+def test_film_and_truth_move_together(chests):
+    """A bright disc on the film and the same disc in the truth land on the same pixels."""
+    chest = chests["PA"]
+    disc = cv2.circle(np.zeros((256, 256), np.float32), (90, 120), 12, 1.0, -1)
+    look = dataclasses.replace(film.draw_look(np.random.default_rng(3), np.random.default_rng(4)), angle=9.0, zoom=1.1, shift=(0.05, -0.04))
+    integral, extent, right, left = film.place(disc, disc, chest, look)
+    assert np.array_equal(integral > 0.5, extent > 0.5) and extent.sum() == pytest.approx(disc.sum() * 1.21, rel=0.12)
+    assert np.abs(np.argwhere(extent > 0.5).mean(0) - np.argwhere(disc > 0.5).mean(0)).max() > 3
+    assert not (cv2.dilate(right.astype(np.uint8), np.ones((3, 3), np.uint8)) & left).any()
+
+
+# --- hospitals ---------------------------------------------------------------------------------------------------------------
+
+def test_truth_agrees_on_every_film(sample):
+    for p in sample:
+        right, left = p.lungs
+        assert p.image.dtype == np.uint8 and p.image.shape == (128, 128) and p.image.std() > 20
+        assert not (p.lesion & ~(right | left)).any()
+        assert not (cv2.dilate(right.astype(np.uint8), np.ones((3, 3), np.uint8)) & left).any()
+        found = severity.sides(right | left)
+        assert np.array_equal(found[0], right) and np.array_equal(found[1], left)  # severity finds the sides that we know
+        zones = severity.zones((right | left)[None])[0]
+        assert np.array_equal(p.array, severity.coverage(p.lesion, zones) >= cohort.MIN_COVERAGE)
+        assert p.severity == p.array.sum() and set(p.findings) == set(FINDINGS)
+        assert p.findings["no_finding"] <= 1 - p.findings["opacity"]
+        if p.diagnosis == "normal" and not p.findings["opacity"]:
+            assert p.severity == 0
+
+
+def test_films_repeat_and_do_not_depend_on_order():
+    hospital = cohort.Hospital("birch", seed=5, size=64)
+    first = [hospital[i] for i in (3, 4)]
+    cohort._chests.kept.clear()
+    second = [hospital[i] for i in (4, 3)][::-1]
+    other = cohort.Hospital("birch", seed=6, size=64)[3]
+    for a, b in zip(first, second, strict=True):
+        assert np.array_equal(a.image, b.image) and np.array_equal(a.lesion, b.lesion) and a.findings == b.findings
+    assert not np.array_equal(first[0].image, other.image)
+
+
+def test_url_finds_the_film_again():
+    hospital = cohort.Hospital("cedar", seed=2, rho=0.5, ward="severity", n=30, size=64)
+    again = cohort.from_url(hospital.url(7))
+    assert np.array_equal(again.image, hospital[7].image) and again.patient_id == hospital[7].patient_id
+    with pytest.raises(ValueError, match="virtual://"):
+        cohort.from_url("https://example.org/1")
+
+
+def test_follow_up_shares_anatomy_and_patient():
+    films_ = [cohort.Hospital("alder", ward="severity", size=64)[i] for i in range(3, 6)]
+    assert len({p.patient_id for p in films_}) == 1 and [p.visit for p in films_] == [0, 1, 2]
+    assert len({p.group_id for p in films_}) == len({p.split for p in films_}) == 1
+
+
+def test_no_anatomy_in_two_splits_or_sites():
+    table = films.plan(Cohort(findings=300, diagnosis=300, severity=150), seed=0)
+    of = {}
+    for row in table.itertuples():
+        hospital = cohort.Hospital(row.site, 0, 0.0, row.ward, row.n)
+        patient = hospital.patient_of(row.index)[0]
+        of.setdefault((row.site, hospital.body_of(patient)), set()).add(hospital.split_of(patient))
+    assert all(len(splits) == 1 for splits in of.values()) and len(of) >= 64
+    bodies = [cohort.Hospital(site)._rng(3, body).normal() for site in cohort.SITES for body in range(cohort.BODIES)]
+    assert len(set(bodies)) == len(bodies)
+
+
+def test_unknown_names_are_refused():
+    with pytest.raises(ValueError, match="alder"):
+        cohort.Hospital("nowhere")
+    with pytest.raises(ValueError, match="severity"):
+        cohort.Hospital("alder", ward="emergency")
+    with pytest.raises(ValueError, match=r"\[0, 1\]"):
+        cohort.Hospital("alder", rho=2)
+    with pytest.raises(IndexError):
+        cohort.Hospital("alder", n=3)[3]
+
+
+@pytest.mark.parametrize("rho, low, high", [(0.0, 0.45, 0.55), (1.0, 0.95, 1.0)])
+def test_the_marker_dial(rho, low, high):
+    """The marker alone predicts the diagnosis at rho = 1 and tells nothing at rho = 0 (1,800 patients, no pixels needed)."""
+    rows = []
+    for site in cohort.SITES:
+        hospital = cohort.Hospital(site, rho=rho, n=300)
+        for i in range(300):
+            diagnosis = hospital.case_of(i).diagnosis
+            rows.append((film.MARKERS.index(hospital.marker_of(i, diagnosis)), DIAGNOSES.index(diagnosis)))
+    marker, diagnosis = np.array(rows).T
+    X = np.eye(3)[marker]
+    half = np.arange(len(X)) % 2 == 0
+    model = LogisticRegression().fit(X[half], diagnosis[half])
+    auc = roc_auc_score(diagnosis[~half], model.predict_proba(X[~half]), multi_class="ovr", average="macro")
+    assert low <= auc <= high
+
+
+def test_the_marker_is_written_in_its_box():
+    for i in range(6):
+        p = cohort.Hospital("elm", size=256)[i]
+        top, left, bottom, right = p.marker_box
+        assert (p.image[top:bottom, left:right] >= 200).sum() >= 8 and top >= 0 and left >= 0
+
+
+def test_grey_statistics_do_not_give_the_diagnosis_away():
+    """Mean, deviation and histogram of the raw film, site held out: macro AUC <= 0.65 (SPEC 1.1)."""
+    X, y, site = [], [], []
+    for s, name in enumerate(cohort.SITES):
+        hospital = cohort.Hospital(name, n=60, size=64)
+        for i in sorted(range(60), key=lambda i: (hospital.body_of(i), hospital.view_of(i))):  # noqa: B023
+            p = hospital[i]
+            X.append([p.image.mean(), p.image.std(), *np.histogram(p.image, 16, (0, 256))[0] / p.image.size])
+            y.append(DIAGNOSES.index(p.diagnosis))
+            site.append(s)
+    X, y, site = map(np.array, (X, y, site))
+    scores = np.zeros((len(y), 3))
+    for s in range(len(cohort.SITES)):
+        model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000)).fit(X[site != s], y[site != s])
+        scores[site == s] = model.predict_proba(X[site == s])
+    auc = np.mean([roc_auc_score(y[site == s], scores[site == s], multi_class="ovr", average="macro") for s in range(6)])
+    assert auc <= 0.65
+
+
+def test_devices_follow_the_anatomy(chests):
+    """The tip of a tube lies above the carina in both views, and shadows add attenuation only."""
+    for chest in chests.values():
+        for kind in devices.KINDS:
+            sheet = devices.shadow(chest, [(kind, 1)])
+            assert sheet.shape == (256, 256) and sheet.min() >= 0 and sheet.max() > 0.1
+        tube = devices.shadow(chest, [("tube", 1)])
+        carina = chest.pixel_of([(200.0, devices.TRACHEA_Y, devices.TRACHEA_X)])[0]
+        assert np.argwhere(tube > 0.05)[:, 0].max() < carina[1]
+        assert np.abs(np.argwhere(tube > 0.05)[:, 1].mean() - carina[0]) < 12
+
+
+# --- drawn cohorts -----------------------------------------------------------------------------------------------------------
+
+TINY = Cohort(findings=9, diagnosis=9, severity=9, size=64)
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cohort")
+    films.draw(folder, TINY, seed=0, workers=1)
+    return films.Films(folder)
+
+
+def test_drawn_films_are_the_hospitals_films(drawn):
+    assert len(drawn) == 27 and drawn.images.shape == (27, 64, 64)
+    for row in (0, 13, 26):
+        p = cohort.from_url(drawn.table.url[row])
+        assert np.array_equal(drawn.images[row], p.image) and np.array_equal(drawn.lesion(row), p.lesion)
+        assert all(np.array_equal(a, b) for a, b in zip(drawn.lungs(row), p.lungs, strict=True))
+        assert np.array_equal(drawn.arrays(row), p.array) and drawn.findings(row).tolist() == list(p.findings.values())
+
+
+def test_a_killed_drawing_goes_on_and_ends_the_same(drawn, tmp_path):
+    (tmp_path / "chunks").mkdir()
+    groups = list(films.plan(TINY, 0).groupby(["site", "body"]))
+    for (site, body), rows in groups[:2]:
+        films._draw_chunk(tmp_path / "chunks" / f"{site}-{body:02d}.npz", rows, TINY, 0)
+    (tmp_path / "chunks" / "torn.999.part").write_bytes(b"half")
+    films.draw(tmp_path, TINY, seed=0, workers=1)
+    assert films.digest(tmp_path) == films.digest(drawn.folder)
+    assert np.array_equal(films.Films(tmp_path).images, drawn.images)
+
+
+def test_digest_is_the_same_in_another_process(drawn):
+    code = ("import sys, json, pathlib, tempfile\nfrom cxrkit import films\nfrom cxrkit.profiles import Cohort\n"
+            "folder = pathlib.Path(tempfile.mkdtemp())\n"
+            "films.draw(folder, Cohort(findings=9, diagnosis=9, severity=9, size=64), 0, workers=2)\n"
+            "print(json.dumps(films.digest(folder)))")
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert json.loads(out.splitlines()[-1]) == films.digest(drawn.folder)
+
+
+def test_no_films_no_cohort(tmp_path):
+    with pytest.raises(FileNotFoundError, match="stages.cohort"):
+        films.Films(tmp_path)
+
+
+def test_what_is_drawn_is_the_same_on_any_machine():
+    """Digest over the parameters of 120 patients (rounded to nine digits), fixed here."""
+    sha = hashlib.sha256()
+    for site in cohort.SITES:
+        for ward in cohort.WARDS:
+            hospital = cohort.Hospital(site, ward=ward)
+            for i in range(7):
+                case = hospital.case_of(i)
+                sha.update(repr((case.diagnosis, case.devices, hospital.view_of(i), hospital.marker_of(i, case.diagnosis))).encode())
+                for lesion in case.lesions:
+                    sha.update(repr((lesion.kind, lesion.lobes, lesion.seed, np.round([*lesion.centre, *lesion.radius, lesion.hu], 9).tolist())).encode())
+    assert sha.hexdigest()[:16] == "59ae10b4338633b1"

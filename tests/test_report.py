@@ -1,0 +1,134 @@
+"""The ledger never guesses; the report shows what ran, says what did not, and needs nothing from outside."""
+
+import dataclasses
+import re
+
+import pytest
+
+from cxrkit import artifacts, ledger, notebooks, profiles, report, stages
+from tests.lessons import FIGURE, code, lesson, markdown
+
+# SPEC 2, read numbers, written out by hand: (quantity, paper).
+READ = {
+    "severity, external hospital 1: MSE": "1.682", "severity, external hospital 2: MSE": "1.677",
+    "severity, external hospital 3: MSE": "1.607", "severity, external hospital 1: MAE": "1.028",
+    "severity, external hospital 2: MAE": "1.102", "severity, external hospital 3: MAE": "0.930",
+    "severity, external hospital 1: CC": "0.781", "severity, external hospital 2: CC": "0.777",
+    "severity, external hospital 3: CC": "0.682", "severity, external hospital 1: R2": "0.572",
+    "severity, external hospital 2: R2": "0.572", "severity, external hospital 3: R2": "0.432",
+    "severity, five readers against their majority: MSE": "1.683", "AP films, external hospital 1: AUC": ">= 0.800",
+    "CheXpert, films kept: PA": "29,420", "CheXpert, films kept: AP": "161,427",
+}
+
+
+def test_the_ledger_has_the_numbers_of_the_text_and_no_other():
+    assert {row.quantity: row.paper for row in ledger.rows() if row.paper} == READ
+    assert all(row.status == "not available" for row in ledger.rows() if not row.paper)
+
+
+def test_every_row_and_key_is_one_of_its_kind():
+    rows = ledger.rows()
+    assert len({row.key for row in rows}) == len({row.quantity for row in rows}) == len(rows)
+    assert {row.table for row in rows} >= {f"Table {i}" for i in range(4, 11)}
+
+
+def test_ours_stands_beside_the_paper_with_its_interval():
+    measured = {"severity": {"external1": {"mse": {"value": 1.5, "low": 1.2, "high": 1.8, "n": 90}, "mae": 0.9}}}
+    lines = {line["quantity"]: line for line in ledger.table(measured)}
+    mse, mae = lines["severity, external hospital 1: MSE"], lines["severity, external hospital 1: MAE"]
+    assert (mse["paper"], mse["ours"], mse["interval"]) == ("1.682", 1.5, [1.2, 1.8])
+    assert "1.657" in mse["why"] and "3.93" in mse["why"], "the contradiction and the constant guess are shown"
+    assert (mae["ours"], mae["interval"]) == (0.9, None)
+    assert lines["severity, external hospital 2: MSE"]["ours"] is None
+
+
+@pytest.fixture(scope="module")
+def save():
+    """Function that stores metrics for a stage; only `severity` and `backbone` are stages here, whatever the kit has."""
+    with pytest.MonkeyPatch.context() as patch:
+        needs = stages.Depends(("image_size", "choices.resize"))
+        patch.setattr(stages, "DEPENDS", {"severity": needs, "backbone": needs})
+
+        def make(root, stage, profile, metrics):
+            return artifacts.Store(root).load_or_make(stage, stages.settings(profile, stage),
+                                                      lambda folder: artifacts.write_json(folder / "metrics.json", metrics))
+        yield make
+
+
+def test_measurements_are_of_finished_stages_of_this_profile(save, tmp_path):
+    demo = profiles.demo()
+    save(tmp_path, "severity", demo, {"external1": {"mse": 2.0}})
+    save(tmp_path, "severity", profiles.mini(), {"external1": {"mse": 9.0}})
+    save(tmp_path, "severity", profiles.ablations(demo)["resize=pad"], {"external1": {"mse": 7.0}})
+    half = artifacts.Store(tmp_path).folder("backbone", stages.settings(demo, "backbone"))
+    artifacts.write_json(half.with_name(half.name + ".part") / "metrics.json", {"auc": 1.0})
+    assert ledger.measurements(tmp_path, demo) == {"severity": {"external1": {"mse": 2.0}}}
+
+
+@pytest.fixture(scope="module")
+def page(save, tmp_path_factory):
+    """report.html after one lesson that ran, one that failed and one stage with metrics."""
+    root = tmp_path_factory.mktemp("store")
+    source = root / "00_start_here.py"
+    source.write_text(lesson(markdown("## Ribs & clavicles"), FIGURE, code("print('unmarked')")))
+    notebooks.run(source, root / "runs" / "demo", {"profile": "demo"}, 60)
+    bad = root / "01_preprocessing.py"
+    bad.write_text(lesson(code("1 / 0")))
+    with pytest.raises(notebooks.LessonFailed):
+        notebooks.run(bad, root / "runs" / "demo", {"profile": "demo"}, 60)
+    save(root, "severity", profiles.demo(), {"external1": {"mse": {"value": 1.25, "low": 1.0, "high": 1.5, "n": 1234}}})
+    return report.write("demo", root).read_text()
+
+
+def text_of(page):
+    return " ".join(re.sub(r"<style>.*?</style>|<[^>]+>", " ", page, flags=re.S).split())
+
+
+def test_the_page_needs_nothing_from_outside(page):
+    assert not re.findall(r"""(?:src|href)=["'](?!data:image/png;base64,|runs/)""", page)
+    assert "http" not in page and "<script" not in page and "@import" not in page and "url(" not in page
+
+
+def test_the_page_says_what_it_is(page):
+    text = text_of(page)
+    assert text.count("Not a diagnostic device") == 2 and "synthetic" in text
+    assert "1 of 10 lessons ran" in text and "0 seed" in text
+
+
+def test_what_ran_what_failed_and_what_did_not_run(page):
+    text = text_of(page)
+    assert "Not run: 01_preprocessing, 02_backbone, 03_segmentation, 04_corpus_vit, 05_saliency, 06_severity" in text
+    assert re.search(r"00_start_here What the kit is.*? ran \d+ s 0\.\d+ GB", text)
+    assert "resize failed" in text and 'href="runs/demo/01_preprocessing.failed.ipynb"' in page
+    assert page.count("<figure>") == 1 and "Ribs &amp; clavicles (synthetic)" in page
+
+
+def test_numbers_stand_with_their_intervals(page):
+    text = text_of(page)
+    assert "external hospital 1: MSE 1.682 1.250 1.000 – 1.500 the same paragraph" in text
+    assert "external hospital 2: MSE 1.677 not run" in text
+    assert "PA films, external hospital 1: AUC not available not run" in text
+    assert "external1.mse 1.250 1.000 – 1.500 1,234" in text
+
+
+def test_an_empty_store_gives_a_page_that_says_so(tmp_path):
+    text = text_of(report.write("mini", tmp_path).read_text())
+    assert "0 of 10 lessons ran" in text and "cxrkit reproduce --profile mini" in text and "synthetic" not in text
+    assert "No finished stage in the store belongs to this profile yet" in text
+
+
+@pytest.mark.parametrize("value, shown", [(0.12345, "0.123"), (1234, "1,234"), (None, "undefined"), (float("nan"), "undefined"),
+                                          (True, "True"), ("none", "none")])
+def test_a_number_as_printed(value, shown):
+    assert report.number(value) == shown
+
+
+def test_a_mixture_of_commits_is_seen():
+    entries = [{"provenance": {"commit": "a", "date": "2026-01-02"}}, {}, {"provenance": {"commit": "b", "date": "2026-01-01"}}]
+    assert report.origins(entries) == {"commit": ["a", "b"], "date": ["2026-01-01", "2026-01-02"]}
+
+
+def test_profile_values_are_escaped(tmp_path):
+    values = report.context(profiles.demo(), tmp_path)
+    values["profile"] = dataclasses.replace(values["profile"], name="<b>demo</b>")
+    assert "<b>demo</b> profile" not in report.render(values)
