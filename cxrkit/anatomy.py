@@ -88,7 +88,8 @@ def load_atlas():
         wall = np.maximum(wall, distance.astype(np.float32))
     heart = ndimage.gaussian_filter((labels == names.index("heart")).astype(np.float32), (1.5, 3, 3))
     return Atlas(channels, labels, names, spacing, (lung_voxels.min(0) + lung_voxels.max(0)) / 2 + np.array([AIM, 0, 0]), wall,
-                 heart_voxels.mean(0), (heart * 255).astype(np.uint8), np.ptp(heart_voxels, axis=0) / 2, (lung_shape * 255).astype(np.uint8))
+                 heart_voxels.mean(0), (heart * 255).astype(np.uint8), np.ptp(heart_voxels, axis=0) / 2,
+                 (lung_shape * 255).astype(np.uint8))
 
 
 @dataclass(frozen=True)

@@ -37,13 +37,19 @@ class Site:
     detector: film.Detector = field(repr=False, default=film.Detector())
 
 
+def _site(name, role, pa_share, prevalence, field_mm, **detector):
+    return Site(name, role, pa_share, prevalence, field_mm, film.Detector(**detector))
+
+
 SITES = {site.name: site for site in (
-    Site("alder", "internal", 0.55, (0.36, 0.34, 0.30), 270, film.Detector(blur=0.45, photons=3e5, scatter=0.35, sharpen=0.9, flatten=0.55, gamma=1.0)),
-    Site("birch", "internal", 0.40, (0.30, 0.30, 0.40), 284, film.Detector(blur=0.65, photons=1.2e5, scatter=0.55, sharpen=0.5, flatten=0.40, gamma=0.9, border=0.5)),
-    Site("cedar", "internal", 0.60, (0.40, 0.28, 0.32), 262, film.Detector(blur=0.55, photons=2e5, scatter=0.45, sharpen=1.2, flatten=0.65, gamma=1.1)),
-    Site("dogwood", "external", 0.60, (0.34, 0.30, 0.36), 275, film.Detector(blur=0.50, photons=2.2e5, scatter=0.30, sharpen=0.7, flatten=0.50, gamma=0.85, border=0.3)),
-    Site("elm", "external", 0.50, (0.42, 0.30, 0.28), 290, film.Detector(blur=0.80, photons=8e4, scatter=0.65, sharpen=0.4, flatten=0.45, gamma=1.15)),
-    Site("fir", "external", 0.55, (0.30, 0.38, 0.32), 266, film.Detector(blur=0.40, photons=4e5, scatter=0.40, sharpen=1.4, flatten=0.60, gamma=1.0, border=0.2)),
+    _site("alder", "internal", 0.55, (0.36, 0.34, 0.30), 270, blur=0.45, photons=3e5, scatter=0.35, sharpen=0.9, flatten=0.55),
+    _site("birch", "internal", 0.40, (0.30, 0.30, 0.40), 284, blur=0.65, photons=1.2e5, scatter=0.55, sharpen=0.5, flatten=0.40,
+          gamma=0.9, border=0.5),
+    _site("cedar", "internal", 0.60, (0.40, 0.28, 0.32), 262, blur=0.55, photons=2e5, scatter=0.45, sharpen=1.2, flatten=0.65, gamma=1.1),
+    _site("dogwood", "external", 0.60, (0.34, 0.30, 0.36), 275, blur=0.50, photons=2.2e5, scatter=0.30, sharpen=0.7, flatten=0.50,
+          gamma=0.85, border=0.3),
+    _site("elm", "external", 0.50, (0.42, 0.30, 0.28), 290, blur=0.80, photons=8e4, scatter=0.65, sharpen=0.4, flatten=0.45, gamma=1.15),
+    _site("fir", "external", 0.55, (0.30, 0.38, 0.32), 266, blur=0.40, photons=4e5, scatter=0.40, sharpen=1.4, flatten=0.60, border=0.2),
 )}
 
 
@@ -207,7 +213,8 @@ def _background(rng):
 def _findings_case(rng):
     """A patient of the general ward: each of the pathologies on its own, often two."""
     lesions, worn, infection = [], [], False
-    draws = {"edema": 0.16, "bacterial": 0.17, "covid": 0.08, "tuberculosis": 0.05, "atelectasis": 0.2, "pneumothorax": 0.13, "effusion": 0.22}
+    draws = {"edema": 0.16, "bacterial": 0.17, "covid": 0.08, "tuberculosis": 0.05, "atelectasis": 0.2, "pneumothorax": 0.13,
+             "effusion": 0.22}
     for name, chance in draws.items():
         if rng.random() < chance:
             lesions += patterns.covid(rng, rng.uniform(0.1, 1)) if name == "covid" else getattr(patterns, name)(rng)

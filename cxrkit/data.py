@@ -28,7 +28,7 @@ CHUNK = 64  # films between two notes of how far the cache is
 
 
 def load_mask(path, kind="lungs"):
-    """Mask file or virtual patient -> uint8 (H, W) of 0, 127 (ignore) and 255; `kind` is "lungs" or "lesion".
+    """Mask file, virtual patient or row of a drawn cohort -> uint8 (H, W) of 0, 127 (ignore), 255; `kind` "lungs" or "lesion".
 
     Raises ImageError naming the file for anything else.
     """
@@ -37,10 +37,21 @@ def load_mask(path, kind="lungs"):
         patient = cohort.from_url(str(path))
         inside = patient.lesion if kind == "lesion" else patient.lungs[0] | patient.lungs[1]
         return np.where(inside, 255, 0).astype(np.uint8)
+    folder, _, row = str(path).rpartition("#")
+    if row.isdigit() and folder.endswith((f"{os.sep}lungs", f"{os.sep}lesion")):
+        return _drawn(Path(folder), int(row))
     mask = load_image(path).pixels
     if not np.isin(mask, (0, 1, IGNORE, 255)).all():
         raise ImageError(f"{path}: a mask holds 0, 127 (ignore) and 255 (or 1), not {np.unique(mask)[:6].tolist()}")
     return mask if mask.max() > 1 else mask * np.uint8(255)
+
+
+def _drawn(stack, row):
+    """Row of `lungs` or `lesion` in a cohort's folder: one bit a pixel, right and left lung apart (see `films`)."""
+    side = np.load(stack.with_name("images.npy"), mmap_mode="r").shape[-1]
+    names = ("right", "left") if stack.name == "lungs" else (stack.name,)
+    bits = np.bitwise_or.reduce([np.load(stack.with_name(f"{name}.npy"), mmap_mode="r")[row] for name in names])
+    return np.unpackbits(bits, count=side * side).reshape(side, side) * np.uint8(255)
 
 
 def _mask(path, size, choices, kind):
@@ -64,7 +75,8 @@ READ = {  # what the cache can hold: path, size, choices -> uint8 (S, S)
 
 def _settings(paths, size, choices, kind):
     """What the cached pixels depend on; a file changed on disk (size, time) counts as another file."""
-    stats = [os.stat(p) if isinstance(p, str) and Path(p).is_file() else None for p in paths]
+    real = [str(p).rpartition(".npy#")[0] + ".npy" if ".npy#" in str(p) else p for p in paths]
+    stats = [os.stat(p) if isinstance(p, str) and Path(p).is_file() else None for p in real]
     files = [[str(p), s and s.st_size, s and s.st_mtime_ns] for p, s in zip(paths, stats)]
     digest = hashlib.sha256(repr(files).encode()).hexdigest()
     return {"kind": kind, "size": size, "resize": choices.resize, "order": choices.order, "films": len(files), "files": digest}

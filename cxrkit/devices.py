@@ -49,7 +49,8 @@ class _Canvas:
 
     def disc(self, point, radius, attenuation):
         centre = tuple(int(v) for v in self.pixels([point])[0])
-        self._layer(lambda sheet: cv2.circle(sheet, centre, round(radius * SCALE * self.chest.size / 256), 255, -1, cv2.LINE_AA), attenuation)
+        width = round(radius * SCALE * self.chest.size / 256)
+        self._layer(lambda sheet: cv2.circle(sheet, centre, width, 255, -1, cv2.LINE_AA), attenuation)
 
     def plate(self, point, size, angle, attenuation):
         centre = tuple(float(v) for v in self.pixels([point])[0])

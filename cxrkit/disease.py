@@ -65,7 +65,8 @@ def _noise_block():
 def noise(region, seed, grain=1.25):
     """(D, h, w) noise at the voxels of a region, `grain` mm a noise voxel; the same place and seed give the same value."""
     offsets = np.random.default_rng(seed).integers(0, 128, 3).astype(np.float32)
-    index = [((axis * np.float32(1 / grain) + o).astype(np.int32) & 127) for axis, o in zip((region.z, region.y, region.x), offsets, strict=True)]
+    axes = (region.z, region.y, region.x)
+    index = [((axis * np.float32(1 / grain) + o).astype(np.int32) & 127) for axis, o in zip(axes, offsets, strict=True)]
     return _noise_block()[(index[0] << 14) | (index[1] << 7) | index[2]] * np.float32(1 / 32)
 
 
@@ -137,8 +138,9 @@ def _look_up(shape, region, centre, factor):
 def _collapsed_lung(lesion, region):
     """The lung of the atlas shrunk towards its hilum by `radius[2]`, more at the apex."""
     up = np.clip((region.z - 90.0) / lesion.radius[0], 0.15, 1)
-    left = lesion.centre[2] > MIDLINE
-    return _look_up(load_atlas().lung_shape, region, HILA["left" if left else "right"], (1 - 0.6 * lesion.radius[2] * up,) * 2 + (1 - lesion.radius[2] * up,))
+    hilum = HILA["left" if lesion.centre[2] > MIDLINE else "right"]
+    along, across = 1 - 0.6 * lesion.radius[2] * up, 1 - lesion.radius[2] * up
+    return _look_up(load_atlas().lung_shape, region, hilum, (along, along, across))
 
 
 def air(lesion, region):
@@ -187,7 +189,8 @@ def _region(chest, lesion):
         boxes = [chest.lobe_boxes[lobe] for lobe in lesion.lobes if lobe in chest.lobe_boxes]
         span = [(min(box[axis].start for box in boxes), max(box[axis].stop for box in boxes) - 1) for axis in range(3)]
     else:
-        reach = [1.45 * r + 8 for r in lesion.radius] if lesion.kind not in ("plate", "haze", "big_heart", "full_heart") else _wide_reach(lesion)
+        unusual = lesion.kind in ("plate", "haze", "big_heart", "full_heart")
+        reach = _wide_reach(lesion) if unusual else [1.45 * r + 8 for r in lesion.radius]
         depth = np.where(np.abs(chest.y - lesion.centre[1]) < reach[1])[0]
         k = depth[len(depth) // 2] if len(depth) else 0
         span = [depth, np.where((np.abs(chest.z[k] - lesion.centre[0]) < reach[0]).any(axis=1))[0],
@@ -195,7 +198,8 @@ def _region(chest, lesion):
     if any(len(s) == 0 for s in span):
         return None, None
     at = tuple(slice(s[0], s[-1] + 1) for s in span)
-    return at, Region(chest.z[at], chest.y[at[0], None, None], chest.x[at], chest.wall_distance[at], _in_lobes(chest.lobes[at], lesion.lobes))
+    lung = _in_lobes(chest.lobes[at], lesion.lobes)
+    return at, Region(chest.z[at], chest.y[at[0], None, None], chest.x[at], chest.wall_distance[at], lung)
 
 
 def _wide_reach(lesion):

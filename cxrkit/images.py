@@ -34,7 +34,7 @@ class Image:
 
 
 def load_image(path):
-    """File or virtual patient (`virtual://...`) -> Image.
+    """File, row of a drawn cohort (`images.npy#7`, see `films`) or virtual patient (`virtual://...`) -> Image.
 
     Colour becomes luminance, alpha lies on black, EXIF rotation and palettes are applied, MONOCHROME1 is inverted, rescale and
     VOI LUT or window of a DICOM are applied. Raises ImageError for anything that is not one sound grey film.
@@ -43,7 +43,10 @@ def load_image(path):
         from cxrkit import cohort  # the one branch for virtual patients
         patient = cohort.from_url(str(path))
         return _checked(Image(patient.image, (), 8, patient.view, notes=("synthetic",)), path)
+    stack, _, row = str(path).rpartition("#")
     path = Path(path)
+    if stack.endswith(".npy") and Path(stack).is_file():
+        return _checked(Image(np.load(stack, mmap_mode="r")[int(row)], (), 8, notes=("synthetic",)), path)
     if not path.is_file():
         raise ImageError(f"{path}: no such file; check the path in the table, or run: cxrkit data verify NAME")
     with open(path, "rb") as f:

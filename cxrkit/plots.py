@@ -42,7 +42,7 @@ def png(figure):
 
 def stamp(figure, text="synthetic"):
     """Say in the corner what the pictures are."""
-    figure.text(0.995, 0.005, text, ha="right", va="bottom", fontsize=10, color="0.4", style="italic")
+    figure.supxlabel(text, x=0.995, ha="right", fontsize=10, color="0.4", style="italic")  # the layout keeps room for it
     return figure
 
 

@@ -23,7 +23,8 @@ def _as_bool(mask):
     if mask.dtype == bool:
         return mask
     if not np.isin(mask, (0, 1, 255)).all():
-        raise ValueError(f"lung mask holds {np.unique(mask)[:8].tolist()}; only 0, 1 and 255 are allowed (127 = ignore must be settled first)")
+        found = np.unique(mask)[:8].tolist()
+        raise ValueError(f"lung mask holds {found}; only 0, 1 and 255 are allowed (127 = ignore must be settled first)")
     return mask > 0
 
 

@@ -140,7 +140,8 @@ def test_silhouette_sign(chests):
         if vessels == 1.0:
             first = added
     box, d = chest.box, anatomy.WATER / 100 * chest.step
-    inside = np.clip((1 - disease.Region(chest.z, chest.y[:, None, None], chest.x, None, None).distance(lesion.centre, lesion.radius)) / 0.25, 0, 1)
+    everywhere = disease.Region(chest.z, chest.y[:, None, None], chest.x, None, None)
+    inside = np.clip((1 - everywhere.distance(lesion.centre, lesion.radius)) / 0.25, 0, 1)
     lost = (inside * (chest.lobes == 3) * chest.vessels).sum(axis=0) * d
     assert np.allclose((first - added)[box], lost, atol=2e-3) and lost.max() > 0.05
 
@@ -307,7 +308,7 @@ def test_grey_statistics_do_not_give_the_diagnosis_away():
     X, y, site = [], [], []
     for s, name in enumerate(cohort.SITES):
         hospital = cohort.Hospital(name, n=60, size=64)
-        for i in sorted(range(60), key=lambda i: (hospital.body_of(i), hospital.view_of(i))):  # noqa: B023
+        for i in sorted(range(60), key=lambda i: (hospital.body_of(i), hospital.view_of(i))):
             p = hospital[i]
             X.append([p.image.mean(), p.image.std(), *np.histogram(p.image, 16, (0, 256))[0] / p.image.size])
             y.append(DIAGNOSES.index(p.diagnosis))
@@ -389,5 +390,6 @@ def test_what_is_drawn_is_the_same_on_any_machine():
                 case = hospital.case_of(i)
                 sha.update(repr((case.diagnosis, case.devices, hospital.view_of(i), hospital.marker_of(i, case.diagnosis))).encode())
                 for lesion in case.lesions:
-                    sha.update(repr((lesion.kind, lesion.lobes, lesion.seed, np.round([*lesion.centre, *lesion.radius, lesion.hu], 9).tolist())).encode())
+                    numbers = np.round([*lesion.centre, *lesion.radius, lesion.hu], 9).tolist()
+                    sha.update(repr((lesion.kind, lesion.lobes, lesion.seed, numbers)).encode())
     assert sha.hexdigest()[:16] == "59ae10b4338633b1"

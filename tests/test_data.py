@@ -387,6 +387,20 @@ def test_virtual_patients_are_films(store):
     np.testing.assert_array_equal(found[0], preprocess.prepare(patient.image, 64))
 
 
+def test_a_drawn_cohort_is_read_like_any_dataset(tmp_path, store):
+    from cxrkit import films, profiles
+    films.draw(tmp_path / "virtual", profiles.Cohort(findings=12, diagnosis=12, severity=12, size=64), seed=0, workers=1)
+    drawn, table = films.Films(tmp_path / "virtual"), manifest.read("virtual", tmp_path)
+    assert len(table) == len(drawn) and all(manifest.has(table, what) for what in schema.load("virtual").provides)
+    right, left = drawn.lungs(5)
+    np.testing.assert_array_equal(data.load_image(table["path"][5]).pixels, drawn.images[5])
+    np.testing.assert_array_equal(data.load_mask(table["lung_mask"][5]) == 255, right | left)
+    np.testing.assert_array_equal(data.load_mask(table["lesion_mask"][5], "lesion") == 255, drawn.lesion(5))
+    np.testing.assert_array_equal(data.arrays(table), drawn.arrays(np.arange(len(drawn))))
+    batch = data.CXRDataset(table, 32, masks=True, store=store).batch([5, 6])
+    assert batch["image"].shape == (2, 1, 32, 32) and set(batch["lung_mask"].unique().tolist()) == {0, 255}
+
+
 # --- the real films --------------------------------------------------------------------------------------------------------
 
 

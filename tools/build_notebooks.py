@@ -4,6 +4,8 @@ Cells tagged `solution` stand blank in `notebooks/NN_topic.ipynb`; `--solved` ru
 """
 
 import argparse
+import base64
+import io
 import re
 import sys
 import tempfile
@@ -11,6 +13,7 @@ from pathlib import Path
 
 import nbformat
 import nbstripout
+from PIL import Image
 
 from cxrkit import artifacts, notebooks
 
@@ -37,9 +40,19 @@ def strip(notebook):
         cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
         for output in cell.outputs:
             output.pop("transient", None)
+            if "image/png" in output.get("data", {}):
+                output.data["image/png"] = smaller(output.data["image/png"])
             if WIDGET in output.get("data", {}):
                 output.data = nbformat.from_dict({"text/plain": WIDGET_TEXT})
     return notebook
+
+
+def smaller(picture):
+    """Base64 PNG -> the same with a palette of 128 colours: a third of the bytes, and no difference to the eye."""
+    image = Image.open(io.BytesIO(base64.b64decode(picture))).convert("RGB").quantize(128, dither=Image.Dither.NONE)
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", optimize=True)
+    return base64.b64encode(buffer.getvalue()).decode()
 
 
 def shown(output):
