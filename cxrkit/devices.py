@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 
-SCALE = 4  # shadows are drawn this much finer than the film and averaged down
+SCALE = 2  # shadows are drawn this much finer than the film and averaged down
 TRACHEA_X, TRACHEA_Y = 178.0, 125.0  # mm in the atlas
 CAVA = [(275.0, 130.0, 150.0), (235.0, 135.0, 152.0), (190.0, 140.0, 155.0)]  # down to where the cava enters the heart
 

@@ -81,15 +81,15 @@ def _blob(lesion, region, grain, edge):
 def consolidation(lesion, region):
     """Air spaces full of fluid: dense, sharp at the fissure, with air bronchograms where the texture says so."""
     grain = noise(region, lesion.seed)
-    airways = np.abs(grain) < 0.12 * lesion.texture
-    return _blob(lesion, region, grain, edge=0.25) * (1 - 0.4 * airways)
+    open_airways = np.where(np.abs(grain) < 0.12 * lesion.texture, np.float32(0.6), np.float32(1))
+    return _blob(lesion, region, grain, edge=0.25) * open_airways
 
 
 def ground_glass(lesion, region):
     """Half-filled air spaces: hazy, patchy, hugging the pleura."""
     grain = noise(region, lesion.seed)
     patchy = np.clip(0.75 + 0.5 * lesion.texture * grain, 0, 1)
-    return _blob(lesion, region, grain, edge=0.5) * patchy * (0.55 + 0.45 * (region.wall < 22))
+    return _blob(lesion, region, grain, edge=0.5) * patchy * np.where(region.wall < 22, np.float32(1), np.float32(0.55))
 
 
 def nodule(lesion, region):
@@ -122,7 +122,8 @@ def fluid(lesion, region):
     """Free pleural fluid: a level at z = centre[0] with a meniscus climbing the wall; radius[1] mm of it layer behind the lung."""
     meniscus = lesion.radius[0] * np.exp(-region.wall / 14.0)
     upright = np.clip((lesion.centre[0] + meniscus - region.z) / 12.0, 0, 1)
-    layered = np.clip((lesion.radius[1] - region.wall) / 4.0, 0, 1) * (region.y < lesion.centre[1]) * 0.9
+    behind = np.where(region.y < lesion.centre[1], np.float32(0.9), np.float32(0))
+    layered = np.clip((lesion.radius[1] - region.wall) / 4.0, 0, 1) * behind
     return np.maximum(upright, layered)
 
 
@@ -175,7 +176,7 @@ KINDS = {
     "full_heart": (big_heart, (), False),  # a heart at the upper end of normal
 }
 EVERYWHERE = ("fluid", "air", "pleural_line")  # kinds whose reach is the whole lung of their lobes
-SMOOTH = ("fluid", "air", "pleural_line", "haze", "big_heart", "full_heart")  # large kinds, worked out on every second row and column
+FINE = ("nodule", "cavity", "plate")  # small kinds; the others are smooth and worked out on every second row and column
 
 
 def _in_lobes(labels, lobes):
@@ -190,7 +191,7 @@ def _region(chest, lesion):
         span = [(min(box[axis].start for box in boxes), max(box[axis].stop for box in boxes) - 1) for axis in range(3)]
     else:
         unusual = lesion.kind in ("plate", "haze", "big_heart", "full_heart")
-        reach = _wide_reach(lesion) if unusual else [1.45 * r + 8 for r in lesion.radius]
+        reach = _wide_reach(lesion) if unusual else [1.45 * r + 3 for r in lesion.radius]
         depth = np.where(np.abs(chest.y - lesion.centre[1]) < reach[1])[0]
         k = depth[len(depth) // 2] if len(depth) else 0
         span = [depth, np.where((np.abs(chest.z[k] - lesion.centre[0]) < reach[0]).any(axis=1))[0],
@@ -214,13 +215,14 @@ def _wide_reach(lesion):
 def _share(lesion, region):
     """Share of each voxel (D, h, w) that the lesion replaces, inside its lobes."""
     field = KINDS[lesion.kind][0]
-    if lesion.kind not in SMOOTH:
+    if lesion.kind in FINE:
         return field(lesion, region) * region.lung
     coarse = field(lesion, Region(region.z[:, ::2, ::2], region.y, region.x[:, ::2, ::2], region.wall[:, ::2, ::2], None))
     h, w = region.lung.shape[1:]
     share = np.empty(region.lung.shape, np.float32)
+    half = np.float32([[0.5, 0, 0], [0, 0.5, 0]])  # voxel 2i of the chest is voxel i of the coarse field
     for k, plane in enumerate(coarse):
-        cv2.resize(plane, (w, h), dst=share[k])
+        share[k] = cv2.warpAffine(plane, half, (w, h), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REPLICATE)
     share *= region.lung
     return share
 

@@ -70,7 +70,8 @@ def delong(y, *scores, groups=None):
     if min(i10, i01) < 2:
         return theta, np.full((k, k), np.nan)
     cross = d10.T @ d01 * G / (G - 1)
-    return theta, (d10.T @ d10 * i10 / (i10 - 1) / m**2 + d01.T @ d01 * i01 / (i01 - 1) / n**2 + (cross + cross.T) / (m * n))
+    own = d10.T @ d10 * i10 / (i10 - 1) / m**2 + d01.T @ d01 * i01 / (i01 - 1) / n**2
+    return theta, own + (cross + cross.T) / (m * n)
 
 
 def auc_ci(y, p, method="delong", groups=None, seed=0):

@@ -16,7 +16,8 @@ from cxrkit import batches, checkpoint, train
 from cxrkit.profiles import Training
 
 CPU = torch.device("cpu")
-ONE = Training(optimizer="sgd", lr=0.1, batch=8, steps=6, accumulate=2, clip=0.5, checkpoint_every=2, eval_every=2, schedule="cosine")
+ONE = Training(optimizer="sgd", lr=0.1, batch=8, steps=6, accumulate=2, clip=0.5, schedule="cosine", checkpoint_every=2,
+               eval_every=2)
 TWO = replace(ONE, batch=4)  # per process
 
 

@@ -29,7 +29,8 @@ class Net(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.body = nn.Sequential(nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(0.3), nn.Conv2d(8, 8, 3), nn.ReLU())
+        self.body = nn.Sequential(nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(0.3), nn.Conv2d(8, 8, 3),
+                                  nn.ReLU())
         self.head = nn.Linear(8, 2)
 
     def forward(self, image):
@@ -52,8 +53,8 @@ class Noisy:
 
 
 def loss(model, batch):
-    # python's and numpy's generators take part, so that their states matter too
-    return F.cross_entropy(model(batch["image"])["logits"], batch["target"]) * (1 + 0.1 * random.random() + 0.1 * np.random.rand())
+    chance = 1 + 0.1 * random.random() + 0.1 * np.random.rand()  # so that python's and numpy's generators matter too
+    return chance * F.cross_entropy(model(batch["image"])["logits"], batch["target"])
 
 
 def linear_data(n=64):
@@ -110,14 +111,16 @@ def test_unknown_names_are_refused_with_the_known_ones(bad):
     ("adam", lambda p: torch.optim.Adam(p, lr=0.1, betas=(0.5, 0.9), weight_decay=0.01)),
     ("adamw", lambda p: torch.optim.AdamW(p, lr=0.1, betas=(0.5, 0.9), weight_decay=0.01))])
 def test_loop_is_the_loop_anyone_would_write(name, make):
-    data, training = linear_data(), Training(optimizer=name, lr=0.1, momentum=0.8, betas=(0.5, 0.9), weight_decay=0.01, batch=16,
-                                             steps=12, schedule="cosine", warmup=3, clip=0.5)
+    data, training = linear_data(), Training(optimizer=name, lr=0.1, momentum=0.8, betas=(0.5, 0.9), weight_decay=0.01,
+                                             batch=16, steps=12, schedule="cosine", warmup=3, clip=0.5)
     ours, plain = linear(), linear()
     fit(ours, data, training, seed=5)
-    optimizer, order = make(plain.parameters()), np.concatenate([np.random.default_rng([5, e]).permutation(64) for e in range(3)])
+    optimizer = make(plain.parameters())
+    order = np.concatenate([np.random.default_rng([5, epoch]).permutation(64) for epoch in range(3)])
     for step in range(12):
         rows = order[step * 16:(step + 1) * 16]
-        optimizer.param_groups[0]["lr"] = 0.1 * (min(1, (step + 1) / 3) if step < 3 else (1 + math.cos(math.pi * (step - 3) / 9)) / 2)
+        factor = (step + 1) / 3 if step < 3 else (1 + math.cos(math.pi * (step - 3) / 9)) / 2
+        optimizer.param_groups[0]["lr"] = 0.1 * factor
         optimizer.zero_grad()
         F.mse_loss(plain(data["image"][rows]), data["target"][rows]).backward()
         nn.utils.clip_grad_norm_(plain.parameters(), 0.5)
@@ -141,7 +144,8 @@ def test_loss_scaling_trains_skips_overflow_and_survives_a_restart(monkeypatch, 
     scaled = linear()
     fit(scaled, linear_data(), training, folder=tmp_path / "whole")
     with monkeypatch.context() as plain:
-        plain.setattr(train, "precision", lambda amp, device: (train.contextlib.nullcontext, torch.amp.GradScaler(enabled=False)))
+        off = train.contextlib.nullcontext, torch.amp.GradScaler(enabled=False)
+        plain.setattr(train, "precision", lambda amp, device: off)
         unscaled = linear()
         fit(unscaled, linear_data(), training)
     torch.testing.assert_close(scaled.state_dict(), unscaled.state_dict(), rtol=1e-5, atol=1e-6)
@@ -255,7 +259,8 @@ def test_best_weights_by_validation(tmp_path):
         return {"score": next(scores), "auc": 0.7}
 
     model = linear()
-    result = fit(model, linear_data(), Training(lr=0.1, batch=8, steps=8, eval_every=2, log_every=4), validate=validate, folder=tmp_path)
+    training = Training(lr=0.1, batch=8, steps=8, eval_every=2, log_every=4)
+    result = fit(model, linear_data(), training, validate=validate, folder=tmp_path)
     assert (result["best_step"], result["best_score"], result["steps"]) == (4, 0.9, 8)
     assert torch.equal(model.weight, at[1]) and not torch.equal(model.weight, at[3])
     rows = json.loads((tmp_path / "history.json").read_text())
@@ -335,8 +340,8 @@ def cut_at(step, kind=OSError):
 @pytest.mark.parametrize("optimizer", ["adamw", "adam", "sgd"])
 def test_a_cut_run_ends_with_the_same_bits(tmp_path, optimizer):
     """Cut between checkpoints; best weights, EMA, accumulation and history are part of what goes on."""
-    training = Training(optimizer=optimizer, lr=0.01, batch=6, accumulate=2, steps=20, schedule="cosine", warmup=4, ema=0.9, clip=1.0,
-                        eval_every=3, log_every=2, checkpoint_every=4)
+    training = Training(optimizer=optimizer, lr=0.01, batch=6, accumulate=2, steps=20, schedule="cosine", warmup=4, ema=0.9,
+                        clip=1.0, eval_every=3, log_every=2, checkpoint_every=4)
 
     def score(model):
         return {"score": -float(model.head.weight.square().sum()) + (model.head.bias[0] * 3).sin().item()}
