@@ -161,3 +161,20 @@ def plot_counts(table, row, column, title):
 def finding_names():
     """The ten findings as one says them."""
     return [name.replace("_", " ") for name in FINDINGS]
+
+
+def plot_steps(images, names, title, stamped="synthetic"):
+    """Grey images (H, W) of 0-255 in a row, the histogram of each under it (share of pixels per 8 grey levels)."""
+    figure = Figure(figsize=(2.7 * len(images), 4.4), layout="constrained")
+    axes = figure.subplots(2, len(images), squeeze=False, height_ratios=(3, 1))
+    for axis, below, image, name in zip(axes[0], axes[1], images, names, strict=True):
+        show(axis, image, name, vmin=0, vmax=255)
+        counts, edges = np.histogram(image, 32, (0, 256))
+        below.bar(edges[:-1], counts / image.size, width=8, align="edge", color=BLUE)
+        below.set(xlabel="grey level", xticks=(0, 128, 255))
+    highest = max(axis.get_ylim()[1] for axis in axes[1])
+    for axis in axes[1]:
+        axis.set_ylim(0, highest)
+    axes[1, 0].set_ylabel("share of pixels")
+    figure.suptitle(title)
+    return stamp(figure, stamped)

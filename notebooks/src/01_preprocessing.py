@@ -1,0 +1,217 @@
+# %% [markdown]
+# # 01 Preprocessing: what the model gets to see
+#
+# **Aim.** Follow a film through histogram equalisation, blur, resize and normalisation; write the first one by hand; see how much each
+# step, and each reading of the paper, changes the model's input.
+#
+# **Paper.** Park et al. 2021, section 4, one sentence: "preprocessed via histogram equalization, Gaussian blurring with 3 x 3 kernel,
+# normalization, and finally resized to 512 x 512". **Time.** One minute on two CPU cores, once lesson 00 has drawn the films.
+#
+# Research and teaching only: nothing here is a diagnostic device.
+
+# %% tags=["parameters"]
+profile = "demo"
+out = None
+mirror = None
+
+# %%
+import inspect
+import tempfile
+
+import cv2
+import numpy as np
+import pandas as pd
+
+from cxrkit import cohort, data, fetch, manifest, plots, preprocess, profiles, stages, widgets
+from cxrkit.artifacts import Store
+from cxrkit.profiles import OPEN_CHOICES, Choices
+
+settings, store = profiles.get(profile), Store(out)
+size = settings.image_size
+drawn = stages.cohort(settings, store)
+
+# %% [markdown]
+# ## Films differ before disease does
+#
+# The same kind of patient at six hospitals. Mean and spread of the grey values differ from film to film, because machines, exposures and
+# display software do.
+
+# %% tags=["report"]
+normal = drawn.table[(drawn.table.diagnosis == "normal") & (drawn.table.ward == "diagnosis") & (drawn.table.view == "PA")]
+rows = [int(normal[normal.site == site].index[0]) for site in cohort.SITES]
+plots.plot_steps([drawn.images[row] for row in rows], list(cohort.SITES), "One normal PA film of each hospital, as it leaves the machine")
+
+# %% [markdown]
+# ## Equalisation by hand
+#
+# Replace every grey level by the share of pixels that are at most as bright, spread over 0 to 255. Six pixels are enough to see it:
+
+# %%
+toy = np.array([[10, 10, 20], [20, 20, 200]], np.uint8)
+counts = np.bincount(toy.ravel(), minlength=256)
+below = counts.cumsum()  # pixels at most as bright
+lowest = below[toy.min()]  # OpenCV sends the darkest level to 0
+table = np.rint((below - lowest) / (toy.size - lowest) * 255).clip(0, 255).astype(np.uint8)
+np.testing.assert_array_equal(table[toy], preprocess.equalize(toy))
+pd.DataFrame({"grey level": [10, 20, 200], "pixels at most as bright": below[[10, 20, 200]], "becomes": table[[10, 20, 200]]})
+
+# %% [markdown]
+# The same ten lines on a real-sized film, proved equal to the package's.
+
+# %%
+def equalize_by_hand(image):
+    below = np.bincount(image.ravel(), minlength=256).cumsum()
+    lowest = below[image.min()]
+    return np.rint((below - lowest) / (image.size - lowest) * 255).clip(0, 255).astype(np.uint8)[image]
+
+
+image = np.array(drawn.images[rows[4]])
+apart = np.abs(equalize_by_hand(image).astype(int) - preprocess.equalize(image)).max()
+assert apart <= 1  # one level: the two round in different precision
+print("equal to one grey level:", bool(apart <= 1))
+
+# %% [markdown]
+# ## Blur by hand
+#
+# A 3x3 Gaussian weighs a pixel 4, its neighbours 2, the corners 1, all over 16. It takes single-pixel noise away and little else.
+
+# %%
+kernel = np.outer([1, 2, 1], [1, 2, 1]) / 16
+dot = np.zeros((5, 5), np.float32)
+dot[2, 2] = 16
+np.testing.assert_allclose(preprocess.blur(dot)[1:4, 1:4], kernel * 16)
+print(preprocess.blur(dot).astype(int))
+
+# %% [markdown]
+# ## The whole chain
+#
+# `preprocess.preprocess` is what every network of the kit sees. Its steps, on one film:
+
+# %%
+print(inspect.getsource(preprocess.preprocess))
+
+# %% tags=["report"]
+equal = preprocess.equalize(image)
+smooth = preprocess.blur(equal)
+small = preprocess.resize(smooth, size)
+ready = preprocess.normalize(small)
+steps = [image, equal, smooth, small]
+plots.plot_steps(steps, ["film", "equalised", "blurred 3x3", f"resized to {size}"], "The chain on a film of hospital elm")
+
+# %%
+# NBVAL_CHECK_OUTPUT
+whole = preprocess.preprocess(image, size)
+np.testing.assert_array_equal(whole, ready)
+print("shape:", whole.shape, whole.dtype)
+print("range inside [-2, 1.984]:", bool(whole.min() >= -2 and whole.max() <= 127 / 64))
+print("the steps one by one give the same:", bool((whole == ready).all()))
+print("16-bit films go the same way:", bool(np.array_equal(preprocess.equalize(image.astype(np.uint16)), preprocess.equalize(
+    preprocess.to_uint8(image.astype(np.uint16))))))
+
+# %% [markdown]
+# ## What equalisation buys
+#
+# How far apart are hospitals before and after? Below, the spread between sites of the mean grey level of normal films, in grey levels.
+
+# %%
+def mean_by_site(step):
+    return pd.Series({site: np.mean([step(np.array(drawn.images[i])).mean() for i in group.index[:20]])
+                      for site, group in normal.groupby("site")})
+
+
+spread = {name: float(mean_by_site(step).std()) for name, step in
+          {"raw": lambda x: x, "equalised": preprocess.equalize,
+           "equalised and blurred": lambda x: preprocess.blur(preprocess.equalize(x))}.items()}
+plots.plot_bars(list(spread), list(spread.values()), "Spread of mean grey between hospitals", "standard deviation (grey levels)")
+
+# %% [markdown]
+# ## What the paper leaves open
+#
+# Plain resize (the text) squeezes a film that is not square; the authors' later code keeps the aspect and fills with grey. Virtual
+# films are square, so here is one with its top cut off.
+
+# %%
+for name in ("resize", "order", "normalize"):
+    question, values = OPEN_CHOICES[name]
+    print(f"{question}: " + "; ".join(f"{value} = {text}" for value, text in values.items()))
+
+# %% tags=["report"]
+wide = image[70:]
+readings = {f"{resize}, {order}": preprocess.prepare(wide, size, Choices(resize=resize, order=order))
+            for resize in ("plain", "pad") for order in ("equalize_first", "resize_first")}
+plots.plot_steps(list(readings.values()), list(readings), "Four readings of one sentence")
+
+# %%
+reference = preprocess.prepare(image, size)
+other = preprocess.prepare(image, size, Choices(order="resize_first"))
+print(f"equalising before or after the resize: {np.abs(reference.astype(float) - other).mean():.0f} grey levels apart on average")
+
+# %% [markdown]
+# ## Turn the knobs
+#
+# Strength of the blur, equalisation on or off, how coarse the model's input is. First as a figure, then as a widget.
+
+# %%
+def look(site, pixels, passes, equalise):
+    film = np.array(drawn.images[rows[list(cohort.SITES).index(site)]])
+    seen = preprocess.equalize(film) if equalise else film
+    for _ in range(passes):
+        seen = preprocess.blur(seen)
+    return plots.plot_steps([film, preprocess.resize(seen, pixels)], ["film", f"what the model sees at {pixels} px"], f"Hospital {site}")
+
+
+look("fir", 64, 2, True)
+
+# %%
+widgets.explore(look, start={"pixels": 128}, site=list(cohort.SITES), pixels=[32, 64, 128, 256], passes=(0, 8, 1), equalise=True)
+
+# %% [markdown]
+# ## Real films
+#
+# With `mirror` set to a folder of prepared public films (`cxrkit reproduce --mirror DIR`), the same chain runs on the films with Brixia
+# scores.
+
+# %%
+if mirror:
+    with tempfile.TemporaryDirectory() as folder:
+        failures = fetch.fetch("cohen", folder, mirror, say=lambda text: None)
+        real = manifest.read("cohen", folder)
+        scored = real[real.brixia_A.notna()]
+        pictures = [data.load_image(path).pixels for path in scored.path]
+    shown = [cv2.resize(p, (256, 256)) for p in pictures[:3]]
+    figure = plots.plot_steps(shown + [preprocess.prepare(p, 256) for p in pictures[:3]], ["film"] * 3 + ["prepared"] * 3,
+                              f"{len(scored)} real films with Brixia scores, {len(failures)} failures",
+                              stamped="real films, research use only")
+    display(figure)  # noqa: F821
+else:
+    print("not available here: set the parameter `mirror` to a folder of prepared real films")
+
+# %% [markdown]
+# ## Exercises
+#
+# 1. Equalise a film twice. What changes, and why so little?
+# 2. A black collimation border takes part in the histogram. Set the outer 20 pixels of a film to 8 and equalise: how far does the
+#    *inside* move?
+# 3. Which normalisation gives films of different exposure the same mean? Compare `fixed` and `zscore` on raw films.
+
+# %% tags=["solution"]
+# Exercise 1: equalising twice.
+twice = preprocess.equalize(preprocess.equalize(image))
+print("mean change:", np.abs(twice.astype(int) - equal).mean().round(2), "grey levels: a flat histogram is its own image")
+
+# %% tags=["solution"]
+# Exercise 2: what a border does to the inside.
+framed = np.full_like(image, 8)
+framed[20:-20, 20:-20] = image[20:-20, 20:-20]
+inside = (preprocess.equalize(framed).astype(int) - equal)[20:-20, 20:-20]
+print("the inside moves by", np.abs(inside).mean().round(1), "grey levels")
+
+# %% tags=["solution"]
+# Exercise 3: means under two normalisations.
+for how in ("fixed", "zscore"):
+    print(how, np.round([preprocess.normalize(np.array(drawn.images[row]), how).mean() for row in rows], 2))
+
+# %% [markdown]
+# ## Next
+#
+# **02_backbone** learns the ten findings from films that went through this chain.
