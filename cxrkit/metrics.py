@@ -18,16 +18,16 @@ def _rows(y, *scores, groups=None, binary=True):
     Raises ValueError for unequal lengths, scores that are not finite, or binary labels other than 0 and 1.
     """
     y, *scores = (np.asarray(a, dtype=np.float64) for a in (y, *scores))
-    groups = np.arange(len(y)) if groups is None else np.asarray(groups)
-    if {len(a) for a in (*scores, groups)} != {len(y)}:
-        raise ValueError(f"unequal lengths: labels {len(y)}, scores {[len(s) for s in scores]}, groups {len(groups)}")
+    names = np.arange(len(y)) if groups is None else np.asarray(groups)
+    if {len(a) for a in (*scores, names)} != {len(y)}:
+        raise ValueError(f"unequal lengths: labels {len(y)}, scores {[len(s) for s in scores]}, groups {len(names)}")
     known = ~np.isnan(y)
-    y, scores, groups = y[known], [s[known] for s in scores], groups[known]
-    if binary and not np.isin(y, (0, 1)).all():
+    y, scores, names = y[known], [s[known] for s in scores], names[known]
+    if binary and not ((y == 0) | (y == 1)).all():
         raise ValueError(f"labels must be 0, 1 or NaN, not {np.setdiff1d(y, (0, 1))[:5]}; for classes see macro_auc")
     if not all(np.isfinite(s).all() for s in scores):
         raise ValueError("scores of rows with a known label must be finite")
-    return y, *scores, np.unique(groups, return_inverse=True)[1]
+    return y, *scores, np.arange(len(y)) if groups is None else np.unique(names, return_inverse=True)[1]
 
 
 # ranking
@@ -114,7 +114,8 @@ def at_threshold(y, p, threshold):
     y, p, _ = _rows(y, p)
     right = (p >= threshold) == y
     rates = {"sensitivity": right[y == 1], "specificity": right[y == 0], "accuracy": right}
-    return {"threshold": float(threshold)} | {name: float(hits.mean()) if len(hits) else math.nan for name, hits in rates.items()}
+    rates = {name: float(hits.mean()) if len(hits) else math.nan for name, hits in rates.items()}
+    return {"threshold": float(threshold), **rates}
 
 
 def operating_point(y, p, sensitivity=0.8):
