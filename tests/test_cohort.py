@@ -175,7 +175,7 @@ def test_smooth_kinds_lose_nothing_to_the_coarser_grid(chests, kind, monkeypatch
     fine, _ = disease.apply(chests["PA"], [lesion])
     assert fine.max() > 0.05 and np.abs(coarse - fine).mean() < 0.02 * fine.max()
     assert abs(coarse.sum() - fine.sum()) < 0.05 * fine.sum()
-    assert np.corrcoef(coarse.ravel(), fine.ravel())[0, 1] > 0.95  # the rim of a full heart, a voxel or two thick, is the worst: 0.976
+    assert np.corrcoef(coarse.ravel(), fine.ravel())[0, 1] > 0.98
 
 
 def test_lobes_hold_their_lesions(chests):
