@@ -176,7 +176,7 @@ KINDS = {
     "full_heart": (big_heart, (), False),  # a heart at the upper end of normal
 }
 EVERYWHERE = ("fluid", "air", "pleural_line")  # kinds whose reach is the whole lung of their lobes
-FINE = ("nodule", "cavity", "plate", "full_heart")  # small or thin kinds; the others are smooth and worked out on every second row and column
+FINE = ("nodule", "cavity", "plate", "full_heart")  # small or thin; the others are worked out on every second row and column
 
 
 def _in_lobes(labels, lobes):
