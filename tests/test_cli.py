@@ -8,7 +8,7 @@ import sys
 import pytest
 from click.testing import CliRunner
 
-from cxrkit import cli, doctor, notebooks
+from cxrkit import __version__, cli, doctor, notebooks
 from tests.lessons import CHECKED, FIGURE, code, lesson
 
 
@@ -156,9 +156,14 @@ def test_a_kernel_of_another_environment_blocks(tmp_path, monkeypatch):
 
 def test_the_installed_command_answers(tmp_path):
     script = os.path.join(os.path.dirname(sys.executable), "cxrkit")
-    result = subprocess.run([script, "report", "--out", str(tmp_path)], capture_output=True, text=True, cwd=tmp_path)
-    assert result.returncode == 0, result.stderr
-    assert result.stdout == f"report: {tmp_path / 'report.html'}\n"
+    result = subprocess.run([script, "--version"], capture_output=True, text=True, cwd=tmp_path)
+    assert (result.returncode, result.stdout) == (0, f"cxrkit, version {__version__}\n"), result.stderr
+
+
+def test_report_writes_without_running_and_refuses_an_unknown_profile(tmp_path):
+    assert call("report", "--out", tmp_path).output == f"report: {tmp_path / 'report.html'}\n"
+    unknown = call("report", "--profile", "huge", "--out", tmp_path)
+    assert unknown.exit_code == 1 and "known: ['demo'" in unknown.output
 
 
 def test_provenance_names_commit_and_versions_but_no_machine():
