@@ -48,10 +48,12 @@ def load_mask(path, kind="lungs"):
 
 def _drawn(stack, row):
     """Row of `lungs` or `lesion` in a cohort's folder: one bit a pixel, right and left lung apart (see `films`)."""
+    from cxrkit import films
+
     side = np.load(stack.with_name("images.npy"), mmap_mode="r").shape[-1]
     names = ("right", "left") if stack.name == "lungs" else (stack.name,)
     bits = np.bitwise_or.reduce([np.load(stack.with_name(f"{name}.npy"), mmap_mode="r")[row] for name in names])
-    return np.unpackbits(bits, count=side * side).reshape(side, side) * np.uint8(255)
+    return films.unpack(bits, side) * np.uint8(255)
 
 
 def _mask(path, size, choices, kind):

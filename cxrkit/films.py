@@ -117,6 +117,11 @@ def digest(folder):
     return sha.hexdigest()
 
 
+def unpack(bits, side):
+    """Packed masks, uint8 (..., side*side/8) -> 0/1 uint8 (..., side, side)."""
+    return np.unpackbits(bits, axis=-1, count=side * side).reshape(*bits.shape[:-1], side, side)
+
+
 class Films:
     """A drawn cohort: `table` (DataFrame), `images` uint8 (N, S, S) memory-mapped, and the truth by row.
 
@@ -135,9 +140,7 @@ class Films:
         return len(self.table)
 
     def _mask(self, name, rows):
-        S = self.images.shape[-1]
-        bits = np.unpackbits(self._bits[name][rows], axis=-1, count=S * S)
-        return bits.reshape(*bits.shape[:-1], S, S).astype(bool)
+        return unpack(self._bits[name][rows], self.images.shape[-1]).astype(bool)
 
     def lungs(self, rows):
         """Right and left lung, bool (..., S, S) each, for a row number or an array of them."""

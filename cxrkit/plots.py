@@ -143,21 +143,6 @@ def plot_bars(names, values, title, unit, colour=BLUE, synthetic=True):
     return stamp(figure) if synthetic else figure
 
 
-def plot_counts(table, row, column, title):
-    """Heat map of how many films fall on each pair of two columns of a table, zone or finding names spelt out."""
-    counts = table.groupby([row, column]).size().unstack(fill_value=0)
-    figure = Figure(figsize=(1.2 * len(counts.columns) + 2.5, 0.5 * len(counts) + 1.6), layout="constrained")
-    axis = figure.subplots()
-    shown = axis.imshow(counts, cmap="viridis", vmin=0, aspect="auto")
-    for (i, j), n in np.ndenumerate(counts.to_numpy()):
-        axis.text(j, i, str(n), ha="center", va="center", color="white" if n < counts.to_numpy().max() / 1.6 else "black")
-    axis.set(xticks=range(len(counts.columns)), yticks=range(len(counts)), title=title)
-    axis.set_xticklabels([str(c) for c in counts.columns])
-    axis.set_yticklabels([str(c) for c in counts.index])
-    figure.colorbar(shown, label="films")
-    return stamp(figure)
-
-
 def finding_names():
     """The ten findings as one says them."""
     return [name.replace("_", " ") for name in FINDINGS]
