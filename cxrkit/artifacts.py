@@ -59,11 +59,13 @@ class Store:
 
     `store.load_or_make("backbone", settings, make)` returns the folder `backbone-<key>`; where it is missing, `make(folder)`
     fills `backbone-<key>.part`, which is renamed when `make` returns: a folder without `.part` is always complete. The `.part`
-    folder survives a kill, so a training that checkpoints into it goes on from there.
+    folder survives a kill, so a training that checkpoints into it goes on from there. `data` is the folder of the real films, None
+    for where `cxrkit data fetch` puts them.
     """
 
-    def __init__(self, root=None):
+    def __init__(self, root=None, data=None):
         self.root = Path(root) if root else default_root()
+        self.data = data
 
     def folder(self, stage, settings):
         """Where the artifact lies, or would lie."""

@@ -159,6 +159,25 @@ class Hospital:
         image, marker_box = film.expose(integral, self.site.detector, view, marker, rng)
         return self._truth(image, extent, right, left, case, patient, visit, view, marker, marker_box)
 
+    def where(self, i, finding):
+        """Where a finding lies in film i: bool (S, S), the pixels that its own lesions (or devices) change; empty where it is absent.
+
+        The lesions are drawn once more without any other, so a pixel behind two findings belongs to both.
+        """
+        patient, _ = self.patient_of(i)
+        case = self.case_of(i)
+        chest = self.chest(self.body_of(patient), self.view_of(i))
+        look = film.draw_look(self._rng(6, WARDS.index(self.ward), patient), self._rng(5, WARDS.index(self.ward), i))
+        if finding == "support_device":
+            change = devices.shadow(chest, case.devices) if case.devices else np.zeros((self.size, self.size), np.float32)
+        elif disease.findings_of(case.lesions, case.diagnosis != "normal", False)[finding]:
+            causes = "opacity" if finding == "pneumonia" else finding  # any lesion of the lung, when an infection is the cause
+            own = [lesion for lesion in case.lesions if causes in disease.KINDS[lesion.kind][1]]
+            change = np.abs(disease.apply(chest, own, look.vessels, look.lung)[0])
+        else:
+            change = np.zeros((self.size, self.size), np.float32)
+        return film.place(np.zeros_like(change), change, chest, look)[1] >= disease.MIN_LESION
+
     def case_of(self, i):
         """What the patient of film i has at that visit -> Case, without drawing the film."""
         patient, visit = self.patient_of(i)

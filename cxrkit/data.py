@@ -21,7 +21,7 @@ from cxrkit.profiles import Choices
 from cxrkit.schema import BRIXIA, DIAGNOSES, FINDINGS, ZONES, known
 
 __all__ = ["CXRDataset", "Image", "ImageError", "arrays", "augment", "cached", "load_image", "load_images", "load_mask",
-           "make_loader"]
+           "make_loader", "parts"]
 
 IGNORE = 127  # in a lung mask: nobody has drawn here; loss and metric leave it out
 CHUNK = 64  # films between two notes of how far the cache is
@@ -116,6 +116,13 @@ def _fill(array, i, read, path, size, choices):
         array[i] = read(path, size, choices)
     except ImageError as error:
         return str(error)
+
+
+def parts(table):
+    """A table with `split` and `external` -> {"train", "val", "test", "external"}: external sites are in none of the others."""
+    inside = ~table["external"].astype(bool)
+    return {**{name: table[inside & (table["split"] == name)].reset_index(drop=True) for name in ("train", "val", "test")},
+            "external": table[~inside].reset_index(drop=True)}
 
 
 def arrays(table, choices=Choices()):

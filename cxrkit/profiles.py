@@ -135,6 +135,33 @@ class Training:
 
 
 @dataclass(frozen=True)
+class DenseNet:
+    """Sizes of the backbone (arguments of `backbone.Backbone`) and what it starts from; the defaults are DenseNet-121."""
+
+    growth_rate: int = 32
+    block_config: tuple[int, ...] = (6, 12, 24, 16)
+    num_init_features: int = 64
+    stem: int = 3
+    stride: int = 32  # image px to one cell of the corpus
+    pool: str = "pcam"
+    start: str = "random"  # random, imagenet, virtual (the backbone of the virtual hospitals)
+
+
+@dataclass(frozen=True)
+class ViT:
+    """Sizes of the corpus ViT (arguments of `transformer.CorpusViT`); the defaults are the paper's.
+
+    Its MLP is choices.mlp_dim wide at embed_dim 768 and in proportion below. `frozen`: the backbone is not trained, and its corpus
+    is computed once.
+    """
+
+    embed_dim: int = 768
+    depth: int = 12
+    num_heads: int = 12
+    frozen: bool = False
+
+
+@dataclass(frozen=True)
 class Profile:
     """Everything a run depends on. A stage's artifact is named by a hash of the fields that it reads (`stages.DEPENDS`)."""
 
@@ -143,7 +170,13 @@ class Profile:
     image_size: int  # px, input of the backbone
     seed: int = 0
     lesson_minutes: int = 20  # the runner ends a lesson that takes longer
+    external: tuple[str, ...] = ()  # datasets set aside for testing; virtual films say it themselves
     cohort: Cohort = field(default_factory=Cohort)
+    backbone: DenseNet = field(default_factory=DenseNet)
+    backbone_training: Training = field(default_factory=Training)
+    transformer: ViT = field(default_factory=ViT)
+    transformer_training: Training = field(default_factory=Training)
+    folds: int = 0  # grouped cross-validation beside the split, where one split holds too few patients; 0 = none
     choices: Choices = field(default_factory=Choices)
 
     def to_dict(self):

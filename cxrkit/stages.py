@@ -6,8 +6,11 @@ ablation of a late stage reuses all that comes before it.
 
 from dataclasses import dataclass
 
-from . import films
+import pandas as pd
+
+from . import films, manifest
 from .artifacts import Store
+from .schema import COLUMNS, HAS, known
 
 
 @dataclass(frozen=True)
@@ -43,3 +46,34 @@ def cohort(profile, store=None):
     store = store or Store()
     folder = store.load_or_make("cohort", settings(profile, "cohort"), lambda part: films.draw(part, profile.cohort, profile.seed))
     return films.Films(folder)
+
+
+TASKS = {  # what a film must carry to serve a task, and the wards of the virtual hospitals that train for it
+    "findings": ("findings", ("findings",)),
+    "lungs": ("lungs", ("diagnosis", "severity")),
+    "diagnosis": ("diagnosis", ("diagnosis",)),
+    "severity": ("severity", ("severity",)),
+}
+
+
+def table(profile, task, store=None):
+    """Films of all datasets of the profile that serve `task` (a key of TASKS): DataFrame of `schema.COLUMNS` and `external`.
+
+    `external` marks the films of sites that no training may see. Raises ValueError for an unknown task.
+    """
+    store = store or Store()
+    what, wards = TASKS[known(task, TASKS, "task")]
+    parts = [_virtual(profile, store, wards) if name == "virtual" else manifest.read(name, store.data, profile.choices)
+             for name in profile.manifests]
+    parts = [part.assign(external=part["dataset"].isin(profile.external)) if "external" not in part else part for part in parts]
+    whole = pd.concat(parts, ignore_index=True)
+    return whole[whole[list(HAS[what])].notna().any(axis=1)].reset_index(drop=True)
+
+
+def _virtual(profile, store, wards):
+    """Films of the drawn cohort in the form of `manifest.read`, with the columns that only virtual films have."""
+    drawn = cohort(profile, store)
+    rows = drawn.table[drawn.table["ward"].isin(wards)]
+    placed = {column: [str(drawn.folder / path) for path in rows[column]] for column in ("path", "lung_mask", "lesion_mask")}
+    rows = rows.assign(dataset="virtual", external=rows["external"].astype(bool), **placed)
+    return rows.reindex(columns=list(dict.fromkeys([*COLUMNS, *rows])))

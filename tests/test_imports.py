@@ -16,7 +16,8 @@ from tests.conftest import CHECKOUT
 ORDER = (
     "profiles artifacts schema labels manifest severity transfer fetch anatomy devices disease patterns film cohort films "
     "preprocess images data leakage backbone segmentation transformer baselines saliency metrics batches checkpoint "
-    "train stages experiments audit plots widgets predict doctor watch notebooks ledger report cli").split()
+    "train findings lungs diagnosis quantification court stages experiments audit plots curves maps widgets predict doctor watch "
+    "notebooks ledger report cli").split()
 MODELS = {"backbone", "segmentation", "transformer", "baselines", "saliency"}  # torch and severity, no other module of the kit
 MODULES = sorted(path.stem for path in (CHECKOUT / "cxrkit").glob("[!_]*.py"))
 
