@@ -141,6 +141,7 @@ def _shape(spec, rows, folder, choices):
     out["view"] = words("view", rows["view"])
     out["supine"] = rows["view"].map(lambda view: "supine" in view.lower(), na_action="ignore").eq(True)
     out["diagnosis"] = diagnosis(rows, spec.words, spec.rule != "named")  # your own words for findings say no cause
+    out["visit"] = pd.to_numeric(rows["visit"], errors="coerce")
     drawn = rows["path"].map(lambda path: f"masks/{PurePosixPath(path).stem}.png", na_action="ignore")
     out["lung_mask"] = rows["lung_mask"].fillna(drawn.where(rows["mask_id"].notna()))
     for column in ("path", "lung_mask", "lesion_mask"):

@@ -14,7 +14,8 @@ DIAGNOSES = ("normal", "other_infection", "covid19")
 VIEWS = ("PA", "AP", "L", "LL", "RL", "other")  # L lateral, LL and RL the two sides of it; other: CT slices and the like
 SPLITS = {"train": 0.7, "val": 0.1, "test": 0.2}
 COLUMNS = ("path", "dataset", "site", "patient_id", "group_id", "view", "supine", "split", "diagnosis", *FINDINGS, *ZONES,
-           *BRIXIA, *SECOND, "lung_mask", "lesion_mask")
+           *BRIXIA, *SECOND, "lung_mask", "lesion_mask",
+           "visit")  # number of the visit, or days since onset: orders the films of a patient
 HAS = {"findings": FINDINGS, "diagnosis": ("diagnosis",), "view": ("view",), "severity": ZONES + BRIXIA, "readers": SECOND,
        "lungs": ("lung_mask",), "lesion": ("lesion_mask",)}
 LICENCES = ("permissive", "permissive_as_listed", "noncommercial", "noncommercial_noderivs", "not_stated", "research_only",

@@ -103,6 +103,21 @@ def coverage(lesion, zone_masks):
     return (zone_masks & lesion).sum(axis=(-2, -1)) / np.maximum(area, 1)
 
 
+def areas(involved, lung_mask, choices=Choices()):
+    """Share of each zone that is involved: bool (B, H, W), lung masks (B, H, W) -> (B, 3, 2) in [0, 1]; 0 for an absent zone."""
+    return np.stack([coverage(one, six) for one, six in zip(np.asarray(involved), zones(np.asarray(lung_mask), choices))])
+
+
+def contours(severity_map, lung_mask, threshold=0.5):
+    """Outlines of the lesions: where a map (H, W) is at least `threshold` inside the lungs (H, W) -> list of (n, 2) x, y px, closed.
+
+    Holes have outlines of their own. Section 5.3 and Figure 6: the map "can also be used to contour lesions".
+    """
+    involved = (np.asarray(severity_map) >= threshold) & _as_bool(np.asarray(lung_mask))
+    found, _ = cv2.findContours(involved.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+    return [np.vstack([points[:, 0], points[:1, 0]]) for points in found]
+
+
 POOLS = {
     "max": lambda values, inside: torch.where(inside, values, -torch.inf).amax(dim=(-2, -1)),
     "average": lambda values, inside: (values * inside).sum(dim=(-2, -1)) / inside.sum(dim=(-2, -1)).clamp(min=1),
