@@ -119,7 +119,7 @@ def pneumothorax(rng):
 
 
 def atelectasis(rng):
-    """Plates of collapsed lung at the bases, or a lower lobe drawn in behind the heart or beside it."""
+    """Plates of collapsed lung at the bases, 4 to 8 mm thick, or a lower lobe drawn in behind the heart or beside it."""
     if rng.random() < 0.45:
         lobe = int(rng.choice(LOWER, p=(0.4, 0.6)))
         centre = (float(rng.uniform(115, 145)), float(rng.uniform(75, 110)), 138.0 if lobe == 3 else 222.0)
@@ -127,7 +127,7 @@ def atelectasis(rng):
     plates = []
     for _ in range(rng.integers(1, 4)):
         centre, lobe = _place(rng, BOTH, lambda z, y, x, wall: np.exp(-(((z - 160.0) / 32.0) ** 2)) * (wall > 8) * (z > 125))
-        plates.append(_lesion(rng, "plate", centre, (rng.uniform(1.0, 2.2), rng.uniform(7, 15), rng.uniform(18, 42)), _side(lobe), -60,
+        plates.append(_lesion(rng, "plate", centre, (rng.uniform(2.0, 4.0), rng.uniform(9, 18), rng.uniform(24, 48)), _side(lobe), -60,
                               rng.uniform(0, 1)))
     return plates
 

@@ -23,7 +23,7 @@ class Depends:
 
 
 DEPENDS = {
-    "cohort": Depends(("seed", "cohort")),
+    "cohort": Depends(("seed", "cohort"), recipe=2),
 }
 
 
