@@ -203,14 +203,26 @@ class Hospital:
         return f"virtual://{self.site.name}/{i}?{query}"
 
 
-def from_url(url):
-    """The virtual patient behind a manifest path `virtual://<site>/<i>?seed=..&rho=..&ward=..&n=..&size=..` -> Patient."""
+def _find(url):
+    """`virtual://<site>/<i>?seed=..&rho=..&ward=..&n=..&size=..` -> (Hospital, i)."""
     parts = urlsplit(url)
     if parts.scheme != "virtual":
         raise ValueError(f"{url} is no virtual patient; expected virtual://<site>/<number>?seed=0")
     types = {"seed": int, "rho": float, "ward": str, "n": int, "size": int}
     options = {name: types[name](value) for name, value in parse_qsl(parts.query)}
-    return Hospital(parts.netloc, **options)[int(parts.path.strip("/"))]
+    return Hospital(parts.netloc, **options), int(parts.path.strip("/"))
+
+
+def from_url(url):
+    """The virtual patient behind the path of a manifest (`Hospital.url`) -> Patient. Raises ValueError for another scheme."""
+    hospital, i = _find(url)
+    return hospital[i]
+
+
+def place_from_url(url, finding):
+    """Where a finding lies in the film behind a path: bool (S, S), see `Hospital.where`."""
+    hospital, i = _find(url)
+    return hospital.where(i, finding)
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,15 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 
-from cxrkit import checkpoint, metrics, train
+from cxrkit import checkpoint, cohort, manifest, metrics, train
 from cxrkit.artifacts import write_json
 from cxrkit.backbone import Backbone, load_features
 from cxrkit.data import CXRDataset, parts
 from cxrkit.schema import FINDINGS
 
 LOGITS = [f"logit_{name}" for name in FINDINGS]
+FEWEST = 20  # patients with a finding, below which its AUC is not worth a number
+DRAWS = 400  # of patients, for an interval
 
 
 def network(profile):
@@ -57,31 +59,48 @@ def dataset(table, profile, store, augmented=False):
     return CXRDataset(table, profile.image_size, profile.choices, train=augmented, store=store)
 
 
-def make(folder, profile, table, store=None, start=None, places=None):
+def make(folder, profile, table, store=None, start=None):
     """Train the backbone on the internal sites of `table` and judge it on the others, into `folder`.
 
-    Leaves weights.safetensors, history.json, metrics.json and predictions.csv (a row a film of test and external). start: state
-    dict whose `features.*` the backbone begins with. places: truth for the pointing game (`Places`), where there is one.
+    Leaves weights.safetensors, history.json, metrics.json and predictions.csv (a row a film of val, test and external). start: state
+    dict whose `features.*` the backbone begins with. With `profile.folds`, every internal film is also judged by a backbone that
+    never saw its patient (`folds` in metrics.json).
     """
     split = parts(table)
+    model = fit(folder, profile, split["train"], split["val"], store, start)
+    judged = {name: predict(model, split[name], profile, store) for name in ("val", "test", "external") if len(split[name])}
+    if profile.folds:
+        judged["folds"] = cross_validate(folder, profile, table[~table["external"].astype(bool)], store, start)
+    whole = pd.concat([part.assign(judged=name) for name, part in judged.items()], ignore_index=True)
+    whole.to_csv(folder / "predictions.csv", index=False)
+    write_json(folder / "metrics.json", {"images": {name: len(part) for name, part in split.items()}, **report(judged)})
+
+
+def fit(folder, profile, table, val=(), store=None, start=None):
+    """Train on one table -> the backbone in evaluation mode. The validation AUC picks the step where the training says `eval_every`."""
     torch.manual_seed(profile.seed)
     model = network(profile)
     if start is not None:
         load_features(model, start)
-    training = with_decay(profile.backbone_training, len(split["train"]), profile.choices)
-    val, truth = dataset(split["val"], profile, store), split["val"][list(FINDINGS)].to_numpy()
+    training = with_decay(profile.backbone_training, len(table), profile.choices)
 
     def validate(model):
-        return {"score": mean_auc(truth, train.evaluate(model, val)["logits"].numpy())}
+        judged = predict(model, val, profile, store)
+        return {"score": mean_auc(val[list(FINDINGS)].to_numpy(), judged[LOGITS].to_numpy())}
 
-    train.fit(model, loss, dataset(split["train"], profile, store, augmented=True), training, folder=folder, seed=profile.seed,
+    train.fit(model, loss, dataset(table, profile, store, augmented=True), training, folder=folder, seed=profile.seed,
               validate=validate if training.eval_every and len(val) else None)
-    judged = {name: predict(model, split[name], profile, store) for name in ("val", "test", "external") if len(split[name])}
-    result = {"images": {name: len(part) for name, part in split.items()}, **report(judged)}
-    if places is not None:
-        result["pointing"] = places.judge(model, profile, store)
-    pd.concat(judged.values(), ignore_index=True).to_csv(folder / "predictions.csv", index=False)
-    write_json(folder / "metrics.json", result)
+    return model
+
+
+def cross_validate(folder, profile, table, store=None, start=None):
+    """Grouped folds -> the table with logits, each from a backbone trained on the other folds' patients."""
+    fold = table["group_id"].map(lambda group: manifest.fold_of(group, profile.folds))
+    judged = []
+    for k in sorted(fold.unique()):
+        model = fit(folder / f"fold{k}", profile, table[fold != k].reset_index(drop=True), store=store, start=start)
+        judged.append(predict(model, table[fold == k].reset_index(drop=True), profile, store).assign(fold=k))
+    return pd.concat(judged, ignore_index=True)
 
 
 def predict(model, table, profile, store=None):
@@ -106,17 +125,54 @@ def report(judged):
 
 
 def scores(table, seed=0):
-    """AUC by finding (DeLong by patient) and mean (bootstrap of patients), calibration: a nested dict ready for JSON."""
+    """AUC by finding (DeLong by patient) and mean (bootstrap of patients), calibration: a nested dict ready for JSON.
+
+    A finding of fewer than FEWEST patients has no AUC and takes no part in the mean. `same` lists findings whose label says no more than
+    another's: it is that label, or its opposite, in every film.
+    """
     groups, out = table["group_id"].to_numpy(), {}
-    for name, column in zip(FINDINGS, LOGITS, strict=True):
+    judged = [name for name in FINDINGS if table.loc[table[name] == 1, "patient_id"].nunique() >= FEWEST and (table[name] == 0).any()]
+    for name in FINDINGS:
         known = table[name].notna().to_numpy()
-        y, logit = table.loc[known, name].to_numpy(), table.loc[known, column].to_numpy()
+        y, logit = table.loc[known, name].to_numpy(), table.loc[known, f"logit_{name}"].to_numpy()
         probability = 1 / (1 + np.exp(-logit.astype(float)))
-        out[name] = {"auc": interval(metrics.auc_ci(y, logit, groups=groups[known]), int(y.sum())),
-                     "ece": number(metrics.ece(y, probability)), "brier": number(metrics.brier(y, probability))}
-    truth, logits = table[list(FINDINGS)].to_numpy(), table[LOGITS].to_numpy()
-    mean = metrics.bootstrap(mean_auc, truth, logits, groups=groups, draws=400, seed=seed)
-    return {"findings": out, "auc": interval(mean, len(table)), "ece": number(np.nanmean([o["ece"] or np.nan for o in out.values()]))}
+        area = metrics.auc_ci(y, logit, groups=groups[known]) if name in judged else (np.nan,) * 3
+        out[name] = {"auc": interval(area, int(y.sum())), "ece": number(metrics.ece(y, probability)),
+                     "brier": number(metrics.brier(y, probability))}
+    truth, logits = table[judged].to_numpy(), table[[f"logit_{name}" for name in judged]].to_numpy()
+    mean = metrics.bootstrap(mean_auc, truth, logits, groups=groups, draws=DRAWS, seed=seed) if judged else (np.nan,) * 3
+    return {"findings": out, "auc": interval(mean, len(table)), "ece": number(np.nanmean([o["ece"] or np.nan for o in out.values()])),
+            "same": twins(table[list(FINDINGS)])}
+
+
+def twins(labels):
+    """Pairs of findings with one label, or opposite ones, in every film: ["opacity = pneumonia", "opacity = 1 - no_finding"]."""
+    pairs = []
+    for i, a in enumerate(labels):
+        for b in list(labels)[:i]:
+            both = labels[[a, b]].dropna()
+            if len(both) and both[a].nunique() == 2:
+                pairs += [f"{a} = {sign}{b}" for sign, other in (("", both[b]), ("1 - ", 1 - both[b])) if (both[a] == other).all()]
+    return pairs
+
+
+def pointing(model, table, profile, store=None):
+    """Pointing game on virtual films: does the highest cell of a finding's logit map lie on the finding?
+
+    -> DataFrame, a row for each finding present: finding, group_id, `hit` (0/1) and `chance`, the share of the cells that the finding
+    touches. Truth: the pixels that the finding's own lesions or devices change (`cohort.Hospital.where`). Slow: each is drawn anew.
+    """
+    maps = train.evaluate(model, dataset(table, profile, store), ("logit_map",))["logit_map"].numpy()    # (n, K, h, w)
+    rows = []
+    for film, cells in zip(table.to_dict("records"), maps, strict=True):
+        for name in FINDINGS[1:]:
+            if film[name] == 1:
+                truth = cohort.place_from_url(film["url"], name)                              # (S, S)
+                h, w = cells.shape[1:]
+                touched = truth.reshape(h, truth.shape[0] // h, w, truth.shape[1] // w).any(axis=(1, 3))
+                hit = touched.flat[cells[FINDINGS.index(name)].argmax()]
+                rows.append({"finding": name, "group_id": film["group_id"], "hit": float(hit), "chance": touched.mean()})
+    return pd.DataFrame(rows)
 
 
 def number(value):

@@ -179,6 +179,11 @@ def split_of(group_id):
     return "train" if u < schema.SPLITS["train"] else "test" if u >= 1 - schema.SPLITS["test"] else "val"
 
 
+def fold_of(group_id, folds):
+    """Number of the fold, 0 to folds - 1, from a hash of the group alone."""
+    return int(hashlib.sha256(f"{SALT}:fold:{group_id}".encode()).hexdigest()[:12], 16) % folds
+
+
 def leaks(table):
     """Groups with films in more than one split -> Series of the splits, by group_id; empty when patients are kept apart."""
     splits = table.drop_duplicates(["group_id", "split"]).groupby("group_id")["split"].agg(lambda s: ", ".join(sorted(s)))

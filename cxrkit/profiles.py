@@ -141,10 +141,45 @@ class DenseNet:
     growth_rate: int = 32
     block_config: tuple[int, ...] = (6, 12, 24, 16)
     num_init_features: int = 64
+    bn_size: int = 4
     stem: int = 3
     stride: int = 32  # image px to one cell of the corpus
     pool: str = "pcam"
     start: str = "random"  # random, imagenet, virtual (the backbone of the virtual hospitals)
+
+
+@dataclass(frozen=True)
+class Segmenter:
+    """The AdaIN segmenter (arguments of `segmentation.Translator` and `UNet`), the weight of each loss, and who teaches it.
+
+    The defaults are those of Oh & Ye 2021. `normal` and `abnormal` pick the films of the two domains: questions to a table of
+    `schema.COLUMNS`, `zones` and `brixia` (`lungs.roles`), as in `pandas.DataFrame.eval`.
+    """
+
+    size: int = 256  # px
+    widths: tuple[int, ...] = (64, 128, 256, 512, 512)
+    judge_widths: tuple[int, ...] = (64, 128, 256, 512)  # discriminator and style encoder
+    unet_widths: tuple[int, ...] = (64, 128, 256, 512)
+    style_dim: int = 16
+    latent_dim: int = 4
+    hidden: int = 512  # of the mapping network
+    residual: bool = False  # the generator gives the change of a film
+    translate: bool = True  # False = the ablation without the adversarial part: the teacher sees the abnormal film as it is
+    cross_entropy: tuple[float, float] = (0.7, 1.0)  # background, lung
+    segment: float = 5.0
+    redraw: float = 0.0  # the same on normal films made abnormal and normal again, the kind of film that the teacher draws; not in the paper
+    adversarial: float = 1.0
+    style: float = 1.0
+    cycle: float = 2.0
+    diversity: float = 1.0  # falls to 0 over stage 1
+    r1: float = 1.0
+    r1_every: int = 1  # updates to one penalty, on average; its weight grows by as much
+    consistency: float = 10.0  # student and teacher on abnormal films
+    consistency_normal: float = 1.0
+    mapping_lr: float = 0.01  # of the learning rate
+    augmentation: str = "none"
+    normal: str = "diagnosis == 'normal'"
+    abnormal: str = "diagnosis in ('other_infection', 'covid19')"
 
 
 @dataclass(frozen=True)
@@ -174,9 +209,14 @@ class Profile:
     cohort: Cohort = field(default_factory=Cohort)
     backbone: DenseNet = field(default_factory=DenseNet)
     backbone_training: Training = field(default_factory=Training)
+    segmenter: Segmenter = field(default_factory=Segmenter)
+    segmenter_training: Training = Training("adam", lr=1e-4, batch=4, steps=40_000, betas=(0.0, 0.99), ema=0.999)  # pairs of films
+    student_training: Training = Training("adam", lr=1e-4, batch=4, steps=40_000, betas=(0.0, 0.99), ema=0.999)
+    unet_training: Training = Training("adam", lr=1e-4, batch=8, steps=40_000)
     transformer: ViT = field(default_factory=ViT)
     transformer_training: Training = field(default_factory=Training)
     folds: int = 0  # grouped cross-validation beside the split, where one split holds too few patients; 0 = none
+    severity_training: Training = field(default_factory=Training)
     choices: Choices = field(default_factory=Choices)
 
     def to_dict(self):
@@ -187,9 +227,17 @@ class Profile:
 def demo():
     """Lessons, Binder, CI: the virtual hospitals on 2 CPU cores, nothing to download.
 
-    Command: `make demo` or `cxrkit reproduce --profile demo`; budget: all lessons and the report in 20 minutes.
+    Command: `make demo` or `cxrkit reproduce --profile demo`; budget: all lessons and the report in 20 minutes. A wide and shallow
+    DenseNet: at equal time it sees four times as many films as a deep one. No augmentation: turning a film blurs the thin lines
+    (tubes, plates, the edge of a collapsed lung), which a hundred seconds of training then do not learn.
     """
-    return Profile("demo", manifests=("virtual",), image_size=128)
+    return Profile(
+        "demo", manifests=("virtual",), image_size=128, choices=Choices(augmentation="none"),
+        backbone=DenseNet(growth_rate=32, block_config=(1, 2, 4, 3), num_init_features=32, bn_size=1, stem=1, stride=16),
+        backbone_training=Training("adamw", lr=2e-3, batch=8, steps=2000, schedule="cosine", warmup=20, weight_decay=0.01),
+        transformer=ViT(embed_dim=96, depth=3, num_heads=4, frozen=True),
+        transformer_training=Training("adamw", lr=1e-3, batch=16, steps=600, schedule="cosine", warmup=30, weight_decay=0.05, clip=1.0,
+                                      eval_every=60))
 
 
 def mini():

@@ -4,12 +4,13 @@ DEPENDS is the one table of what a stage depends on: fields of the profile, and 
 ablation of a late stage reuses all that comes before it.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pandas as pd
 
-from . import films, manifest
+from . import checkpoint, diagnosis, films, findings, manifest, profiles
 from .artifacts import Store
+from .backbone import imagenet_state
 from .schema import COLUMNS, HAS, known
 
 
@@ -22,8 +23,14 @@ class Depends:
     recipe: int = 1
 
 
+FILMS = ("manifests", "external", "seed", "image_size", "choices.resize", "choices.order", "choices.normalize", "choices.augmentation")
+DIAGNOSIS = Depends((*FILMS, "transformer", "transformer_training", "choices.mlp_dim", "choices.class_head", "choices.threshold_from",
+                     "choices.views"), ("backbone",))
 DEPENDS = {
     "cohort": Depends(("seed", "cohort"), recipe=2),
+    "backbone": Depends((*FILMS, "folds", "backbone", "backbone_training", "choices.uncertain", "choices.lr_decay"), ("cohort",)),
+    "diagnosis_pa": DIAGNOSIS,
+    "diagnosis_ap": DIAGNOSIS,
 }
 
 
@@ -38,7 +45,14 @@ def settings(profile, stage):
         for name in path.split("."):
             value = value[name]
         picked[path] = value
-    return {"recipe": needs.recipe, **picked, **{f"after {name}": settings(profile, name) for name in needs.stages}}
+    started = stage == "backbone" and profile.backbone.start == "virtual"
+    return {"recipe": needs.recipe, **picked, **{f"after {name}": settings(profile, name) for name in needs.stages},
+            **({"start": settings(virtual(profile), "backbone")} if started else {})}
+
+
+def virtual(profile):
+    """The demo profile with the seed of this one: what a backbone with `start="virtual"` begins from."""
+    return replace(profiles.demo(), seed=profile.seed)
 
 
 def cohort(profile, store=None):
@@ -77,3 +91,31 @@ def _virtual(profile, store, wards):
     placed = {column: [str(drawn.folder / path) for path in rows[column]] for column in ("path", "lung_mask", "lesion_mask")}
     rows = rows.assign(dataset="virtual", external=rows["external"].astype(bool), **placed)
     return rows.reindex(columns=list(dict.fromkeys([*COLUMNS, *rows])))
+
+
+STARTS = {  # DenseNet.start -> (profile, store) -> state dict of DenseNet features, or None for random weights
+    "random": lambda profile, store: None,
+    "imagenet": lambda profile, store: imagenet_state(),
+    "virtual": lambda profile, store: weights(backbone(virtual(profile), store)),
+}
+
+
+def weights(folder):
+    """State dict of a finished stage."""
+    return checkpoint.load_tensors(folder / "weights.safetensors")[0]
+
+
+def backbone(profile, store=None):
+    """The DenseNet that learnt the ten findings -> folder of the artifact (`findings.load`)."""
+    store = store or Store()
+    start = STARTS[known(profile.backbone.start, STARTS, "start of the backbone")]
+    return store.load_or_make("backbone", settings(profile, "backbone"), lambda folder: findings.make(
+        folder, profile, table(profile, "findings", store), store, start(profile, store)))
+
+
+def transformer(profile, view, store=None):
+    """The corpus ViT for the films of one view, "PA" or "AP" -> folder of the artifact (`diagnosis.load`)."""
+    store = store or Store()
+    stage = f"diagnosis_{known(view, ('PA', 'AP'), 'view').lower()}"
+    return store.load_or_make(stage, settings(profile, stage), lambda folder: diagnosis.make(
+        folder, profile, diagnosis.of_view(table(profile, "diagnosis", store), view), store, weights(backbone(profile, store))))

@@ -14,7 +14,7 @@ from tests.conftest import CHECKOUT
 
 # SPEC 3: a module imports only those to its left.
 ORDER = (
-    "profiles artifacts schema labels manifest severity transfer fetch anatomy devices disease patterns film cohort films "
+    "profiles artifacts results schema labels manifest severity transfer fetch anatomy devices disease patterns film cohort films "
     "preprocess images data leakage backbone segmentation transformer baselines relevance saliency metrics batches checkpoint "
     "train findings lungs diagnosis quantification court stages experiments audit plots curves maps widgets predict doctor watch "
     "notebooks ledger report cli").split()

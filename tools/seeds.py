@@ -1,0 +1,71 @@
+"""Train what a lesson trains once, three times over, and commit the spread: `make seeds`. Resumes; a finished stage is loaded.
+
+A seed draws new virtual patients and new random weights. Each study gives flat rows, written to cxrkit/results/seeds_<study>.json.
+"""
+
+import argparse
+from dataclasses import replace
+
+import numpy as np
+
+from cxrkit import artifacts, doctor, findings, metrics, profiles, results, stages
+
+SEEDS = (0, 1, 2)
+
+
+def external(folder):
+    """The metrics of a stage on the hospitals never seen, and its metrics as a whole."""
+    found = artifacts.read_json(folder / "metrics.json")
+    return found["external"], found
+
+
+def study_backbone(profile, store):
+    """PCAM against average pooling with one budget: AUC on unseen hospitals, and the pointing game."""
+    rows, scores = [], {}
+    for pool in ("pcam", "average"):
+        variant = replace(profile, backbone=replace(profile.backbone, pool=pool))
+        folder = stages.backbone(variant, store)
+        outside = external(folder)[0]
+        films = stages.table(variant, "findings", store)
+        played = findings.pointing(findings.load(folder, variant), films[films["external"]].reset_index(drop=True), variant, store)
+        scores[pool] = played
+        areas = {name: found["auc"]["value"] for name, found in outside["findings"].items()}
+        hit = metrics.bootstrap(np.mean, played["hit"], groups=played["group_id"])
+        rows.append({"pool": pool, "auc": outside["auc"]["value"], **{f"auc_{name}": area for name, area in areas.items()},
+                     "hit": hit[0], "hit_low": hit[1], "hit_high": hit[2], "chance": played["chance"].mean(), "n": len(played),
+                     **{f"hit_{name}": part["hit"].mean() for name, part in played.groupby("finding")}})
+    both = scores["pcam"].assign(other=scores["average"]["hit"])
+    gain = metrics.bootstrap(lambda a, b: np.mean(a) - np.mean(b), both["hit"], both["other"], groups=both["group_id"])
+    return [{**row, "gain": gain[0], "gain_low": gain[1], "gain_high": gain[2]} for row in rows]
+
+
+def study_diagnosis(profile, store):
+    """Macro AUC of the PA and AP models on hospitals never seen, one by one."""
+    rows = []
+    for view in ("PA", "AP"):
+        outside, whole = external(stages.transformer(profile, view, store))
+        sites = {f"auc_{whole[f'external{i}']['site']}": whole[f"external{i}"]["auc"]["value"] for i in (1, 2, 3)}
+        rows.append({"view": view, "auc": outside["auc"]["value"], **sites, "ece": outside["ece"],
+                     **{f"auc_{name}": found["auc"]["value"] for name, found in outside["classes"].items()},
+                     **{what: outside[what]["value"] for what in ("sensitivity", "specificity", "accuracy")}})
+    return rows
+
+
+STUDIES = {"backbone": study_backbone, "diagnosis": study_diagnosis}
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("studies", nargs="*", metavar="STUDY", help=f"{', '.join(STUDIES)} [all]")
+    options = parser.parse_args(arguments)
+    store = artifacts.Store()
+    for name in options.studies or STUDIES:
+        rows = []
+        for seed in SEEDS:
+            rows += [{"seed": seed, **row} for row in STUDIES[name](replace(profiles.demo(), seed=seed), store)]
+            print(f"{name}, seed {seed}: done", flush=True)
+        results.write(f"seeds_{name}", rows, {"command": f"make seeds STUDY={name}", "profile": "demo", **doctor.provenance()})
+
+
+if __name__ == "__main__":
+    main()
