@@ -19,18 +19,22 @@ from cxrkit.transformer import CorpusViT
 
 PROBABILITIES = [f"p_{name}" for name in DIAGNOSES]
 SENSITIVITY = 0.8  # that the operating point must reach (section 5)
+RATES = ("sensitivity", "specificity", "accuracy")
 DRAWS = 400  # of patients, for an interval
 
 
 class Network(nn.Module):
-    """Backbone and corpus ViT in one: image (B, 1, S, S) -> dict of `CorpusViT`; the weights of the two keep their names."""
+    """Backbone and corpus ViT in one: image (B, 1, S, S), or its `features` where they are known, -> dict of `CorpusViT`.
+
+    The weights of the two keep their names.
+    """
 
     def __init__(self, features, transformer):
         super().__init__()
         self.features, self.transformer = features, transformer
 
-    def forward(self, image):
-        return self.transformer(self.features(image))
+    def forward(self, image=None, features=None):
+        return self.transformer(self.features(image) if features is None else features)
 
 
 def network(profile, map_head=False):
@@ -58,6 +62,14 @@ def of_view(table, view):
     return table[table["view"] == view].reset_index(drop=True)
 
 
+def codes(table):
+    """Number of each film's class, (n,). Raises ValueError for a diagnosis that is not one of DIAGNOSES, or missing."""
+    unknown = sorted({str(name) for name in table["diagnosis"] if name not in DIAGNOSES})
+    if unknown:
+        raise ValueError(f"unknown diagnosis {', '.join(unknown)}; known: {list(DIAGNOSES)}; leave out films without one")
+    return table["diagnosis"].map(DIAGNOSES.index).to_numpy(int)
+
+
 def class_weights(table):
     """Chance of each film to be drawn so that the classes come equally often: (n,), mean 1."""
     counts = table["diagnosis"].map(table["diagnosis"].value_counts())
@@ -70,19 +82,20 @@ def dataset(table, profile, store=None, augmented=False):
 
 
 def corpus(model, table, profile, store=None):
-    """The features of all films, computed once, as a dataset: `features` (n, C, h, w) and `diagnosis` (n,)."""
+    """The features of all films, computed once, as a dataset: `features` (n, C, h, w) and `diagnosis` (n,), 1 MB a film at paper size."""
     films = dataset(table, profile, store)
-    features = train.evaluate(model.features, films, ("features",), forward=lambda part, batch: {"features": part(batch["image"])})
-    return batches.Tensors(features=features["features"], diagnosis=films.diagnosis)
+    known = train.evaluate(model.features, films, ("features",), forward=lambda part, batch: {"features": part(batch["image"])})
+    return batches.Tensors(**known, diagnosis=films.diagnosis)
 
 
 def make(folder, profile, table, store=None, backbone=None):
     """Train on the internal sites of `table` (films of one view) and judge on the others, into `folder`.
 
     Leaves weights.safetensors, history.json, metrics.json and predictions.csv (a row a film of val, test and external). backbone:
-    state dict whose `features.*` the model begins with. Raises ValueError for a class without training films.
+    state dict whose `features.*` the model begins with. Raises ValueError for a class without training films or an unknown one.
     """
     split = parts(table)
+    codes(table)
     missing = set(DIAGNOSES) - set(split["train"]["diagnosis"])
     if missing:
         raise ValueError(f"no training film is {', '.join(sorted(missing))}: check the manifests, views and splits of the profile")
@@ -97,28 +110,31 @@ def make(folder, profile, table, store=None, backbone=None):
 
 
 def fit(model, folder, profile, split, store=None):
-    """Train the whole model, or on a frozen backbone the transformer alone, which then never runs the backbone again."""
+    """Train the model in place; on a frozen backbone the corpus is computed once, and no step runs the backbone again.
+
+    split: tables "train" and "val" (`data.parts`). The validation AUC picks the step where the training says `eval_every`.
+    """
     training, (loss_of, probabilities) = profile.transformer_training, HEADS[profile.choices.class_head]
-    truth = split["val"]["diagnosis"].map(DIAGNOSES.index).to_numpy()
     frozen = profile.transformer.frozen
-    part, inputs, key = (model.transformer, corpus, "features") if frozen else (model, dataset, "image")
-    train_on = corpus(model, split["train"], profile, store) if frozen else dataset(split["train"], profile, store, augmented=True)
-    val = inputs(*((model,) if frozen else ()), split["val"], profile, store) if training.eval_every and len(truth) else ()
+    model.features.requires_grad_(not frozen)
+    key = "features" if frozen else "image"
+
+    def films(name):
+        return corpus(model, split[name], profile, store) if frozen else dataset(split[name], profile, store, augmented=name == "train")
+
+    def forward(network, batch):
+        return network(**{key: batch[key]})
 
     def loss(network, batch):
-        return loss_of(network(batch[key])["logits"], batch["diagnosis"])
+        return loss_of(forward(network, batch)["logits"], batch["diagnosis"])
 
     def validate(network):
-        logits = train.evaluate(network, val, forward=lambda network, batch: network(batch[key]))["logits"]
-        return {"score": metrics.macro_auc(truth, probabilities(logits).numpy())}
+        judged = probabilities(train.evaluate(network, val, forward=forward)["logits"])
+        return {"score": metrics.macro_auc(codes(split["val"]), judged.numpy())}
 
-    run = folder / "transformer" if frozen else folder
-    train.fit(part, loss, train_on, training, folder=run, seed=profile.seed, validate=validate if len(val) else None,
+    val = films("val") if training.eval_every and len(split["val"]) else None
+    train.fit(model, loss, films("train"), training, folder=folder, seed=profile.seed, validate=validate if val else None,
               sample_weights=class_weights(split["train"]))
-    if frozen:
-        write_json(folder / "history.json", checkpoint.load_tensors(run / "weights.safetensors")[1]["history"])
-        checkpoint.save_tensors(folder / "weights.safetensors", model.state_dict())
-        (run / "weights.safetensors").unlink()
 
 
 def predict(model, table, profile, store=None):
@@ -132,11 +148,11 @@ def report(judged, choices):
 
     The operating points are chosen on validation, or, where choice 18 says so, on the films that they are judged on.
     """
-    chosen = {name: thresholds(judged["val"]) for name in judged if "val" in judged}
-    out = {name: scores(table, chosen.get(name), choices) for name, table in judged.items()}
+    carried = thresholds(judged["val"]) if "val" in judged else None
+    out = {name: scores(table, carried, choices) for name, table in judged.items()}
     if "external" in judged:
         for i, (site, part) in enumerate(judged["external"].groupby("site"), start=1):
-            out[f"external{i}"] = {"site": site, **scores(part, chosen.get("external"), choices)}
+            out[f"external{i}"] = {"site": site, **scores(part, carried, choices)}
     return out
 
 
@@ -146,45 +162,51 @@ def thresholds(table):
 
 
 def scores(table, carried, choices):
-    """One table judged: per class AUC (DeLong by patient) and operating point, their means over the classes, calibration.
+    """One table judged: per class AUC and operating point (`one_class`), their means over the classes, calibration (ECE of the answer).
 
     carried: thresholds chosen elsewhere (None: there is no validation). The other way to choose them, on these very films, stands
-    beside as `optimistic`.
+    beside as `optimistic`. A mean over the classes is null where one of them has no film.
     """
-    groups = table["group_id"].to_numpy()
-    own = thresholds(table)
-    taken = own if carried is None or choices.threshold_from == "test" else carried
-    classes = {name: one_class(table, name, taken[name]) for name in DIAGNOSES}
-    truth, p = table["diagnosis"].map(DIAGNOSES.index).to_numpy(), table[PROBABILITIES].to_numpy()
-
-    def macro(at):
-        def rates(truth, p):
-            return np.mean([list(metrics.at_threshold(truth == i, p[:, i], at[name]).values())[1:] for i, name in enumerate(DIAGNOSES)], 0)
-        whole = ("sensitivity", "specificity", "accuracy")
-        return {what: interval(metrics.bootstrap(lambda y, p, k=k: rates(y, p)[k], truth, p, groups=groups, draws=DRAWS), len(table))
-                for k, what in enumerate(whole)}
-
-    return {"n": {name: int((table["diagnosis"] == name).sum()) for name in DIAGNOSES},
-            "auc": interval(metrics.bootstrap(metrics.macro_auc, truth, p, groups=groups, draws=DRAWS), len(table)),
-            **macro(taken), "optimistic": macro(own), "classes": classes,
+    own, truth, p = thresholds(table), codes(table), table[PROBABILITIES].to_numpy()
+    at = own if carried is None or choices.threshold_from == "test" else carried
+    area = metrics.bootstrap(metrics.macro_auc, truth, p, groups=table["group_id"], draws=DRAWS)
+    return {"n": {name: int((table["diagnosis"] == name).sum()) for name in DIAGNOSES}, "auc": interval(area, len(table)),
+            **mean_rates(table, at), "optimistic": mean_rates(table, own),
+            "classes": {name: one_class(table, name, at[name]) for name in DIAGNOSES},
             "ece": number(metrics.ece((p.argmax(1) == truth).astype(float), p.max(1)))}
 
 
+def mean_rates(table, at):
+    """Means over the classes, each against the rest at its threshold, with intervals by patient: sensitivity, specificity, accuracy.
+
+    at: {class: threshold}, held fixed: the intervals say nothing of how sure the choice of the thresholds is.
+    """
+    at = np.array([at[name] for name in DIAGNOSES])
+    positive = codes(table)[:, None] == np.arange(len(DIAGNOSES))                             # (n, K)
+    right = (table[PROBABILITIES].to_numpy() >= at) == positive                               # (n, K)
+    counted = np.stack([positive, ~positive, np.ones_like(positive)]) & ~np.isnan(at)         # (RATES, n, K)
+
+    def mean(right, counted):
+        with np.errstate(invalid="ignore"):  # 0/0 is NaN: a class without films, or without a threshold
+            return np.mean((right & counted).sum(0) / counted.sum(0))
+
+    return {what: interval(metrics.bootstrap(mean, right, films, groups=table["group_id"], draws=DRAWS), len(table))
+            for what, films in zip(RATES, counted, strict=True)}
+
+
 def one_class(table, name, threshold):
-    """One class against the rest: dict auc, and threshold, sensitivity, specificity, accuracy at a threshold."""
+    """One class against the rest: dict auc (DeLong by patient; its n counts films of the class), and threshold and RATES there."""
     y, p = (table["diagnosis"] == name).to_numpy(float), table[f"p_{name}"].to_numpy()
     return {"auc": interval(metrics.auc_ci(y, p, groups=table["group_id"].to_numpy()), int(y.sum())),
             **{what: number(value) for what, value in metrics.at_threshold(y, p, threshold).items()}}
 
 
-def transfer(table, sites=None):
-    """Thresholds carried between hospitals: rows = where the COVID-19 threshold was chosen, columns = where it was used.
+def transfer(table, name="covid19"):
+    """Thresholds carried between hospitals: rows = where the class's threshold was chosen, columns = where it was used.
 
-    -> DataFrame of sensitivities; the diagonal reaches SENSITIVITY by construction.
+    -> DataFrame of sensitivities, NaN where a hospital has no film of the class; the diagonal reaches SENSITIVITY by construction.
     """
-    sites = sites or sorted(table["site"].unique())
-    parts_of = {site: table[table["site"] == site] for site in sites}
-    chosen = {site: thresholds(part)["covid19"] for site, part in parts_of.items()}
-    rows = {a: {b: metrics.at_threshold(parts_of[b]["diagnosis"] == "covid19", parts_of[b]["p_covid19"], chosen[a])["sensitivity"]
-                for b in sites} for a in sites}
-    return pd.DataFrame(rows).T
+    y, sites = table["diagnosis"] == name, {site: table["site"] == site for site in sorted(table["site"].unique())}
+    chosen = {a: metrics.operating_point(y[at], table.loc[at, f"p_{name}"], SENSITIVITY)["threshold"] for a, at in sites.items()}
+    return pd.DataFrame({b: {a: metrics.at_threshold(y[at], table.loc[at, f"p_{name}"], chosen[a])["sensitivity"] for a in sites}
+                         for b, at in sites.items()})

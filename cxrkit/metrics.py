@@ -110,8 +110,13 @@ def _newcombe(area, m, n):
 
 
 def at_threshold(y, p, threshold):
-    """dict threshold, sensitivity, specificity, accuracy of calling p >= threshold positive; NaN where nothing is counted."""
+    """dict threshold, sensitivity, specificity, accuracy of calling p >= threshold positive; NaN where nothing is counted.
+
+    A threshold of NaN (`operating_point` found none) calls nothing: all NaN.
+    """
     y, p, _ = _rows(y, p)
+    if math.isnan(threshold):
+        return dict.fromkeys(("threshold", "sensitivity", "specificity", "accuracy"), math.nan)
     right = (p >= threshold) == y
     rates = {"sensitivity": right[y == 1], "specificity": right[y == 0], "accuracy": right}
     rates = {name: float(hits.mean()) if len(hits) else math.nan for name, hits in rates.items()}

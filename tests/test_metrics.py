@@ -171,6 +171,7 @@ def test_operating_point_without_a_class_is_nan():
     assert all(math.isnan(v) for y in ([1, 1], [0, 0], [np.nan, np.nan]) for v in metrics.operating_point(y, [1, 2]).values())
     point = metrics.at_threshold([1, 1], [0.2, 0.9], 0.5)
     assert (point["sensitivity"], point["accuracy"]) == (0.5, 0.5) and math.isnan(point["specificity"])
+    assert all(math.isnan(v) for v in metrics.at_threshold([1, 0], [0.2, 0.9], math.nan).values())
     with pytest.raises(ValueError, match="sensitivity must be"):
         metrics.operating_point([0, 1], [1, 2], 80)
 
