@@ -214,7 +214,7 @@ class Profile:
     student_training: Training = Training("adam", lr=1e-4, batch=4, steps=40_000, betas=(0.0, 0.99), ema=0.999)
     unet_training: Training = Training("adam", lr=1e-4, batch=8, steps=40_000)
     transformer: ViT = field(default_factory=ViT)
-    transformer_training: Training = field(default_factory=Training)
+    transformer_training: Training = Training("sgd", lr=1e-3, batch=16, steps=10_000, schedule="cosine", warmup=500, clip=1.0)
     folds: int = 0  # grouped cross-validation beside the split, where one split holds too few patients; 0 = none
     severity_training: Training = field(default_factory=Training)
     choices: Choices = field(default_factory=Choices)
