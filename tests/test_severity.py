@@ -176,6 +176,31 @@ def test_coverage_by_hand():
     assert severity.coverage(lesion, zones).tolist() == [[0.25, 0], [0, 0], [0, 0]]
 
 
+def test_areas_are_the_coverage_of_each_film():
+    mask = np.stack([two_lungs(), two_lungs(right=(0, 0))])
+    involved = np.zeros_like(mask)
+    involved[:, :18] = True  # all of the upper left zone; of the right lung rows 12 to 17, its whole upper zone
+    shares = severity.areas(involved, mask)
+    assert shares[0].tolist() == [[1, 1], [0, 0], [0, 0]] and shares[1, :, 0].tolist() == [0, 0, 0]
+    zones = severity.zones(mask)
+    for b in range(2):
+        assert np.array_equal(shares[b], severity.coverage(involved[b], zones[b]))
+
+
+def test_contours_run_around_what_exceeds_the_threshold_inside_the_lungs():
+    severity_map = np.zeros((48, 40))
+    severity_map[14:20, 6:12] = 0.7
+    severity_map[16:18, 8:10] = 0.2  # a hole
+    severity_map[0:4, 0:4] = 0.9  # outside the lungs
+    found = severity.contours(severity_map, two_lungs(), 0.5)
+    outer, hole = sorted(found, key=len, reverse=True)
+    assert (outer[0] == outer[-1]).all() and (outer.min(0) == (6, 14)).all() and (outer.max(0) == (11, 19)).all()
+    assert len(outer) == 4 * 5 + 1  # every pixel of the rim once, and the first again
+    assert (hole.min(0) >= (7, 15)).all() and (hole.max(0) <= (10, 18)).all()
+    assert severity.contours(severity_map, two_lungs(), 0.8) == []
+    assert len(severity.contours(severity_map, two_lungs(), 0.1)) == 1  # the hole is filled
+
+
 def test_zones_are_fast_enough_for_a_batch():
     """256 masks of 256x256 in a second is what lessons rely on; ten times that is a sign of a loop over pixels."""
     masks = np.repeat(np.kron(two_lungs(), np.ones((5, 6), bool))[None, :240, :240], 256, axis=0)

@@ -1,0 +1,277 @@
+"""Quantification: the severity task. A map of where the disease lies, learnt from six ones and zeros a film (section 3.3).
+
+B batch, H W severity map, S image size; an array is 3x2 with row 0 = upper zone, column 0 = patient's right = image left, unless
+`choices.array_columns` says the other way. PA and AP films go together (section 4).
+"""
+
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from sklearn.metrics import average_precision_score
+
+from cxrkit import checkpoint, diagnosis, followup, metrics, severity, train
+from cxrkit.artifacts import write_json
+from cxrkit.data import CXRDataset, arrays, cached, parts
+from cxrkit.findings import interval, number
+from cxrkit.schema import SECOND, ZONES
+
+PREDICTED = [f"p_{zone}" for zone in ZONES]  # columns of a judged table, in the order of the true ones
+CUTS = np.arange(1, 20) / 20  # thresholds tried for contours
+POSITIONS = "transformer.pos_embed"
+DRAWS = 400  # of patients, for an interval
+
+
+def network(profile):
+    """The profile's severity model with random weights: backbone and corpus ViT with the map head (`diagnosis.Network`)."""
+    return diagnosis.network(profile, map_head=True)
+
+
+def load(folder, profile):
+    """The trained model of a finished stage."""
+    return checkpoint.load_weights(network(profile), folder / "weights.safetensors")
+
+
+def adopt(model, *states):
+    """Take from state dicts every weight that the model has by that name; later ones win. Returns the names still random.
+
+    Learned positions of another grid are interpolated. Raises ValueError naming a weight of another shape.
+    """
+    own, taken = model.state_dict(), {}
+    for state in states:
+        taken |= {name: tensor for name, tensor in state.items() if name in own}
+    if POSITIONS in taken:
+        taken[POSITIONS] = stretch(taken[POSITIONS], model.transformer.grid)
+    wrong = [name for name, tensor in taken.items() if tensor.shape != own[name].shape]
+    if wrong:
+        raise ValueError(f"{wrong[0]} is {tuple(taken[wrong[0]].shape)} in the weights and {tuple(own[wrong[0]].shape)} in the model: "
+                         "backbone and transformer must have the sizes that the weights were trained with")
+    model.load_state_dict(taken, strict=False)
+    return sorted(set(own) - set(taken))
+
+
+def stretch(pos_embed, grid):
+    """Learned positions (1, 1 + h*h, D) of a square grid -> (1, 1 + h'*w', D), bicubic; the class token keeps its own."""
+    side = round((pos_embed.shape[1] - 1) ** 0.5)
+    if (side, side) == tuple(grid):
+        return pos_embed
+    cells = pos_embed[:, 1:].transpose(1, 2).unflatten(2, (side, side))                       # (1, D, h, h)
+    cells = F.interpolate(cells, grid, mode="bicubic", align_corners=False).flatten(2).transpose(1, 2)
+    return torch.cat([pos_embed[:, :1], cells], dim=1)
+
+
+def lungs(lung_mask, size):
+    """Lung mask (B, S, S) of 0, 127, 255 -> bool (B, *size), nearest; what nobody has drawn (127) is no lung."""
+    inside = (lung_mask == 255)[:, None].float()
+    return F.interpolate(inside, size, mode="nearest-exact")[:, 0] > 0.5
+
+
+SIGMOIDS = {  # choice 7 -> map inside and outside the lungs
+    "before_mask": lambda logits, inside: logits.sigmoid() * inside,
+    "after_mask": lambda logits, inside: (logits * inside).sigmoid(),  # 0.5 outside the lungs
+}
+
+
+def read(model, batch, choices, how="max"):
+    """Film and lung mask -> dict `severity_map` (B, 1, H, W) times the lung mask, and `array` (B, 3, 2), pooled from it.
+
+    Zones hold lung pixels only, so the order of sigmoid and mask (choice 7) changes the map outside the lungs and no array.
+    """
+    logits = model(batch["image"])["severity_logits"]                                         # (B, 1, H, W)
+    inside = lungs(batch["lung_mask"], logits.shape[-2:])                                     # (B, H, W)
+    shown = SIGMOIDS[choices.sigmoid](logits, inside[:, None])                                # (B, 1, H, W)
+    return {"severity_map": shown, "array": severity.roi_pool(shown, inside, how, choices)}
+
+
+LOSSES = {
+    "mse": lambda array, truth: (array - truth).square(),
+    "bce": lambda array, truth: F.binary_cross_entropy(array.clamp(1e-6, 1 - 1e-6), truth, reduction="none"),
+}
+
+
+def loss(choices, how="max"):
+    """The loss for `train.fit`: choice 8 over the zones that are known and in the film; 0 for a batch without any."""
+    def of(model, batch):
+        array, truth = read(model, batch, choices, how)["array"], batch["array"]              # (B, 3, 2)
+        known = ~truth.isnan()
+        return (LOSSES[choices.severity_loss](array, truth.nan_to_num()) * known).sum() / known.sum().clamp(min=1)
+    return of
+
+
+def dataset(table, profile, store=None, augmented=False):
+    """Films of a table with their lung masks; a flip swaps the columns of the array."""
+    how = replace(profile.choices, augmentation=profile.quantifier.augmentation)
+    return CXRDataset(table, profile.image_size, how, train=augmented, flip=profile.quantifier.flip, masks=True, store=store)
+
+
+def make(folder, profile, table, store=None, start=()):
+    """Train on the internal sites of `table` (its `lung_mask` gives the zones) and judge on the others, into `folder`.
+
+    Leaves weights.safetensors, history.json, metrics.json and predictions.csv (a row a film of val, test and external). start: state
+    dicts that the model begins with (`adopt`). Returns the metrics. The validation MSE picks the step where the training says `eval_every`.
+    """
+    split = parts(table)
+    model = fit(folder, profile, split["train"], split["val"], store, start)
+    judged = {name: predict(model, split[name], profile, store) for name in ("val", "test", "external") if len(split[name])}
+    result = {"images": {name: len(part) for name, part in split.items()}, **report(judged, split["train"], profile.choices)}
+    for name, found in places(model, judged, profile, store).items():
+        result[name]["map"] = found
+    result |= follow(judged, profile.choices)
+    pd.concat(judged.values(), ignore_index=True).to_csv(folder / "predictions.csv", index=False)
+    write_json(folder / "metrics.json", result)
+    return result
+
+
+def fit(folder, profile, table, val=(), store=None, start=()):
+    """Train on one table -> the model in evaluation mode."""
+    torch.manual_seed(profile.seed)
+    model = network(profile)
+    adopt(model, *start)
+    if profile.quantifier.frozen:
+        model.features.requires_grad_(False)
+    training = profile.severity_training
+
+    def validate(model):
+        judged = predict(model, val, profile, store)
+        return {"score": -metrics.severity_metrics(score_of(val, profile.choices), judged["score"])["mse"]}
+
+    train.fit(model, loss(profile.choices), dataset(table, profile, store, augmented=True), training, folder=folder, seed=profile.seed,
+              validate=validate if training.eval_every and len(val) else None)
+    return model
+
+
+def follow(judged, choices):
+    """What change between two films of a patient is more than noise: measured on val and test, judged on external films."""
+    at_home = followup.changes(pd.concat([judged[name] for name in ("val", "test") if name in judged] or [pd.DataFrame()]), choices)
+    away = followup.changes(judged["external"], choices) if "external" in judged else at_home
+    sd = followup.noise(at_home)
+    return {"followup": followup.report(away, sd)} if np.isfinite(sd) else {}
+
+
+def arrays_of(model, table, profile, store=None):
+    """Predicted arrays of a table, (n, 3, 2)."""
+    return train.evaluate(model, dataset(table, profile, store), ("array",),
+                          forward=lambda model, batch: read(model, batch, profile.choices))["array"].numpy()
+
+
+def predict(model, table, profile, store=None):
+    """The table with the six values (PREDICTED, named after zones of the patient), `score` (choice 9) and both its readings."""
+    return judge(table, arrays_of(model, table, profile, store), profile.choices)
+
+
+def judge(table, array, choices):
+    """A table and arrays (n, 3, 2) -> the table of `predict`."""
+    sided = array if choices.array_columns == "patient_right" else array[:, :, ::-1]
+    both = {how: severity.score(array, how) for how in ("soft", "hard")}
+    zones = dict(zip(PREDICTED, np.concatenate([sided[:, :, 0], sided[:, :, 1]], axis=1).T, strict=True))
+    return table.assign(**zones, score=both[choices.severity_score], soft=both["soft"], hard=both["hard"])
+
+
+def maps(model, table, profile, store=None):
+    """Severity maps times lung masks, (n, H, W) in [0, 1]."""
+    return train.evaluate(model, dataset(table, profile, store), ("severity_map",),
+                          forward=lambda model, batch: read(model, batch, profile.choices))["severity_map"][:, 0].numpy()
+
+
+def score_of(table, choices):
+    """True severity 0-6 of a table, (n,); NaN where a zone is unknown."""
+    return severity.score(arrays(table, choices))
+
+
+def second_reader(table, choices):
+    """Score of the second reader, (n,); NaN where there is none."""
+    return severity.score(severity.brixia_to_array(table[list(SECOND)].to_numpy(np.float32), choices.brixia_threshold))
+
+
+def report(judged, trained, choices):
+    """Metrics of tables of `predict`, {"test": ..., "external": ...}; each external site also on its own, as external1, 2, ..."""
+    guess = float(np.nanmean(score_of(trained, choices)))
+    out = {name: scores(table, guess, choices) for name, table in judged.items()}
+    if "external" in judged:
+        for i, (site, part) in enumerate(judged["external"].groupby("site"), start=1):
+            out[f"external{i}"] = {"site": site, **scores(part, guess, choices)}
+    return out
+
+
+def scores(table, guess, choices):
+    """How well one table is read: MSE, MAE, CC, R2 of the score with intervals by patient, both readings of the score, each zone,
+    Bland-Altman and quadratic kappa; beside them a constant guess and, where there is one, the second reader."""
+    truth, groups = score_of(table, choices), table["group_id"].to_numpy()
+    out = {**errors(truth, table["score"], groups), "constant": errors(truth, np.full(len(table), guess), groups),
+           **{how: errors(truth, table[how], groups) for how in ("soft", "hard")}, "zones": by_zone(table, choices),
+           "bland_altman": {name: number(value) for name, value in metrics.bland_altman(table["score"], truth).items()},
+           "kappa": interval(metrics.bootstrap(metrics.quadratic_kappa, truth, np.rint(table["score"]), groups=groups, draws=DRAWS),
+                             len(table))}
+    other = second_reader(table, choices)
+    both = ~np.isnan(other) & ~np.isnan(truth)
+    return {**out, "reader": errors(truth[both], other[both], groups[both])} if both.any() else out
+
+
+def errors(truth, score, groups):
+    """MSE (the main metric), MAE, CC and R2, each with its interval by patient."""
+    known, score = ~np.isnan(truth), np.asarray(score)
+    def one(name):
+        triple = metrics.bootstrap(lambda y, p: metrics.severity_metrics(y, p)[name], truth[known], score[known], groups=groups[known],
+                                   draws=DRAWS)
+        return interval(triple, known.sum())
+    return {name: one(name) for name in ("mse", "mae", "cc", "r2")}
+
+
+def by_zone(table, choices):
+    """AUC (DeLong by patient) and agreement at 0.5 of each of the six zones."""
+    truth, groups, out = arrays(table, choices), table["group_id"].to_numpy(), {}
+    truth = truth if choices.array_columns == "patient_right" else truth[:, :, ::-1]
+    for i, (zone, column) in enumerate(zip(ZONES, PREDICTED, strict=True)):
+        y, p = truth[:, i % 3, i // 3], table[column].to_numpy()
+        known = ~np.isnan(y)
+        agreement = metrics.bootstrap(lambda a, b: np.mean(a == b), y[known], p[known] >= 0.5, groups=groups[known], draws=DRAWS)
+        out[zone] = {"auc": interval(metrics.auc_ci(y, p, groups=groups), int((y == 1).sum())),
+                     "agreement": interval(agreement, known.sum())}
+    return out
+
+
+def places(model, judged, profile, store=None):
+    """Maps against the true extent of the lesions, for tables that have it -> {"val": ..., "test": ..., "external": ...}.
+
+    `dice` at the contour threshold that is best on validation and carried over; `auprc`, average precision of the lung's pixels, beside
+    the lesion's share of the lung (`chance`): both are means over films with a lesion. `pointing`: share of the truly involved zones
+    whose largest value lies on the lesion, beside the lesion's share of those zones.
+    """
+    films = {name: _against_truth(model, table, profile, store) for name, table in judged.items() if table["lesion_mask"].notna().all()}
+    if "val" not in films:
+        return {}
+    best = int(films["val"]["dice"].mean(axis=0).argmax())
+    out = {}
+    for name, film in films.items():
+        def mean(values, groups=film["groups"]):
+            return interval(metrics.bootstrap(np.nanmean, values, groups=groups, draws=DRAWS), int(np.isfinite(values).sum()))
+        out[name] = {"threshold": float(CUTS[best]), "dice": mean(film["dice"][:, best]),
+                     **{what: mean(film[what]) for what in ("auprc", "chance", "pointing", "pointing_chance")}}
+    return out
+
+
+def _against_truth(model, table, profile, store):
+    """Films with a lesion: dict `dice` (n, CUTS), `auprc`, `chance`, `pointing`, `pointing_chance` (n,), and their `groups`."""
+    found = maps(model, table, profile, store)                                                # (N, H, W)
+    size, rows, kept = found.shape[-1], [], []
+    lesions, masks = (np.load(cached(table[column], profile.image_size, profile.choices, kind, store), mmap_mode="r")
+                      for column, kind in (("lesion_mask", "lesion"), ("lung_mask", "lungs")))
+    for i, severity_map in enumerate(found):
+        lesion, lung = (cv2.resize(m[i], (size, size), interpolation=cv2.INTER_NEAREST_EXACT) == 255 for m in (lesions, masks))
+        if (lesion & lung).any():
+            rows.append(against_lesion(severity_map, lesion & lung, lung, profile.choices))
+            kept.append(i)
+    return {**{name: np.array([row[name] for row in rows]) for name in rows[0]}, "groups": table["group_id"].to_numpy()[kept]}
+
+
+def against_lesion(severity_map, lesion, lung, choices):
+    """One map (H, W) against the lesion, bool (H, W) inside the lung: the values of `places` for one film."""
+    zones = severity.zones(lung[None], choices)[0].reshape(6, *lung.shape)
+    involved = [zone for zone in zones if (zone & lesion).any()]
+    hits = [lesion.flat[np.argmax(np.where(zone, severity_map, -1))] for zone in involved]
+    return {"dice": [metrics.dice(lesion, severity_map >= cut) for cut in CUTS],
+            "auprc": average_precision_score(lesion[lung], severity_map[lung]), "chance": lesion[lung].mean(),
+            "pointing": np.mean(hits), "pointing_chance": np.mean([lesion[zone].mean() for zone in involved])}
