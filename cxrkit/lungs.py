@@ -1,0 +1,238 @@
+"""Lungs: the segmenter's task (Oh & Ye 2021). Masks are drawn on normal films alone; abnormal films come without any.
+
+Stage 1 teaches the generator to move films between normal and abnormal and to draw the lungs of normal ones. In stage 2 that teacher
+makes an abnormal film normal, draws its lungs, and the student learns to draw them in one pass. Two plain U-Nets stand beside it: one
+that saw the same masks (where the method must win), one that saw those of abnormal films too (the ceiling).
+
+B batch, H W image, N films.
+"""
+
+import copy
+from functools import partial
+
+import cv2
+import numpy as np
+import pandas as pd
+import torch
+
+from cxrkit import adversarial, checkpoint, overlap, train
+from cxrkit.artifacts import read_json, write_json
+from cxrkit.data import CXRDataset
+from cxrkit.profiles import Choices
+from cxrkit.schema import BRIXIA, ZONES
+from cxrkit.segmentation import DOMAINS, Generator, Translator, UNet, clean_mask
+
+
+# which film does what
+
+
+def roles(profile, table):
+    """The table with `zones` (involved, 0-6), `brixia` (sum of six scores, 0-18) and `role`, each film's part in the game.
+
+    profile.segmenter.normal and .abnormal are the rules. Their films of the train split, from no external site, get the role "normal"
+    (those with a mask teach the drawing) or "abnormal" (their masks are not looked at); of the val split, "val". "test" are other
+    films with a mask whose patient teaches nothing; the rest has "". Raises ValueError where a domain has no film to learn from.
+    """
+    table = table.assign(zones=table[list(ZONES)].sum(axis=1, min_count=6), brixia=table[list(BRIXIA)].sum(axis=1, min_count=6))
+    inside, masked = ~table["external"].astype(bool), table["lung_mask"].notna()
+    rule = {name: inside & table.eval(getattr(profile.segmenter, name)).fillna(False).astype(bool) for name in DOMAINS}
+    role = pd.Series("", table.index)
+    for name in DOMAINS:
+        role[rule[name] & table["split"].isin(["train", "val"])] = "val"
+        role[rule[name] & (table["split"] == "train")] = name
+    drawn = set(table["group_id"][(role == "normal") & masked])
+    role[masked & (role == "") & ~table["group_id"].isin(drawn | set(table["group_id"][(role == "abnormal") & masked]))] = "test"
+    role[role.isin(DOMAINS) & ~masked & table["group_id"].isin(set(table["group_id"][role == "test"]))] = ""
+    if not drawn or not (role == "abnormal").any():
+        raise ValueError(f"{len(drawn)} patients with a normal mask, {(role == 'abnormal').sum()} abnormal films to learn from: "
+                         "see profile.segmenter.normal and .abnormal")
+    return table.assign(role=role)
+
+
+def dataset(table, profile, store=None, augmented=False, size=None):
+    """Films as the segmenter sees them: grey, plain resize, [-1, 1]; with masks (127 where nobody has drawn)."""
+    how = Choices(augmentation=profile.segmenter.augmentation)
+    return CXRDataset(table, size or profile.segmenter.size, how, train=augmented, flip=0, masks=True, kind="grey", store=store)
+
+
+class Pairs:
+    """Abnormal films, each beside a normal film drawn at random: dict `abnormal`, `normal` (B, 1, H, W), `lung_mask` (B, H, W).
+
+    Only the mask of the normal film is handed out.
+    """
+
+    def __init__(self, abnormal, normal):
+        self.abnormal, self.normal = abnormal, normal
+
+    def __len__(self):
+        return len(self.abnormal)
+
+    def batch(self, indices):
+        """`train.fit` seeds torch by the position in the stream: the partner is the same after a restart."""
+        partners = self.normal.batch(torch.randint(len(self.normal), (len(indices),)).tolist())
+        return {"abnormal": self.abnormal.batch(indices)["image"], "normal": partners["image"], "lung_mask": partners["lung_mask"]}
+
+
+# what is learned
+
+
+def network(profile):
+    """The generator of the profile, with random weights."""
+    s = profile.segmenter
+    return Generator(s.widths, s.style_dim, residual=s.residual)
+
+
+def translator(profile):
+    """The four networks of stage 1, with random weights."""
+    s = profile.segmenter
+    return Translator(s.size, s.widths, s.judge_widths, s.style_dim, s.latent_dim, s.hidden, s.residual)
+
+
+def adaptation_loss(profile, nets, batch):
+    """Stage 1: films between the domains, and lungs on normal ones -> dict with `loss`.
+
+    Half of the updates ask for the style of a random latent, half for that of a film of the other domain (StarGAN v2 does both in
+    each). With `translate` off only the lungs are learned.
+    """
+    s, steps = profile.segmenter, profile.segmenter_training.steps
+    lungs = adversarial.weighted_cross_entropy(nets.generator(batch["normal"])["logits"], batch["lung_mask"], s.cross_entropy)
+    if not s.translate:
+        return {"loss": s.segment * lungs, "lungs": lungs}
+    image = torch.cat([batch["abnormal"], batch["normal"]])                                   # (2B, 1, H, W)
+    domain = torch.arange(2, device=image.device).repeat_interleave(len(batch["normal"]))     # (2B,)
+    target, coin = 1 - domain, torch.rand(2)
+    diversity = s.diversity * max(0.0, 1 - int(nets.step) / steps)
+    style, other = (nets.mapping(torch.randn(len(image), s.latent_dim, device=image.device), target) for _ in range(2))
+    if coin[0] < 0.5:
+        style = nets.encoder(image.flip(0), target).detach()
+    losses = adversarial.translation_losses(nets, image, domain, target, style, other.detach() if diversity else None,
+                                            penalty=bool(coin[1] < 1 / s.r1_every))
+    nets.step += 1
+    weights = {"real": 1, "fake": 1, "r1": s.r1 * s.r1_every, "adversarial": 1, "style": s.style, "cycle": s.cycle,
+               "diversity": -diversity}
+    loss = s.segment * lungs + sum(weights[name] * value for name, value in losses.items())
+    return {"loss": loss, "lungs": lungs, **{name: losses[name] for name in ("real", "fake", "adversarial", "style", "cycle")}}
+
+
+def teach(profile, nets, image):
+    """The teacher's logits of abnormal films: made normal first, then drawn (`translate` off: drawn as they are)."""
+    return nets.generator(nets.to_normal(image) if profile.segmenter.translate else image)["logits"]
+
+
+def student_loss(profile, nets, student, batch):
+    """Stage 2: in one pass with the self code, the student draws what the teacher draws in two -> dict with `loss`."""
+    s = profile.segmenter
+    with torch.no_grad():
+        shown, plain = teach(profile, nets, batch["abnormal"]), nets.generator(batch["normal"])["logits"]
+    abnormal = adversarial.consistency(draw(student, batch["abnormal"]), shown)
+    normal = adversarial.consistency(draw(student, batch["normal"]), plain)
+    return {"loss": s.consistency * abnormal + s.consistency_normal * normal, "abnormal": abnormal, "normal": normal}
+
+
+def unet_loss(profile, model, batch):
+    """The same cross-entropy for the plain U-Net."""
+    return adversarial.weighted_cross_entropy(model(batch["image"])["logits"], batch["lung_mask"], profile.segmenter.cross_entropy)
+
+
+def draw(student, image):
+    """Logits (B, 1, H, W) of the finished segmenter: one pass with the self code, in training and ever after."""
+    return student(image, self_code=True)["logits"]
+
+
+def make(folder, profile, table, store=None):
+    """Both stages and the U-Nets into `folder`, judged on films whose patients taught nothing.
+
+    Leaves weights.safetensors (the student), history.json (of all trainings), metrics.json, predictions.csv (a row a film), and
+    teacher, unet_normal, unet_both with their own weights. A training that was cut off goes on where it stopped.
+    """
+    table = roles(profile, table)
+    nets, student = fit_adain(folder, profile, table, store)
+    unets = {name: fit_unet(folder / name, profile, table[rows], store) for name, rows in unet_films(profile, table).items()}
+    forwards = {"student": partial(draw, student), "teacher": partial(teach, profile, nets),
+                "direct": lambda image: nets.generator(image)["logits"],
+                **{name: (lambda image, unet=unet: unet(image)["logits"]) for name, unet in unets.items()}}
+    test = table[table["role"] == "test"]
+    if 0 < profile.segmenter.judged < len(test):
+        test = test.sample(profile.segmenter.judged, random_state=profile.seed).sort_index()
+    test = test.reset_index(drop=True)
+    judged = pd.concat([judge(forward, test, profile, store).assign(network=name) for name, forward in forwards.items()], ignore_index=True)
+    judged.to_csv(folder / "predictions.csv", index=False)
+    checkpoint.save_tensors(folder / "weights.safetensors", student.state_dict())
+    trained = ("teacher", "student", *unets)
+    write_json(folder / "history.json", {name: read_json(folder / name / "history.json") for name in trained})
+    write_json(folder / "metrics.json", {"images": table["role"].value_counts().drop("", errors="ignore").to_dict(), **overlap.report(judged)})
+
+
+def fit_adain(folder, profile, table, store=None):
+    """Stage 1, then stage 2 -> (Translator, student Generator)."""
+    pairs = Pairs(*(dataset(table[table["role"] == name], profile, store, augmented=True) for name in DOMAINS))
+    torch.manual_seed(profile.seed)
+    nets, training = translator(profile), profile.segmenter_training
+    moved = [weight for part in (nets.generator, nets.encoder, nets.discriminator) for weight in part.parameters()]
+    groups = [{"params": moved}, {"params": list(nets.mapping.parameters()), "lr": training.lr * profile.segmenter.mapping_lr}]
+    train.fit(nets, partial(adaptation_loss, profile), pairs, training, folder=folder / "teacher", seed=profile.seed, parameters=groups)
+    student = copy.deepcopy(nets.generator)
+    train.fit(student, partial(student_loss, profile, nets.eval()), pairs, profile.student_training, folder=folder / "student",
+              seed=profile.seed)
+    return nets, student
+
+
+def unet_films(profile, table):
+    """Rows that teach each U-Net: {"unet_normal": bool (N,), "unet_both": bool (N,)}; no ceiling where abnormal films have no mask."""
+    masked = table["lung_mask"].notna()
+    rows = {"unet_normal": masked & (table["role"] == "normal"), "unet_both": masked & table["role"].isin(DOMAINS)}
+    return rows if (masked & (table["role"] == "abnormal")).any() else {"unet_normal": rows["unet_normal"]}
+
+
+def fit_unet(folder, profile, table, store=None):
+    """A plain U-Net taught by the masks of `table`."""
+    torch.manual_seed(profile.seed)
+    model = UNet(profile.segmenter.unet_widths)
+    train.fit(model, partial(unet_loss, profile), dataset(table, profile, store, augmented=True), profile.unet_training, folder=folder,
+              seed=profile.seed)
+    return model
+
+
+def load(folder, profile):
+    """The finished segmenter, for `predict`."""
+    return checkpoint.load_weights(network(profile), folder / "weights.safetensors")
+
+
+def load_teacher(folder, profile):
+    """The networks of stage 1."""
+    return checkpoint.load_weights(translator(profile), folder / "teacher" / "weights.safetensors")
+
+
+def load_unet(folder, profile, name="unet_normal"):
+    """A U-Net of the stage."""
+    return checkpoint.load_weights(UNet(profile.segmenter.unet_widths), folder / name / "weights.safetensors")
+
+
+# what comes out, and how good it is
+
+
+def masks(forward, table, profile, store=None, size=None):
+    """Clean masks of the films of a table, bool (N, size, size), default profile.image_size; forward: images -> logits."""
+    size = size or profile.image_size
+    logits = train.evaluate(torch.nn.Identity(), dataset(table, profile, store),
+                            forward=lambda model, batch: {"logits": forward(batch["image"])})["logits"][:, 0].numpy()
+    return np.stack([to_mask(film, size) for film in logits])
+
+
+def to_mask(logits, size):
+    """Logits (H, W) -> clean bool mask (size, size): interpolated, cut at 0, two largest components, holes filled."""
+    return clean_mask(cv2.resize(logits, (size, size), interpolation=cv2.INTER_LINEAR) > 0)
+
+
+def predict(model, table, profile, store=None, size=None):
+    """Lung masks of the finished segmenter, bool (N, size, size), default profile.image_size."""
+    return masks(partial(draw, model), table, profile, store, size)
+
+
+def judge(forward, table, profile, store=None):
+    """The table with the agreement of each film's mask and truth (`overlap.compare`), at profile.image_size."""
+    drawn, size = masks(forward, table, profile, store), profile.image_size
+    truth = dataset(table, profile, store, size=size)
+    lesions = dataset(table.assign(lung_mask=table["lesion_mask"]), profile, store, size=size)
+    rows = [overlap.compare(truth.pixels(i)[1], mask, lesions.pixels(i)[1]) for i, mask in enumerate(drawn)]
+    return table.assign(**pd.DataFrame(rows, index=table.index))

@@ -1,0 +1,91 @@
+"""Overlap: how well lung masks agree with the truth, lung by lung, for each kind of film, and method against method.
+
+H W image, N films. Masks are bool; truth is uint8 of 0, 127 (ignore), 255.
+"""
+
+import math
+
+import numpy as np
+import pandas as pd
+
+from cxrkit import metrics, severity
+from cxrkit.data import IGNORE
+from cxrkit.findings import interval, number
+
+MEASURES = ("dice", "jaccard", "assd", "dice_right", "dice_left", "missed")
+OPAQUE = 0.3  # of a lung's area: a lesion that covers more makes an opaque lung
+
+
+def compare(truth, mask, lesion=None):
+    """Agreement of one film: truth uint8 (H, W), mask bool (H, W), lesion uint8 (H, W) -> dict.
+
+    dice, jaccard; assd, the mean distance of the outlines in % of the image side; dice_right, dice_left of each lung; opaque, the
+    largest share of a lung that the lesion covers, and missed, the share of the lesion that the mask leaves out (NaN without one).
+    """
+    right, left = severity.sides(truth == 255)
+    drawn = severity.sides(mask)
+    ignored = truth == IGNORE
+    lungs = [np.where(ignored, IGNORE, 255 * lung).astype(np.uint8) for lung in (right, left)]
+    ill = np.zeros_like(right) if lesion is None else (lesion == 255) & (truth == 255)
+    return {"dice": metrics.dice(truth, mask), "jaccard": metrics.jaccard(truth, mask),
+            "assd": metrics.surface_distance(truth, mask, spacing=100 / truth.shape[0]),
+            "dice_right": metrics.dice(lungs[0], drawn[0]), "dice_left": metrics.dice(lungs[1], drawn[1]),
+            "opaque": max((ill & lung).sum() / max(lung.sum(), 1) for lung in (right, left)),
+            "missed": (ill & ~mask).sum() / ill.sum() if ill.any() else math.nan}
+
+
+GROUPS = {  # name -> which rows of a judged table; a film may be in several
+    "normal": lambda t: t["diagnosis"] == "normal",
+    "abnormal": lambda t: t["diagnosis"].isin(["other_infection", "covid19"]),
+    "zones_0": lambda t: t["zones"] == 0,
+    "zones_1_3": lambda t: t["zones"].between(1, 3),
+    "zones_4_6": lambda t: t["zones"].between(4, 6),
+    "opaque": lambda t: t["opaque"] > OPAQUE,
+}
+
+
+def report(judged):
+    """Judged rows of several networks (`network`) -> {place: {network: {group: measures}, "gain": {group: interval}}}.
+
+    Places: "test" (internal), "external", external1, 2, ... with "site", and each dataset where there are several. The gain is the
+    Dice of the student above that of the U-Net that saw normal lungs only, film by film.
+    """
+    away = judged["external"].astype(bool)
+    places = {"test": judged[~away], "external": judged[away]}
+    out = {name: {**by_network(part), "gain": gain(part)} for name, part in places.items() if len(part)}
+    for i, (site, part) in enumerate(judged[away].groupby("site"), start=1):
+        out[f"external{i}"] = {"site": site, **by_network(part)}
+    if judged["dataset"].nunique() > 1:
+        out["by_dataset"] = {name: {**by_network(part), "gain": gain(part)} for name, part in judged.groupby("dataset")}
+    return out
+
+
+def by_network(judged):
+    """{network: {group: {films, dice, jaccard, ...}}}, each measure as value, low, high, n by a bootstrap of patients."""
+    return {name: {group: measures(part[rows(part)]) for group, rows in GROUPS.items() if rows(part).any()}
+            for name, part in judged.groupby("network", sort=False)}
+
+
+def measures(part):
+    """Mean of each measure over films, with its interval."""
+    return {name: interval(metrics.bootstrap(np.nanmean, known[name], groups=known["group_id"], draws=300), len(known))
+            for name in MEASURES if len(known := part[part[name].notna()])}
+
+
+def gain(judged, ours="student", theirs="unet_normal"):
+    """Mean difference in Dice of two networks on the same films, by group, with its interval by patients."""
+    keys = ["path", "group_id", "diagnosis", "zones", "opaque"]
+    wide = judged[judged["network"].isin([ours, theirs])].pivot(index=keys, columns="network", values="dice").reset_index()
+    wide = wide.dropna(subset=[ours, theirs])
+    chosen = {group: wide[rows(wide)] for group, rows in GROUPS.items() if rows(wide).any()}
+    return {group: interval(metrics.bootstrap(np.mean, part[ours] - part[theirs], groups=part["group_id"]), len(part))
+            for group, part in chosen.items()}
+
+
+def table(result, place="external", measure="dice"):
+    """A report's place as a table: a row a network, a column a group, "value [low, high]"."""
+    def cell(entry):
+        return "{value:.3f} [{low:.3f}, {high:.3f}]".format(**entry) if entry and entry["low"] is not None else "-"
+    networks = {name: groups for name, groups in result[place].items() if name not in ("gain", "site")}
+    return pd.DataFrame({name: {group: cell(values.get(measure)) for group, values in groups.items()}
+                         for name, groups in networks.items()}).T.reindex(columns=list(GROUPS))
