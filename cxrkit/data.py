@@ -40,6 +40,8 @@ def load_mask(path, kind="lungs"):
     folder, _, row = str(path).rpartition("#")
     if row.isdigit() and folder.endswith((f"{os.sep}lungs", f"{os.sep}lesion")):
         return _drawn(Path(folder), int(row))
+    if row.isdigit() and folder.endswith(".npy"):  # the segmenter's masks; one may be empty, which `load_image` takes for damage
+        return np.load(folder, mmap_mode="r")[int(row)]
     mask = load_image(path).pixels
     if not np.isin(mask, (0, 1, IGNORE, 255)).all():
         raise ImageError(f"{path}: a mask holds 0, 127 (ignore) and 255 (or 1), not {np.unique(mask)[:6].tolist()}")
@@ -62,6 +64,11 @@ def _mask(path, size, choices, kind):
     mask = load_mask(path, kind)
     if choices.resize == "plain":
         return cv2.resize(mask, (size, size), interpolation=cv2.INTER_NEAREST)
+    return letterbox(mask, size)
+
+
+def letterbox(mask, size):
+    """Mask (H, W) -> (size, size) as `preprocess.resize` "pad" places the film: aspect kept, the rest is IGNORE."""
     h, w = (max(1, round(side * size / max(mask.shape))) for side in mask.shape)
     inner = cv2.resize(mask, (w, h), interpolation=cv2.INTER_NEAREST)
     return cv2.copyMakeBorder(inner, 0, size - h, 0, size - w, cv2.BORDER_CONSTANT, value=IGNORE)
@@ -143,7 +150,14 @@ def _affine(size, flip, generator):
     return matrix, (coin + 1) / 2 < flip
 
 
-AUGMENT = {"affine": _affine, "none": lambda size, flip, generator: (None, False)}
+def _shift(size, flip, generator):
+    """Random whole pixels (5 % of the size at most) and whether to flip: no grey value is interpolated, so thin lines stay sharp."""
+    across, down, coin = torch.rand(3, generator=generator, dtype=torch.float64).tolist()
+    x, y = (round((2 * u - 1) * 0.05 * size) for u in (across, down))
+    return np.float64([[1, 0, x], [0, 1, y]]), coin < flip
+
+
+AUGMENT = {"affine": _affine, "shift": _shift, "none": lambda size, flip, generator: (None, False)}
 
 
 def augment(image, mask=None, how="affine", flip=0.2, generator=None):

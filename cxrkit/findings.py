@@ -24,7 +24,7 @@ DRAWS = 400  # of patients, for an interval
 def network(profile):
     """The profile's backbone with random weights."""
     sizes = asdict(profile.backbone)
-    del sizes["start"]
+    del sizes["start"], sizes["augment"]
     return Backbone(**sizes)
 
 
@@ -88,7 +88,7 @@ def fit(folder, profile, table, val=(), store=None, start=None):
         judged = predict(model, val, profile, store)
         return {"score": mean_auc(val[list(FINDINGS)].to_numpy(), judged[LOGITS].to_numpy())}
 
-    train.fit(model, loss, dataset(table, profile, store, augmented=True), training, folder=folder, seed=profile.seed,
+    train.fit(model, loss, dataset(table, profile, store, profile.backbone.augment), training, folder=folder, seed=profile.seed,
               validate=validate if training.eval_every and len(val) else None)
     return model
 

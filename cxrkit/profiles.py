@@ -30,7 +30,8 @@ OPEN_CHOICES = {
         "ignore": "uncertain = unknown", "zeros": "uncertain = 0", "ones": "uncertain = 1"}),
     "resize": ("resize", {"plain": "straight to a square", "pad": "keep the aspect, pad right and bottom with grey"}),
     "augmentation": ("augmentation", {
-        "affine": "+-15 deg, 5 % shift, 0.95-1.05 scale, flip 0.2 for classification, none for severity", "none": "none"}),
+        "affine": "+-15 deg, 5 % shift, 0.95-1.05 scale, flip 0.2 for classification, none for severity",
+        "shift": "5 % shift in whole pixels and flip 0.2: no film is resampled", "none": "none"}),
     "order": ("order of preprocessing", {
         "equalize_first": "equalise, blur, resize, normalise", "resize_first": "resize, equalise, blur, normalise"}),
     "threshold_from": ("operating point chosen on", {
@@ -101,7 +102,7 @@ class Cohort:
     """
 
     findings: int = 2000
-    diagnosis: int = 1200
+    diagnosis: int = 3000
     severity: int = 600
     size: int = 256
     rho: float = 0.0
@@ -129,6 +130,7 @@ class Training:
     accumulate: int = 1  # forward passes to one update
     ema: float = 0.0  # decay of the moving average of the weights; 0 = none
     amp: str = "auto"  # auto, bf16, fp16, off; never used on a CPU
+    threads: int = 0  # of torch on the CPU; 0 = its default. Small images go faster on one: a second waits more than it works
     log_every: int = 10  # updates to one row of the history
     eval_every: int = 0  # updates to one validation; 0 = none, and the last weights count
     checkpoint_every: int = 500
@@ -145,6 +147,7 @@ class DenseNet:
     stem: int = 3
     stride: int = 32  # image px to one cell of the corpus
     pool: str = "pcam"
+    augment: bool = True  # the films of its training, by choices.augmentation
     start: str = "random"  # random, imagenet, virtual (the backbone of the virtual hospitals)
 
 
@@ -167,8 +170,6 @@ class Segmenter:
     translate: bool = True  # False = the ablation without the adversarial part: the teacher sees the abnormal film as it is
     cross_entropy: tuple[float, float] = (0.7, 1.0)  # background, lung
     segment: float = 5.0
-    redraw: float = 0.0  # the same on normal films made abnormal and normal again, the kind of film that the teacher draws; not in the paper
-    adversarial: float = 1.0
     style: float = 1.0
     cycle: float = 2.0
     diversity: float = 1.0  # falls to 0 over stage 1
@@ -178,6 +179,7 @@ class Segmenter:
     consistency_normal: float = 1.0
     mapping_lr: float = 0.01  # of the learning rate
     augmentation: str = "none"
+    judged: int = 0  # films of the test that are judged, drawn by the seed; 0 = all
     normal: str = "diagnosis == 'normal'"
     abnormal: str = "diagnosis in ('other_infection', 'covid19')"
 
@@ -194,6 +196,18 @@ class ViT:
     depth: int = 12
     num_heads: int = 12
     frozen: bool = False
+
+
+@dataclass(frozen=True)
+class Quantifier:
+    """How the severity model is made, beside its sizes (`ViT`) and its training."""
+
+    frozen: bool = False  # the backbone is not trained any further
+    virtual: bool = False  # begins as the severity model of the virtual hospitals, at the sizes of this profile
+    masks: str = "segmenter"  # lungs of all films (section 3.3); "drawn" = those of a reader or of virtual truth, where there are any
+    augmentation: str = "affine"  # of `data.AUGMENT`
+    flip: float = 0.5  # chance of a mirrored film; the columns of its array change places
+    members: int = 1  # models of different seeds in each fold of the cross-validation, whose values are averaged
 
 
 @dataclass(frozen=True)
@@ -216,7 +230,8 @@ class Profile:
     transformer: ViT = field(default_factory=ViT)
     transformer_training: Training = Training("sgd", lr=1e-3, batch=16, steps=10_000, schedule="cosine", warmup=500, clip=1.0)
     folds: int = 0  # grouped cross-validation beside the split, where one split holds too few patients; 0 = none
-    severity_training: Training = field(default_factory=Training)
+    quantifier: Quantifier = field(default_factory=Quantifier)
+    severity_training: Training = Training("sgd", lr=3e-3, batch=4, steps=12_000)
     choices: Choices = field(default_factory=Choices)
 
     def to_dict(self):
@@ -228,16 +243,23 @@ def demo():
     """Lessons, Binder, CI: the virtual hospitals on 2 CPU cores, nothing to download.
 
     Command: `make demo` or `cxrkit reproduce --profile demo`; budget: all lessons and the report in 20 minutes. A wide and shallow
-    DenseNet: at equal time it sees four times as many films as a deep one. No augmentation: turning a film blurs the thin lines
-    (tubes, plates, the edge of a collapsed lung), which a hundred seconds of training then do not learn.
+    DenseNet: at equal time it sees twice as many films as a deep one. Its training augments nothing: turning a film blurs the thin
+    lines (tubes, plates, the edge of a collapsed lung), which a hundred seconds of training then do not learn.
     """
     return Profile(
-        "demo", manifests=("virtual",), image_size=128, choices=Choices(augmentation="none"),
-        backbone=DenseNet(growth_rate=32, block_config=(1, 2, 4, 3), num_init_features=32, bn_size=1, stem=1, stride=16),
-        backbone_training=Training("adamw", lr=2e-3, batch=8, steps=2000, schedule="cosine", warmup=20, weight_decay=0.01),
-        transformer=ViT(embed_dim=96, depth=3, num_heads=4, frozen=True),
+        "demo", manifests=("virtual",), image_size=128, choices=Choices(augmentation="shift"),
+        backbone=DenseNet(growth_rate=32, block_config=(1, 2, 4, 3), num_init_features=32, bn_size=1, stem=1, stride=16,
+                          augment=False),
+        backbone_training=Training("adamw", lr=2e-3, batch=8, steps=2300, schedule="cosine", warmup=20, weight_decay=0.01,
+                                   threads=1),
+        segmenter=Segmenter(size=64, widths=(16, 32, 64, 64), judge_widths=(16, 32, 64, 64), unet_widths=(16, 32, 64, 64), hidden=64,
+                            residual=True, diversity=0.0, r1_every=4, augmentation="affine", judged=600),
+        segmenter_training=Training("adam", lr=2e-3, batch=4, steps=200, schedule="cosine", warmup=20, betas=(0.0, 0.99), ema=0.99),
+        student_training=Training("adam", lr=1e-3, batch=4, steps=100, schedule="cosine", warmup=10, betas=(0.0, 0.99)),
+        unet_training=Training("adam", lr=3e-3, batch=16, steps=100, schedule="cosine", warmup=10),
+        transformer=ViT(embed_dim=64, depth=3, num_heads=4),
         transformer_training=Training("adamw", lr=1e-3, batch=16, steps=600, schedule="cosine", warmup=30, weight_decay=0.05, clip=1.0,
-                                      eval_every=60))
+                                      eval_every=150, threads=1))
 
 
 def mini():

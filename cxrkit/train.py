@@ -137,6 +137,17 @@ def catch_ctrl_c():
         signal.signal(signal.SIGINT, before)
 
 
+@contextlib.contextmanager
+def cpu_threads(count):
+    """Let torch use `count` threads, 0 = as many as before, inside the `with`."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 class Run:
     """A training under way: the state that checkpoints hold, and one update of it."""
 
@@ -250,7 +261,8 @@ def fit(model, loss, dataset, training, *, validate=None, folder=None, seed=0, d
     source = batches.stream(dataset, order, training.batch, seed, run.seen, run.rank, run.world, workers,
                             pin_memory=run.device.type == "cuda")
     hidden = not progress or run.rank > 0
-    with catch_ctrl_c() as pressed, tqdm(total=training.steps, initial=run.step, unit="step", disable=hidden) as bar:
+    with (cpu_threads(training.threads), catch_ctrl_c() as pressed,
+          tqdm(total=training.steps, initial=run.step, unit="step", disable=hidden) as bar):
         _loop(run, loss, source, validate, pressed, bar)
     return run.finish()
 

@@ -344,10 +344,27 @@ def test_augment_moves_image_and_mask_together():
     assert set(data.AUGMENT) == set(OPEN_CHOICES["augmentation"][1])
 
 
+def test_augment_by_shift_only_moves_pixels():
+    """What stays in view is the film itself, grey value for grey value; the mask goes along."""
+    image = np.random.default_rng(0).integers(0, 256, (60, 60), np.uint8)
+    padded, mask = np.pad(image, 3, constant_values=128), np.where(image > 99, 255, 0).astype(np.uint8)
+    padded_mask, seen = np.pad(mask, 3, constant_values=127), set()
+    for seed in range(60):
+        moved, moved_mask, flipped = data.augment(image, mask, how="shift", generator=torch.Generator().manual_seed(seed))
+        if flipped:
+            moved, moved_mask = moved[:, ::-1], moved_mask[:, ::-1]
+        places = [(y, x) for y in range(7) for x in range(7) if np.array_equal(padded[y:y + 60, x:x + 60], moved)]
+        assert len(places) == 1
+        (y, x), = places
+        assert np.array_equal(padded_mask[y:y + 60, x:x + 60], moved_mask)
+        seen.add((y, x, flipped))
+    assert len({place[:2] for place in seen}) > 20 and {place[2] for place in seen} == {False, True}
+
+
 def test_augment_none_and_unknown():
     image, mask, flipped = data.augment(GREY[:60, :60], how="none")
     assert image is not None and np.array_equal(image, GREY[:60, :60]) and mask is None and not flipped
-    with pytest.raises(ValueError, match=r"unknown augmentation 'cutout'; known: \['affine', 'none'\]"):
+    with pytest.raises(ValueError, match=r"unknown augmentation 'cutout'; known: \['affine', 'none', 'shift'\]"):
         data.augment(GREY, how="cutout")
 
 
