@@ -22,7 +22,6 @@ from cxrkit.profiles import Choices
 from cxrkit.schema import BRIXIA, ZONES
 from cxrkit.segmentation import DOMAINS, Generator, Translator, UNet, clean_mask
 
-
 # which film does what
 
 
@@ -160,7 +159,8 @@ def make(folder, profile, table, store=None):
     checkpoint.save_tensors(folder / "weights.safetensors", student.state_dict())
     trained = ("teacher", "student", *unets)
     write_json(folder / "history.json", {name: read_json(folder / name / "history.json") for name in trained})
-    write_json(folder / "metrics.json", {"images": table["role"].value_counts().drop("", errors="ignore").to_dict(), **overlap.report(judged)})
+    images = table["role"].value_counts().drop("", errors="ignore").to_dict() | {"judged": len(test)}
+    write_json(folder / "metrics.json", {"images": images, **overlap.report(judged)})
 
 
 def fit_adain(folder, profile, table, store=None):

@@ -10,7 +10,7 @@ import pandas as pd
 
 from cxrkit import metrics, severity
 from cxrkit.data import IGNORE
-from cxrkit.findings import interval, number
+from cxrkit.findings import interval
 
 MEASURES = ("dice", "jaccard", "assd", "dice_right", "dice_left", "missed")
 OPAQUE = 0.3  # of a lung's area: a lesion that covers more makes an opaque lung

@@ -105,7 +105,7 @@ class Generator(nn.Module):
 class Mapping(nn.Module):
     """Latent (B, Z) and domain (B,) int -> style (B, S): shared layers, then layers of each domain's own."""
 
-    def __init__(self, latent_dim=4, style_dim=16, hidden=512, depth=4, domains=len(DOMAINS)):
+    def __init__(self, latent_dim=4, style_dim=16, hidden=512, depth=4, domains=2):
         super().__init__()
         self.latent_dim = latent_dim
         self.shared = nn.Sequential(nn.Linear(latent_dim, hidden), nn.ReLU(), *self._layers(hidden, depth - 1))
@@ -143,7 +143,7 @@ class Trunk(nn.Module):
 class StyleEncoder(nn.Module):
     """Image and domain -> the style of that image as a film of that domain (B, S)."""
 
-    def __init__(self, size=256, widths=(64, 128, 256, 512), style_dim=16, domains=len(DOMAINS)):
+    def __init__(self, size=256, widths=(64, 128, 256, 512), style_dim=16, domains=2):
         super().__init__()
         self.trunk = Trunk(size, widths)
         self.heads = nn.ModuleList(nn.Linear(widths[-1], style_dim) for _ in range(domains))
@@ -156,7 +156,7 @@ class StyleEncoder(nn.Module):
 class Discriminator(nn.Module):
     """Image and domain -> logit (B,) of being a real film of that domain."""
 
-    def __init__(self, size=256, widths=(64, 128, 256, 512), domains=len(DOMAINS)):
+    def __init__(self, size=256, widths=(64, 128, 256, 512), domains=2):
         super().__init__()
         self.trunk = Trunk(size, widths)
         self.head = nn.Linear(widths[-1], domains)

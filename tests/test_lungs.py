@@ -1,0 +1,249 @@
+"""The segmenter's task on made-up chests: who teaches, who is judged, that no abnormal mask is looked at, and how masks are compared."""
+
+import json
+from dataclasses import replace
+from functools import partial
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from cxrkit import lungs, overlap, profiles, stages
+from cxrkit.artifacts import Store
+from cxrkit.profiles import Segmenter, Training
+from cxrkit.schema import COLUMNS, ZONES
+
+SIZE = 32
+QUICK = Training("adam", lr=2e-3, batch=4, steps=2, log_every=1)
+TINY = replace(profiles.demo(), image_size=SIZE, segmenter_training=QUICK, student_training=QUICK, unet_training=QUICK, segmenter=Segmenter(
+    size=SIZE, widths=(4, 6, 8), judge_widths=(4, 6), unet_widths=(6, 8, 12), hidden=8, residual=True))
+
+
+def chest(rng, ill):
+    """A bright film with two dark lungs; an ill one has half of a lung as bright as the rest."""
+    film, mask = np.full((SIZE, SIZE), 180.0), np.zeros((SIZE, SIZE), np.uint8)
+    top, bottom = rng.integers(5, 9), rng.integers(23, 27)
+    mask[top:bottom, 4:14], mask[top:bottom, 18:28] = 255, 255
+    film[mask > 0] = 60
+    if ill:
+        film[top:(top + bottom) // 2, 4:14] = 180
+    return (film + rng.normal(0, 8, film.shape)).clip(0, 255).astype(np.uint8), mask
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    """20 films of 20 patients on disk: every second is ill, the last six are from an external site."""
+    folder, rng, rows = tmp_path_factory.mktemp("chests"), np.random.default_rng(0), []
+    for i in range(20):
+        film, mask = chest(rng, ill=i % 2)
+        cv2.imwrite(str(folder / f"{i}.png"), film)
+        cv2.imwrite(str(folder / f"{i}_mask.png"), mask)
+        rows.append({"path": str(folder / f"{i}.png"), "lung_mask": str(folder / f"{i}_mask.png"), "dataset": "made",
+                     "site": "a" if i < 14 else "b", "group_id": f"p{i}", "external": i >= 14,
+                     "split": "train" if i < 8 else "val" if i < 10 else "test",
+                     "diagnosis": "covid19" if i % 2 else "normal", **dict.fromkeys(ZONES, float(i % 2))})
+    whole = pd.DataFrame(rows)
+    missing = [c for c in COLUMNS if c not in whole]
+    return pd.concat([whole, pd.DataFrame(np.nan, whole.index, missing)], axis=1).astype({"lesion_mask": object})
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return Store(tmp_path_factory.mktemp("store"))
+
+
+def test_roles_follow_split_site_and_diagnosis(table):
+    roles = lungs.roles(TINY, table)["role"]
+    assert list(roles) == ["normal", "abnormal"] * 4 + ["val"] * 2 + ["test"] * 10
+
+
+def test_a_patient_who_teaches_is_not_judged_and_an_unmasked_one_may_teach(table):
+    """Real films: Brixia sum <= 3 teaches the drawing; unmasked films are the abnormal ones, unless their patient is judged."""
+    changed = table.copy()
+    changed.loc[:, [c for c in COLUMNS if c.startswith("brixia_")]] = 0.0
+    changed.loc[1:, "brixia_A"] = 3.0
+    changed.loc[2:, "brixia_B"] = 1.0
+    changed.loc[[3, 5, 7], "lung_mask"] = np.nan
+    changed.loc[5, "group_id"] = "p4"  # p4 has a mask and does not teach: it will be judged, so its film 5 teaches nothing
+    changed.loc[6, "group_id"] = "p0"  # p0 teaches: its film 6 is not judged
+    profile = replace(TINY, segmenter=replace(TINY.segmenter, normal="brixia <= 3", abnormal="lung_mask.isna() and diagnosis == 'covid19'"))
+    roles = lungs.roles(profile, changed)["role"]
+    assert list(roles[:8]) == ["normal", "normal", "test", "abnormal", "test", "", "", "abnormal"]
+
+
+def test_a_domain_without_films_is_refused(table):
+    profile = replace(TINY, segmenter=replace(TINY.segmenter, normal="diagnosis == 'nobody'"))
+    with pytest.raises(ValueError, match="0 patients with a normal mask"):
+        lungs.roles(profile, table)
+
+
+def pairs_of(table, store, profile=TINY):
+    roles = lungs.roles(profile, table)
+    return lungs.Pairs(*(lungs.dataset(roles[roles["role"] == name], profile, store) for name in ("abnormal", "normal")))
+
+
+def test_pairs_never_hand_out_an_abnormal_mask(table, store):
+    batch = pairs_of(table, store).batch([0, 1, 2])
+    assert set(batch) == {"abnormal", "normal", "lung_mask"}
+    lung = batch["lung_mask"] == 255
+    assert (batch["normal"][:, 0][lung] < 0).all()  # dark all over: these are the masks of the normal films
+
+
+def test_stage_one_does_not_feel_the_masks_of_abnormal_films(table, store, tmp_path):
+    upset = table.copy()
+    upset.loc[upset["diagnosis"] == "covid19", "lung_mask"] = table["lung_mask"][0]
+    losses = []
+    for films in (table, upset):
+        torch.manual_seed(0)
+        nets = lungs.translator(TINY)
+        losses.append(float(lungs.adaptation_loss(TINY, nets, pairs_of(films, store).batch([0, 1]))["loss"].detach()))
+    assert losses[0] == losses[1]
+
+
+def test_the_losses_are_weighted_as_the_profile_says(table, store):
+    batch = pairs_of(table, store).batch([0, 1])
+
+    def loss(**weights):
+        torch.manual_seed(3)
+        nets = lungs.translator(TINY)
+        torch.manual_seed(4)
+        return lungs.adaptation_loss(replace(TINY, segmenter=replace(TINY.segmenter, diversity=0.0, r1=0.0, **weights)), nets, batch)
+    parts, base = loss(), float(loss()["loss"])
+    for weight, name in (("segment", "lungs"), ("style", "style"), ("cycle", "cycle")):
+        more = float(loss(**{weight: getattr(TINY.segmenter, weight) + 1})["loss"])
+        assert more - base == pytest.approx(float(parts[name]), rel=1e-3)
+
+
+def test_diversity_falls_to_zero(table, store):
+    batch, profile = pairs_of(table, store).batch([0, 1]), replace(TINY, segmenter=replace(TINY.segmenter, r1=0.0))
+
+    def loss(profile, step):
+        torch.manual_seed(3)
+        nets = lungs.translator(profile)
+        nets.step += step
+        torch.manual_seed(4)
+        return float(lungs.adaptation_loss(profile, nets, batch)["loss"])
+    none = loss(replace(profile, segmenter=replace(profile.segmenter, diversity=0.0)), 0)
+    full, half, end = (none - loss(profile, step) for step in (0, 1, 2))  # of two steps
+    assert full > 0 and half == pytest.approx(full / 2, rel=1e-2) and end == pytest.approx(0, abs=1e-6)
+
+
+def test_without_translation_the_teacher_sees_the_film_as_it_is(table, store):
+    plain = replace(TINY, segmenter=replace(TINY.segmenter, translate=False))
+    nets, image = lungs.translator(plain), torch.randn(2, 1, SIZE, SIZE)
+    torch.testing.assert_close(lungs.teach(plain, nets, image), nets.generator(image)["logits"])
+    assert not torch.allclose(lungs.teach(TINY, nets, image), nets.generator(image)["logits"])
+    assert set(lungs.adaptation_loss(plain, nets, pairs_of(table, store).batch([0]))) == {"loss", "lungs"}
+
+
+def test_the_student_draws_in_use_as_it_did_in_training(table, store):
+    """The trap of the public fork: another style code in evaluation than in training. The code of training is the self code."""
+    torch.manual_seed(0)
+    nets = lungs.translator(TINY).eval()
+    student = lungs.network(TINY)
+    torch.nn.init.normal_(student.self_code)
+    test = lungs.roles(TINY, table).query("role == 'test'").reset_index(drop=True)
+    image = lungs.dataset(test, TINY, store).batch(range(len(test)))["image"]
+    with torch.no_grad():
+        student.to_mask.bias -= student(image, self_code=True)["logits"].mean()  # about half of the pixels are lung
+    logits = student(image, self_code=True)["logits"]
+    loss = lungs.student_loss(TINY, nets, student, {"abnormal": image, "normal": image})
+    torch.testing.assert_close(loss["abnormal"], (logits - lungs.teach(TINY, nets, image)).abs().mean())
+    torch.testing.assert_close(loss["loss"], 10 * loss["abnormal"] + loss["normal"])
+    drawn = lungs.predict(student, test, TINY, store)
+    np.testing.assert_array_equal(drawn, [lungs.to_mask(one[0].detach().numpy(), SIZE) for one in logits])
+    other = lungs.masks(lambda image: student(image)["logits"], test, TINY, store)
+    assert (drawn != other).any()
+
+
+def test_a_unet_learns_the_planted_lungs(table, store, tmp_path):
+    """Taught by normal films alone it draws normal lungs, and leaves out what is as bright as the chest wall."""
+    profile = replace(TINY, unet_training=replace(QUICK, lr=1e-2, batch=8, steps=60))
+    roles = lungs.roles(profile, table)
+    model = lungs.fit_unet(tmp_path, profile, roles[lungs.unet_films(profile, roles)["unet_normal"]], store)
+    test = roles[roles["role"] == "test"].reset_index(drop=True)
+    judged = lungs.judge(lambda image: model(image)["logits"], test, profile, store)
+    by = judged.groupby("diagnosis")[["dice", "dice_right", "dice_left"]].mean()
+    assert by.loc["normal", "dice"] > 0.9 and by.loc["covid19", "dice_left"] > 0.85
+    assert by.loc["covid19", "dice_right"] < by.loc["normal", "dice_right"] - 0.1
+
+
+def test_a_stage_is_made_cut_off_and_gone_on_with(table, store, tmp_path, monkeypatch):
+    lungs.make(tmp_path / "whole", TINY, table, store)
+    fit, calls = lungs.train.fit, []
+
+    def cut_off(*args, **options):
+        calls.append(options["folder"].name)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return fit(*args, **options)
+    monkeypatch.setattr(lungs.train, "fit", cut_off)
+    with pytest.raises(KeyboardInterrupt):
+        lungs.make(tmp_path / "cut", TINY, table, store)
+    lungs.make(tmp_path / "cut", TINY, table, store)
+    one, two = ((tmp_path / name / "weights.safetensors").read_bytes() for name in ("whole", "cut"))
+    assert one == two
+    result = json.loads((tmp_path / "whole" / "metrics.json").read_text())
+    assert result["images"] == {"test": 10, "normal": 4, "abnormal": 4, "val": 2, "judged": 10}
+    assert set(result["external"]) == {"student", "teacher", "direct", "unet_normal", "unet_both", "gain"}
+    assert result["external1"]["site"] == "b" and result["external"]["student"]["abnormal"]["dice"]["n"] == 3
+    loaded = lungs.load(tmp_path / "whole", TINY), lungs.load_teacher(tmp_path / "whole", TINY), lungs.load_unet(tmp_path / "whole", TINY)
+    assert not any(model.training for model in loaded)
+
+
+def test_the_stage_is_named_by_what_it_reads():
+    demo = profiles.demo()
+    again = stages.settings(replace(demo, transformer=profiles.ViT(depth=9)), "segmenter")
+    assert again == stages.settings(demo, "segmenter")
+    assert stages.settings(replace(demo, segmenter=replace(demo.segmenter, cycle=9.0)), "segmenter") != again
+
+
+# overlap
+
+
+def test_compare_by_hand():
+    truth, lesion = np.zeros((20, 40), np.uint8), np.zeros((20, 40), np.uint8)
+    truth[4:14, 2:12], truth[4:14, 22:32] = 255, 255
+    lesion[4:9, 2:12] = 255
+    mask = truth == 255
+    mask[4:9, 2:12] = False
+    out = overlap.compare(truth, mask, lesion)
+    assert out["dice"] == pytest.approx(2 * 150 / 350) and out["jaccard"] == pytest.approx(150 / 200)
+    assert out["dice_right"] == pytest.approx(100 / 150) and out["dice_left"] == 1
+    assert out["opaque"] == 0.5 and out["missed"] == 1
+    assert np.isnan(overlap.compare(truth, mask)["missed"])
+    assert overlap.compare(truth, truth == 255)["assd"] == 0
+
+
+def test_what_nobody_has_drawn_does_not_count():
+    truth = np.zeros((20, 40), np.uint8)
+    truth[4:14, 2:12], truth[4:14, 22:32], truth[14:] = 255, 255, 127
+    mask = truth == 255
+    mask[14:18] = True
+    assert overlap.compare(truth, mask)["dice"] == 1
+
+
+def test_gain_pairs_the_films_of_two_networks():
+    rows = [{"path": f"{i}", "group_id": f"g{i // 2}", "diagnosis": "covid19", "zones": 5, "opaque": 0.4, "network": name,
+             "dice": 0.8 + 0.01 * i + (0.05 if name == "student" else 0)} for i in range(8) for name in ("student", "unet_normal")]
+    out = overlap.gain(pd.DataFrame(rows).sample(frac=1, random_state=0))
+    assert set(out) == {"abnormal", "zones_4_6", "opaque"} and out["opaque"]["n"] == 8
+    assert [out["opaque"][k] for k in ("value", "low", "high")] == pytest.approx([0.05] * 3)
+
+
+def test_report_has_a_place_for_each_external_site():
+    rows = pd.DataFrame({"path": [*"abcd"], "group_id": [*"abcd"], "dataset": "made", "site": [*"xxyz"], "external": [0, 0, 1, 1],
+                         "diagnosis": "normal", "zones": 0, "opaque": 0.0, "network": "student", **dict.fromkeys(overlap.MEASURES, 0.9)})
+    both = pd.concat([rows, rows.assign(network="unet_normal")])
+    out = overlap.report(both)
+    assert list(out) == ["test", "external", "external1", "external2"] and out["external2"]["site"] == "z"
+    assert out["test"]["student"]["normal"]["dice"] == {"value": 0.9, "low": 0.9, "high": 0.9, "n": 2}
+    assert overlap.table(out).loc["student", "normal"] == "0.900 [0.900, 0.900]"
+
+
+def test_masks_come_at_the_size_asked_for(table, store):
+    test = lungs.roles(TINY, table).query("role == 'test'").reset_index(drop=True)
+    forward = partial(lungs.draw, lungs.network(TINY))
+    assert lungs.masks(forward, test, TINY, store, size=48).shape == (len(test), 48, 48)
