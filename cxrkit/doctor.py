@@ -131,6 +131,24 @@ def check_memory(root):
     return Check("memory", "ok", value)
 
 
+def check_paper(root):
+    """What one training step of profile `paper` needs on its device, counted (`memory`), against the GPU that is here."""
+    try:
+        import torch
+
+        from cxrkit import findings, memory, profiles
+    except (ImportError, OSError) as error:
+        return Check("paper", "note", f"memory of its training not counted: {error}", INSTALL)
+    paper = profiles.paper()
+    shape, training = (1, paper.image_size, paper.image_size), paper.backbone_training
+    need = {name: memory.training_bytes(lambda: findings.network(paper), shape, training, name) / GB for name in memory.PRECISIONS}
+    value = f"a step of the backbone ({training.batch} films of {paper.image_size} px) needs " + ", ".join(
+        f"{size:.1f} GB in {name}" for name, size in need.items()) + ", and up to 1 GB of work space"
+    if torch.cuda.is_available() and torch.cuda.get_device_properties(0).total_memory / GB < need["bf16"] + 1:
+        return Check("paper", "note", value, "halve `batch` and double `accumulate` of backbone_training in cxrkit/profiles.py")
+    return Check("paper", "ok", value)
+
+
 def check_store(root):
     """Where results go, whether they may, and how much room is left."""
     change = "choose another folder: export CXRKIT_STORE=/path/with/room (or --out)"
@@ -173,7 +191,7 @@ def check_kernel(root):
 
 
 BEFORE_A_RUN = (check_python, check_packages, check_store, check_kernel)  # these import no torch: they cost a moment
-CHECKS = (check_python, check_packages, check_device, check_threads, check_memory, check_store, check_mirror, check_kernel,
+CHECKS = (check_python, check_packages, check_device, check_threads, check_memory, check_paper, check_store, check_mirror, check_kernel,
           check_extras)
 
 

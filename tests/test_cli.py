@@ -117,7 +117,7 @@ def test_doctor_says_ready_here_and_json_says_the_same(tmp_path):
     found = json.loads(call("doctor", "--out", tmp_path, "--json").output)
     assert found["ready"] is True
     assert [check["name"] for check in found["checks"]] == [
-        "python", "packages", "device", "threads", "memory", "store", "mirror", "kernel", "extras"]
+        "python", "packages", "device", "threads", "memory", "paper", "store", "mirror", "kernel", "extras"]
 
 
 def test_doctor_sees_what_is_missing_or_too_old():

@@ -351,6 +351,69 @@ def test_devices_follow_the_anatomy(chests):
         assert np.abs(np.argwhere(tube > 0.05)[:, 1].mean() - carina[0]) < 12
 
 
+# --- where a finding lies ----------------------------------------------------------------------------------------------------
+
+class Without(cohort.Hospital):
+    """The same hospital, had its patients not had one finding."""
+
+    def __init__(self, finding, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.finding = finding
+
+    def case_of(self, i):
+        case, cause = super().case_of(i), "opacity" if self.finding == "pneumonia" else self.finding
+        if self.finding == "support_device":
+            return dataclasses.replace(case, devices=())
+        return dataclasses.replace(case, lesions=tuple(s for s in case.lesions if cause not in disease.KINDS[s.kind][1]))
+
+
+WARD = {"site": "elm", "ward": "findings", "n": 60, "size": 128}
+
+
+@pytest.fixture(scope="module")
+def clearest():
+    """Finding -> the film of the ward that has it and fewest lesions of other findings, which would fill the place it leaves."""
+    hospital = cohort.Hospital(**WARD)
+    found = [disease.findings_of(c.lesions, c.diagnosis != "normal", bool(c.devices)) for c in map(hospital.case_of, range(60))]
+    return {name: min((i for i in range(60) if found[i][name]), key=lambda i: len(Without(name, **WARD).case_of(i).lesions))
+            for name in FINDINGS}
+
+
+@pytest.mark.parametrize("finding", FINDINGS[1:])
+def test_a_finding_lies_where_the_film_changes_without_it(clearest, finding, monkeypatch):
+    """Drawn with the finding and without it, the line integrals differ where `where` says, and hardly elsewhere."""
+    monkeypatch.setattr(film, "expose", lambda integral, *rest: (integral, (0, 0, 1, 1)))
+    i = clearest[finding]
+    change = np.abs(cohort.Hospital(**WARD)[i].image - Without(finding, **WARD)[i].image)
+    place = cohort.Hospital(**WARD).where(i, finding)
+    assert place.any() and place.mean() < 0.4
+    assert (change[place] >= disease.MIN_LESION).mean() > 0.98
+    assert (change[~place] > 1.15 * disease.MIN_LESION).mean() < 0.003  # a turned film is mirrored beyond its edge, truth is not
+
+
+@pytest.mark.parametrize("finding", FINDINGS)
+def test_an_absent_finding_lies_nowhere(finding):
+    hospital = cohort.Hospital(**WARD)
+    i = next(i for i in range(60) if finding == "no_finding" or not hospital[i].findings[finding])
+    place = hospital.where(i, finding)
+    assert place.shape == (128, 128) and place.dtype == bool and not place.any()
+
+
+def test_opacity_lies_inside_the_lungs_where_the_lesion_is_true():
+    """Of a patient whose lesions are all of the lung itself, the place of the opacity is the lesion mask, before it is cut to the lungs."""
+    hospital = cohort.Hospital("fir", ward="diagnosis", size=128)
+    own = [i for i in range(40) if hospital.case_of(i).lesions and all(disease.KINDS[s.kind][2] for s in hospital.case_of(i).lesions)]
+    assert len(own) >= 3
+    for i in own[:6]:
+        patient, place = hospital[i], hospital.where(i, "opacity")
+        assert np.array_equal(place & (patient.lungs[0] | patient.lungs[1]), patient.lesion)
+
+
+def test_a_place_is_found_by_its_url(clearest):
+    hospital, i = cohort.Hospital(**WARD), clearest["pleural_effusion"]
+    assert np.array_equal(cohort.place_from_url(hospital.url(i), "pleural_effusion"), hospital.where(i, "pleural_effusion"))
+
+
 # --- drawn cohorts -----------------------------------------------------------------------------------------------------------
 
 TINY = Cohort(findings=9, diagnosis=9, severity=9, size=64)
@@ -409,4 +472,4 @@ def test_what_is_drawn_is_the_same_on_any_machine():
                 for lesion in case.lesions:
                     numbers = np.round([*lesion.centre, *lesion.radius, lesion.hu], 9).tolist()
                     sha.update(repr((lesion.kind, lesion.lobes, lesion.seed, numbers)).encode())
-    assert sha.hexdigest()[:16] == "59ae10b4338633b1"
+    assert sha.hexdigest()[:16] == "7a74697590d2c353"

@@ -15,10 +15,10 @@ from tests.conftest import CHECKOUT
 # SPEC 3: a module imports only those to its left.
 ORDER = (
     "profiles artifacts results schema labels manifest severity transfer fetch anatomy devices disease patterns film cohort films "
-    "preprocess images data leakage backbone segmentation transformer baselines relevance saliency metrics batches checkpoint "
-    "train findings lungs diagnosis quantification court stages experiments audit plots curves maps widgets predict doctor watch "
-    "notebooks ledger report cli").split()
-MODELS = {"backbone", "segmentation", "transformer", "baselines", "relevance", "saliency"}  # torch, each other, severity; no more
+    "preprocess images data leakage backbone segmentation adversarial transformer baselines relevance saliency metrics batches checkpoint "
+    "train memory findings overlap lungs diagnosis followup localisation quantification readers evidence court stages experiments audit plots curves maps widgets "
+    "predict doctor watch notebooks ledger report cli").split()
+MODELS = {"backbone", "segmentation", "adversarial", "transformer", "baselines", "relevance", "saliency"}  # torch, each other, severity; no more
 MODULES = sorted(path.stem for path in (CHECKOUT / "cxrkit").glob("[!_]*.py"))
 
 
