@@ -1,30 +1,36 @@
 """The court: which saliency map deserves belief? Every method is judged film by film, against the true lesion and against the model.
 
-B films, C channels of the corpus, h w its grid, S px of the masks. A map is read as it would be shown: enlarged bilinearly to S,
-and only its positive part counts as mass. Values that a map does not allow, such as the mass of an empty one, are NaN.
+B films, C channels of the corpus, h w its grid, S px of the masks; what is measured on a map stands in `evidence`.
 """
 
-import copy
 import time
+from pathlib import Path
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 import pandas as pd
 import torch
-import torch.nn.functional as F
-from scipy import stats
 
-from cxrkit import metrics
-from cxrkit.saliency import METHODS, upsample
+from cxrkit import data, diagnosis, findings, metrics
+from cxrkit.artifacts import write_json
+from cxrkit.evidence import area, cascade, mass, near, pointing, rank_correlation, removal
+from cxrkit.saliency import METHODS
+from cxrkit.schema import DIAGNOSES
+
+COVID = DIAGNOSES.index("covid19")
+LARGEST = 0.15  # of the lungs: where more is ill, pointing at any place in the lungs is right
+NOISE = 0.05  # standard deviation on the prepared film, about 3 grey levels
 
 CRITERIA = {  # name -> what it measures, and whether more of it (+1) or less (-1) speaks for a method
-    "pointing": ("pointing game: strongest cell touches the lesion", 1),
+    "pointing": ("pointing game: strongest point within one cell of the lesion", 1),
+    "touching": ("pointing game: strongest cell touches the lesion", 1),
     "lesion": ("share of the map inside the lesion", 1),
     "lungs": ("share of the map inside the lungs", 1),
     "deletion": ("class probability, strongest cells deleted first (area)", -1),
     "insertion": ("class probability, strongest cells inserted first (area)", 1),
     "stability": ("rank correlation with the map of a noisier film", 1),
-    "randomised": ("rank correlation with the map of shuffled weights", -1),
+    "randomised": ("size of the rank correlation with the map of shuffled weights", -1),
     "seconds": ("seconds a map", -1),
 }
 
@@ -37,74 +43,6 @@ class Case(NamedTuple):
     lesion: np.ndarray  # bool (B, S, S)
     lungs: np.ndarray  # bool (B, S, S)
     groups: np.ndarray  # (B,) patients
-
-
-def touched(lesion, grid):
-    """Cells that a lesion reaches into: bool (B, S, S) -> bool (B, h, w)."""
-    return F.adaptive_max_pool2d(torch.as_tensor(lesion, dtype=torch.float32)[:, None], grid)[:, 0].numpy() > 0
-
-
-def pointing(maps, lesion):
-    """1 where the strongest cell of the map touches the lesion, else 0: maps (B, h, w), lesion (B, S, S) -> (B,).
-
-    The point is the middle of that cell, where the enlarged map peaks, and the tolerance half a cell to each side. A constant map
-    points nowhere and misses.
-    """
-    flat = torch.as_tensor(maps).flatten(1).numpy()
-    hit = np.take_along_axis(touched(lesion, maps.shape[-2:]).reshape(len(flat), -1), flat.argmax(1)[:, None], axis=1)[:, 0]
-    return (hit & (np.ptp(flat, axis=1) > 0)).astype(float)
-
-
-def mass(maps, mask):
-    """Share of the positive part of the enlarged map that lies in a mask: maps (B, h, w), mask bool (B, S, S) -> (B,)."""
-    large = upsample(torch.as_tensor(maps).clamp(min=0), mask.shape[-2:]).double().numpy()
-    whole = large.sum((1, 2))
-    return np.divide((large * mask).sum((1, 2)), whole, out=np.full(len(large), np.nan), where=whole > 0)
-
-
-def rank_correlation(a, b):
-    """Spearman's, film by film: maps (B, h, w) twice -> (B,); NaN for a constant map."""
-    a, b = (stats.rankdata(torch.as_tensor(m).flatten(1).numpy(), axis=1) for m in (a, b))
-    a, b = (m - m.mean(1, keepdims=True) for m in (a, b))
-    scale = np.sqrt((a**2).sum(1) * (b**2).sum(1))
-    return np.divide((a * b).sum(1), scale, out=np.full(len(a), np.nan), where=scale > 0)
-
-
-@torch.no_grad()
-def removal(score, corpus, maps, steps=8):
-    """Deletion and insertion (Petsiuk et al. 2018) on the cells of the corpus, in the order of a map.
-
-    A deleted cell becomes the film's mean cell. score: corpus (B, C, h, w) -> (B,). Returns both curves, (B, steps + 1) each, at
-    0, 1/steps ... 1 of the cells; insertion is deletion in the opposite order read backwards.
-    """
-    B, C, h, w = corpus.shape
-    mean = corpus.mean((2, 3), keepdim=True)
-    place = maps.flatten(1).argsort(dim=1, descending=True, stable=True).argsort(dim=1)       # (B, h*w): 0 = strongest
-    curves = []
-    for order in (place, h * w - 1 - place):
-        gone = [(order < round(step / steps * h * w)).view(B, 1, h, w) for step in range(steps + 1)]
-        curves.append(torch.stack([score(torch.where(cells, mean, corpus)) for cells in gone], dim=1))
-    return curves[0], curves[1].flip(1)
-
-
-def area(curve):
-    """Mean height of curves (B, steps + 1) at equal distances, by trapezoids -> (B,)."""
-    return ((curve[:, :-1] + curve[:, 1:]) / 2).mean(1).numpy()
-
-
-def cascade(model, seed=0):
-    """One copy of the model with ever more of its weights shuffled, from the head down (Adebayo et al. 2018).
-
-    Yields (name of the part just shuffled, the copy); each tensor keeps its values and loses their order.
-    """
-    model, generator = copy.deepcopy(model), torch.Generator().manual_seed(seed)
-    parts = {"head": [*model.norm.parameters(), *model.head.parameters()]}
-    parts |= {f"block {i}": list(model.blocks[i].parameters()) for i in reversed(range(len(model.blocks)))}
-    parts["projection"] = [model.cls_token, model.pos_embed, *model.patch_embed.parameters()]
-    for name, tensors in parts.items():
-        for tensor in tensors:
-            tensor.data = tensor.data.flatten()[torch.randperm(tensor.numel(), generator=generator)].view_as(tensor)
-        yield name, model
 
 
 def randomised(model, corpus, target, methods=METHODS, seed=0):
@@ -128,7 +66,8 @@ def judge(model, case, target, score, methods=METHODS, few=24):
     of them), are judged on the first `few` films.
     """
     corpus, grid, parts = case.corpus, case.corpus.shape[-2:], []
-    chance = {"pointing": touched(case.lesion, grid).mean((1, 2)), "lesion": case.lesion.mean((1, 2)), "lungs": case.lungs.mean((1, 2))}
+    chance = {"pointing": near(case.lesion, grid).mean((1, 2)), "touching": near(case.lesion, grid, 0.5).mean((1, 2)),
+              "lesion": case.lesion.mean((1, 2)), "lungs": case.lungs.mean((1, 2))}
     parts += [_rows(value, method="chance", criterion=name) for name, value in chance.items()]
     *_, (_, shuffled) = cascade(model)
     for name in methods:
@@ -136,10 +75,10 @@ def judge(model, case, target, score, methods=METHODS, few=24):
         maps = METHODS[name](model, corpus, target)
         seconds = (time.perf_counter() - start) / len(maps)
         deletion, insertion = removal(score, corpus, maps)
-        values = {"pointing": pointing(maps, case.lesion), "lesion": mass(maps, case.lesion), "lungs": mass(maps, case.lungs),
-                  "deletion": area(deletion), "insertion": area(insertion),
+        values = {"pointing": pointing(maps, case.lesion), "touching": pointing(maps, case.lesion, 0.5), "lesion": mass(maps, case.lesion),
+                  "lungs": mass(maps, case.lungs), "deletion": area(deletion), "insertion": area(insertion),
                   "stability": rank_correlation(maps[:few], METHODS[name](model, case.shaken[:few], target)),
-                  "randomised": rank_correlation(maps[:few], METHODS[name](shuffled, corpus[:few], target)),
+                  "randomised": np.abs(rank_correlation(maps[:few], METHODS[name](shuffled, corpus[:few], target))),
                   "seconds": np.full(len(maps), seconds)}
         parts += [_rows(value, method=name, criterion=criterion) for criterion, value in values.items()]
     rows = pd.concat(parts, ignore_index=True)
@@ -156,3 +95,100 @@ def verdict(rows, draws=1000):
         value, low, high = metrics.bootstrap(np.mean, part["value"].to_numpy(), groups=part["group"].to_numpy(), draws=draws)
         lines.append({"method": method, "criterion": criterion, "value": value, "low": low, "high": high, "n": len(part)})
     return pd.DataFrame(lines)
+
+
+def against(rows, method, criterion, draws=1000):
+    """One method minus each other on the same films, with 95 % intervals over patients -> DataFrame other, difference, low, high, n.
+
+    Sharper than comparing two intervals of `verdict`: what makes a film hard for both falls out.
+    """
+    part = rows[rows["criterion"] == criterion]
+    films = [name for name in ("view", "film", "group") if name in part]
+    wide = part.pivot(index=films, columns="method", values="value")
+    gaps = wide.drop(columns=method).rsub(wide[method], axis=0)
+    lines = []
+    for other, gap in gaps.items():
+        gap = gap.dropna()
+        found = metrics.bootstrap(np.mean, gap.to_numpy(), groups=gap.index.get_level_values("group"), draws=draws)
+        lines.append(dict(zip(("other", "difference", "low", "high", "n"), (other, *found, len(gap)), strict=True)))
+    return pd.DataFrame(lines).set_index("other")
+
+
+def ranking(table):
+    """Who answers each question best: `verdict`'s table -> DataFrame criterion, best, value, `not clearly worse`, `not above chance`.
+
+    A method counts as worse than the best, or as above chance, only if the two intervals do not overlap.
+    """
+    lines = []
+    for name, (_, sign) in CRITERIA.items():
+        part = table[table["criterion"] == name].set_index("method")
+        methods, luck = part.drop(index="chance", errors="ignore"), part.filter(items=["chance"], axis=0)
+        low, high = (sign * methods[edge] for edge in (("low", "high") if sign > 0 else ("high", "low")))
+        best = (sign * methods["value"]).idxmax()
+        close = [m for m in methods.index if m != best and high[m] >= low[best]]
+        beaten = [m for m in methods.index if len(luck) and methods.loc[m, "low"] <= luck["high"].iloc[0]]
+        lines.append({"criterion": name, "best": best, "value": methods.loc[best, "value"], "not clearly worse": close,
+                      "not above chance": beaten if len(luck) else None})
+    return pd.DataFrame(lines).set_index("criterion")
+
+
+def exhibits(table, profile, store=None, most=None):
+    """The films to be judged: COVID-19 of test and external hospitals, whose lesion covers at most LARGEST of the lungs.
+
+    -> (table, lesion bool (n, S, S), lungs bool (n, S, S)), spread over all films if there are more than `most`.
+    Raises ValueError where nobody has drawn lesions.
+    """
+    split = data.parts(table)
+    films = pd.concat([split["test"], split["external"]], ignore_index=True)
+    films = films[(films["diagnosis"] == DIAGNOSES[COVID]) & films["lesion_mask"].notna() & films["lung_mask"].notna()]
+    if films.empty:
+        raise ValueError("the court needs COVID-19 films with lesion and lung masks; among public data only virtual hospitals have them")
+    lesion, lungs = (np.load(data.cached(films[f"{kind}_mask"], profile.image_size, profile.choices, name, store)) == 255
+                     for kind, name in (("lesion", "lesion"), ("lung", "lungs")))
+    share = (lesion & lungs).sum((1, 2)) / np.maximum(lungs.sum((1, 2)), 1)
+    rows = np.flatnonzero((share > 0) & (share <= LARGEST))
+    rows = rows[np.linspace(0, len(rows) - 1, most).astype(int)] if most and len(rows) > most else rows
+    return films.iloc[rows].reset_index(drop=True), lesion[rows], lungs[rows]
+
+
+@torch.no_grad()
+def case(model, films, lesion, lungs, profile, store=None):
+    """The films of `exhibits` as one model (`diagnosis.Network`) sees them, once as they are and once with NOISE."""
+    image = diagnosis.dataset(films, profile, store).batch(range(len(films)))["image"]        # (B, 1, S, S)
+    noise = torch.randn(image.shape, generator=torch.Generator().manual_seed(profile.seed))
+    return Case(model.features(image), model.features(image + NOISE * noise), lesion, lungs, films["group_id"].to_numpy())
+
+
+def make(folder, profile, table, models, store=None, most=48, few=16):
+    """Judge the models of the views, {"PA": `diagnosis.Network`, ...}, each on at most `most` films, into `folder`.
+
+    Leaves rows.csv (`judge`), cascade.csv (`randomised`, first view) and metrics.json: method -> criterion -> value with interval.
+    """
+    parts, probabilities = [], diagnosis.HEADS[profile.choices.class_head][1]
+    for i, (view, model) in enumerate(models.items()):
+        films, lesion, lungs = exhibits(diagnosis.of_view(table, view), profile, store, most)
+        seen = case(model, films, lesion, lungs, profile, store)
+        rows = judge(model.transformer, seen, COVID, lambda x, vit=model.transformer: probabilities(vit(x)["logits"])[:, COVID], few=few)
+        parts.append(rows.assign(view=view, site=films["site"].to_numpy()[rows["film"]]))
+        if i == 0:
+            randomised(model.transformer, seen.corpus[:few], COVID, seed=profile.seed).to_csv(folder / "cascade.csv", index=False)
+    rows = pd.concat(parts, ignore_index=True)
+    rows.to_csv(folder / "rows.csv", index=False)
+    table = verdict(rows)
+    write_json(folder / "metrics.json", {"films": {view: int(n) for view, n in rows.groupby("view")["film"].nunique().items()}, **{
+        method: {line.criterion: findings.interval((line.value, line.low, line.high), line.n) for line in part.itertuples()}
+        for method, part in table.groupby("method", sort=False)}})
+
+
+def read_boxes(folder, size):
+    """Radiologists' boxes of real films: a folder with bbox.csv (file, finding, x, y, w, h in px) -> (paths, bool (n, size, size)).
+
+    Boxes of one film make one mask. Raises FileNotFoundError without bbox.csv.
+    """
+    boxes, masks = pd.read_csv(Path(folder) / "bbox.csv"), {}
+    for row in boxes.itertuples():
+        path = str(Path(folder) / row.file)
+        if path not in masks:
+            masks[path] = np.zeros(data.load_image(path).pixels.shape, np.uint8)
+        masks[path][round(row.y) : round(row.y + row.h), round(row.x) : round(row.x + row.w)] = 1
+    return list(masks), np.stack([cv2.resize(mask, (size, size), interpolation=cv2.INTER_NEAREST) for mask in masks.values()]) > 0

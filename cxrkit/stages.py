@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import pandas as pd
 
 from . import checkpoint, diagnosis, films, findings, manifest, profiles
+from . import court as judges
 from .artifacts import Store
 from .backbone import imagenet_state
 from .schema import COLUMNS, HAS, known
@@ -31,6 +32,7 @@ DEPENDS = {
     "backbone": Depends((*FILMS, "folds", "backbone", "backbone_training", "choices.uncertain", "choices.lr_decay"), ("cohort",)),
     "diagnosis_pa": DIAGNOSIS,
     "diagnosis_ap": DIAGNOSIS,
+    "court": Depends((), ("diagnosis_pa", "diagnosis_ap")),
 }
 
 
@@ -119,3 +121,11 @@ def transformer(profile, view, store=None):
     stage = f"diagnosis_{known(view, ('PA', 'AP'), 'view').lower()}"
     return store.load_or_make(stage, settings(profile, stage), lambda folder: diagnosis.make(
         folder, profile, diagnosis.of_view(table(profile, "diagnosis", store), view), store, weights(backbone(profile, store))))
+
+
+def court(profile, store=None):
+    """Saliency methods judged on the corpus ViTs of both views -> folder with rows.csv, cascade.csv and metrics.json (`court.make`)."""
+    store = store or Store()
+    return store.load_or_make("court", settings(profile, "court"), lambda folder: judges.make(
+        folder, profile, table(profile, "diagnosis", store),
+        {view: diagnosis.load(transformer(profile, view, store), profile) for view in ("PA", "AP")}, store))

@@ -1,11 +1,16 @@
 """The court's measures against cases worked out by hand, and verdicts on models whose truth was planted."""
 
+from dataclasses import replace
+
+import cv2
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from scipy import stats
 
-from cxrkit import court, saliency
+from cxrkit import court, diagnosis, evidence, manifest, profiles, saliency
+from cxrkit.artifacts import Store, read_json
 from cxrkit.transformer import CorpusViT
 
 
@@ -22,19 +27,40 @@ def one_cell(grid, row, column):
 
 
 def test_cells_that_a_lesion_touches():
-    found = court.touched(np.stack([square(16, 3, 4, 2, 4), square(16, 0, 0, 0, 0)]), (4, 4))
+    found = evidence.near(np.stack([square(16, 3, 4, 2, 4), square(16, 0, 0, 0, 0)]), (4, 4), tolerance=0.5)
     np.testing.assert_array_equal(found[0], [[0, 1, 0, 0], [0, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]])
     assert not found[1].any()
 
 
-@pytest.mark.parametrize("row, column, hit", [(0, 1, 1), (1, 1, 1), (1, 2, 0), (3, 3, 0)])
-def test_pointing_game(row, column, hit):
+@pytest.mark.parametrize("side, grid, tolerance", [(128, (8, 8), 0.5), (128, (8, 8), 1.0), (128, (4, 8), 1.5), (64, (4, 4), 1.0)])
+def test_cells_near_a_lesion_pixel_by_pixel(side, grid, tolerance):
+    lesion = np.random.default_rng(0).random((3, side, side)) < 3 / side**2 * 2
+    h, w = grid
+    y, x = (np.arange(n) * side / n + side / n / 2 for n in grid)  # middles, on pixel edges
+    for b, found in enumerate(evidence.near(lesion, grid, tolerance)):
+        rows, columns = np.where(lesion[b])
+        for i in range(h):
+            for j in range(w):
+                down, across = (np.maximum(at - middle, middle - at - 1) for at, middle in ((rows, y[i]), (columns, x[j])))
+                expected = ((down < tolerance * side / h) & (across < tolerance * side / w)).any()
+                assert found[i, j] == expected
+    assert evidence.near(lesion, grid, tolerance).any()
+
+
+def test_less_than_half_a_cell_is_refused():
+    with pytest.raises(ValueError, match="at least 0.5"):
+        evidence.near(np.ones((1, 16, 16), bool), (4, 4), 0.2)
+
+
+@pytest.mark.parametrize("row, column, strict, lenient", [(0, 1, 1, 1), (1, 1, 1, 1), (1, 2, 0, 1), (2, 1, 0, 0), (3, 3, 0, 0)])
+def test_pointing_game(row, column, strict, lenient):
     lesion = square(16, 3, 4, 2, 4)[None]
-    assert court.pointing(one_cell(4, row, column), lesion).tolist() == [hit]
+    assert evidence.pointing(one_cell(4, row, column), lesion, tolerance=0.5).tolist() == [strict]
+    assert evidence.pointing(one_cell(4, row, column), lesion).tolist() == [lenient]
 
 
 def test_a_constant_map_points_nowhere():
-    assert court.pointing(torch.full((1, 4, 4), 0.3), np.ones((1, 16, 16), bool)).tolist() == [0]
+    assert evidence.pointing(torch.full((1, 4, 4), 0.3), np.ones((1, 16, 16), bool)).tolist() == [0]
 
 
 def test_the_strongest_cell_is_where_the_enlarged_map_has_its_maximum():
@@ -49,16 +75,16 @@ def test_the_strongest_cell_is_where_the_enlarged_map_has_its_maximum():
 def test_chance_of_the_pointing_game_is_what_noise_reaches():
     lesion = np.repeat(square(32, 5, 6, 9, 14)[None], 4000, axis=0)
     noise = torch.rand(4000, 8, 8, generator=torch.Generator().manual_seed(0))
-    chance = court.touched(lesion[:1], (8, 8)).mean()
+    chance = evidence.near(lesion[:1], (8, 8), 0.5).mean()
     assert chance == 12 / 64  # rows 5-13 reach into cells 1-3, columns 6-19 into cells 1-4
-    assert abs(court.pointing(noise, lesion).mean() - chance) < 4 * np.sqrt(chance / 4000)
+    assert abs(evidence.pointing(noise, lesion, 0.5).mean() - chance) < 4 * np.sqrt(chance / 4000)
 
 
 def test_mass_in_a_mask():
     maps = torch.stack([torch.ones(4, 4), -torch.ones(4, 4), torch.ones(4, 4)])
     maps[2, :2] = -5  # negative parts do not count
     mask = np.stack([square(16, 0, 0, 4, 8)] * 2 + [square(16, 8, 0, 8, 16)])
-    found = court.mass(maps, mask)
+    found = evidence.mass(maps, mask)
     assert found[0] == pytest.approx(32 / 256) and np.isnan(found[1]) and 0.8 < found[2] < 1
     rim = saliency.upsample(maps[2:].clamp(min=0), 16)[0].numpy()
     assert found[2] == pytest.approx(rim[8:].sum() / rim.sum())
@@ -68,24 +94,24 @@ def test_rank_correlation_is_spearmans():
     generator = torch.Generator().manual_seed(0)
     a, b = torch.rand(5, 3, 4, generator=generator).round(decimals=1), torch.rand(5, 3, 4, generator=generator)
     expected = [stats.spearmanr(x.flatten(), y.flatten()).statistic for x, y in zip(a, b, strict=True)]
-    np.testing.assert_allclose(court.rank_correlation(a, b), expected)
-    np.testing.assert_allclose(court.rank_correlation(a, a.exp()), 1)
-    assert np.isnan(court.rank_correlation(torch.ones(1, 3, 4), b[:1])).all()
+    np.testing.assert_allclose(evidence.rank_correlation(a, b), expected)
+    np.testing.assert_allclose(evidence.rank_correlation(a, a.exp()), 1)
+    assert np.isnan(evidence.rank_correlation(torch.ones(1, 3, 4), b[:1])).all()
 
 
 def test_deletion_and_insertion_of_a_sum_by_hand():
     """Four cells of one channel, 8 4 2 2, whose mean is 4; the score is their sum, and the map is right."""
     corpus = torch.tensor([[[[8.0, 4], [2, 2]]]])
     maps = torch.tensor([[[4.0, 3], [2, 1]]])
-    deletion, insertion = court.removal(lambda x: x.square().sum((1, 2, 3)), corpus, maps, steps=4)
+    deletion, insertion = evidence.removal(lambda x: x.square().sum((1, 2, 3)), corpus, maps, steps=4)
     assert deletion.tolist() == [[88.0, 40, 40, 52, 64]]   # 8 4 2 2, 4 4 2 2, 4 4 2 2, 4 4 4 2, 4 4 4 4
     assert insertion.tolist() == [[64.0, 112, 112, 100, 88]]  # 4 4 4 4, 8 4 4 4, 8 4 4 4, 8 4 2 4, 8 4 2 2
-    assert court.area(deletion).tolist() == [52.0] and court.area(insertion).tolist() == [100.0]
+    assert evidence.area(deletion).tolist() == [52.0] and evidence.area(insertion).tolist() == [100.0]
 
 
 def test_ties_are_broken_once_and_for_all():
     corpus, flat = torch.rand(2, 3, 4, 4), torch.zeros(2, 4, 4)
-    first, again = (court.removal(lambda x: x.amax((1, 2, 3)), corpus, flat) for _ in range(2))
+    first, again = (evidence.removal(lambda x: x.amax((1, 2, 3)), corpus, flat) for _ in range(2))
     assert torch.equal(first[0], again[0]) and first[0].shape == (2, 9)
     torch.testing.assert_close(first[0][:, 0], corpus.amax((1, 2, 3)))
     torch.testing.assert_close(first[1][:, -1], corpus.amax((1, 2, 3)))
@@ -121,7 +147,7 @@ def test_cascade_shuffles_part_after_part_and_spares_the_model(ward):
     model, _, _ = ward
     before = {name: value.clone() for name, value in model.state_dict().items()}
     seen = []
-    for part, shuffled in court.cascade(model):
+    for part, shuffled in evidence.cascade(model):
         state = shuffled.state_dict()
         for name, value in state.items():
             torch.testing.assert_close(value.flatten().sort().values, before[name].flatten().sort().values, rtol=0, atol=0)
@@ -149,19 +175,117 @@ def test_the_verdict_on_a_planted_truth(ward):
     table = court.verdict(rows, draws=200).set_index(["method", "criterion"])
     assert (table["low"] <= table["value"]).all() and (table["value"] <= table["high"]).all()
     value = table["value"]
-    assert value["chance", "pointing"] == pytest.approx(1 / 36) and value["chance", "lesion"] == pytest.approx(16 / 48**2)
+    assert value["chance", "touching"] == pytest.approx(1 / 36) and value["chance", "lesion"] == pytest.approx(16 / 48**2)
     assert value["chance", "lungs"] == pytest.approx(40 / 48)
     good = value["integrated_gradients"]
-    assert good["pointing"] > 0.95 and good["lesion"] > 5 * value["chance", "lesion"]
+    assert good["pointing"] >= good["touching"] > 0.95 and good["lesion"] > 5 * value["chance", "lesion"]
     for name, (_, sign) in court.CRITERIA.items():
         if name != "seconds" and name not in ("lungs", "stability"):
             assert sign * (good[name] - value["random", name]) > 0, name
     assert value["random", "stability"] == pytest.approx(1)  # noise that never looks at the film is stable: no criterion alone convicts
-    assert table.loc[("relevance", "pointing"), "low"] > table.loc[("chance", "pointing"), "high"]
+    assert table.loc[("relevance", "touching"), "low"] > table.loc[("chance", "touching"), "high"]
 
 
 def test_intervals_draw_patients_and_leave_out_what_is_undefined():
-    rows = court.pd.DataFrame({"method": "m", "criterion": "lesion", "film": range(6), "group": [0, 0, 0, 1, 1, 2],
+    rows = pd.DataFrame({"method": "m", "criterion": "lesion", "film": range(6), "group": [0, 0, 0, 1, 1, 2],
                                "value": [1.0, 1, 1, 0, 0, np.nan]})
     found = court.verdict(rows, draws=500).iloc[0]
     assert (found["value"], found["low"], found["high"], found["n"]) == (pytest.approx(0.6), 0, 1, 5)
+
+
+def test_differences_are_taken_film_by_film():
+    """b is 0.1 below a on every film, however much the films differ; c is a in another order."""
+    a = np.linspace(0, 1, 20)
+    values = {"a": a, "b": a - 0.1, "c": a[::-1]}
+    rows = pd.concat([pd.DataFrame({"method": m, "criterion": "lesion", "film": range(20), "group": np.arange(20) // 2, "value": v})
+                      for m, v in values.items()])
+    rows.loc[(rows["method"] == "b") & (rows["film"] == 3), "value"] = np.nan
+    found = court.against(rows, "a", "lesion", draws=200)
+    np.testing.assert_allclose(found.loc["b", ["difference", "low", "high"]].astype(float), 0.1)
+    assert found["n"].tolist() == [19, 20] and abs(found.loc["c", "difference"]) < 1e-12
+    assert found.loc["c", "low"] < -0.1 and found.loc["c", "high"] > 0.1
+
+
+def test_ranking_by_intervals():
+    rows = [("a", "lungs", 0.9, 0.85, 0.95), ("b", "lungs", 0.8, 0.7, 0.9), ("c", "lungs", 0.3, 0.2, 0.4),
+            ("chance", "lungs", 0.3, 0.25, 0.35),
+            ("a", "deletion", 0.5, 0.4, 0.6), ("b", "deletion", 0.2, 0.1, 0.3), ("c", "deletion", 0.35, 0.25, 0.45)]
+    table = pd.DataFrame(rows, columns=["method", "criterion", "value", "low", "high"])
+    table = pd.concat([table, *(table[table["criterion"] == "deletion"].assign(criterion=name) for name in court.CRITERIA
+                                if name not in ("lungs", "deletion"))])
+    found = court.ranking(table)
+    assert list(found.index) == list(court.CRITERIA)
+    assert found.loc["lungs"].tolist() == ["a", 0.9, ["b"], ["c"]]
+    assert found.loc["deletion"].tolist() == ["b", 0.2, ["c"], None]  # less is better: 0.25-0.45 overlaps 0.1-0.3, 0.4-0.6 does not
+    assert found.loc["insertion", "best"] == "a"
+
+
+# From films to a verdict
+
+
+def hospital(folder, n=6, side=64):
+    """A table of made-up films: a bright square is the lesion, and films 2 and 5 have one that fills the lungs."""
+    rng = np.random.default_rng(0)
+    names = {kind: [str(folder / f"{kind}{i}.png") for i in range(n)] for kind in ("film", "lungs", "lesion")}
+    for i in range(n):
+        lungs, lesion = square(side, 8, 8, 48, 48), square(side, 12 + 4 * i, 20, 8, 8) if i % 3 != 2 else square(side, 8, 8, 48, 40)
+        film = rng.uniform(60, 120, (side, side)) + 100 * lesion
+        for kind, picture in (("film", film), ("lungs", 255 * lungs), ("lesion", 255 * lesion)):
+            cv2.imwrite(names[kind][i], np.uint8(picture))
+    text = ["path,patient_id,view,site,diagnosis,lung_mask,lesion_mask"]
+    text += [",".join([names["film"][i], f"p{i // 2},PA,s,{'normal' if i == 1 else 'covid19'}", names["lungs"][i], names["lesion"][i]])
+             for i in range(n)]
+    (folder / "films.csv").write_text("\n".join(text) + "\n")
+    return manifest.read("local", folder).assign(external=True)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A court held over made-up films by an untrained model: table, profile, store, model, folder."""
+    folder = tmp_path_factory.mktemp("hospital")
+    profile = replace(profiles.demo(), image_size=64, backbone=profiles.DenseNet(4, (1, 1, 1, 1), 8, stem=1, stride=16),
+                      transformer=profiles.ViT(embed_dim=16, depth=2, num_heads=2))
+    torch.manual_seed(0)
+    model, store, table = diagnosis.network(profile).eval(), Store(folder / "store"), hospital(folder)
+    court.make(folder, profile, table, {"PA": model}, store, few=2)
+    return table, profile, store, model, folder
+
+
+def test_exhibits_are_covid_films_with_small_lesions(made):
+    table, profile, store, _, _ = made
+    films, lesion, lungs = court.exhibits(table, profile, store)
+    assert films["path"].tolist() == table["path"][[0, 3, 4]].tolist()
+    assert lesion.sum((1, 2)).tolist() == [64] * 3 and (lungs.sum((1, 2)) == 48 * 48).all()
+    assert court.exhibits(table, profile, store, most=2)[0]["path"].tolist() == table["path"][[0, 4]].tolist()
+    with pytest.raises(ValueError, match="lesion and lung masks"):
+        court.exhibits(table.assign(lesion_mask=None), profile, store)
+
+
+def test_the_noisier_film_is_the_film_with_a_little_noise(made):
+    table, profile, store, model, _ = made
+    exhibits = court.exhibits(table, profile, store)
+    one, two = (court.case(model, *exhibits, profile, store) for _ in range(2))
+    assert torch.equal(one.shaken, two.shaken) and one.corpus.shape == (3, model.transformer.in_channels, 4, 4)
+    assert 0 < (one.shaken - one.corpus).abs().mean() < one.corpus.abs().mean()
+    assert list(one.groups) == list(exhibits[0]["group_id"])
+
+
+def test_a_finished_court(made):
+    *_, folder = made
+    rows, found = pd.read_csv(folder / "rows.csv"), read_json(folder / "metrics.json")
+    assert found["films"] == {"PA": 3} and set(found) == {"films", "chance", *saliency.METHODS}
+    assert set(found["relevance"]) == set(court.CRITERIA)
+    mine = rows[(rows["method"] == "gradcam") & (rows["criterion"] == "deletion")]["value"]
+    assert found["gradcam"]["deletion"]["value"] == pytest.approx(mine.mean()) and found["gradcam"]["deletion"]["n"] == 3
+    assert set(rows["site"]) == {"s"} and set(rows["view"]) == {"PA"}
+    assert set(pd.read_csv(folder / "cascade.csv")["method"]) == set(saliency.METHODS)
+
+
+def test_boxes_of_one_film_make_one_mask(tmp_path):
+    for name in "ab":
+        cv2.imwrite(str(tmp_path / f"{name}.png"), np.random.default_rng(0).integers(0, 255, (40, 80), np.uint8))
+    (tmp_path / "bbox.csv").write_text("file,finding,x,y,w,h\na.png,Mass,0,0,20,10\nb.png,Mass,8,4,8,8\na.png,Effusion,60.2,19.9,20,20\n")
+    paths, masks = court.read_boxes(tmp_path, 40)
+    assert [path[-5:] for path in paths] == ["a.png", "b.png"] and masks.shape == (2, 40, 40)
+    np.testing.assert_array_equal(masks[0], square(40, 0, 0, 10, 10) | square(40, 20, 30, 20, 10))
+    assert masks[1].sum() == 8 * 4

@@ -16,9 +16,11 @@ from tests.conftest import CHECKOUT
 ORDER = (
     "profiles artifacts results schema labels manifest severity transfer fetch anatomy devices disease patterns film cohort films "
     "preprocess images data leakage backbone segmentation adversarial transformer baselines relevance saliency metrics batches checkpoint "
-    "train memory findings overlap lungs diagnosis followup localisation quantification readers evidence court stages experiments audit plots curves maps widgets "
+    "train memory findings overlap lungs diagnosis followup localisation quantification readers evidence court stages "
+    "experiments audit plots curves maps widgets "
     "predict doctor watch notebooks ledger report cli").split()
-MODELS = {"backbone", "segmentation", "adversarial", "transformer", "baselines", "relevance", "saliency"}  # torch, each other, severity; no more
+# models import torch, each other and severity
+MODELS = {"backbone", "segmentation", "adversarial", "transformer", "baselines", "relevance", "saliency"}
 MODULES = sorted(path.stem for path in (CHECKOUT / "cxrkit").glob("[!_]*.py"))
 
 

@@ -1,0 +1,167 @@
+"""Numbers as curves, points and intervals: every function returns a matplotlib Figure (see `plots` for the house rules)."""
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from . import metrics
+from .plots import BLUE, GREEN, ORANGE, PINK, RED, SKY, stamp
+
+
+def plot_court(table, criteria, title, synthetic=True):
+    """Verdict of the court: a panel a criterion, a line a method with its 95 % interval; dashed = chance.
+
+    table: DataFrame method, criterion, value, low, high (`court.verdict`); criteria: name -> (what it measures, +1 or -1).
+    """
+    methods = [name for name in dict.fromkeys(table["method"]) if name != "chance"]
+    figure = Figure(figsize=(14, 1.6 + 0.62 * len(methods)), layout="constrained")
+    axes = figure.subplots(2, (len(criteria) + 1) // 2, sharey=True, squeeze=False).ravel()
+    for axis, (name, (what, sign)) in zip(axes, criteria.items(), strict=False):
+        part = table[table["criterion"] == name].set_index("method")
+        for y, method in enumerate(methods):
+            if method in part.index:
+                value, low, high = part.loc[method, ["value", "low", "high"]]
+                colour = RED if method == "relevance" else BLUE
+                axis.plot([low, high], [y, y], color=colour, linewidth=2.5)
+                axis.plot(value, y, "o", color=colour, markersize=7)
+        if "chance" in part.index:
+            axis.axvline(part.loc["chance", "value"], color="0.3", linestyle="--")
+        words = what.split(", ")[0].split(": ")[0]
+        axis.set_title(f"{name}, {'more' if sign > 0 else 'less'} is better", fontsize=12)
+        axis.set_xlabel(words, fontsize=10)
+        axis.grid(axis="x", alpha=0.3)
+        if name == "seconds":
+            axis.set_xscale("log")
+    for axis in axes[len(criteria):]:
+        axis.remove()
+    axes[0].set_yticks(range(len(methods)), [name.replace("_", " ") for name in methods])
+    axes[0].invert_yaxis()
+    figure.suptitle(f"{title} (dots: mean, bars: 95 % intervals over patients, dashed: chance)")
+    return stamp(figure) if synthetic else figure
+
+
+def plot_cascade(rows, title, synthetic=True):
+    """How alike maps stay while weights are shuffled from the head down; rows: DataFrame part, method, value (`court.randomised`)."""
+    parts = list(dict.fromkeys(rows["part"]))
+    figure = Figure(figsize=(9, 4.6), layout="constrained")
+    axis = figure.subplots()
+    styles = [(colour, line) for line in ("-", "--", ":") for colour in (RED, BLUE, GREEN, ORANGE, SKY, PINK)]
+    for (method, part), (colour, line) in zip(rows.groupby("method", sort=False), styles, strict=False):
+        means = part.groupby("part")["value"].mean().reindex(parts)
+        axis.plot(["nothing", *parts], [1, *means], line, color=colour, marker="o", markersize=5, label=method.replace("_", " "))
+    axis.axhline(0, color="0.6", linewidth=1)
+    axis.set(title=title, xlabel="shuffled down to", ylabel="rank correlation with\nthe trained model's map", ylim=(-0.4, 1.05))
+    axis.legend(fontsize=10, frameon=False, bbox_to_anchor=(1.01, 1), loc="upper left")
+    return stamp(figure) if synthetic else figure
+
+
+LINES = (BLUE, RED, GREEN, ORANGE, PINK, SKY)  # of models or hospitals, in order
+
+
+def plot_history(histories, title, score="validation score", synthetic=True):
+    """Training curves: loss, and the score where it was taken, against the step; histories: name -> rows of history.json."""
+    figure = Figure(figsize=(11, 4), layout="constrained")
+    axes = figure.subplots(1, 2)
+    for (name, rows), colour in zip(histories.items(), LINES, strict=False):
+        for axis, key, style in zip(axes, ("loss", "score"), ("-", "o-"), strict=True):
+            points = [(row["step"], row[key]) for row in rows if row.get(key) is not None]
+            if points:
+                axis.plot(*zip(*points, strict=True), style, color=colour, linewidth=2, label=name)
+    axes[0].set(xlabel="step", ylabel="training loss", ylim=(0, None))
+    axes[1].set(xlabel="step", ylabel=score)
+    axes[0].legend(frameon=False)
+    figure.suptitle(title)
+    return stamp(figure) if synthetic else figure
+
+
+def plot_forest(rows, title, unit, chance=None, synthetic=True):
+    """Values with their intervals, one under the other; rows: DataFrame label, value, low, high and, for colours, `group`."""
+    groups = list(dict.fromkeys(rows["group"])) if "group" in rows else []
+    figure = Figure(figsize=(9, 0.42 * len(rows) + 1.5), layout="constrained")
+    axis = figure.subplots()
+    for y, row in enumerate(rows.to_dict("records")):
+        colour = LINES[groups.index(row["group"])] if groups else BLUE
+        axis.plot([row["low"], row["high"]], [y, y], color=colour, linewidth=2.5)
+        axis.plot(row["value"], y, "o", color=colour, markersize=8)
+        axis.annotate(f"{row['value']:.2f} [{row['low']:.2f}, {row['high']:.2f}]", (1.01, y), xycoords=("axes fraction", "data"),
+                      va="center", fontsize=11)
+    if chance is not None:
+        axis.axvline(chance, color="0.4", linestyle="--", linewidth=1)
+    axis.set(yticks=range(len(rows)), title=title, xlabel=unit)
+    axis.set_yticklabels(rows["label"])
+    axis.grid(axis="x", alpha=0.3)
+    axis.invert_yaxis()
+    return stamp(figure) if synthetic else figure
+
+
+def roc(y, p):
+    """Rates of false and of true positives at every threshold, (n + 1,) each: equal scores are one step."""
+    y, p = np.asarray(y, bool), np.asarray(p)
+    order = np.argsort(-p, kind="stable")
+    last = np.r_[np.flatnonzero(np.diff(p[order])), len(p) - 1]  # of each run of equal scores
+    hits = np.cumsum(y[order])[last]
+    return np.r_[0, (last + 1 - hits) / (~y).sum()], np.r_[0, hits / y.sum()]
+
+
+def plot_roc(scores, title, threshold=None, synthetic=True):
+    """ROC curves, name -> (y, p) of 0/1 and scores; with a threshold, where each of them stands at it, and its rates in the legend."""
+    figure = Figure(figsize=(9.5, 5.4), layout="constrained")
+    axis = figure.subplots()
+    for (name, (y, p)), colour in zip(scores.items(), LINES, strict=False):
+        label = f"{name}: AUC {metrics.auc(y, p):.2f}"
+        if threshold is not None:
+            point = metrics.at_threshold(y, p, threshold)
+            axis.plot(1 - point["specificity"], point["sensitivity"], "o", color=colour, markersize=12, markeredgecolor="black", zorder=3)
+            label += f"\nsensitivity {point['sensitivity']:.2f}, specificity {point['specificity']:.2f}"
+        axis.plot(*roc(y, p), color=colour, linewidth=2.2, label=label)
+    axis.plot([0, 1], [0, 1], color="0.6", linestyle="--", linewidth=1)
+    axis.axhline(0.8, color="0.6", linestyle=":", linewidth=1)
+    axis.set(xlabel="1 - specificity", ylabel="sensitivity", title=title, aspect="equal", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+    axis.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.02, 1), fontsize=11)
+    return stamp(figure) if synthetic else figure
+
+
+def plot_use(scores, title, bins=5, synthetic=True):
+    """May one believe the probability, and does acting on it help? Reliability and decision curve of name -> (y, p)."""
+    figure = Figure(figsize=(12, 4.8), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    left.plot([0, 1], [0, 1], color="0.6", linestyle="--", linewidth=1)
+    for (name, (y, p)), colour in zip(scores.items(), LINES, strict=False):
+        table = metrics.reliability(y, p, bins)
+        some = table["n"] > 0
+        left.plot(table["predicted"][some], table["observed"][some], "-", color=colour, linewidth=1.5)
+        left.scatter(table["predicted"][some], table["observed"][some], 3 * table["n"][some] + 15, color=colour, alpha=0.8,
+                     label=f"{name}: ECE {metrics.ece(y, p, bins):.2f}")
+        curve = metrics.decision_curve(y, p)
+        right.plot(curve["thresholds"], curve["model"], color=colour, linewidth=2.2, label=name)
+        right.plot(curve["thresholds"], curve["all"], color=colour, linestyle=":", linewidth=1.5)
+    right.axhline(0, color="0.4", linewidth=1)
+    left.set(xlabel="predicted probability", ylabel="observed share", title="Calibration (area of a dot: films)",
+             xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
+    right.set(xlabel="threshold: probability at which one acts", ylabel="net benefit (true positives a film)", ylim=(-0.15, None),
+              title="Decision curve (dotted: act on all; 0: on none)")
+    for axis in (left, right):
+        axis.legend(frameon=False, fontsize=11)
+    figure.suptitle(title)
+    return stamp(figure) if synthetic else figure
+
+
+def plot_matrix(frames, title, unit, low=None, high=None, columns="", rows="", synthetic=True):
+    """Tables of numbers as heat maps side by side with one scale; frames: name -> DataFrame, `columns` and `rows` say what these are."""
+    values = np.concatenate([np.ravel(frame) for frame in frames.values()]).astype(float)
+    low, high = (np.nanmin(values) if low is None else low), (np.nanmax(values) if high is None else high)
+    shape = next(iter(frames.values())).shape
+    figure = Figure(figsize=((1.0 * shape[1] + 1.8) * len(frames) + 1.2, 0.75 * shape[0] + 2.1), layout="constrained")
+    axes = figure.subplots(1, len(frames), squeeze=False)[0]
+    for axis, (name, frame) in zip(axes, frames.items(), strict=True):
+        shown = axis.imshow(frame.to_numpy(float), cmap="viridis", vmin=low, vmax=high, aspect="auto")
+        for i, j in np.ndindex(frame.shape):
+            value = frame.iat[i, j]
+            axis.text(j, i, f"{value:.2f}", ha="center", va="center", color="black" if value > (low + high) / 2 else "white", fontsize=11)
+        axis.set(title=name, xlabel=columns, xticks=range(frame.shape[1]), yticks=range(frame.shape[0]))
+        axis.set_xticklabels(frame.columns, rotation=35, ha="right")
+        axis.set_yticklabels(frame.index)
+        axis.spines[:].set_visible(False)
+    axes[0].set_ylabel(rows)
+    figure.colorbar(shown, ax=axes, label=unit, shrink=0.9)
+    figure.suptitle(title)
+    return stamp(figure) if synthetic else figure
