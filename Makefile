@@ -4,6 +4,7 @@
 #   make lab                  open the lessons in JupyterLab
 #   make test                 unit tests, notebook checks, nbval
 #   make mini [MIRROR=DIR]    every lesson on real public films
+#   make seeds [STUDY=..]     train what the lessons train three times over, for the spread (half an hour; resumes)
 #   PYTHON=python3.12 make .. another interpreter          FORCE=1 make .. again, though up to date
 #   PIP_ARGS=.. make ..       more options for pip, e.g. the index of PyTorch's CPU wheels (README)
 
@@ -11,6 +12,7 @@ PYTHON ?= python3
 PIP_ARGS ?=
 MIRROR ?=
 FORCE ?=
+STUDY ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -21,7 +23,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 export PYDEVD_DISABLE_FILE_VALIDATION ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo mini report lab notebooks exercises test test-slow lint doctor clean distclean
+.PHONY: help install demo mini report lab notebooks exercises test test-slow lint seeds doctor clean distclean
 
 help:
 	@awk '!/^#/ { exit } { sub(/^# ?/, ""); print }' Makefile
@@ -39,6 +41,10 @@ demo: $(INSTALLED)
 
 mini: $(INSTALLED)
 	$(BIN)/cxrkit reproduce --profile mini $(if $(MIRROR),--mirror "$(MIRROR)") $(again)
+
+# Long results that the lessons read: cxrkit/results/*.json.
+seeds: $(INSTALLED)
+	$(BIN)/python tools/seeds.py $(STUDY)
 
 report: $(INSTALLED)
 	$(BIN)/cxrkit report --profile demo

@@ -295,6 +295,22 @@ def test_evaluate_is_one_plain_forward_in_order():
     assert torch.equal(both["double"], 2.0 * data["target"])
 
 
+def test_a_training_may_ask_for_its_number_of_threads():
+    before, seen = torch.get_num_threads(), []
+
+    def watched(model, batch):
+        seen.append(torch.get_num_threads())
+        return squared(model, batch)
+
+    for asked, want in ((before + 1, before + 1), (1, 1), (0, before)):
+        fit(linear(), linear_data(), Training("sgd", lr=0.01, batch=4, steps=2, threads=asked), watched)
+        assert set(seen) == {want} and torch.get_num_threads() == before
+        seen.clear()
+    with pytest.raises(ZeroDivisionError), train.cpu_threads(before + 1):
+        1 / 0
+    assert torch.get_num_threads() == before
+
+
 def test_empty_datasets_are_refused():
     empty = batches.Tensors(image=torch.zeros(0, 3))
     with pytest.raises(ValueError, match="empty"):
