@@ -13,8 +13,9 @@ def plot_court(table, criteria, title, synthetic=True):
     table: DataFrame method, criterion, value, low, high (`court.verdict`); criteria: name -> (what it measures, +1 or -1).
     """
     methods = [name for name in dict.fromkeys(table["method"]) if name != "chance"]
-    figure = Figure(figsize=(14, 1.6 + 0.62 * len(methods)), layout="constrained")
-    axes = figure.subplots(2, (len(criteria) + 1) // 2, sharey=True, squeeze=False).ravel()
+    rows = -(-len(criteria) // 3)
+    figure = Figure(figsize=(13, rows * (0.9 + 0.26 * len(methods))), layout="constrained")
+    axes = figure.subplots(rows, 3, sharey=True, squeeze=False).ravel()
     for axis, (name, (what, sign)) in zip(axes, criteria.items(), strict=False):
         part = table[table["criterion"] == name].set_index("method")
         for y, method in enumerate(methods):
@@ -25,9 +26,8 @@ def plot_court(table, criteria, title, synthetic=True):
                 axis.plot(value, y, "o", color=colour, markersize=7)
         if "chance" in part.index:
             axis.axvline(part.loc["chance", "value"], color="0.3", linestyle="--")
-        words = what.split(", ")[0].split(": ")[0]
-        axis.set_title(f"{name}, {'more' if sign > 0 else 'less'} is better", fontsize=12)
-        axis.set_xlabel(words, fontsize=10)
+        axis.set_title(f"{name} ({'more' if sign > 0 else 'less'} is better)")
+        axis.set_xlabel(what, fontsize=10)
         axis.grid(axis="x", alpha=0.3)
         if name == "seconds":
             axis.set_xscale("log")
@@ -35,7 +35,7 @@ def plot_court(table, criteria, title, synthetic=True):
         axis.remove()
     axes[0].set_yticks(range(len(methods)), [name.replace("_", " ") for name in methods])
     axes[0].invert_yaxis()
-    figure.suptitle(f"{title} (dots: mean, bars: 95 % intervals over patients, dashed: chance)")
+    figure.suptitle(f"{title} (bars: 95 % intervals over patients; dashed: chance)")
     return stamp(figure) if synthetic else figure
 
 
@@ -59,15 +59,18 @@ LINES = (BLUE, RED, GREEN, ORANGE, PINK, SKY)  # of models or hospitals, in orde
 
 def plot_history(histories, title, score="validation score", synthetic=True):
     """Training curves: loss, and the score where it was taken, against the step; histories: name -> rows of history.json."""
-    figure = Figure(figsize=(11, 4), layout="constrained")
-    axes = figure.subplots(1, 2)
+    keys = [key for key in ("loss", "score") if any(row.get(key) is not None for rows in histories.values() for row in rows)]
+    figure = Figure(figsize=(5.5 * len(keys) + (len(keys) == 1) * 3, 4), layout="constrained")
+    axes = figure.subplots(1, len(keys), squeeze=False)[0]
     for (name, rows), colour in zip(histories.items(), LINES, strict=False):
-        for axis, key, style in zip(axes, ("loss", "score"), ("-", "o-"), strict=True):
+        for axis, key in zip(axes, keys, strict=True):
             points = [(row["step"], row[key]) for row in rows if row.get(key) is not None]
             if points:
-                axis.plot(*zip(*points, strict=True), style, color=colour, linewidth=2, label=name)
-    axes[0].set(xlabel="step", ylabel="training loss", ylim=(0, None))
-    axes[1].set(xlabel="step", ylabel=score)
+                axis.plot(*zip(*points, strict=True), {"loss": "-", "score": "o-"}[key], color=colour, linewidth=2, label=name)
+    for axis, key in zip(axes, keys, strict=True):
+        axis.set(xlabel="step", ylabel={"loss": "training loss", "score": score}[key])
+        if key == "loss":
+            axis.set_ylim(0, None)
     axes[0].legend(frameon=False)
     figure.suptitle(title)
     return stamp(figure) if synthetic else figure
@@ -156,12 +159,53 @@ def plot_matrix(frames, title, unit, low=None, high=None, columns="", rows="", s
         shown = axis.imshow(frame.to_numpy(float), cmap="viridis", vmin=low, vmax=high, aspect="auto")
         for i, j in np.ndindex(frame.shape):
             value = frame.iat[i, j]
-            axis.text(j, i, f"{value:.2f}", ha="center", va="center", color="black" if value > (low + high) / 2 else "white", fontsize=11)
+            axis.text(j, i, "-" if np.isnan(value) else f"{value:.2f}", ha="center", va="center", fontsize=11,
+                      color="white" if value <= (low + high) / 2 else "black")
         axis.set(title=name, xlabel=columns, xticks=range(frame.shape[1]), yticks=range(frame.shape[0]))
         axis.set_xticklabels(frame.columns, rotation=35, ha="right")
         axis.set_yticklabels(frame.index)
         axis.spines[:].set_visible(False)
     axes[0].set_ylabel(rows)
     figure.colorbar(shown, ax=axes, label=unit, shrink=0.9)
+    figure.suptitle(title)
+    return stamp(figure) if synthetic else figure
+
+
+def plot_agreement(truth, read, title, unit="severity (0-6)", synthetic=True):
+    """Read score against true score (n,), and Bland and Altman's plot: difference over mean, bias and 95 % limits."""
+    truth, read = np.asarray(truth, float), np.asarray(read, float)
+    figure = Figure(figsize=(11, 4.6), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    jitter = np.random.default_rng(0).uniform(-0.15, 0.15, len(truth))
+    left.plot([0, 6], [0, 6], color="0.5", linestyle="--")
+    left.plot(truth + jitter, read, "o", color=BLUE, alpha=0.45, markersize=6)
+    left.set(xlabel=f"true {unit}", ylabel=f"read {unit}", xlim=(-0.4, 6.4), ylim=(-0.4, 6.4), title="dashed: perfect reading")
+    limits = metrics.bland_altman(read, truth)
+    right.plot((truth + read) / 2, read - truth, "o", color=BLUE, alpha=0.45, markersize=6)
+    for name, style in (("bias", "-"), ("low", "--"), ("high", "--")):
+        right.axhline(limits[name], color=RED, linestyle=style)
+        right.annotate(f"{limits[name]:+.2f}", (1.01, limits[name]), xycoords=("axes fraction", "data"), color=RED, va="center")
+    right.set(xlabel=f"mean of the two, {unit}", ylabel="read - true", title="line: bias, dashed: 95 % limits")
+    figure.suptitle(title)
+    return stamp(figure) if synthetic else figure
+
+
+def plot_followup(visits, read, true, limit, title, synthetic=True):
+    """Score over time of a few patients, one panel each: lists of (k,) arrays. A ring marks a change beyond `limit` since the visit before.
+
+    true: None, or true scores, dashed.
+    """
+    figure = Figure(figsize=(3.4 * len(visits), 3.6), layout="constrained")
+    axes = figure.subplots(1, len(visits), sharey=True, squeeze=False)[0]
+    for i, (axis, at, score) in enumerate(zip(axes, visits, read, strict=True)):
+        axis.plot(at, score, "o-", color=BLUE, markersize=8, label="read")
+        if true is not None:
+            axis.plot(at, true[i], "s--", color="0.4", markersize=6, label="true")
+        moved = 1 + np.where(np.abs(np.diff(score)) > limit)[0]
+        axis.plot(np.asarray(at)[moved], np.asarray(score)[moved], "o", markersize=17, markerfacecolor="none", markeredgecolor=RED,
+                  markeredgewidth=2, label=f"change beyond noise (> {limit:.1f})")
+        axis.set(xlabel="visit", ylim=(-0.6, 6.6), xticks=at)
+    axes[0].set_ylabel("severity (0-6)")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=10, frameon=False)
     figure.suptitle(title)
     return stamp(figure) if synthetic else figure

@@ -1,9 +1,11 @@
 """Maps and masks drawn over films: every function takes arrays and returns a matplotlib Figure (see `plots` for the house rules)."""
 
+import cv2
 import numpy as np
 import torch
 
-from .plots import GREEN, RED, SKY, YELLOW, grid, outline, show, stamp
+from . import severity
+from .plots import BLUE, GREEN, RED, SKY, YELLOW, grid, outline, show, show_zones, stamp
 from .saliency import upsample
 
 
@@ -63,6 +65,23 @@ def plot_attention(image, attention, cell, title, names=None, stamped="synthetic
     return stamp(figure, stamped)
 
 
+def plot_findings(image, maps, names, probabilities, places, title, stamped="synthetic"):
+    """The map of each finding over one film, two rows, on one scale from 0 to 1; where the finding truly lies is outlined in blue.
+
+    image uint8 (S, S); maps (K, h, w) in [0, 1]; probabilities (K,) of the film; places (K, S, S) bool, or None where nobody knows.
+    """
+    columns = (len(names) + 1) // 2
+    figure, axes = grid(2, columns, size=2.9, title=title)
+    for k, (axis, name) in enumerate(zip(axes.ravel(), names, strict=False)):
+        drawn = over(axis, image, maps[k], f"{name}: {probabilities[k]:.2f}", None if places is None else places[k], top=1)
+        if places is not None and places[k].any():
+            axis.set_title(axis.get_title() + ", present", color=BLUE, weight="bold")
+    for axis in axes.ravel()[len(names):]:
+        axis.remove()
+    figure.colorbar(drawn, ax=axes, shrink=0.8, label="probability of the finding in a cell (0 to 1)")
+    return stamp(figure, stamped)
+
+
 def plot_masks(images, masks, row_names, title, stamped="synthetic"):
     """Films with outlined masks: images uint8 (n, S, S); masks name -> bool (n, S, S), the truth first; the film alone on the left."""
     colours = (SKY, RED, YELLOW, GREEN)
@@ -92,4 +111,51 @@ def plot_styles(image, carried, names, title, mask=None, stamped="synthetic"):
         if mask is not None:
             outline(axes[1, j + 1], mask, "0.2")
     figure.colorbar(drawn, ax=axes[1, :], fraction=0.03, label="change of grey (film: -1 to 1)")
+    return stamp(figure, stamped)
+
+
+def plot_severity(images, maps, lungs, arrays, truths, row_names, title, threshold=0.5, lesions=None, stamped="synthetic"):
+    """Figures 6 and 7 in form: film, severity map, contours at `threshold`, zones with their values; a row a film.
+
+    images uint8 (n, S, S); maps (n, H, W) in [0, 1]; lungs bool (n, S, S); arrays (n, 3, 2); truths (n,) scores 0-6;
+    lesions: true extent, bool (n, S, S), outlined in blue.
+    """
+    figure, axes = grid(len(images), 4, size=2.9, title=title)
+    for i, (image, lung, array) in enumerate(zip(images, lungs, arrays, strict=True)):
+        film, heat, contour, zone = axes[i]
+        large = cv2.resize(maps[i], image.shape[::-1], interpolation=cv2.INTER_LINEAR) * lung
+        show(film, image, "film" if i == 0 else "")
+        film.set_ylabel(row_names[i])
+        show(heat, image, "severity map" if i == 0 else "")
+        drawn = heat.imshow(large, cmap="magma", vmin=0, vmax=1, alpha=np.where(lung, 0.65, 0.0))
+        show(contour, image, f"contours at {threshold:.2g}" if i == 0 else "")
+        for points in severity.contours(large, lung, threshold):
+            contour.plot(*points.T, color=RED, linewidth=1.6)
+        if lesions is not None:
+            outline(contour, lesions[i], SKY)
+        show_zones(zone, image, severity.zones(lung[None])[0], array)
+        zone.set_title(f"read {array.sum():.1f}, true {truths[i]:.0f}")
+    figure.colorbar(drawn, ax=axes[:, -1], shrink=0.7, label="likelihood of disease (0-1)")
+    return stamp(figure, stamped)
+
+
+def plot_zone_lines(image, right, left, lesion, upper, lower, slip, title, stamped="synthetic"):
+    """A film with its zones cut at shares `upper` and `lower` of the lungs' height; `slip`: measured from row 0 of the image.
+
+    right, left, lesion: bool (S, S). A zone that the lesion covers by 1 % counts; beside it the zones as the paper cuts them.
+    """
+    figure, axes = grid(1, 2, size=4.4, title=title)
+    lungs = right | left
+    rows = np.where(lungs.any(axis=1))[0]
+    height = rows[-1] - rows[0] + 1
+    for axis, cuts, origin, name in ((axes[0, 0], severity.CUTS, rows[0], "as the paper cuts"),
+                                     (axes[0, 1], (upper, lower), 0 if slip else rows[0], "your lines")):
+        zone_of_row = np.digitize((np.arange(len(image)) + 0.5 - origin) / height, cuts)
+        zones = np.stack([np.stack([side & (zone_of_row[:, None] == row) for side in (right, left)]) for row in range(3)])
+        array = (severity.coverage(lesion, zones) >= 0.01) * 1.0
+        show_zones(axis, image, zones, array)
+        outline(axis, lesion, RED)
+        for cut in cuts:
+            axis.axhline(origin + cut * height, color="white", linestyle="--", linewidth=1.5)
+        axis.set_title(f"{name}: score {array.sum():.0f}")
     return stamp(figure, stamped)

@@ -258,8 +258,10 @@ def demo():
         student_training=Training("adam", lr=1e-3, batch=4, steps=100, schedule="cosine", warmup=10, betas=(0.0, 0.99)),
         unet_training=Training("adam", lr=3e-3, batch=16, steps=100, schedule="cosine", warmup=10),
         transformer=ViT(embed_dim=64, depth=3, num_heads=4),
-        transformer_training=Training("adamw", lr=1e-3, batch=16, steps=600, schedule="cosine", warmup=30, weight_decay=0.05, clip=1.0,
-                                      eval_every=150, threads=1))
+        transformer_training=Training("adamw", lr=5e-4, batch=16, steps=700, schedule="cosine", warmup=30, weight_decay=0.05, clip=1.0,
+                                      eval_every=175, threads=1),
+        severity_training=Training("adamw", lr=1e-3, batch=8, steps=800, schedule="cosine", warmup=30, weight_decay=0.05, clip=1.0,
+                                   threads=1))
 
 
 def mini():
@@ -267,8 +269,18 @@ def mini():
 
     Command: `make mini` or `cxrkit reproduce --profile mini`; budget: 60 minutes on 2 cores.
     """
-    return Profile("mini", manifests=("cohen", "cxnet", "hannover", "kermany", "kermany_224", "nih_cxr14"), image_size=224,
-                   lesson_minutes=60)
+    slim = demo().backbone
+    return Profile(
+        "mini", manifests=("cohen", "cxnet", "hannover", "kermany", "kermany_224", "nih_cxr14"), image_size=192, lesson_minutes=60, folds=5,
+        segmenter=replace(demo().segmenter, size=128, judged=0, normal="lung_mask.notna() and (diagnosis == 'normal' or brixia <= 3)",
+                          abnormal="lung_mask.isna() and diagnosis in ('other_infection', 'covid19')"),
+        segmenter_training=replace(demo().segmenter_training, steps=150), student_training=replace(demo().student_training, steps=80),
+        unet_training=replace(demo().unet_training, batch=8, steps=150),
+        backbone=replace(slim, start="virtual", augment=True),
+        backbone_training=Training("adamw", lr=1e-3, batch=8, steps=600, schedule="cosine", warmup=30, weight_decay=0.05, threads=1),
+        transformer=demo().transformer, quantifier=Quantifier(virtual=True, masks="drawn"),
+        severity_training=Training("adamw", lr=3e-4, batch=8, steps=200, schedule="cosine", warmup=20, weight_decay=0.05, clip=1.0,
+                                   threads=1))
 
 
 def paper():
@@ -277,7 +289,8 @@ def paper():
     Command: `cxrkit reproduce --profile paper --data DIR`.
     """
     return Profile("paper", manifests=("chexpert", "brixia", "bimcv_covid19", "nih_chestxray14", "rsna", "cohen_full", "local"),
-                   image_size=512, lesson_minutes=14 * 24 * 60)
+                   image_size=512, lesson_minutes=14 * 24 * 60,
+                   backbone_training=Training("adam", lr=1e-4, batch=8, steps=160_000, schedule="step"))
 
 
 PROFILES = {"demo": demo, "mini": mini, "paper": paper}

@@ -11,16 +11,15 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from sklearn.metrics import average_precision_score
 
-from cxrkit import checkpoint, diagnosis, followup, metrics, severity, train
+from cxrkit import checkpoint, diagnosis, followup, localisation, metrics, severity, train
+from cxrkit import lungs as segment
 from cxrkit.artifacts import write_json
-from cxrkit.data import CXRDataset, arrays, cached, parts
+from cxrkit.data import CXRDataset, arrays, letterbox, load_image, parts
 from cxrkit.findings import interval, number
 from cxrkit.schema import SECOND, ZONES
 
 PREDICTED = [f"p_{zone}" for zone in ZONES]  # columns of a judged table, in the order of the true ones
-CUTS = np.arange(1, 20) / 20  # thresholds tried for contours
 POSITIONS = "transformer.pos_embed"
 DRAWS = 400  # of patients, for an interval
 
@@ -63,10 +62,20 @@ def stretch(pos_embed, grid):
     return torch.cat([pos_embed[:, :1], cells], dim=1)
 
 
-def lungs(lung_mask, size):
+def inside_lungs(lung_mask, size):
     """Lung mask (B, S, S) of 0, 127, 255 -> bool (B, *size), nearest; what nobody has drawn (127) is no lung."""
     inside = (lung_mask == 255)[:, None].float()
     return F.interpolate(inside, size, mode="nearest-exact")[:, 0] > 0.5
+
+
+def predicted_lungs(segmenter, table, profile, store=None):
+    """The segmenter's masks where the model looks: uint8 (n, S, S) of 0, 255, and 127 in the border that `choices.resize` "pad" adds."""
+    masks = np.where(segment.predict(segmenter, table, profile, store), 255, 0).astype(np.uint8)
+    if profile.choices.resize == "plain":
+        return masks
+    films = (load_image(path).pixels for path in table["path"])
+    return np.stack([letterbox(cv2.resize(mask, film.shape[::-1], interpolation=cv2.INTER_NEAREST), profile.image_size)
+                     for mask, film in zip(masks, films)])
 
 
 SIGMOIDS = {  # choice 7 -> map inside and outside the lungs
@@ -81,7 +90,7 @@ def read(model, batch, choices, how="max"):
     Zones hold lung pixels only, so the order of sigmoid and mask (choice 7) changes the map outside the lungs and no array.
     """
     logits = model(batch["image"])["severity_logits"]                                         # (B, 1, H, W)
-    inside = lungs(batch["lung_mask"], logits.shape[-2:])                                     # (B, H, W)
+    inside = inside_lungs(batch["lung_mask"], logits.shape[-2:])                                     # (B, H, W)
     shown = SIGMOIDS[choices.sigmoid](logits, inside[:, None])                                # (B, 1, H, W)
     return {"severity_map": shown, "array": severity.roi_pool(shown, inside, how, choices)}
 
@@ -117,7 +126,8 @@ def make(folder, profile, table, store=None, start=()):
     model = fit(folder, profile, split["train"], split["val"], store, start)
     judged = {name: predict(model, split[name], profile, store) for name in ("val", "test", "external") if len(split[name])}
     result = {"images": {name: len(part) for name, part in split.items()}, **report(judged, split["train"], profile.choices)}
-    for name, found in places(model, judged, profile, store).items():
+    drawn = {name: (maps(model, table, profile, store), table) for name, table in judged.items() if table["lesion_mask"].notna().all()}
+    for name, found in localisation.places(drawn, profile, store).items():
         result[name]["map"] = found
     result |= follow(judged, profile.choices)
     pd.concat(judged.values(), ignore_index=True).to_csv(folder / "predictions.csv", index=False)
@@ -231,47 +241,3 @@ def by_zone(table, choices):
         out[zone] = {"auc": interval(metrics.auc_ci(y, p, groups=groups), int((y == 1).sum())),
                      "agreement": interval(agreement, known.sum())}
     return out
-
-
-def places(model, judged, profile, store=None):
-    """Maps against the true extent of the lesions, for tables that have it -> {"val": ..., "test": ..., "external": ...}.
-
-    `dice` at the contour threshold that is best on validation and carried over; `auprc`, average precision of the lung's pixels, beside
-    the lesion's share of the lung (`chance`): both are means over films with a lesion. `pointing`: share of the truly involved zones
-    whose largest value lies on the lesion, beside the lesion's share of those zones.
-    """
-    films = {name: _against_truth(model, table, profile, store) for name, table in judged.items() if table["lesion_mask"].notna().all()}
-    if "val" not in films:
-        return {}
-    best = int(films["val"]["dice"].mean(axis=0).argmax())
-    out = {}
-    for name, film in films.items():
-        def mean(values, groups=film["groups"]):
-            return interval(metrics.bootstrap(np.nanmean, values, groups=groups, draws=DRAWS), int(np.isfinite(values).sum()))
-        out[name] = {"threshold": float(CUTS[best]), "dice": mean(film["dice"][:, best]),
-                     **{what: mean(film[what]) for what in ("auprc", "chance", "pointing", "pointing_chance")}}
-    return out
-
-
-def _against_truth(model, table, profile, store):
-    """Films with a lesion: dict `dice` (n, CUTS), `auprc`, `chance`, `pointing`, `pointing_chance` (n,), and their `groups`."""
-    found = maps(model, table, profile, store)                                                # (N, H, W)
-    size, rows, kept = found.shape[-1], [], []
-    lesions, masks = (np.load(cached(table[column], profile.image_size, profile.choices, kind, store), mmap_mode="r")
-                      for column, kind in (("lesion_mask", "lesion"), ("lung_mask", "lungs")))
-    for i, severity_map in enumerate(found):
-        lesion, lung = (cv2.resize(m[i], (size, size), interpolation=cv2.INTER_NEAREST_EXACT) == 255 for m in (lesions, masks))
-        if (lesion & lung).any():
-            rows.append(against_lesion(severity_map, lesion & lung, lung, profile.choices))
-            kept.append(i)
-    return {**{name: np.array([row[name] for row in rows]) for name in rows[0]}, "groups": table["group_id"].to_numpy()[kept]}
-
-
-def against_lesion(severity_map, lesion, lung, choices):
-    """One map (H, W) against the lesion, bool (H, W) inside the lung: the values of `places` for one film."""
-    zones = severity.zones(lung[None], choices)[0].reshape(6, *lung.shape)
-    involved = [zone for zone in zones if (zone & lesion).any()]
-    hits = [lesion.flat[np.argmax(np.where(zone, severity_map, -1))] for zone in involved]
-    return {"dice": [metrics.dice(lesion, severity_map >= cut) for cut in CUTS],
-            "auprc": average_precision_score(lesion[lung], severity_map[lung]), "chance": lesion[lung].mean(),
-            "pointing": np.mean(hits), "pointing_chance": np.mean([lesion[zone].mean() for zone in involved])}

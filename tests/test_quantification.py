@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from cxrkit import metrics, profiles, quantification, readers
+from cxrkit import localisation, metrics, profiles, quantification, readers
 from cxrkit.artifacts import Store, read_json
 from cxrkit.profiles import Choices
 from cxrkit.schema import BRIXIA, COLUMNS, SECOND, ZONES
@@ -110,7 +110,7 @@ def test_order_of_sigmoid_and_mask_changes_the_outside_alone():
 def test_mask_is_brought_to_the_size_of_the_map():
     films = batch()
     films["image"] = films["image"][:, :, ::2, ::2]
-    inside = quantification.lungs(films["lung_mask"], (32, 32))
+    inside = quantification.inside_lungs(films["lung_mask"], (32, 32))
     assert inside[0].sum() == (films["lung_mask"][0] == 255).sum() / 4
     assert quantification.read(Outputs(), films, Choices())["severity_map"].shape == (3, 1, 32, 32)
 
@@ -225,14 +225,14 @@ def test_a_map_against_a_planted_lesion():
     lung = lung_mask() == 255
     lesion = np.zeros_like(lung)
     lesion[10:20, 10:20] = lesion[44:50, 40:50] = True  # right upper and left lower zone
-    perfect = quantification.against_lesion(lesion * 0.8, lesion, lung, Choices())
+    perfect = localisation.against_lesion(lesion * 0.8, lesion, lung, Choices())
     assert perfect["auprc"] == pytest.approx(1) and perfect["pointing"] == 1
     assert perfect["dice"] == pytest.approx([1.0] * 16 + [0.0] * 3)  # thresholds 0.05 to 0.8 keep it, 0.85 and more do not
     assert perfect["chance"] == pytest.approx(160 / (2 * 48 * 20))
     assert perfect["pointing_chance"] == pytest.approx((100 / (20 * 20) + 60 / (16 * 20)) / 2)
     elsewhere = np.zeros(lung.shape)
     elsewhere[10, 10] = elsewhere[55, 55] = 0.9  # hits the first lesion, misses the second
-    assert quantification.against_lesion(elsewhere, lesion, lung, Choices())["pointing"] == 0.5
+    assert localisation.against_lesion(elsewhere, lesion, lung, Choices())["pointing"] == 0.5
 
 
 # training
