@@ -1,0 +1,260 @@
+# %% [markdown]
+# # 03 Lungs: a mask that survives consolidation
+#
+# **Aim.** Write adaptive instance normalisation in five lines; carry a chest from *abnormal* to *normal* and back; see a plain network lose
+# the lung that is full of pneumonia; measure what the AdaIN segmenter does about it; see what a wrong mask does to the six zones.
+#
+# **Paper.** Park et al. 2021, section 3.3: the severity map is multiplied by a lung mask; the mask comes from Oh & Ye 2021. **Time.** Three
+# minutes on two CPU cores, once lesson 00 has drawn the films.
+#
+# Research and teaching only: nothing here is a diagnostic device.
+
+# %% tags=["parameters"]
+profile = "demo"
+out = None
+
+# %%
+import inspect
+
+import numpy as np
+import pandas as pd
+import torch
+
+from cxrkit import adversarial, artifacts, curves, lungs, maps, overlap, plots, profiles, segmentation, severity, stages, widgets
+from cxrkit.artifacts import Store
+
+settings, store = profiles.get(profile), Store(out)
+sizes = settings.segmenter
+
+# %% [markdown]
+# ## The problem
+#
+# Readers draw lungs on *normal* films: the border is easy to see there. A network taught by such films learns "lung = dark". Then comes a
+# lobe full of pneumonia, as bright as the heart, and the network leaves it out. But that lobe is exactly what a severity score must count.
+#
+# Who does what in this lesson? `normal` films bring a mask, `abnormal` films bring none (their masks are not looked at, except by the
+# U-Net that shows the ceiling), and `test` films belong to patients who taught nothing.
+
+# %%
+table = lungs.roles(settings, stages.table(settings, "lungs", store))
+pd.crosstab(table["role"], table["diagnosis"])
+
+# %% [markdown]
+# ## AdaIN in five lines
+#
+# Instance normalisation gives every channel of every image mean 0 and standard deviation 1: contrast and brightness are forgotten, shapes
+# stay. *Adaptive* instance normalisation then gives it a new mean and spread, and those are read off a *style*.
+
+# %%
+def adain(x, gamma, beta):
+    mean = x.mean(dim=(2, 3), keepdim=True)
+    spread = (x.var(dim=(2, 3), keepdim=True, correction=0) + 1e-5).sqrt()
+    normal = (x - mean) / spread  # (B, C, H, W)
+    return (1 + gamma[:, :, None, None]) * normal + beta[:, :, None, None]
+
+
+x, gamma, beta = torch.rand(2, 3, 8, 8), torch.randn(2, 3), torch.randn(2, 3)
+torch.testing.assert_close(adain(x, gamma, beta), segmentation.adain(x, gamma, beta))
+
+# %% [markdown]
+# On a film (one channel): the same picture under five styles. Nothing moved; only mean and spread are new. Inside the network the same
+# happens to dozens of channels, some of which mean "opacity".
+
+# %%
+films = lungs.dataset(table, settings, store, size=settings.image_size)
+film = films[0]["image"][None]  # (1, 1, S, S), -1 to 1
+styles = [(-0.6, 0.0), (-0.6, 0.5), (-0.6, -0.5), (-0.8, 0.0), (-0.3, 0.0)]
+shown = [adain(film, *(torch.tensor([[v]]) for v in style))[0, 0].numpy() for style in styles]
+grey = [np.uint8(np.clip((picture + 1) * 127.5, 0, 255)) for picture in shown]
+plots.plot_steps(grey, [f"gamma {g}, beta {b}" for g, b in styles], "One film, five styles")
+
+# %% [markdown]
+# ## One network, three jobs
+#
+# The generator has no flag that says what to do. With the style of a domain it makes a film of that domain; with none, it draws the lungs.
+
+# %%
+print(inspect.getsource(segmentation.Generator.forward))
+print(inspect.getsource(lungs.teach))
+print(inspect.getsource(lungs.draw))
+
+# %% [markdown]
+# Training is a game in two stages. **Stage 1**: a *discriminator* learns to tell real films of a domain from made ones, the generator to
+# fool it, and a film that goes there and *back* must come back (`cycle`). At the same time the generator draws the lungs of normal films.
+# **Stage 2**: the *teacher* makes an abnormal film normal and draws its lungs; the *student* learns to draw the same in one pass, with a
+# code of its own (`self_code`).
+#
+# The discriminator's loss is the familiar cross-entropy. Two logits by hand:
+
+# %%
+logits = torch.tensor([0.0, 2.0])
+by_hand = -torch.log(torch.sigmoid(logits)).mean()  # "both are real": minus log of the probability
+torch.testing.assert_close(adversarial.nonsaturating(logits, True), by_hand)
+print("chance level of the game, log 2 =", round(float(adversarial.nonsaturating(torch.zeros(1), True)), 3))
+
+# %% [markdown]
+# ## Train, or load
+#
+# One call: both stages, then two plain U-Nets. One sees the same normal masks and nothing else; the other is also given the masks of
+# abnormal films, which is what the method tries to do without: the ceiling.
+
+# %%
+folder = stages.segmenter(settings, store)
+result, history = (artifacts.read_json(folder / f"{name}.json") for name in ("metrics", "history"))
+student, teacher, unet = lungs.load(folder, settings), lungs.load_teacher(folder, settings), lungs.load_unet(folder, settings)
+
+# %% tags=["report"]
+shares = {"lungs": "drawing the lungs", "real": "discriminator: real", "fake": "discriminator: made", "cycle": "there and back"}
+parts = {name: [{"step": row["step"], "loss": row[key]} for row in history["teacher"]] for key, name in shares.items()
+         if key in history["teacher"][0]}
+curves.plot_history(parts, "Stage 1: four of its losses")
+
+# %% [markdown]
+# A discriminator at 0.69 (log 2) guesses. If it stays there, the generator learns nothing about disease from it: look at the curves before
+# you believe the pictures.
+#
+# ## The same chest, carried to normal and back
+#
+# The style slider: 0 is the middle style of the abnormal domain, 1 that of the normal one. The lower row shows what changed.
+
+# %%
+judged = pd.read_csv(folder / "predictions.csv")
+opaque = judged[(judged["network"] == "unet_normal") & (judged["diagnosis"] != "normal")].sort_values("opaque", ascending=False)
+worst = opaque.head(40).sort_values("dice").head(6)
+cases = table.set_index("path").loc[worst["path"]].reset_index()
+inputs = lungs.dataset(cases, settings, store).batch(range(len(cases)))["image"]
+
+
+@torch.no_grad()
+def carried(case, steps):
+    image, domain = inputs[case : case + 1], torch.arange(2)
+    abnormal, normal = teacher.mapping(torch.zeros(2, sizes.latent_dim), domain)
+    return np.stack([teacher.generator(image, torch.lerp(abnormal, normal, t)[None])["image"][0, 0].numpy() for t in steps])
+
+# %% tags=["report"]
+steps = (0.0, 0.5, 1.0)
+
+
+def slide(case, style):
+    films = carried(case, (*steps, style))
+    names = ["abnormal", "half way", "normal", f"style {style:.1f}"]
+    return maps.plot_styles(inputs[case, 0].numpy(), films, names, f"Film {case + 1} of {len(cases)}, carried by the style")
+
+
+slide(0, 1.0)
+
+# %%
+widgets.explore(slide, start={"style": 1.0}, case=list(range(len(cases))), style=(-0.5, 1.5, 0.1))
+
+# %% [markdown]
+# ## Under-segmentation, seen
+#
+# Six films with the densest lungs, drawn by the reader (the truth of the virtual hospitals), by the U-Net that has seen normal lungs only,
+# and by the AdaIN student, which has seen no mask of an abnormal lung either.
+
+# %% tags=["report"]
+seen = lungs.dataset(cases, settings, store, size=settings.image_size)
+images, truth = (np.stack(stack) for stack in zip(*(seen.pixels(i) for i in range(len(cases))), strict=True))
+drawn = {"truth": truth == 255,
+         "U-Net, normal only": lungs.masks(lambda image: unet(image)["logits"], cases, settings, store),
+         "AdaIN student": lungs.predict(student, cases, settings, store)}
+maps.plot_masks(images, drawn, [f"{100 * share:.0f} % opaque" for share in worst["opaque"]], "Lungs full of pneumonia")
+
+# %% [markdown]
+# ## Measured
+#
+# Dice of film and truth on hospitals that no network has seen, with 95 % intervals by patient. Columns: diagnosis, involved zones, and
+# `opaque` films, where a lesion covers more than 30 % of a lung. `teacher` goes the long way (normal first, then the mask); `direct` is the
+# same network without that.
+
+# %%
+overlap.table(result)
+
+# %%
+overlap.table(result, measure="missed").dropna(axis=1, how="all")  # share of the lesion that the mask leaves out
+
+# %% tags=["report"]
+gain = pd.DataFrame([{"label": group.replace("_", " "), "group": place, **entry} for place in ("test", "external")
+                     for group, entry in result[place]["gain"].items()])
+curves.plot_forest(gain, "Student minus U-Net taught by normal lungs", "difference in Dice (> 0: the student is better)", chance=0)
+
+# %% [markdown]
+# Read the table with care. Three of its comparisons say different things:
+#
+# - `unet_normal` against `unet_both`: how large the problem is. On all abnormal films together it is small, since most virtual lesions
+#   leave the border of the lung visible; on opaque films it is plain.
+# - `teacher` against `direct`: what the adversarial part adds. A minute of training on a laptop is far less than the 40,000 steps of the
+#   paper, and its discriminator hardly learns to tell the domains apart.
+# - `student` against `unet_normal`: what you would use. A U-Net has skip connections and learns a sharp border at once; the generator has
+#   none and needs longer.
+
+# %%
+# NBVAL_CHECK_OUTPUT
+away = result["external"]
+print("films judged:", result["images"]["judged"])
+print("student, abnormal lungs, unseen hospitals: Dice above 0.93:", away["student"]["abnormal"]["dice"]["value"] > 0.93)
+print("student, 4 to 6 zones, unseen hospitals: Dice above 0.90:", away["student"]["zones_4_6"]["dice"]["value"] > 0.90)
+print("opaque lungs, more of the lesion missed without abnormal masks:",
+      away["unet_normal"]["opaque"]["missed"]["value"] > away["unet_both"]["opaque"]["missed"]["value"])
+
+# %% [markdown]
+# ## What a wrong mask does to the six zones
+#
+# The zone lines lie at 5/12 and 2/3 of the height of the *mask*. A mask that stops above a consolidated base is shorter: the lines move up
+# and the lesion is no longer inside. Below, the lesion of the truth counted in the zones of each mask (a zone is 1 if 1 % of it is ill).
+
+# %%
+lesion = lungs.dataset(cases.assign(lung_mask=cases["lesion_mask"]), settings, store, size=settings.image_size)
+
+
+def zones_of(case, name):
+    zones = severity.zones(drawn[name][case][None])[0]
+    array = (severity.coverage(lesion.pixels(case)[1] == 255, zones) >= 0.01).astype(float)
+    return zones, array
+
+
+def compare_zones(case):
+    figure, axes = plots.grid(1, len(drawn), size=3.4, title=f"Film {case + 1}: zones and which of them are ill")
+    for axis, name in zip(axes[0], drawn, strict=True):
+        zones, array = zones_of(case, name)
+        plots.show_zones(axis, images[case], zones, array)
+        axis.set_title(f"{name}: {array.sum():.0f} of 6")
+    return plots.stamp(figure)
+
+
+compare_zones(0)
+
+# %%
+widgets.explore(compare_zones, case=list(range(len(cases))))
+
+# %% [markdown]
+# ## Exercises
+#
+# 1. `clean_mask` keeps two components and fills holes. Give it a mask with a hole and a speck, and count pixels before and after.
+# 2. How much of the six films does the U-Net miss, in pixels of lesion? Compare with the student.
+# 3. The public code of another group fills holes by writing 1 into a mask of 0 and 255. What happens to the hole when the mask is cut at
+#    half of its range?
+
+# %% tags=["solution"]
+# Exercise 1: clean_mask on a mask with a hole and a speck.
+mask = np.zeros((12, 24), bool)
+mask[1:11, 1:10], mask[1:11, 13:22] = True, True
+mask[4:6, 4:6], mask[11, 23] = False, True
+print(mask.sum(), "->", segmentation.clean_mask(mask).sum())
+
+# %% tags=["solution"]
+# Exercise 2: pixels of lesion outside each mask.
+ill = np.stack([lesion.pixels(i)[1] == 255 for i in range(len(cases))]) & drawn["truth"]
+for name, stack in drawn.items():
+    print(f"{name}: {100 * (ill & ~stack).sum() / ill.sum():.0f} % of the lesion missed")
+
+# %% tags=["solution"]
+# Exercise 3: a hole filled with 1 in a mask of 0 and 255 is still a hole.
+wrong = np.where(mask, 255, 0).astype(np.uint8)
+wrong[4:6, 4:6] = 1
+print("lung pixels in the hole after cutting at 127:", int((wrong > 127)[4:6, 4:6].sum()))
+
+# %% [markdown]
+# ## Next
+#
+# **04_corpus_vit** turns the backbone's feature map into tokens and diagnoses. The masks come back in **06_severity**.
