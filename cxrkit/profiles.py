@@ -207,7 +207,7 @@ class Quantifier:
     masks: str = "segmenter"  # lungs of all films (section 3.3); "drawn" = those of a reader or of virtual truth, where there are any
     augmentation: str = "affine"  # of `data.AUGMENT`
     flip: float = 0.5  # chance of a mirrored film; the columns of its array change places
-    members: int = 1  # models of different seeds in each fold of the cross-validation, whose values are averaged
+    aside: str = ""  # a training hospital that becomes the external test in place of the usual ones: alternation (section 4)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 
-from cxrkit import checkpoint, diagnosis, followup, localisation, metrics, severity, train
+from cxrkit import checkpoint, diagnosis, followup, localisation, metrics, schema, severity, train
 from cxrkit import lungs as segment
 from cxrkit.artifacts import write_json
 from cxrkit.data import CXRDataset, arrays, letterbox, load_image, parts
@@ -114,6 +114,16 @@ def dataset(table, profile, store=None, augmented=False):
     """Films of a table with their lung masks; a flip swaps the columns of the array."""
     how = replace(profile.choices, augmentation=profile.quantifier.augmentation)
     return CXRDataset(table, profile.image_size, how, train=augmented, flip=profile.quantifier.flip, masks=True, store=store)
+
+
+def set_aside(table, site):
+    """Alternation (section 4): one training hospital becomes the external test, and those external before are left out.
+
+    Raises ValueError, with the training hospitals, for another site.
+    """
+    inside = table[~table["external"].astype(bool)]
+    schema.known(site, set(inside["site"]), "training hospital")
+    return inside.assign(external=inside["site"] == site).reset_index(drop=True)
 
 
 def make(folder, profile, table, store=None, start=()):

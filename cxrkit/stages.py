@@ -180,7 +180,8 @@ def severity(profile, store=None):
     store = store or Store()
 
     def make(folder):
-        films_of = masks(profile, table(profile, "severity", store), store)
+        films_of, aside = table(profile, "severity", store), profile.quantifier.aside
+        films_of = masks(profile, quantification.set_aside(films_of, aside) if aside else films_of, store)
         start = severity_start(profile, store)
         result = quantification.make(folder, profile, films_of, store, start)
         if profile.folds:

@@ -235,6 +235,14 @@ def test_a_map_against_a_planted_lesion():
     assert localisation.against_lesion(elsewhere, lesion, lung, Choices())["pointing"] == 0.5
 
 
+def test_alternation_sets_one_training_hospital_aside():
+    table = pd.DataFrame({"site": ["a", "b", "b", "far"], "external": [False, False, False, True]})
+    left = quantification.set_aside(table, "b")
+    assert left["site"].tolist() == ["a", "b", "b"] and left["external"].tolist() == [False, True, True]
+    with pytest.raises(ValueError, match="training hospital 'far'"):
+        quantification.set_aside(table, "far")
+
+
 # training
 
 

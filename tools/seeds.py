@@ -51,7 +51,19 @@ def study_diagnosis(profile, store):
     return rows
 
 
-STUDIES = {"backbone": study_backbone, "diagnosis": study_diagnosis}
+def study_severity(profile, store):
+    """Error of the 0-6 score on hospitals never seen: the usual three, then each training hospital in turn (alternation, section 4)."""
+    rows = []
+    for aside in ("", "alder", "birch", "cedar"):
+        chosen = replace(profile, quantifier=replace(profile.quantifier, aside=aside))
+        outside = external(stages.severity(chosen, store))[0]
+        rows.append({"aside": aside or "usual", **{name: outside[name]["value"] for name in ("mse", "mae", "cc", "r2")},
+                     "n": outside["mse"]["n"], "constant": outside["constant"]["mse"]["value"], "hard": outside["hard"]["mse"]["value"],
+                     **{name: value["value"] for name, value in outside.get("map", {}).items() if isinstance(value, dict)}})
+    return rows
+
+
+STUDIES = {"backbone": study_backbone, "diagnosis": study_diagnosis, "severity": study_severity}
 
 
 def main(arguments=None):

@@ -128,8 +128,8 @@ print("maps find lesions above chance:", result["external"]["map"]["auprc"]["val
 # %% [markdown]
 # ## The map
 #
-# Figures 6 and 7 in form. Red: contour of the map; blue: the true extent, which the model has never been shown. A spot in the right place is
-# all that the label asks for, so maps point better than they outline.
+# Figures 6 and 7 in form. Red: contour of the map; blue: the true extent, which the model has never been shown. A spot in the right
+# place is all that the label asks for, so maps point better than they outline.
 
 # %% tags=["report"]
 shown = pd.concat([away[truth == score].head(1) for score in (1, 3, 5)]).reset_index(drop=True)
