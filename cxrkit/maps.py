@@ -78,7 +78,7 @@ def plot_findings(image, maps, names, probabilities, places, title, stamped="syn
             axis.set_title(axis.get_title() + ", present", color=BLUE, weight="bold")
     for axis in axes.ravel()[len(names):]:
         axis.remove()
-    figure.colorbar(drawn, ax=axes, shrink=0.8, label="probability of the finding in a cell (0 to 1)")
+    figure.colorbar(drawn, ax=list(axes.ravel()[:len(names)]), shrink=0.8, label="probability of the finding in a cell (0 to 1)")
     return stamp(figure, stamped)
 
 
@@ -142,7 +142,7 @@ def plot_severity(images, maps, lungs, arrays, truths, row_names, title, thresho
 def plot_zone_lines(image, right, left, lesion, upper, lower, slip, title, stamped="synthetic"):
     """A film with its zones cut at shares `upper` and `lower` of the lungs' height; `slip`: measured from row 0 of the image.
 
-    right, left, lesion: bool (S, S). A zone that the lesion covers by 1 % counts; beside it the zones as the paper cuts them.
+    right, left, lesion: bool (S, S). A zone that the lesion (white) covers by 1 % counts; beside it the zones as the paper cuts them.
     """
     figure, axes = grid(1, 2, size=4.4, title=title)
     lungs = right | left
@@ -154,7 +154,7 @@ def plot_zone_lines(image, right, left, lesion, upper, lower, slip, title, stamp
         zones = np.stack([np.stack([side & (zone_of_row[:, None] == row) for side in (right, left)]) for row in range(3)])
         array = (severity.coverage(lesion, zones) >= 0.01) * 1.0
         show_zones(axis, image, zones, array)
-        outline(axis, lesion, RED)
+        outline(axis, lesion, "white")
         for cut in cuts:
             axis.axhline(origin + cut * height, color="white", linestyle="--", linewidth=1.5)
         axis.set_title(f"{name}: score {array.sum():.0f}")

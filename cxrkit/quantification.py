@@ -90,7 +90,7 @@ def read(model, batch, choices, how="max"):
     Zones hold lung pixels only, so the order of sigmoid and mask (choice 7) changes the map outside the lungs and no array.
     """
     logits = model(batch["image"])["severity_logits"]                                         # (B, 1, H, W)
-    inside = inside_lungs(batch["lung_mask"], logits.shape[-2:])                                     # (B, H, W)
+    inside = inside_lungs(batch["lung_mask"], logits.shape[-2:])                              # (B, H, W)
     shown = SIGMOIDS[choices.sigmoid](logits, inside[:, None])                                # (B, 1, H, W)
     return {"severity_map": shown, "array": severity.roi_pool(shown, inside, how, choices)}
 

@@ -28,7 +28,13 @@ from cxrkit.profiles import Choices
 settings, store = profiles.get(profile), Store(out, mirror)
 drawn = stages.cohort(settings, store)
 ward = drawn.table[(drawn.table.ward == "severity") & drawn.table.external]
-row = int(ward[ward.severity == 4].index[0])
+
+
+def array_of(i, choices=Choices()):
+    return severity.coverage(drawn.lesion(i), severity.zones_of_sides(*drawn.lungs(i), choices)) >= 0.01
+
+
+row = next(int(i) for i in ward.index if ward.severity[i] == 4 and array_of(i, Choices(zone_origin="row0")).sum() != 4)
 image, (right, left), lesion = np.array(drawn.images[row]), drawn.lungs(row), drawn.lesion(row)
 
 # %% [markdown]
@@ -38,8 +44,10 @@ image, (right, left), lesion = np.array(drawn.images[row]), drawn.lungs(row), dr
 # is the severity. A reader needs seconds for it; drawing the lesions would take an hour.
 
 # %% tags=["report"]
-film = maps.plot_zone_lines(image, right, left, lesion, 5 / 12, 2 / 3, False, "Six zones, and the lesion that fills some of them")
-film
+figure, axes = plots.grid(1, 1, size=4.4, title="Six zones; involved ones are red")
+plots.show_zones(axes[0, 0], image, severity.zones_of_sides(right, left), array_of(row) * 1.0)
+plots.outline(axes[0, 0], lesion, "white")
+plots.stamp(figure)
 
 # %% [markdown]
 # ## ROI max-pooling by hand
@@ -74,7 +82,8 @@ def touched(how):
     return (255 * (free.grad[0, 0] > 0)).byte().numpy()
 
 
-plots.plot_steps([touched("max"), touched("average")], ["maximum", "average"], "Pixels that learn from one film (white)")
+plots.plot_sheet([[touched("max"), touched("average")]], [""], ["maximum", "average"], "Pixels that learn from one film (white)",
+                 synthetic=False)
 
 # %% [markdown]
 # ## The model
@@ -222,11 +231,8 @@ for how in ("soft", "hard"):
 
 # %% tags=["solution"]
 # Exercise 2: the origin slip on fifty films.
-some, moved = ward.index[:50], 0
-for i in some:
-    arrays_of = [severity.coverage(drawn.lesion(i), severity.zones_of_sides(*drawn.lungs(i), choice)) >= 0.01
-                 for choice in (Choices(), Choices(zone_origin="row0"))]
-    moved += not np.array_equal(*arrays_of)
+some = ward.index[:50]
+moved = sum(not np.array_equal(array_of(i), array_of(i, Choices(zone_origin="row0"))) for i in some)
 print(f"{moved} of {len(some)} films get another array")
 
 # %% tags=["solution"]
