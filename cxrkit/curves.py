@@ -1,5 +1,7 @@
 """Numbers as curves, points and intervals: every function returns a matplotlib Figure (see `plots` for the house rules)."""
 
+import textwrap
+
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -14,7 +16,7 @@ def plot_court(table, criteria, title, synthetic=True):
     """
     methods = [name for name in dict.fromkeys(table["method"]) if name != "chance"]
     rows = -(-len(criteria) // 3)
-    figure = Figure(figsize=(13, rows * (0.9 + 0.26 * len(methods))), layout="constrained")
+    figure = Figure(figsize=(13, rows * (1.1 + 0.26 * len(methods))), layout="constrained")
     axes = figure.subplots(rows, 3, sharey=True, squeeze=False).ravel()
     for axis, (name, (what, sign)) in zip(axes, criteria.items(), strict=False):
         part = table[table["criterion"] == name].set_index("method")
@@ -27,7 +29,7 @@ def plot_court(table, criteria, title, synthetic=True):
         if "chance" in part.index:
             axis.axvline(part.loc["chance", "value"], color="0.3", linestyle="--")
         axis.set_title(f"{name} ({'more' if sign > 0 else 'less'} is better)")
-        axis.set_xlabel(what, fontsize=10)
+        axis.set_xlabel(textwrap.fill(what, 40), fontsize=10)
         axis.grid(axis="x", alpha=0.3)
         if name == "seconds":
             axis.set_xscale("log")
@@ -49,7 +51,7 @@ def plot_cascade(rows, title, synthetic=True):
         means = part.groupby("part")["value"].mean().reindex(parts)
         axis.plot(["nothing", *parts], [1, *means], line, color=colour, marker="o", markersize=5, label=method.replace("_", " "))
     axis.axhline(0, color="0.6", linewidth=1)
-    axis.set(title=title, xlabel="shuffled down to", ylabel="rank correlation with\nthe trained model's map", ylim=(-0.4, 1.05))
+    axis.set(title=title, xlabel="shuffled down to", ylabel="rank correlation with\nthe trained model's map", ylim=(-0.75, 1.05))
     axis.legend(fontsize=10, frameon=False, bbox_to_anchor=(1.01, 1), loc="upper left")
     return stamp(figure) if synthetic else figure
 
@@ -127,21 +129,23 @@ def plot_use(scores, title, bins=5, synthetic=True):
     """May one believe the probability, and does acting on it help? Reliability and decision curve of name -> (y, p)."""
     figure = Figure(figsize=(12, 4.8), layout="constrained")
     left, right = figure.subplots(1, 2)
+    best = 0.01
     left.plot([0, 1], [0, 1], color="0.6", linestyle="--", linewidth=1)
     for (name, (y, p)), colour in zip(scores.items(), LINES, strict=False):
         table = metrics.reliability(y, p, bins)
         some = table["n"] > 0
-        left.plot(table["predicted"][some], table["observed"][some], "-", color=colour, linewidth=1.5)
-        left.scatter(table["predicted"][some], table["observed"][some], 3 * table["n"][some] + 15, color=colour, alpha=0.8,
-                     label=f"{name}: ECE {metrics.ece(y, p, bins):.2f}")
+        left.plot(table["predicted"][some], table["observed"][some], "o-", color=colour, linewidth=1.5, markersize=4,
+                  label=f"{name}: ECE {metrics.ece(y, p, bins):.2f}")
+        left.scatter(table["predicted"][some], table["observed"][some], 3 * table["n"][some] + 15, color=colour, alpha=0.7)
         curve = metrics.decision_curve(y, p)
+        best = max(best, np.nanmax(curve["model"]))
         right.plot(curve["thresholds"], curve["model"], color=colour, linewidth=2.2, label=name)
         right.plot(curve["thresholds"], curve["all"], color=colour, linestyle=":", linewidth=1.5)
     right.axhline(0, color="0.4", linewidth=1)
     left.set(xlabel="predicted probability", ylabel="observed share", title="Calibration (area of a dot: films)",
              xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
-    right.set(xlabel="threshold: probability at which one acts", ylabel="net benefit (true positives a film)", ylim=(-0.15, None),
-              title="Decision curve (dotted: act on all; 0: on none)")
+    right.set(xlabel="threshold: probability at which one acts", ylabel="net benefit (true positives a film)",
+              ylim=(-0.25 * best, 1.2 * best), title="Decision curve (dotted: act on all; 0: on none)")
     for axis in (left, right):
         axis.legend(frameon=False, fontsize=11)
     figure.suptitle(title)

@@ -66,16 +66,16 @@ def plot_attention(image, attention, cell, title, names=None, stamped="synthetic
 
 
 def plot_findings(image, maps, names, probabilities, places, title, stamped="synthetic"):
-    """The map of each finding over one film, two rows, on one scale from 0 to 1; where the finding truly lies is outlined in blue.
+    """The map of each finding over one film, two rows, on one scale from 0 to 1; the place and the name of one present are blue.
 
     image uint8 (S, S); maps (K, h, w) in [0, 1]; probabilities (K,) of the film; places (K, S, S) bool, or None where nobody knows.
     """
     columns = (len(names) + 1) // 2
-    figure, axes = grid(2, columns, size=2.9, title=title)
+    figure, axes = grid(2, columns, size=2.3, title=title)
     for k, (axis, name) in enumerate(zip(axes.ravel(), names, strict=False)):
         drawn = over(axis, image, maps[k], f"{name}: {probabilities[k]:.2f}", None if places is None else places[k], top=1)
         if places is not None and places[k].any():
-            axis.set_title(axis.get_title() + ", present", color=BLUE, weight="bold")
+            axis.set_title(axis.get_title(), color=BLUE, weight="bold")
     for axis in axes.ravel()[len(names):]:
         axis.remove()
     figure.colorbar(drawn, ax=list(axes.ravel()[:len(names)]), shrink=0.8, label="probability of the finding in a cell (0 to 1)")

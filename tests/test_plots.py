@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from cxrkit import cohort, plots, severity, widgets
+from cxrkit import cohort, curves, maps, plots, severity, widgets
 
 PNG = b"\x89PNG"
 
@@ -44,6 +44,29 @@ def test_zones_are_numbered_and_filled_where_involved():
     assert sorted(text.get_text() for text in axes[0, 0].texts) == ["0"] * 5 + ["1"]
     tint = np.asarray(axes[0, 0].images[-1].get_array())
     assert np.array_equal(tint[..., 3] > 0, zones[1, 0])
+
+
+def test_finding_maps_share_one_scale_and_outline_what_is_present():
+    heat = np.zeros((3, 4, 4))
+    heat[1, 2, 1], heat[2] = 0.25, 1.0
+    places = np.zeros((3, 32, 32), bool)
+    places[1, 16:24, 8:16] = True
+    figure = maps.plot_findings(np.zeros((32, 32), np.uint8), heat, ["no finding", "edema", "opacity"], [0.1, 0.25, 0.9], places, "t")
+    panels = [axis for axis in figure.axes if axis.get_title()]
+    assert [axis.get_title() for axis in panels] == ["no finding: 0.10", "edema: 0.25", "opacity: 0.90"]
+    assert [axis.title.get_weight() == "bold" for axis in panels] == [False, True, False]
+    drawn = [np.asarray(axis.images[-1].get_array()) for axis in panels]
+    assert drawn[0].max() == 0 and np.allclose(drawn[2], 1) and 0.1 < drawn[1].max() <= 0.25  # not stretched to its own maximum
+    assert np.unravel_index(drawn[1].argmax(), (32, 32)) in [(row, column) for row in range(16, 24) for column in range(8, 16)]
+    outlines = [line for axis in panels for line in axis.lines]
+    assert len(outlines) == 1 and np.ptp(outlines[0].get_xdata()) == 7 and outlines[0].axes is panels[1]
+    unknown = maps.plot_findings(np.zeros((32, 32), np.uint8), heat, "abc", [0] * 3, None, "t", "real films")
+    assert "synthetic" in texts(figure) and "real films" in texts(unknown) and not any(axis.lines for axis in unknown.axes)
+
+
+def test_a_training_without_validation_has_one_curve():
+    figure = curves.plot_history({"backbone": [{"step": 1, "loss": 1.0}, {"step": 2, "loss": 0.5}]}, "t")
+    assert [axis.get_ylabel() for axis in figure.axes] == ["training loss"] and figure.axes[0].get_ylim()[0] == 0
 
 
 def test_histograms_count_every_pixel():
