@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from cxrkit import localisation, metrics, profiles, quantification, readers
+from cxrkit import data, localisation, metrics, profiles, quantification, readers, stages
 from cxrkit.artifacts import Store, read_json
 from cxrkit.profiles import Choices
 from cxrkit.schema import BRIXIA, COLUMNS, SECOND, ZONES
@@ -333,3 +333,33 @@ def test_cross_validation_on_films_with_two_readers(films, tmp_path):
         assert out["reader"]["mse"]["value"] == 0 and out["model"]["mse"]["n"] == 20
         assert out["model"]["mse"]["value"] == pytest.approx(np.mean((part["score"] - truth) ** 2))
         assert out["difference"]["reader"]["difference"] == pytest.approx(out["model"]["mse"]["value"])
+
+
+@pytest.mark.parametrize("origin, replaced", [("segmenter", [True, True, True]), ("drawn", [False, True, False])])
+def test_masks_come_from_the_segmenter_or_fill_what_nobody_has_drawn(films, tmp_path, monkeypatch, origin, replaced):
+    table = films.iloc[:3].reset_index(drop=True).copy()
+    table.loc[1, "lung_mask"] = np.nan
+    asked = []
+
+    def predicted(model, rows, profile, store):
+        asked.append(rows["path"].tolist())
+        return np.stack([np.full((SIZE, SIZE), 255 * (i % 2), np.uint8) for i in range(len(rows))])
+    monkeypatch.setattr(stages.quantification, "predicted_lungs", predicted)
+    monkeypatch.setattr(stages.lungs, "load", lambda folder, profile: None)
+    monkeypatch.setattr(stages, "segmenter", lambda profile, store: None)
+    chosen = profile(quantifier=profiles.Quantifier(masks=origin))
+    got = stages.masks(chosen, table, Store(tmp_path))
+    assert (got["lung_mask"] != table["lung_mask"]).tolist() == replaced and asked == [table["path"][replaced].tolist()]
+    row = 1 if origin == "segmenter" else 0
+    assert (data.load_mask(got["lung_mask"][1]) == 255 * row).all()  # an empty mask is a mask
+    stages.masks(chosen, table, Store(tmp_path))
+    assert len(asked) == 1  # kept in the store
+
+
+def test_stage_key_follows_what_the_model_starts_from():
+    demo = profiles.demo()
+    keys = {name: stages.settings(variant, "severity") for name, variant in {
+        "classifier": demo, "backbone": replace(demo, choices=replace(demo.choices, severity_start="backbone")),
+        "virtual": replace(demo, quantifier=replace(demo.quantifier, virtual=True))}.items()}
+    assert keys["classifier"]["start"] == stages.settings(demo, "diagnosis_pa") and "start" not in keys["backbone"]
+    assert keys["virtual"]["start"] == stages.settings(demo, "severity")
