@@ -166,7 +166,8 @@ def plot_matrix(frames, title, unit, low=None, high=None, columns="", rows="", s
             axis.text(j, i, "-" if np.isnan(value) else f"{value:.2f}", ha="center", va="center", fontsize=11,
                       color="white" if value <= (low + high) / 2 else "black")
         axis.set(title=name, xlabel=columns, xticks=range(frame.shape[1]), yticks=range(frame.shape[0]))
-        axis.set_xticklabels(frame.columns, rotation=35, ha="right")
+        turned = max(len(str(name)) for name in frame.columns) > 3
+        axis.set_xticklabels(frame.columns, rotation=35 if turned else 0, ha="right" if turned else "center")
         axis.set_yticklabels(frame.index)
         axis.spines[:].set_visible(False)
     axes[0].set_ylabel(rows)

@@ -98,12 +98,17 @@ def flat(metrics, prefix=""):
 
 
 def table(measured):
-    """The ledger: one dict a row with `paper`, `status`, `ours`, `interval`, `why`; ours is None where nothing was measured."""
+    """The ledger: one dict a row with `paper`, `status`, `ours`, `interval`, `why`; ours is None where nothing was measured.
+
+    `why` begins with the name of our hospital where a row is about one.
+    """
     ours = flat(measured)
     lines = []
     for row in rows():
         leaf = ours.get(row.key, {})
         interval = [leaf["low"], leaf["high"]] if "low" in leaf and "high" in leaf else None
+        site = ours.get(f"{row.key.rpartition('.')[0]}.site")
+        why = [f"ours: {site['value']}"] * bool(site and leaf) + [leaf.get("why", row.why)]
         lines.append({"table": row.table, "quantity": row.quantity, "paper": row.paper, "status": row.status,
-                      "ours": leaf.get("value"), "interval": interval, "why": leaf.get("why", row.why)})
+                      "ours": leaf.get("value"), "interval": interval, "why": "; ".join(filter(None, why))})
     return lines

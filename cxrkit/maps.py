@@ -45,23 +45,25 @@ def plot_saliency(images, maps, row_names, column_names, title, lesions=None, st
     return stamp(figure, stamped)
 
 
-def plot_attention(image, attention, cell, title, names=None, stamped="synthetic"):
-    """Where a token looks: the film with its cell framed (None: the class token), then one map a head and their mean, on one scale.
+def plot_attention(image, attention, cell, title, stamped="synthetic"):
+    """Where a token looks: the film with its cell framed (None: the class token), then a map for each head and their mean, on one scale.
 
-    image uint8 (S, S); attention (N, h, w), the token's row of each head; cell = (row, column) in the grid.
+    image uint8 (S, S); attention (N, h, w), the token's row of each head; cell = (row, column) in the grid. Values are multiples of an
+    even share, one over the number of tokens: where all is about 1, the head reads everything alike.
     """
     attention = np.asarray(attention, float)
-    heads = np.concatenate([attention, attention.mean(0, keepdims=True)])
-    names = names or [*(f"head {i + 1}" for i in range(len(attention))), "mean"]
+    attention = attention * (1 + attention[0].size)
+    heads = [*attention, attention.mean(0)]
+    side, size = image.shape[0] / attention.shape[1], image.shape[0] - 0.5
     figure, axes = grid(1, len(heads) + 1, size=2.7, title=title)
-    side = image.shape[0] / attention.shape[1]
-    show(axes[0, 0], image, "class token looks" if cell is None else "the framed cell looks")
-    for axis, head, name in zip(axes[0, 1:], heads, names, strict=True):
-        drawn = over(axis, image, head, f"{name}, highest {head.max():.2f}", top=heads.max())
+    show(axes[0, 0], image, "the class token looks" if cell is None else "the framed cell looks")
+    for i, (axis, head) in enumerate(zip(axes[0, 1:], heads, strict=True)):
+        show(axis, image, f"head {i + 1}" if i < len(attention) else "mean")
+        drawn = axis.imshow(head, cmap="viridis", vmin=0, vmax=attention.max(), alpha=0.6, extent=(-0.5, size, size, -0.5))
     for axis in axes[0] if cell is not None else ():
         frame = np.array([(0, 0), (0, 1), (1, 1), (1, 0), (0, 0)]) + cell[::-1]
-        axis.plot(*(frame * side - 0.5).T, color=SKY, linewidth=2.2)
-    figure.colorbar(drawn, ax=axes[0, -1], shrink=0.8, label="attention (0 to the film's maximum)")
+        axis.plot(*(frame * side - 0.5).T, color="white", linewidth=2.2)
+    figure.colorbar(drawn, ax=axes[0, -1], shrink=0.7, label="times an even share")
     return stamp(figure, stamped)
 
 

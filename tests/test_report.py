@@ -42,6 +42,18 @@ def test_ours_stands_beside_the_paper_with_its_interval():
     assert lines["severity, external hospital 2: MSE"]["ours"] is None
 
 
+def test_our_hospital_is_named_beside_its_numbers():
+    """The form that `diagnosis.report` and `quantification.report` leave; a number that is missing names nobody."""
+    leaf = {"value": 0.9, "low": 0.8, "high": 0.95, "n": 60}
+    measured = {"diagnosis_pa": {"external1": {"site": "dogwood", "auc": leaf, "optimistic": {"accuracy": {"value": 1.0}}}},
+                "diagnosis_ap": {"external1": {"site": "elm", "auc": leaf}}}
+    lines = {line["quantity"]: line for line in ledger.table(measured)}
+    first = lines["PA films, external hospital 1: AUC"]
+    assert (first["ours"], first["interval"], first["why"]) == (0.9, [0.8, 0.95], "ours: dogwood")
+    assert lines["AP films, external hospital 1: AUC"]["why"] == "ours: elm; a bound in the text, no value"
+    assert lines["PA films, external hospital 1: accuracy"]["ours"] is None and not lines["PA films, external hospital 1: accuracy"]["why"]
+
+
 @pytest.fixture(scope="module")
 def save():
     """Function that stores metrics for a stage; only `severity` and `backbone` are stages here, whatever the kit has."""
