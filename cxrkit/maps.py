@@ -112,7 +112,7 @@ def plot_styles(image, carried, names, title, mask=None, stamped="synthetic"):
         drawn = show(axes[1, j + 1], change[j], "change" if j == 0 else "", cmap="PuOr_r", vmin=-top, vmax=top)
         if mask is not None:
             outline(axes[1, j + 1], mask, "0.2")
-    figure.colorbar(drawn, ax=axes[1, :], fraction=0.03, label="change of grey (film: -1 to 1)")
+    figure.colorbar(drawn, ax=axes[1, :], fraction=0.03, label="change of grey")
     return stamp(figure, stamped)
 
 
