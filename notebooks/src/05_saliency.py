@@ -68,10 +68,8 @@ print(inspect.getsource(relevance.linear_rule))
 # Every kind of module has its rule, and hooks find the modules from outside: the model does not know that it is being explained.
 
 # %%
-pd.DataFrame({"module": [kind.__name__ for kind in relevance.RULES],
-              "rule": [rule.__name__ for rule in relevance.RULES.values()],
-              "in words": [rule.__doc__.splitlines()[0] for rule in relevance.RULES.values()]}).style.hide().set_properties(
-                  **{"text-align": "left"})
+for kind, rule in relevance.RULES.items():
+    print(f"{kind.__name__:10} {rule.__name__:12} {rule.__doc__.splitlines()[0]}")
 
 # %% [markdown]
 # At each block the relevance of the attention matrix is multiplied by its gradient, negative products are dropped and the heads averaged:
@@ -104,7 +102,7 @@ print(inspect.getsource(relevance.relevance))
 # %%
 view = "PA"
 model = models[view]
-films, lesion, lungs = court.exhibits(diagnosis.of_view(table, view), settings, store)
+films, lesion, lungs = court.exhibits(diagnosis.of_view(table, view), settings, store, most=48)
 seen = court.case(model, films, lesion, lungs, settings, store)
 pixels = np.load(data.cached(films["path"], settings.image_size, settings.choices, store=store))
 _, steps = relevance.trace(model.transformer.double(), seen.corpus[:8].double(), court.COVID)
@@ -161,9 +159,9 @@ def look(film, method, explained, start_layer):
 
 kinds = list(saliency.METHODS)
 for part in (kinds[:5], kinds[5:]):
-    shots = torch.stack([saliency.METHODS[name](model.transformer, seen.corpus[:3], court.COVID) for name in part], dim=1)
-    display(maps.plot_saliency(pixels[:3], shots, list(films.site[:3]), [name.replace("_", " ") for name in part],  # noqa: F821
-                               "Saliency for COVID-19, three films (blue: true lesion)", lesion[:3], **plots_of))
+    shots = torch.stack([saliency.METHODS[name](model.transformer, seen.corpus[::16], court.COVID) for name in part], dim=1)
+    display(maps.plot_saliency(pixels[::16], shots, list(films.site[::16]), [name.replace("_", " ") for name in part],  # noqa: F821
+                               "Saliency for COVID-19, three films (blue: true lesion)", lesion[::16], **plots_of))
 
 # %%
 look(0, "relevance", "COVID-19", 0)
@@ -197,7 +195,7 @@ curves.plot_court(verdict, court.CRITERIA, f"The court: {count.sum()} films of C
 
 # %% tags=["report"]
 gaps = pd.concat({name: court.against(rows, "relevance", name, draws=400) for name in ("pointing", "lesion", "deletion")}, axis=1)
-gaps.loc[[m for m in saliency.METHODS if m in gaps.index] + ["chance"]].style.format(precision=2, na_rep="")
+gaps.loc[[m for m in saliency.METHODS if m in gaps.index] + ["chance"]].round(3)
 
 # %% [markdown]
 # Shuffle the weights part by part, from the head down. A map that stays has never looked at the weights it claims to explain.
@@ -214,7 +212,8 @@ curves.plot_cascade(pd.read_csv(trial / "cascade.csv"), "Does the map notice tha
 order = court.ranking(verdict)
 for column in ("not clearly worse", "not above chance"):
     order[column] = ["no chance known" if found is None else ", ".join(found) or "none" for found in order[column]]
-order.style.format(precision=3).set_properties(**{"text-align": "left", "white-space": "normal"})
+pd.set_option("display.max_colwidth", None)
+order.round(3)
 
 # %% [markdown]
 # Even the winner fails on some films. Where? The share of hits by whether the model called the film COVID-19, and by the size of the
