@@ -179,7 +179,8 @@ overlap.table(result, measure="missed").dropna(axis=1, how="all")  # share of th
 # %% tags=["report"]
 gain = pd.DataFrame([{"label": group.replace("_", " "), "group": place, **entry} for place in ("test", "external")
                      for group, entry in result[place]["gain"].items()])
-curves.plot_forest(gain, "Student minus U-Net taught by normal lungs (blue: test, red: unseen hospitals)", "difference in Dice (> 0: the student is better)", chance=0)
+title = "Student minus U-Net taught by normal lungs (blue: test, red: unseen hospitals)"
+curves.plot_forest(gain, title, "difference in Dice (> 0: the student is better)", chance=0)
 
 # %% [markdown]
 # Read the table with care. Three of its comparisons say different things:
@@ -189,8 +190,8 @@ curves.plot_forest(gain, "Student minus U-Net taught by normal lungs (blue: test
 # - `teacher` against `direct`: what the adversarial part adds. A minute of training on a laptop is far less than the 40,000 steps of the
 #   paper, and its discriminator hardly learns to tell the domains apart: the adversarial part does not earn its place here.
 # - `student` against `unet_normal`: what you would use. A U-Net has skip connections and learns a sharp border at once; the generator has
-#   none, draws a coarser border, and stays behind on every kind of film. It may leave out less of the lesion on opaque films (`missed`), but
-#   so does `direct`, so that is the coarser network and not the method.
+#   none, draws a coarser border, and stays behind on every kind of film. It may leave out less of the lesion on opaque films (`missed`),
+#   but so does `direct`, so that is the coarser network and not the method.
 
 # %%
 # NBVAL_CHECK_OUTPUT
