@@ -138,8 +138,8 @@ pd.crosstab([films["view"], where, films["site"]], films["diagnosis"])[list(DIAG
 
 # %% [markdown]
 # Hospitals differ in what they see. Where this **imbalance** comes in: the loss (so the draws are evened out, below), accuracy and the
-# predicted probability (both belong to the shares of one hospital), but not AUC, sensitivity or specificity. The virtual hospitals are nearly
-# even over all; at a real one COVID-19 may be one film in fifty, and one drawn at random would hardly ever be seen.
+# predicted probability (both belong to the shares of one hospital), but not AUC, sensitivity or specificity. The virtual hospitals are
+# nearly even over all; at a real one COVID-19 may be one film in fifty, and one drawn at random would hardly ever be seen.
 
 # %%
 train_films = data.parts(diagnosis.of_view(films, "PA"))["train"]
