@@ -12,8 +12,8 @@ from torch import nn
 from cxrkit import batches, checkpoint, findings, metrics, train
 from cxrkit.artifacts import write_json
 from cxrkit.backbone import load_features
-from cxrkit.data import CXRDataset, parts
-from cxrkit.findings import interval, number
+from cxrkit.data import parts
+from cxrkit.findings import dataset, interval, number
 from cxrkit.schema import DIAGNOSES
 from cxrkit.transformer import CorpusViT
 
@@ -74,11 +74,6 @@ def class_weights(table):
     """Chance of each film to be drawn so that the classes come equally often: (n,), mean 1."""
     counts = table["diagnosis"].map(table["diagnosis"].value_counts())
     return (len(table) / counts / table["diagnosis"].nunique()).to_numpy()
-
-
-def dataset(table, profile, store=None, augmented=False):
-    """Films of a table as the backbone sees them."""
-    return CXRDataset(table, profile.image_size, profile.choices, train=augmented, store=store)
 
 
 def corpus(model, table, profile, store=None):

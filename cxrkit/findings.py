@@ -54,7 +54,7 @@ def with_decay(training, films, choices):
     return replace(training, milestones=milestones, decay=decay)
 
 
-def dataset(table, profile, store, augmented=False):
+def dataset(table, profile, store=None, augmented=False):
     """Films of a table as the backbone sees them."""
     return CXRDataset(table, profile.image_size, profile.choices, train=augmented, store=store)
 
