@@ -107,8 +107,8 @@ def table(measured):
     for row in rows():
         leaf = ours.get(row.key, {})
         interval = [leaf["low"], leaf["high"]] if "low" in leaf and "high" in leaf else None
-        site = ours.get(f"{row.key.rpartition('.')[0]}.site")
-        why = [f"ours: {site['value']}"] * bool(site and leaf) + [leaf.get("why", row.why)]
+        site = leaf and ours.get(f"{row.key.rpartition('.')[0]}.site")
+        why = [f"ours: {site['value']}" if site else "", leaf.get("why", row.why)]
         lines.append({"table": row.table, "quantity": row.quantity, "paper": row.paper, "status": row.status,
                       "ours": leaf.get("value"), "interval": interval, "why": "; ".join(filter(None, why))})
     return lines
