@@ -32,7 +32,7 @@ def plot_saliency(images, maps, row_names, column_names, title, lesions=None, st
     shared: one scale for all maps of a film, so that a class of less relevance looks so; else each map to its own maximum.
     """
     maps = np.asarray(maps)
-    figure, axes = grid(len(images), maps.shape[1] + 1, size=2.3, title=title)
+    figure, axes = grid(len(images), maps.shape[1] + 1, size=2.3 if maps.shape[1] > 1 else 3.6, title=title)
     for i, (image, row) in enumerate(zip(images, maps, strict=True)):
         show(axes[i, 0], image, "film" if i == 0 else "")
         axes[i, 0].set_ylabel(row_names[i])

@@ -279,7 +279,8 @@ def mini():
         unet_training=replace(demo().unet_training, batch=8, steps=150),
         backbone=replace(slim, start="virtual", augment=True),
         backbone_training=Training("adamw", lr=1e-3, batch=8, steps=600, schedule="cosine", warmup=30, weight_decay=0.05, threads=1),
-        transformer=demo().transformer, quantifier=Quantifier(virtual=True, masks="drawn"),
+        transformer=demo().transformer, transformer_training=demo().transformer_training,
+        quantifier=Quantifier(virtual=True, masks="drawn"),
         severity_training=Training("adamw", lr=3e-4, batch=8, steps=200, schedule="cosine", warmup=20, weight_decay=0.05, clip=1.0,
                                    threads=1))
 
