@@ -140,7 +140,7 @@ print("maps rank lung pixels better than chance:", found["auprc"]["value"] > fou
 #
 # Figures 6 and 7 in form. Red: contour of the map; blue: the true extent, which the model has never been shown. The label asks
 # for one value a zone and not for a place: the map ranks lung pixels better than chance, yet its hottest pixel need not lie on a lesion.
-# Small lesions are mostly missed, and the map is smooth: it tells zones apart better than places inside them. Weak labels have a price.
+# The map is smooth: it tells zones apart better than places inside them. Weak labels, and few of them, have a price.
 
 # %% tags=["report"]
 shown = pd.concat([away[(truth == score) & (away.site == site)].head(1) for score, site in zip((1, 3, 5), away.site.unique())])
