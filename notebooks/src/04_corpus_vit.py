@@ -200,7 +200,7 @@ with torch.no_grad():
 patients = {split: set(part["group_id"]) for split, part in data.parts(films).items()}
 print("no patient in two splits:", not any(patients[a] & patients[b] for a in patients for b in patients if a < b))
 print("fast attention gives the same logits:", bool(torch.allclose(fused, plain, atol=1e-4)))
-print("probabilities sum to 1:", all(np.allclose(table[diagnosis.PROBABILITIES].sum(1), 1, atol=1e-4) for table in judged.values()))
+print("probabilities sum to 1:", all(np.allclose(table[diagnosis.PROBABILITIES].sum(axis=1), 1, atol=1e-4) for table in judged.values()))
 print("better than chance on all external films:", all(metric["external"]["auc"]["low"] > 0.5 for metric in found.values()))
 print("optimistic sensitivity reaches 0.8:", all(metric["external"]["optimistic"]["sensitivity"]["value"] >= diagnosis.SENSITIVITY
                                                  for metric in found.values()))
