@@ -4,7 +4,7 @@
 #   make lab                  open the lessons in JupyterLab
 #   make test                 unit tests, notebook checks, nbval
 #   make mini [MIRROR=DIR]    every lesson on real public films
-#   make seeds [STUDY=..]     train what the lessons train three times over, for the spread (half an hour; resumes)
+#   make seeds [STUDY=..]     train what the lessons train three times over, for the spread (an hour or more; resumes)
 #   PYTHON=python3.12 make .. another interpreter          FORCE=1 make .. again, though up to date
 #   PIP_ARGS=.. make ..       more options for pip, e.g. the index of PyTorch's CPU wheels (README)
 

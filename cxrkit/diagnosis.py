@@ -13,7 +13,7 @@ from cxrkit import batches, checkpoint, findings, metrics, train
 from cxrkit.artifacts import write_json
 from cxrkit.backbone import load_features
 from cxrkit.data import parts
-from cxrkit.findings import dataset, interval, number
+from cxrkit.findings import by_place, dataset, interval, number
 from cxrkit.schema import DIAGNOSES
 from cxrkit.transformer import CorpusViT
 
@@ -144,11 +144,7 @@ def report(judged, choices):
     The operating points are chosen on validation, or, where choice 18 says so, on the films that they are judged on.
     """
     carried = thresholds(judged["val"]) if "val" in judged else None
-    out = {name: scores(table, carried, choices) for name, table in judged.items()}
-    if "external" in judged:
-        for i, (site, part) in enumerate(judged["external"].groupby("site"), start=1):
-            out[f"external{i}"] = {"site": site, **scores(part, carried, choices)}
-    return out
+    return by_place(judged, lambda table: scores(table, carried, choices))
 
 
 def thresholds(table):

@@ -115,13 +115,21 @@ def mean_auc(truth, scores):
     return float(np.nanmean(areas)) if np.isfinite(areas).any() else np.nan
 
 
-def report(judged):
-    """Metrics of tables with logits, {"test": ..., "external": ...}; each external site also on its own, as external1, 2, ..."""
+def by_place(judged, scores):
+    """Judged tables, {"test": ..., "external": ...}, and a function of one table -> {place: its dict}.
+
+    Each external site is also judged on its own, as external1, external2, ... with its name as `site`.
+    """
     out = {name: scores(table) for name, table in judged.items()}
     if "external" in judged:
         for i, (site, part) in enumerate(judged["external"].groupby("site"), start=1):
             out[f"external{i}"] = {"site": site, **scores(part)}
     return out
+
+
+def report(judged):
+    """Metrics of tables with logits (`by_place`)."""
+    return by_place(judged, scores)
 
 
 def scores(table, seed=0):

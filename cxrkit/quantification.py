@@ -16,7 +16,7 @@ from cxrkit import checkpoint, diagnosis, followup, localisation, metrics, schem
 from cxrkit import lungs as segment
 from cxrkit.artifacts import write_json
 from cxrkit.data import CXRDataset, arrays, letterbox, load_image, parts
-from cxrkit.findings import interval, number
+from cxrkit.findings import by_place, interval, number
 from cxrkit.schema import SECOND, ZONES
 
 PREDICTED = [f"p_{zone}" for zone in ZONES]  # columns of a judged table, in the order of the true ones
@@ -209,11 +209,7 @@ def second_reader(table, choices):
 def report(judged, trained, choices):
     """Metrics of tables of `predict`, {"test": ..., "external": ...}; each external site also on its own, as external1, 2, ..."""
     guess = float(np.nanmean(score_of(trained, choices)))
-    out = {name: scores(table, guess, choices) for name, table in judged.items()}
-    if "external" in judged:
-        for i, (site, part) in enumerate(judged["external"].groupby("site"), start=1):
-            out[f"external{i}"] = {"site": site, **scores(part, guess, choices)}
-    return out
+    return by_place(judged, lambda table: scores(table, guess, choices))
 
 
 def scores(table, guess, choices):
