@@ -72,10 +72,10 @@ def measures(part):
             for name in MEASURES if len(known := part[part[name].notna()])}
 
 
-def gain(judged, ours="student", theirs="unet_normal"):
-    """Mean difference in Dice of two networks on the same films, by group, with its interval by patients."""
+def gain(judged, ours="student", theirs="unet_normal", measure="dice"):
+    """Mean difference of two networks in a measure on the same films, by group, with its interval by patients."""
     keys = ["path", "group_id", "diagnosis", "zones", "opaque"]
-    wide = judged[judged["network"].isin([ours, theirs])].pivot(index=keys, columns="network", values="dice").reset_index()
+    wide = judged[judged["network"].isin([ours, theirs])].pivot(index=keys, columns="network", values=measure).reset_index()
     wide = wide.dropna(subset=[ours, theirs])
     chosen = {group: wide[rows(wide)] for group, rows in GROUPS.items() if rows(wide).any()}
     return {group: interval(metrics.bootstrap(np.mean, part[ours] - part[theirs], groups=part["group_id"]), len(part))
