@@ -15,12 +15,8 @@ import time
 
 import cv2
 import numpy as np
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import roc_auc_score
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
-from cxrkit import anatomy, cohort, films, profiles
+from cxrkit import anatomy, audit, cohort, films, metrics, profiles
 from cxrkit.schema import DIAGNOSES
 
 
@@ -39,15 +35,10 @@ def films_a_second(ward, n=60):
 def grey_auc(drawn):
     """Macro AUC of the diagnosis from raw grey statistics, mean over held-out sites."""
     rows = np.where(drawn.table.ward == "diagnosis")[0]
-    X = np.array([[f.mean(), f.std(), *np.histogram(f, 16, (0, 256))[0] / f.size] for f in drawn.images[rows]])
-    y = drawn.table.diagnosis.iloc[rows].map(DIAGNOSES.index).to_numpy()
-    site = drawn.table.site.iloc[rows].to_numpy()
-    scores = []
-    for name in cohort.SITES:
-        out = site == name
-        model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=3000)).fit(X[~out], y[~out])
-        scores.append(roc_auc_score(y[out], model.predict_proba(X[out]), multi_class="ovr", average="macro"))
-    return np.mean(scores)
+    table = drawn.table.iloc[rows]
+    y, site = table["diagnosis"].map(DIAGNOSES.index).to_numpy(), table["site"].to_numpy()
+    p = audit.refit(audit.histogram(drawn.images[rows]), y, table["group_id"].to_numpy(), site)
+    return audit.by_site(metrics.macro_auc)(y, p, site)
 
 
 def main():

@@ -48,6 +48,12 @@ def macro_auc(y, p, classes=None):
     return float(np.mean([auc((y == c) * known, p[:, c]) for c in (range(p.shape[1]) if classes is None else classes)]))
 
 
+def balanced_accuracy(y, p):
+    """Mean over the classes that occur of the share of their films whose highest score is their own: y (n,), p (n, C)."""
+    y, hit = np.asarray(y), np.argmax(p, axis=1) == np.asarray(y)
+    return float(np.mean([hit[y == c].mean() for c in np.unique(y)])) if len(y) else math.nan
+
+
 def delong(y, *scores, groups=None):
     """AUC of k score vectors on the same rows, and their covariance: (k,), (k, k).
 

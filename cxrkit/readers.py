@@ -7,57 +7,28 @@ claimed is a paired difference with its interval (section 5.3 claims "comparable
 
 from dataclasses import replace
 
-import cv2
 import numpy as np
 import pandas as pd
-from sklearn.linear_model import Ridge
-from sklearn.model_selection import GridSearchCV, GroupKFold
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
-from cxrkit import metrics, quantification
-from cxrkit.data import cached
+from cxrkit import audit, metrics, quantification
 from cxrkit.profiles import OPEN_CHOICES
 
-THUMBNAIL = 16  # px
 DRAWS = 2000
 RIVALS = ("reader", "constant", "ridge")
-
-
-def fold_of(groups, k, seed=0):
-    """Number of the fold of every film, (n,) in [0, k): whole groups, folds of equal size. Raises ValueError for fewer groups than k."""
-    if len(set(groups)) < k:
-        raise ValueError(f"{len(set(groups))} groups do not fill {k} folds; lower `folds` in the profile")
-    fold = np.empty(len(groups), int)
-    for number, (_, held_out) in enumerate(GroupKFold(k, shuffle=True, random_state=seed).split(groups, groups=groups)):
-        fold[held_out] = number
-    return fold
-
-
-def thumbnails(table, profile, store=None):
-    """Films as vectors of 16x16 area means, (n, 256) in [0, 1]."""
-    films = np.load(cached(table["path"], profile.image_size, profile.choices, "film", store), mmap_mode="r")
-    return np.stack([cv2.resize(film, (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA).ravel() / 255.0 for film in films])
-
-
-def ridge(x, y, groups, x_new):
-    """Ridge regression with its penalty chosen by cross-validation inside the training films, clipped to 0-6 -> (n_new,)."""
-    model = GridSearchCV(make_pipeline(StandardScaler(), Ridge()), {"ridge__alpha": np.logspace(1, 5, 9)},
-                         cv=GroupKFold(min(5, len(set(groups)))), scoring="neg_mean_squared_error")
-    return np.clip(model.fit(x, y, groups=groups).predict(x_new), 0, 6)
 
 
 def crossvalidate(folder, profile, table, store=None, start=()):
     """The table with the values that a model gave each film without having seen its patient (`quantification.predict`), and `fold`,
     `constant`, `ridge`, `reader` and `truth` on the 0-6 score. Each fold trains in `folder` and goes on there after a kill."""
-    fold = fold_of(table["group_id"].to_numpy(), profile.folds, profile.seed)
-    truth, small, judged = quantification.score_of(table, profile.choices), thumbnails(table, profile, store), []
+    groups = table["group_id"].to_numpy()
+    fold = audit.fold_of(groups, profile.folds, profile.seed)
+    truth, judged = quantification.score_of(table, profile.choices), []
+    trivial = audit.refit(audit.features("equalised thumbnail", table, profile, store), truth, groups, fold, "ridge")
     for number in range(profile.folds):
         inside, out = np.where(fold != number)[0], np.where(fold == number)[0]
         model = quantification.fit(folder / f"fold{number}", profile, table.iloc[inside].reset_index(drop=True), (), store, start)
         held_out = quantification.predict(model, table.iloc[out].reset_index(drop=True), profile, store)
-        guess = ridge(small[inside], truth[inside], table["group_id"].to_numpy()[inside], small[out])
-        judged.append(held_out.assign(fold=number, constant=truth[inside].mean(), ridge=guess, truth=truth[out]))
+        judged.append(held_out.assign(fold=number, constant=truth[inside].mean(), ridge=np.clip(trivial[out], 0, 6), truth=truth[out]))
     whole = pd.concat(judged, ignore_index=True)
     return whole.assign(reader=quantification.second_reader(whole, profile.choices))
 

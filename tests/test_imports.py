@@ -15,12 +15,12 @@ from tests.conftest import CHECKOUT
 # SPEC 3: a module imports only those to its left.
 ORDER = (
     "profiles artifacts results schema labels manifest severity transfer fetch anatomy devices disease patterns film cohort films "
-    "preprocess images data leakage backbone segmentation adversarial transformer baselines relevance saliency metrics batches checkpoint "
-    "train memory findings overlap lungs diagnosis followup localisation quantification readers evidence court stages "
-    "experiments audit plots curves maps widgets "
-    "predict doctor watch notebooks ledger report cli").split()
+    "preprocess images data leakage backbone segmentation adversarial variation transformer baselines relevance saliency metrics batches checkpoint "
+    "train memory findings audit overlap lungs diagnosis contrastive followup localisation quantification readers evidence court stages "
+    "experiments plots curves maps widgets "
+    "inspection predict doctor watch notebooks ledger report cli").split()
 # models import torch, each other and severity
-MODELS = {"backbone", "segmentation", "adversarial", "transformer", "baselines", "relevance", "saliency"}
+MODELS = {"backbone", "segmentation", "adversarial", "variation", "transformer", "baselines", "relevance", "saliency"}
 MODULES = sorted(path.stem for path in (CHECKOUT / "cxrkit").glob("[!_]*.py"))
 
 

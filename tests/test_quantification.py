@@ -279,27 +279,6 @@ def test_a_frozen_backbone_stays_as_it_was(films, tmp_path):
 # against readers
 
 
-def test_folds_keep_patients_together_and_use_every_film_once():
-    groups = np.array([f"g{i // 3}" for i in range(30)])
-    fold = readers.fold_of(groups, 5, seed=1)
-    assert sorted(np.bincount(fold)) == [6] * 5
-    assert all(len(set(fold[groups == group])) == 1 for group in groups)
-    assert np.array_equal(fold, readers.fold_of(groups, 5, seed=1)) and not np.array_equal(fold, readers.fold_of(groups, 5, seed=2))
-    with pytest.raises(ValueError, match="lower `folds`"):
-        readers.fold_of(groups, 11)
-
-
-def test_ridge_is_ridge_regression_with_the_penalty_of_least_error():
-    """Closed form on standardised columns: (X'X + a I)^-1 X'(y - mean)."""
-    rng = np.random.default_rng(0)
-    x, weights = rng.normal(size=(80, 6)), np.array([1.0, -0.5, 0, 0, 0.3, 0])
-    y, groups = np.clip(3 + x @ weights, 0, 6), np.arange(80)
-    got = readers.ridge(x, y, groups, x[:7])
-    z = (x - x.mean(0)) / x.std(0)
-    want = y.mean() + z[:7] @ np.linalg.solve(z.T @ z + 10 * np.eye(6), z.T @ (y - y.mean()))  # hardly any noise: the least penalty
-    np.testing.assert_allclose(got, np.clip(want, 0, 6), atol=1e-8)
-
-
 def test_comparison_is_paired_and_signed():
     rng = np.random.default_rng(0)
     truth = rng.integers(0, 7, 60).astype(float)
