@@ -2,11 +2,13 @@
 
 import json
 import random
+from pathlib import Path
 
 import numpy as np
 import torch
 import torch.distributed as dist
-from safetensors import safe_open
+from safetensors import SafetensorError
+from safetensors.torch import load as from_bytes
 from safetensors.torch import save as to_bytes
 
 from cxrkit.artifacts import write_atomic, write_json
@@ -21,15 +23,25 @@ def save_tensors(path, tensors, **state):
 
 
 def load_tensors(path):
-    """File of `save_tensors` -> (dict of tensors, dict of JSON values)."""
-    with safe_open(path, framework="pt") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}, json.loads((file.metadata() or {}).get("state", "{}"))
+    """File of `save_tensors` -> (dict of tensors, dict of JSON values). It is opened once, so that a writer may replace it meanwhile.
+
+    Raises ValueError for anything but safetensors: a pickle (.pt, .pth, .ckpt) can run code as it is loaded.
+    """
+    data = Path(path).read_bytes()
+    try:
+        tensors = from_bytes(data)
+        header = json.loads(data[8:8 + int.from_bytes(data[:8], "little")])
+    except SafetensorError as error:
+        raise ValueError(f"{path} is no sound safetensors file ({error}). Weights are taken in no other form, since a pickle can run code; "
+                         "turn one that you trust into safetensors: safetensors.torch.save_file(torch.load(FILE, weights_only=True), "
+                         "NEW_FILE)") from None
+    return tensors, json.loads(header.get("__metadata__", {}).get("state", "{}"))
 
 
 def load_weights(model, path):
     """Load weights.safetensors into the model, which is put into evaluation mode and returned.
 
-    Raises FileNotFoundError, or RuntimeError naming the keys that do not fit.
+    Raises FileNotFoundError, ValueError for a pickle, or RuntimeError naming the keys that do not fit.
     """
     model.load_state_dict(load_tensors(path)[0])
     return model.eval()
