@@ -2,7 +2,8 @@
 
 Stage 1 teaches the generator to move films between normal and abnormal and to draw the lungs of normal ones. In stage 2 that teacher
 makes an abnormal film normal, draws its lungs, and the student learns to draw them in one pass. Two plain U-Nets stand beside it: one
-that saw the same masks (where the method must win), one that saw those of abnormal films too (the ceiling).
+that saw the same masks (where the method must win), one that saw those of abnormal films too (the ceiling). The profile says which
+of the networks draws for everybody else (`Segmenter.deliver`).
 
 B batch, H W image, N films.
 """
@@ -15,11 +16,11 @@ import numpy as np
 import pandas as pd
 import torch
 
-from cxrkit import adversarial, checkpoint, overlap, train
+from cxrkit import adversarial, checkpoint, overlap, train, variation
 from cxrkit.artifacts import read_json, write_json
 from cxrkit.data import CXRDataset
 from cxrkit.profiles import Choices
-from cxrkit.schema import BRIXIA, ZONES
+from cxrkit.schema import BRIXIA, ZONES, known
 from cxrkit.segmentation import DOMAINS, Generator, Translator, UNet, clean_mask
 
 # which film does what
@@ -72,13 +73,41 @@ class Pairs:
         return {"abnormal": self.abnormal.batch(indices)["image"], "normal": partners["image"], "lung_mask": partners["lung_mask"]}
 
 
+class Varied:
+    """Films with masks, changed at random each time they are asked for (`variation.vary`)."""
+
+    def __init__(self, films):
+        self.films = films
+
+    def __len__(self):
+        return len(self.films)
+
+    def batch(self, indices):
+        batch = self.films.batch(indices)
+        image, mask = variation.vary(batch["image"], batch["lung_mask"])
+        return {**batch, "image": image, "lung_mask": mask}
+
+
 # what is learned
 
 
-def network(profile):
-    """The generator of the profile, with random weights."""
+def generator(profile):
+    """The generator, which is also the student."""
     s = profile.segmenter
     return Generator(s.widths, s.style_dim, residual=s.residual)
+
+
+def unet(profile):
+    """A plain U-Net."""
+    return UNet(profile.segmenter.unet_widths, profile.segmenter.unet_patch)
+
+
+NETWORKS = {"student": generator, "unet_normal": unet, "unet_both": unet}  # those that may be delivered
+
+
+def network(profile, name=None):
+    """A network of the stage with random weights: `name` of NETWORKS, default the one that the profile delivers."""
+    return NETWORKS[known(name or profile.segmenter.deliver, NETWORKS, "network to deliver")](profile)
 
 
 def translator(profile):
@@ -123,44 +152,44 @@ def student_loss(profile, nets, student, batch):
     s = profile.segmenter
     with torch.no_grad():
         shown, plain = teach(profile, nets, batch["abnormal"]), nets.generator(batch["normal"])["logits"]
-    abnormal = adversarial.consistency(draw(student, batch["abnormal"]), shown)
-    normal = adversarial.consistency(draw(student, batch["normal"]), plain)
+    abnormal = adversarial.consistency(student.draw(batch["abnormal"]), shown)
+    normal = adversarial.consistency(student.draw(batch["normal"]), plain)
     return {"loss": s.consistency * abnormal + s.consistency_normal * normal, "abnormal": abnormal, "normal": normal}
 
 
 def unet_loss(profile, model, batch):
     """The same cross-entropy for the plain U-Net."""
-    return adversarial.weighted_cross_entropy(model(batch["image"])["logits"], batch["lung_mask"], profile.segmenter.cross_entropy)
+    return adversarial.weighted_cross_entropy(model.draw(batch["image"]), batch["lung_mask"], profile.segmenter.cross_entropy)
 
 
-def draw(student, image):
-    """Logits (B, 1, H, W) of the finished segmenter: one pass with the self code, in training and ever after."""
-    return student(image, self_code=True)["logits"]
-
-
-def make(folder, profile, table, store=None):
+def make(folder, profile, table, store=None, virtual=None):
     """Both stages and the U-Nets into `folder`, judged on films whose patients taught nothing.
 
-    Leaves weights.safetensors (the student), history.json (of all trainings), metrics.json, predictions.csv (a row a film), and
-    teacher, unet_normal, unet_both with their own weights. A training that was cut off goes on where it stopped.
+    virtual: films of the virtual hospitals that teach `unet_both` too. Leaves weights.safetensors (the network that the profile
+    delivers), history.json (of all trainings), metrics.json, predictions.csv (a row a film), and teacher, student, unet_normal,
+    unet_both with their own weights. A training that was cut off goes on where it stopped. Raises ValueError for an unknown network to
+    deliver.
     """
+    known(profile.segmenter.deliver, NETWORKS, "network to deliver")
     table = roles(profile, table)
+    if virtual is not None:
+        table = pd.concat([table, virtual.assign(role="virtual")], ignore_index=True)
     nets, student = fit_adain(folder, profile, table, store)
     unets = {name: fit_unet(folder / name, profile, table[rows], store) for name, rows in unet_films(profile, table).items()}
-    forwards = {"student": partial(draw, student), "teacher": partial(teach, profile, nets),
-                "direct": lambda image: nets.generator(image)["logits"],
-                **{name: (lambda image, unet=unet: unet(image)["logits"]) for name, unet in unets.items()}}
+    mirror = profile.segmenter.mirror
+    forwards = {**{name: partial(draw, model, mirror=mirror) for name, model in {"student": student, **unets}.items()},
+                "teacher": partial(teach, profile, nets), "direct": lambda image: nets.generator(image)["logits"]}
     test = table[table["role"] == "test"]
     if 0 < profile.segmenter.judged < len(test):
         test = test.sample(profile.segmenter.judged, random_state=profile.seed).sort_index()
     test = test.reset_index(drop=True)
     judged = pd.concat([judge(forward, test, profile, store).assign(network=name) for name, forward in forwards.items()], ignore_index=True)
     judged.to_csv(folder / "predictions.csv", index=False)
-    checkpoint.save_tensors(folder / "weights.safetensors", student.state_dict())
+    checkpoint.save_tensors(folder / "weights.safetensors", {"student": student, **unets}[profile.segmenter.deliver].state_dict())
     trained = ("teacher", "student", *unets)
     write_json(folder / "history.json", {name: read_json(folder / name / "history.json") for name in trained})
     images = table["role"].value_counts().drop("", errors="ignore").to_dict() | {"judged": len(test)}
-    write_json(folder / "metrics.json", {"images": images, **overlap.report(judged)})
+    write_json(folder / "metrics.json", {"images": images, "delivered": profile.segmenter.deliver, **overlap.report(judged)})
 
 
 def fit_adain(folder, profile, table, store=None):
@@ -178,24 +207,28 @@ def fit_adain(folder, profile, table, store=None):
 
 
 def unet_films(profile, table):
-    """Rows that teach each U-Net: {"unet_normal": bool (N,), "unet_both": bool (N,)}; no ceiling where abnormal films have no mask."""
+    """Rows that teach each U-Net: {"unet_normal": bool (N,), "unet_both": bool (N,)}; the second only where there are such masks."""
     masked = table["lung_mask"].notna()
-    rows = {"unet_normal": masked & (table["role"] == "normal"), "unet_both": masked & table["role"].isin(DOMAINS)}
-    return rows if (masked & (table["role"] == "abnormal")).any() else {"unet_normal": rows["unet_normal"]}
+    rows = {"unet_normal": masked & (table["role"] == "normal"), "unet_both": masked & table["role"].isin([*DOMAINS, "virtual"])}
+    return rows if (rows["unet_both"] != rows["unet_normal"]).any() else {"unet_normal": rows["unet_normal"]}
 
 
 def fit_unet(folder, profile, table, store=None):
-    """A plain U-Net taught by the masks of `table`."""
+    """A plain U-Net taught by the masks of `table`; virtual films among real ones have the share profile.segmenter.virtual of a batch."""
     torch.manual_seed(profile.seed)
-    model = UNet(profile.segmenter.unet_widths)
-    train.fit(model, partial(unet_loss, profile), dataset(table, profile, store, augmented=True), profile.unet_training, folder=folder,
-              seed=profile.seed)
+    model, vary = unet(profile), profile.segmenter.vary
+    films = dataset(table, profile, store, augmented=not vary)
+    away = (table["role"] == "virtual").to_numpy()
+    share = profile.segmenter.virtual
+    chances = np.where(away, share / max(away.sum(), 1), (1 - share) / max((~away).sum(), 1)) if away.any() else None
+    train.fit(model, partial(unet_loss, profile), Varied(films) if vary else films, profile.unet_training, folder=folder,
+              seed=profile.seed, sample_weights=chances)
     return model
 
 
-def load(folder, profile):
-    """The finished segmenter, for `predict`."""
-    return checkpoint.load_weights(network(profile), folder / "weights.safetensors")
+def load(folder, profile, name=None):
+    """A finished network of the stage (NETWORKS), default the one that the profile delivers."""
+    return checkpoint.load_weights(network(profile, name), folder / (name or "") / "weights.safetensors")
 
 
 def load_teacher(folder, profile):
@@ -203,12 +236,13 @@ def load_teacher(folder, profile):
     return checkpoint.load_weights(translator(profile), folder / "teacher" / "weights.safetensors")
 
 
-def load_unet(folder, profile, name="unet_normal"):
-    """A U-Net of the stage."""
-    return checkpoint.load_weights(UNet(profile.segmenter.unet_widths), folder / name / "weights.safetensors")
-
-
 # what comes out, and how good it is
+
+
+def draw(model, image, mirror=False):
+    """Logits (B, 1, H, W) of the lungs by one of NETWORKS; `mirror`: the mean of those of the film and of its mirror image."""
+    logits = model.draw(image)
+    return (logits + model.draw(image.flip(-1)).flip(-1)) / 2 if mirror else logits
 
 
 def masks(forward, table, profile, store=None, size=None):
@@ -226,7 +260,7 @@ def to_mask(logits, size):
 
 def predict(model, table, profile, store=None, size=None):
     """Lung masks of the finished segmenter, bool (N, size, size), default profile.image_size."""
-    return masks(partial(draw, model), table, profile, store, size)
+    return masks(partial(draw, model, mirror=profile.segmenter.mirror), table, profile, store, size)
 
 
 def judge(forward, table, profile, store=None):
@@ -234,5 +268,5 @@ def judge(forward, table, profile, store=None):
     drawn, size = masks(forward, table, profile, store), profile.image_size
     truth = dataset(table, profile, store, size=size)
     lesions = dataset(table.assign(lung_mask=table["lesion_mask"]), profile, store, size=size)
-    rows = [overlap.compare(truth.pixels(i)[1], mask, lesions.pixels(i)[1]) for i, mask in enumerate(drawn)]
+    rows = [overlap.compare(truth.pixels(i)[1], mask, lesions.pixels(i)[1], truth.pixels(i)[0]) for i, mask in enumerate(drawn)]
     return table.assign(**pd.DataFrame(rows, index=table.index))

@@ -5,6 +5,7 @@ H W image, N films. Masks are bool; truth is uint8 of 0, 127 (ignore), 255.
 
 import math
 
+import cv2
 import numpy as np
 import pandas as pd
 
@@ -14,13 +15,15 @@ from cxrkit.findings import interval
 
 MEASURES = ("dice", "jaccard", "assd", "dice_right", "dice_left", "missed")
 OPAQUE = 0.3  # of a lung's area: a lesion that covers more makes an opaque lung
+BRIGHT = 0.5  # of the way from healthy lung to the chest wall: a lesion that is brighter may be taken for wall
 
 
-def compare(truth, mask, lesion=None):
-    """Agreement of one film: truth uint8 (H, W), mask bool (H, W), lesion uint8 (H, W) -> dict.
+def compare(truth, mask, lesion=None, film=None):
+    """Agreement of one film: truth uint8 (H, W), mask bool (H, W), lesion uint8 (H, W), film uint8 (H, W) -> dict.
 
     dice, jaccard; assd, the mean distance of the outlines in % of the image side; dice_right, dice_left of each lung; opaque, the
-    largest share of a lung that the lesion covers, and missed, the share of the lesion that the mask leaves out (NaN without one).
+    largest share of a lung that the lesion covers, missed, the share of the lesion that the mask leaves out, and bright, its
+    `brightness` (NaN without one).
     """
     right, left = severity.sides(truth == 255)
     drawn = severity.sides(mask)
@@ -31,7 +34,18 @@ def compare(truth, mask, lesion=None):
             "assd": metrics.surface_distance(truth, mask, spacing=100 / truth.shape[0]),
             "dice_right": metrics.dice(lungs[0], drawn[0]), "dice_left": metrics.dice(lungs[1], drawn[1]),
             "opaque": max((ill & lung).sum() / max(lung.sum(), 1) for lung in (right, left)),
-            "missed": (ill & ~mask).sum() / ill.sum() if ill.any() else math.nan}
+            "missed": (ill & ~mask).sum() / ill.sum() if ill.any() else math.nan,
+            "bright": math.nan if film is None else brightness(film, truth == 255, ill)}
+
+
+def brightness(film, lung, ill):
+    """Mean grey of the ill lung of a film, where 0 is that of its healthy lung and 1 that of the chest wall close by; else NaN."""
+    reach = 2 * (film.shape[0] // 32) + 1
+    wall = (cv2.dilate(lung.astype(np.uint8), np.ones((reach, reach))) > 0) & ~lung
+    if not (ill.any() and (lung & ~ill).any() and wall.any()):
+        return math.nan
+    sick, well, outside = (float(film[where].mean()) for where in (ill, lung & ~ill, wall))
+    return (sick - well) / (outside - well) if outside != well else math.nan
 
 
 GROUPS = {  # name -> which rows of a judged table; a film may be in several
@@ -41,6 +55,7 @@ GROUPS = {  # name -> which rows of a judged table; a film may be in several
     "zones_1_3": lambda t: t["zones"].between(1, 3),
     "zones_4_6": lambda t: t["zones"].between(4, 6),
     "opaque": lambda t: t["opaque"] > OPAQUE,
+    "bright": lambda t: t["bright"] > BRIGHT,
 }
 
 
@@ -48,16 +63,23 @@ def report(judged):
     """Judged rows of several networks (`network`) -> {place: {network: {group: measures}, "gain": {group: interval}}}.
 
     Places: "test" (internal), "external", external1, 2, ... with "site", and each dataset where there are several. The gain is the
-    Dice of the student above that of the U-Net that saw normal lungs only, film by film.
+    Dice of the student above that of the U-Net that saw normal lungs only, film by film; the `headroom` is that of the ceiling above the
+    same: what masks of abnormal lungs are worth, and so the most that there is to gain without them.
     """
     away = judged["external"].astype(bool)
     places = {"test": judged[~away], "external": judged[away]}
-    out = {name: {**by_network(part), "gain": gain(part)} for name, part in places.items() if len(part)}
+    out = {name: {**by_network(part), **gains(part)} for name, part in places.items() if len(part)}
     for i, (site, part) in enumerate(judged[away].groupby("site"), start=1):
         out[f"external{i}"] = {"site": site, **by_network(part)}
     if judged["dataset"].nunique() > 1:
-        out["by_dataset"] = {name: {**by_network(part), "gain": gain(part)} for name, part in judged.groupby("dataset")}
+        out["by_dataset"] = {name: {**by_network(part), **gains(part)} for name, part in judged.groupby("dataset")}
     return out
+
+
+def gains(judged):
+    """{"gain": student above unet_normal, "headroom": unet_both above unet_normal}, where these networks are among the judged."""
+    pairs = {"gain": "student", "headroom": "unet_both"}
+    return {what: gain(judged, ours) for what, ours in pairs.items() if {ours, "unet_normal"} <= set(judged["network"])}
 
 
 def by_network(judged):
@@ -74,11 +96,11 @@ def measures(part):
 
 def gain(judged, ours="student", theirs="unet_normal", measure="dice"):
     """Mean difference of two networks in a measure on the same films, by group, with its interval by patients."""
-    keys = ["path", "group_id", "diagnosis", "zones", "opaque"]
-    wide = judged[judged["network"].isin([ours, theirs])].pivot(index=keys, columns="network", values=measure).reset_index()
-    wide = wide.dropna(subset=[ours, theirs])
-    chosen = {group: wide[rows(wide)] for group, rows in GROUPS.items() if rows(wide).any()}
-    return {group: interval(metrics.bootstrap(np.mean, part[ours] - part[theirs], groups=part["group_id"]), len(part))
+    other = judged[judged["network"] == theirs].set_index("path")[measure]
+    pairs = judged[judged["network"] == ours]
+    pairs = pairs.assign(more=pairs[measure] - pairs["path"].map(other)).dropna(subset="more")
+    chosen = {group: pairs[rows(pairs)] for group, rows in GROUPS.items() if rows(pairs).any()}
+    return {group: interval(metrics.bootstrap(np.mean, part["more"], groups=part["group_id"]), len(part))
             for group, part in chosen.items()}
 
 
@@ -86,6 +108,6 @@ def table(result, place="external", measure="dice"):
     """A report's place as a table: a row a network, a column a group, "value [low, high]"."""
     def cell(entry):
         return "{value:.3f} [{low:.3f}, {high:.3f}]".format(**entry) if entry and entry["low"] is not None else "-"
-    networks = {name: groups for name, groups in result[place].items() if name not in ("gain", "site")}
+    networks = {name: groups for name, groups in result[place].items() if name not in ("gain", "headroom", "site")}
     return pd.DataFrame({name: {group: cell(values.get(measure)) for group, values in groups.items()}
                          for name, groups in networks.items()}).T.reindex(columns=list(GROUPS))

@@ -163,6 +163,7 @@ class Segmenter:
     widths: tuple[int, ...] = (64, 128, 256, 512, 512)
     judge_widths: tuple[int, ...] = (64, 128, 256, 512)  # discriminator and style encoder
     unet_widths: tuple[int, ...] = (64, 128, 256, 512)
+    unet_patch: int = 1  # px to a side that the U-Nets take at once; 2 = three times as fast
     style_dim: int = 16
     latent_dim: int = 4
     hidden: int = 512  # of the mapping network
@@ -179,6 +180,10 @@ class Segmenter:
     consistency_normal: float = 1.0
     mapping_lr: float = 0.01  # of the learning rate
     augmentation: str = "none"
+    vary: bool = False  # the U-Nets learn from films in other frames and greys, with opacities painted in (`variation`), instead
+    virtual: float = 0.0  # share of the films of the virtual hospitals in each batch of `unet_both`
+    mirror: bool = False  # masks are drawn on the film and on its mirror image, and averaged
+    deliver: str = "student"  # the network that draws for `predict` and the severity map: student, unet_normal, unet_both
     judged: int = 0  # films of the test that are judged, drawn by the seed; 0 = all
     normal: str = "diagnosis == 'normal'"
     abnormal: str = "diagnosis in ('other_infection', 'covid19')"
@@ -255,10 +260,10 @@ def demo():
         segmenter=Segmenter(size=64, widths=(16, 32, 64), judge_widths=(16, 32, 64, 64), unet_widths=(16, 32, 64, 64), hidden=64,
                             residual=True, diversity=0.0, r1_every=4, augmentation="affine", judged=600,
                             abnormal="diagnosis != 'normal' and zones >= 4"),
-        segmenter_training=Training("adam", lr=2e-3, batch=4, steps=200, schedule="cosine", warmup=20, betas=(0.0, 0.99), ema=0.99,
+        segmenter_training=Training("adam", lr=2e-3, batch=4, steps=130, schedule="cosine", warmup=20, betas=(0.0, 0.99), ema=0.99,
                                     threads=1),
-        student_training=Training("adam", lr=1e-3, batch=4, steps=100, schedule="cosine", warmup=10, betas=(0.0, 0.99), threads=1),
-        unet_training=Training("adam", lr=3e-3, batch=16, steps=100, schedule="cosine", warmup=10, threads=1),
+        student_training=Training("adam", lr=1e-3, batch=4, steps=80, schedule="cosine", warmup=10, betas=(0.0, 0.99), threads=1),
+        unet_training=Training("adam", lr=3e-3, batch=16, steps=80, schedule="cosine", warmup=10, threads=1),
         transformer=ViT(embed_dim=64, depth=3, num_heads=4),
         transformer_training=Training("adamw", lr=5e-4, batch=16, steps=700, schedule="cosine", warmup=30, weight_decay=0.05, clip=1.0,
                                       eval_every=175, threads=1),

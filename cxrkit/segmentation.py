@@ -101,6 +101,10 @@ class Generator(nn.Module):
         x = F.leaky_relu(F.group_norm(x, x.shape[1]), 0.2)                                    # (B, widths[0], H, W)
         return {"logits": self.to_mask(x)} if style is None else {"image": self.to_image(x) + image * self.residual}
 
+    def draw(self, image):
+        """Logits (B, 1, H, W) of the lungs in one pass with the self code: the finished segmenter, in training and ever after."""
+        return self(image, self_code=True)["logits"]
+
 
 class Mapping(nn.Module):
     """Latent (B, Z) and domain (B,) int -> style (B, S): shared layers, then layers of each domain's own."""
@@ -193,13 +197,18 @@ class Translator(nn.Module):
 
 
 class UNet(nn.Module):
-    """The plain baseline (Ronneberger et al. 2015) with batch norm: image (B, 1, H, W) -> dict `logits` (B, 1, H, W)."""
+    """The plain baseline (Ronneberger et al. 2015) with batch norm: image (B, 1, H, W) -> dict `logits` (B, 1, H, W).
 
-    def __init__(self, widths=(64, 128, 256, 512)):
+    H and W divisible by patch * 2^(len(widths) - 1). patch: the network works on squares of patch x patch pixels, side by side as
+    channels; at 2 it is three times as fast as at 1 and hardly coarser.
+    """
+
+    def __init__(self, widths=(64, 128, 256, 512), patch=1):
         super().__init__()
-        self.down = nn.ModuleList(self._pair(a, b) for a, b in zip((1, *widths), widths, strict=False))
+        self.patch = patch
+        self.down = nn.ModuleList(self._pair(a, b) for a, b in zip((patch**2, *widths), widths, strict=False))
         self.up = nn.ModuleList(self._pair(a + b, a) for a, b in zip(widths[-2::-1], widths[:0:-1], strict=True))
-        self.head = nn.Conv2d(widths[0], 1, kernel_size=1)
+        self.head = nn.Conv2d(widths[0], patch**2, kernel_size=1)
 
     @staticmethod
     def _pair(channels, out):
@@ -207,13 +216,17 @@ class UNet(nn.Module):
         return nn.Sequential(*layers[0], *layers[1])
 
     def forward(self, image):
-        kept, x = [], image
+        kept, x = [], F.pixel_unshuffle(image, self.patch)                                    # (B, patch^2, H/patch, W/patch)
         for i, block in enumerate(self.down):
             x = block(F.max_pool2d(x, 2) if i else x)
             kept.append(x)
         for block, skip in zip(self.up, kept[-2::-1], strict=True):
             x = block(torch.cat([skip, double(x)], dim=1))
-        return {"logits": self.head(x)}                                                       # (B, 1, H, W)
+        return {"logits": F.pixel_shuffle(self.head(x), self.patch)}                          # (B, 1, H, W)
+
+    def draw(self, image):
+        """Logits (B, 1, H, W) of the lungs."""
+        return self(image)["logits"]
 
 
 def clean_mask(mask):

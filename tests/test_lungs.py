@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import replace
-from functools import partial
 
 import cv2
 import numpy as np
@@ -110,9 +109,9 @@ def test_the_losses_are_weighted_as_the_profile_says(table, store):
         nets = lungs.translator(TINY)
         torch.manual_seed(4)
         return lungs.adaptation_loss(replace(TINY, segmenter=replace(TINY.segmenter, diversity=0.0, r1=0.0, **weights)), nets, batch)
-    parts, base = loss(), float(loss()["loss"])
+    parts, base = loss(), float(loss()["loss"].detach())
     for weight, name in (("segment", "lungs"), ("style", "style"), ("cycle", "cycle")):
-        more = float(loss(**{weight: getattr(TINY.segmenter, weight) + 1})["loss"])
+        more = float(loss(**{weight: getattr(TINY.segmenter, weight) + 1})["loss"].detach())
         assert more - base == pytest.approx(float(parts[name]), rel=1e-3)
 
 
@@ -187,10 +186,56 @@ def test_a_stage_is_made_cut_off_and_gone_on_with(table, store, tmp_path, monkey
     assert one == two
     result = json.loads((tmp_path / "whole" / "metrics.json").read_text())
     assert result["images"] == {"test": 10, "normal": 4, "abnormal": 4, "val": 2, "judged": 10}
-    assert set(result["external"]) == {"student", "teacher", "direct", "unet_normal", "unet_both", "gain"}
+    assert set(result["external"]) == {"student", "teacher", "direct", "unet_normal", "unet_both", "gain", "headroom"}
     assert result["external1"]["site"] == "b" and result["external"]["student"]["abnormal"]["dice"]["n"] == 3
-    loaded = lungs.load(tmp_path / "whole", TINY), lungs.load_teacher(tmp_path / "whole", TINY), lungs.load_unet(tmp_path / "whole", TINY)
+    loaded = [lungs.load(tmp_path / "whole", TINY, name) for name in lungs.NETWORKS] + [lungs.load_teacher(tmp_path / "whole", TINY)]
     assert not any(model.training for model in loaded)
+
+
+@pytest.mark.parametrize("name", ["student", "unet_both"])
+def test_the_network_of_the_profile_is_delivered(table, store, tmp_path, name):
+    profile = replace(TINY, segmenter=replace(TINY.segmenter, deliver=name, judged=1))
+    lungs.make(tmp_path, profile, table, store)
+    image = torch.randn(1, 1, SIZE, SIZE)
+    delivered, others = lungs.load(tmp_path, profile), set(lungs.NETWORKS) - {name}
+    assert torch.equal(delivered.draw(image), lungs.load(tmp_path, profile, name).draw(image))
+    assert not any(torch.equal(delivered.draw(image), lungs.load(tmp_path, profile, other).draw(image)) for other in others)
+
+
+def test_an_unknown_network_is_refused_before_the_training(table, store, tmp_path):
+    with pytest.raises(ValueError, match="unet_both"):
+        lungs.make(tmp_path, replace(TINY, segmenter=replace(TINY.segmenter, deliver="teacher")), table, store)
+    assert not list(tmp_path.iterdir())
+
+
+def test_virtual_films_teach_only_the_second_unet_and_by_their_share(table, store, tmp_path, monkeypatch):
+    """12 own films of which 4 normal ones teach, 8 virtual ones: a virtual share of 0.75 is 0.75 / 8 for each of these."""
+    profile = replace(TINY, segmenter=replace(TINY.segmenter, virtual=0.75, normal="diagnosis == 'normal'",
+                                              abnormal="lung_mask.isna() and diagnosis == 'covid19'"))
+    own, lent = table[:12].copy(), table[12:].assign(external=False, split="train")
+    own.loc[own["diagnosis"] == "covid19", "lung_mask"] = np.nan
+    asked = {}
+    fit = lungs.train.fit
+
+    def spy(model, loss, dataset, training, **options):
+        asked[options["folder"].name] = (len(dataset), options.get("sample_weights"))
+        return fit(model, loss, dataset, training, **options)
+    monkeypatch.setattr(lungs.train, "fit", spy)
+    lungs.make(tmp_path, profile, own, store, lent)
+    assert asked["unet_normal"][0] == 4 and asked["unet_normal"][1] is None and asked["teacher"][0] == 4
+    films, chances = asked["unet_both"]
+    assert films == 12 and chances == pytest.approx([0.25 / 4] * 4 + [0.75 / 8] * 8)
+    judged = pd.read_csv(tmp_path / "predictions.csv")
+    assert set(judged["path"]) <= set(own["path"])
+
+
+def test_a_mirrored_film_is_drawn_in_the_mirror():
+    torch.manual_seed(0)
+    model, image = lungs.unet(TINY).eval(), torch.randn(1, 1, SIZE, SIZE)
+    once, both = model.draw(image), lungs.draw(model, image, mirror=True)
+    torch.testing.assert_close(lungs.draw(model, image), once)
+    torch.testing.assert_close(both, lungs.draw(model, image.flip(-1), mirror=True).flip(-1))
+    assert not torch.allclose(once, model.draw(image.flip(-1)).flip(-1))
 
 
 def test_the_stage_is_named_by_what_it_reads():
@@ -198,6 +243,8 @@ def test_the_stage_is_named_by_what_it_reads():
     again = stages.settings(replace(demo, transformer=profiles.ViT(depth=9)), "segmenter")
     assert again == stages.settings(demo, "segmenter")
     assert stages.settings(replace(demo, segmenter=replace(demo.segmenter, cycle=9.0)), "segmenter") != again
+    lent = replace(demo, segmenter=replace(demo.segmenter, virtual=0.5))
+    assert stages.settings(lent, "segmenter")["virtual"] == stages.settings(demo, "cohort")
 
 
 # overlap
@@ -217,6 +264,18 @@ def test_compare_by_hand():
     assert overlap.compare(truth, truth == 255)["assd"] == 0
 
 
+def test_brightness_runs_from_healthy_lung_to_the_chest_wall():
+    lung, ill = np.zeros((32, 32), bool), np.zeros((32, 32), bool)
+    lung[8:24, 4:14], ill[8:12, 4:14] = True, True
+    film = np.full((32, 32), 200, np.uint8)
+    film[lung] = 50
+    for grey, bright in ((50, 0), (125, 0.5), (200, 1), (20, -0.2)):
+        film[ill] = grey
+        assert overlap.brightness(film, lung, ill) == pytest.approx(bright)
+        assert overlap.compare(255 * lung.astype(np.uint8), lung, 255 * ill.astype(np.uint8), film)["bright"] == pytest.approx(bright)
+    assert np.isnan(overlap.brightness(film, lung, lung)) and np.isnan(overlap.brightness(film, lung, ~lung & False))
+
+
 def test_what_nobody_has_drawn_does_not_count():
     truth = np.zeros((20, 40), np.uint8)
     truth[4:14, 2:12], truth[4:14, 22:32], truth[14:] = 255, 255, 127
@@ -226,16 +285,26 @@ def test_what_nobody_has_drawn_does_not_count():
 
 
 def test_gain_pairs_the_films_of_two_networks():
-    rows = [{"path": f"{i}", "group_id": f"g{i // 2}", "diagnosis": "covid19", "zones": 5, "opaque": 0.4, "network": name,
+    rows = [{"path": f"{i}", "group_id": f"g{i // 2}", "diagnosis": "covid19", "zones": 5, "opaque": 0.4, "bright": 0.1, "network": name,
              "dice": 0.8 + 0.01 * i + (0.05 if name == "student" else 0)} for i in range(8) for name in ("student", "unet_normal")]
     out = overlap.gain(pd.DataFrame(rows).sample(frac=1, random_state=0))
     assert set(out) == {"abnormal", "zones_4_6", "opaque"} and out["opaque"]["n"] == 8
     assert [out["opaque"][k] for k in ("value", "low", "high")] == pytest.approx([0.05] * 3)
 
 
+def test_headroom_is_the_ceiling_above_the_unet_of_normal_lungs():
+    rows = pd.DataFrame({"path": [*"ab"], "group_id": [*"ab"], "diagnosis": "covid19", "zones": 5, "opaque": 0.0, "bright": 0.1})
+    judged = pd.concat([rows.assign(network=name, dice=dice) for name, dice in
+                        {"student": 0.90, "unet_normal": 0.92, "unet_both": 0.95}.items()])
+    out = overlap.gains(judged)
+    assert out["gain"]["zones_4_6"]["value"] == pytest.approx(-0.02) and out["headroom"]["zones_4_6"]["value"] == pytest.approx(0.03)
+    assert set(overlap.gains(judged[judged["network"] != "unet_both"])) == {"gain"}
+
+
 def test_report_has_a_place_for_each_external_site():
     rows = pd.DataFrame({"path": [*"abcd"], "group_id": [*"abcd"], "dataset": "made", "site": [*"xxyz"], "external": [0, 0, 1, 1],
-                         "diagnosis": "normal", "zones": 0, "opaque": 0.0, "network": "student", **dict.fromkeys(overlap.MEASURES, 0.9)})
+                         "diagnosis": "normal", "zones": 0, "opaque": 0.0, "bright": np.nan, "network": "student",
+                         **dict.fromkeys(overlap.MEASURES, 0.9)})
     both = pd.concat([rows, rows.assign(network="unet_normal")])
     out = overlap.report(both)
     assert list(out) == ["test", "external", "external1", "external2"] and out["external2"]["site"] == "z"
@@ -245,5 +314,5 @@ def test_report_has_a_place_for_each_external_site():
 
 def test_masks_come_at_the_size_asked_for(table, store):
     test = lungs.roles(TINY, table).query("role == 'test'").reset_index(drop=True)
-    forward = partial(lungs.draw, lungs.network(TINY))
+    forward = lungs.network(TINY).draw
     assert lungs.masks(forward, test, TINY, store, size=48).shape == (len(test), 48, 48)
