@@ -139,6 +139,31 @@ def report(profile, out):
 
 
 @main.command()
+@click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="IMAGE...")
+@click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Folder for predictions.csv and the maps.")
+@click.option("--profile", default="mini", show_default=True, help="Whose models: mini, demo or paper.")
+@click.option("--view", type=click.Choice(["PA", "AP"]), default=None, help="View of all films [default: the DICOM tag, else both models].")
+@click.option("--weights", type=click.Path(exists=True, file_okay=False, path_type=Path), default=None,
+              help="Folder with weights [default: the store's of this profile, else those that the kit ships].")
+@click.option("--maps", is_flag=True, help="Also write lungs, severity and saliency as PNG, at the size of the film.")
+def predict(images, out, profile, view, weights, maps):
+    """Read films (PNG, JPEG, TIFF, DICOM, or folders of them): diagnosis, severity, warnings.
+
+    A file that cannot be read is skipped and named; the exit status is then 1.
+    """
+    from cxrkit import predict as predicting
+    from cxrkit import profiles
+    try:
+        models = predicting.load(profiles.get(profile), weights=weights)
+    except (FileNotFoundError, ValueError, RuntimeError) as error:
+        raise click.ClickException(str(error)) from error
+    click.echo(f"{NOTICE}\nweights: {models.origin}\nterms of their training films: {models.licence}")
+    failures = predicting.run(images, out, models, view, maps)
+    click.echo(f"{out / 'predictions.csv'}")
+    _end(failures)
+
+
+@main.command()
 @OUT
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
 def doctor(out, as_json):

@@ -1,0 +1,154 @@
+"""Put the finished models of a profile into the package, small and with all that a user must know of them.
+
+    python tools/ship_weights.py --profile mini --mirror DIR          # make weights MIRROR=DIR
+
+Each stage goes to cxrkit/weights/open or, where a film or score of another source than OPEN had a part in it or in what it starts from,
+to cxrkit/weights/research: <stage>.safetensors (matrices in 16 bit, its profile and licence in the header), beside it card.json (recipe,
+films, metrics, groups never seen, what rounding changed) and LICENSE-NOTE.md. A stage that has not run is named and not shipped; with
+several --profile the first that has a stage gives it.
+"""
+
+import argparse
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from cxrkit import NOTICE, checkpoint, diagnosis, doctor, findings, lungs, profiles, quantification, schema, stages, train
+from cxrkit.artifacts import Store, read_json, write_atomic, write_json
+from cxrkit.predict import NETWORKS, SHIPPED
+
+OPEN = {"virtual", "nih_cxr14", "nih_cxr14_64px", "kermany", "kermany_224", "hannover"}  # terms that allow passing on, with attribution
+STAGES = {"backbone": findings.network, **NETWORKS}
+TASKS = {"backbone": ("findings",), "segmenter": ("lungs", "diagnosis"), "diagnosis_pa": ("diagnosis",), "diagnosis_ap": ("diagnosis",),
+         "severity": ("severity",)}
+LARGEST, WHOLE = 6e6, 20e6  # bytes of a file, of all
+ROUNDING = 0.01  # that a probability, or a zone, may move
+FILMS = 64  # on which that is measured
+
+
+def ancestry(profile, stage):
+    """The stages that a stage stands on, itself first: list of (stage, profile)."""
+    found = [(stage, profile)]
+    for before in stages.upstream(profile, stage):
+        found += ancestry(before[1], before[0])
+    return found
+
+
+def films(profile, stage, store):
+    """The films of one stage that has films: table with `taught` (trained on, or chose the step to stop at)."""
+    tables = [stages.table(profile, task, store) for task in TASKS[stage]]
+    if stage.startswith("diagnosis"):
+        tables = [stages.diagnosis_films(profile, store)[0]]  # of both views: one model may have learnt from both
+    table = pd.concat(tables).drop_duplicates("path", ignore_index=True)
+    return table.assign(taught=~table["external"].astype(bool) & table["split"].isin(["train", "val"]))
+
+
+def teachers(profile, stage, store):
+    """Datasets and groups that had a part in a stage or in what it stands on: (sorted names, set of group ids)."""
+    tables = [films(own, one, store) for one, own in ancestry(profile, stage) if one in TASKS]
+    taught = pd.concat([table[table["taught"]] for table in tables])
+    lent = {"virtual" for _, own in ancestry(profile, stage) if own.segmenter.virtual or dict(own.sources.shares).get("virtual")}
+    return sorted(set(taught["dataset"]) | lent), set(taught["group_id"])
+
+
+def rounded(tensors):
+    """Matrices in 16 bit; vectors stay as they are: the deviations of a normalisation can be too small for 16 bit."""
+    return {name: t.half() if t.is_floating_point() and t.ndim > 1 else t for name, t in tensors.items()}
+
+
+def outputs(stage, network, table, profile, store):
+    """What a user reads from a stage: probabilities, or severity arrays, (n, ...)."""
+    if stage == "severity":
+        return quantification.arrays_of(network, table, profile, store)
+    if stage.startswith("diagnosis"):
+        return diagnosis.predict(network, table, profile, store)[diagnosis.PROBABILITIES].to_numpy()
+    if stage == "segmenter":
+        return train.evaluate(network, lungs.dataset(table, profile, store),
+                              forward=lambda model, batch: {"logits": model.draw(batch["image"])})["logits"].sigmoid().numpy()
+    return train.evaluate(network, findings.dataset(table, profile, store), ("logits",))["logits"].sigmoid().numpy()
+
+
+def moved(stage, tensors, profile, table, store):
+    """The largest change that rounding makes to the outputs of some test films."""
+    table = table[~table["taught"]].sample(min(FILMS, (~table["taught"]).sum()), random_state=0).reset_index(drop=True)
+    table = stages.masks(profile, table, store) if stage == "severity" else table
+    found = []
+    for state in (tensors, rounded(tensors)):
+        network = STAGES[stage](profile)
+        network.load_state_dict(state)
+        found.append(outputs(stage, network.eval(), table, profile, store))
+    return float(np.abs(found[0] - found[1]).max()), len(table)
+
+
+def ship(profile, stage, folder, store, out):
+    """One finished stage into its shelf below `out` -> (shelf, what card.json says of it). Raises ValueError for one that is too large
+    or that rounding changes too much."""
+    names, groups = teachers(profile, stage, store)
+    shelf = "open" if set(names) <= OPEN else "research"
+    tensors, table = checkpoint.load_tensors(folder / "weights.safetensors")[0], films(profile, stage, store)
+    change, tried = moved(stage, tensors, profile, table, store)
+    path, licence = out / shelf / f"{stage}.safetensors", f"{shelf}: {', '.join(names)}"
+    checkpoint.save_tensors(path, rounded(tensors), profile=profile.to_dict(), licence=licence)
+    if change > ROUNDING or path.stat().st_size > LARGEST:
+        path.unlink()
+        raise ValueError(f"{stage}: rounding moves an output by {change:.4f} (at most {ROUNDING}), or it has over {LARGEST:.0f} bytes")
+    unseen = sorted(set(table["group_id"]) - groups)
+    counts = table.groupby(["dataset", "taught"]).size().unstack(fill_value=0).rename(columns={True: "taught", False: "unseen"})
+    return shelf, {"file": path.name, "bytes": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+                   "profile": profile.name, "recipe": stages.settings(profile, stage), "films_of": names,
+                   "films": counts.to_dict("index"),
+                   "rounding": {"largest_change": change, "films": tried}, "metrics": read_json(folder / "metrics.json"),
+                   "groups_never_seen": unseen if profile.manifests != ("virtual",) else "test splits and external sites"}
+
+
+TERMS = {
+    "open": "May be passed on with attribution of the sources below; code and weights: Apache-2.0 as far as they are ours.",
+    "research": "For research and teaching. Films or scores of some sources below are under non-commercial, unclear or mixed terms: do "
+                "not use these weights commercially.",
+}
+
+
+def note(shelf, names):
+    """LICENSE-NOTE.md of a shelf."""
+    specs = [schema.load(name) for name in names]
+    lines = [f"- **{spec.name}**: {spec.title}. {spec.licence} ({spec.licence_class}). {' '.join(spec.citation)}" for spec in specs]
+    head = f"# Weights: {shelf}\n\n{TERMS[shelf]}\n{NOTICE}\nNo film is in the weights; they learnt from the training splits of:\n\n"
+    return head + "\n".join(lines) + "\n"
+
+
+def main():
+    """Ship what is finished, say what is not."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--profile", action="append", choices=profiles.PROFILES, help="may be repeated: the first that has a stage")
+    parser.add_argument("--mirror", type=Path, default=None)
+    parser.add_argument("--store", type=Path, default=None)
+    parser.add_argument("--out", type=Path, default=SHIPPED)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    store, cards = Store(options.store, data=options.mirror), {"open": {}, "research": {}}
+    for stage in STAGES:
+        candidates = [(p, store.folder(stage, stages.settings(p, stage))) for p in map(profiles.get, options.profile or ["mini"])]
+        finished = [(p, folder) for p, folder in candidates if (folder / "weights.safetensors").exists()]
+        if not finished:
+            print(f"{stage}: not run, not shipped")
+            continue
+        for shelf in cards:
+            (options.out / shelf / f"{stage}.safetensors").unlink(missing_ok=True)
+        shelf, card = ship(finished[0][0], stage, finished[0][1], store, options.out)
+        cards[shelf][stage] = card
+        print(f"{stage}: {shelf}, {card['bytes'] / 1e6:.2f} MB, rounding moves at most {card['rounding']['largest_change']:.5f}")
+    for shelf, card in cards.items():
+        if card:
+            made = {"command": "make weights", **doctor.provenance()}
+            write_json(options.out / shelf / "card.json", {"made": made, "models": card})
+            names = sorted({name for one in card.values() for name in one["films_of"]})
+            write_atomic(options.out / shelf / "LICENSE-NOTE.md", note(shelf, names))
+    if sum(path.stat().st_size for path in options.out.rglob("*.safetensors")) > WHOLE:
+        raise ValueError(f"more than {WHOLE / 1e6} MB in all")
+
+
+if __name__ == "__main__":
+    main()
