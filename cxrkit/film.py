@@ -123,7 +123,7 @@ def develop(log_signal, detector, view, rng):
     return picture ** (detector.gamma * np.exp(rng.normal(0, 0.28)) * (1.0 if view == "PA" else 0.95))
 
 
-def _write_marker(grey, marker, rng):
+def write_marker(grey, marker, rng):
     """Burn the marker into the upper corner of the patient's right -> (top, left, bottom, right) px."""
     S = grey.shape[0]
     scale, thick = 0.42 * S / 256, max(1, S // 256)
@@ -141,4 +141,4 @@ def expose(integral, detector, view, marker, rng):
         sides = rng.integers(0, S // 24, 4)
         grey[: sides[0]] = grey[S - sides[1] :] = 8
         grey[:, : sides[2]] = grey[:, S - sides[3] :] = 8
-    return grey, _write_marker(grey, marker, rng)
+    return grey, write_marker(grey, marker, rng)

@@ -6,6 +6,7 @@ import torch
 
 from . import severity
 from .plots import BLUE, GREEN, RED, SKY, YELLOW, grid, outline, show, show_zones, stamp
+from .profiles import Choices
 from .saliency import upsample
 
 
@@ -152,8 +153,7 @@ def plot_zone_lines(image, right, left, lesion, upper, lower, slip, title, stamp
     height = rows[-1] - rows[0] + 1
     for axis, cuts, origin, name in ((axes[0, 0], severity.CUTS, rows[0], "as the paper cuts"),
                                      (axes[0, 1], (upper, lower), 0 if slip else rows[0], "your lines")):
-        zone_of_row = np.digitize((np.arange(len(image)) + 0.5 - origin) / height, cuts)
-        zones = np.stack([np.stack([side & (zone_of_row[:, None] == row) for side in (right, left)]) for row in range(3)])
+        zones = severity.zones_of_sides(right, left, Choices(zone_origin="lungs" if origin else "row0"), cuts)
         array = (severity.coverage(lesion, zones) >= 0.01) * 1.0
         show_zones(axis, image, zones, array)
         outline(axis, lesion, "white")

@@ -67,8 +67,8 @@ def sides(mask, choices=Choices()):
     return (lung, empty) if centres[order[0]][0] < half else (empty, lung)
 
 
-def zones_of_sides(right, left, choices=Choices()):
-    """Zones of lungs whose sides are known: bool (H, W) each -> bool (3, 2, H, W). See `zones`."""
+def zones_of_sides(right, left, choices=Choices(), cuts=CUTS):
+    """Zones of lungs whose sides are known: bool (H, W) each -> bool (3, 2, H, W), cut at shares `cuts` of the height. See `zones`."""
     H = right.shape[0]
     extents = {"joint": (right | left, right | left), "own": (right, left), "image": (np.ones_like(right),) * 2}[choices.zone_height]
     out = np.zeros((3, 2, *right.shape), bool)
@@ -78,7 +78,7 @@ def zones_of_sides(right, left, choices=Choices()):
             continue
         top, height = rows[0], rows[-1] - rows[0] + 1
         origin = top if choices.zone_origin == "lungs" else 0
-        zone_of_row = np.digitize((np.arange(H) + 0.5 - origin) / height, CUTS)  # 0 above 5/12, 1 above 2/3, else 2
+        zone_of_row = np.digitize((np.arange(H) + 0.5 - origin) / height, cuts)  # 0 above 5/12, 1 above 2/3, else 2
         out[:, column] = lung & (zone_of_row[:, None] == np.arange(3)[:, None, None])
     return out if choices.array_columns == "patient_right" else out[:, ::-1]
 
