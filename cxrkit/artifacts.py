@@ -24,10 +24,14 @@ def write_atomic(path, data):
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    with open(part, "wb") as f:
-        f.write(data.encode() if isinstance(data, str) else data)
-        f.flush()
-        os.fsync(f.fileno())
+    try:
+        with open(part, "wb") as f:
+            f.write(data.encode() if isinstance(data, str) else data)
+            f.flush()
+            os.fsync(f.fileno())
+    except OSError:  # a full disk: what was written would only fill it further
+        part.unlink()
+        raise
     os.replace(part, path)
 
 
@@ -60,12 +64,13 @@ class Store:
     `store.load_or_make("backbone", settings, make)` returns the folder `backbone-<key>`; where it is missing, `make(folder)`
     fills `backbone-<key>.part`, which is renamed when `make` returns: a folder without `.part` is always complete. The `.part`
     folder survives a kill, so a training that checkpoints into it goes on from there. `data` is the folder of the real films, None
-    for where `cxrkit data fetch` puts them.
+    for where `cxrkit data fetch` puts them. wait: seconds to wait for another process that is making the same artifact, -1 = as long
+    as it takes.
     """
 
-    def __init__(self, root=None, data=None):
+    def __init__(self, root=None, data=None, wait=0):
         self.root = Path(root) if root else default_root()
-        self.data = data
+        self.data, self.wait = data, wait
 
     def folder(self, stage, settings):
         """Where the artifact lies, or would lie."""
@@ -74,7 +79,7 @@ class Store:
     def load_or_make(self, stage, settings, make):
         """Folder of a finished stage; `make(folder)` is called only if it is missing.
 
-        Raises RuntimeError if another process is making the same artifact.
+        Raises RuntimeError if another process is making the same artifact, and is not done after `wait` seconds.
         """
         done = self.folder(stage, settings)
         if done.exists():
@@ -83,7 +88,7 @@ class Store:
         part.mkdir(parents=True, exist_ok=True)
         lock = filelock.FileLock(done.with_name(done.name + ".lock"))
         try:
-            lock.acquire(timeout=0)
+            lock.acquire(timeout=self.wait)
         except filelock.Timeout:
             raise RuntimeError(f"{done.name} is being made by another process; wait for it, "
                                "or set CXRKIT_STORE to another folder") from None
@@ -95,3 +100,48 @@ class Store:
         finally:
             lock.release()
         return done
+
+
+class Shared(Store):
+    """A store whose finished artifacts also lie at an fsspec URL (s3://, gs://, sftp://, file:// ...), for machines without a shared folder.
+
+    Each machine works in its own `root`; an artifact that is missing there is fetched, and one that was made there is sent. Its
+    settings.json goes last: without it an artifact at the URL is not complete. Images and masks, which are found by paths of this
+    machine, stay here.
+    """
+
+    OWN = ("images", "masks")
+
+    def __init__(self, url, root, data=None, wait=-1):
+        super().__init__(root, data, wait)
+        self.url = url.rstrip("/")
+
+    def load_or_make(self, stage, settings, make):
+        if stage in self.OWN:
+            return super().load_or_make(stage, settings, make)
+        name = self.folder(stage, settings).name
+        return super().load_or_make(stage, settings, lambda part: self._fetch(name, part) or self._send(name, part, make, settings))
+
+    def _remote(self):
+        import fsspec  # only needed here
+
+        files, _, (path,) = fsspec.get_fs_token_paths(self.url)
+        return files, path
+
+    def _fetch(self, name, part):
+        """Whether the artifact lay at the URL and is now in `part`."""
+        files, path = self._remote()
+        if not files.exists(f"{path}/{name}/settings.json"):
+            return False
+        files.get(f"{path}/{name}/", f"{part}/", recursive=True)
+        return True
+
+    def _send(self, name, part, make, settings):
+        make(part)
+        write_json(part / "settings.json", settings)
+        files, path = self._remote()
+        inside = [file for file in part.rglob("*") if file.is_file() and file.name != "settings.json"]
+        for file in [*sorted(inside), part / "settings.json"]:
+            target = f"{path}/{name}/{file.relative_to(part).as_posix()}"
+            files.makedirs(target.rpartition("/")[0], exist_ok=True)
+            files.put_file(str(file), target)

@@ -175,7 +175,11 @@ def imagenet_state():
     """
     from torchvision.models import DenseNet121_Weights
 
-    weights = DenseNet121_Weights.IMAGENET1K_V1
+    return published(DenseNet121_Weights.IMAGENET1K_V1)
+
+
+def published(weights):
+    """State dict of an entry of torchvision's weights, from the cache or the network, its hash checked. Raises as `imagenet_state`."""
     try:
         return weights.get_state_dict(progress=True, check_hash=True)
     except OSError as error:

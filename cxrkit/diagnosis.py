@@ -3,51 +3,136 @@
 PA and AP films have models of their own, and each external hospital is reported by itself. B batch, K classes, S image size.
 """
 
+import shutil
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from cxrkit import batches, checkpoint, findings, metrics, train
+from cxrkit import baselines, batches, checkpoint, findings, manifest, metrics, train
 from cxrkit.artifacts import write_json
-from cxrkit.backbone import load_features
+from cxrkit.backbone import pcam_weights, weighted_maps
 from cxrkit.data import parts
-from cxrkit.findings import by_place, dataset, interval, number
-from cxrkit.schema import DIAGNOSES
+from cxrkit.findings import by_place, interval, number
+from cxrkit.schema import DIAGNOSES, FINDINGS, known
 from cxrkit.transformer import CorpusViT
 
 PROBABILITIES = [f"p_{name}" for name in DIAGNOSES]
 SENSITIVITY = 0.8  # that the operating point must reach (section 5)
 RATES = ("sensitivity", "specificity", "accuracy")
 DRAWS = 400  # of patients, for an interval
+POSITIONS = "transformer.pos_embed"
 
 
 class Network(nn.Module):
-    """Backbone and corpus ViT in one: image (B, 1, S, S), or its `features` where they are known, -> dict of `CorpusViT`.
+    """Backbone and corpus ViT in one: image (B, 1, S, S), or its corpus as `features` where it is known, -> dict of `CorpusViT`.
 
-    The weights of the two keep their names.
+    The weights of the two keep their names. fold: cells of a side that become the channels of one word (a patch embedding with such a
+    kernel and stride). In the models that ours is compared with, `transformer` is whatever reads the features (`baselines`).
     """
 
-    def __init__(self, features, transformer):
+    def __init__(self, features, transformer, fold=1):
         super().__init__()
-        self.features, self.transformer = features, transformer
+        self.features, self.transformer, self.fold = features, transformer, fold
 
     def forward(self, image=None, features=None):
-        return self.transformer(self.features(image) if features is None else features)
+        return self.transformer(self.corpus(image) if features is None else features)
+
+    def corpus(self, image):
+        """What the transformer reads: image (B, 1, S, S) -> (B, fold^2 * C, h, w)."""
+        features = self.features(image)
+        return features if self.fold == 1 else F.pixel_unshuffle(features, self.fold)
+
+
+class WeightedNetwork(Network):
+    """The corpus after PCAM (Table 9): the backbone's own head weighs the features by where it sees each of the chosen findings."""
+
+    def __init__(self, features, head, transformer, chosen):
+        super().__init__(features, transformer)
+        self.head, self.chosen = head, [FINDINGS.index(name) for name in chosen]
+
+    def corpus(self, image):
+        features = self.features(image)                                                       # (B, C, h, w)
+        return weighted_maps({"features": features, "weight_map": pcam_weights(self.head(features))}, self.chosen)  # (B, n*C, h, w)
+
+
+CORPORA = {  # variant.corpus -> findings whose weighted maps are the words; the paper's own corpus is taken before PCAM
+    "before_pcam": (), "ten_maps": FINDINGS, "infection_maps": ("opacity", "consolidation", "pneumonia"), "pneumonia_map": ("pneumonia",)}
+
+
+CONVOLUTIONAL = ("densenet", "resnet")
+MODELS = ("corpus_vit", "vit", *CONVOLUTIONAL, "hybrid", "timm_hybrid")
 
 
 def network(profile, map_head=False):
-    """The profile's whole model with random weights."""
-    backbone, sizes, choices = findings.network(profile), profile.transformer, profile.choices
-    vit = CorpusViT(backbone.out_channels, profile.image_size // profile.backbone.stride, sizes.embed_dim, sizes.depth, sizes.num_heads,
-                    round(choices.mlp_dim * sizes.embed_dim / 768), map_head=map_head, map_scale=choices.map_scale, fused=True)
-    return Network(backbone.features, vit)
+    """The profile's whole model with random weights: the paper's, or the one that `profile.variant` names (Tables 7 to 9).
+
+    Raises ValueError for an unknown model or corpus.
+    """
+    variant, backbone = profile.variant, profile.backbone
+    fold, head = variant.zoom, None
+    if known(variant.model, MODELS, "model") == "vit":
+        features, channels, cell, fold = nn.Identity(), 1, baselines.PATCH, baselines.PATCH
+    elif variant.model in baselines.TRUNKS:
+        features = findings.trunk(profile)
+        channels, cell = features.out_channels, features.stride
+    else:
+        whole = findings.network(profile)
+        features, head, channels, cell = whole.features, whole.head, whole.out_channels, backbone.stride
+    scale = profile.choices.map_scale * cell // backbone.stride  # one size of the severity map for all
+    if variant.model in CONVOLUTIONAL:
+        return Network(features, baselines.Pooled(channels, profile.transformer.embed_dim, map_head=map_head, map_scale=scale))
+    chosen = CORPORA[known(variant.corpus, CORPORA, "corpus")]
+    reader = _vit(profile, channels * fold**2 * max(1, len(chosen)), profile.image_size // cell, map_head, scale)
+    return WeightedNetwork(features, head, reader, chosen) if chosen else Network(features, reader, fold)
+
+
+def _vit(profile, channels, grid, map_head, map_scale):
+    sizes = profile.transformer
+    return CorpusViT(channels, grid, sizes.embed_dim, sizes.depth, sizes.num_heads, round(profile.choices.mlp_dim * sizes.embed_dim / 768),
+                     map_head=map_head, map_scale=map_scale, fused=True)
 
 
 def load(folder, profile):
     """The trained model of a finished stage, in evaluation mode; `transformer.fused = False` opens its attention to hooks."""
     return checkpoint.load_weights(network(profile), folder / "weights.safetensors")
+
+
+def adopt(model, *states):
+    """Take from state dicts every weight that the model has by that name; later ones win. Returns the names still random.
+
+    Learned positions of another grid are interpolated. Raises ValueError naming a weight of another shape.
+    """
+    own, taken = model.state_dict(), {}
+    for state in states:
+        taken |= {name: tensor for name, tensor in state.items() if name in own}
+    if POSITIONS in taken:
+        taken[POSITIONS] = stretch(taken[POSITIONS], model.transformer.grid)
+    wrong = [name for name, tensor in taken.items() if tensor.shape != own[name].shape]
+    if wrong:
+        raise ValueError(f"{wrong[0]} is {tuple(taken[wrong[0]].shape)} in the weights and {tuple(own[wrong[0]].shape)} in the model: "
+                         "backbone and transformer must have the sizes that the weights were trained with")
+    model.load_state_dict(taken, strict=False)
+    return sorted(set(own) - set(taken))
+
+
+def stretch(pos_embed, grid):
+    """Learned positions (1, 1 + h*h, D) of a square grid -> (1, 1 + h'*w', D), bicubic; the class token keeps its own."""
+    side = round((pos_embed.shape[1] - 1) ** 0.5)
+    if (side, side) == tuple(grid):
+        return pos_embed
+    cells = pos_embed[:, 1:].transpose(1, 2).unflatten(2, (side, side))                       # (1, D, h, h)
+    cells = F.interpolate(cells, grid, mode="bicubic", align_corners=False).flatten(2).transpose(1, 2)
+    return torch.cat([pos_embed[:, :1], cells], dim=1)
+
+
+def dataset(table, profile, store=None, augmented=False):
+    """Films of a table as the model sees them, `variant.zoom` times as large as its backbone's."""
+    larger = replace(profile, image_size=profile.variant.zoom * profile.image_size)
+    return findings.dataset(table, larger, store, augmented)
 
 
 HEADS = {  # choice 10: how three logits become a loss and probabilities
@@ -76,36 +161,93 @@ def class_weights(table):
     return (len(table) / counts / table["diagnosis"].nunique()).to_numpy()
 
 
+def draw_weights(table, shares=()):
+    """Chance of each film to be drawn, (n,), mean 1: `class_weights`, or, with `profile.sources.shares`, each dataset by its share.
+
+    Raises ValueError for a dataset of the table without a share.
+    """
+    if not shares:
+        return class_weights(table)
+    missing = sorted(set(table["dataset"]) - set(dict(shares)))
+    if missing:
+        raise ValueError(f"no share of the draws for {', '.join(missing)}: name them in profile.sources.shares, with 0 to leave them out")
+    classes = table.groupby("dataset")["diagnosis"].transform("nunique")
+    weights = table["dataset"].map(dict(shares)) / classes / table.groupby(["dataset", "diagnosis"])["path"].transform("size")
+    return (weights / weights.mean()).to_numpy()
+
+
+CONTRASTS = {  # profile.sources.contrast -> bool (n, K): classes that a film's loss weighs against each other
+    "all": lambda table: np.ones((len(table), len(DIAGNOSES)), bool),
+    "own": lambda table: np.stack([table["dataset"].isin(set(table.loc[table["diagnosis"] == name, "dataset"])) for name in DIAGNOSES], 1),
+}
+NEVER = -1e4  # logit of a class that takes no part
+
+
 def corpus(model, table, profile, store=None):
-    """The features of all films, computed once, as a dataset: `features` (n, C, h, w) and `diagnosis` (n,), 1 MB a film at paper size."""
+    """The corpus of all films, computed once, as a dataset: `features` (n, C, h, w) and `diagnosis` (n,), 1 MB a film at paper size."""
     films = dataset(table, profile, store)
-    known = train.evaluate(model.features, films, ("features",), forward=lambda part, batch: {"features": part(batch["image"])})
-    return batches.Tensors(**known, diagnosis=films.diagnosis)
+    read = train.evaluate(model, films, ("features",), forward=lambda model, batch: {"features": model.corpus(batch["image"])})
+    return batches.Tensors(**read, diagnosis=films.diagnosis, index=torch.arange(len(films)))
 
 
-def make(folder, profile, table, store=None, backbone=None):
+def make(folder, profile, table, store=None, start=(), lent=None):
     """Train on the internal sites of `table` (films of one view) and judge on the others, into `folder`.
 
-    Leaves weights.safetensors, history.json, metrics.json and predictions.csv (a row a film of val, test and external). backbone:
-    state dict whose `features.*` the model begins with. Raises ValueError for a class without training films or an unknown one.
+    Leaves weights.safetensors, history.json, metrics.json and predictions.csv (a row a film of val, test and external). start:
+    state dicts that the model begins with (`adopt`); lent: films of another profile that teach beside those of the table. Returns the
+    metrics. Raises ValueError for a class without training films or an unknown one.
     """
     split = parts(table)
-    codes(table)
+    images = {name: len(part) for name, part in split.items()}
+    split["train"] = pd.concat([split["train"], lent], ignore_index=True)
+    codes(split["train"])
     missing = set(DIAGNOSES) - set(split["train"]["diagnosis"])
     if missing:
         raise ValueError(f"no training film is {', '.join(sorted(missing))}: check the manifests, views and splits of the profile")
-    torch.manual_seed(profile.seed)
-    model = network(profile)
-    if backbone is not None:
-        load_features(model, backbone)
-    fit(model, folder, profile, split, store)
+    model = fit(begin(profile, start), folder, profile, split, store)
     judged = {name: predict(model, split[name], profile, store) for name in ("val", "test", "external") if len(split[name])}
     pd.concat(judged.values(), ignore_index=True).to_csv(folder / "predictions.csv", index=False)
-    write_json(folder / "metrics.json", {"images": {name: len(part) for name, part in split.items()}, **report(judged, profile.choices)})
+    result = {"images": images, **report(judged, profile.choices)}
+    write_json(folder / "metrics.json", result)
+    return result
+
+
+def begin(profile, start=()):
+    """The profile's model before its training, with the weights of state dicts (`adopt`)."""
+    torch.manual_seed(profile.seed)
+    model = network(profile)
+    adopt(model, *start)
+    return model
+
+
+def cross_validate(folder, profile, table, store=None, start=(), lent=None):
+    """Grouped folds -> the films of `table` with probabilities, each from a model that never saw its patient, and `fold`.
+
+    start: state dicts to begin with, which must not know the films of the table either. Leaves crossvalidated.csv.
+    """
+    fold, judged = table["group_id"].map(lambda group: manifest.fold_of(group, profile.folds)), []
+    for k in sorted(fold.unique()):
+        split = {"train": pd.concat([table[fold != k], lent], ignore_index=True), "val": table[:0]}
+        model = fit(begin(profile, start), folder / f"fold{k}", profile, split, store)
+        judged.append(predict(model, table[fold == k].reset_index(drop=True), profile, store).assign(fold=k))
+    whole = pd.concat(judged, ignore_index=True)
+    whole.to_csv(folder / "crossvalidated.csv", index=False)
+    return whole
+
+
+def take(folder, profile, view, whole):
+    """One view's part of a model taught by both (`profile.sources.together`), judged on its own films, into `folder`; `whole`: the
+    folder of that model."""
+    for name in ("weights.safetensors", "history.json"):
+        shutil.copy(whole / name, folder / name)
+    films = of_view(pd.read_csv(whole / "predictions.csv", low_memory=False), view)
+    films.to_csv(folder / "predictions.csv", index=False)
+    judged = {name: part for name, part in parts(films).items() if len(part)}
+    write_json(folder / "metrics.json", {"images": {name: len(part) for name, part in judged.items()}, **report(judged, profile.choices)})
 
 
 def fit(model, folder, profile, split, store=None):
-    """Train the model in place; on a frozen backbone the corpus is computed once, and no step runs the backbone again.
+    """Train the model in place and return it; on a frozen backbone the corpus is computed once, and no step runs the backbone again.
 
     split: tables "train" and "val" (`data.parts`). The validation AUC picks the step where the training says `eval_every`.
     """
@@ -120,8 +262,11 @@ def fit(model, folder, profile, split, store=None):
     def forward(network, batch):
         return network(**{key: batch[key]})
 
+    taught = torch.tensor(CONTRASTS[known(profile.sources.contrast, CONTRASTS, "contrast")](split["train"]))  # (n, K)
+
     def loss(network, batch):
-        return loss_of(forward(network, batch)["logits"], batch["diagnosis"])
+        own = taught[batch["index"].cpu()].to(batch["index"].device)                          # (B, K)
+        return loss_of(forward(network, batch)["logits"].masked_fill(~own, NEVER), batch["diagnosis"])
 
     def validate(network):
         judged = probabilities(train.evaluate(network, val, forward=forward)["logits"])
@@ -129,7 +274,8 @@ def fit(model, folder, profile, split, store=None):
 
     val = films("val") if training.eval_every and len(split["val"]) else None
     train.fit(model, loss, films("train"), training, folder=folder, seed=profile.seed, validate=validate if val else None,
-              sample_weights=class_weights(split["train"]))
+              sample_weights=draw_weights(split["train"], profile.sources.shares))
+    return model
 
 
 def predict(model, table, profile, store=None):

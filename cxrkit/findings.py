@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 
-from cxrkit import checkpoint, cohort, manifest, metrics, train
+from cxrkit import baselines, checkpoint, cohort, manifest, metrics, train
 from cxrkit.artifacts import write_json
 from cxrkit.backbone import Backbone, load_features
 from cxrkit.data import CXRDataset, parts
@@ -22,10 +22,18 @@ DRAWS = 400  # of patients, for an interval
 
 
 def network(profile):
-    """The profile's backbone with random weights."""
+    """The profile's backbone with random weights, or, where `profile.variant` names another trunk, that one with the same head."""
+    if profile.variant.model in baselines.TRUNKS:
+        return baselines.Findings(trunk(profile), pool=profile.backbone.pool)
     sizes = asdict(profile.backbone)
     del sizes["start"], sizes["augment"]
     return Backbone(**sizes)
+
+
+def trunk(profile):
+    """The features of a rival of the paper's model (`profile.variant`), with random weights."""
+    variant = profile.variant
+    return baselines.TRUNKS[variant.model](variant.widths, variant.layers, profile.backbone.stem, profile.backbone.stride)
 
 
 def load(folder, profile):

@@ -1,5 +1,6 @@
 """Profiles: every size, seed and reading of the paper as frozen values: a run is data and an ablation is one `replace`."""
 
+import re
 from dataclasses import asdict, dataclass, field, fields, replace
 
 # What the paper leaves open (SPEC 2.1): name -> the question, then each value with its reading. The first value is the default.
@@ -204,6 +205,22 @@ class ViT:
 
 
 @dataclass(frozen=True)
+class Sources:
+    """Which films teach the findings and the diagnosis, and what, where hospital and class are tied together; the defaults are the paper's.
+
+    Only what departs from them enters the key of an artifact (`stages.settings`).
+    """
+
+    shares: tuple[tuple[str, float], ...] = ()  # draws from each dataset, its classes equally often; () = classes equally often over all.
+    # A share of "virtual" brings in the training films of the virtual hospitals, where no hospital gives a class away
+    contrast: str = "all"  # of `diagnosis.CONTRASTS`; own = a film teaches only to tell apart the classes that its own dataset has
+    together: bool = False  # one training on PA and AP films, where a view alone has too few; both are still judged apart
+    virtual: bool = False  # begins as the PA model of the virtual hospitals instead of as the backbone of this profile
+    aside: tuple[str, ...] = ()  # datasets that teach no diagnosis, and test it; `Profile.external` teach nothing at all
+    findings: tuple[str, ...] = ()  # datasets that teach the findings; () = all that know some
+
+
+@dataclass(frozen=True)
 class Quantifier:
     """How the severity model is made, beside its sizes (`ViT`) and its training."""
 
@@ -216,6 +233,50 @@ class Quantifier:
 
 
 @dataclass(frozen=True)
+class Variant:
+    """What a cell of Tables 7 to 10 does otherwise than the paper's own model, which is all of the defaults.
+
+    Only what departs from them enters the key of an artifact (`stages.settings`): the paper's own model is made once.
+    """
+
+    model: str = "corpus_vit"  # of `diagnosis.PARTS`
+    start: str = "findings"  # weights of the features: findings (they learnt them first), imagenet, random
+    contrastive: bool = False  # SimCLR before the diagnosis, on the films of the findings without their labels
+    corpus: str = "before_pcam"  # of `diagnosis.CORPORA`
+    zoom: int = 1  # times the input size, and as many cells of the corpus a side to one word; diagnosis only
+    pooling: str = "max"  # of a zone of the severity map: max, average
+    sites: tuple[str, ...] = ()  # sites or datasets that train for severity; () = all
+    widths: tuple[int, ...] = ()  # of the stages of a ResNet, and
+    layers: tuple[int, ...] = ()  # how many blocks each has
+    pretraining: Training | None = None  # of SimCLR, and of a ResNet that learns the findings
+    films: int = 0  # of each split, drawn by the seed; 0 = all
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Tables 7 to 10: sizes of the models that ours is compared with, seeds, and what the lesson spends on a cell.
+
+    The defaults are the published sizes: ResNet-50, ResNet-152, ViT-B/16, and ViT-B on three stages of a ResNet-50.
+    """
+
+    seeds: tuple[int, ...] = (0, 1, 2)
+    widths: tuple[int, ...] = (64, 128, 256, 512)  # of a ResNet's stages; its blocks give four times as many channels
+    resnet_50: tuple[int, ...] = (3, 4, 6, 3)
+    resnet_152: tuple[int, ...] = (3, 8, 36, 3)
+    hybrid: str = "timm_hybrid"  # of `diagnosis.PARTS`
+    hybrid_layers: tuple[int, ...] = (3, 4, 6)
+    vit: ViT = field(default_factory=ViT)
+    small: ViT = ViT(depth=2, num_heads=4)  # "2 layers, 4 heads"
+    middle: ViT = ViT(depth=4, num_heads=8)  # "4 layers, 8 heads"
+    start: str = "imagenet"  # of the models that ours is compared with
+    pretraining: Training = Training("adam", lr=3e-4, batch=64, steps=10_000, schedule="cosine", warmup=500)  # SimCLR
+    alone: tuple[str, ...] = ("brixia",)  # site or dataset of "Brixia alone"
+    choices: tuple[str, ...] = tuple(OPEN_CHOICES)  # that can move a result here
+    steps: int = 0  # of every training of a cell in the lesson; 0 = its whole budget
+    films: int = 0  # of each split there; 0 = all
+
+
+@dataclass(frozen=True)
 class Profile:
     """Everything a run depends on. A stage's artifact is named by a hash of the fields that it reads (`stages.DEPENDS`)."""
 
@@ -224,7 +285,7 @@ class Profile:
     image_size: int  # px, input of the backbone
     seed: int = 0
     lesson_minutes: int = 20  # the runner ends a lesson that takes longer
-    external: tuple[str, ...] = ()  # datasets set aside for testing; virtual films say it themselves
+    external: tuple[str, ...] = ()  # datasets and sites set aside for testing; virtual films say it themselves
     cohort: Cohort = field(default_factory=Cohort)
     backbone: DenseNet = field(default_factory=DenseNet)
     backbone_training: Training = field(default_factory=Training)
@@ -234,9 +295,12 @@ class Profile:
     unet_training: Training = Training("adam", lr=1e-4, batch=8, steps=40_000)
     transformer: ViT = field(default_factory=ViT)
     transformer_training: Training = Training("sgd", lr=1e-3, batch=16, steps=10_000, schedule="cosine", warmup=500, clip=1.0)
+    sources: Sources = field(default_factory=Sources)
     folds: int = 0  # grouped cross-validation beside the split, where one split holds too few patients; 0 = none
     quantifier: Quantifier = field(default_factory=Quantifier)
     severity_training: Training = Training("sgd", lr=3e-3, batch=4, steps=12_000)
+    variant: Variant = field(default_factory=Variant)
+    grid: Grid = field(default_factory=Grid)
     choices: Choices = field(default_factory=Choices)
 
     def to_dict(self):
@@ -268,24 +332,35 @@ def demo():
         transformer_training=Training("adamw", lr=5e-4, batch=16, steps=700, schedule="cosine", warmup=30, weight_decay=0.05, clip=1.0,
                                       eval_every=175, threads=1),
         severity_training=Training("adamw", lr=1e-3, batch=8, steps=800, schedule="cosine", warmup=30, weight_decay=0.05, clip=1.0,
-                                   threads=1))
+                                   threads=1),
+        grid=Grid(widths=(24, 32, 40, 56), resnet_50=(1, 2, 3, 2), resnet_152=(1, 4, 14, 2), hybrid="hybrid", hybrid_layers=(1, 2, 3),
+                  vit=ViT(88, 3, 4), small=ViT(64, 1, 2), middle=ViT(64, 2, 4), start="random", alone=("alder",), steps=8, films=40,
+                  choices=("class_head", "mlp_dim", "severity_start", "severity_loss", "map_scale", "zone_origin", "zone_height",
+                           "lung_sides", "augmentation", "normalize", "order"),  # all films here are square, and every label is known
+                  pretraining=Training("adamw", lr=1e-3, batch=32, steps=400, schedule="cosine", warmup=20, weight_decay=0.05, clip=1.0,
+                                       threads=1)))
 
 
 def mini():
     """The honest small reproduction on real public X-rays (162 MB).
 
-    Command: `make mini` or `cxrkit reproduce --profile mini`; budget: 60 minutes on 2 cores.
+    Command: `make mini` or `cxrkit reproduce --profile mini`; budget: 60 minutes on 2 cores. The diagnosis begins as the model of the
+    virtual hospitals, whose films go on teaching beside the real ones: in them no hospital gives a class away. Cohen's collection and
+    CXNet teach no diagnosis (docs/mini.md has the trials behind these values).
     """
     slim = demo().backbone
     return Profile(
-        "mini", manifests=("cohen", "cxnet", "hannover", "kermany", "kermany_224", "nih_cxr14"), image_size=192, lesson_minutes=60, folds=5,
-        segmenter=replace(demo().segmenter, size=128, judged=0, normal="lung_mask.notna() and (diagnosis == 'normal' or brixia <= 3)",
+        "mini", manifests=("cohen", "cxnet", "hannover", "kermany", "kermany_224", "nih_cxr14"), image_size=128, lesson_minutes=60, folds=5,
+        segmenter=replace(demo().segmenter, size=128, judged=0, unet_widths=(16, 32, 64, 128, 128), unet_patch=2, vary=True, virtual=0.5,
+                          mirror=True, deliver="unet_both", normal="lung_mask.notna() and (diagnosis == 'normal' or brixia <= 3)",
                           abnormal="lung_mask.isna() and diagnosis in ('other_infection', 'covid19')"),
-        segmenter_training=replace(demo().segmenter_training, steps=150), student_training=replace(demo().student_training, steps=80),
-        unet_training=replace(demo().unet_training, batch=8, steps=150),
+        segmenter_training=replace(demo().segmenter_training, steps=80), student_training=replace(demo().student_training, steps=40),
+        unet_training=replace(demo().unet_training, steps=400, ema=0.98),
         backbone=replace(slim, start="virtual", augment=True),
         backbone_training=Training("adamw", lr=1e-3, batch=8, steps=600, schedule="cosine", warmup=30, weight_decay=0.05, threads=1),
-        transformer=demo().transformer, transformer_training=demo().transformer_training,
+        transformer=demo().transformer, transformer_training=replace(demo().transformer_training, steps=1000, eval_every=0),
+        sources=Sources(shares=(("virtual", 0.35), ("nih_cxr14", 0.35), ("kermany", 0.05), ("kermany_224", 0.1), ("hannover", 0.15)),
+                        together=True, virtual=True, aside=("cohen", "cxnet")),
         quantifier=Quantifier(virtual=True, masks="drawn"),
         severity_training=Training("adamw", lr=3e-4, batch=8, steps=200, schedule="cosine", warmup=20, weight_decay=0.05, clip=1.0,
                                    threads=1))
@@ -294,10 +369,12 @@ def mini():
 def paper():
     """The paper's own data and sizes on GPUs (Park et al. 2021, sections 4 and 5).
 
-    Command: `cxrkit reproduce --profile paper --data DIR`.
+    Command: `cxrkit reproduce --profile paper --data DIR` (docs/paper.md). Set aside: the paper's three external hospitals, by their
+    names in the `site` column of `local`, and a public collection with all three classes. RSNA's films are NIH's under other names.
     """
-    return Profile("paper", manifests=("chexpert", "brixia", "bimcv_covid19", "nih_chestxray14", "rsna", "cohen_full", "local"),
-                   image_size=512, lesson_minutes=14 * 24 * 60,
+    return Profile("paper", manifests=("chexpert", "brixia", "bimcv_covid19", "nih_chestxray14", "cohen_full", "local"),
+                   image_size=512, lesson_minutes=14 * 24 * 60, external=("cohen_full", "CNUH", "YNU", "KNUH"),
+                   sources=Sources(findings=("chexpert",)),
                    backbone_training=Training("adam", lr=1e-4, batch=8, steps=160_000, schedule="step"))
 
 
@@ -305,10 +382,30 @@ PROFILES = {"demo": demo, "mini": mini, "paper": paper}
 
 
 def get(name):
-    """Profile by name. Raises ValueError with the known names."""
-    if name not in PROFILES:
+    """Profile by name; "paper-local" is paper without the dataset local, "paper+dry" is `dry`. Raises ValueError with the known names."""
+    base, *changes = re.split("(?=[+-])", name)
+    if base not in PROFILES:
         raise ValueError(f"unknown profile {name!r}; known: {list(PROFILES)}")
-    return PROFILES[name]()
+    profile = PROFILES[base]()
+    for change in changes:
+        if change != "+dry" and change[1:] not in profile.manifests:
+            raise ValueError(f"unknown change {change!r} in {name!r}; known: '+dry', {[f'-{dataset}' for dataset in profile.manifests]}")
+        kept = tuple(dataset for dataset in profile.manifests if dataset != change[1:])
+        profile = dry(profile) if change == "+dry" else replace(profile, manifests=kept)
+    return replace(profile, name=name)
+
+
+def dry(profile):
+    """The same films, sizes and batches with two updates a training: whether all of it runs, at full size, before days are spent on it.
+
+    A batch is put together from passes of two films, so that the memory of a plain computer is enough.
+    """
+    def two(training):
+        passes = training.accumulate * max(1, training.batch // 2)
+        return replace(training, steps=2, warmup=min(1, training.warmup), batch=min(2, training.batch), accumulate=passes)
+
+    short = {f.name: two(getattr(profile, f.name)) for f in fields(profile) if isinstance(getattr(profile, f.name), Training)}
+    return replace(profile, **short, grid=replace(profile.grid, seeds=profile.grid.seeds[:1], pretraining=two(profile.grid.pretraining)))
 
 
 def ablations(profile):

@@ -20,7 +20,6 @@ from cxrkit.findings import by_place, interval, number
 from cxrkit.schema import SECOND, ZONES
 
 PREDICTED = [f"p_{zone}" for zone in ZONES]  # columns of a judged table, in the order of the true ones
-POSITIONS = "transformer.pos_embed"
 DRAWS = 400  # of patients, for an interval
 
 
@@ -34,34 +33,6 @@ def load(folder, profile):
     return checkpoint.load_weights(network(profile), folder / "weights.safetensors")
 
 
-def adopt(model, *states):
-    """Take from state dicts every weight that the model has by that name; later ones win. Returns the names still random.
-
-    Learned positions of another grid are interpolated. Raises ValueError naming a weight of another shape.
-    """
-    own, taken = model.state_dict(), {}
-    for state in states:
-        taken |= {name: tensor for name, tensor in state.items() if name in own}
-    if POSITIONS in taken:
-        taken[POSITIONS] = stretch(taken[POSITIONS], model.transformer.grid)
-    wrong = [name for name, tensor in taken.items() if tensor.shape != own[name].shape]
-    if wrong:
-        raise ValueError(f"{wrong[0]} is {tuple(taken[wrong[0]].shape)} in the weights and {tuple(own[wrong[0]].shape)} in the model: "
-                         "backbone and transformer must have the sizes that the weights were trained with")
-    model.load_state_dict(taken, strict=False)
-    return sorted(set(own) - set(taken))
-
-
-def stretch(pos_embed, grid):
-    """Learned positions (1, 1 + h*h, D) of a square grid -> (1, 1 + h'*w', D), bicubic; the class token keeps its own."""
-    side = round((pos_embed.shape[1] - 1) ** 0.5)
-    if (side, side) == tuple(grid):
-        return pos_embed
-    cells = pos_embed[:, 1:].transpose(1, 2).unflatten(2, (side, side))                       # (1, D, h, h)
-    cells = F.interpolate(cells, grid, mode="bicubic", align_corners=False).flatten(2).transpose(1, 2)
-    return torch.cat([pos_embed[:, :1], cells], dim=1)
-
-
 def inside_lungs(lung_mask, size):
     """Lung mask (B, S, S) of 0, 127, 255 -> bool (B, *size), nearest; what nobody has drawn (127) is no lung."""
     inside = (lung_mask == 255)[:, None].float()
@@ -70,12 +41,17 @@ def inside_lungs(lung_mask, size):
 
 def predicted_lungs(segmenter, table, profile, store=None):
     """The segmenter's masks where the model looks: uint8 (n, S, S) of 0, 255, and 127 in the border that `choices.resize` "pad" adds."""
-    masks = np.where(segment.predict(segmenter, table, profile, store), 255, 0).astype(np.uint8)
+    masks = segment.predict(segmenter, table, profile, store)
+    shapes = ((1, 1) if profile.choices.resize == "plain" else load_image(path).pixels.shape for path in table["path"])
+    return np.stack([placed(mask, shape, profile) for mask, shape in zip(masks, shapes)])
+
+
+def placed(mask, shape, profile):
+    """A bool mask of the whole film, plainly resized, where the model sees the film of this shape: uint8 (S, S), as `predicted_lungs`."""
+    size, grey = profile.image_size, np.where(mask, 255, 0).astype(np.uint8)
     if profile.choices.resize == "plain":
-        return masks
-    films = (load_image(path).pixels for path in table["path"])
-    return np.stack([letterbox(cv2.resize(mask, film.shape[::-1], interpolation=cv2.INTER_NEAREST), profile.image_size)
-                     for mask, film in zip(masks, films)])
+        return cv2.resize(grey, (size, size), interpolation=cv2.INTER_NEAREST)
+    return letterbox(cv2.resize(grey, shape[::-1], interpolation=cv2.INTER_NEAREST), size)
 
 
 SIGMOIDS = {  # choice 7 -> map inside and outside the lungs
@@ -126,11 +102,24 @@ def set_aside(table, site):
     return inside.assign(external=inside["site"] == site).reset_index(drop=True)
 
 
+def trained_at(table, sites):
+    """The films without those of training hospitals (or datasets) that are not among `sites` ("Brixia alone", Table 10); () = all.
+
+    Raises ValueError, with the training hospitals, for an unknown one.
+    """
+    inside = ~table["external"].astype(bool)
+    for site in sites:
+        schema.known(site, set(table.loc[inside, "site"]) | set(table.loc[inside, "dataset"]), "training hospital")
+    chosen = table["site"].isin(sites) | table["dataset"].isin(sites) if sites else True
+    return table[~inside | chosen].reset_index(drop=True)
+
+
 def make(folder, profile, table, store=None, start=()):
     """Train on the internal sites of `table` (its `lung_mask` gives the zones) and judge on the others, into `folder`.
 
     Leaves weights.safetensors, history.json, metrics.json and predictions.csv (a row a film of val, test and external). start: state
-    dicts that the model begins with (`adopt`). Returns the metrics. The validation MSE picks the step where the training says `eval_every`.
+    dicts that the model begins with (`diagnosis.adopt`). Returns the metrics. The validation MSE picks the step where the training says
+    `eval_every`.
     """
     split = parts(table)
     model = fit(folder, profile, split["train"], split["val"], store, start)
@@ -149,7 +138,7 @@ def fit(folder, profile, table, val=(), store=None, start=()):
     """Train on one table -> the model in evaluation mode."""
     torch.manual_seed(profile.seed)
     model = network(profile)
-    adopt(model, *start)
+    diagnosis.adopt(model, *start)
     if profile.quantifier.frozen:
         model.features.requires_grad_(False)
     training = profile.severity_training
@@ -158,8 +147,8 @@ def fit(folder, profile, table, val=(), store=None, start=()):
         judged = predict(model, val, profile, store)
         return {"score": -metrics.severity_metrics(score_of(val, profile.choices), judged["score"])["mse"]}
 
-    train.fit(model, loss(profile.choices), dataset(table, profile, store, augmented=True), training, folder=folder, seed=profile.seed,
-              validate=validate if training.eval_every and len(val) else None)
+    train.fit(model, loss(profile.choices, profile.variant.pooling), dataset(table, profile, store, augmented=True), training,
+              folder=folder, seed=profile.seed, validate=validate if training.eval_every and len(val) else None)
     return model
 
 
@@ -173,8 +162,8 @@ def follow(judged, choices):
 
 def arrays_of(model, table, profile, store=None):
     """Predicted arrays of a table, (n, 3, 2)."""
-    return train.evaluate(model, dataset(table, profile, store), ("array",),
-                          forward=lambda model, batch: read(model, batch, profile.choices))["array"].numpy()
+    return train.evaluate(model, dataset(table, profile, store), ("array",), forward=lambda model, batch: read(
+        model, batch, profile.choices, profile.variant.pooling))["array"].numpy()
 
 
 def predict(model, table, profile, store=None):

@@ -5,15 +5,17 @@ ablation of a late stage reuses all that comes before it.
 """
 
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import pandas as pd
 
-from . import checkpoint, diagnosis, films, findings, lungs, manifest, profiles, quantification, readers
+from . import baselines, checkpoint, contrastive, diagnosis, films, findings, images, lungs, manifest, profiles, quantification, readers
 from . import court as judges
 from .artifacts import Store, write_json
 from .backbone import imagenet_state
+from .contrasts import report as contrasts
+from .data import parts as split_parts
 from .schema import COLUMNS, HAS, known
 
 
@@ -27,26 +29,40 @@ class Depends:
 
 
 FILMS = ("manifests", "external", "seed", "image_size", "choices.resize", "choices.order", "choices.normalize", "choices.augmentation")
+MODEL = tuple(f"variant.{name}" for name in ("model", "start", "contrastive", "corpus", "zoom", "widths", "layers", "pretraining", "films"))
+SOURCES = tuple(f"sources.{name}" for name in ("shares", "contrast", "together", "virtual", "aside"))
 DIAGNOSIS = Depends((*FILMS, "transformer", "transformer_training", "choices.mlp_dim", "choices.class_head", "choices.threshold_from",
-                     "choices.views"), ("backbone",))
+                     "choices.views", *MODEL, *SOURCES), ("backbone",))
 SEVERITY = tuple(f"choices.{name}" for name in (
     "brixia_threshold", "array_columns", "zone_height", "zone_origin", "lung_sides", "map_scale", "sigmoid", "severity_loss",
     "severity_score", "severity_start"))
 DEPENDS = {
     "cohort": Depends(("seed", "cohort"), recipe=2),
-    "backbone": Depends((*FILMS, "folds", "backbone", "backbone_training", "choices.uncertain", "choices.lr_decay"), ("cohort",)),
+    "backbone": Depends((*FILMS, "sources.findings", "folds", "backbone", "backbone_training", "choices.uncertain", "choices.lr_decay"),
+                        ("cohort",)),
+    "trunk": Depends((*FILMS, "sources.findings", "backbone", "backbone_training", "choices.uncertain", "choices.lr_decay", *(
+        f"variant.{name}" for name in ("model", "widths", "layers", "pretraining", "films"))), ("cohort",)),
+    "contrastive": Depends((*FILMS, "sources.findings", "backbone", "transformer", "choices.mlp_dim", *MODEL), ("cohort",)),
+    "diagnosis": Depends((*DIAGNOSIS.fields, "folds"), DIAGNOSIS.stages),  # of both views, where profile.sources says together
     "diagnosis_pa": DIAGNOSIS,
     "diagnosis_ap": DIAGNOSIS,
     "court": Depends((), ("diagnosis_pa", "diagnosis_ap")),
     "segmenter": Depends(("manifests", "external", "seed", "image_size", "segmenter", "segmenter_training", "student_training",
                           "unet_training"), ("cohort",)),
-    "severity": Depends((*FILMS, "folds", "transformer", "quantifier", "severity_training", "choices.mlp_dim", *SEVERITY),
+    "severity": Depends((*FILMS, "folds", "transformer", "quantifier", "severity_training", "choices.mlp_dim", *SEVERITY, *MODEL,
+                         "variant.pooling", "variant.sites"),
                         ("backbone", "segmenter")),
 }
 
+OWN = {f"{part}.{name}": value for part, default in (("variant", profiles.Variant()), ("sources", profiles.Sources()))
+       for name, value in asdict(default).items()}  # the paper's own model, and films
+
 
 def settings(profile, stage):
-    """The nested dict of everything that `stage` depends on. Raises ValueError for an unknown stage."""
+    """The nested dict of everything that `stage` depends on; of a variant, only what departs from the paper's own model.
+
+    Raises ValueError for an unknown stage.
+    """
     if stage not in DEPENDS:
         raise ValueError(f"unknown stage {stage!r}; known: {list(DEPENDS)}")
     needs, values = DEPENDS[stage], profile.to_dict()
@@ -55,18 +71,34 @@ def settings(profile, stage):
         value = values
         for name in path.split("."):
             value = value[name]
-        picked[path] = value
+        if value != OWN.get(path, ...):
+            picked[path] = value
     return {"recipe": needs.recipe, **picked, **{f"after {name}": settings(profile, name) for name in needs.stages},
             **{name: settings(profile if own else virtual(profile), before) for name, (before, own) in _chosen(profile, stage).items()}}
 
 
 def _chosen(profile, stage):
     """Stages that this one stands on by a choice of the profile: what for -> (stage, of this profile or of the virtual hospitals)."""
-    quantifier, choices = profile.quantifier, profile.choices
+    quantifier, choices, variant = profile.quantifier, profile.choices, profile.variant
+    learnt = ("trunk" if variant.model in baselines.TRUNKS else "backbone", True) if variant.start == "findings" else None
+    diagnosed = {"start": learnt if learnt != ("backbone", True) else None,  # a diagnosis stands on the backbone anyhow
+                 "contrastive": ("contrastive", True) if variant.contrastive else None}
+    taught = {**diagnosed, "begins as": ("diagnosis_pa", False) if profile.sources.virtual else None,
+              "virtual": ("cohort", False) if dict(profile.sources.shares).get("virtual", 0) else None}
+    one_view = {**taught, "both views": ("diagnosis", True) if profile.sources.together else None}
     chosen = {"backbone": {"start": ("backbone", False) if profile.backbone.start == "virtual" else None},
+              "court": {"lesions": ("cohort", False) if "virtual" not in profile.manifests else None},
+              "segmenter": {"virtual": ("cohort", False) if profile.segmenter.virtual else None},
+              "contrastive": {"start": learnt}, "diagnosis": taught, "diagnosis_pa": one_view, "diagnosis_ap": one_view,
               "severity": {"start": ("severity", False) if quantifier.virtual else
                            ("diagnosis_pa", True) if choices.severity_start == "classifier" else None}}
     return {name: before for name, before in chosen.get(stage, {}).items() if before}
+
+
+def upstream(profile, stage):
+    """What a stage stands on: list of (stage, its profile)."""
+    chosen = [(before, profile if own else virtual(profile)) for before, own in _chosen(profile, stage).values()]
+    return [*((before, profile) for before in DEPENDS[stage].stages), *chosen]
 
 
 def virtual(profile):
@@ -92,15 +124,21 @@ TASKS = {  # what a film must carry to serve a task, and the wards of the virtua
 def table(profile, task, store=None):
     """Films of all datasets of the profile that serve `task` (a key of TASKS): DataFrame of `schema.COLUMNS` and `external`.
 
-    `external` marks the films of sites that no training may see. Raises ValueError for an unknown task.
+    Frontal films and those of unknown view; where a table is silent, a DICOM file is asked. `external` marks the films of datasets
+    and sites that no training may see. Raises ValueError for an unknown task.
     """
     store = store or Store()
     what, wards = TASKS[known(task, TASKS, "task")]
     parts = [_virtual(profile, store, wards) if name == "virtual" else manifest.read(name, store.data, profile.choices)
              for name in profile.manifests]
-    parts = [part.assign(external=part["dataset"].isin(profile.external)) if "external" not in part else part for part in parts]
+    aside = [part["dataset"].isin(profile.external) | part["site"].isin(profile.external) for part in parts]
+    parts = [part if "external" in part else part.assign(external=out) for part, out in zip(parts, aside)]
     whole = pd.concat(parts, ignore_index=True)
-    return whole[whole[list(HAS[what])].notna().any(axis=1)].reset_index(drop=True)
+    taught = whole["dataset"].isin(profile.sources.findings) if task == "findings" and profile.sources.findings else True
+    whole = whole[whole[list(HAS[what])].notna().any(axis=1) & taught]
+    silent = whole["view"].isna() & whole["path"].str.endswith((".dcm", ".dicom"))
+    whole["view"] = whole["view"].mask(silent, whole["path"].where(silent).map(images.view_of, na_action="ignore"))
+    return manifest.select_views(whole, replace(profile.choices, views="all"))[0]
 
 
 def _virtual(profile, store, wards):
@@ -128,20 +166,73 @@ def backbone(profile, store=None):
     """The DenseNet that learnt the ten findings -> folder of the artifact (`findings.load`)."""
     store = store or Store()
     start = STARTS[known(profile.backbone.start, STARTS, "start of the backbone")]
+    own = replace(profile, variant=profiles.Variant())
     return store.load_or_make("backbone", settings(profile, "backbone"), lambda folder: findings.make(
-        folder, profile, table(profile, "findings", store), store, start(profile, store)))
+        folder, own, table(profile, "findings", store), store, start(profile, store)))
+
+
+def trunk(profile, store=None):
+    """The ResNet of `profile.variant` that learnt the ten findings as the backbone does -> folder of the artifact (`findings.load`)."""
+    store = store or Store()
+    own = replace(profile, backbone_training=profile.variant.pretraining or profile.backbone_training)
+    return store.load_or_make("trunk", settings(profile, "trunk"), lambda folder: findings.make(
+        folder, own, few(table(profile, "findings", store), profile), store))
+
+
+def contrast(profile, store=None):
+    """The model of `profile.variant` after SimCLR -> folder of the artifact (`contrastive.weights`)."""
+    store = store or Store()
+    return store.load_or_make("contrastive", settings(profile, "contrastive"), lambda folder: contrastive.make(
+        folder, profile, few(table(profile, "findings", store), profile), store, features(profile, store)))
+
+
+def few(table, profile):
+    """At most `variant.films` films of each split and of the external hospitals, drawn by the seed; 0 = all of them."""
+    if not profile.variant.films:
+        return table
+    parts = table.groupby([table["external"].astype(bool), table["split"].where(~table["external"].astype(bool), "external")])
+    drawn = [part.sample(min(profile.variant.films, len(part)), random_state=profile.seed) for _, part in parts]
+    return pd.concat(drawn).sort_index().reset_index(drop=True)
+
+
+FEATURES = {  # variant.start -> (profile, store) -> state dicts that the features of the model begin with
+    "findings": lambda profile, store: (weights((trunk if profile.variant.model in baselines.TRUNKS else backbone)(profile, store)),),
+    "imagenet": lambda profile, store: (baselines.imagenet(profile.variant.model, profile.variant.layers, profile.backbone.stem),),
+    "random": lambda profile, store: (),
+}
+
+
+def features(profile, store=None):
+    """State dicts that a model begins with before its first diagnosis, in the order of `diagnosis.adopt`.
+
+    Raises ValueError for an unknown start, or for a ViT that would start from findings: it has no features to have learnt them.
+    """
+    variant = profile.variant
+    if variant.model == "vit" and variant.start == "findings":
+        raise ValueError("the ViT reads pixels: it has no trunk that could have learnt the findings; start it from imagenet or random")
+    return FEATURES[known(variant.start, FEATURES, "start of the features")](profile, store)
+
+
+def beginning(profile, store=None):
+    """`features`, and after SimCLR, where the variant has it, its weights; or the model of the virtual hospitals (`Sources.virtual`)."""
+    if profile.sources.virtual:
+        return (weights(transformer(virtual(profile), "PA", store)),)
+    own = features(profile, store)
+    return (*own, contrastive.weights(contrast(profile, store))) if profile.variant.contrastive else own
 
 
 def segmenter(profile, store=None):
     """The lung segmenter, its teacher and two plain U-Nets -> folder of the artifact (`lungs.load`).
 
-    Films without a mask take part as abnormal films, where profile.segmenter.abnormal asks for them.
+    Films without a mask take part as abnormal films, where profile.segmenter.abnormal asks for them. With profile.segmenter.virtual the
+    training films of the virtual hospitals teach beside the profile's own.
     """
     store = store or Store()
 
     def make(folder):
         films_of = [table(profile, task, store) for task in ("lungs", "diagnosis")]
-        lungs.make(folder, profile, pd.concat(films_of).drop_duplicates("path", ignore_index=True), store)
+        lent = split_parts(table(virtual(profile), "lungs", store))["train"] if profile.segmenter.virtual else None
+        lungs.make(folder, profile, pd.concat(films_of).drop_duplicates("path", ignore_index=True), store, lent)
 
     return store.load_or_make("segmenter", settings(profile, "segmenter"), make)
 
@@ -150,8 +241,46 @@ def transformer(profile, view, store=None):
     """The corpus ViT for the films of one view, "PA" or "AP" -> folder of the artifact (`diagnosis.load`)."""
     store = store or Store()
     stage = f"diagnosis_{known(view, ('PA', 'AP'), 'view').lower()}"
-    return store.load_or_make(stage, settings(profile, stage), lambda folder: diagnosis.make(
-        folder, profile, diagnosis.of_view(table(profile, "diagnosis", store), view), store, weights(backbone(profile, store))))
+    if profile.sources.together:
+        return store.load_or_make(stage, settings(profile, stage), lambda folder: diagnosis.take(
+            folder, profile, view, both_views(profile, store)))
+
+    def make(folder):
+        own, lent = (diagnosis.of_view(part, view) for part in diagnosis_films(profile, store))
+        diagnosis.make(folder, profile, few(own, profile), store, beginning(profile, store), lent)
+
+    return store.load_or_make(stage, settings(profile, stage), make)
+
+
+def both_views(profile, store=None):
+    """The corpus ViT taught by PA and AP films together -> folder of the artifact, with its contrasts (`contrasts`) in metrics.json.
+
+    Every internal film is also judged by a model that never saw its patient, in profile.folds folds.
+    """
+    store = store or Store()
+
+    def make(folder):
+        films_of, lent = diagnosis_films(profile, store)
+        result = diagnosis.make(folder, profile, films_of, store, beginning(profile, store), lent)
+        inner = films_of[~films_of["external"].astype(bool)].reset_index(drop=True)
+        folds = diagnosis.cross_validate(folder, profile, inner, store, beginning(profile, store), lent)
+        judged = pd.read_csv(folder / "predictions.csv", low_memory=False)
+        taught = pd.concat([split_parts(films_of)["train"], lent], ignore_index=True)
+        write_json(folder / "metrics.json", {**result, "contrasts": contrasts(folds, judged, taught, profile, store)})
+
+    return store.load_or_make("diagnosis", settings(profile, "diagnosis"), make)
+
+
+def diagnosis_films(profile, store=None):
+    """(films of the profile that have a diagnosis, those of profile.sources.aside external too; films that the virtual hospitals lend).
+
+    Films of unknown view are left out, or kept (choice 19).
+    """
+    known_views, _ = manifest.select_views(table(profile, "diagnosis", store), profile.choices)
+    own = known_views.assign(external=known_views["external"].astype(bool) | known_views["dataset"].isin(profile.sources.aside))
+    own = own[own["external"] | ~own["group_id"].isin(own["group_id"][own["external"]])].reset_index(drop=True)  # a patient in two sources
+    lends = dict(profile.sources.shares).get("virtual", 0) > 0
+    return own, split_parts(table(virtual(profile), "diagnosis", store))["train"] if lends else own[:0]
 
 
 def masks(profile, table, store=None):
@@ -180,7 +309,8 @@ def severity(profile, store=None):
     store = store or Store()
 
     def make(folder):
-        films_of, aside = table(profile, "severity", store), profile.quantifier.aside
+        films_of = few(quantification.trained_at(table(profile, "severity", store), profile.variant.sites), profile)
+        aside = profile.quantifier.aside
         films_of = masks(profile, quantification.set_aside(films_of, aside) if aside else films_of, store)
         start = severity_start(profile, store)
         result = quantification.make(folder, profile, films_of, store, start)
@@ -195,12 +325,25 @@ def severity_start(profile, store=None):
     if profile.quantifier.virtual:
         return (weights(severity(virtual(profile), store)),)
     classifier = (weights(transformer(profile, "PA", store)),) if profile.choices.severity_start == "classifier" else ()
-    return (weights(backbone(profile, store)), *classifier)
+    return (*beginning(profile, store), *classifier)
+
+
+def exhibits(profile, store=None):
+    """Films with a diagnosis for the court: the profile's own, or, where nobody has drawn their lesions, those of the virtual hospitals."""
+    return table(profile if "virtual" in profile.manifests else virtual(profile), "diagnosis", store)
 
 
 def court(profile, store=None):
     """Saliency methods judged on the corpus ViTs of both views -> folder with rows.csv, cascade.csv and metrics.json (`court.make`)."""
     store = store or Store()
     return store.load_or_make("court", settings(profile, "court"), lambda folder: judges.make(
-        folder, profile, table(profile, "diagnosis", store),
+        folder, profile, exhibits(profile, store),
         {view: diagnosis.load(transformer(profile, view, store), profile) for view in ("PA", "AP")}, store))
+
+
+MAKE = {  # stage -> (profile, store) -> folder of its artifact, made if it is missing
+    "cohort": lambda profile, store: cohort(profile, store).folder, "backbone": backbone, "trunk": trunk, "contrastive": contrast,
+    "diagnosis": both_views, "diagnosis_pa": lambda profile, store: transformer(profile, "PA", store),
+    "diagnosis_ap": lambda profile, store: transformer(profile, "AP", store),
+    "court": court, "segmenter": segmenter, "severity": severity,
+}

@@ -81,6 +81,31 @@ def test_draws_are_even_over_classes():
     assert all(abs((drawn == name).mean() - 1 / 3) < 0.03 for name in DIAGNOSES)
 
 
+def test_draws_by_shares_of_datasets_are_even_over_the_classes_of_each():
+    table = pd.DataFrame({"dataset": ["a"] * 6 + ["b"] * 2 + ["c"], "path": range(9),
+                          "diagnosis": ["normal"] * 4 + ["covid19"] * 2 + ["normal", "other_infection", "covid19"]})
+    weights = diagnosis.draw_weights(table, (("a", 0.6), ("b", 0.4), ("c", 0.0)))
+    np.testing.assert_allclose(weights / weights.sum(), [0.3 / 4] * 4 + [0.3 / 2] * 2 + [0.2] * 2 + [0])
+    np.testing.assert_allclose(diagnosis.draw_weights(table), diagnosis.class_weights(table))
+    with pytest.raises(ValueError, match="no share of the draws for c"):
+        diagnosis.draw_weights(table, (("a", 0.6), ("b", 0.4)))
+
+
+def test_a_film_teaches_only_to_tell_the_classes_of_its_dataset_apart():
+    table = pd.DataFrame({"dataset": ["a", "a", "b", "c"], "diagnosis": ["normal", "other_infection", "covid19", "covid19"]})
+    table.loc[4] = ["c", "normal"]
+    taught = diagnosis.CONTRASTS["own"](table)
+    np.testing.assert_array_equal(taught, [[1, 1, 0], [1, 1, 0], [0, 0, 1], [1, 0, 1], [1, 0, 1]])
+    assert diagnosis.CONTRASTS["all"](table).all()
+    logits = torch.tensor([[0.3, -1.0, 2.0]] * 5, requires_grad=True)
+    loss = torch.nn.functional.cross_entropy(logits.masked_fill(~torch.tensor(taught), diagnosis.NEVER), torch.tensor([0, 1, 2, 2, 0]),
+                                             reduction="none")
+    by_hand = [math.log(1 + math.exp(-1.3)), math.log(1 + math.exp(1.3)), 0, math.log(1 + math.exp(-1.7)), math.log(1 + math.exp(1.7))]
+    np.testing.assert_allclose(loss.detach(), by_hand, rtol=1e-5)
+    loss.sum().backward()
+    assert logits.grad[2].abs().max() == 0 and not logits.grad[~torch.tensor(taught)].any()
+
+
 @pytest.mark.parametrize("wrong", ["pneumonia", np.nan])
 def test_an_unknown_class_is_refused_by_name(films, store, tmp_path, wrong):
     with pytest.raises(ValueError, match=f"unknown diagnosis {wrong}; known: .*'covid19'"):
@@ -240,7 +265,7 @@ def test_a_finished_folder_holds_what_it_says(made, films, store):
 def test_it_begins_with_the_backbone_that_it_is_given(films, store, tmp_path, made):
     given = {name: 1.5 * tensor if tensor.is_floating_point() else tensor
              for name, tensor in checkpoint.load_tensors(made / "weights.safetensors")[0].items()}
-    diagnosis.make(tmp_path, profile(), films, store, given)
+    diagnosis.make(tmp_path, profile(), films, store, (given,))
     after = checkpoint.load_tensors(tmp_path / "weights.safetensors")[0]
     assert all(torch.equal(after[name], given[name]) for name in given if name.startswith("features."))
 
@@ -312,3 +337,40 @@ def test_two_true_size_steps(films, store, tmp_path):
     assert all(torch.isfinite(tensor).all() for tensor in after.values())
     for name in ("features.conv0.weight", "features.denseblock4.denselayer16.conv2.weight", "transformer.blocks.0.attn.qkv.weight"):
         assert not torch.equal(before[name], after[name])
+
+
+def tied(films):
+    """The made-up films with source and class tied: "left" has no COVID-19, "right" nothing else; both views."""
+    covid = films["diagnosis"] == "covid19"
+    return films.assign(dataset=np.where(films["external"], "apart", np.where(covid, "right", "left")),
+                        view=["PA", "AP"] * (len(films) // 2))
+
+
+def test_lent_films_teach_what_a_tied_source_cannot_and_its_own_patients_are_judged_by_other_folds(films, store, tmp_path):
+    sources = profiles.Sources(shares=(("left", 1.0), ("right", 0.0), ("lent", 1.0)), contrast="own")
+    settings = replace(profile(steps=4), folds=2, sources=sources)
+    table = tied(films)
+    lent = films[films["external"]].assign(dataset="lent", external=False)
+    result = diagnosis.make(tmp_path, settings, table, store, lent=lent)
+    assert result["images"]["train"] == len(table[(table["split"] == "train") & ~table["external"]]), "lent films are not counted as own"
+    inner = table[~table["external"]].reset_index(drop=True)
+    judged = diagnosis.cross_validate(tmp_path, settings, inner, store, lent=lent)
+    assert sorted(judged["path"]) == sorted(inner["path"])
+    for k in (0, 1):
+        model = diagnosis.load(tmp_path / f"fold{k}", settings)
+        mine = judged[judged["fold"] == k].reset_index(drop=True)
+        again = diagnosis.predict(model, mine, settings, store)
+        np.testing.assert_allclose(mine[diagnosis.PROBABILITIES], again[diagnosis.PROBABILITIES], atol=1e-5)
+
+
+def test_a_view_takes_its_films_from_the_model_of_both(films, store, tmp_path):
+    whole, part = tmp_path / "whole", tmp_path / "part"
+    part.mkdir()
+    result = diagnosis.make(whole, profile(), tied(films), store)
+    diagnosis.take(part, profile(), "AP", whole)
+    taken = pd.read_csv(part / "predictions.csv")
+    assert set(taken["view"]) == {"AP"} and (part / "weights.safetensors").read_bytes() == (whole / "weights.safetensors").read_bytes()
+    found = read_json(part / "metrics.json")
+    own = taken[taken["external"]]
+    assert found["external"]["n"] == own["diagnosis"].value_counts().to_dict() and found["images"]["external"] == len(own)
+    assert sum(found["external"]["n"].values()) < sum(result["external"]["n"].values())

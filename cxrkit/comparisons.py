@@ -1,0 +1,196 @@
+"""Cells of the grid compared: difference from ours on the same films, over seeds, with Holm's correction, and beside it what each costs.
+
+One seed says how far luck of the patients reaches and nothing of luck in training: it ranks nobody. Readings are open choices that a
+trained model can be read with.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from cxrkit import diagnosis, experiments, memory, metrics, profiles, quantification, severity, stages, train
+from cxrkit.artifacts import read_json
+from cxrkit.data import arrays
+from cxrkit.experiments import DIAGNOSIS, OURS, SEVERITY
+
+METRICS = {  # stage -> metric in its metrics.json, statistic of truth and prediction, and the sign of "better"
+    DIAGNOSIS: ("auc", metrics.macro_auc, 1),
+    SEVERITY: ("mse", lambda y, p: float(np.mean((y - p) ** 2)), -1),
+}
+COSTS = ("parameters", "steps", "seconds", "seconds_before", "memory_gb")
+
+
+def measure(cell, store, against=None):
+    """A finished cell as a flat row: metric with its interval by patient, difference from the cell `against` on the same films, costs."""
+    found = read_json(cell.folder(store) / "metrics.json")
+    leaf = found.get("external", found.get("test", {})).get(METRICS[cell.stage][0])
+    row = {"table": cell.table, "cell": cell.name, "stage": cell.stage, "against": cell.against, "profile": cell.profile.name,
+           "seed": cell.seed, "key": cell.key, "metric": METRICS[cell.stage][0], **leaf, **costs(cell, store)}
+    if against is not None and against is not cell:
+        gap = compare(cell, against, store)
+        row |= {"difference": gap["difference"], "difference_low": gap["low"], "difference_high": gap["high"]}
+    return row
+
+
+def judged(cell, store):
+    """The films of hospitals never seen (where there are none, of the test): truth, prediction and patient of each."""
+    table = pd.read_csv(cell.folder(store) / "predictions.csv", low_memory=False)
+    outside = table["external"].astype(bool)
+    table = table[outside if outside.any() else table["split"] == "test"].reset_index(drop=True)
+    if cell.stage == DIAGNOSIS:
+        return diagnosis.codes(table), table[diagnosis.PROBABILITIES].to_numpy(), table["group_id"].to_numpy()
+    return severity.score(arrays(table, cell.profile.choices)), table["score"].to_numpy(), table["group_id"].to_numpy()
+
+
+def compare(cell, against, store, draws=1000):
+    """Cell minus `against` on the same draws of patients: dict of `metrics.paired_bootstrap`. Raises ValueError for other films."""
+    (y, p, groups), (truth, q, others) = judged(cell, store), judged(against, store)
+    if list(groups) != list(others) or not np.array_equal(y, truth, equal_nan=True):
+        raise ValueError(f"{cell.name} and {against.name} were not judged on the same films with the same truth")
+    known = np.isfinite(y)
+    return metrics.paired_bootstrap(METRICS[cell.stage][1], y[known], p[known], q[known], groups=groups[known], draws=draws)
+
+
+def costs(cell, store):
+    """What a cell takes: parameters, seconds of its own training and of what its weights learnt before, GB of one training step."""
+    profile, training = cell.profile, cell.profile.transformer_training
+    network = diagnosis.network
+    if cell.stage == SEVERITY:
+        training, network = profile.severity_training, quantification.network
+    side = profile.image_size * profile.variant.zoom
+    before = [store.folder(stage, stages.settings(profile, stage)) for stage in lessons_before(cell)]
+    return {"parameters": sum(weight.numel() for weight in network(profile).parameters()), "steps": training.steps,
+            "seconds": seconds(cell.folder(store), training),
+            "seconds_before": sum(seconds(folder, part) for folder, part in zip(before, trainings_before(cell)) if folder.exists()),
+            "memory_gb": memory.training_bytes(lambda: network(profile), (1, side, side), training) / 2**30}
+
+
+def lessons_before(cell):
+    """The stages whose weights a cell begins with."""
+    variant = cell.profile.variant
+    learnt = ["backbone" if variant.model in ("corpus_vit", "densenet") else "trunk"] if variant.start == "findings" else []
+    classifier = [DIAGNOSIS] if cell.stage == SEVERITY and cell.profile.choices.severity_start == "classifier" else []
+    return learnt + ["contrastive"] * variant.contrastive + classifier
+
+
+def trainings_before(cell):
+    """Their trainings."""
+    profile = cell.profile
+    known = {"backbone": profile.backbone_training, "trunk": profile.variant.pretraining, "contrastive": profile.variant.pretraining,
+             DIAGNOSIS: profile.transformer_training}
+    return [known[stage] for stage in lessons_before(cell)]
+
+
+def seconds(folder, training):
+    """Seconds of training by history.json: steps of each row over its speed; validation and evaluation do not count."""
+    rows = [row for row in read_json(folder / "history.json") if row.get("images_per_s")]
+    steps = np.diff([0, *(row["step"] for row in rows)])
+    return float(sum(step * training.batch * training.accumulate / row["images_per_s"] for step, row in zip(steps, rows)))
+
+
+# over seeds
+
+
+def over_seeds(rows):
+    """Rows of `measure` -> a row a cell: means over its seeds, the difference with a t interval over them, and p adjusted by Holm in
+    each table. Every seed has patients and weights of its own, so that their scatter holds both kinds of luck; one seed has no
+    interval here, and its difference is a patient bootstrap's."""
+    table = pd.DataFrame(rows)
+    lines = []
+    for (name, cell, stage), part in table.groupby(["table", "cell", "stage"], sort=False):
+        lines.append({"table": name, "cell": cell, "stage": stage, "against": part["against"].iloc[0], "metric": part["metric"].iloc[0],
+                      "seeds": len(part), **dict(zip(("value", "low", "high"), _mean(part, "value", "low", "high"))),
+                      **dict(zip(("difference", "difference_low", "difference_high"),
+                                 _mean(part, "difference", "difference_low", "difference_high"))),
+                      "p_value": _p_value(part["difference"].dropna()), **part[list(COSTS)].mean()})
+    out = pd.DataFrame(lines)
+    out["holm"] = out.groupby("table")["p_value"].transform(lambda p: metrics.holm(p.to_numpy()))
+    return out
+
+
+def _mean(part, value, low, high):
+    known = part.dropna(subset=[value])
+    x = known[value].to_numpy(float)
+    if len(x) < 2:
+        return tuple(known[[value, low, high]].iloc[0]) if len(x) else (np.nan,) * 3
+    half = stats.t.ppf(0.975, len(x) - 1) * x.std(ddof=1) / len(x) ** 0.5
+    return x.mean(), x.mean() - half, x.mean() + half
+
+
+def _p_value(differences):
+    """Two-sided t test of the mean difference over seeds; NaN for fewer than three."""
+    return float(stats.ttest_1samp(differences, 0).pvalue) if len(differences) >= 3 else np.nan
+
+
+def verdict(table):
+    """What may be said of ours in a table of `over_seeds`: a sentence that claims a rank only from three seeds with an adjusted p < 0.05
+    and never from fewer."""
+    others = table[(table["cell"] != OURS) & table["difference"].notna()]
+    if others.empty:
+        return "nothing is compared yet"
+    if others["seeds"].min() < 3:
+        return f"no ranking: fewer than three seeds ({int(others['seeds'].min())} of the least measured)"
+    sign = METRICS[table["stage"].iloc[0]][2]
+    sure, worse = others["holm"] < 0.05, sign * others["difference"] < 0
+    if (sure & worse).all():
+        return f"ours is ahead of all {len(others)}, each with an interval that excludes 0"
+    rest = ", ".join(others.loc[~(sure & worse), "cell"])
+    return f"ours is not ahead of every one with an interval that excludes 0: not of {rest}"
+
+
+# readings that need no training
+
+
+READINGS = ("zone_height", "zone_origin", "lung_sides", "severity_score")
+
+
+def readings(profile, store):
+    """The severity model as it is, read with each other value of READINGS: rows choice, value, low, high (change of the MSE)."""
+    folder = stages.severity(profile, store)
+    films = stages.masks(profile, stages.table(profile, "severity", store).query("external"), store).reset_index(drop=True)
+    maps = train.evaluate(quantification.load(folder, profile), quantification.dataset(films, profile, store), ("map", "mask"),
+                          forward=lambda model, batch: {"map": model(batch["image"])["severity_map"], "mask": batch["lung_mask"]})
+    inside = quantification.inside_lungs(maps["mask"], maps["map"].shape[-2:])                # (n, H, W)
+    truth, groups = severity.score(arrays(films, profile.choices)), films["group_id"].to_numpy()
+
+    def score(choices):
+        pooled = severity.roi_pool(maps["map"] * inside[:, None], inside, profile.variant.pooling, choices).numpy()
+        return severity.score(pooled, choices.severity_score)
+
+    own, rows = score(profile.choices), []
+    for name, other in profiles.ablations(profile).items():
+        if name.partition("=")[0] in READINGS:
+            gap = metrics.paired_bootstrap(METRICS[SEVERITY][1], truth, score(other.choices), own, groups=groups, draws=1000)
+            rows.append({"choice": name, "value": gap["difference"], "low": gap["low"], "high": gap["high"]})
+    return rows
+
+
+def for_ledger(profile, store, rows=()):
+    """What the ledger shows for Tables 7 to 10: {"comparison": ..., "ablation": ...} of committed rows of the profile's own settings, else
+    of cells that are finished in the store."""
+    out = {"comparison": {}, "ablation": {}}
+    current = {(cell.name, cell.stage): cell for cell in experiments.cells(profile)}
+    keys = {cell.key for seed in profile.grid.seeds for cell in experiments.cells(replace(profile, seed=seed))}
+    mine = [row for row in rows if row["profile"] == profile.name and row["key"] in keys]
+    summary = {(row["cell"], row["stage"]): row for row in over_seeds(mine).to_dict("records")} if mine else {}
+    for (name, stage), cell in current.items():
+        leaf = _leaf(summary.get((name, stage)), cell, store)
+        if leaf and name != OURS:
+            part = out["comparison" if cell.table in ("Table 7", "Table 8") else "ablation"]
+            task = {DIAGNOSIS: "diagnosis", SEVERITY: "severity"}[stage]
+            part.setdefault(task, {})[name] = {METRICS[stage][0]: leaf}
+    return out
+
+
+def _leaf(row, cell, store):
+    """Value, interval and how many seeds stand behind it; None where nothing was measured."""
+    if row is not None:
+        seeds = f"mean of {row['seeds']} seeds" if row["seeds"] > 1 else "one seed, no ranking"
+        return {**{name: float(row[name]) for name in ("value", "low", "high")}, "why": f"{seeds}, hospitals never seen"}
+    path = cell.folder(store) / "metrics.json"
+    if not path.exists():
+        return None
+    leaf = read_json(path).get("external", {}).get(METRICS[cell.stage][0])
+    return leaf and {**leaf, "why": "one seed, no ranking"}
