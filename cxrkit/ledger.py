@@ -1,26 +1,42 @@
-"""The paper's numbers, one row each, and ours where a stage has measured it. What we cannot read is said, never guessed."""
+"""The paper's numbers, tables and figures in its order; ours where a stage measured it. What we cannot read is said, never guessed."""
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
-from cxrkit import artifacts, stages
+import pandas as pd
 
-READ, LOST = "read in the text", "not available"
+from cxrkit import artifacts, comparisons, results, stages
+from cxrkit.schema import DIAGNOSES, FINDINGS
+
+READ, AGAINST, LOST = "read in the text", "contradictory in the text", "not available"
+PLACES = {  # what measures a number (the first part of a row's key) -> the lesson that shows it, and the call that makes it there
+    "cohort": ("00_start_here", "stages.cohort("), "backbone": ("02_backbone", "stages.backbone("),
+    "segmenter": ("03_segmentation", "stages.segmenter("), "diagnosis": ("04_corpus_vit", "stages.transformer("),
+    "diagnosis_pa": ("04_corpus_vit", "stages.transformer("), "diagnosis_ap": ("04_corpus_vit", "stages.transformer("),
+    "court": ("05_saliency", "stages.court("), "severity": ("06_severity", "stages.severity("),
+    "comparison": ("07_ablations", "results.read("), "ablation": ("07_ablations", "results.read("),
+}
 
 
 @dataclass(frozen=True)
 class Row:
-    """One number of the paper. `key` finds ours: the stage, then the path in its metrics.json, dots between."""
+    """One number of the paper. `key` finds ours: the stage, then the path in its metrics.json, dots between.
+
+    `lesson` shows a figure of ours in place of a number; `against`: the text contradicts itself on this number.
+    """
 
     table: str
     quantity: str
     paper: str
     key: str
     why: str = ""
+    lesson: str = ""
+    against: bool = False
 
     @property
     def status(self):
-        """Whether the paper's number is known to us: Tables 1-10 were lost from the text that we have."""
-        return READ if self.paper else LOST
+        """Whether the paper's number is known to us: Tables 1-10 and the figures were lost from the text that we have."""
+        return AGAINST if self.against else READ if self.paper else LOST
 
 
 def severity_rows():
@@ -34,7 +50,7 @@ def severity_rows():
         for i, value in enumerate(values):
             twice = f"the same paragraph later says {again[i]}; a constant guess would score {constant[i]}"
             rows.append(Row("Table 6", f"severity, external hospital {i + 1}: {metric.upper()}", value,
-                            f"severity.external{i + 1}.{metric}", twice if metric == "mse" else ""))
+                            f"severity.external{i + 1}.{metric}", twice if metric == "mse" else "", against=metric == "mse"))
     return rows
 
 
@@ -64,26 +80,62 @@ def slug(text):
     return "_".join("".join(c if c.isalnum() else " " for c in text.lower()).split())
 
 
+def figure_row(number, shows, lesson, why=""):
+    """A figure of the paper: the picture was lost, the text says what it shows; ours stands in a lesson."""
+    return Row(f"Figure {number}", shows, "", f"figure{number}", why or "picture lost; described in the text", lesson)
+
+
 def rows():
-    """Every number of the paper that the kit knows of, in the order of its tables."""
+    """Every number, table and figure of the paper that the kit knows of, in its order."""
     return [
+        figure_row(1, "why low-level findings: the idea", "02_backbone"),
+        figure_row(2, "the backbone, and which of its maps may be the corpus", "02_backbone"),
+        figure_row(3, "the whole model: corpus, transformer, two heads", "04_corpus_vit"),
+        figure_row(4, "how six zeros and ones teach a severity map", "06_severity"),
+        Row("Text: data", "CheXpert, films in all", "224,316", "chexpert.counts.films",
+            "less the 32,387 lateral ones that is 191,929, and the text keeps 190,847; the released train.csv has 223,414", against=True),
         Row("Text: data", "CheXpert, films kept: PA", "29,420", "chexpert.counts.pa", "the released train.csv has 29,420"),
         Row("Text: data", "CheXpert, films kept: AP", "161,427", "chexpert.counts.ap",
             "the released train.csv has 161,590 AP and 17 films of other frontal views (LL 16, RL 1)"),
-        Row("Tables 1 to 3", "datasets and severity levels", "", "cohort.counts", "institutional data, not public"),
-        *diagnosis_rows("Table 4", "PA", 3), *diagnosis_rows("Table 5", "AP", 1, ">= 0.800"), *severity_rows(),
-        Row("Text: readers", "severity, five readers against their majority: MSE", "1.683", "readers.mse",
+        Row("Text: model", "channels of the corpus, at 16 x 16", "1024", "model.corpus.channels",
+            "768 in the section on input size: that is D, after the projection", against=True),
+        Row("Tables 1 to 3", "datasets and severity levels", "", "cohort.counts", "institutional data, not public; ours stand below"),
+        *diagnosis_rows("Table 4", "PA", 3), *diagnosis_rows("Table 5", "AP", 1, ">= 0.800"),
+        figure_row(5, "saliency of bacterial infection, tuberculosis, COVID-19", "05_saliency"), *severity_rows(),
+        Row("Text: readers", "severity, five readers against their majority: MSE", "1.683", "severity.folds.threshold1.reader.mse",
             "150 Brixia images, other images than the model's; the public two-reader images give 3.17 [2.24, 4.21] at zone "
             "score >= 1 and 1.10 [0.84, 1.40] at >= 2"),
+        figure_row(6, "severity: score, array, map and contours of one hospital", "06_severity"),
+        figure_row(7, "severity maps against lesions drawn by experts (12 films)", "06_severity"),
         *comparison_rows(),
+        figure_row(8, "uses in the clinic: triage, follow-up", "09_reading_room", "an outlook in the text; nothing is measured"),
     ]
+
+
+def stage_of(key):
+    """The first part of a key: what measured it."""
+    return key.partition(".")[0]
 
 
 def measurements(root, profile):
     """{stage: metrics} of the stages that are finished under `root` with exactly the profile's settings."""
     folders = {stage: artifacts.Store(root).folder(stage, stages.settings(profile, stage)) for stage in stages.DEPENDS}
-    return {stage: artifacts.read_json(folder / "metrics.json") for stage, folder in folders.items()
-            if (folder / "metrics.json").exists()}
+    found = {stage: artifacts.read_json(folder / "metrics.json") for stage, folder in folders.items()
+             if (folder / "metrics.json").exists()}
+    return found | grid(root, profile)
+
+
+def grid(root, profile):
+    """Tables 7 to 10: what `make grid` committed for this profile, else the cells that are finished under `root`."""
+    rows = results.read("grid")["rows"] if "grid" in results.names() else []
+    found = comparisons.for_ledger(profile, artifacts.Store(root), rows)
+    return {part: {task: {slug(name): leaf for name, leaf in cells.items()} for task, cells in tasks.items()}
+            for part, tasks in found.items() if tasks}
+
+
+def sizes(profile):
+    """What the profile's model is, without any training: {"model": ...} for the ledger."""
+    return {"model": {"corpus": {"channels": stages.findings.network(profile).out_channels}}}
 
 
 def flat(metrics, prefix=""):
@@ -98,7 +150,8 @@ def flat(metrics, prefix=""):
 
 
 def table(measured):
-    """The ledger: one dict a row with `paper`, `status`, `ours`, `interval`, `why`; ours is None where nothing was measured.
+    """The ledger: one dict a row with `paper`, `status`, `ours`, `interval`, `why`, `stage`, `lesson`; ours is None where nothing was
+    measured.
 
     `why` begins with the name of our hospital where a row is about one.
     """
@@ -109,6 +162,51 @@ def table(measured):
         interval = [leaf["low"], leaf["high"]] if "low" in leaf and "high" in leaf else None
         site = leaf and ours.get(f"{row.key.rpartition('.')[0]}.site")
         why = [f"ours: {site['value']}" if site else "", leaf.get("why", row.why)]
-        lines.append({"table": row.table, "quantity": row.quantity, "paper": row.paper, "status": row.status,
+        stage = stage_of(row.key)
+        lines.append({"table": row.table, "quantity": row.quantity, "paper": row.paper, "status": row.status, "stage": stage,
+                      "lesson": row.lesson or PLACES.get(stage, ("",))[0], "picture": bool(row.lesson),
                       "ours": leaf.get("value"), "interval": interval, "why": "; ".join(filter(None, why))})
     return lines
+
+
+# what a stage is, and Tables 1 to 3 for our data
+
+
+def made(root, profile):
+    """The finished stages of the profile: list of dict stage, folder (its key), date, lesson."""
+    found = []
+    for stage in stages.DEPENDS:
+        folder = artifacts.Store(root).folder(stage, stages.settings(profile, stage))
+        if folder.exists():
+            date = datetime.fromtimestamp((folder / "settings.json").stat().st_mtime, UTC)
+            found.append({"stage": stage, "folder": folder.name, "date": date.strftime("%Y-%m-%d %H:%M UTC"),
+                          "lesson": PLACES.get(stage, ("",))[0]})
+    return found
+
+
+def datasets(profile, store):
+    """Tables 1 to 3 of the paper for our data: {title: DataFrame}; {} where films have not been drawn or listed yet.
+
+    Films, and patients in brackets; by dataset (virtual hospitals: by site), view and what the task is about.
+    """
+    if "virtual" in profile.manifests and not store.folder("cohort", stages.settings(profile, "cohort")).exists():
+        return {}
+    tables = {task: stages.table(profile, task, store) for task in ("findings", "diagnosis", "severity")}
+    for table in tables.values():
+        table["source"] = table["dataset"].where(table["dataset"] != "virtual", "virtual, " + table["site"].astype(str))
+        table["source"] += table["external"].astype(bool).map({True: " (external)", False: ""})
+        table["view"] = table["view"].fillna("unknown")
+    named = tables["findings"].melt(["source", "view", "group_id"], list(FINDINGS), "finding")
+    scored = tables["severity"].assign(severity=stages.quantification.score_of(tables["severity"], profile.choices))
+    scored["severity"] = scored["severity"].map(lambda score: "unknown" if pd.isna(score) else f"score {score:.0f}")
+    wanted = {"Table 1: findings of the films that teach the backbone": (named[named["value"] == 1], "finding", list(FINDINGS)),
+              "Table 2: diagnosis by source and view": (tables["diagnosis"], "diagnosis", list(DIAGNOSES)),
+              "Table 3: severity by source and view": (scored, "severity", None)}
+    return {title: counts(*what) for title, what in wanted.items() if len(what[0])}
+
+
+def counts(table, column, order=None):
+    """Films (patients) by source and view, a column for each value: DataFrame of text."""
+    groups = table.groupby(["source", "view", column])["group_id"].agg(["size", "nunique"])
+    text = (groups["size"].map("{:,}".format) + groups["nunique"].map(" ({:,})".format)).unstack(fill_value="-")
+    return text.reindex(columns=order, fill_value="-").reset_index() if order else text.reset_index()

@@ -1,13 +1,18 @@
-"""The report: one printable HTML file with the ledger, every lesson's marked figures and every metric of a profile."""
+"""The report: one printable HTML file with the ledger, every lesson's marked figures and every metric of a profile.
+
+Beside it lie the executed lessons as HTML, so that a number leads to the cell that made it.
+"""
 
 import re
+import warnings
 from itertools import groupby
 from pathlib import Path
 
 import jinja2
 import nbformat
+import pandas as pd
 
-from cxrkit import NOTICE, artifacts, ledger, notebooks, profiles
+from cxrkit import NOTICE, artifacts, ledger, notebooks, profiles, results
 
 LESSONS = {  # SPEC 4: those that are missing are listed as not run
     "00_start_here": "What the kit is, the physics of a radiograph, the virtual hospitals",
@@ -21,6 +26,9 @@ LESSONS = {  # SPEC 4: those that are missing are listed as not run
     "08_shortcuts": "What a model learns when the hospital gives the answer away",
     "09_reading_room": "One patient at a time",
 }
+
+
+LONGEST = 40  # rows of a committed result that the page shows
 
 
 def figures(notebook):
@@ -44,8 +52,28 @@ def lesson(name, title, folder, root):
     if not (path.exists() and record.exists()):
         return entry
     notebook = nbformat.read(path, as_version=4)
-    return entry | artifacts.read_json(record) | {"status": "ran", "link": path.relative_to(root).as_posix(),
-                                                  "figures": figures(notebook)}
+    page = as_html(notebook, path).relative_to(root).as_posix()
+    return entry | artifacts.read_json(record) | {"status": "ran", "link": page, "figures": figures(notebook),
+                                                  "cells": cells(notebook, page)}
+
+
+def as_html(notebook, path):
+    """The executed lesson as one HTML file beside it, made again only when the lesson is newer; nothing is fetched to show it."""
+    page = path.with_suffix(".html")
+    if not page.exists() or page.stat().st_mtime < path.stat().st_mtime:
+        from nbconvert import HTMLExporter  # a second to import
+        nowhere = dict.fromkeys(("require_js_url", "mathjax_url", "jquery_url", "html_manager_semver_range", "widget_renderer_url"), "")
+        artifacts.write_atomic(page, HTMLExporter(template_name="lab", **nowhere).from_notebook_node(notebook)[0])
+    return page
+
+
+def cells(notebook, page):
+    """Where in a lesson's page each stage is made, and its first marked figure: {stage or "figure": link}."""
+    found, codes = {}, [cell for cell in notebook.cells if cell.cell_type == "code"]
+    for cell in codes[::-1]:  # the first of several counts
+        found |= {stage: cell.id for stage, (_, call) in ledger.PLACES.items() if call in cell.source}
+        found |= {"figure": cell.id} if "report" in cell.metadata.get("tags", []) else {}
+    return {what: f"{page}#cell-id={name}" for what, name in found.items()}
 
 
 def lessons(folder, root):
@@ -76,12 +104,65 @@ def number(value):
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
-def context(profile, root):
+def link_of(entries, lesson, what):
+    """Link into the page of a lesson that ran, at the cell of a stage, or at the top; None where it has not run."""
+    found = next((entry for entry in entries if entry["name"] == lesson and entry["status"] == "ran"), None)
+    return found and found["cells"].get(what, found["link"])
+
+
+def brief(value):
+    """A value of a result for print: `number`, a blank for what is not known, no pretence of many digits."""
+    return "" if value is None or value != value else number(value)
+
+
+def counted(profile, root, data):
+    """Tables 1 to 3 for our data; none where the films are not there."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that labels are missing shows in the table
+        try:
+            return ledger.datasets(profile, artifacts.Store(root, data))
+        except FileNotFoundError:
+            return {}
+
+
+def choices(profile):
+    """Every question that the paper leaves open: what it asks, the value of this run, the others, and what the change did where that
+    was measured (rows of a result named "choice=value")."""
+    rows, measured = [], effects()
+    for name, (question, known) in profiles.OPEN_CHOICES.items():
+        value = getattr(profile.choices, name)
+        others = [{"value": text, "effect": measured.get(f"{name}={other}", "")} for other, text in known.items() if other != value]
+        rows.append({"name": name, "question": question, "value": known[value], "others": others})
+    return rows
+
+
+def effects():
+    """{"choice=value": what it changed, in words} from the committed results."""
+    rows = [{**row, "_result": name} for name in results.names() for row in results.read(name)["rows"]]
+    return {row["choice"]: f"{row['change']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}] {row.get('metric', '')} ({row['_result']})"
+            for row in rows if {"choice", "change", "low", "high"} <= set(row)}
+
+
+def long_runs():
+    """The committed results of runs that no lesson repeats: list of dict name, made, table (first LONGEST rows), rows."""
+    found = []
+    for name in results.names():
+        result = results.read(name)
+        table = pd.DataFrame(result["rows"])
+        found.append({"name": name, "made": result["made"], "table": table.head(LONGEST), "rows": len(table)})
+    return found
+
+
+def context(profile, root, data=None):
     """All that the page shows, as plain values."""
     entries, measured = lessons(root / "runs" / profile.name, root), ledger.measurements(root, profile)
-    tables = [(name, list(rows)) for name, rows in groupby(ledger.table(measured), key=lambda row: row["table"])]
+    rows = [row | {"link": link_of(entries, row["lesson"], "figure" if row["picture"] else row["stage"])}
+            for row in ledger.table(measured | ledger.sizes(profile))]
+    made = [stage | {"link": link_of(entries, stage["lesson"], stage["stage"])} for stage in ledger.made(root, profile)]
     return {"notice": NOTICE, "profile": profile, "synthetic": profile.manifests == ("virtual",), "lessons": entries,
-            "origins": origins(entries), "ledger": tables, "metrics": {k: ledger.flat(v) for k, v in measured.items()},
+            "origins": origins(entries), "ledger": [(name, list(part)) for name, part in groupby(rows, key=lambda row: row["table"])],
+            "metrics": {k: ledger.flat(v) for k, v in measured.items()}, "made": made, "datasets": counted(profile, root, data),
+            "choices": choices(profile), "long_runs": long_runs(),
             "seconds": sum(entry.get("seconds", 0) for entry in entries),
             "missing": [entry["name"] for entry in entries if entry["status"] != "ran"]}
 
@@ -91,12 +172,15 @@ def render(values):
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
     page = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
                               lstrip_blocks=True)
-    page.filters["number"] = number
+    page.filters |= {"number": number, "brief": brief}
     return page.get_template("report.html.j2").render(values)
 
 
-def write(profile, root=None):
-    """Write `<root>/report.html` for the profile of this name and return its path. Raises ValueError for an unknown profile."""
+def write(profile, root=None, data=None):
+    """Write `<root>/report.html` for the profile of this name and return its path; data: the folder of real films, as in `Store`.
+
+    Raises ValueError for an unknown profile.
+    """
     root = Path(root).resolve() if root else artifacts.default_root()
-    artifacts.write_atomic(root / "report.html", render(context(profiles.get(profile), root)))
+    artifacts.write_atomic(root / "report.html", render(context(profiles.get(profile), root, data)))
     return root / "report.html"

@@ -3,9 +3,12 @@
 import dataclasses
 import re
 
+import nbformat
+import pandas as pd
 import pytest
 
 from cxrkit import artifacts, ledger, notebooks, profiles, report, stages
+from cxrkit.schema import COLUMNS, ZONES
 from tests.lessons import FIGURE, code, lesson, markdown
 
 # SPEC 2, read numbers, written out by hand: (quantity, paper).
@@ -17,41 +20,66 @@ READ = {
     "severity, external hospital 3: CC": "0.682", "severity, external hospital 1: R2": "0.572",
     "severity, external hospital 2: R2": "0.572", "severity, external hospital 3: R2": "0.432",
     "severity, five readers against their majority: MSE": "1.683", "AP films, external hospital 1: AUC": ">= 0.800",
-    "CheXpert, films kept: PA": "29,420", "CheXpert, films kept: AP": "161,427",
+    "CheXpert, films kept: PA": "29,420", "CheXpert, films kept: AP": "161,427", "CheXpert, films in all": "224,316",
+    "channels of the corpus, at 16 x 16": "1024",
 }
 
 
 def test_the_ledger_has_the_numbers_of_the_text_and_no_other():
     assert {row.quantity: row.paper for row in ledger.rows() if row.paper} == READ
     assert all(row.status == "not available" for row in ledger.rows() if not row.paper)
+    assert all(row.status != "not available" for row in ledger.rows() if row.paper)
 
 
 def test_every_row_and_key_is_one_of_its_kind():
     rows = ledger.rows()
     assert len({row.key for row in rows}) == len({row.quantity for row in rows}) == len(rows)
-    assert {row.table for row in rows} >= {f"Table {i}" for i in range(4, 11)}
+    assert {row.table for row in rows} >= {f"Table {i}" for i in range(4, 11)} | {f"Figure {i}" for i in range(1, 9)}
 
 
-def test_ours_stands_beside_the_paper_with_its_interval():
-    measured = {"severity": {"external1": {"mse": {"value": 1.5, "low": 1.2, "high": 1.8, "n": 90}, "mae": 0.9}}}
-    lines = {line["quantity"]: line for line in ledger.table(measured)}
-    mse, mae = lines["severity, external hospital 1: MSE"], lines["severity, external hospital 1: MAE"]
-    assert (mse["paper"], mse["ours"], mse["interval"]) == ("1.682", 1.5, [1.2, 1.8])
-    assert "1.657" in mse["why"] and "3.93" in mse["why"], "the contradiction and the constant guess are shown"
-    assert (mae["ours"], mae["interval"]) == (0.9, None)
-    assert lines["severity, external hospital 2: MSE"]["ours"] is None
+def test_figures_and_tables_come_in_the_order_of_the_paper():
+    seen = list(dict.fromkeys(row.table for row in ledger.rows() if row.table[:5] in ("Figur", "Table")))
+    assert seen == ["Figure 1", "Figure 2", "Figure 3", "Figure 4", "Tables 1 to 3", "Table 4", "Table 5", "Figure 5", "Table 6",
+                    "Figure 6", "Figure 7", "Table 7", "Table 8", "Table 9", "Table 10", "Figure 8"]
 
 
-def test_our_hospital_is_named_beside_its_numbers():
-    """The form that `diagnosis.report` and `quantification.report` leave; a number that is missing names nobody."""
-    leaf = {"value": 0.9, "low": 0.8, "high": 0.95, "n": 60}
-    measured = {"diagnosis_pa": {"external1": {"site": "dogwood", "auc": leaf, "optimistic": {"accuracy": {"value": 1.0}}}},
-                "diagnosis_ap": {"external1": {"site": "elm", "auc": leaf}}}
-    lines = {line["quantity"]: line for line in ledger.table(measured)}
-    first = lines["PA films, external hospital 1: AUC"]
-    assert (first["ours"], first["interval"], first["why"]) == (0.9, [0.8, 0.95], "ours: dogwood")
-    assert lines["AP films, external hospital 1: AUC"]["why"] == "ours: elm; a bound in the text, no value"
-    assert lines["PA films, external hospital 1: accuracy"]["ours"] is None and not lines["PA films, external hospital 1: accuracy"]["why"]
+def test_what_the_text_says_twice_is_called_contradictory():
+    """Its films in all less the lateral ones are not its PA and AP films; its MSEs and its channels have two values."""
+    twice = {row.quantity for row in ledger.rows() if row.status == "contradictory in the text"}
+    assert twice == {"CheXpert, films in all", "channels of the corpus, at 16 x 16",
+                     *(f"severity, external hospital {i}: MSE" for i in (1, 2, 3))}
+    assert 224_316 - 32_387 != 29_420 + 161_427
+
+
+def test_every_stage_and_figure_has_a_lesson_that_is_planned():
+    assert {lesson for lesson, _ in ledger.PLACES.values()} | {row.lesson for row in ledger.rows() if row.lesson} <= set(report.LESSONS)
+
+
+def test_tables_1_to_3_count_films_and_groups():
+    """By hand: three films of two patients at one site."""
+    table = pd.DataFrame({"source": "a", "view": ["PA", "PA", "AP"], "diagnosis": ["normal", "normal", "covid19"], "group_id": [1, 1, 2]})
+    counted = ledger.counts(table, "diagnosis", list(ledger.DIAGNOSES))
+    assert counted.to_dict("records") == [
+        {"source": "a", "view": "AP", "normal": "-", "other_infection": "-", "covid19": "1 (1)"},
+        {"source": "a", "view": "PA", "normal": "2 (1)", "other_infection": "-", "covid19": "-"}]
+
+
+def test_tables_1_to_3_draw_nothing_and_count_every_task(tmp_path, monkeypatch):
+    """Five films of one site and an external one; severity by hand: six zones involved, none, and one unknown."""
+    store, demo = artifacts.Store(tmp_path), profiles.demo()
+    assert ledger.datasets(demo, store) == {} and not list(tmp_path.iterdir()), "a report draws nothing"
+    films = pd.DataFrame({"group_id": [1, 1, 2, 3, 3], "view": ["PA", "PA", "PA", "AP", None], "external": [False] * 4 + [True],
+                          "site": ["a"] * 4 + ["b"], "dataset": "virtual", "diagnosis": ["normal"] * 4 + ["covid19"], "pneumonia": 1.0,
+                          "opacity": [1, 0, 0, 0, 0]}).reindex(columns=[*COLUMNS, "external"])
+    films.loc[0, list(ZONES)], films.loc[1, list(ZONES)] = 1, 0
+    monkeypatch.setattr(stages, "table", lambda profile, task, store: films.copy())
+    store.folder("cohort", stages.settings(demo, "cohort")).mkdir(parents=True)
+    tables = {title[:7]: table.set_index(["source", "view"]) for title, table in ledger.datasets(demo, store).items()}
+    assert list(tables) == ["Table 1", "Table 2", "Table 3"]
+    inside, outside = ("virtual, a", "PA"), ("virtual, b (external)", "unknown")
+    assert tables["Table 1"].loc[inside, ["opacity", "pneumonia", "edema"]].tolist() == ["1 (1)", "3 (2)", "-"]
+    assert tables["Table 2"].loc[outside].tolist() == ["-", "-", "1 (1)"]
+    assert tables["Table 3"].loc[inside].to_dict() == {"score 0": "1 (1)", "score 6": "1 (1)", "unknown": "1 (1)"}
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +125,7 @@ def text_of(page):
 
 
 def test_the_page_needs_nothing_from_outside(page):
-    assert not re.findall(r"""(?:src|href)=["'](?!data:image/png;base64,|runs/)""", page)
+    assert not re.findall(r"""(?:src|href)=["'](?!data:image/png;base64,|runs/|#)""", page)
     assert "http" not in page and "<script" not in page and "@import" not in page and "url(" not in page
 
 
@@ -117,10 +145,37 @@ def test_what_ran_what_failed_and_what_did_not_run(page):
 
 def test_numbers_stand_with_their_intervals(page):
     text = text_of(page)
-    assert "external hospital 1: MSE 1.682 1.250 1.000 – 1.500 the same paragraph" in text
-    assert "external hospital 2: MSE 1.677 not run" in text
+    assert "external hospital 1: MSE 1.682 ? 1.250 1.000 – 1.500 the same paragraph" in text
+    assert "external hospital 2: MSE 1.677 ? not run" in text
     assert "PA films, external hospital 1: AUC not available not run" in text
     assert "external1.mse 1.250 1.000 – 1.500 1,234" in text
+
+
+def test_a_number_leads_to_the_first_cell_that_makes_it(tmp_path):
+    """Two cells call the stage: the first counts; its id is an anchor of the lesson's own page, which fetches nothing."""
+    code = [nbformat.v4.new_code_cell(text) for text in ("import cxrkit", "a = stages.severity(settings)", "b = stages.severity(settings)")]
+    code[2].metadata["tags"] = ["report"]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("# stages.severity("), *code])
+    page = report.as_html(notebook, tmp_path / "06_severity.ipynb")
+    links = report.cells(notebook, "runs/06.html")
+    assert links == {"severity": f"runs/06.html#cell-id={code[1].id}", "figure": f"runs/06.html#cell-id={code[2].id}"}
+    html = page.read_text()
+    assert f'id="cell-id={code[1].id}"' in html and not re.findall(r"""(?:src|href)=["']https?:""", html)
+    entries = [{"name": "06_severity", "status": "ran", "link": "top", "cells": links}, {"name": "05_saliency", "status": "failed"}]
+    assert report.link_of(entries, "06_severity", "severity") == links["severity"]
+    assert report.link_of(entries, "06_severity", "backbone") == "top" and report.link_of(entries, "05_saliency", "court") is None
+
+
+def test_every_open_choice_stands_with_what_it_changed(monkeypatch):
+    """An effect is shown only where a committed result names the choice and its interval."""
+    result = {"made": {}, "rows": [{"choice": "severity_loss=bce", "change": 0.25, "low": 0.1, "high": 0.4, "metric": "MSE"}, {"seed": 1}]}
+    monkeypatch.setattr(report.results, "names", lambda: ["grid"])
+    monkeypatch.setattr(report.results, "read", lambda name: result)
+    rows = {row["name"]: row for row in report.choices(profiles.demo())}
+    assert set(rows) == set(profiles.OPEN_CHOICES)
+    assert rows["severity_loss"]["others"] == [
+        {"value": "binary cross-entropy on six values", "effect": "+0.250 [+0.100, +0.400] MSE (grid)"}]
+    assert rows["zone_origin"]["others"][0]["effect"] == ""
 
 
 def test_an_empty_store_gives_a_page_that_says_so(tmp_path):
