@@ -16,11 +16,11 @@ from .severity import ZONE_NAMES
 
 WIDE = {"description_width": "initial"}
 PAGE = """<style>
-.cxr-room, .cxr-room .widget-label, .cxr-room select, .cxr-room button {font-size: 16px}
+.cxr-room, .cxr-room label, .cxr-room span, .cxr-room select, .cxr-room button {font-size: 16px}
 .cxr-room button:focus-visible, .cxr-room select:focus-visible, .cxr-room input:focus-visible {outline: 3px solid #D55E00}
 .cxr-cells button {background: transparent; border: 1px solid rgba(255, 255, 255, .25); padding: 0; min-width: 0}
 .cxr-cells button:hover, .cxr-cells button:focus-visible {background: rgba(240, 228, 66, .35)}
-.cxr-cells button.mod-warning {border: 3px solid #F0E442}
+.cxr-cells button.mod-warning {background: transparent !important; border: 3px solid #F0E442}
 </style>"""
 KNOBS = {"findings": ("finding",), "tokens": ("row", "column"), "attention": ("row", "column", "layer"), "relevance": ("layer",),
          "severity": ("threshold",), "zone lines": ("lines",), "prediction": ("disease",), "follow-up": ("threshold", "visit")}
@@ -59,7 +59,7 @@ class ReadingRoom:
     def __init__(self, room, start=None):
         self.room, self.quiet = room, False
         self.knobs = self._knobs(start or panels.State(film=next(iter(room.cases))))
-        self.picture, self.beside = (ipywidgets.Image(format="jpeg", layout={"max_width": "100%"}) for _ in range(2))
+        self.picture, self.beside = (ipywidgets.Image(format="jpeg", layout={"max_width": "100%", "align_self": "flex-start"}) for _ in range(2))
         self.message, self.summary, self.saved = ipywidgets.HTML(), ipywidgets.HTML(), ipywidgets.HTML()
         self.film = ipywidgets.Image(format="jpeg", width=PATCH, height=PATCH, layout={"width": f"{PATCH}px", "height": f"{PATCH}px"})
         self.cells = cell_buttons(room.grid, self.frame)
@@ -79,7 +79,7 @@ class ReadingRoom:
             "finding": _choose("finding", list(zip(plots.finding_names(), FINDINGS, strict=True)), start.finding),
             "disease": _choose("diagnosis", SAID, start.disease),
             "row": _slide("row", start.cell[0] + 1, 1, h), "column": _slide("column", start.cell[1] + 1, 1, w),
-            "layer": _slide("from block", start.layer + 1, 1, blocks), "visit": _slide("visit", 1, 1, 4),
+            "layer": _slide("block", start.layer + 1, 1, blocks), "visit": _slide("visit", 1, 1, 4),
             "threshold": _slide("threshold", start.threshold, 0.05, 0.95, 0.05),
             "lines": ipywidgets.FloatRangeSlider(value=start.lines, min=0.1, max=0.95, step=0.01, description="lines at", style=WIDE,
                                                  continuous_update=False, readout_format=".2f")}
@@ -90,15 +90,19 @@ class ReadingRoom:
                                             tooltip="PNG, JPEG, TIFF or DICOM; it stays on this computer's kernel")
         self.view = ipywidgets.Dropdown(options=["PA", "AP"], description="its view", style=WIDE, layout={"width": "130px"})
         self.kind = ipywidgets.Dropdown(options=["png", "svg"], description="save as", style=WIDE, layout={"width": "150px"})
-        self.save_button = ipywidgets.Button(description="save the picture", icon="download")
+        self.save_button = ipywidgets.Button(description="save the picture", icon="download", layout={"width": "auto"})
         self.upload.observe(lambda change: change["new"] and self._uploaded(change["new"][0]), names="value")
         self.save_button.on_click(lambda _: self.save())
+        before, after = (ipywidgets.Button(description=sign, tooltip=f"{which} film", layout={"width": "44px"})
+                         for sign, which in (("<", "previous"), (">", "next")))
+        before.on_click(lambda _: self.turn(-1))
+        after.on_click(lambda _: self.turn(1))
         wrap = {"flex_flow": "row wrap", "align_items": "center"}
         self.asked = ipywidgets.HBox([knobs[n] for n in dict.fromkeys(sum(KNOBS.values(), ()))], layout=wrap)
         self.patch = ipywidgets.VBox([ipywidgets.HTML("Click a cell, or use the sliders:"), self.film, self.cells],
                                      layout={"min_width": f"{PATCH + 20}px", "overflow": "hidden"})
         page = ipywidgets.VBox([
-            ipywidgets.HTML(PAGE), ipywidgets.HBox([knobs["film"], knobs["beside"], knobs["edit"], knobs["truth"]], layout=wrap),
+            ipywidgets.HTML(PAGE), ipywidgets.HBox([before, knobs["film"], after, knobs["beside"], knobs["edit"], knobs["truth"]], layout=wrap),
             knobs["panel"], self.asked, self.summary, self.message, self.picture, self.beside, self.patch,
             ipywidgets.HBox([self.upload, self.view, self.kind, self.save_button, self.saved], layout=wrap),
             ipywidgets.HTML(f"<i>{NOTICE}</i>")])
@@ -110,6 +114,11 @@ class ReadingRoom:
         value = {name: knob.value for name, knob in self.knobs.items()}
         return panels.State(value["panel"], value["film"], value["edit"], value["truth"], (value["row"] - 1, value["column"] - 1),
                             value["finding"], value["disease"], value["layer"] - 1, value["threshold"], value["lines"])
+
+    def turn(self, steps):
+        """Go on in the list of films, round and round: JupyterLab keeps the arrow keys of a list for itself, a button it leaves alone."""
+        names = list(self.room.cases)
+        self.knobs["film"].value = names[(names.index(self.knobs["film"].value) + steps) % len(names)]
 
     def frame(self, row, column):
         """Frame a cell, as a click on it does."""
@@ -195,7 +204,8 @@ class QuizPage:
         self.guess = ipywidgets.ToggleButtons(options=SAID, style={"button_width": "auto"})
         self.zones = {name: ipywidgets.ToggleButton(description=name.upper(), tooltip=f"involved: {name}", layout={"width": "110px"})
                       for pair in ZONE_NAMES for name in pair}
-        self.answer, self.picture = ipywidgets.Button(description="answer", button_style="primary"), ipywidgets.Image(format="jpeg")
+        self.answer, self.picture = ipywidgets.Button(description="answer", button_style="primary"), ipywidgets.Image(
+            format="jpeg", layout={"max_width": "100%", "align_self": "flex-start"})
         self.message, self.table, self.saved = ipywidgets.HTML(), ipywidgets.HTML(), ipywidgets.HTML()
         self.answer.on_click(lambda _: self.mark())
         self.number.observe(lambda _: self.ask(), names="value")

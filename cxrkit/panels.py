@@ -88,10 +88,10 @@ def attention(room, state, case, reading, truth):
     heads = reading.attention[layer]                                                          # (N, T, T)
     rows = heads[:, 1 + state.cell[0] * room.grid[1] + state.cell[1], 1:] * heads.shape[-1]     # (N, h*w), 1 = an even share
     top = max(float(rows.max()), 2.0)
-    sheet = Sheet(case, f"Attention in block {layer + 1}: where does the framed cell look?", 5)
-    sheet.film(sheet.axes[0], reading.shown, "the framed cell")
     pictures = {**{f"head {i + 1}": row for i, row in enumerate(rows[:3])}, f"mean of {len(rows)} heads": rows.mean(0)}
-    for axis, (name, row) in zip(sheet.axes[1:], pictures.items()):
+    sheet = Sheet(case, f"Attention in block {layer + 1}: where does the framed cell look?", 1 + len(pictures))
+    sheet.film(sheet.axes[0], reading.shown, "the framed cell")
+    for axis, (name, row) in zip(sheet.axes[1:], pictures.items(), strict=True):
         sheet.film(axis, tinted(reading.shown, squares(row.reshape(room.grid), reading.shown), "viridis", 0, top, 0.65), name)
     frame(sheet.axes, state.cell, room.grid, len(reading.shown))
     sheet.bar("viridis", 0, top, "times an even share")

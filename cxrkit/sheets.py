@@ -93,7 +93,7 @@ def frame(axes, cell, grid, size):
 def bars(axis, names, values, colours):
     """Horizontal bars from 0 to 1 with their values."""
     drawn = axis.barh(range(len(names)), values, color=colours)
-    axis.bar_label(drawn, fmt="%.2f", padding=4, fontsize=12)
+    axis.bar_label(drawn, fmt="%.2f", padding=10, fontsize=12)
     axis.set_yticks(range(len(names)), names, fontsize=13)
     axis.set(xlim=(0, 1.12), xticks=(0, 0.5, 1), xlabel="probability")
     axis.invert_yaxis()
