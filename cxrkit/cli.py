@@ -102,23 +102,41 @@ def _end(problems):
         sys.exit(1)
 
 
+DRY = ("02", "03", "04", "05", "06")  # lessons of a dry run
+
+
 @main.command()
 @PROFILE
 @click.option("--mirror", type=click.Path(exists=True, file_okay=False, path_type=Path), default=None,
               help="Folder with prepared films, instead of a download.")
 @click.option("--data", "data_dir", type=click.Path(exists=True, file_okay=False, path_type=Path), default=None,
-              help="Folder with the full datasets or your own hospital's films.")
+              help="Folder with the full datasets, each in a folder of its name (docs/paper.md) [default: CXRKIT_DATA].")
+@click.option("--dry-run", is_flag=True, help="Full size, but two updates a training and lessons 02 to 06: does all of it run here?")
+@click.option("--plan", "only_plan", is_flag=True, help="Say what it will cost on this machine, and stop.")
 @click.option("--only", multiple=True, metavar="NN", help="Run this lesson alone, e.g. 04; may be repeated.")
+@click.option("--scheduler", metavar="ADDRESS", default=None, help="Run the grid of lesson 07 on this Dask cluster (docs/cluster.md).")
+@click.option("--workers", type=click.IntRange(0), default=None, help="Run it in so many processes of one thread on this machine.")
 @click.option("--force", is_flag=True, help="Run lessons again that are up to date.")
 @OUT
-def reproduce(profile, mirror, data_dir, only, force, out):
-    """Run the notebooks headless, then write the report. Exit status 0 only if every lesson ran."""
+def reproduce(profile, mirror, data_dir, dry_run, only_plan, only, scheduler, workers, force, out):
+    """Run the notebooks headless, then write the report. Exit status 0 only if every lesson ran.
+
+    PROFILE may leave datasets out: "paper-local" is paper without the dataset local. With --data or --dry-run the plan comes first:
+    films, updates, hours, memory and disk, from an update measured on this machine.
+    """
     from cxrkit import notebooks, report
-    parameters = {"profile": profile, "mirror": mirror and str(mirror.resolve()), "data": data_dir and str(data_dir.resolve())}
+    profile, only = (f"{profile}+dry", only or DRY) if dry_run else (profile, only)
+    parameters = {"profile": profile, "mirror": mirror and str(mirror.resolve()), "data": data_dir and str(data_dir.resolve()),
+                  "scheduler": scheduler, "workers": workers}
     try:
+        if data_dir or dry_run or only_plan:
+            from cxrkit import artifacts, plan, profiles
+            click.echo(plan.describe(profiles.get(profile), artifacts.Store(out, data_dir or mirror)))
+        if only_plan:
+            return
         failed = notebooks.reproduce(parameters, root=out, only=only, force=force)
-        path = report.write(profile, root=out)
-    except (notebooks.CannotRun, ValueError) as error:
+        path = report.write(profile, root=out, data=mirror or data_dir)
+    except (notebooks.CannotRun, ValueError, OSError) as error:
         raise click.ClickException(str(error)) from error
     click.echo(f"report: {path}")
     if failed:

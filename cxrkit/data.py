@@ -42,7 +42,7 @@ def load_mask(path, kind="lungs"):
         return _drawn(Path(folder), int(row))
     if row.isdigit() and folder.endswith(".npy"):  # the segmenter's masks; one may be empty, which `load_image` takes for damage
         return np.load(folder, mmap_mode="r")[int(row)]
-    mask = load_image(path).pixels
+    mask = load_image(path, empty=True).pixels  # a mask of the lesions of a normal film
     if not np.isin(mask, (0, 1, IGNORE, 255)).all():
         raise ImageError(f"{path}: a mask holds 0, 127 (ignore) and 255 (or 1), not {np.unique(mask)[:6].tolist()}")
     return mask if mask.max() > 1 else mask * np.uint8(255)
@@ -94,16 +94,16 @@ def _settings(paths, size, choices, kind):
 def cached(paths, size=512, choices=Choices(), kind="film", store=None):
     """All films at one size, uint8 (N, size, size), in one file of the store: made once, gone on with after a kill -> its path.
 
-    `kind` is a key of READ. Raises ImageError listing every film that cannot be read.
+    `kind` is a key of READ. Raises ImageError listing every film that cannot be read, OSError before the start where the disk is full.
     """
     read, paths = READ[known(kind, READ, "kind of image")], list(paths)
 
     def make(folder):
         file, note = folder / "images.npy", folder / "done.txt"
         done = int(note.read_text()) if note.exists() else 0
-        array = np.lib.format.open_memmap(file, "r+" if done else "w+", np.uint8, (len(paths), size, size))
+        array = _mapped(file, "r+" if done else "w+", (len(paths), size, size))
         failures = []
-        with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool, tqdm(total=len(paths), desc=kind, disable=None) as bar:
+        with ThreadPoolExecutor(cpus()) as pool, tqdm(total=len(paths), desc=kind, disable=None) as bar:
             for start in range(done, len(paths), CHUNK):
                 part = range(start, min(start + CHUNK, len(paths)))
                 failures += [f for f in pool.map(lambda i: _fill(array, i, read, paths[i], size, choices), part) if f]
@@ -112,10 +112,30 @@ def cached(paths, size=512, choices=Choices(), kind="film", store=None):
                     array.flush()
                     write_atomic(note, str(part.stop))
         if failures:
+            write_atomic(folder / "failures.txt", "\n".join(failures))
             listed = "\n  ".join(failures[:20])
-            raise ImageError(f"{len(failures)} of {len(paths)} films cannot be read; mend or drop them:\n  {listed}")
+            raise ImageError(f"{len(failures)} of {len(paths)} films cannot be read (all of them: {folder / 'failures.txt'}); mend or drop "
+                             f"them:\n  {listed}")
 
     return (store or Store()).load_or_make("images", _settings(paths, size, choices, kind), make) / "images.npy"
+
+
+def _mapped(file, mode, shape):
+    """uint8 array on disk whose whole room is taken at once: a mapped page that finds the disk full kills the process without a word."""
+    try:
+        array = np.lib.format.open_memmap(file, mode, np.uint8, shape)
+        if hasattr(os, "posix_fallocate"):
+            with open(file, "r+b") as f:
+                os.posix_fallocate(f.fileno(), 0, os.path.getsize(file))
+    except OSError as error:
+        raise OSError(f"{file}: no room for {np.prod(shape) / 1e9:.1f} GB ({error.strerror}); set CXRKIT_STORE to a folder on a larger "
+                      "disk") from error
+    return array
+
+
+def cpus():
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _fill(array, i, read, path, size, choices):

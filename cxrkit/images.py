@@ -2,6 +2,7 @@
 
 import warnings
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 import cv2
@@ -14,6 +15,7 @@ from cxrkit.labels import ALIASES, plain
 SMALLEST = 32  # px; below that there is no film
 IDENTIFIERS = ("PatientName", "PatientID", "PatientBirthDate", "OtherPatientIDs", "PatientAddress", "AccessionNumber",
                "ReferringPhysicianName")
+WARNED = set()  # folders
 
 
 class ImageError(ValueError):
@@ -33,11 +35,12 @@ class Image:
     notes: tuple = field(default=())  # what was done or is missing, in words
 
 
-def load_image(path):
+def load_image(path, empty=False):
     """File, row of a drawn cohort (`images.npy#7`, see `films`) or virtual patient (`virtual://...`) -> Image.
 
     Colour becomes luminance, alpha lies on black, EXIF rotation and palettes are applied, MONOCHROME1 is inverted, rescale and
-    VOI LUT or window of a DICOM are applied. Raises ImageError for anything that is not one sound grey film.
+    VOI LUT or window of a DICOM are applied. Raises ImageError for anything that is not one sound grey film, and, unless `empty`, for
+    one of a single grey value.
     """
     if str(path).startswith("virtual://"):
         from cxrkit import cohort  # the one branch for virtual patients
@@ -54,10 +57,10 @@ def load_image(path):
     if not head:
         raise ImageError(f"{path}: empty file; fetch it again")
     reader = _dicom if head[128:] == b"DICM" or path.suffix.lower() in (".dcm", ".dicom") else _raster
-    return _checked(reader(path), path)
+    return _checked(reader(path), path, empty)
 
 
-def _checked(image, path):
+def _checked(image, path, empty=False):
     """Image with its range, if the pixels are one film."""
     pixels = image.pixels
     if pixels.ndim != 2:
@@ -65,7 +68,7 @@ def _checked(image, path):
     if min(pixels.shape) < SMALLEST:
         raise ImageError(f"{path}: {pixels.shape[1]}x{pixels.shape[0]} px is too small for a film (at least {SMALLEST})")
     low, high = pixels.min(), pixels.max()
-    if low == high:
+    if low == high and not empty:
         raise ImageError(f"{path}: every pixel is {low}; the file holds no picture, export it again")
     return Image(**{**vars(image), "pixels": pixels, "range": (int(low), int(high))})
 
@@ -145,11 +148,24 @@ def _dicom(path):
                  spacing and tuple(float(s) for s in spacing), notes if view else (*notes, "no view in the file"))
 
 
+@lru_cache(maxsize=2**20)
+def view_of(path):
+    """View of a DICOM file ("PA", "AP", "L" ...) by its tag, None where it says nothing; only the header is read."""
+    try:
+        import pydicom
+        position = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["ViewPosition"], force=True).get("ViewPosition")
+    except Exception:  # without pydicom, or damaged: reading its pixels will say so
+        return None
+    view = ALIASES["view"].get(plain(position or "unknown"))
+    return view if isinstance(view, str) else None
+
+
 def _warn_of_identifiers(dataset, path):
     named = [tag for tag in IDENTIFIERS if str(dataset.get(tag) or "").strip()]
-    if named:
-        warnings.warn(f"{path.name}: carries patient identifiers ({', '.join(named)}); the kit keeps none, but de-identify the "
-                      "file before it leaves your hospital", stacklevel=4)
+    if named and path.parent not in WARNED:  # once for a folder of thousands
+        WARNED.add(path.parent)
+        warnings.warn(f"{path.name}: carries patient identifiers ({', '.join(named)}), and so may others beside it; the kit keeps none, "
+                      "but de-identify the files before they leave your hospital", stacklevel=4)
 
 
 def _dicom_values(dataset, path):

@@ -100,7 +100,11 @@ def _rows(spec, folder):
 def _columns(raw, table):
     """Their columns -> ours: by the table's map, or, where that is empty, by our own names and their aliases."""
     if not table.columns:
-        return raw.rename(columns={c: ALIASES["column"].get(plain(c), c) for c in raw if not c.startswith("_")})
+        ours = raw.rename(columns={c: ALIASES["column"].get(plain(c), c) for c in raw if not c.startswith("_")})
+        for name in ours.columns[ours.columns.duplicated()]:
+            theirs = raw.columns[ours.columns == name].tolist()
+            raise ValueError(f"{table.file}: the columns {theirs} all mean {name!r}; keep one")
+        return ours
     ours = raw[["_file", "_row"]].copy()
     for name, theirs in table.columns.items():
         columns = [theirs.column] if isinstance(theirs, Cut) else [theirs] if isinstance(theirs, str) else theirs

@@ -11,8 +11,12 @@ def kept_for_backward(model, *inputs):
 
     Works on `meta`, where nothing is computed and no memory is used.
     """
-    weights = {weight.untyped_storage()._cdata for weight in model.parameters()}
-    kept = {}
+    return kept_during(lambda: model(*inputs), model.parameters())
+
+
+def kept_during(call, weights):
+    """Bytes that autograd keeps for backward passes while `call` runs, `weights` left out."""
+    weights, kept = {weight.untyped_storage()._cdata for weight in weights}, {}
 
     def pack(tensor):
         storage = tensor.untyped_storage()
@@ -20,7 +24,7 @@ def kept_for_backward(model, *inputs):
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        model(*inputs)
+        call()
     return sum(storage.nbytes() for address, storage in kept.items() if address not in weights)
 
 

@@ -36,6 +36,8 @@ class Parameters(pydantic.BaseModel, extra="forbid"):
     out: str | None = None
     mirror: str | None = None
     data: str | None = None
+    scheduler: str | None = None
+    workers: int | None = None
 
 
 def lessons_folder():
@@ -133,7 +135,7 @@ def run(source, folder, parameters, seconds, force=False, solved=False):
     """Run one lesson into `folder` unless its record says that nothing has changed; returns (record, whether it ran)."""
     lesson, output, note = read_lesson(source, solved), folder / f"{source.stem}.ipynb", folder / f"{source.stem}.json"
     given = {name: value for name, value in parameters.items() if value is not None and name in declared(lesson)}
-    print_of = fingerprint(lesson, given)
+    print_of = fingerprint(lesson, given | ({"data": parameters["data"]} if parameters.get("data") else {}))
     if not force and output.exists() and note.exists():
         record = artifacts.read_json(note)
         if record["fingerprint"] == print_of:
@@ -149,10 +151,13 @@ def run(source, folder, parameters, seconds, force=False, solved=False):
 def reproduce(parameters, root=None, only=(), force=False, say=print):
     """Run the lessons for a profile into `<root>/runs/<profile>`; returns the names of those that failed.
 
-    Raises CannotRun if none could start, ValueError for an unknown profile, lesson or parameter.
+    `data`, the folder of the full datasets, reaches the lessons as CXRKIT_DATA. Raises CannotRun if none could start, ValueError for an
+    unknown profile, lesson or parameter.
     """
     root = Path(root).resolve() if root else artifacts.default_root()
     parameters = Parameters(**{**parameters, "out": str(root)}).model_dump()
+    if parameters["data"]:
+        os.environ["CXRKIT_DATA"] = parameters["data"]  # a kernel inherits it
     profile, lessons, failed = profiles.get(parameters["profile"]), sources(only), []
     stops = doctor.blocking(doctor.examine(root, doctor.BEFORE_A_RUN))
     if stops:
@@ -176,6 +181,6 @@ def reproduce(parameters, root=None, only=(), force=False, say=print):
 def refuse_unused(parameters, lessons):
     """Raises ValueError for an option that no chosen lesson takes: it would be dropped in silence."""
     taken = set().union(*(declared(read_lesson(source)) for source in lessons))
-    unused = [name for name, value in parameters.items() if value is not None and name not in taken]
+    unused = [name for name, value in parameters.items() if value is not None and name not in (*taken, "data")]
     if unused:
         raise ValueError(f"no chosen lesson takes {', '.join(unused)}; their parameters: {', '.join(sorted(taken))}")

@@ -1,9 +1,9 @@
 """Schema: what `data_manifests/<name>.json` may say of a dataset, and the columns of the one table form for all of them."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 FINDINGS = ("no_finding", "cardiomegaly", "opacity", "edema", "consolidation", "pneumonia", "atelectasis", "pneumothorax",
             "pleural_effusion", "support_device")  # the order of the backbone's outputs (section 4)
@@ -20,6 +20,9 @@ HAS = {"findings": FINDINGS, "diagnosis": ("diagnosis",), "view": ("view",), "se
        "lungs": ("lung_mask",), "lesion": ("lesion_mask",)}
 LICENCES = ("permissive", "permissive_as_listed", "noncommercial", "noncommercial_noderivs", "not_stated", "research_only",
             "collection_cc_by_origin_unclear", "mixed", "your_own")
+
+
+Https = Annotated[str, Field(pattern="^(https://.+)?$")]  # a manifest leads nowhere else
 
 
 class _Strict(BaseModel):
@@ -45,7 +48,7 @@ class Table(_Strict):
     """An annotation file. With `key` (a column of public file names) it labels films; without, its rows are the films."""
 
     file: str  # in the dataset's folder
-    address: str | None = None  # where `cxrkit data fetch` gets it
+    address: Https | None = None  # where `cxrkit data fetch` gets it
     sha256: str | None = None  # where it is known
     separator: str = ","
     key: str | None = None
@@ -81,7 +84,7 @@ class Manifest(_Strict):
     findings: dict[str, list[str]] = {}  # for "listed": ours -> their words, any of which makes a 1
     words: dict[str, str] = {}  # spellings of a diagnosis that hold for this source alone
     sources: dict[str, Source] = {}
-    address: str = ""  # of a public file, with {repo}, {commit}, {path}
+    address: Https = ""  # of a public file, with {repo}, {commit}, {path}
     masks: Masks | None = None
     expected: dict[str, int] = {}  # counts of the release: "films", "groups", "view=PA", "diagnosis=covid19", "brixia_A" ...
     paper: dict[str, int] = {}  # what Park et al. state of the same counts

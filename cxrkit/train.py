@@ -242,7 +242,7 @@ class Run:
 
 
 def fit(model, loss, dataset, training, *, validate=None, folder=None, seed=0, device=None, parameters=None,
-        sample_weights=None, workers=0, progress=True):
+        sample_weights=None, workers=None, progress=True):
     """Train `model` in place -> dict history (list of rows), steps, best_step, best_score (None without validation).
 
     loss(model, batch) -> scalar, or dict with `loss`, the scalar, and other scalars for the history. dataset: see `batches`.
@@ -250,6 +250,7 @@ def fit(model, loss, dataset, training, *, validate=None, folder=None, seed=0, d
     weights of the best score, else with the last; with `training.ema` these are averaged weights. folder: where checkpoints,
     history.json and weights.safetensors go; the same call goes on where the last one stopped, to the bit on a CPU.
     parameters: optimiser groups (dicts of `params`, `lr`), else every trainable weight. sample_weights (n,): chances of a draw.
+    workers: processes that prepare batches; None = some beside a GPU, none beside a CPU, which has no core to spare.
     Under torchrun `training.batch` is that of one process.
     Raises FloatingPointError where the loss is not finite, KeyboardInterrupt (after saving) at Ctrl-C, ValueError for an
     unknown name, an empty dataset, or a folder of other settings.
@@ -258,6 +259,8 @@ def fit(model, loss, dataset, training, *, validate=None, folder=None, seed=0, d
     run = Run(model, training, {"seed": seed, "images": len(dataset)}, device or pick_device(), folder, parameters)
     seed_everything(seed + run.rank)
     checkpoint.load(run)
+    if workers is None:
+        workers = 0 if run.device.type == "cpu" else min(8, (os.cpu_count() or 1) // run.world)
     source = batches.stream(dataset, order, training.batch, seed, run.seen, run.rank, run.world, workers,
                             pin_memory=run.device.type == "cuda")
     hidden = not progress or run.rank > 0

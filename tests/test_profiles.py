@@ -61,6 +61,25 @@ def test_an_unknown_profile_is_refused():
         profiles.get("big")
 
 
+def test_a_name_may_leave_datasets_out_and_ask_for_a_dry_run():
+    paper = profiles.paper()
+    name = "paper-local-brixia"
+    assert profiles.get(name) == dataclasses.replace(paper, name=name, manifests=(
+        "chexpert", "bimcv_covid19", "nih_chestxray14", "cohen_full"))
+    dry = profiles.get("paper+dry-local")
+    assert dry.name == "paper+dry-local" and "local" not in dry.manifests
+    for name, training in vars(paper).items():
+        if isinstance(training, profiles.Training):
+            short = getattr(dry, name)
+            assert (short.steps, short.batch * short.accumulate) == (2, training.batch)  # the batch is whole
+            assert dataclasses.replace(short, steps=training.steps, batch=training.batch, accumulate=1, warmup=training.warmup) == training
+    for same in ("image_size", "backbone", "segmenter", "transformer", "choices", "external"):
+        assert getattr(dry, same) == getattr(paper, same)
+    for wrong in ("paper-mars", "paper+wet", "demo-local"):
+        with pytest.raises(ValueError, match="unknown change"):
+            profiles.get(wrong)
+
+
 def test_each_ablation_changes_one_choice():
     demo = profiles.demo()
     made = profiles.ablations(demo)

@@ -1,0 +1,183 @@
+"""The paper's data in their public layouts, on stand-ins: what is read, what it will cost, and the whole path, small and at full size."""
+
+import warnings
+from dataclasses import replace
+from types import SimpleNamespace
+
+import papermill
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from cxrkit import cli, data, images, manifest, notebooks, plan, profiles, stages
+from cxrkit.artifacts import Store, read_json
+from cxrkit.profiles import Choices, Training
+from tests import trees
+from tests.conftest import CHECKOUT
+
+pytest.importorskip("pydicom", reason="needs the extra: pip install 'cxrkit[dicom]'")
+PAPER = profiles.paper()
+TINY = profiles.dry(profiles.demo())
+SMALL = replace(TINY, name="small", manifests=PAPER.manifests, external=PAPER.external, sources=PAPER.sources, image_size=64,
+                segmenter=replace(PAPER.segmenter, size=32, widths=(8, 16), judge_widths=(8, 16, 16), unet_widths=(8, 16), hidden=16))
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return trees.build(tmp_path_factory.mktemp("trees"))
+
+
+@pytest.fixture(scope="module")
+def store(root, tmp_path_factory):
+    return Store(tmp_path_factory.mktemp("store"), data=root)
+
+
+@pytest.fixture(scope="module")
+def made(store):
+    """Folder of every stage, two updates each."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return {"backbone": stages.backbone(SMALL, store), "segmenter": stages.segmenter(SMALL, store),
+                "PA": stages.transformer(SMALL, "PA", store), "AP": stages.transformer(SMALL, "AP", store),
+                "severity": stages.severity(SMALL, store)}
+
+
+# what is read
+
+
+def test_every_film_of_every_layout_can_be_read(root):
+    for tree in trees.TREES:
+        table = manifest.read(tree.__name__, root)
+        assert len(table) >= 7 and all(images.load_image(path).pixels.shape == (160, 140) for path in table["path"])
+
+
+def test_what_serves_which_task(store):
+    """Lateral films and slices are left out, Brixia's views come from its DICOM tags, and three hospitals are set aside by name."""
+    tables = {task: stages.table(PAPER, task, store) for task in stages.TASKS}
+    assert set(tables["findings"]["dataset"]) == {"chexpert"} and len(tables["findings"]) == 16
+    assert all(set(table["view"]) == {"PA", "AP"} for table in tables.values())
+    assert set(tables["severity"]["dataset"]) == {"brixia", "local"} and set(tables["lungs"]["dataset"]) == {"local"}
+    diagnosed = tables["diagnosis"]
+    away = diagnosed["external"].astype(bool)
+    assert set(diagnosed["site"][away]) == {"CNUH", "YNU", "KNUH", "cohen_full"} and "here" in set(diagnosed["site"][~away])
+    for split in ("train", "val", "test"):
+        for view in trees.VIEWS:
+            inside = diagnosed[~away & (diagnosed["split"] == split) & (diagnosed["view"] == view)]
+            assert set(inside["diagnosis"]) == {"normal", "other_infection", "covid19"}
+
+
+def test_inverted_films_look_like_the_others(root):
+    """Brixia mixes MONOCHROME1 and 2: lungs are dark in both."""
+    kinds = set()
+    for path in sorted((root / "brixia" / "dicom_clean").iterdir()):
+        film = images.load_image(path)
+        _, lungs, lesion = trees.chest(int(path.stem), True)
+        kinds.add(film.photometric)
+        assert film.pixels[(lungs > 0) & (lesion == 0)].mean() < film.pixels[lungs == 0].mean()
+    assert kinds == {"MONOCHROME1", "MONOCHROME2"}
+
+
+def test_a_mask_of_no_lesion_is_a_mask(root):
+    assert data.load_mask(str(root / "local" / "lesions" / "0.png"), "lesion").max() == 0
+
+
+def test_unknown_views_are_asked_of_dicom_alone(root):
+    """A PNG cannot say its view; it stays unknown, and is kept or left out by choice 19 where a view is needed."""
+    assert images.view_of(str(root / "bimcv_covid19")) is None
+    assert {images.view_of(str(path)) for path in (root / "brixia" / "dicom_clean").iterdir()} == {"PA", "AP"}
+    assert Choices().views == "known"
+
+
+# the whole path
+
+
+def test_every_stage_runs_on_the_public_layouts(made):
+    for name, folder in made.items():
+        found = read_json(folder / "metrics.json")
+        assert found and (folder / "weights.safetensors").exists(), name
+    found = read_json(made["PA"] / "metrics.json")
+    assert {part["site"] for name, part in found.items() if name[:-1] == "external"} == set(PAPER.external)
+    assert set(read_json(made["severity"] / "metrics.json")["external1"]) >= {"mse", "mae", "cc", "r2", "site"}
+
+
+def test_no_name_of_a_patient_is_written(made, store, root):
+    """Every DICOM file carries one; nothing that the stages left does, not even inside an array."""
+    assert any(trees.NAME.encode() in path.read_bytes() for path in root.rglob("*.dcm"))
+    files = [path for path in store.root.rglob("*") if path.is_file()]
+    assert len(files) > 30 and not [path for path in files if trees.NAME.encode() in path.read_bytes()]
+
+
+# what it will cost
+
+
+def test_the_plan_counts_the_films_that_teach(store):
+    tables = plan.films(SMALL, store)
+    count = {name: films for names, *_ in plan.trainings(SMALL, tables) for name, films in names.items()}
+    train = {task: data.parts(table)["train"] for task, table in tables.items()}
+    assert count["backbone"] == len(train["findings"]) == 8 and count["severity"] == len(train["severity"]) == 4 + 6
+    for view in trees.VIEWS:  # two patients of each class from abroad, and three from "here"
+        assert count[f"diagnosis {view}"] == (train["diagnosis"]["view"] == view).sum() == 2 * 4 + 3
+    assert count["lungs: unet_normal"] == 2 and count["lungs: unet_both"] == 6
+
+
+def test_the_plan_is_said_and_stops_where_the_disk_is_too_small(store, monkeypatch):
+    monkeypatch.setattr(plan.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+    with warnings.catch_warnings(), pytest.raises(OSError, match="the disk is too small") as error:
+        warnings.simplefilter("ignore")
+        plan.describe(SMALL, store)
+    for word in ("profile small on", "lungs: student", "diagnosis AP", "decoding, once", "hours on this machine", "memory:", "disk:"):
+        assert word in str(error.value)
+
+
+def test_cost_is_worked_out_from_an_update():
+    """160,000 updates of 8 films at half a second a film, and a model of a million weights under Adam."""
+    cost = plan.Cost("backbone", 190_847, Training("adam", batch=8, steps=160_000), seconds=0.5, kept=2**20, weights=10**6)
+    assert cost.seen == 1_280_000 and cost.hours == pytest.approx(1_280_000 / 2 / 3600)
+    assert cost.memory == 8 * 2**20 + 4 * 4 * 10**6  # weights, gradients, two moments
+    assert replace(cost, training=replace(cost.training, optimizer="sgd", ema=0.9)).memory == 8 * 2**20 + 4 * 4 * 10**6
+
+
+def test_missing_datasets_are_named_all_at_once(root, tmp_path):
+    for name in ("chexpert", "brixia"):
+        (tmp_path / name).symlink_to(root / name)
+    with pytest.raises(plan.MissingData) as error:
+        plan.films(PAPER, Store(tmp_path / "store", data=tmp_path))
+    said = str(error.value)
+    assert "chexpert" not in said and "brixia" not in said.split("--profile")[0]
+    for name in PAPER.manifests[2:]:
+        assert f"{name}: no films listed" in said and f"--profile paper-{name}" in said
+
+
+def test_films_that_a_table_lists_and_the_disk_lacks_are_counted(tmp_path):
+    trees.chexpert(tmp_path / "chexpert")
+    lost = sorted((tmp_path / "chexpert" / "train").rglob("*frontal.jpg"))[3]
+    lost.unlink()
+    only = replace(PAPER, manifests=("chexpert",))
+    with pytest.raises(plan.MissingData, match=f"1 of 16 films for the findings are not there, the first: {lost}"):
+        plan.films(only, Store(tmp_path / "store", data=tmp_path))
+
+
+# headless
+
+
+@pytest.mark.parametrize("path", sorted((CHECKOUT / "notebooks" / "profiles").glob("*.yaml")), ids=lambda path: path.stem)
+def test_parameter_files_fit_every_lesson(path):
+    given = yaml.safe_load(path.read_text())
+    assert profiles.get(notebooks.Parameters(**given).profile)
+    for lesson in sorted((CHECKOUT / "notebooks").glob("0*.ipynb")):
+        assert set(given) <= set(papermill.inspect_notebook(str(lesson)))
+
+
+def test_reproduce_says_the_plan_first_and_stops_without_the_data(tmp_path):
+    called = CliRunner().invoke(cli.main, ["reproduce", "--profile", "paper", "--data", str(tmp_path), "--out", str(tmp_path / "store"),
+                                           "--dry-run"])
+    assert called.exit_code == 1 and "chexpert: no films listed" in called.output and "--profile paper+dry-chexpert" in called.output
+    assert not (tmp_path / "store" / "runs").exists()
+
+
+@pytest.mark.slow
+def test_a_dry_run_at_full_size(root, tmp_path):
+    """Lessons 02 to 06 as on a GPU with the full datasets: 512 px, DenseNet-121, ViT-B, whole batches, two updates a training."""
+    called = CliRunner().invoke(cli.main, ["reproduce", "--profile", "paper", "--data", str(root), "--out", str(tmp_path), "--dry-run"])
+    assert called.exit_code == 0, called.output
+    assert called.output.index("hours on this machine") < called.output.index("[1/5] 02_backbone")
