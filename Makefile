@@ -2,8 +2,10 @@
 #
 #   make demo                 install, run every lesson on the virtual hospitals, write artifacts/report.html
 #   make lab                  open the lessons in JupyterLab
+#   make room [MIRROR=DIR]    serve the reading room to a class: a page without code, at http://localhost:8866
 #   make test                 unit tests, notebook checks, nbval
 #   make mini [MIRROR=DIR]    every lesson on real public films
+#   make weights [MIRROR=DIR] put the finished models of mini into the package (cxrkit/weights); make inspector: that of cxrkit predict
 #   make seeds [STUDY=..]     train what the lessons train three times over, for the spread (an hour or more; resumes)
 #   PYTHON=python3.12 make .. another interpreter          FORCE=1 make .. again, though up to date
 #   PIP_ARGS=.. make ..       more options for pip, e.g. the index of PyTorch's CPU wheels (README)
@@ -23,7 +25,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 export PYDEVD_DISABLE_FILE_VALIDATION ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo mini report lab notebooks exercises test test-slow lint seeds doctor clean distclean
+.PHONY: help install demo mini report lab room notebooks exercises test test-slow lint seeds weights inspector doctor clean distclean
 
 help:
 	@awk '!/^#/ { exit } { sub(/^# ?/, ""); print }' Makefile
@@ -46,11 +48,23 @@ mini: $(INSTALLED)
 seeds: $(INSTALLED)
 	$(BIN)/python tools/seeds.py $(STUDY)
 
+weights: $(INSTALLED)
+	$(BIN)/python tools/ship_weights.py --profile mini $(if $(MIRROR),--mirror "$(MIRROR)")
+
+# The little network that warns of bad films, and what it sees: docs/predict.md. Needs MIRROR=DIR.
+inspector: $(INSTALLED)
+	$(BIN)/python tools/fit_inspector.py --mirror "$(MIRROR)"
+
 report: $(INSTALLED)
 	$(BIN)/cxrkit report --profile demo
 
 lab: $(INSTALLED)
 	$(BIN)/jupyter lab --notebook-dir=notebooks
+
+# Lesson 09 as a page; ARGS go to voila, such as ARGS="--Voila.ip=0.0.0.0 --port=80".
+room: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -c constraints.txt -e ".[classroom]"
+	$(BIN)/python tools/room.py $(if $(MIRROR),--mirror "$(MIRROR)") $(ARGS)
 
 # Percent sources -> executed, stripped .ipynb; only what changed.
 notebooks: $(INSTALLED)

@@ -13,6 +13,7 @@ from pathlib import Path
 import joblib
 import numpy as np
 import pandas as pd
+import psutil
 from tqdm.auto import tqdm
 
 from .artifacts import write_atomic, write_json
@@ -20,6 +21,7 @@ from .cohort import SITES, WARDS, Hospital
 from .schema import FINDINGS, ZONES
 
 SHARES = {"internal": 2, "external": 1}  # films that a site gives for one of the others
+WORKER = 1.2e9  # bytes that must be free for each process that draws; one takes 0.98 GB, torch among it
 STACKS = {"images": np.uint8, "right": bool, "left": bool, "lesion": bool}
 
 
@@ -73,12 +75,28 @@ def _draw_chunk(chunk, rows, cohort, seed):
     return len(rows)
 
 
+def memory_left(cgroup="/sys/fs/cgroup"):
+    """Bytes that may still be taken: of the machine, or of the container where that allows less (cgroup 2 or 1, JupyterHub's MEM_LIMIT)."""
+    left = [psutil.virtual_memory().available]
+    if os.environ.get("MEM_LIMIT", "").isdigit():
+        left.append(int(os.environ["MEM_LIMIT"]) - psutil.Process().memory_info().rss)
+    for limit, used in (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes")):
+        try:
+            left.append(int((Path(cgroup) / limit).read_text()) - int((Path(cgroup) / used).read_text()))
+        except (OSError, ValueError):  # no such file, or "max": no limit
+            pass
+    return max(min(left), 0)
+
+
 def draw(folder, cohort, seed, workers=None):
-    """Draw a cohort into `folder`; interrupted, it goes on at the next call. Shows progress; `workers` processes, default all cores."""
+    """Draw a cohort into `folder`; interrupted, it goes on at the next call. Shows progress.
+
+    `workers` processes, by default as many as there are cores and as fit into `memory_left`; a single one is this process itself.
+    """
     folder = Path(folder)
     (folder / "chunks").mkdir(parents=True, exist_ok=True)
     groups = [(folder / "chunks" / f"{site}-{body:02d}.npz", rows) for (site, body), rows in plan(cohort, seed).groupby(["site", "body"])]
-    workers = workers or min(os.cpu_count() or 1, len(groups))
+    workers = workers or max(1, min(os.cpu_count() or 1, len(groups), int(memory_left() // WORKER)))
     jobs = joblib.Parallel(n_jobs=workers, return_as="generator_unordered")(
         joblib.delayed(_draw_chunk)(chunk, rows, cohort, seed) for chunk, rows in groups)
     with tqdm(total=sum(len(rows) for _, rows in groups), desc="virtual hospitals", unit="film") as bar:

@@ -25,6 +25,7 @@ PAGE = """<style>
 KNOBS = {"findings": ("finding",), "tokens": ("row", "column"), "attention": ("row", "column", "layer"), "relevance": ("layer",),
          "severity": ("threshold",), "zone lines": ("lines",), "prediction": ("disease",), "follow-up": ("threshold", "visit")}
 SAID = [(words, name) for name, words in panels.NAMES.items()]
+NATURAL = {"max_width": "100%", "align_self": "flex-start"}  # an image at its own size
 PATCH = 384  # px of the film whose cells are clicked
 
 
@@ -59,7 +60,7 @@ class ReadingRoom:
     def __init__(self, room, start=None):
         self.room, self.quiet = room, False
         self.knobs = self._knobs(start or panels.State(film=next(iter(room.cases))))
-        self.picture, self.beside = (ipywidgets.Image(format="jpeg", layout={"max_width": "100%", "align_self": "flex-start"}) for _ in range(2))
+        self.picture, self.beside = (ipywidgets.Image(format="jpeg", layout=NATURAL) for _ in range(2))
         self.message, self.summary, self.saved = ipywidgets.HTML(), ipywidgets.HTML(), ipywidgets.HTML()
         self.film = ipywidgets.Image(format="jpeg", width=PATCH, height=PATCH, layout={"width": f"{PATCH}px", "height": f"{PATCH}px"})
         self.cells = cell_buttons(room.grid, self.frame)
@@ -102,7 +103,8 @@ class ReadingRoom:
         self.patch = ipywidgets.VBox([ipywidgets.HTML("Click a cell, or use the sliders:"), self.film, self.cells],
                                      layout={"min_width": f"{PATCH + 20}px", "overflow": "hidden"})
         page = ipywidgets.VBox([
-            ipywidgets.HTML(PAGE), ipywidgets.HBox([before, knobs["film"], after, knobs["beside"], knobs["edit"], knobs["truth"]], layout=wrap),
+            ipywidgets.HTML(PAGE),
+            ipywidgets.HBox([before, knobs["film"], after, *(knobs[name] for name in ("beside", "edit", "truth"))], layout=wrap),
             knobs["panel"], self.asked, self.summary, self.message, self.picture, self.beside, self.patch,
             ipywidgets.HBox([self.upload, self.view, self.kind, self.save_button, self.saved], layout=wrap),
             ipywidgets.HTML(f"<i>{NOTICE}</i>")])
@@ -204,8 +206,8 @@ class QuizPage:
         self.guess = ipywidgets.ToggleButtons(options=SAID, style={"button_width": "auto"})
         self.zones = {name: ipywidgets.ToggleButton(description=name.upper(), tooltip=f"involved: {name}", layout={"width": "110px"})
                       for pair in ZONE_NAMES for name in pair}
-        self.answer, self.picture = ipywidgets.Button(description="answer", button_style="primary"), ipywidgets.Image(
-            format="jpeg", layout={"max_width": "100%", "align_self": "flex-start"})
+        self.answer = ipywidgets.Button(description="answer", button_style="primary")
+        self.picture = ipywidgets.Image(format="jpeg", layout=NATURAL)
         self.message, self.table, self.saved = ipywidgets.HTML(), ipywidgets.HTML(), ipywidgets.HTML()
         self.answer.on_click(lambda _: self.mark())
         self.number.observe(lambda _: self.ask(), names="value")

@@ -456,3 +456,28 @@ def test_what_is_drawn_is_the_same_on_any_machine():
                     numbers = np.round([*lesion.centre, *lesion.radius, lesion.hu], 9).tolist()
                     sha.update(repr((lesion.kind, lesion.lobes, lesion.seed, numbers)).encode())
     assert sha.hexdigest()[:16] == "7a74697590d2c353"
+
+
+def test_memory_left_is_the_least_of_machine_container_and_hub(tmp_path, monkeypatch):
+    monkeypatch.delenv("MEM_LIMIT", raising=False)
+    free = films.memory_left(tmp_path)
+    assert free > 1e7
+    (tmp_path / "memory.max").write_text("max\n")
+    (tmp_path / "memory.current").write_text("123\n")
+    assert films.memory_left(tmp_path) > free / 2
+    (tmp_path / "memory.max").write_text("1500000\n")
+    (tmp_path / "memory.current").write_text("400000\n")
+    assert films.memory_left(tmp_path) == 1_100_000
+    monkeypatch.setenv("MEM_LIMIT", "1000")
+    assert films.memory_left(tmp_path) == 0
+
+
+@pytest.mark.parametrize("left, workers", [(0, 1), (1.5e9, 1), (2.5e9, 2), (1e12, 3)])
+def test_drawing_takes_as_many_processes_as_fit(tmp_path, monkeypatch, left, workers):
+    asked = []
+    monkeypatch.setattr(films, "memory_left", lambda: left)
+    monkeypatch.setattr(films.os, "cpu_count", lambda: 3)
+    monkeypatch.setattr(films.joblib, "Parallel", lambda n_jobs, **_: asked.append(n_jobs) or (lambda jobs: iter(())))
+    monkeypatch.setattr(films, "_join", lambda *_: None)
+    films.draw(tmp_path, TINY, seed=0)
+    assert asked == [workers]
