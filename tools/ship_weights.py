@@ -10,13 +10,14 @@ several --profile the first that has a stage gives it.
 
 import argparse
 import hashlib
+import re
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 
-from cxrkit import NOTICE, checkpoint, diagnosis, doctor, findings, lungs, profiles, quantification, schema, stages, train
+from cxrkit import NOTICE, checkpoint, diagnosis, doctor, findings, ledger, lungs, profiles, quantification, schema, stages, train
 from cxrkit.artifacts import Store, read_json, write_atomic, write_json
 from cxrkit.predict import NETWORKS, SHIPPED
 
@@ -24,8 +25,10 @@ OPEN = {"virtual", "nih_cxr14", "nih_cxr14_64px", "kermany", "kermany_224", "han
 STAGES = {"backbone": findings.network, **NETWORKS}
 TASKS = {"backbone": ("findings",), "segmenter": ("lungs", "diagnosis"), "diagnosis_pa": ("diagnosis",), "diagnosis_ap": ("diagnosis",),
          "severity": ("severity",)}
+INSPECTED = {"virtual", "nih_cxr14", "hannover", "kermany", "kermany_224"}  # taught the inspector, which lies in open/
 LARGEST, WHOLE = 6e6, 20e6  # bytes of a file, of all
 ROUNDING = 0.01  # that a probability, or a zone, may move
+MODEL_CARD = Path(__file__).resolve().parent.parent / "MODEL_CARD.md"
 FILMS = 64  # on which that is measured
 
 
@@ -119,6 +122,31 @@ def note(shelf, names):
     return head + "\n".join(lines) + "\n"
 
 
+PICKED = {  # stage -> the numbers of its metrics.json that the model card shows
+    "backbone": r"(test|external\d*)\.auc",
+    "diagnosis": r"(test|external\d*)\.(auc|sensitivity|specificity)|(contrasts\.)?(inside|away)\..*",
+    "segmenter": r"(test|external\d*|by_dataset\.\w+)\.{delivered}\.(normal|abnormal)\.dice",
+    "severity": r"(test|external\d*)\.((constant\.|reader\.)?mse|mae|cc)|folds\.threshold\d\.(model|constant|ridge|reader)\.mse",
+}
+
+
+def numbers(cards):
+    """The table of MODEL_CARD.md from {shelf: {stage: card}}."""
+    lines = ["| model | shelf | films of | measured on | value [95 % interval] | n |", "|---|---|---|---|---|---|"]
+    for shelf, card in cards.items():
+        for stage, says in card.items():
+            leaves = ledger.flat(says["metrics"])
+            wanted = PICKED[stage.partition("_")[0]].replace("{delivered}", str(says["metrics"].get("delivered")))
+            for name, leaf in leaves.items():
+                if re.fullmatch(wanted, name) and leaf.get("low") is not None:
+                    site = leaves.get(f"{name.partition('.')[0]}.site", {}).get("value")
+                    place = name + (f" ({site})" if site else "")
+                    value = f"{leaf['value']:.3f} [{leaf['low']:.3f}, {leaf['high']:.3f}]"
+                    taught = ", ".join(says["films_of"])
+                    lines.append(f"| {stage} ({says['profile']}) | {shelf} | {taught} | {place} | {value} | {leaf.get('n', '')} |")
+    return "\n".join(lines)
+
+
 def main():
     """Ship what is finished, say what is not."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -141,11 +169,18 @@ def main():
         cards[shelf][stage] = card
         print(f"{stage}: {shelf}, {card['bytes'] / 1e6:.2f} MB, rounding moves at most {card['rounding']['largest_change']:.5f}")
     for shelf, card in cards.items():
+        names = {name for one in card.values() for name in one["films_of"]} | (INSPECTED if shelf == "open" else set())
+        (options.out / shelf / "card.json").unlink(missing_ok=True)
+        (options.out / shelf / "LICENSE-NOTE.md").unlink(missing_ok=True)
         if card:
             made = {"command": "make weights", **doctor.provenance()}
             write_json(options.out / shelf / "card.json", {"made": made, "models": card})
-            names = sorted({name for one in card.values() for name in one["films_of"]})
-            write_atomic(options.out / shelf / "LICENSE-NOTE.md", note(shelf, names))
+        if names:
+            write_atomic(options.out / shelf / "LICENSE-NOTE.md", note(shelf, sorted(names)))
+    if options.out == SHIPPED:
+        text = MODEL_CARD.read_text()
+        head, _, rest = text.partition("<!-- numbers -->")
+        write_atomic(MODEL_CARD, f"{head}<!-- numbers -->\n{numbers(cards)}\n<!-- /numbers -->{rest.partition('<!-- /numbers -->')[2]}")
     if sum(path.stat().st_size for path in options.out.rglob("*.safetensors")) > WHOLE:
         raise ValueError(f"more than {WHOLE / 1e6} MB in all")
 
