@@ -24,14 +24,19 @@ COSTS = ("parameters", "steps", "seconds", "seconds_before", "memory_gb")
 
 def measure(cell, store, against=None):
     """A finished cell as a flat row: metric with its interval by patient, difference from the cell `against` on the same films, costs."""
-    found = read_json(cell.folder(store) / "metrics.json")
-    leaf = found.get("external", found.get("test", {})).get(METRICS[cell.stage][0])
+    leaf = result(cell, store)
     row = {"table": cell.table, "cell": cell.name, "stage": cell.stage, "against": cell.against, "profile": cell.profile.name,
            "seed": cell.seed, "key": cell.key, "metric": METRICS[cell.stage][0], **leaf, **costs(cell, store)}
     if against is not None and against is not cell:
         gap = compare(cell, against, store)
         row |= {"difference": gap["difference"], "difference_low": gap["low"], "difference_high": gap["high"]}
     return row
+
+
+def result(cell, store):
+    """The metric of a finished cell at hospitals never seen, where there are none on the test: dict value, low, high, n."""
+    found = read_json(cell.folder(store) / "metrics.json")
+    return found.get("external", found.get("test", {}))[METRICS[cell.stage][0]]
 
 
 def judged(cell, store):
@@ -189,8 +194,5 @@ def _leaf(row, cell, store):
     if row is not None:
         seeds = f"mean of {row['seeds']} seeds" if row["seeds"] > 1 else "one seed, no ranking"
         return {**{name: float(row[name]) for name in ("value", "low", "high")}, "why": f"{seeds}, hospitals never seen"}
-    path = cell.folder(store) / "metrics.json"
-    if not path.exists():
-        return None
-    leaf = read_json(path).get("external", {}).get(METRICS[cell.stage][0])
-    return leaf and {**leaf, "why": "one seed, no ranking"}
+    if (cell.folder(store) / "metrics.json").exists():
+        return {**result(cell, store), "why": "one seed, no ranking"}

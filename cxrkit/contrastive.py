@@ -53,12 +53,16 @@ def view(image):
 
 
 class Contrast(nn.Module):
-    """A transformer with the projection that only this training uses: image (B, 1, S, S) -> (B, P), from its class token."""
+    """A transformer with the projection that only this training uses: image (B, 1, S, S) -> (B, P), from its class token.
+
+    Batch norm, as in SimCLR's own code: an untrained class token is nearly the same for all films, and without it the loss stays at chance.
+    """
 
     def __init__(self, network, embed_dim, size=64):
         super().__init__()
         self.network = network
-        self.projection = nn.Sequential(nn.Linear(embed_dim, embed_dim), nn.ReLU(), nn.Linear(embed_dim, size))
+        self.projection = nn.Sequential(nn.Linear(embed_dim, embed_dim, bias=False), nn.BatchNorm1d(embed_dim), nn.ReLU(),
+                                        nn.Linear(embed_dim, size, bias=False), nn.BatchNorm1d(size, affine=False))
 
     def forward(self, image):
         return self.projection(self.network(image)["tokens"][:, 0])

@@ -322,7 +322,7 @@ def demo():
         backbone_training=Training("adamw", lr=2e-3, batch=8, steps=2300, schedule="cosine", warmup=20, weight_decay=0.01,
                                    threads=1),
         segmenter=Segmenter(size=64, widths=(16, 32, 64), judge_widths=(16, 32, 64, 64), unet_widths=(16, 32, 64, 64), hidden=64,
-                            residual=True, diversity=0.0, r1_every=4, augmentation="affine", judged=600,
+                            residual=True, diversity=0.0, r1_every=4, augmentation="affine", deliver="unet_both", judged=600,
                             abnormal="diagnosis != 'normal' and zones >= 4"),
         segmenter_training=Training("adam", lr=2e-3, batch=4, steps=130, schedule="cosine", warmup=20, betas=(0.0, 0.99), ema=0.99,
                                     threads=1),
@@ -352,7 +352,7 @@ def mini():
     return Profile(
         "mini", manifests=("cohen", "cxnet", "hannover", "kermany", "kermany_224", "nih_cxr14"), image_size=128, lesson_minutes=60, folds=5,
         segmenter=replace(demo().segmenter, size=128, judged=0, unet_widths=(16, 32, 64, 128, 128), unet_patch=2, vary=True, virtual=0.5,
-                          mirror=True, deliver="unet_both", normal="lung_mask.notna() and (diagnosis == 'normal' or brixia <= 3)",
+                          mirror=True, normal="lung_mask.notna() and (diagnosis == 'normal' or brixia <= 3)",
                           abnormal="lung_mask.isna() and diagnosis in ('other_infection', 'covid19')"),
         segmenter_training=replace(demo().segmenter_training, steps=80), student_training=replace(demo().student_training, steps=40),
         unet_training=replace(demo().unet_training, steps=400, ema=0.98),
@@ -361,7 +361,7 @@ def mini():
         transformer=demo().transformer, transformer_training=replace(demo().transformer_training, steps=1000, eval_every=0),
         sources=Sources(shares=(("virtual", 0.35), ("nih_cxr14", 0.35), ("kermany", 0.05), ("kermany_224", 0.1), ("hannover", 0.15)),
                         together=True, virtual=True, aside=("cohen", "cxnet")),
-        quantifier=Quantifier(virtual=True, masks="drawn"),
+        quantifier=Quantifier(virtual=True),
         severity_training=Training("adamw", lr=3e-4, batch=8, steps=200, schedule="cosine", warmup=20, weight_decay=0.05, clip=1.0,
                                    threads=1))
 

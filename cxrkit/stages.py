@@ -12,6 +12,7 @@ import pandas as pd
 
 from . import baselines, checkpoint, contrastive, diagnosis, films, findings, images, lungs, manifest, profiles, quantification, readers
 from . import court as judges
+from . import dial as shortcuts
 from .artifacts import Store, write_json
 from .backbone import imagenet_state
 from .contrasts import report as contrasts
@@ -48,10 +49,11 @@ DEPENDS = {
     "diagnosis_ap": DIAGNOSIS,
     "court": Depends((), ("diagnosis_pa", "diagnosis_ap")),
     "segmenter": Depends(("manifests", "external", "seed", "image_size", "segmenter", "segmenter_training", "student_training",
-                          "unet_training"), ("cohort",)),
+                          "unet_training"), ("cohort",), recipe=2),
     "severity": Depends((*FILMS, "folds", "transformer", "quantifier", "severity_training", "choices.mlp_dim", *SEVERITY, *MODEL,
                          "variant.pooling", "variant.sites"),
                         ("backbone", "segmenter")),
+    "dial": Depends(("seed",)),
 }
 
 OWN = {f"{part}.{name}": value for part, default in (("variant", profiles.Variant()), ("sources", profiles.Sources()))
@@ -88,6 +90,7 @@ def _chosen(profile, stage):
     one_view = {**taught, "both views": ("diagnosis", True) if profile.sources.together else None}
     chosen = {"backbone": {"start": ("backbone", False) if profile.backbone.start == "virtual" else None},
               "court": {"lesions": ("cohort", False) if "virtual" not in profile.manifests else None},
+              "dial": {"films": ("cohort", False), "backbone": ("backbone", False)},
               "segmenter": {"virtual": ("cohort", False) if profile.segmenter.virtual else None},
               "contrastive": {"start": learnt}, "diagnosis": taught, "diagnosis_pa": one_view, "diagnosis_ap": one_view,
               "severity": {"start": ("severity", False) if quantifier.virtual else
@@ -98,7 +101,8 @@ def _chosen(profile, stage):
 def upstream(profile, stage):
     """What a stage stands on: list of (stage, its profile)."""
     chosen = [(before, profile if own else virtual(profile)) for before, own in _chosen(profile, stage).values()]
-    return [*((before, profile) for before in DEPENDS[stage].stages), *chosen]
+    fixed = [(before, profile) for before in DEPENDS[stage].stages if before != "cohort" or "virtual" in profile.manifests]
+    return [*fixed, *chosen]
 
 
 def virtual(profile):
@@ -341,9 +345,16 @@ def court(profile, store=None):
         {view: diagnosis.load(transformer(profile, view, store), profile) for view in ("PA", "AP")}, store))
 
 
+def dial(profile, store=None):
+    """The confound dial, on the virtual hospitals whatever the profile -> folder with dial.csv, fixes.csv, metrics.json (`dial.make`)."""
+    store, home = store or Store(), virtual(profile)
+    return store.load_or_make("dial", settings(profile, "dial"), lambda folder: shortcuts.make(
+        folder, home, cohort(home, store), findings.load(backbone(home, store), home), home.seed))
+
+
 MAKE = {  # stage -> (profile, store) -> folder of its artifact, made if it is missing
     "cohort": lambda profile, store: cohort(profile, store).folder, "backbone": backbone, "trunk": trunk, "contrastive": contrast,
     "diagnosis": both_views, "diagnosis_pa": lambda profile, store: transformer(profile, "PA", store),
     "diagnosis_ap": lambda profile, store: transformer(profile, "AP", store),
-    "court": court, "segmenter": segmenter, "severity": severity,
+    "court": court, "segmenter": segmenter, "severity": severity, "dial": dial,
 }

@@ -8,11 +8,13 @@ from dataclasses import replace
 
 from cxrkit import artifacts, comparisons, doctor, experiments, profiles, results
 
+TASKS = {"diagnosis": experiments.DIAGNOSIS, "severity": experiments.SEVERITY}
 
-def chosen(profile, only, with_choices):
-    """The cells of one seed whose name begins with one of `only` (all without), and ours, which they are compared with."""
+
+def chosen(profile, only, with_choices, stages):
+    """The cells of one seed whose name begins with one of `only` (all without), and those that they are compared with."""
     grid = experiments.cells(profile) + (experiments.open_choices(profile) if with_choices else [])
-    asked = [cell for cell in grid if not only or cell.name.lower().startswith(only)]
+    asked = [cell for cell in grid if cell.stage in stages and (not only or cell.name.lower().startswith(only))]
     needed = {(cell.stage, cell.against) for cell in asked}
     return [cell for cell in grid if cell in asked or (cell.stage, cell.name) in needed]
 
@@ -31,6 +33,7 @@ def main(arguments=None):
     parser.add_argument("only", nargs="*", metavar="CELL", help="beginnings of names, such as ResNet or 'SimCLR: ours' [all]")
     parser.add_argument("--profile", default="demo")
     parser.add_argument("--seeds", nargs="*", type=int, help="[those of the profile]")
+    parser.add_argument("--task", choices=TASKS, nargs="*", default=list(TASKS), help="[both]")
     parser.add_argument("--choices", action="store_true", help="also every other value of the open choices")
     parser.add_argument("--workers", type=int, default=0, metavar="N", help="processes of one thread on this machine")
     parser.add_argument("--scheduler", metavar="ADDRESS", help="of a Dask cluster, such as tcp://10.0.0.1:8786")
@@ -41,7 +44,7 @@ def main(arguments=None):
         store = artifacts.Shared(options.url, store.root)
     profile, only = profiles.get(options.profile), tuple(name.lower() for name in options.only)
     for seed in options.seeds if options.seeds is not None else profile.grid.seeds:
-        grid, waiting = chosen(replace(profile, seed=seed), only, options.choices), []
+        grid, waiting = chosen(replace(profile, seed=seed), only, options.choices, [TASKS[task] for task in options.task]), []
         named = {(cell.stage, cell.name): cell for cell in grid}
         done = set()
         for cell, error in experiments.run(grid, store, options.scheduler, options.workers):

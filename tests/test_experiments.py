@@ -1,0 +1,242 @@
+"""The grid: what it shares and keeps apart, a failed cell, comparisons worked by hand, and a cluster that loses a worker mid-run."""
+
+import os
+import re
+import signal
+import threading
+import time
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from cxrkit import artifacts, checkpoint, comparisons, diagnosis, experiments, ledger, profiles, stages
+from cxrkit.experiments import DIAGNOSIS, OURS, SEVERITY, Cell
+from cxrkit.schema import DIAGNOSES
+
+SIZE = 64
+QUICK = profiles.Training("adamw", lr=1e-3, batch=8, steps=2, log_every=1, checkpoint_every=1)
+
+
+def tiny(**changes):
+    """A profile of one hospital's 90 films whose every stage takes a second."""
+    demo = profiles.demo()
+    return replace(demo, manifests=("local",), image_size=SIZE,
+                   backbone=profiles.DenseNet(growth_rate=8, block_config=(1, 1, 1, 1), num_init_features=8, stem=1, stride=16),
+                   transformer=profiles.ViT(embed_dim=16, depth=1, num_heads=2), backbone_training=QUICK, transformer_training=QUICK,
+                   grid=replace(demo.grid, widths=(4, 6, 8, 10), resnet_50=(1, 1, 1, 1), vit=profiles.ViT(16, 1, 2), steps=1, films=9),
+                   **changes)
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory):
+    """Films of noise with findings and a diagnosis, a patient each."""
+    folder, rng, rows = tmp_path_factory.mktemp("films"), np.random.default_rng(0), []
+    for i in range(90):
+        cv2.imwrite(str(folder / f"{i}.png"), rng.integers(0, 256, (SIZE, SIZE), dtype=np.uint8))
+        rows.append({"path": f"{i}.png", "patient_id": f"p{i}", "view": "PA", "site": "here", "diagnosis": DIAGNOSES[i % 3],
+                     "findings": ("no finding", "pneumonia", "edema")[i % 3],
+                     "split": ("train", "train", "train", "val", "test")[i // 3 % 5]})
+    pd.DataFrame(rows).to_csv(folder / "films.csv", index=False)
+    return folder
+
+
+# keys
+
+
+def test_a_variant_shares_what_it_does_not_touch():
+    profile = profiles.demo()
+    keys = {(cell.name, cell.stage): cell.key for cell in experiments.cells(profile)}
+    assert len(set(keys.values())) == len(keys)
+    for cell in experiments.cells(profile):
+        shared = stages.settings(cell.profile, "backbone") == stages.settings(profile, "backbone")
+        assert shared == (cell.name != "ours, average-pooled backbone"), cell.name
+    pooled = experiments.vary(profile, pooling="average", sites=("alder",))
+    assert stages.settings(pooled, DIAGNOSIS) == stages.settings(profile, DIAGNOSIS)
+    assert not [name for name in stages.settings(profile, SEVERITY) if name.startswith("variant.")], "the paper's own model has no variant"
+
+
+def test_every_row_of_the_ledger_has_its_cell():
+    names = {(cell.table, ledger.slug(cell.name)) for cell in experiments.cells(profiles.paper())}
+    wanted = {(row.table, row.key.split(".")[2]) for row in ledger.rows() if row.key.startswith(("comparison.", "ablation."))}
+    assert wanted and wanted <= names
+
+
+def test_a_rehearsal_trains_shortly_and_leaves_the_backbone_alone():
+    profile = profiles.demo()
+    full, short = experiments.cells(profile), experiments.rehearsal(profile)
+    for cell, quick in zip(full, short, strict=True):
+        assert quick.key != cell.key and quick.profile.transformer_training.steps == quick.profile.severity_training.steps == 8
+        own = cell.name == "ours, average-pooled backbone"
+        assert (stages.settings(quick.profile, "backbone") == stages.settings(cell.profile, "backbone")) != own
+    assert experiments.rehearsal(profiles.paper()) == experiments.cells(profiles.paper())
+
+
+def test_what_is_upstream_is_what_the_key_holds():
+    hybrid = experiments.fair(profiles.demo())["hybrid ViT, from findings"]
+    simclr = experiments.ablated(profiles.demo())["SimCLR: ours"][0]
+    assert [stage for stage, _ in stages.upstream(hybrid, DIAGNOSIS)] == ["backbone", "trunk"]
+    assert [stage for stage, _ in stages.upstream(simclr, DIAGNOSIS)] == ["backbone", "contrastive"]
+    assert [stage for stage, _ in stages.upstream(simclr, "contrastive")] == ["cohort", "backbone"]
+    assert "contrastive" in stages.settings(simclr, DIAGNOSIS) and "contrastive" not in stages.settings(hybrid, DIAGNOSIS)
+
+
+def test_few_films_are_whole_splits_cut_by_the_seed():
+    table = pd.DataFrame({"path": range(60), "split": ["train", "val", "test"] * 20, "external": [False] * 30 + [True] * 30})
+    profile = experiments.vary(profiles.demo(), films=7)
+    cut = stages.few(table, profile)
+    assert len(cut) == 4 * 7 and cut["external"].sum() == 7
+    assert stages.few(table, profile).equals(cut) and not stages.few(table, replace(profile, seed=1)).equals(cut)
+    assert stages.few(table, profiles.demo()) is table
+
+
+# running
+
+
+def test_a_failed_cell_is_reported_and_the_rest_goes_on(tmp_path, films):
+    store, profile = artifacts.Store(tmp_path, films), tiny()
+    three = {OURS: profile, "ViT from findings": experiments.vary(profile, model="vit"), "ViT": experiments.rivals(profile)["ViT"]}
+    grid = [Cell("Table 7", name, DIAGNOSIS, other) for name, other in three.items()]
+    found = {cell.name: error for cell, error in experiments.run(grid, store)}
+    assert found[OURS] is None and found["ViT"] is None
+    assert "ValueError: the ViT reads pixels: it has no trunk" in found["ViT from findings"]
+    rows = [comparisons.measure(cell, store, grid[0]) for cell in (grid[0], grid[2])]
+    own, rival = (diagnosis.parts(pd.read_csv(cell.folder(store) / "predictions.csv"))["test"] for cell in (grid[0], grid[2]))
+    truth = diagnosis.codes(own)
+    areas = [comparisons.metrics.macro_auc(truth, part[diagnosis.PROBABILITIES].to_numpy()) for part in (own, rival)]
+    assert rows[0]["value"] == pytest.approx(areas[0]) and "difference" not in rows[0]
+    assert rows[1]["difference"] == pytest.approx(areas[1] - areas[0])
+    assert rows[1]["seconds_before"] == 0 < rows[0]["seconds_before"], "ours stands on a backbone, and that counts"
+    seen = ledger.grid(tmp_path, profile)["comparison"]["diagnosis"]
+    assert list(seen) == ["vit"] and seen["vit"]["auc"]["value"] == rows[1]["value"] and seen["vit"]["auc"]["why"] == "one seed, no ranking"
+
+
+def test_two_processes_wait_for_each_other_where_they_are_told_to(tmp_path):
+    made, started = [], threading.Event()
+
+    def slow(folder):
+        started.set()
+        time.sleep(0.5)
+        made.append(folder)
+
+    first = threading.Thread(target=lambda: artifacts.Store(tmp_path).load_or_make("x", {"a": 1}, slow))
+    first.start()
+    started.wait()
+    with pytest.raises(RuntimeError, match="being made by another process"):
+        artifacts.Store(tmp_path).load_or_make("x", {"a": 1}, made.append)
+    folder = artifacts.Store(tmp_path, wait=-1).load_or_make("x", {"a": 1}, made.append)
+    first.join()
+    assert folder.exists() and len(made) == 1
+
+
+@pytest.mark.parametrize("scheme", ["file", "memory"])
+def test_an_artifact_travels_by_an_address(tmp_path, scheme):
+    """Made on one machine, found on the other; images stay at home, and what was cut off on its way is made again."""
+    pytest.importorskip("fsspec", reason='needs the extra cluster: pip install "cxrkit[cluster]"')
+    url, made = f"{scheme}://{tmp_path}/far", []
+
+    def make(folder):
+        made.append(folder)
+        (folder / "deep").mkdir(exist_ok=True)
+        (folder / "deep" / "weights.bin").write_bytes(b"1234")
+
+    here, there = (artifacts.Shared(url, tmp_path / name) for name in ("here", "there"))
+    for store in (here, there):
+        assert (store.load_or_make("backbone", {"a": 1}, make) / "deep" / "weights.bin").read_bytes() == b"1234"
+    assert len(made) == 1
+    files, path = here._remote()
+    files.rm_file(f"{path}/{here.folder('backbone', {'a': 1}).name}/settings.json")
+    artifacts.Shared(url, tmp_path / "third").load_or_make("backbone", {"a": 1}, make)
+    assert len(made) == 2, "without its settings an artifact at the address is not complete"
+    for store in (here, there):
+        store.load_or_make("images", {"a": 1}, make)
+    assert len(made) == 4
+
+
+def test_without_dask_the_next_step_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "distributed", None)
+    with pytest.raises(RuntimeError, match=r'pip install "cxrkit\[cluster\]"'):
+        list(experiments.run([Cell("Table 7", OURS, DIAGNOSIS, tiny())], artifacts.Store(tmp_path), workers=2))
+
+
+def test_a_scheduler_two_workers_and_one_of_them_killed_lose_nothing(tmp_path, films):
+    """The worker that trains the backbone dies in the middle: another goes on from its checkpoint to the same weights, to the bit."""
+    distributed = pytest.importorskip("distributed", reason='needs the extra cluster: pip install "cxrkit[cluster]"')
+    profile = tiny()
+    profile = replace(profile, backbone_training=replace(QUICK, steps=60, checkpoint_every=3))
+    store, alone = artifacts.Store(tmp_path / "grid", films, wait=-1), artifacts.Store(tmp_path / "alone", films)
+    grid = [Cell("Table 7", OURS, DIAGNOSIS, profile), Cell("Table 9", "frozen backbone", DIAGNOSIS, experiments.vary(
+        profile, replace(profile.transformer, frozen=True)))]
+    part = store.folder("backbone", stages.settings(profile, "backbone")).with_suffix(".part")
+    with distributed.LocalCluster(2, threads_per_worker=1, dashboard_address=None, silence_logs=50) as cluster:
+        with distributed.Client(cluster) as client:
+            busy = threading.Thread(target=kill_the_busy, args=(client, part / "checkpoint.safetensors", killed := []))
+            busy.start()
+            found = {cell.name: error for cell, error in experiments.run(grid, store, scheduler=cluster.scheduler_address)}
+            busy.join()
+    assert found == {OURS: None, "frozen backbone": None} and len(killed) == 1
+    whole = checkpoint.load_tensors(stages.backbone(profile, alone) / "weights.safetensors")[0]
+    again = checkpoint.load_tensors(stages.backbone(profile, store) / "weights.safetensors")[0]
+    assert all(torch.equal(whole[name], again[name]) for name in whole)
+
+
+def kill_the_busy(client, checkpoint_file, killed):
+    """Kill the worker that is busy once the checkpoint is there."""
+    pids = client.run(os.getpid)
+    while not checkpoint_file.exists():
+        time.sleep(0.05)
+    for worker, tasks in client.processing().items():
+        if any("backbone" in str(task) for task in tasks):
+            os.kill(pids[worker], signal.SIGKILL)
+            killed.append(worker)
+
+
+# over seeds
+
+
+def rows(differences, cell="ViT", table="Table 7", stage=DIAGNOSIS):
+    costs = dict.fromkeys(comparisons.COSTS, 1.0)
+    return [{"table": table, "cell": cell, "stage": stage, "against": OURS, "metric": "auc", "seed": seed, "value": 0.9 + d, "low": 0.8,
+             "high": 0.95, "difference": d, "difference_low": d - 0.05, "difference_high": d + 0.05, **costs}
+            for seed, d in enumerate(differences)]
+
+
+def test_three_seeds_by_hand():
+    """-0.02, -0.03, -0.04: sd 0.01, t(2) = 4.3027, half width 4.3027 * 0.01 / sqrt(3); t = -5.196, p = 0.0351; Holm of two doubles it."""
+    table = comparisons.over_seeds(rows([-0.02, -0.03, -0.04]) + rows([0.01, -0.01, 0.0], "ResNet-50")).set_index("cell")
+    vit = table.loc["ViT"]
+    assert vit[["difference", "difference_low", "difference_high"]].tolist() == pytest.approx([-0.03, -0.054841, -0.005159], abs=1e-6)
+    assert vit["p_value"] == pytest.approx(0.035099, abs=1e-6) and vit["holm"] == pytest.approx(0.070197, abs=1e-6)
+    assert table.loc["ResNet-50", "p_value"] == pytest.approx(1) and table.loc["ResNet-50", "seeds"] == 3
+
+
+def test_one_seed_keeps_its_patients_interval_and_has_no_p():
+    one = comparisons.over_seeds(rows([-0.02])).iloc[0]
+    assert one[["value", "low", "high"]].tolist() == [0.88, 0.8, 0.95] and np.isnan(one["p_value"])
+    assert one[["difference_low", "difference_high"]].tolist() == pytest.approx([-0.07, 0.03])
+
+
+@pytest.mark.parametrize("differences, sentence", [
+    ([-0.02], "no ranking: fewer than three seeds"), ([-0.020, -0.021, -0.019], "ours is ahead of all 1"),
+    ([0.020, 0.021, 0.019], "ours is not ahead .* not of ViT"), ([-0.02, 0.02, 0.01], "ours is not ahead .* not of ViT")])
+def test_a_rank_is_claimed_only_where_three_seeds_carry_it(differences, sentence):
+    assert re.search(sentence, comparisons.verdict(comparisons.over_seeds(rows(differences))))
+
+
+def test_a_lower_error_is_better_in_severity():
+    table = comparisons.over_seeds(rows([0.20, 0.21, 0.19], stage=SEVERITY))
+    assert "ahead of all 1" in comparisons.verdict(table)
+
+
+def test_cells_of_other_films_are_not_compared(tmp_path):
+    a, b = Cell("Table 7", OURS, DIAGNOSIS, tiny()), Cell("Table 7", "ViT", DIAGNOSIS, tiny(seed=1))
+    for cell, name in ((a, "x"), (b, "y")):
+        folder = cell.folder(artifacts.Store(tmp_path))
+        folder.mkdir()
+        pd.DataFrame({"external": True, "split": "test", "group_id": [name], "diagnosis": "normal",
+                      **dict.fromkeys(diagnosis.PROBABILITIES, 0.0)}).to_csv(folder / "predictions.csv")
+    with pytest.raises(ValueError, match="ViT and ours were not judged on the same films"):
+        comparisons.compare(b, a, artifacts.Store(tmp_path))
