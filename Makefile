@@ -6,6 +6,7 @@
 #   make test                 unit tests, notebook checks, nbval
 #   make mini [MIRROR=DIR]    every lesson on real public films
 #   make weights [MIRROR=DIR] put the finished models of mini into the package (cxrkit/weights); make inspector: that of cxrkit predict
+#   make starts [MIRROR=DIR]  what each start buys on real films (a quarter of an hour)
 #   make seeds [STUDY=..]     train what the lessons train three times over, for the spread (an hour or more; resumes)
 #   PYTHON=python3.12 make .. another interpreter          FORCE=1 make .. again, though up to date
 #   PIP_ARGS=.. make ..       more options for pip, e.g. the index of PyTorch's CPU wheels (README)
@@ -25,7 +26,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 export PYDEVD_DISABLE_FILE_VALIDATION ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo mini report lab room notebooks exercises test test-slow lint seeds weights inspector doctor clean distclean
+.PHONY: help install demo mini report lab room notebooks exercises test test-slow lint starts seeds weights inspector doctor clean distclean
 
 help:
 	@awk '!/^#/ { exit } { sub(/^# ?/, ""); print }' Makefile
@@ -55,6 +56,10 @@ weights: $(INSTALLED)
 inspector: $(INSTALLED)
 	$(BIN)/python tools/fit_inspector.py --mirror "$(MIRROR)"
 
+# Findings and severity on real films from other first weights: cxrkit/results/starts.json.
+starts: $(INSTALLED)
+	$(BIN)/python tools/starts.py $(if $(MIRROR),--mirror "$(MIRROR)")
+
 report: $(INSTALLED)
 	$(BIN)/cxrkit report --profile demo
 
@@ -78,7 +83,7 @@ test: $(INSTALLED)
 	$(BIN)/python -m pytest -q -m "not slow" --nbval-lax --nbval-current-env --nbval-cell-timeout=540 tests notebooks
 
 test-slow: $(INSTALLED)
-	$(BIN)/python -m pytest -q -m slow --timeout=3600 tests
+	CXRKIT_SHOTS=$(CURDIR)/artifacts/shots $(BIN)/python -m pytest -q -m slow --timeout=3600 tests
 
 lint: $(INSTALLED)
 	$(BIN)/python -m ruff check .

@@ -59,7 +59,7 @@ class ReadingRoom:
 
     def __init__(self, room, start=None):
         self.room, self.quiet = room, False
-        self.knobs = self._knobs(start or panels.State(film=next(iter(room.cases))))
+        self.knobs = self._knobs(start or panels.State())
         self.picture, self.beside = (ipywidgets.Image(format="jpeg", layout=NATURAL) for _ in range(2))
         self.message, self.summary, self.saved = ipywidgets.HTML(), ipywidgets.HTML(), ipywidgets.HTML()
         self.film = ipywidgets.Image(format="jpeg", width=PATCH, height=PATCH, layout={"width": f"{PATCH}px", "height": f"{PATCH}px"})
@@ -74,7 +74,7 @@ class ReadingRoom:
         names, blocks, (h, w) = list(self.room.cases), len(self.room.models["PA"].transformer.blocks), self.room.grid
         return {
             "panel": ipywidgets.ToggleButtons(options=list(panels.PANELS), value=start.panel, style={"button_width": "auto"}),
-            "film": _choose("film", names, start.film), "beside": _choose("compare with", ["nothing", *names], "nothing"),
+            "film": _choose("film", names, start.film or names[0]), "beside": _choose("compare with", ["nothing", *names], "nothing"),
             "edit": _choose("edit", list(EDITS), start.edit),
             "truth": ipywidgets.Checkbox(value=start.truth, description="show the truth", indent=False),
             "finding": _choose("finding", list(zip(plots.finding_names(), FINDINGS, strict=True)), start.finding),

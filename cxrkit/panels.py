@@ -3,6 +3,7 @@
 S px of a film as shown, s px as the models see it, h w grid of the corpus.
 """
 
+import html
 from dataclasses import dataclass
 
 import cv2
@@ -218,6 +219,6 @@ def summary(room, state):
     reading = room.read(case, state.edit, state.cell)
     best = int(reading.diagnosis.argmax())
     words = f"<b>{list(NAMES.values())[best]} {reading.diagnosis[best]:.2f}</b>, severity {reading.severity:.1f} of 6 ({case.view} model)"
-    notes = "".join(f" &middot; {note}" for note in case.notes if case.origin == "yours")
+    notes = "".join(f" &middot; {html.escape(note)}" for note in case.notes if case.origin == "yours")
     far = " &middot; these models were trained on virtual films alone" if case.origin != "virtual" and room.virtual else ""
     return words + far + notes

@@ -20,7 +20,7 @@ from .saliency import upsample
 
 SIDE, GAP, HEAD, FOOT = 3.5, 0.15, 0.85, 1.05  # inches: a picture, between two, title above, scale and caption below
 LETTERS = 15  # pt
-PEN = {"fontsize": LETTERS, "color": "black"}
+PEN = {"fontsize": LETTERS, "color": "black", "parse_math": False}  # a file's name may hold dollars
 
 
 class Sheet:
@@ -32,7 +32,7 @@ class Sheet:
         self.axes = [self.place(GAP + i * (SIDE + GAP), FOOT, SIDE, SIDE) for i in range(count)]
         self.right = GAP + count * (SIDE + GAP)
         self.figure.text(GAP / self.width, 1 - 0.08 / self.height, title, va="top", fontsize=LETTERS + 1, weight="bold")
-        self.figure.text(GAP / self.width, 0.05 / self.height, f"{case.name}. {NOTICE}", fontsize=9, color="0.35")
+        self.figure.text(GAP / self.width, 0.05 / self.height, f"{case.name}. {NOTICE}", fontsize=9, color="0.35", parse_math=False)
         self.figure.text(1 - GAP / self.width, 0.05 / self.height, STAMPS[case.origin], ha="right", fontsize=11, style="italic")
 
     def place(self, left, bottom, width, height):

@@ -1,5 +1,7 @@
 """The reading room without a kernel: what it keeps, what it says against the stages' own predictions, and what its pages answer."""
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pandas as pd
@@ -164,6 +166,16 @@ def test_an_uploaded_film_joins_the_list_with_warnings(room):
     for panel in panels.PANELS:
         panels.draw(room, State(panel, case.name, truth=True))
     assert "virtual films alone" in panels.summary(room, State(film=case.name))
+    del room.cases[case.name]
+
+
+def test_names_and_notes_of_a_file_are_shown_as_they_are(room):
+    """Dollars are no formula and angle brackets no HTML: both come from outside."""
+    case = room.upload("a$b_{, <b>.png", png(np.random.default_rng(0).integers(0, 256, (90, 90), dtype=np.uint8)))
+    room.cases[case.name] = case = replace(case, notes=("<script>x</script>",))
+    for panel in ("follow-up", "prediction"):
+        assert sheets.picture(panels.draw(room, State(panel, case.name)))
+    assert "<script>" not in panels.summary(room, State(film=case.name))
     del room.cases[case.name]
 
 

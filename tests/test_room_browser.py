@@ -2,6 +2,7 @@
 
 import json
 import os
+from pathlib import Path
 
 import cv2
 import nbformat
@@ -38,7 +39,7 @@ def notebook(tmp_path_factory):
 def shot(page, name):
     """A screenshot for who looks into a failure: CI keeps `CXRKIT_SHOTS`, outside git."""
     if os.environ.get("CXRKIT_SHOTS"):
-        page.screenshot(path=f"{os.environ['CXRKIT_SHOTS']}/{name}.png")
+        page.screenshot(path=Path(os.environ["CXRKIT_SHOTS"]) / f"{name}.png")  # makes the folder
 
 
 def picture(page):
