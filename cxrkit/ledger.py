@@ -8,7 +8,8 @@ import pandas as pd
 from cxrkit import artifacts, comparisons, results, stages
 from cxrkit.schema import DIAGNOSES, FINDINGS
 
-READ, AGAINST, LOST = "read in the text", "contradictory in the text", "not available"
+READ, AGAINST, LOST, OURS = "read in the text", "contradictory in the text", "not available", "not in the paper"
+BEYOND = "Beyond the paper"
 PLACES = {  # what measures a number (the first part of a row's key) -> the lesson that shows it, and the call that makes it there
     "cohort": ("00_start_here", "stages.cohort("), "backbone": ("02_backbone", "stages.backbone("),
     "segmenter": ("03_segmentation", "stages.segmenter("), "diagnosis": ("04_corpus_vit", "stages.transformer("),
@@ -36,7 +37,7 @@ class Row:
     @property
     def status(self):
         """Whether the paper's number is known to us: Tables 1-10 and the figures were lost from the text that we have."""
-        return AGAINST if self.against else READ if self.paper else LOST
+        return OURS if self.table == BEYOND else AGAINST if self.against else READ if self.paper else LOST
 
 
 def severity_rows():
@@ -80,6 +81,23 @@ def slug(text):
     return "_".join("".join(c if c.isalnum() else " " for c in text.lower()).split())
 
 
+def beyond_rows():
+    """What the paper does not ask and real public films demand: contrasts inside one source, beside models that see no disease."""
+    gain = "above the best of the trivial models (thumbnails, grey statistics, file size), paired: AUC"
+    rows = [row for view in ("PA", "AP") for row in (
+        Row(BEYOND, f"normal against other infection inside NIH, {view}, five folds: AUC", "", f"diagnosis.contrasts.inside.{view}.auc"),
+        Row(BEYOND, f"the same, {view}, {gain}", "", f"diagnosis.contrasts.inside.{view}.gain"))]
+    rows += [Row(BEYOND, "COVID-19 against other infection inside Cohen, trained without it: AUC", "", "diagnosis.contrasts.away.all.auc"),
+             Row(BEYOND, f"the same, {gain}", "", "diagnosis.contrasts.away.all.gain"),
+             Row(BEYOND, "guessing the class from the source alone: AUC", "", "diagnosis.contrasts.source_alone")]
+    for threshold in (1, 2):
+        of = f"severity.folds.threshold{threshold}"
+        rows += [Row(BEYOND, f"severity by folds, zone score >= {threshold}, {name}: MSE", "", f"{of}.{key}.mse")
+                 for name, key in (("model", "model"), ("constant guess", "constant"), ("ridge on thumbnails", "ridge"),
+                                   ("second reader", "reader")) if (threshold, key) != (1, "reader")]  # that one stands above
+    return rows
+
+
 def figure_row(number, shows, lesson, why=""):
     """A figure of the paper: the picture was lost, the text says what it shows; ours stands in a lesson."""
     return Row(f"Figure {number}", shows, "", f"figure{number}", why or "picture lost; described in the text", lesson)
@@ -109,6 +127,7 @@ def rows():
         figure_row(7, "severity maps against lesions drawn by experts (12 films)", "06_severity"),
         *comparison_rows(),
         figure_row(8, "uses in the clinic: triage, follow-up", "09_reading_room", "an outlook in the text; nothing is measured"),
+        *beyond_rows(),
     ]
 
 
@@ -139,10 +158,13 @@ def sizes(profile):
 
 
 def flat(metrics, prefix=""):
-    """Nested metrics -> {dotted name: leaf}; a dict with "value" is one leaf, with its interval."""
+    """Nested metrics -> {dotted name: leaf}; a dict with "value", or a paired "difference", is one leaf, with its interval."""
     leaves = {}
     for name, value in metrics.items():
-        if isinstance(value, dict) and "value" not in value:
+        if isinstance(value, dict) and isinstance(value.get("difference"), float):
+            against = f"against {value['rival']}" if "rival" in value else ""
+            leaves[f"{prefix}{name}"] = {"value": value["difference"], "low": value["low"], "high": value["high"], "why": against}
+        elif isinstance(value, dict) and "value" not in value:
             leaves |= flat(value, f"{prefix}{name}.")
         else:
             leaves[f"{prefix}{name}"] = value if isinstance(value, dict) else {"value": value}

@@ -139,8 +139,8 @@ def choices(profile):
 def effects():
     """{"choice=value": what it changed, in words} from the committed results."""
     rows = [{**row, "_result": name} for name in results.names() for row in results.read(name)["rows"]]
-    return {row["choice"]: f"{row['change']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}] {row.get('metric', '')} ({row['_result']})"
-            for row in rows if {"choice", "change", "low", "high"} <= set(row)}
+    return {row["choice"]: f"{row['value']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}] {row.get('metric', '')} ({row['_result']})"
+            for row in rows if {"choice", "value", "low", "high"} <= set(row)}
 
 
 def long_runs():

@@ -27,7 +27,9 @@ READ = {
 
 def test_the_ledger_has_the_numbers_of_the_text_and_no_other():
     assert {row.quantity: row.paper for row in ledger.rows() if row.paper} == READ
-    assert all(row.status == "not available" for row in ledger.rows() if not row.paper)
+    ours = {row.status for row in ledger.rows() if row.table == "Beyond the paper"}
+    assert ours == {"not in the paper"}
+    assert all(row.status in ("not available", *ours) for row in ledger.rows() if not row.paper)
     assert all(row.status != "not available" for row in ledger.rows() if row.paper)
 
 
@@ -82,12 +84,43 @@ def test_tables_1_to_3_draw_nothing_and_count_every_task(tmp_path, monkeypatch):
     assert tables["Table 3"].loc[inside].to_dict() == {"score 0": "1 (1)", "score 6": "1 (1)", "unknown": "1 (1)"}
 
 
+def test_ours_stands_beside_the_paper_with_its_interval():
+    measured = {"severity": {"external1": {"mse": {"value": 1.5, "low": 1.2, "high": 1.8, "n": 90}, "mae": 0.9}}}
+    lines = {line["quantity"]: line for line in ledger.table(measured)}
+    mse, mae = lines["severity, external hospital 1: MSE"], lines["severity, external hospital 1: MAE"]
+    assert (mse["paper"], mse["ours"], mse["interval"]) == ("1.682", 1.5, [1.2, 1.8])
+    assert "1.657" in mse["why"] and "3.93" in mse["why"], "the contradiction and the constant guess are shown"
+    assert (mae["ours"], mae["interval"]) == (0.9, None)
+    assert lines["severity, external hospital 2: MSE"]["ours"] is None
+
+
+def test_our_hospital_is_named_beside_its_numbers():
+    """The form that `diagnosis.report` and `quantification.report` leave; a number that is missing names nobody."""
+    leaf = {"value": 0.9, "low": 0.8, "high": 0.95, "n": 60}
+    measured = {"diagnosis_pa": {"external1": {"site": "dogwood", "auc": leaf, "optimistic": {"accuracy": {"value": 1.0}}}},
+                "diagnosis_ap": {"external1": {"site": "elm", "auc": leaf}}}
+    lines = {line["quantity"]: line for line in ledger.table(measured)}
+    first = lines["PA films, external hospital 1: AUC"]
+    assert (first["ours"], first["interval"], first["why"]) == (0.9, [0.8, 0.95], "ours: dogwood")
+    assert lines["AP films, external hospital 1: AUC"]["why"] == "ours: elm; a bound in the text, no value"
+    assert lines["PA films, external hospital 1: accuracy"]["ours"] is None and not lines["PA films, external hospital 1: accuracy"]["why"]
+
+
+def test_a_paired_difference_is_a_number_with_its_interval_and_its_rival():
+    """The form of `contrasts`: the best of the rivals is named, and what each of them scored is left to metrics.json."""
+    gain = {"rival": "thumbnail", "difference": -0.11, "low": -0.17, "high": -0.06, "p_value": 0.005, "values": {"thumbnail": 0.91}}
+    lines = {line["quantity"]: line for line in ledger.table({"diagnosis": {"contrasts": {"inside": {"PA": {"gain": gain}}}}})}
+    line = next(line for quantity, line in lines.items() if quantity.startswith("the same, PA, above the best"))
+    assert (line["ours"], line["interval"], line["why"], line["status"]) == (-0.11, [-0.17, -0.06], "against thumbnail", "not in the paper")
+
+
 @pytest.fixture(scope="module")
 def save():
     """Function that stores metrics for a stage; all stages depend on the same two fields here, whatever they need in the kit."""
     with pytest.MonkeyPatch.context() as patch:
         needs = stages.Depends(("image_size", "choices.resize"))
         patch.setattr(stages, "DEPENDS", dict.fromkeys(stages.DEPENDS, needs))
+        patch.setattr(ledger, "grid", lambda root, profile: {})  # its cells have settings of their own
 
         def make(root, stage, profile, metrics):
             return artifacts.Store(root).load_or_make(stage, stages.settings(profile, stage),
@@ -168,7 +201,7 @@ def test_a_number_leads_to_the_first_cell_that_makes_it(tmp_path):
 
 def test_every_open_choice_stands_with_what_it_changed(monkeypatch):
     """An effect is shown only where a committed result names the choice and its interval."""
-    result = {"made": {}, "rows": [{"choice": "severity_loss=bce", "change": 0.25, "low": 0.1, "high": 0.4, "metric": "MSE"}, {"seed": 1}]}
+    result = {"made": {}, "rows": [{"choice": "severity_loss=bce", "value": 0.25, "low": 0.1, "high": 0.4, "metric": "MSE"}, {"seed": 1}]}
     monkeypatch.setattr(report.results, "names", lambda: ["grid"])
     monkeypatch.setattr(report.results, "read", lambda name: result)
     rows = {row["name"]: row for row in report.choices(profiles.demo())}

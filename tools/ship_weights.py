@@ -92,6 +92,10 @@ def ship(profile, stage, folder, store, out):
     names, groups = teachers(profile, stage, store)
     shelf = "open" if set(names) <= OPEN else "research"
     tensors, table = checkpoint.load_tensors(folder / "weights.safetensors")[0], films(profile, stage, store)
+    metrics = read_json(folder / "metrics.json")
+    if stage.startswith("diagnosis") and profile.sources.together:  # one model for both views: its contrasts stand with the whole
+        whole = store.folder("diagnosis", stages.settings(profile, "diagnosis")) / "metrics.json"
+        metrics |= {"contrasts": read_json(whole)["contrasts"]}
     change, tried = moved(stage, tensors, profile, table, store)
     path, licence = out / shelf / f"{stage}.safetensors", f"{shelf}: {', '.join(names)}"
     checkpoint.save_tensors(path, rounded(tensors), profile=profile.to_dict(), licence=licence)
@@ -103,7 +107,7 @@ def ship(profile, stage, folder, store, out):
     return shelf, {"file": path.name, "bytes": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
                    "profile": profile.name, "recipe": stages.settings(profile, stage), "films_of": names,
                    "films": counts.to_dict("index"),
-                   "rounding": {"largest_change": change, "films": tried}, "metrics": read_json(folder / "metrics.json"),
+                   "rounding": {"largest_change": change, "films": tried}, "metrics": metrics,
                    "groups_never_seen": unseen if profile.manifests != ("virtual",) else "test splits and external sites"}
 
 
@@ -124,7 +128,7 @@ def note(shelf, names):
 
 PICKED = {  # stage -> the numbers of its metrics.json that the model card shows
     "backbone": r"(test|external\d*)\.auc",
-    "diagnosis": r"(test|external\d*)\.(auc|sensitivity|specificity)|(contrasts\.)?(inside|away)\..*",
+    "diagnosis": r"(test|external\d*)\.(auc|sensitivity|specificity)|contrasts\.(inside|away)\.\w+\.(auc|gain)",
     "segmenter": r"(test|external\d*|by_dataset\.\w+)\.{delivered}\.(normal|abnormal)\.dice",
     "severity": r"(test|external\d*)\.((constant\.|reader\.)?mse|mae|cc)|folds\.threshold\d\.(model|constant|ridge|reader)\.mse",
 }
