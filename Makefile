@@ -8,6 +8,7 @@
 #   make weights [MIRROR=DIR] put the finished models of mini into the package (cxrkit/weights); make inspector: that of cxrkit predict
 #   make starts [MIRROR=DIR]  what each start buys on real films (a quarter of an hour)
 #   make seeds [STUDY=..]     train what the lessons train three times over, for the spread (an hour or more; resumes)
+#   make grid [CELLS=..]      Tables 7 to 10 with whole budgets and three seeds (hours; resumes; docs/cluster.md for a cluster)
 #   PYTHON=python3.12 make .. another interpreter          FORCE=1 make .. again, though up to date
 #   PIP_ARGS=.. make ..       more options for pip, e.g. the index of PyTorch's CPU wheels (README)
 
@@ -16,6 +17,8 @@ PIP_ARGS ?=
 MIRROR ?=
 FORCE ?=
 STUDY ?=
+CELLS ?=
+GRID_ARGS ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -59,6 +62,11 @@ inspector: $(INSTALLED)
 # Findings and severity on real films from other first weights: cxrkit/results/starts.json.
 starts: $(INSTALLED)
 	$(BIN)/python tools/starts.py $(if $(MIRROR),--mirror "$(MIRROR)")
+
+# CELLS are beginnings of names; GRID_ARGS such as "--workers 2", "--seeds 0", "--task severity", "--choices" (tools/grid.py --help).
+grid: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -c constraints.txt -e ".[cluster]"
+	$(BIN)/python tools/grid.py $(CELLS) $(GRID_ARGS)
 
 report: $(INSTALLED)
 	$(BIN)/cxrkit report --profile demo

@@ -78,7 +78,7 @@ def plot_history(histories, title, score="validation score", synthetic=True):
     return stamp(figure) if synthetic else figure
 
 
-def plot_forest(rows, title, unit, chance=None, synthetic=True):
+def plot_forest(rows, title, unit, chance=None, synthetic=True, digits=2):
     """Values with their intervals, one under the other; rows: DataFrame label, value, low, high and, for colours, `group`."""
     groups = list(dict.fromkeys(rows["group"])) if "group" in rows else []
     figure = Figure(figsize=(9, 0.42 * len(rows) + 1.5), layout="constrained")
@@ -87,7 +87,8 @@ def plot_forest(rows, title, unit, chance=None, synthetic=True):
         colour = LINES[groups.index(row["group"])] if groups else BLUE
         axis.plot([row["low"], row["high"]], [y, y], color=colour, linewidth=2.5)
         axis.plot(row["value"], y, "o", color=colour, markersize=8)
-        axis.annotate(f"{row['value']:.2f} [{row['low']:.2f}, {row['high']:.2f}]", (1.01, y), xycoords=("axes fraction", "data"),
+        text = "{0:.{3}f} [{1:.{3}f}, {2:.{3}f}]".format(row["value"], row["low"], row["high"], digits)
+        axis.annotate(text, (1.01, y), xycoords=("axes fraction", "data"),
                       va="center", fontsize=11)
     if chance is not None:
         axis.axvline(chance, color="0.4", linestyle="--", linewidth=1)
@@ -95,6 +96,28 @@ def plot_forest(rows, title, unit, chance=None, synthetic=True):
     axis.set_yticklabels(rows["label"])
     axis.grid(axis="x", alpha=0.3)
     axis.invert_yaxis()
+    return stamp(figure) if synthetic else figure
+
+
+def plot_cost(rows, cost, title, unit, synthetic=True):
+    """What each model reaches, with its interval, and beside it what it takes.
+
+    rows: DataFrame label, value, low, high and the column `cost`, whose name says its unit.
+    """
+    figure = Figure(figsize=(12, 0.36 * len(rows) + 1.6), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    y = np.arange(len(rows))
+    left.hlines(y, rows["low"], rows["high"], color=BLUE, linewidth=2.5)
+    left.plot(rows["value"], y, "o", color=BLUE, markersize=8)
+    bars = right.barh(y, rows[cost], color=ORANGE)
+    right.bar_label(bars, fmt="%.3g", padding=3, fontsize=10)
+    right.set_xlim(0, 1.15 * rows[cost].max())
+    left.set(xlabel=f"{unit} (bars: 95 % intervals)", yticks=y)
+    left.set_yticklabels(rows["label"])
+    left.grid(axis="x", alpha=0.3)
+    left.invert_yaxis()
+    right.set_xlabel(cost)
+    figure.suptitle(title)
     return stamp(figure) if synthetic else figure
 
 
@@ -212,5 +235,30 @@ def plot_followup(visits, read, true, limit, title, synthetic=True):
         axis.set(xlabel="visit", ylim=(-0.6, 6.6), xticks=at)
     axes[0].set_ylabel("severity (0-6)")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=10, frameon=False)
+    figure.suptitle(title)
+    return stamp(figure) if synthetic else figure
+
+
+def plot_dial(rows, title, at=None, synthetic=True):
+    """The confound dial: AUC against marker strength, a panel a reader; inside the marker tells the diagnosis, outside it tells nothing.
+
+    rows: DataFrame reader, rho, place ("internal", "external"), value, low, high; `at`: a rho to point out.
+    """
+    readers = list(dict.fromkeys(rows["reader"]))
+    figure = Figure(figsize=(4.3 * len(readers), 4.2), layout="constrained")
+    axes = figure.subplots(1, len(readers), sharey=True, squeeze=False)[0]
+    for axis, reader in zip(axes, readers, strict=True):
+        for place, colour in (("internal", ORANGE), ("external", BLUE)):
+            part = rows[(rows["reader"] == reader) & (rows["place"] == place)].sort_values("rho")
+            axis.plot(part["rho"], part["value"], "o-", color=colour, linewidth=2.2, markersize=7, label=place)
+            axis.fill_between(part["rho"], part["low"], part["high"], color=colour, alpha=0.2)
+            for value in part.loc[part["rho"] == at, "value"]:
+                axis.annotate(f"{value:.2f}", (at, value), (0, 12), textcoords="offset points", ha="center", color=colour, weight="bold")
+        if at is not None:
+            axis.axvline(at, color="0.4", linestyle=":")
+        axis.set(xlabel="marker strength rho (0-1)", title=f"reads {reader}", xticks=(0, 0.25, 0.5, 0.75, 1), ylim=(0.5, 1))
+        axis.grid(axis="y", alpha=0.3)
+    axes[0].set_ylabel("macro AUC (band: 95 % interval)")
+    axes[0].legend(frameon=False, loc="lower left")
     figure.suptitle(title)
     return stamp(figure) if synthetic else figure
