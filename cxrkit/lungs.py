@@ -214,16 +214,24 @@ def unet_films(profile, table):
 
 
 def fit_unet(folder, profile, table, store=None):
-    """A plain U-Net taught by the masks of `table`; virtual films among real ones have the share profile.segmenter.virtual of a batch."""
+    """A plain U-Net taught by the masks of `table`."""
     torch.manual_seed(profile.seed)
     model, vary = unet(profile), profile.segmenter.vary
     films = dataset(table, profile, store, augmented=not vary)
-    away = (table["role"] == "virtual").to_numpy()
-    share = profile.segmenter.virtual
-    chances = np.where(away, share / max(away.sum(), 1), (1 - share) / max((~away).sum(), 1)) if away.any() else None
     train.fit(model, partial(unet_loss, profile), Varied(films) if vary else films, profile.unet_training, folder=folder,
-              seed=profile.seed, sample_weights=chances)
+              seed=profile.seed, sample_weights=chances(profile, table))
     return model
+
+
+def chances(profile, table):
+    """How often each film is drawn, (N,): virtual films among others have the share profile.segmenter.virtual of a batch, and the
+    datasets share the rest evenly, however many films each has; None where all films come from one place."""
+    lent, share = table["role"] == "virtual", profile.segmenter.virtual
+    place = table["dataset"].mask(lent, "lent")
+    if place.nunique() == 1:
+        return None
+    shares = np.where(lent, share, (1 - share * lent.any()) / place[~lent].nunique())  # of each film's place in a batch
+    return shares / place.map(place.value_counts()).to_numpy()
 
 
 def load(folder, profile, name=None):

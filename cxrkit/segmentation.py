@@ -189,11 +189,18 @@ class Translator(nn.Module):
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
 
+    def style(self, domain):
+        """One fixed style of each domain: domain (B,) int -> (B, S), the style of a latent of ones, which is as long as random ones are.
+
+        A latent of zeros is no middle: biases start at 0, so its style is almost nothing in both domains, a style that training never
+        saw and with which the decoder works as it does for masks.
+        """
+        return self.mapping(torch.ones(len(domain), self.mapping.latent_dim, device=domain.device), domain)
+
     def to_normal(self, image):
-        """The film with the middle style of the normal domain, that of latent 0: (B, 1, H, W) -> (B, 1, H, W)."""
+        """The film with the fixed style of the normal domain: (B, 1, H, W) -> (B, 1, H, W)."""
         domain = torch.full((len(image),), DOMAINS.index("normal"), device=image.device)
-        latent = torch.zeros(len(image), self.mapping.latent_dim, device=image.device)
-        return self.generator(image, self.mapping(latent, domain))["image"]
+        return self.generator(image, self.style(domain))["image"]
 
 
 class UNet(nn.Module):

@@ -229,6 +229,12 @@ def test_virtual_films_teach_only_the_second_unet_and_by_their_share(table, stor
     assert set(judged["path"]) <= set(own["path"])
 
 
+def test_datasets_are_drawn_evenly_however_many_films_they_have():
+    films = pd.DataFrame({"dataset": ["a"] * 2 + ["b"] * 6, "role": "normal"})
+    assert lungs.chances(TINY, films) == pytest.approx([0.5 / 2] * 2 + [0.5 / 6] * 6)
+    assert lungs.chances(TINY, films[:2]) is None
+
+
 def test_a_mirrored_film_is_drawn_in_the_mirror():
     torch.manual_seed(0)
     model, image = lungs.unet(TINY).eval(), torch.randn(1, 1, SIZE, SIZE)

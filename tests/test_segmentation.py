@@ -95,6 +95,18 @@ def test_each_image_is_read_by_the_head_of_its_domain(net, shape):
     assert not torch.allclose(net(x, torch.zeros(4, dtype=torch.long)), net(x, torch.ones(4, dtype=torch.long)))
 
 
+def test_the_fixed_style_is_one_that_training_sees():
+    """A latent of zeros would give a style of almost nothing, the same for both domains: outside of all that was learnt."""
+    torch.manual_seed(0)
+    nets = Translator(16, (4, 8), (4, 8), hidden=32)
+    drawn = nets.mapping(torch.randn(400, 4), torch.arange(2).repeat(200)).norm(dim=1)        # (400,)
+    fixed = nets.style(torch.arange(2))
+    assert ((fixed.norm(dim=1) > drawn.quantile(0.05)) & (fixed.norm(dim=1) < drawn.quantile(0.95))).all()
+    assert (fixed[0] - fixed[1]).norm() > 0.5 * drawn.mean()
+    image = torch.randn(2, 1, 16, 16)
+    torch.testing.assert_close(nets.to_normal(image), nets.generator(image, fixed[[1, 1]])["image"])
+
+
 def test_unet_shapes_and_that_its_skips_carry():
     torch.manual_seed(0)
     model, image = UNet((4, 6, 8)).eval(), torch.randn(2, 1, 16, 16)

@@ -19,7 +19,7 @@ def large():
     """The demo profile with ten times its budget."""
     demo = profiles.demo()
     teacher = replace(demo.segmenter_training, lr=1e-3, batch=8, steps=1200, ema=0.995, checkpoint_every=100)
-    return replace(demo, segmenter=replace(demo.segmenter, judged=0), segmenter_training=teacher,
+    return replace(demo, segmenter=replace(demo.segmenter, judged=1500), segmenter_training=teacher,
                    student_training=replace(demo.student_training, batch=8, steps=300, checkpoint_every=100),
                    unet_training=replace(demo.unet_training, steps=800, checkpoint_every=100))
 
@@ -28,7 +28,8 @@ def make(folder, profile, store):
     """The stage as ever, then the ablation -> predictions.csv of all networks."""
     films = stages.table(profile, "lungs", store)
     lungs.make(folder, profile, films, store)
-    alone = replace(profile, segmenter=replace(profile.segmenter, translate=False))
+    alone = replace(profile, segmenter=replace(profile.segmenter, translate=False),
+                    student_training=replace(profile.student_training, steps=1))  # it starts as its teacher: nothing is left to learn
     table = lungs.roles(profile, films)
     _, student = lungs.fit_adain(folder / "ablation", alone, table, store)
     test = table[table["role"] == "test"].reset_index(drop=True)
