@@ -188,12 +188,13 @@ def against_best(statistic, y, p, rivals, groups, best=max, draws=DRAWS):
     return {"rival": name, **metrics.paired_bootstrap(statistic, y, p, rivals[name], groups=groups, draws=draws), "values": values}
 
 
-def probe(names, y, table, fold, profile, store=None, site=None, more=()):
+def probe(names, y, table, fold, profile, store=None, site=None, more=(), draws=DRAWS):
     """Trivial models of `y` (n,) class numbers, refitted without each fold: (DataFrame of their scores, {name: (n, K) probabilities}).
 
     names: keys of FEATURES; more: further features, name -> (n, d), such as those of a backbone (`pooled`).
     """
     groups, given = table["group_id"].to_numpy(), {**{name: features(name, table, profile, store) for name in names}, **dict(more)}
     scores = {name: refit(x, y, groups, fold) for name, x in given.items()}
-    rows = [{"features": name, "score": what, **value} for name, p in scores.items() for what, value in judge(y, p, groups, site).items()]
+    rows = [{"features": name, "score": what, **value} for name, p in scores.items()
+            for what, value in judge(y, p, groups, site, draws).items()]
     return pd.DataFrame(rows), scores

@@ -161,3 +161,16 @@ def plot_zone_lines(image, right, left, lesion, upper, lower, slip, title, stamp
             axis.axhline(origin + cut * height, color="white", linestyle="--", linewidth=1.5)
         axis.set_title(f"{name}: score {array.sum():.0f}")
     return stamp(figure, stamped)
+
+
+def plot_markers(images, p, names, classes, title, stamped="synthetic"):
+    """One film under several markers and the probabilities that a model gives it: images uint8 (M, S, S), p (M, K)."""
+    figure, axes = grid(2, len(images), size=2.9, title=title, height_ratios=(2, 1))
+    for axis, below, image, row, name in zip(axes[0], axes[1], images, p, names, strict=True):
+        show(axis, image, f'marker "{name}"')
+        bars = below.barh(range(len(classes)), row, color=[RED if k == np.argmax(row) else SKY for k in range(len(classes))])
+        below.bar_label(bars, fmt="%.2f", padding=3)
+        below.set(xlim=(0, 1.2), yticks=range(len(classes)), xticks=(0, 0.5, 1), xlabel="probability")
+        below.set_yticklabels(classes if axis is axes[0, 0] else [""] * len(classes))
+        below.invert_yaxis()
+    return stamp(figure, stamped)
