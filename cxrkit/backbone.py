@@ -181,7 +181,7 @@ def imagenet_state():
 def published(weights):
     """State dict of an entry of torchvision's weights, from the cache or the network, its hash checked. Raises as `imagenet_state`."""
     try:
-        return weights.get_state_dict(progress=True, check_hash=True)
+        return weights.get_state_dict(progress=True, check_hash=True, weights_only=True)
     except OSError as error:
         raise RuntimeError(f"ImageNet weights could not be fetched ({error}); put {weights.url} into "
                            f"{torch.hub.get_dir()}/checkpoints, or start from random weights") from error

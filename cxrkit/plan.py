@@ -88,25 +88,25 @@ def made_up(batch, size):
 
 
 def trainings(profile, tables):
-    """All trainings of lessons 02 to 06: list of ({name: films to learn from}, training, model, loss, size of its input)."""
+    """All trainings of lessons 02 to 06: list of ({name: films to learn from}, training, make() -> model, loss, size)."""
     learn = {task: parts(table)["train"] for task, table in tables.items()}
     views = {f"diagnosis {view}": len(diagnosis.of_view(learn["diagnosis"], view)) for view in ("PA", "AP")}
     game = lungs.roles(profile, pd.concat([tables["lungs"], tables["diagnosis"]]).drop_duplicates("path", ignore_index=True))
     abnormal, unets = int((game["role"] == "abnormal").sum()), lungs.unet_films(profile, game)
-    size, small, teacher = profile.image_size, profile.segmenter.size, lungs.translator(profile).eval()
+    size, small, teacher = profile.image_size, profile.segmenter.size, lungs.translator(profile).to(train.pick_device()).eval()
 
     def diagnose(model, batch):
         return F.cross_entropy(model(batch["image"])["logits"], batch["diagnosis"])
 
-    return [({"backbone": len(learn["findings"])}, profile.backbone_training, findings.network(profile), findings.loss, size),
-            ({"lungs: teacher": abnormal}, profile.segmenter_training, lungs.translator(profile),
+    return [({"backbone": len(learn["findings"])}, profile.backbone_training, lambda: findings.network(profile), findings.loss, size),
+            ({"lungs: teacher": abnormal}, profile.segmenter_training, lambda: lungs.translator(profile),
              partial(lungs.adaptation_loss, profile), small),
-            ({"lungs: student": abnormal}, profile.student_training, lungs.generator(profile),
+            ({"lungs: student": abnormal}, profile.student_training, lambda: lungs.generator(profile),
              partial(lungs.student_loss, profile, teacher), small),
-            ({f"lungs: {name}": int(rows.sum()) for name, rows in unets.items()}, profile.unet_training, lungs.unet(profile),
+            ({f"lungs: {name}": int(rows.sum()) for name, rows in unets.items()}, profile.unet_training, lambda: lungs.unet(profile),
              partial(lungs.unet_loss, profile), small),
-            (views, profile.transformer_training, diagnosis.network(profile), diagnose, size),
-            ({"severity": len(learn["severity"])}, profile.severity_training, quantification.network(profile),
+            (views, profile.transformer_training, lambda: diagnosis.network(profile), diagnose, size),
+            ({"severity": len(learn["severity"])}, profile.severity_training, lambda: quantification.network(profile),
              quantification.loss(profile.choices, profile.variant.pooling), size)]
 
 
@@ -129,9 +129,9 @@ def measure(training, model, loss, batch, device):
 def costs(profile, tables):
     """The measured cost of every training, list of Cost."""
     device, out = train.pick_device(), []
-    for names, training, model, loss, size in trainings(profile, tables):
+    for names, training, make, loss, size in trainings(profile, tables):
         batch = made_up(training.batch if device.type == "cuda" else min(ON_A_CPU, training.batch), size)
-        seconds, kept, weights = measure(training, model.to(device), loss, batch, device)
+        seconds, kept, weights = measure(training, make(), loss, batch, device)
         out += [Cost(name, count, training, seconds, kept, weights) for name, count in names.items()]
     return out
 

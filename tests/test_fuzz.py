@@ -12,9 +12,10 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cxrkit import checkpoint, data, images, manifest, schema
+from cxrkit import backbone, checkpoint, data, images, manifest, schema
 from tests import trees
 
+pytestmark = pytest.mark.filterwarnings("ignore")  # spoilt files make every library warn
 FAST = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 FILM = trees.chest(0, True, (64, 48))[0]
 PNG, JPEG = (cv2.imencode(kind, FILM)[1].tobytes() for kind in (".png", ".jpg"))
@@ -154,3 +155,12 @@ def test_spellings_never_break(text):
     for kind in ("view", "diagnosis", "finding"):
         found = manifest.words(kind, pd.Series(text, dtype=object), strict=False)
         assert len(found) == len(text)
+
+
+def test_published_weights_are_read_as_tensors_alone(monkeypatch):
+    """torchvision's own files are pickles: nothing in them but tensors may come to life, and their hash is checked."""
+    from torchvision.models import DenseNet121_Weights
+    asked = {}
+    monkeypatch.setattr(DenseNet121_Weights, "get_state_dict", lambda self, **how: asked.update(how) or {})
+    backbone.imagenet_state()
+    assert asked["weights_only"] and asked["check_hash"]

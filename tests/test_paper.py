@@ -54,7 +54,7 @@ def test_every_film_of_every_layout_can_be_read(root):
 def test_what_serves_which_task(store):
     """Lateral films and slices are left out, Brixia's views come from its DICOM tags, and three hospitals are set aside by name."""
     tables = {task: stages.table(PAPER, task, store) for task in stages.TASKS}
-    assert set(tables["findings"]["dataset"]) == {"chexpert"} and len(tables["findings"]) == 16
+    assert set(tables["findings"]["dataset"]) == {"chexpert"} and len(tables["findings"]) == 52
     assert all(set(table["view"]) == {"PA", "AP"} for table in tables.values())
     assert set(tables["severity"]["dataset"]) == {"brixia", "local"} and set(tables["lungs"]["dataset"]) == {"local"}
     diagnosed = tables["diagnosis"]
@@ -153,7 +153,7 @@ def test_films_that_a_table_lists_and_the_disk_lacks_are_counted(tmp_path):
     lost = sorted((tmp_path / "chexpert" / "train").rglob("*frontal.jpg"))[3]
     lost.unlink()
     only = replace(PAPER, manifests=("chexpert",))
-    with pytest.raises(plan.MissingData, match=f"1 of 16 films for the findings are not there, the first: {lost}"):
+    with pytest.raises(plan.MissingData, match=f"1 of 52 films for the findings are not there, the first: {lost}"):
         plan.films(only, Store(tmp_path / "store", data=tmp_path))
 
 

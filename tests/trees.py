@@ -22,10 +22,10 @@ def patients(group, split, count, start=0):
     return found
 
 
-def everyone(group, classes):
-    """(number, split, view, class): PARTS patients of every split for each view and class."""
+def everyone(group, classes, parts=PARTS):
+    """(number, split, view, class): that many patients of every split for each view and class."""
     return [(number, split, view, name) for i, (view, name) in enumerate((v, c) for v in VIEWS for c in classes)
-            for split, count in PARTS.items() for number in patients(group, split, count, 1000 * i)]
+            for split, count in parts.items() for number in patients(group, split, count, 1000 * i)]
 
 
 def chest(seed, ill=False, size=(160, 140)):
@@ -74,13 +74,14 @@ def table(path, rows, separator=","):
 
 
 def chexpert(root):
-    """train.csv and train/patientNNNNN/study1/; a lateral film beside the first frontal one."""
+    """train.csv and train/patientNNNNN/study1/; a lateral film beside the first frontal one, and patients enough for an AUC in the test."""
     rows = []
-    for number, _, view, ill in everyone("chexpert:patient{:05d}", (False, True)):
+    for number, split, view, ill in everyone("chexpert:patient{:05d}", (False, True), {**PARTS, "test": 10}):
         for kind in ("frontal", "lateral")[: 1 + (number == 0)]:
             name = f"train/patient{number:05d}/study1/view1_{kind}.jpg"
             save(root / name, chest(number, ill)[0])
-            signs = np.random.default_rng(number).choice(["1.0", "0.0", "-1.0", ""], len(CHEXPERT))
+            doubt = np.random.default_rng(number).choice(["1.0", "0.0", "-1.0", ""], len(CHEXPERT))
+            signs = ["1.0" if (name == "No Finding") != ill else "" for name in CHEXPERT] if split == "test" else doubt
             rows.append({"Path": f"CheXpert-v1.0/{name}", "Sex": "Female", "Age": 60, "Frontal/Lateral": kind.title(),
                          "AP/PA": view if kind == "frontal" else "", **dict(zip(CHEXPERT, signs))})
     table(root / "train.csv", rows)
@@ -117,7 +118,7 @@ def cohen_full(root):
     """metadata.csv and images/, of which one is a CT slice."""
     rows = []
     words = ("No Finding", "Pneumonia/Bacterial/Klebsiella", "Pneumonia/Viral/COVID-19")
-    for i, (view, finding) in enumerate([(v, w) for v in VIEWS for w in words] + [("Axial", words[2])]):
+    for i, (view, finding) in enumerate(2 * [(v, w) for v in VIEWS for w in words] + [("Axial", words[2])]):
         save(root / "images" / f"{i}.jpg", chest(i, finding != "No Finding")[0])
         rows.append({"patientid": i, "offset": 0, "finding": finding, "view": view, "modality": "X-ray", "folder": "images",
                      "filename": f"{i}.jpg"})
@@ -128,7 +129,7 @@ def local(root):
     """films.csv of four hospitals, three of them set aside, with DICOM, masks of lungs and lesions, and arrays."""
     rows = []
     names = ("normal", "tuberculosis", "covid-19")
-    cases = [(site, view, name) for site in ("here", "CNUH", "YNU", "KNUH") for view in VIEWS for name in names]
+    cases = [(site, view, name) for site in ("here", *2 * ("CNUH", "YNU", "KNUH")) for view in VIEWS for name in names]
     for i, (site, view, name) in enumerate(cases):
         film, lungs, lesion = chest(i, name != "normal")
         file = f"{i}.dcm" if site == "CNUH" else f"{i}.png"
