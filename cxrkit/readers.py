@@ -46,12 +46,15 @@ def compare(judged):
 
 
 def study(folder, profile, table, store=None, start=()):
-    """Cross-validation of all films of `table` at every reading of the zone score (choice 1) -> dict "threshold1", "threshold2"."""
+    """Cross-validation of all films of `table` at every reading of the zone score (choice 1) -> dict "threshold1", "threshold2".
+
+    Where patients have several films, `followup` tells their changes from noise, which is measured on these very films.
+    """
     out, whole = {}, []
     for threshold in OPEN_CHOICES["brixia_threshold"][1]:
         chosen = replace(profile, choices=replace(profile.choices, brixia_threshold=threshold))
         judged = crossvalidate(folder / f"threshold{threshold}", chosen, table, store, start)
-        out[f"threshold{threshold}"] = compare(judged)
+        out[f"threshold{threshold}"] = {**compare(judged), **quantification.follow({"test": judged}, chosen.choices)}
         whole.append(judged.assign(threshold=threshold))
     pd.concat(whole, ignore_index=True).to_csv(folder / "crossvalidated.csv", index=False)
     return out
