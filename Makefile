@@ -8,6 +8,7 @@
 #   make weights [MIRROR=DIR] put the finished models of mini into the package (cxrkit/weights); make inspector: that of cxrkit predict
 #   make starts [MIRROR=DIR]  what each start buys on real films (a quarter of an hour)
 #   make seeds [STUDY=..]     train what the lessons train three times over, for the spread (an hour or more; resumes)
+#   make segmenter            the segmenter with ten times its budget, and without its adversarial part (40 minutes; resumes)
 #   make grid [CELLS=..]      Tables 7 to 10 with whole budgets and three seeds (hours; resumes; docs/cluster.md for a cluster)
 #   PYTHON=python3.12 make .. another interpreter          FORCE=1 make .. again, though up to date
 #   PIP_ARGS=.. make ..       more options for pip, e.g. the index of PyTorch's CPU wheels (README)
@@ -29,7 +30,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 export PYDEVD_DISABLE_FILE_VALIDATION ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo mini report lab room notebooks exercises test test-slow lint starts seeds weights inspector doctor clean distclean
+.PHONY: help install demo mini report lab room notebooks exercises test test-slow lint starts seeds segmenter weights inspector doctor clean distclean
 
 help:
 	@awk '!/^#/ { exit } { sub(/^# ?/, ""); print }' Makefile
@@ -51,6 +52,9 @@ mini: $(INSTALLED)
 # Long results that the lessons read: cxrkit/results/*.json.
 seeds: $(INSTALLED)
 	$(BIN)/python tools/seeds.py $(STUDY)
+
+segmenter: $(INSTALLED)
+	$(BIN)/python tools/segmenter_large.py
 
 weights: $(INSTALLED)
 	$(BIN)/python tools/ship_weights.py --profile mini $(if $(MIRROR),--mirror "$(MIRROR)")
