@@ -151,9 +151,9 @@ def _on_cluster(grid, store, scheduler, workers):
         from distributed import Client, LocalCluster, as_completed
     except ImportError as error:
         raise RuntimeError('a grid on workers needs dask: pip install "cxrkit[cluster]"') from error
-    quiet = {"TQDM_DISABLE": "1", "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+    single = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
     # a stage may start processes of its own (drawing a cohort), which a daemon must not
-    settings = {"distributed.worker.daemon": False, "distributed.nanny.pre-spawn-environ": quiet}
+    settings = {"distributed.worker.daemon": False, "distributed.nanny.pre-spawn-environ": single}
     with dask.config.set(settings), contextlib.ExitStack() as stack:
         if not scheduler:
             scheduler = stack.enter_context(LocalCluster(workers, threads_per_worker=1, memory_limit=0, dashboard_address=None))

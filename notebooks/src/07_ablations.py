@@ -183,7 +183,7 @@ def forest(stage):
     lines = pd.DataFrame({"label": part["table"] + ": " + part["cell"] + " - " + part["against"], "value": scale * part["difference"],
                           "low": scale * part["difference_low"], "high": scale * part["difference_high"], "group": part["table"]})
     unit = "hundredths of macro AUC (below 0: worse)" if scale == 100 else "MSE of the score 0-6 (above 0: worse)"
-    return curves.plot_forest(lines, f"Difference, {part['seeds'].min()} seed(s); 95 % intervals", unit, 0, synthetic)
+    return curves.plot_forest(lines, f"Difference; seeds: {part['seeds'].min()}; 95 % intervals", unit, 0, synthetic)
 
 
 # %% tags=["report"]
@@ -209,7 +209,8 @@ for name, claim in claims.items():
 # ## What it costs
 #
 # Accuracy is half of the answer. On the left what a cell reaches, on the right what it took, pre-training counted in: the findings that
-# ours learnt first were not free. First a static figure, then the same with another cost.
+# ours learnt first were not free. Weights and memory are counted; seconds were taken on whatever machine ran the cell, and on a busy one
+# they are too many: compare them only within one quiet run. First a static figure, then the same with another cost.
 
 # %%
 def cost(task, axis):
@@ -234,7 +235,7 @@ widgets.explore(cost, task=["diagnosis", "severity"], axis=["with pre-training, 
 #
 # What the paper leaves open (lesson 00) is a field of the profile. Some choices need no training: the model of lesson 06 is read again with
 # each other value. The rest are cells of the grid (`python tools/grid.py --choices`). A bar across 0 means that the choice does not matter
-# here, which is as good to know as the opposite.
+# here, which is as good to know as the opposite. The slip of the authors' later code (`zone_origin=row0`) is the first to look at.
 
 # %% tags=["report"]
 read = comparisons.readings(settings, store)
