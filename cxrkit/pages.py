@@ -105,7 +105,8 @@ class ReadingRoom:
         page = ipywidgets.VBox([
             ipywidgets.HTML(PAGE),
             ipywidgets.HBox([before, knobs["film"], after, *(knobs[name] for name in ("beside", "edit", "truth"))], layout=wrap),
-            knobs["panel"], self.asked, self.summary, self.message, self.picture, self.beside, self.patch,
+            knobs["panel"], self.asked, self.summary, self.message,
+            ipywidgets.HBox([self.picture, self.patch], layout={"flex_flow": "row wrap"}), self.beside,
             ipywidgets.HBox([self.upload, self.view, self.kind, self.save_button, self.saved], layout=wrap),
             ipywidgets.HTML(f"<i>{NOTICE}</i>")])
         return page.add_class("cxr-room")

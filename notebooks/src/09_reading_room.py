@@ -110,7 +110,10 @@ panels.draw(room, State("follow-up", patient, truth=True))
 #
 # What does the prediction hang on? Paint the letters of another ward, and nothing should happen. Erase the lungs, and everything should.
 # A model that stays sure without lungs reads something else; lesson 08 shows how that comes about. The orange diamonds stand where the
-# untouched film was. Erasing also moves the histogram, and with it every grey value: equalisation is part of what the model sees.
+# untouched film was.
+#
+# Mind what erasing can prove. It also moves the histogram, and with it every grey value, since equalisation is part of what the model
+# sees; and a film with a hole is like no film of the training. That the prediction moves says that something there mattered, not what.
 
 # %% tags=["report"]
 panels.draw(room, State("prediction", name, edit="erase the lungs", truth=True))
