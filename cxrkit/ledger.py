@@ -184,6 +184,7 @@ def table(measured):
         interval = [leaf["low"], leaf["high"]] if "low" in leaf and "high" in leaf else None
         site = leaf and ours.get(f"{row.key.rpartition('.')[0]}.site")
         why = [f"ours: {site['value']}" if site else "", leaf.get("why", row.why)]
+        why += ["asks for real films: profile mini"] if row.table == BEYOND and not leaf else []
         stage = stage_of(row.key)
         lines.append({"table": row.table, "quantity": row.quantity, "paper": row.paper, "status": row.status, "stage": stage,
                       "lesson": row.lesson or PLACES.get(stage, ("",))[0], "picture": bool(row.lesson),

@@ -53,6 +53,13 @@ class Models:
         """Terms of all weights in use, each once."""
         return "; ".join(dict.fromkeys(part.licence for part in self.parts.values()))
 
+    @property
+    def about(self):
+        """What must be said beside every table: notice, weights, terms, and which parts never saw a patient."""
+        drawn = [stage for stage, part in self.parts.items() if part.profile.manifests == ("virtual",)]
+        limits = f"\nLearnt from virtual patients alone, so expect these to fail on real films: {', '.join(drawn)}." if drawn else ""
+        return f"{NOTICE}\nWeights: {self.origin}. Terms of their training films: {self.licence}.{limits}\n"
+
 
 @dataclass(frozen=True)
 class Prediction:
@@ -261,7 +268,7 @@ def run(paths, out, models, view=None, maps=False, progress=True):
         if len(rows) % 100 == 99:
             write_table(out, rows)
     write_table(out, rows)
-    write_atomic(out / "about.txt", f"{NOTICE}\nWeights: {models.origin}. Terms of their training films: {models.licence}.\n")
+    write_atomic(out / "about.txt", models.about)
     return failures or ([] if listed else [f"no film in {', '.join(map(str, paths))}: {', '.join(SUFFIXES)} are read"])
 
 

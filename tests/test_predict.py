@@ -169,7 +169,9 @@ def test_a_broken_file_is_named_and_skipped_and_the_rest_is_read(folder, weights
         "predictions.csv", "about.txt", *(f"{stem}_{kind}.png" for stem in ("film", "film_2") for kind in kinds)}
     for stem, shape in (("film", (128, 128)), ("film_2", (108, 128))):
         assert {cv2.imread(str(tmp_path / "out" / f"{stem}_{kind}.png"), cv2.IMREAD_UNCHANGED).shape for kind in kinds} == {shape}
-    assert NOTICE in (tmp_path / "out" / "about.txt").read_text()
+    about = (tmp_path / "out" / "about.txt").read_text()
+    assert NOTICE in about and about in result.output
+    assert "Learnt from virtual patients alone, so expect these to fail on real films: diagnosis_pa, diagnosis_ap, seg" in about
 
 
 def test_all_read_is_0_and_nothing_to_read_is_1(films, weights, tmp_path):

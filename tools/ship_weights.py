@@ -142,6 +142,8 @@ def numbers(cards):
             leaves = ledger.flat(says["metrics"])
             wanted = PICKED[stage.partition("_")[0]].replace("{delivered}", str(says["metrics"].get("delivered")))
             for name, leaf in leaves.items():
+                if name.startswith("contrasts") and stage == "diagnosis_ap":
+                    continue  # one model: they stand with the other view
                 if re.fullmatch(wanted, name) and leaf.get("low") is not None:
                     site = leaves.get(f"{name.partition('.')[0]}.site", {}).get("value")
                     place = name + (f" ({site})" if site else "")
