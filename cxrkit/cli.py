@@ -175,7 +175,7 @@ def predict(images, out, profile, view, weights, maps):
         models = predicting.load(profiles.get(profile), weights=weights)
     except (FileNotFoundError, ValueError, RuntimeError) as error:
         raise click.ClickException(str(error)) from error
-    click.echo(f"{NOTICE}\nweights: {models.origin}\nterms of their training films: {models.licence}")
+    click.echo(models.about, nl=False)
     failures = predicting.run(images, out, models, view, maps)
     click.echo(f"{out / 'predictions.csv'}")
     _end(failures)
