@@ -176,8 +176,9 @@ def test_reproduce_says_the_plan_first_and_stops_without_the_data(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_dry_run_at_full_size(root, tmp_path):
+def test_a_dry_run_at_full_size(root, tmp_path, monkeypatch):
     """Lessons 02 to 06 as on a GPU with the full datasets: 512 px, DenseNet-121, ViT-B, whole batches, two updates a training."""
+    monkeypatch.setenv("CXRKIT_DATA", str(root))  # `reproduce` sets it for its kernels: here it is put back
     called = CliRunner().invoke(cli.main, ["reproduce", "--profile", "paper", "--data", str(root), "--out", str(tmp_path), "--dry-run"])
     assert called.exit_code == 0, called.output
     assert called.output.index("hours on this machine") < called.output.index("[1/5] 02_backbone")
