@@ -39,11 +39,15 @@ def result(cell, store):
     return found.get("external", found.get("test", {}))[METRICS[cell.stage][0]]
 
 
+def unseen(table):
+    """The films of hospitals never seen, where there are none those of the test."""
+    outside = table["external"].astype(bool)
+    return table[outside if outside.any() else table["split"] == "test"].reset_index(drop=True)
+
+
 def judged(cell, store):
     """The films of hospitals never seen (where there are none, of the test): truth, prediction and patient of each."""
-    table = pd.read_csv(cell.folder(store) / "predictions.csv", low_memory=False)
-    outside = table["external"].astype(bool)
-    table = table[outside if outside.any() else table["split"] == "test"].reset_index(drop=True)
+    table = unseen(pd.read_csv(cell.folder(store) / "predictions.csv", low_memory=False))
     if cell.stage == DIAGNOSIS:
         return diagnosis.codes(table), table[diagnosis.PROBABILITIES].to_numpy(), table["group_id"].to_numpy()
     return severity.score(arrays(table, cell.profile.choices)), table["score"].to_numpy(), table["group_id"].to_numpy()
@@ -154,7 +158,7 @@ READINGS = ("zone_height", "zone_origin", "lung_sides", "severity_score")
 def readings(profile, store):
     """The severity model as it is, read with each other value of READINGS: rows choice, value, low, high (change of the MSE)."""
     folder = stages.severity(profile, store)
-    films = stages.masks(profile, stages.table(profile, "severity", store).query("external"), store).reset_index(drop=True)
+    films = stages.masks(profile, unseen(stages.table(profile, "severity", store)), store)
     maps = train.evaluate(quantification.load(folder, profile), quantification.dataset(films, profile, store), ("map", "mask"),
                           forward=lambda model, batch: {"map": model(batch["image"])["severity_map"], "mask": batch["lung_mask"]})
     inside = quantification.inside_lungs(maps["mask"], maps["map"].shape[-2:])                # (n, H, W)

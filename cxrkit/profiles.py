@@ -361,7 +361,7 @@ def mini():
         transformer=demo().transformer, transformer_training=replace(demo().transformer_training, steps=1000, eval_every=0),
         sources=Sources(shares=(("virtual", 0.35), ("nih_cxr14", 0.35), ("kermany", 0.05), ("kermany_224", 0.1), ("hannover", 0.15)),
                         together=True, virtual=True, aside=("cohen", "cxnet")),
-        quantifier=Quantifier(virtual=True),
+        quantifier=Quantifier(virtual=True), grid=replace(demo().grid, alone=("cohen",)),
         severity_training=Training("adamw", lr=3e-4, batch=8, steps=200, schedule="cosine", warmup=20, weight_decay=0.05, clip=1.0,
                                    threads=1))
 
