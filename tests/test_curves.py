@@ -95,6 +95,26 @@ def test_attention_frames_the_cell_that_looks():
     assert "class token looks" in texts(alone) and not alone.axes[0].lines
 
 
+def test_dial_has_two_lines_a_reader_and_names_the_values_pointed_at():
+    rows = pd.DataFrame([{"reader": reader, "rho": rho, "place": place, "value": 0.6 + 0.1 * rho + more, "low": 0.5, "high": 0.9}
+                         for reader in ("pixels", "corpus") for rho in (0, 1.0) for place, more in (("internal", 0.05), ("external", 0))])
+    figure = curves.plot_dial(rows, "title", at=1.0)
+    for axis in figure.axes:
+        inside, outside = axis.lines[:2]
+        np.testing.assert_allclose(inside.get_ydata(), [0.65, 0.75])
+        np.testing.assert_allclose(outside.get_ydata(), [0.6, 0.7])
+    assert len(figure.axes) == 2 and all(word in texts(figure) for word in ("0.75", "0.70", "reads pixels", "synthetic"))
+
+
+def test_markers_show_one_film_each_and_colour_the_answer():
+    p = np.array([[0.2, 0.7, 0.1], [0.8, 0.1, 0.1]])
+    figure = maps.plot_markers(np.zeros((2, 8, 8), np.uint8), p, ["R", "R ER"], ["a", "b", "c"], "title")
+    bars = [[bar.get_width() for bar in axis.patches] for axis in figure.axes[2:]]
+    np.testing.assert_allclose(bars, p)
+    assert [len({bar.get_facecolor() for bar in axis.patches}) for axis in figure.axes[2:]] == [2, 2]
+    assert "synthetic" in texts(figure) and 'marker "R ER"' in texts(figure)
+
+
 def test_figures_say_what_they_show(scored):
     rows = [{"step": 1, "loss": 1.0}]
     frame = pd.DataFrame([[0.8]])

@@ -7,6 +7,7 @@ import argparse
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 
 from cxrkit import artifacts, doctor, findings, metrics, profiles, results, stages
 
@@ -63,7 +64,12 @@ def study_severity(profile, store):
     return rows
 
 
-STUDIES = {"backbone": study_backbone, "diagnosis": study_diagnosis, "severity": study_severity}
+def study_dial(profile, store):
+    """Every reader at every marker strength: AUC inside and outside, and how many answers the marker changes."""
+    return pd.read_csv(stages.dial(profile, store) / "dial.csv").to_dict("records")
+
+
+STUDIES = {"backbone": study_backbone, "diagnosis": study_diagnosis, "severity": study_severity, "dial": study_dial}
 
 
 def main(arguments=None):
