@@ -92,6 +92,7 @@ def plot_forest(rows, title, unit, chance=None, synthetic=True, digits=2):
                       va="center", fontsize=11)
     if chance is not None:
         axis.axvline(chance, color="0.4", linestyle="--", linewidth=1)
+    axis.locator_params(axis="x", nbins=6)
     axis.set(yticks=range(len(rows)), title=title, xlabel=unit)
     axis.set_yticklabels(rows["label"])
     axis.grid(axis="x", alpha=0.3)

@@ -112,7 +112,7 @@ def test_the_losses_are_weighted_as_the_profile_says(table, store):
     parts, base = loss(), float(loss()["loss"].detach())
     for weight, name in (("segment", "lungs"), ("style", "style"), ("cycle", "cycle")):
         more = float(loss(**{weight: getattr(TINY.segmenter, weight) + 1})["loss"].detach())
-        assert more - base == pytest.approx(float(parts[name]), rel=1e-3)
+        assert more - base == pytest.approx(float(parts[name].detach()), rel=1e-3)
 
 
 def test_diversity_falls_to_zero(table, store):
