@@ -29,7 +29,7 @@ import torch
 from cxrkit import artifacts, backbone, cohort, curves, data, fetch, findings, manifest, maps, plots, profiles, results, stages, widgets
 from cxrkit.schema import FINDINGS
 
-settings, store = profiles.get(profile), artifacts.Store(out)
+settings, store = profiles.get(profile), artifacts.Store(out, mirror)
 names = plots.finding_names()
 table = stages.table(settings, "findings", store)
 stamped = "synthetic" if table["dataset"].eq("virtual").all() else "research use only"

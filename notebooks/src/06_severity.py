@@ -103,7 +103,8 @@ result, model = read_json(folder / "metrics.json"), quantification.load(folder, 
 judged = pd.read_csv(folder / "predictions.csv")
 where = "external" if "external" in result else "test"
 away = judged[judged.external.astype(bool) if where == "external" else judged.split == "test"].reset_index(drop=True)
-curves.plot_history({"severity": read_json(folder / "history.json")}, "Squared error on six values while training")
+synthetic = judged.dataset.eq("virtual").all()
+curves.plot_history({"severity": read_json(folder / "history.json")}, "Squared error on six values while training", synthetic=synthetic)
 
 # %% [markdown]
 # ## How well
@@ -112,10 +113,11 @@ curves.plot_history({"severity": read_json(folder / "history.json")}, "Squared e
 # says nothing. The paper's 1.682, 1.677 and 1.607 stand beside constants of 3.93, 3.92 and 2.83.
 
 # %% tags=["report"]
+unseen = "Unseen hospitals" if where == "external" else "Unseen patients"
 sites = {part["site"]: part for name, part in result.items() if name[:-1] == "external"} or {"test": result["test"]}
 lines = [{"label": f"{site}: {what}", "group": what, **found["mse"]} for site, part in sites.items()
          for what, found in (("model", part), ("constant guess", part["constant"]))]
-curves.plot_forest(pd.DataFrame(lines), "Unseen hospitals: squared error of the 0-6 score", "MSE (less is better)")
+curves.plot_forest(pd.DataFrame(lines), f"{unseen}: squared error of the 0-6 score", "MSE (less is better)", synthetic=synthetic)
 
 # %% tags=["report"]
 pd.DataFrame({site: {name.upper(): f"{part[name]['value']:.2f} [{part[name]['low']:.2f}, {part[name]['high']:.2f}]"
@@ -123,7 +125,7 @@ pd.DataFrame({site: {name.upper(): f"{part[name]['value']:.2f} [{part[name]['low
 
 # %% tags=["report"]
 truth = quantification.score_of(away, settings.choices)
-curves.plot_agreement(truth, away.score, "Read against true severity, unseen hospitals")
+curves.plot_agreement(truth, away.score, f"Read against true severity, {unseen.lower()}", synthetic=synthetic)
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -234,8 +236,13 @@ else:
 # pairs of films of the training hospitals, validation and test. Red rings mark such changes.
 
 # %% tags=["report"]
-limit = result["followup"]["limit"] if "followup" in result else np.inf
-films_of = followup.series(away)
+followed, noise = away, result
+if "folds" in result:  # every real film, read by a model that never saw its patient
+    noise = result["folds"]["threshold1"]
+    followed = pd.read_csv(folder / "crossvalidated.csv").query("threshold == 1").reset_index(drop=True)
+    print({name: noise["followup"][name] for name in ("pairs", "sd", "false_alarms", "caught", "direction")} if "followup" in noise else "")
+limit = noise["followup"]["limit"] if "followup" in noise else np.inf
+films_of = followup.series(followed)
 chosen = films_of.patient_id.value_counts(sort=False).loc[lambda n: n == n.max()].index[:4]
 each = [films_of[films_of.patient_id == name] for name in chosen]
 curves.plot_followup([part.visit.to_numpy() for part in each], [part.score.to_numpy() for part in each],
