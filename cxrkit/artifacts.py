@@ -103,7 +103,7 @@ class Store:
 
 
 class Shared(Store):
-    """A store whose finished artifacts also lie at an fsspec URL (s3://, gs://, sftp://, file:// ...), for machines without a shared folder.
+    """A store whose finished artifacts also lie at an fsspec URL (s3://, gs://, sftp:// ...), for machines without a shared folder.
 
     Each machine works in its own `root`; an artifact that is missing there is fetched, and one that was made there is sent. Its
     settings.json goes last: without it an artifact at the URL is not complete. Images and masks, which are found by paths of this
