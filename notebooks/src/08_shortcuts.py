@@ -117,7 +117,7 @@ judged = pd.read_csv(stages.transformer(home, "PA", store) / "predictions.csv").
 p = judged.loc[films["path"][outside], diagnosis.PROBABILITIES].to_numpy()
 truth, groups = diagnosis.codes(films), films["group_id"].to_numpy()
 rivals = {}
-for name in ("mean and SD", "border", "lungs removed"):
+for name in ("thumbnail", "equalised thumbnail", "border", "lungs removed"):
     x = audit.features(name, films, home, store)
     rivals[name] = audit.fit(x[~outside], truth[~outside], groups[~outside]).predict_proba(x[outside])
 gap = audit.against_best(metrics.macro_auc, truth[outside], p, rivals, groups[outside])
