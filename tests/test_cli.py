@@ -33,12 +33,12 @@ def test_reproduce_runs_every_lesson_and_writes_the_report(lessons, tmp_path):
     assert "[1/2] 00_first ... (then: 01_second)" in first.output and "[2/2] 01_second ... (then: nothing)" in first.output
     assert first.output.rstrip().endswith(f"report: {tmp_path / 'store' / 'report.html'}")
     assert sorted(path.name for path in (tmp_path / "store" / "runs" / "demo").iterdir()) == [
-        "00_first.ipynb", "00_first.json", "01_second.ipynb", "01_second.json"]
+        "00_first.html", "00_first.ipynb", "00_first.json", "01_second.html", "01_second.ipynb", "01_second.json"]
     assert f"demo {tmp_path / 'store'}" in (tmp_path / "store" / "runs" / "demo" / "01_second.ipynb").read_text()
     second = call("reproduce", "--out", tmp_path / "store")
     assert second.exit_code == 0 and second.output.count("up to date") == 2
     page = (tmp_path / "store" / "report.html").read_text()
-    assert 'href="runs/demo/00_first.ipynb"' in page and "data:image/png;base64,iVBOR" in page
+    assert 'href="runs/demo/00_first.html"' in page and "data:image/png;base64,iVBOR" in page
 
 
 def test_a_failing_lesson_gives_1_and_the_rest_still_runs(lessons, tmp_path):
