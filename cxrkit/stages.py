@@ -225,6 +225,11 @@ def beginning(profile, store=None):
     return (*own, contrastive.weights(contrast(profile, store))) if profile.variant.contrastive else own
 
 
+def segmenter_films(profile, store=None):
+    """Films with a lung mask or a diagnosis: those without a mask can be abnormal films to learn from (`lungs.roles`)."""
+    return pd.concat([table(profile, task, store) for task in ("lungs", "diagnosis")]).drop_duplicates("path", ignore_index=True)
+
+
 def segmenter(profile, store=None):
     """The lung segmenter, its teacher and two plain U-Nets -> folder of the artifact (`lungs.load`).
 
@@ -234,9 +239,8 @@ def segmenter(profile, store=None):
     store = store or Store()
 
     def make(folder):
-        films_of = [table(profile, task, store) for task in ("lungs", "diagnosis")]
         lent = split_parts(table(virtual(profile), "lungs", store))["train"] if profile.segmenter.virtual else None
-        lungs.make(folder, profile, pd.concat(films_of).drop_duplicates("path", ignore_index=True), store, lent)
+        lungs.make(folder, profile, segmenter_films(profile, store), store, lent)
 
     return store.load_or_make("segmenter", settings(profile, "segmenter"), make)
 

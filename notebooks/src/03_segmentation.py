@@ -23,7 +23,7 @@ import torch
 from cxrkit import adversarial, artifacts, curves, lungs, maps, overlap, plots, profiles, results, segmentation, severity, stages, widgets
 from cxrkit.artifacts import Store
 
-settings, store = profiles.get(profile), Store(out)
+settings, store = profiles.get(profile), Store(out, mirror)
 
 # %% [markdown]
 # ## The problem
@@ -37,7 +37,7 @@ settings, store = profiles.get(profile), Store(out)
 # abnormal ones: a small network cannot tell them from normal films, so there would be nothing to learn from the difference.
 
 # %%
-table = lungs.roles(settings, stages.table(settings, "lungs", store))
+table = lungs.roles(settings, stages.segmenter_films(settings, store))
 pd.crosstab(table["role"], table["diagnosis"])
 
 # %% [markdown]

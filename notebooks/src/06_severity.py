@@ -246,7 +246,7 @@ films_of = followup.series(followed)
 chosen = films_of.patient_id.value_counts(sort=False).loc[lambda n: n == n.max()].index[:4]
 each = [films_of[films_of.patient_id == name] for name in chosen]
 curves.plot_followup([part.visit.to_numpy() for part in each], [part.score.to_numpy() for part in each],
-                     [quantification.score_of(part, settings.choices) for part in each], limit, "Patients followed up", bool(found))
+                     [quantification.score_of(part, settings.choices) for part in each], limit, "Patients followed up", synthetic)
 
 # %% [markdown]
 # ## Exercises
