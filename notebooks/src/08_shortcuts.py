@@ -265,12 +265,12 @@ else:
 if mirror:
     real = profiles.mini()
     every = stages.table(real, "diagnosis", store).drop_duplicates("group_id")
-    few = every.groupby("dataset", group_keys=False).sample(80, replace=False, random_state=0).reset_index(drop=True)
-    for asked, rows_of in (("all", few), ("with masks", every[every["lung_mask"].notna()].reset_index(drop=True))):
+    few = every.sample(frac=1, random_state=0).groupby("dataset").head(80).reset_index(drop=True)
+    for asked, rows_of in (("of all", few), ("with masks", every[every["lung_mask"].notna()].reset_index(drop=True))):
         source = rows_of["dataset"].astype("category").cat.codes.to_numpy()
         which = ["thumbnail", "file size", "border"] + ["lungs removed", "lungs only"] * (asked == "with masks")
         told, _ = audit.probe(which, source, rows_of, audit.fold_of(rows_of["group_id"].to_numpy(), 3), real, store, draws=100)
-        label = f"films {asked}: {len(rows_of)} of {rows_of['dataset'].nunique()} sources"
+        label = f"{asked}: {len(rows_of)} of {rows_of['dataset'].nunique()} sources"
         told = told[told["score"] == "balanced_accuracy"].rename(columns={"features": "label"})
         display(curves.plot_forest(told, f"Which source is a real film from? ({label})", "balanced accuracy (0-1; dashed: chance)",  # noqa: F821
                                    chance=1 / rows_of["dataset"].nunique(), synthetic=False))
