@@ -12,6 +12,7 @@
 # %% tags=["parameters"]
 profile = "demo"
 out = None
+mirror = None
 
 # %%
 import inspect
