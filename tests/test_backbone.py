@@ -190,8 +190,8 @@ def test_unknown_values_are_refused_with_the_known_ones(bad, names):
 def test_imagenet_weights_out_of_reach_say_what_to_do(monkeypatch):
     import urllib.error
 
-    def fail(self, progress, check_hash):
-        assert check_hash
+    def fail(self, progress, check_hash, weights_only):
+        assert check_hash and weights_only
         raise urllib.error.URLError("no network")
 
     from torchvision.models import DenseNet121_Weights

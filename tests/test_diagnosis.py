@@ -226,7 +226,7 @@ def test_frozen_training_is_the_same_from_corpus_and_from_image(films, store, tm
 
 @pytest.mark.parametrize("head", ["softmax", "binary"])
 def test_it_learns_the_planted_signs_for_a_hospital_never_seen(films, store, tmp_path, head):
-    settings = profile(frozen=False, steps=70, eval_every=0)
+    settings = profile(frozen=False, steps=120, eval_every=0)
     settings = replace(settings, choices=replace(settings.choices, class_head=head))
     diagnosis.make(tmp_path, settings, films, store)
     assert read_json(tmp_path / "metrics.json")["external1"]["auc"]["value"] > 0.95

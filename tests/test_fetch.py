@@ -139,7 +139,7 @@ def tiny(server, tmp_path, monkeypatch):
     home = tmp_path / "manifests"
     home.mkdir()
     spec = {"name": "tiny", "title": "t", "about": "a", "obtain": "o", "licence": "l", "licence_class": "permissive",
-            "citation": [], "provides": [], "address": server.url + "/ok/{repo}/{commit}/{path}",
+            "citation": [], "provides": [], "address": "https://films.example/ok/{repo}/{commit}/{path}",
             "masks": {"source": "m", "place": "square"},
             "sources": {"f": {"repo": "r", "commit": "c", "folder": "f"}, "m": {"repo": "r", "commit": "c", "folder": "m"}}}
     (home / "tiny.json").write_text(schema.Manifest(**spec).model_dump_json())
@@ -149,6 +149,8 @@ def tiny(server, tmp_path, monkeypatch):
     (home / "tiny.csv").write_text(head + "".join(rows))
     for module in (manifest, schema):
         monkeypatch.setattr(module, "manifest_dir", lambda: home)
+    public = fetch._address  # a manifest may only lead to https, which the server of these tests does not speak
+    monkeypatch.setattr(fetch, "_address", lambda *of: public(*of).replace("https://films.example", server.url))
     return server
 
 
