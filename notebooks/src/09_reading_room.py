@@ -26,7 +26,7 @@ from cxrkit.artifacts import Store
 from cxrkit.panels import State
 from cxrkit.room import Room, alike
 
-settings, store = profiles.get(profile), Store(out)
+settings, store = profiles.get(profile), Store(out, mirror)
 
 # %% [markdown]
 # ## Open the room
