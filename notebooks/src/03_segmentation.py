@@ -230,11 +230,11 @@ missed = missed.assign(network=missed["network"] + (" - " + missed["minus"]).fil
 missed.pivot_table("value", "network", "group").round(3)  # share of the lesion left out; below, differences of two networks
 
 # %% [markdown]
-# Going through "normal" now recovers about one pixel in a hundred of the lesions on severe lungs (`teacher - direct`,
-# `student - ablation`), and pays for it in Dice, since the detour blurs borders. That is what the method promises, in very small. But the plain U-Net is better in
-# both, and the brightest lesions, for which the method was made, are recovered no better with it than without. At 64 px and after 1,200
-# steps the adversarial part does not earn its place; whether it would after the 40,000 of the paper, these numbers do not say. Masks of
-# abnormal lungs (`unet_both`) settle the matter at once, which is why the other lessons use that network.
+# Going through "normal" now recovers about one pixel in a hundred of the lesions on severe lungs (`teacher - direct`, `student -
+# ablation`), and pays for it in Dice, since the detour blurs borders. That is what the method promises, in very small. But the plain U-Net
+# is better in both, and the brightest lesions, for which the method was made, are recovered no better with it than without. At 64 px and
+# after 1,200 steps the adversarial part does not earn its place; whether it would after the 40,000 of the paper, these numbers do not say.
+# Masks of abnormal lungs (`unet_both`) settle the matter at once, which is why the other lessons use that network.
 
 # %%
 # NBVAL_CHECK_OUTPUT
