@@ -1,5 +1,6 @@
 """The paper's numbers, tables and figures in its order; ours where a stage measured it. What we cannot read is said, never guessed."""
 
+import math
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -173,7 +174,7 @@ def flat(metrics, prefix=""):
 
 def table(measured):
     """The ledger: one dict a row with `paper`, `status`, `ours`, `interval`, `why`, `stage`, `lesson`; ours is None where nothing was
-    measured.
+    measured, NaN where it is undefined.
 
     `why` begins with the name of our hospital where a row is about one.
     """
@@ -181,14 +182,16 @@ def table(measured):
     lines = []
     for row in rows():
         leaf = ours.get(row.key, {})
-        interval = [leaf["low"], leaf["high"]] if "low" in leaf and "high" in leaf else None
+        undefined = bool(leaf) and leaf["value"] is None
+        interval = [leaf["low"], leaf["high"]] if leaf.get("low") is not None and leaf.get("high") is not None else None
         site = leaf and ours.get(f"{row.key.rpartition('.')[0]}.site")
         why = [f"ours: {site['value']}" if site else "", leaf.get("why", row.why)]
         why += ["asks for real films: profile mini"] if row.table == BEYOND and not leaf else []
+        why += ["undefined: not every class has films there"] if undefined else []
         stage = stage_of(row.key)
         lines.append({"table": row.table, "quantity": row.quantity, "paper": row.paper, "status": row.status, "stage": stage,
                       "lesson": row.lesson or PLACES.get(stage, ("",))[0], "picture": bool(row.lesson),
-                      "ours": leaf.get("value"), "interval": interval, "why": "; ".join(filter(None, why))})
+                      "ours": math.nan if undefined else leaf.get("value"), "interval": interval, "why": "; ".join(filter(None, why))})
     return lines
 
 

@@ -232,3 +232,11 @@ def test_profile_values_are_escaped(tmp_path):
     values = report.context(profiles.demo(), tmp_path)
     values["profile"] = dataclasses.replace(values["profile"], name="<b>demo</b>")
     assert "<b>demo</b> profile" not in report.render(values)
+
+
+def test_what_is_undefined_is_not_called_missing():
+    leaf = {"value": None, "low": None, "high": None, "n": 3}
+    lines = ledger.table({"diagnosis_pa": {"external1": {"site": "here", "auc": leaf}}})
+    row = next(line for line in lines if line["quantity"] == "PA films, external hospital 1: AUC")
+    assert row["ours"] != row["ours"] and row["interval"] is None
+    assert row["why"] == "ours: here; undefined: not every class has films there"
