@@ -15,9 +15,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from cxrkit import metrics, train
+from cxrkit.choices import Choices
 from cxrkit.data import cached
 from cxrkit.findings import dataset, interval
-from cxrkit.profiles import Choices
 from cxrkit.schema import known
 
 THUMBNAIL = 16  # px

@@ -16,8 +16,8 @@ from tqdm import tqdm
 
 from cxrkit import preprocess, severity
 from cxrkit.artifacts import Store, write_atomic
+from cxrkit.choices import Choices
 from cxrkit.images import Image, ImageError, load_image, load_images
-from cxrkit.profiles import Choices
 from cxrkit.schema import BRIXIA, DIAGNOSES, FINDINGS, ZONES, known
 
 __all__ = ["CXRDataset", "Image", "ImageError", "arrays", "augment", "cached", "load_image", "load_images", "load_mask",

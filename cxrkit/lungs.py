@@ -18,8 +18,8 @@ import torch
 
 from cxrkit import adversarial, checkpoint, overlap, train, variation
 from cxrkit.artifacts import read_json, write_json
+from cxrkit.choices import Choices
 from cxrkit.data import CXRDataset
-from cxrkit.profiles import Choices
 from cxrkit.schema import BRIXIA, ZONES, known
 from cxrkit.segmentation import DOMAINS, Generator, Translator, UNet, clean_mask
 

@@ -14,8 +14,8 @@ import pandas as pd
 
 from cxrkit import schema
 from cxrkit.artifacts import default_root
+from cxrkit.choices import Choices
 from cxrkit.labels import ALIASES, RULES, diagnosis, digits, plain, words
-from cxrkit.profiles import Choices
 from cxrkit.schema import BRIXIA, COLUMNS, FINDINGS, SECOND, ZONES, Cut, load, manifest_dir
 
 Manifest, names = schema.Manifest, schema.names

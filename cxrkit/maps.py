@@ -5,8 +5,8 @@ import numpy as np
 import torch
 
 from . import severity
+from .choices import Choices
 from .plots import BLUE, GREEN, RED, SKY, YELLOW, grid, outline, show, show_zones, stamp
-from .profiles import Choices
 from .saliency import upsample
 
 

@@ -6,7 +6,7 @@ Park et al. 2021, section 4 (implementation details); what the text leaves open 
 import cv2
 import numpy as np
 
-from cxrkit.profiles import Choices
+from cxrkit.choices import Choices
 from cxrkit.schema import known
 
 GREY = 128  # padding; becomes 0 under the default normalisation

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from cxrkit import audit, metrics, quantification
-from cxrkit.profiles import OPEN_CHOICES
+from cxrkit.choices import OPEN_CHOICES
 
 DRAWS = 2000
 RIVALS = ("reader", "constant", "ridge")

@@ -31,9 +31,9 @@ from cxrkit import (
 )
 from cxrkit import severity as geometry
 from cxrkit.artifacts import Store, read_json
+from cxrkit.choices import Choices
 from cxrkit.data import READ, arrays, load_image
 from cxrkit.edits import EDITS
-from cxrkit.profiles import Choices
 from cxrkit.schema import DIAGNOSES, FINDINGS, HAS, VIEWS, known
 
 SHOWN = 256  # px of a film on the page

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import torch
 
-from .profiles import Choices
+from .choices import Choices
 
 CUTS = (5 / 12, 2 / 3)
 ZONE_NAMES = (("rul", "lul"), ("rml", "lml"), ("rll", "lll"))  # right/left upper/middle/lower lung zone

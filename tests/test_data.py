@@ -11,7 +11,7 @@ from PIL import Image as Raster
 
 from cxrkit import data, manifest, preprocess, schema
 from cxrkit.artifacts import Store
-from cxrkit.profiles import OPEN_CHOICES, Choices
+from cxrkit.choices import OPEN_CHOICES, Choices
 
 GREY = np.uint8(cv2.resize(np.random.default_rng(0).uniform(20, 230, (6, 8)), (80, 60)))  # 60 x 80 px
 DEEP = GREY.astype(np.uint16) * 16 + 5  # 12 bits of 16

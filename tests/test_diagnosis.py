@@ -11,7 +11,7 @@ import torch
 from cxrkit import batches, checkpoint, diagnosis, profiles, stages, train
 from cxrkit import films as drawn
 from cxrkit.artifacts import Store, read_json
-from cxrkit.profiles import Choices
+from cxrkit.choices import Choices
 from cxrkit.schema import COLUMNS, DIAGNOSES
 
 SIZE, PER_SITE = 64, 30

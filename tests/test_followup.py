@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from cxrkit import followup
-from cxrkit.profiles import Choices
+from cxrkit.choices import Choices
 from cxrkit.schema import COLUMNS, ZONES
 
 

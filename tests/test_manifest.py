@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from cxrkit import labels, leakage, manifest, schema
-from cxrkit.profiles import Choices
+from cxrkit.choices import Choices
 
 PUBLIC = ("cohen", "cxnet", "hannover", "kermany", "kermany_224", "nih_cxr14", "nih_cxr14_64px")
 LINE = "CheXpert-v1.0/train/patient{:05d}/study1/view1_frontal.jpg,Female,60,{},{},{}"

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cxrkit import preprocess
-from cxrkit.profiles import OPEN_CHOICES, Choices
+from cxrkit.choices import OPEN_CHOICES, Choices
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from cxrkit import profiles
-from cxrkit.profiles import Choices
+from cxrkit.choices import Choices
 
 # SPEC 2.1, the bold values, written out by hand.
 DEFAULTS = {

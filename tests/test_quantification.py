@@ -9,7 +9,7 @@ import torch
 
 from cxrkit import data, diagnosis, localisation, metrics, profiles, quantification, readers, stages
 from cxrkit.artifacts import Store, read_json
-from cxrkit.profiles import Choices
+from cxrkit.choices import Choices
 from cxrkit.schema import BRIXIA, COLUMNS, SECOND, ZONES
 
 SIZE = 64

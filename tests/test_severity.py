@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from cxrkit import severity
-from cxrkit.profiles import Choices
+from cxrkit.choices import Choices
 
 
 def two_lungs(H=48, W=40, right=(12, 36), left=(6, 30)):
