@@ -18,6 +18,7 @@ workers = None
 # %%
 import inspect
 import os
+from importlib.util import find_spec
 
 import numpy as np
 import pandas as pd
@@ -110,7 +111,8 @@ pd.DataFrame([{"table": cell.table, "cell": cell.name, "compared with": cell.aga
 
 # %%
 rehearsal = experiments.rehearsal(settings)
-several = workers if workers is not None else min(2, os.cpu_count() or 1)
+able = min(2, os.cpu_count() or 1) if find_spec("distributed") else 0  # without the extra `cluster`, one after the other
+several = workers if workers is not None else able
 errors = {(cell.name, cell.stage): error for cell, error in experiments.run(rehearsal, store, scheduler, several)}
 print(f"{sum(error is None for error in errors.values())} of {len(rehearsal)} cells done")
 for (name, stage), error in errors.items():
