@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from cxrkit import artifacts, doctor, findings, metrics, profiles, results, stages
+from cxrkit import artifacts, court, doctor, findings, metrics, profiles, results, stages
 
 SEEDS = (0, 1, 2)
 
@@ -69,7 +69,21 @@ def study_dial(profile, store):
     return pd.read_csv(stages.dial(profile, store) / "dial.csv").to_dict("records")
 
 
-STUDIES = {"backbone": study_backbone, "diagnosis": study_diagnosis, "severity": study_severity, "dial": study_dial}
+def study_court(profile, store):
+    """Pointing game of the saliency maps, within one cell and at the cell itself, and how far relevance is ahead of each rival there."""
+    rows = pd.read_csv(stages.court(profile, store) / "rows.csv")
+    found = court.verdict(rows).set_index(["criterion", "method"])
+    out = []
+    for criterion in ("pointing", "touching"):
+        ahead = court.against(rows, "relevance", criterion)
+        out += [{"criterion": criterion, "method": method, **found.loc[criterion, method][["value", "low", "high", "n"]].to_dict(),
+                 **{f"ahead_{name}": ahead.loc[method, name] for name in ("difference", "low", "high") if method in ahead.index}}
+                for method in found.loc[criterion].index]
+    return out
+
+
+STUDIES = {"backbone": study_backbone, "diagnosis": study_diagnosis, "severity": study_severity, "dial": study_dial,
+           "court": study_court}
 
 
 def main(arguments=None):
