@@ -232,7 +232,7 @@ if "seeds_court" in results.names():
     played = pd.DataFrame(measured["rows"]).query("criterion == 'pointing'").assign(label=lambda t: t["method"].str.replace("_", " "))
     played = played[played["method"].isin(["relevance", "raw_attention", "rollout", "gradcam", "chance"])]
     display(curves.plot_forest(played.assign(group="seed " + played["seed"].astype(str)),  # noqa: F821
-                               f"Pointing game, three seeds ({measured['made']['date'][:10]})", "share of films hit"))
+                               "Pointing game: seeds 0 (blue), 1 (red), 2 (green)", "share of films hit"))
 else:
     print("not measured here yet: make seeds STUDY=court")
 
