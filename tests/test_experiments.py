@@ -18,7 +18,7 @@ from cxrkit.experiments import DIAGNOSIS, OURS, SEVERITY, Cell
 from cxrkit.schema import DIAGNOSES
 
 SIZE = 64
-QUICK = profiles.Training("adamw", lr=1e-3, batch=8, steps=2, log_every=1, checkpoint_every=1)
+QUICK = profiles.Training("adamw", lr=1e-3, batch=8, steps=2, log_every=1, checkpoint_every=1, threads=1)  # alike in every process
 
 
 def tiny(**changes):

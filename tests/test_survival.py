@@ -24,7 +24,7 @@ from cxrkit.images import ImageError
 from cxrkit.profiles import Training
 
 CPU = torch.device("cpu")
-TRAINING = Training(lr=0.01, batch=4, steps=12, checkpoint_every=3)
+TRAINING = Training(lr=0.01, batch=4, steps=12, checkpoint_every=3, threads=1)  # alike in every process
 ELSEWHERE = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parent.parent)}  # of processes that run this file
 
 
