@@ -12,7 +12,7 @@ from scipy import stats
 
 from cxrkit import diagnosis, experiments, memory, metrics, profiles, quantification, severity, stages, train
 from cxrkit.artifacts import read_json
-from cxrkit.data import arrays
+from cxrkit.data import arrays, unseen
 from cxrkit.experiments import DIAGNOSIS, OURS, SEVERITY
 
 METRICS = {  # stage -> metric in its metrics.json, statistic of truth and prediction, and the sign of "better"
@@ -37,12 +37,6 @@ def result(cell, store):
     """The metric of a finished cell at hospitals never seen, where there are none on the test: dict value, low, high, n."""
     found = read_json(cell.folder(store) / "metrics.json")
     return found.get("external", found.get("test", {}))[METRICS[cell.stage][0]]
-
-
-def unseen(table):
-    """The films of hospitals never seen, where there are none those of the test."""
-    outside = table["external"].astype(bool)
-    return table[outside if outside.any() else table["split"] == "test"].reset_index(drop=True)
 
 
 def judged(cell, store):

@@ -13,6 +13,7 @@ from cxrkit import diagnosis, findings, train
 from cxrkit.artifacts import write_json
 from cxrkit.checkpoint import load_tensors
 from cxrkit.data import parts
+from cxrkit.variation import uniform
 
 TEMPERATURE = 0.2
 JUDGED = 256  # validation films at most
@@ -37,17 +38,14 @@ def view(image):
     """A random view of each film: crop of 30 to 100 % of the area, turned by 15 degrees at most, mirrored or not, contrast, brightness,
     and blurred or not; image (B, 1, S, S) -> the same shape. Draws from torch's CPU generator, which a checkpoint restores."""
     B = len(image)
-
-    def draw(low, high):
-        return low + (high - low) * torch.rand(B)
-
-    side, angle = draw(0.3, 1).sqrt(), draw(-math.pi / 12, math.pi / 12)
-    across, down = (1 - side) * draw(-1, 1), (1 - side) * draw(-1, 1)
+    side, angle = uniform(B, 0.3, 1).sqrt(), uniform(B, -math.pi / 12, math.pi / 12)
+    across, down = (1 - side) * uniform(B, -1, 1), (1 - side) * uniform(B, -1, 1)
     mirror = torch.where(torch.rand(B) < 0.5, -1.0, 1.0)
     cos, sin = side * angle.cos(), side * angle.sin()
     move = torch.stack([mirror * cos, -sin, across, mirror * sin, cos, down], 1).view(B, 2, 3).to(image)
     out = F.grid_sample(image, F.affine_grid(move, image.shape, align_corners=False), padding_mode="border", align_corners=False)
-    contrast, brightness, blurred = (t.to(image)[:, None, None, None] for t in (draw(0.6, 1.4), draw(-0.4, 0.4), torch.rand(B) < 0.5))
+    contrast, brightness, blurred = (t.to(image)[:, None, None, None] for t in (
+        uniform(B, 0.6, 1.4), uniform(B, -0.4, 0.4), torch.rand(B) < 0.5))
     soft = F.avg_pool2d(F.pad(out, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
     return contrast * torch.lerp(out, soft, blurred) + brightness
 

@@ -152,6 +152,12 @@ def parts(table):
             "external": table[~inside].reset_index(drop=True)}
 
 
+def unseen(table):
+    """The films of hospitals never seen, or, where there are none, those of the test split."""
+    outside = table["external"].astype(bool)
+    return table[outside if outside.any() else table["split"] == "test"].reset_index(drop=True)
+
+
 def arrays(table, choices=Choices()):
     """Severity truth of a table: float32 (N, 3, 2) of 0/1, NaN where unknown; from the zones, else from the Brixia scores."""
     zones = table[list(ZONES)].to_numpy(np.float32)

@@ -42,9 +42,14 @@ def load(folder, profile):
 
 
 def loss(model, batch):
-    """Binary cross-entropy, mean over the labels that are known; 0 for a batch without any."""
-    known = ~torch.isnan(batch["findings"])                                                   # (B, K)
-    each = F.binary_cross_entropy_with_logits(model(batch["image"])["logits"], batch["findings"].nan_to_num(), reduction="none")
+    """`cross_entropy` of the logits of a batch."""
+    return cross_entropy(model(batch["image"])["logits"], batch["findings"])
+
+
+def cross_entropy(logits, truth):
+    """Binary cross-entropy, mean over the labels that are known (not NaN); 0 where none is. logits, truth (B, K) -> scalar."""
+    known = ~torch.isnan(truth)                                                               # (B, K)
+    each = F.binary_cross_entropy_with_logits(logits, truth.nan_to_num(), reduction="none")
     return (each * known).sum() / known.sum().clamp(min=1)
 
 

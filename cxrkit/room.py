@@ -32,7 +32,7 @@ from cxrkit import (
 from cxrkit import severity as geometry
 from cxrkit.artifacts import Store, read_json
 from cxrkit.choices import Choices
-from cxrkit.data import READ, arrays, load_image
+from cxrkit.data import READ, arrays, load_image, unseen
 from cxrkit.edits import EDITS
 from cxrkit.schema import DIAGNOSES, FINDINGS, HAS, VIEWS, known
 
@@ -124,13 +124,13 @@ class Room:
     # the list
 
     def _singles(self):
-        table = outside(stages.table(self.profile, "diagnosis", self.store))
+        table = unseen(stages.table(self.profile, "diagnosis", self.store))
         table = table[table["view"].isin(self.models)].sample(frac=1, random_state=self.profile.seed)
         chosen = table.groupby(["site", "view", "diagnosis"], sort=False).head(1)[:FILMS].sample(frac=1, random_state=self.profile.seed)
         return [self._case(chosen.iloc[i : i + 1], f"film {i + 1}, {chosen['site'].iloc[i]}") for i in range(len(chosen))]
 
     def _series(self):
-        table = followup.series(outside(stages.table(self.profile, "severity", self.store)))
+        table = followup.series(unseen(stages.table(self.profile, "severity", self.store)))
         table = table[table["view"].isin(self.models)]
         longest = table["patient_id"].value_counts(sort=False).sort_values(ascending=False, kind="stable").index[:SERIES]
         rows = [(letter, table[table["patient_id"] == name]) for letter, name in zip("ABCDEFGH", longest)]
@@ -235,18 +235,12 @@ class Room:
 
     def _calibration(self, view, name, bins=5):
         """How often films of unseen hospitals (or of the test split) have a diagnosis when the model says so (`metrics.reliability`)."""
-        judged = outside(self.judged[view])
+        judged = unseen(self.judged[view])
         return metrics.reliability((judged["diagnosis"] == name).to_numpy(float), judged[f"p_{name}"].to_numpy(), bins)
 
     def noise(self):
         """Change of the severity score between two films that noise alone seldom exceeds; inf where it was not measured."""
         return read_json(self.folder / "metrics.json").get("followup", {}).get("limit", np.inf)
-
-
-def outside(table):
-    """The external films of a table, or, where there are none, those of the test split."""
-    external = table["external"].astype(bool)
-    return table[external if external.any() else table["split"] == "test"].reset_index(drop=True)
 
 
 def real_films(mirror, n=REAL):

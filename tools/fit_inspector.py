@@ -15,11 +15,10 @@ import cv2
 import numpy as np
 import pandas as pd
 import torch
-import torch.nn.functional as F
 from scipy import ndimage
 from sklearn.datasets import load_sample_images
 
-from cxrkit import anatomy, checkpoint, doctor, film, inspection, manifest, profiles, results, stages, train
+from cxrkit import anatomy, checkpoint, doctor, film, findings, inspection, manifest, profiles, results, stages, train
 from cxrkit.artifacts import Store
 from cxrkit.data import cached, load_image
 from cxrkit.profiles import Training
@@ -189,9 +188,7 @@ class Spoiled:
 
 def loss(network, batch):
     """Binary cross-entropy over the labels that are known."""
-    known = ~batch["label"].isnan()
-    each = F.binary_cross_entropy_with_logits(network(batch["image"]), batch["label"].nan_to_num(), reduction="none")
-    return (each * known).sum() / known.sum()
+    return findings.cross_entropy(network(batch["image"]), batch["label"])
 
 
 def probabilities(network, images):
