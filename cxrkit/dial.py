@@ -35,11 +35,7 @@ DRAWS = 200  # of patients, for an interval
 def erase(image, row):
     """Raw film with its marker painted over by what surrounds it, uint8 (S, S); row: its line of films.csv."""
     top, left, bottom, right = (max(0, int(row[f"marker_{side}"])) for side in ("top", "left", "bottom", "right"))
-    corner, out = (slice(0, bottom + 8), slice(0, right + 8)), image.copy()
-    box = np.zeros_like(image[corner])
-    box[top:bottom, left:right] = 1
-    out[corner] = cv2.inpaint(np.ascontiguousarray(image[corner]), box, 3, cv2.INPAINT_TELEA)
-    return out
+    return film.erase_marker(image, (slice(top, bottom), slice(left, right)))
 
 
 def write(image, marker, seed):

@@ -3,18 +3,15 @@
 Each entry of EDITS writes on uint8 pixels (H, W), told the lungs, bool (H, W), the framed cell and the marker's box, both as slices.
 """
 
-import cv2
 import numpy as np
 
-from .film import MARKERS, write_marker
+from .film import MARKERS, erase_marker, write_marker
 
 
 def _unmarked(pixels, lung, cell, box):
     """What lies around the marker grows over it."""
     if box:
-        hole = np.zeros_like(pixels)
-        hole[box] = 255
-        pixels[:] = cv2.inpaint(pixels, hole, 3, cv2.INPAINT_TELEA)
+        pixels[:] = erase_marker(pixels, box)
 
 
 def _marked(text):

@@ -133,6 +133,18 @@ def write_marker(grey, marker, rng):
     return bottom - height - 2, left - 1, bottom + 3, left + width + 1
 
 
+def erase_marker(grey, box):
+    """Film, uint8 (H, W), with its marker painted over by what surrounds it; box: rows and columns that it covers, as slices.
+
+    Only the corner that holds the marker is painted.
+    """
+    corner, out = tuple(slice(0, side.stop + 8) for side in box), grey.copy()
+    hole = np.zeros_like(grey[corner])
+    hole[box] = 1
+    out[corner] = cv2.inpaint(np.ascontiguousarray(grey[corner]), hole, 3, cv2.INPAINT_TELEA)
+    return out
+
+
 def expose(integral, detector, view, marker, rng):
     """Line integrals (S, S) -> film uint8 (S, S) with its marker, and the marker's box (top, left, bottom, right) px."""
     S = integral.shape[0]

@@ -135,7 +135,7 @@ pd.DataFrame({"in the file": row[3:], **answers}, index=names)
 # One stage call. It trains on three hospitals (about ninety seconds, the first time), and judges on the other three.
 
 # %%
-print(inspect.getsource(findings.loss))
+print(inspect.getsource(findings.loss), inspect.getsource(findings.cross_entropy), sep="\n")
 folder = stages.backbone(settings, store)
 model = findings.load(folder, settings)
 found = artifacts.read_json(folder / "metrics.json")
