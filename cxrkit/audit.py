@@ -14,7 +14,7 @@ from sklearn.model_selection import GridSearchCV, GroupKFold, StratifiedGroupKFo
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from cxrkit import metrics, train
+from cxrkit import metrics, resampling, train
 from cxrkit.choices import Choices
 from cxrkit.data import cached
 from cxrkit.findings import dataset, interval
@@ -173,7 +173,7 @@ def judge(y, p, groups, site=None, draws=DRAWS):
     out = {}
     for name, statistic in {"auc": metrics.macro_auc, "balanced_accuracy": metrics.balanced_accuracy}.items():
         given = (statistic, y, p) if site is None else (by_site(statistic), y, p, np.asarray(site))
-        out[name] = interval(metrics.bootstrap(*given, groups=groups, draws=draws), len(y))
+        out[name] = interval(resampling.bootstrap(*given, groups=groups, draws=draws), len(y))
     return out
 
 
@@ -185,7 +185,7 @@ def against_best(statistic, y, p, rivals, groups, best=max, draws=DRAWS):
     """
     values = {name: float(statistic(y, scores)) for name, scores in rivals.items()}
     name = best(values, key=values.get)
-    return {"rival": name, **metrics.paired_bootstrap(statistic, y, p, rivals[name], groups=groups, draws=draws), "values": values}
+    return {"rival": name, **resampling.paired_bootstrap(statistic, y, p, rivals[name], groups=groups, draws=draws), "values": values}
 
 
 def probe(names, y, table, fold, profile, store=None, site=None, more=(), draws=DRAWS):

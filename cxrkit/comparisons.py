@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from cxrkit import diagnosis, experiments, memory, metrics, profiles, quantification, severity, stages, train
+from cxrkit import diagnosis, experiments, memory, metrics, profiles, quantification, resampling, severity, stages, train
 from cxrkit.artifacts import read_json
 from cxrkit.data import arrays, unseen
 from cxrkit.experiments import DIAGNOSIS, OURS, SEVERITY
@@ -48,12 +48,12 @@ def judged(cell, store):
 
 
 def compare(cell, against, store, draws=1000):
-    """Cell minus `against` on the same draws of patients: dict of `metrics.paired_bootstrap`. Raises ValueError for other films."""
+    """Cell minus `against` on the same draws of patients: dict of `resampling.paired_bootstrap`. Raises ValueError for other films."""
     (y, p, groups), (truth, q, others) = judged(cell, store), judged(against, store)
     if list(groups) != list(others) or not np.array_equal(y, truth, equal_nan=True):
         raise ValueError(f"{cell.name} and {against.name} were not judged on the same films with the same truth")
     known = np.isfinite(y)
-    return metrics.paired_bootstrap(METRICS[cell.stage][1], y[known], p[known], q[known], groups=groups[known], draws=draws)
+    return resampling.paired_bootstrap(METRICS[cell.stage][1], y[known], p[known], q[known], groups=groups[known], draws=draws)
 
 
 def costs(cell, store):
@@ -165,7 +165,7 @@ def readings(profile, store):
     own, rows = score(profile.choices), []
     for name, other in profiles.ablations(profile).items():
         if name.partition("=")[0] in READINGS:
-            gap = metrics.paired_bootstrap(METRICS[SEVERITY][1], truth, score(other.choices), own, groups=groups, draws=1000)
+            gap = resampling.paired_bootstrap(METRICS[SEVERITY][1], truth, score(other.choices), own, groups=groups, draws=1000)
             rows.append({"choice": name, "value": gap["difference"], "low": gap["low"], "high": gap["high"]})
     return rows
 

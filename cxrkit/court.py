@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from cxrkit import data, diagnosis, findings, metrics
+from cxrkit import data, diagnosis, findings, resampling
 from cxrkit.artifacts import write_json
 from cxrkit.evidence import area, cascade, mass, near, pointing, rank_correlation, removal
 from cxrkit.saliency import METHODS
@@ -92,7 +92,7 @@ def verdict(rows, draws=1000):
     """
     lines = []
     for (criterion, method), part in rows.dropna(subset="value").groupby(["criterion", "method"], sort=False):
-        value, low, high = metrics.bootstrap(np.mean, part["value"].to_numpy(), groups=part["group"].to_numpy(), draws=draws)
+        value, low, high = resampling.bootstrap(np.mean, part["value"].to_numpy(), groups=part["group"].to_numpy(), draws=draws)
         lines.append({"method": method, "criterion": criterion, "value": value, "low": low, "high": high, "n": len(part)})
     return pd.DataFrame(lines)
 
@@ -109,7 +109,7 @@ def against(rows, method, criterion, draws=1000):
     lines = []
     for other, gap in gaps.items():
         gap = gap.dropna()
-        found = metrics.bootstrap(np.mean, gap.to_numpy(), groups=gap.index.get_level_values("group"), draws=draws)
+        found = resampling.bootstrap(np.mean, gap.to_numpy(), groups=gap.index.get_level_values("group"), draws=draws)
         lines.append(dict(zip(("other", "difference", "low", "high", "n"), (other, *found, len(gap)), strict=True)))
     return pd.DataFrame(lines).set_index("other")
 

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from cxrkit import baselines, batches, checkpoint, findings, manifest, metrics, train
+from cxrkit import baselines, batches, checkpoint, findings, manifest, metrics, resampling, train
 from cxrkit.artifacts import write_json
 from cxrkit.backbone import pcam_weights, weighted_maps
 from cxrkit.data import parts
@@ -306,7 +306,7 @@ def scores(table, carried, choices):
     """
     own, truth, p = thresholds(table), codes(table), table[PROBABILITIES].to_numpy()
     at = own if carried is None or choices.threshold_from == "test" else carried
-    area = metrics.bootstrap(metrics.macro_auc, truth, p, groups=table["group_id"], draws=DRAWS)
+    area = resampling.bootstrap(metrics.macro_auc, truth, p, groups=table["group_id"], draws=DRAWS)
     return {"n": {name: int((table["diagnosis"] == name).sum()) for name in DIAGNOSES}, "auc": interval(area, len(table)),
             **mean_rates(table, at), "optimistic": mean_rates(table, own),
             "classes": {name: one_class(table, name, at[name]) for name in DIAGNOSES},
@@ -327,7 +327,7 @@ def mean_rates(table, at):
         with np.errstate(invalid="ignore"):  # 0/0 is NaN: a class without films, or without a threshold
             return np.mean((right & counted).sum(0) / counted.sum(0))
 
-    return {what: interval(metrics.bootstrap(mean, right, films, groups=table["group_id"], draws=DRAWS), len(table))
+    return {what: interval(resampling.bootstrap(mean, right, films, groups=table["group_id"], draws=DRAWS), len(table))
             for what, films in zip(RATES, counted, strict=True)}
 
 

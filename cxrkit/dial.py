@@ -15,9 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from cxrkit import batches, checkpoint, data, diagnosis, evidence, film, findings, metrics, preprocess, profiles, saliency, train
 from cxrkit.artifacts import write_json
 from cxrkit.transformer import CorpusViT
+
+from . import batches, checkpoint, data, diagnosis, evidence, film, findings, metrics, preprocess, profiles, resampling, saliency, train
 
 RHOS = (0.0, 0.25, 0.5, 0.75, 1.0)
 AT = 0.75  # where the fixes are tried: at 1 no film is left from which balancing could learn the difference
@@ -171,9 +172,8 @@ def even(codes, worn):
 
 def judge(model, place, reader, worn):
     """Macro AUC on a ward whose films wear the markers `worn`, with its interval by patient."""
-    p = probabilities(model, place.wearing(reader, worn))
-    return findings.interval(metrics.bootstrap(metrics.macro_auc, place.codes, p, groups=place.table["group_id"].to_numpy(), draws=DRAWS),
-                             len(p))
+    p, groups = probabilities(model, place.wearing(reader, worn)), place.table["group_id"].to_numpy()
+    return findings.interval(resampling.bootstrap(metrics.macro_auc, place.codes, p, groups=groups, draws=DRAWS), len(p))
 
 
 def swapped(model, place, reader):
@@ -199,7 +199,7 @@ def on_marker(model, place, reader, worn, size):
     cells = evidence.near(mask, features.shape[-2:], 0.5)                                     # (n, h, w)
     maps = saliency.relevance(model, features, torch.from_numpy(probabilities(model, features).argmax(1))).clamp(min=0).numpy()
     share = (maps * cells).sum((1, 2)) / np.maximum(maps.sum((1, 2)), 1e-12)
-    found = metrics.bootstrap(np.mean, share, groups=place.table["group_id"].to_numpy(), draws=DRAWS)
+    found = resampling.bootstrap(np.mean, share, groups=place.table["group_id"].to_numpy(), draws=DRAWS)
     return {**findings.interval(found, len(share)), "chance": float(cells.mean())}
 
 

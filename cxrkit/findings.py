@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 
-from cxrkit import baselines, checkpoint, cohort, manifest, metrics, train
+from cxrkit import baselines, checkpoint, cohort, manifest, metrics, resampling, train
 from cxrkit.artifacts import write_json
 from cxrkit.backbone import Backbone, load_features
 from cxrkit.data import CXRDataset, parts
@@ -161,7 +161,7 @@ def scores(table, seed=0):
         out[name] = {"auc": interval(area, int(y.sum())), "ece": number(metrics.ece(y, probability)),
                      "brier": number(metrics.brier(y, probability))}
     truth, logits = table[judged].to_numpy(), table[[f"logit_{name}" for name in judged]].to_numpy()
-    mean = metrics.bootstrap(mean_auc, truth, logits, groups=groups, draws=DRAWS, seed=seed) if judged else (np.nan,) * 3
+    mean = resampling.bootstrap(mean_auc, truth, logits, groups=groups, draws=DRAWS, seed=seed) if judged else (np.nan,) * 3
     return {"findings": out, "auc": interval(mean, len(table)), "ece": number(np.nanmean([o["ece"] or np.nan for o in out.values()])),
             "same": twins(table[list(FINDINGS)])}
 

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 from sklearn.metrics import average_precision_score
 
-from cxrkit import metrics, severity
+from cxrkit import overlap, resampling, severity
 from cxrkit.data import cached
 from cxrkit.findings import interval
 
@@ -29,7 +29,7 @@ def places(drawn, profile, store=None):
     out = {}
     for name, film in films.items():
         def mean(values, groups=film["groups"]):
-            return interval(metrics.bootstrap(np.nanmean, values, groups=groups, draws=DRAWS), int(np.isfinite(values).sum()))
+            return interval(resampling.bootstrap(np.nanmean, values, groups=groups, draws=DRAWS), int(np.isfinite(values).sum()))
         out[name] = {"threshold": float(CUTS[best]), "dice": mean(film["dice"][:, best]),
                      **{what: mean(film[what]) for what in ("auprc", "chance", "pointing", "pointing_chance")}}
     return out
@@ -53,6 +53,6 @@ def against_lesion(severity_map, lesion, lung, choices):
     zones = severity.zones(lung[None], choices)[0].reshape(6, *lung.shape)
     involved = [zone for zone in zones if (zone & lesion).any()]
     hits = [lesion.flat[np.argmax(np.where(zone, severity_map, -1))] for zone in involved]
-    return {"dice": [metrics.dice(lesion, severity_map >= cut) for cut in CUTS],
+    return {"dice": [overlap.dice(lesion, severity_map >= cut) for cut in CUTS],
             "auprc": average_precision_score(lesion[lung], severity_map[lung]), "chance": lesion[lung].mean(),
             "pointing": np.mean(hits), "pointing_chance": np.mean([lesion[zone].mean() for zone in involved])}

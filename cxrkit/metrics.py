@@ -1,4 +1,4 @@
-"""Metrics with their intervals: AUC, operating point, severity, masks, calibration, and tests of model against model.
+"""Metrics: AUC with its interval, operating point, severity, agreement, calibration, and tests of model against model.
 
 Arrays in, numbers out. A label that is NaN is unknown, and its row is left out; what is undefined is NaN, never 0 or 1.
 `groups` (n,) names the patient of each row: several films of one patient are not several pieces of evidence.
@@ -6,9 +6,10 @@ Arrays in, numbers out. A label that is NaN is unknown, and its row is left out;
 
 import math
 
-import cv2
 import numpy as np
-from scipy import ndimage, optimize, special, stats
+from scipy import optimize, special, stats
+
+from cxrkit import resampling
 
 Z95 = stats.norm.ppf(0.975)
 
@@ -89,7 +90,7 @@ def auc_ci(y, p, method="delong", groups=None, seed=0):
     Raises ValueError for an unknown method.
     """
     if method == "bootstrap":
-        return bootstrap(auc, y, p, groups=groups, seed=seed)
+        return resampling.bootstrap(auc, y, p, groups=groups, seed=seed)
     if method != "delong":
         raise ValueError(f"unknown method {method!r}; known: ['delong', 'bootstrap']")
     (area,), ((variance,),) = delong(y, p, groups=groups)
@@ -178,45 +179,6 @@ def bland_altman(a, b):
     return {"bias": bias, "sd": sd, "low": bias - Z95 * sd, "high": bias + Z95 * sd}
 
 
-# masks
-
-
-def _masks(truth, mask, ignore):
-    truth, mask = np.asarray(truth), np.asarray(mask)
-    if truth.shape != mask.shape:
-        raise ValueError(f"masks of different size: truth {truth.shape}, mask {mask.shape}")
-    skip = np.zeros(truth.shape, bool) if truth.dtype == bool else truth == ignore
-    return (truth != 0) & ~skip, mask != 0, skip
-
-
-def dice(truth, mask, ignore=127):
-    """2 |A and B| / (|A| + |B|) of two masks (H, W), where the truth is not `ignore`; NaN if both are empty."""
-    a, b, skip = _masks(truth, mask, ignore)
-    total = a.sum() + (b & ~skip).sum()
-    return float(2 * (a & b).sum() / total) if total else math.nan
-
-
-def jaccard(truth, mask, ignore=127):
-    """|A and B| / |A or B| of two masks (H, W), where the truth is not `ignore`; NaN if both are empty."""
-    a, b, skip = _masks(truth, mask, ignore)
-    union = ((a | b) & ~skip).sum()
-    return float((a & b).sum() / union) if union else math.nan
-
-
-def surface_distance(truth, mask, spacing=1.0, ignore=127):
-    """Mean distance between the two outlines, over the points of both (ASSD), `spacing` a pixel; NaN if one is empty.
-
-    An outline made by the edge of the ignored area is none, and outline points inside that area do not count.
-    """
-    a, b, skip = _masks(truth, mask, ignore)
-    edge_a = a & ~ndimage.binary_erosion(a | skip)
-    edge_b = b & ~ndimage.binary_erosion(b) & ~skip
-    if not (edge_a.any() and edge_b.any()):
-        return math.nan
-    to_b, to_a = (cv2.distanceTransform((~edge).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE) for edge in (edge_b, edge_a))
-    return spacing * float(np.concatenate([to_b[edge_a], to_a[edge_b]]).mean(dtype=float))
-
-
 # calibration and use
 
 
@@ -261,48 +223,7 @@ def decision_curve(y, p, thresholds=None):
     return {"thresholds": t, "model": benefit[0], "all": benefit[1]}
 
 
-# resampling, and model against model
-
-
-def resample(statistic, *arrays, groups=None, draws=2000, seed=0):
-    """Values of statistic(*arrays) on draws of whole groups with replacement, (draws,); NaN where it is undefined."""
-    arrays = [np.asarray(a) for a in arrays]
-    rows = np.arange(len(arrays[0]))
-    number = rows if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
-    members = np.split(rows[np.argsort(number, kind="stable")], np.cumsum(np.bincount(number))[:-1])
-    rng = np.random.default_rng(seed)
-    values = np.empty(draws)
-    for i in range(draws):
-        drawn = rng.integers(len(members), size=len(members))
-        chosen = drawn if groups is None else np.concatenate([members[g] for g in drawn])
-        values[i] = statistic(*(a[chosen] for a in arrays))
-    return values
-
-
-def bootstrap(statistic, *arrays, groups=None, draws=2000, seed=0):
-    """Statistic with its 95 % percentile interval by drawing patients: (value, low, high).
-
-    Draws on which it is undefined (one class only) are left out; the limits are NaN when they are more than half.
-    """
-    values = resample(statistic, *arrays, groups=groups, draws=draws, seed=seed)
-    good = values[np.isfinite(values)]
-    low, high = np.percentile(good, (2.5, 97.5)) if len(good) > draws / 2 else (math.nan, math.nan)
-    return float(statistic(*arrays)), float(low), float(high)
-
-
-def paired_bootstrap(statistic, y, p_a, p_b, groups=None, draws=2000, seed=0):
-    """statistic(y, p_a) - statistic(y, p_b) on the same draws of patients: dict difference, low, high, p_value (two-sided)."""
-    def difference(y, a, b):
-        return statistic(y, a) - statistic(y, b)
-
-    values = resample(difference, y, p_a, p_b, groups=groups, draws=draws, seed=seed)
-    good = values[np.isfinite(values)]
-    if len(good) <= draws / 2:
-        return dict.fromkeys(("difference", "low", "high", "p_value"), math.nan)
-    tail = (1 + min((good <= 0).sum(), (good >= 0).sum())) / (1 + len(good))  # never 0: so many draws cannot show that
-    low, high = np.percentile(good, (2.5, 97.5))
-    return {"difference": float(difference(*map(np.asarray, (y, p_a, p_b)))), "low": float(low), "high": float(high),
-            "p_value": float(min(1, 2 * tail))}
+# model against model
 
 
 def delong_test(y, p_a, p_b, groups=None):

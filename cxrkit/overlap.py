@@ -8,14 +8,51 @@ import math
 import cv2
 import numpy as np
 import pandas as pd
+from scipy import ndimage
 
-from cxrkit import metrics, severity
+from cxrkit import resampling, severity
 from cxrkit.data import IGNORE
 from cxrkit.findings import interval
 
 MEASURES = ("dice", "jaccard", "assd", "dice_right", "dice_left", "missed")
 OPAQUE = 0.3  # of a lung's area: a lesion that covers more makes an opaque lung
 BRIGHT = 0.5  # of the way from healthy lung to the chest wall: a lesion that is brighter may be taken for wall
+
+
+def _masks(truth, mask, ignore):
+    truth, mask = np.asarray(truth), np.asarray(mask)
+    if truth.shape != mask.shape:
+        raise ValueError(f"masks of different size: truth {truth.shape}, mask {mask.shape}")
+    skip = np.zeros(truth.shape, bool) if truth.dtype == bool else truth == ignore
+    return (truth != 0) & ~skip, mask != 0, skip
+
+
+def dice(truth, mask, ignore=IGNORE):
+    """2 |A and B| / (|A| + |B|) of two masks (H, W), where the truth is not `ignore`; NaN if both are empty."""
+    a, b, skip = _masks(truth, mask, ignore)
+    total = a.sum() + (b & ~skip).sum()
+    return float(2 * (a & b).sum() / total) if total else math.nan
+
+
+def jaccard(truth, mask, ignore=IGNORE):
+    """|A and B| / |A or B| of two masks (H, W), where the truth is not `ignore`; NaN if both are empty."""
+    a, b, skip = _masks(truth, mask, ignore)
+    union = ((a | b) & ~skip).sum()
+    return float((a & b).sum() / union) if union else math.nan
+
+
+def surface_distance(truth, mask, spacing=1.0, ignore=IGNORE):
+    """Mean distance between the two outlines, over the points of both (ASSD), `spacing` a pixel; NaN if one is empty.
+
+    An outline made by the edge of the ignored area is none, and outline points inside that area do not count.
+    """
+    a, b, skip = _masks(truth, mask, ignore)
+    edge_a = a & ~ndimage.binary_erosion(a | skip)
+    edge_b = b & ~ndimage.binary_erosion(b) & ~skip
+    if not (edge_a.any() and edge_b.any()):
+        return math.nan
+    to_b, to_a = (cv2.distanceTransform((~edge).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE) for edge in (edge_b, edge_a))
+    return spacing * float(np.concatenate([to_b[edge_a], to_a[edge_b]]).mean(dtype=float))
 
 
 def compare(truth, mask, lesion=None, film=None):
@@ -30,9 +67,9 @@ def compare(truth, mask, lesion=None, film=None):
     ignored = truth == IGNORE
     lungs = [np.where(ignored, IGNORE, 255 * lung).astype(np.uint8) for lung in (right, left)]
     ill = np.zeros_like(right) if lesion is None else (lesion == 255) & (truth == 255)
-    return {"dice": metrics.dice(truth, mask), "jaccard": metrics.jaccard(truth, mask),
-            "assd": metrics.surface_distance(truth, mask, spacing=100 / truth.shape[0]),
-            "dice_right": metrics.dice(lungs[0], drawn[0]), "dice_left": metrics.dice(lungs[1], drawn[1]),
+    return {"dice": dice(truth, mask), "jaccard": jaccard(truth, mask),
+            "assd": surface_distance(truth, mask, spacing=100 / truth.shape[0]),
+            "dice_right": dice(lungs[0], drawn[0]), "dice_left": dice(lungs[1], drawn[1]),
             "opaque": max((ill & lung).sum() / max(lung.sum(), 1) for lung in (right, left)),
             "missed": (ill & ~mask).sum() / ill.sum() if ill.any() else math.nan,
             "bright": math.nan if film is None else brightness(film, truth == 255, ill)}
@@ -90,7 +127,7 @@ def by_network(judged):
 
 def measures(part):
     """Mean of each measure over films, with its interval."""
-    return {name: interval(metrics.bootstrap(np.nanmean, known[name], groups=known["group_id"], draws=300), len(known))
+    return {name: interval(resampling.bootstrap(np.nanmean, known[name], groups=known["group_id"], draws=300), len(known))
             for name in MEASURES if len(known := part[part[name].notna()])}
 
 
@@ -100,7 +137,7 @@ def gain(judged, ours="student", theirs="unet_normal", measure="dice"):
     pairs = judged[judged["network"] == ours]
     pairs = pairs.assign(more=pairs[measure] - pairs["path"].map(other)).dropna(subset="more")
     chosen = {group: pairs[rows(pairs)] for group, rows in GROUPS.items() if rows(pairs).any()}
-    return {group: interval(metrics.bootstrap(np.mean, part["more"], groups=part["group_id"]), len(part))
+    return {group: interval(resampling.bootstrap(np.mean, part["more"], groups=part["group_id"]), len(part))
             for group, part in chosen.items()}
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from . import metrics, preprocess, severity
+from . import overlap, preprocess, severity
 from .plots import BLUE, GREEN, ORANGE, RED, SKY, finding_names, outline, show_zones
 from .room import alike, rezone
 from .schema import DIAGNOSES, FINDINGS, known
@@ -66,7 +66,7 @@ def the_lungs(room, state, case, reading, truth):
     for side, colour in zip(severity.sides(large), (SKY, ORANGE), strict=True):
         outline(sheet.axes[1], side, colour)
     if drawn:
-        sheet.film(sheet.axes[2], reading.shown, f"true lungs: Dice {metrics.dice(truth.lungs, large):.2f}")
+        sheet.film(sheet.axes[2], reading.shown, f"true lungs: Dice {overlap.dice(truth.lungs, large):.2f}")
         outline(sheet.axes[2], truth.lungs, GREEN)
     return sheet
 

@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 
-from cxrkit import checkpoint, diagnosis, followup, localisation, metrics, schema, severity, train
+from cxrkit import checkpoint, diagnosis, followup, localisation, metrics, resampling, schema, severity, train
 from cxrkit import lungs as segment
 from cxrkit.artifacts import write_json
 from cxrkit.data import CXRDataset, arrays, letterbox, load_image, parts
@@ -208,7 +208,7 @@ def scores(table, guess, choices):
     out = {**errors(truth, table["score"], groups), "constant": errors(truth, np.full(len(table), guess), groups),
            **{how: errors(truth, table[how], groups) for how in ("soft", "hard")}, "zones": by_zone(table, choices),
            "bland_altman": {name: number(value) for name, value in metrics.bland_altman(table["score"], truth).items()},
-           "kappa": interval(metrics.bootstrap(metrics.quadratic_kappa, truth, np.rint(table["score"]), groups=groups, draws=DRAWS),
+           "kappa": interval(resampling.bootstrap(metrics.quadratic_kappa, truth, np.rint(table["score"]), groups=groups, draws=DRAWS),
                              len(table))}
     other = second_reader(table, choices)
     both = ~np.isnan(other) & ~np.isnan(truth)
@@ -219,7 +219,7 @@ def errors(truth, score, groups):
     """MSE (the main metric), MAE, CC and R2, each with its interval by patient."""
     known, score = ~np.isnan(truth), np.asarray(score)
     def one(name):
-        triple = metrics.bootstrap(lambda y, p: metrics.severity_metrics(y, p)[name], truth[known], score[known], groups=groups[known],
+        triple = resampling.bootstrap(lambda y, p: metrics.severity_metrics(y, p)[name], truth[known], score[known], groups=groups[known],
                                    draws=DRAWS)
         return interval(triple, known.sum())
     return {name: one(name) for name in ("mse", "mae", "cc", "r2")}
@@ -232,7 +232,7 @@ def by_zone(table, choices):
     for i, (zone, column) in enumerate(zip(ZONES, PREDICTED, strict=True)):
         y, p = truth[:, i % 3, i // 3], table[column].to_numpy()
         known = ~np.isnan(y)
-        agreement = metrics.bootstrap(lambda a, b: np.mean(a == b), y[known], p[known] >= 0.5, groups=groups[known], draws=DRAWS)
+        agreement = resampling.bootstrap(lambda a, b: np.mean(a == b), y[known], p[known] >= 0.5, groups=groups[known], draws=DRAWS)
         out[zone] = {"auc": interval(metrics.auc_ci(y, p, groups=groups), int((y == 1).sum())),
                      "agreement": interval(agreement, known.sum())}
     return out

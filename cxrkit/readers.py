@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from cxrkit import audit, metrics, quantification
+from cxrkit import audit, quantification, resampling
 from cxrkit.choices import OPEN_CHOICES
 
 DRAWS = 2000
@@ -40,7 +40,7 @@ def compare(judged):
     def mse(y, p):
         return float(np.mean((y - p) ** 2))
     out = {name: quantification.errors(truth, judged[name], groups) for name in ("score", *RIVALS)}
-    out["difference"] = {name: metrics.paired_bootstrap(mse, truth, judged["score"], judged[name], groups=groups, draws=DRAWS)
+    out["difference"] = {name: resampling.paired_bootstrap(mse, truth, judged["score"], judged[name], groups=groups, draws=DRAWS)
                          for name in RIVALS}
     return {"model": out.pop("score"), **out}
 

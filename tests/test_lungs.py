@@ -1,4 +1,4 @@
-"""The segmenter's task on made-up chests: who teaches, who is judged, that no abnormal mask is looked at, and how masks are compared."""
+"""The segmenter's task on made-up chests: who teaches, who is judged, and that no abnormal mask is looked at."""
 
 import json
 from dataclasses import replace
@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
-from cxrkit import lungs, overlap, profiles, stages
+from cxrkit import lungs, profiles, stages
 from cxrkit.artifacts import Store
 from cxrkit.profiles import Segmenter, Training
 from cxrkit.schema import COLUMNS, ZONES
@@ -251,71 +251,6 @@ def test_the_stage_is_named_by_what_it_reads():
     assert stages.settings(replace(demo, segmenter=replace(demo.segmenter, cycle=9.0)), "segmenter") != again
     lent = replace(demo, segmenter=replace(demo.segmenter, virtual=0.5))
     assert stages.settings(lent, "segmenter")["virtual"] == stages.settings(demo, "cohort")
-
-
-# overlap
-
-
-def test_compare_by_hand():
-    truth, lesion = np.zeros((20, 40), np.uint8), np.zeros((20, 40), np.uint8)
-    truth[4:14, 2:12], truth[4:14, 22:32] = 255, 255
-    lesion[4:9, 2:12] = 255
-    mask = truth == 255
-    mask[4:9, 2:12] = False
-    out = overlap.compare(truth, mask, lesion)
-    assert out["dice"] == pytest.approx(2 * 150 / 350) and out["jaccard"] == pytest.approx(150 / 200)
-    assert out["dice_right"] == pytest.approx(100 / 150) and out["dice_left"] == 1
-    assert out["opaque"] == 0.5 and out["missed"] == 1
-    assert np.isnan(overlap.compare(truth, mask)["missed"])
-    assert overlap.compare(truth, truth == 255)["assd"] == 0
-
-
-def test_brightness_runs_from_healthy_lung_to_the_chest_wall():
-    lung, ill = np.zeros((32, 32), bool), np.zeros((32, 32), bool)
-    lung[8:24, 4:14], ill[8:12, 4:14] = True, True
-    film = np.full((32, 32), 200, np.uint8)
-    film[lung] = 50
-    for grey, bright in ((50, 0), (125, 0.5), (200, 1), (20, -0.2)):
-        film[ill] = grey
-        assert overlap.brightness(film, lung, ill) == pytest.approx(bright)
-        assert overlap.compare(255 * lung.astype(np.uint8), lung, 255 * ill.astype(np.uint8), film)["bright"] == pytest.approx(bright)
-    assert np.isnan(overlap.brightness(film, lung, lung)) and np.isnan(overlap.brightness(film, lung, ~lung & False))
-
-
-def test_what_nobody_has_drawn_does_not_count():
-    truth = np.zeros((20, 40), np.uint8)
-    truth[4:14, 2:12], truth[4:14, 22:32], truth[14:] = 255, 255, 127
-    mask = truth == 255
-    mask[14:18] = True
-    assert overlap.compare(truth, mask)["dice"] == 1
-
-
-def test_gain_pairs_the_films_of_two_networks():
-    rows = [{"path": f"{i}", "group_id": f"g{i // 2}", "diagnosis": "covid19", "zones": 5, "opaque": 0.4, "bright": 0.1, "network": name,
-             "dice": 0.8 + 0.01 * i + (0.05 if name == "student" else 0)} for i in range(8) for name in ("student", "unet_normal")]
-    out = overlap.gain(pd.DataFrame(rows).sample(frac=1, random_state=0))
-    assert set(out) == {"abnormal", "zones_4_6", "opaque"} and out["opaque"]["n"] == 8
-    assert [out["opaque"][k] for k in ("value", "low", "high")] == pytest.approx([0.05] * 3)
-
-
-def test_headroom_is_the_ceiling_above_the_unet_of_normal_lungs():
-    rows = pd.DataFrame({"path": [*"ab"], "group_id": [*"ab"], "diagnosis": "covid19", "zones": 5, "opaque": 0.0, "bright": 0.1})
-    judged = pd.concat([rows.assign(network=name, dice=dice) for name, dice in
-                        {"student": 0.90, "unet_normal": 0.92, "unet_both": 0.95}.items()])
-    out = overlap.gains(judged)
-    assert out["gain"]["zones_4_6"]["value"] == pytest.approx(-0.02) and out["headroom"]["zones_4_6"]["value"] == pytest.approx(0.03)
-    assert set(overlap.gains(judged[judged["network"] != "unet_both"])) == {"gain"}
-
-
-def test_report_has_a_place_for_each_external_site():
-    rows = pd.DataFrame({"path": [*"abcd"], "group_id": [*"abcd"], "dataset": "made", "site": [*"xxyz"], "external": [0, 0, 1, 1],
-                         "diagnosis": "normal", "zones": 0, "opaque": 0.0, "bright": np.nan, "network": "student",
-                         **dict.fromkeys(overlap.MEASURES, 0.9)})
-    both = pd.concat([rows, rows.assign(network="unet_normal")])
-    out = overlap.report(both)
-    assert list(out) == ["test", "external", "external1", "external2"] and out["external2"]["site"] == "z"
-    assert out["test"]["student"]["normal"]["dice"] == {"value": 0.9, "low": 0.9, "high": 0.9, "n": 2}
-    assert overlap.table(out).loc["student", "normal"] == "0.900 [0.900, 0.900]"
 
 
 def test_masks_come_at_the_size_asked_for(table, store):

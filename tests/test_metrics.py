@@ -207,44 +207,6 @@ def test_bland_altman_by_hand():
     assert got == pytest.approx({"bias": 1, "sd": 1, "low": 1 - 1.959964, "high": 1 + 1.959964}, rel=1e-6)
 
 
-# masks
-
-
-def test_overlap_by_hand_and_sklearn(rng):
-    a, b = rng.integers(0, 2, (2, 20, 30)).astype(bool)
-    assert metrics.dice(a, b) == pytest.approx(sk.f1_score(a.ravel(), b.ravel()))
-    assert metrics.jaccard(a, b) == pytest.approx(sk.jaccard_score(a.ravel(), b.ravel()))
-    assert math.isnan(metrics.dice(a & False, b & False)) and math.isnan(metrics.jaccard(a & False, b & False))
-    truth = np.where(rng.random((20, 30)) < 0.3, 127, a * 255).astype(np.uint8)
-    inside = truth != 127
-    assert metrics.dice(truth, b * 255) == pytest.approx(sk.f1_score(a[inside], b[inside]))
-    assert metrics.jaccard(truth, b) == pytest.approx(sk.jaccard_score(a[inside], b[inside]))
-    with pytest.raises(ValueError, match="different size"):
-        metrics.dice(a, b[:10])
-
-
-def slow_surface_distance(a, b):
-    """Outline pixels have a 4-neighbour outside; every pair of outline pixels."""
-    def outline(mask):
-        padded = np.pad(mask, 1)
-        return [(i, j) for i, j in np.argwhere(mask)
-                if not all(padded[i + 1 + di, j + 1 + dj] for di, dj in ((0, 1), (1, 0), (0, -1), (-1, 0)))]
-    ea, eb = outline(a), outline(b)
-    return np.mean([min(math.dist(p, q) for q in other) for own, other in ((ea, eb), (eb, ea)) for p in own])
-
-
-def test_surface_distance(rng):
-    a, b = np.zeros((2, 24, 24), bool)
-    a[4:15, 3:12], b[6:18, 5:12] = True, True
-    assert metrics.surface_distance(a, b) == pytest.approx(slow_surface_distance(a, b))
-    assert metrics.surface_distance(a, b, spacing=0.5) == pytest.approx(slow_surface_distance(a, b) / 2)
-    assert metrics.surface_distance(a, a) == 0 and math.isnan(metrics.surface_distance(a, b & False))
-    # a lung that the ignored area cuts has no outline there, and the prediction may go on inside it
-    truth = np.where(np.arange(24) < 8, a * 255, 127).astype(np.uint8)
-    assert metrics.surface_distance(truth, a) == 0
-    assert metrics.surface_distance(np.where(truth == 127, 0, truth), a) > 0.5
-
-
 # calibration and use
 
 
@@ -277,34 +239,7 @@ def test_decision_curve_by_hand():
         metrics.decision_curve(y, p, [1.0])
 
 
-# resampling, and model against model
-
-
-def test_bootstrap_of_a_mean_is_the_closed_form(rng):
-    x = rng.normal(size=200)
-    value, low, high = metrics.bootstrap(np.mean, x, draws=4000)
-    assert value == x.mean()
-    np.testing.assert_allclose([low, high], x.mean() + np.array([-1.96, 1.96]) * x.std() / math.sqrt(200), atol=0.01)
-    assert metrics.bootstrap(np.mean, x, draws=50) == metrics.bootstrap(np.mean, x, draws=50)
-    assert metrics.bootstrap(np.mean, x, draws=50, seed=1) != metrics.bootstrap(np.mean, x, draws=50)
-
-
-def test_bootstrap_draws_whole_patients(rng):
-    x, groups = np.repeat(rng.normal(size=40), 5), np.repeat(rng.permutation(40), 5)
-    shuffled = rng.permutation(200)
-    _, low, high = metrics.bootstrap(np.mean, x[shuffled], groups=groups[shuffled], draws=4000)
-    assert high - low == pytest.approx(2 * 1.96 * x.std() / math.sqrt(40), rel=0.1)
-
-    def whole(drawn_groups):
-        return float((np.bincount(drawn_groups, minlength=40) % 5 == 0).all())
-
-    assert (metrics.resample(whole, groups[shuffled], groups=groups[shuffled], draws=20) == 1).all()
-
-
-def test_bootstrap_leaves_undefined_draws_out():
-    value, low, high = metrics.bootstrap(metrics.auc, [1, 0, 0, 0, 0], [2, 1, 3, 0, 0])
-    assert value == 0.75 and 0 <= low <= value <= high <= 1
-    assert math.isnan(metrics.bootstrap(lambda x: x[0] if x.sum() > 20 else math.nan, np.arange(5))[1])
+# model against model
 
 
 def test_paired_delong_is_the_z_test_of_the_pairwise_sum(rng):
@@ -329,17 +264,6 @@ def test_paired_tests_keep_their_level(rng):
         y, a = sample(rng, n=100, signal=0.0)
         p_values.append(metrics.delong_test(y, a + y + rng.normal(size=100), a + y + rng.normal(size=100))["p_value"])
     assert np.mean(np.array(p_values) < 0.05) == pytest.approx(0.05, abs=0.025)
-
-
-def test_paired_bootstrap_agrees_with_delong(rng):
-    y, a = sample(rng, n=200)
-    b = a + 0.8 * rng.normal(size=200)
-    boot, exact = metrics.paired_bootstrap(metrics.auc, y, a, b), metrics.delong_test(y, a, b)
-    assert boot["difference"] == pytest.approx(exact["difference"])
-    np.testing.assert_allclose([boot["low"], boot["high"]], [exact["low"], exact["high"]], atol=0.01)
-    assert boot["p_value"] == pytest.approx(exact["p_value"], abs=0.03)
-    assert metrics.paired_bootstrap(metrics.auc, y, a, a)["p_value"] == 1
-    assert all(math.isnan(v) for v in metrics.paired_bootstrap(metrics.auc, [1, 1], [1, 2], [2, 1]).values())
 
 
 def slow_holm(p):

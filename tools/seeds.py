@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from cxrkit import artifacts, court, doctor, findings, metrics, profiles, results, stages
+from cxrkit import artifacts, court, doctor, findings, profiles, resampling, results, stages
 
 SEEDS = (0, 1, 2)
 
@@ -31,12 +31,12 @@ def study_backbone(profile, store):
         played = findings.pointing(findings.load(folder, variant), films[films["external"]].reset_index(drop=True), variant, store)
         scores[pool] = played
         areas = {name: found["auc"]["value"] for name, found in outside["findings"].items()}
-        hit = metrics.bootstrap(np.mean, played["hit"], groups=played["group_id"])
+        hit = resampling.bootstrap(np.mean, played["hit"], groups=played["group_id"])
         rows.append({"pool": pool, "auc": outside["auc"]["value"], **{f"auc_{name}": area for name, area in areas.items()},
                      "hit": hit[0], "hit_low": hit[1], "hit_high": hit[2], "chance": played["chance"].mean(), "n": len(played),
                      **{f"hit_{name}": part["hit"].mean() for name, part in played.groupby("finding")}})
     both = scores["pcam"].assign(other=scores["average"]["hit"])
-    gain = metrics.bootstrap(lambda a, b: np.mean(a) - np.mean(b), both["hit"], both["other"], groups=both["group_id"])
+    gain = resampling.bootstrap(lambda a, b: np.mean(a) - np.mean(b), both["hit"], both["other"], groups=both["group_id"])
     return [{**row, "gain": gain[0], "gain_low": gain[1], "gain_high": gain[2]} for row in rows]
 
 

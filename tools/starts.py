@@ -13,7 +13,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from cxrkit import artifacts, doctor, findings, metrics, profiles, results, stages
+from cxrkit import artifacts, doctor, findings, profiles, resampling, results, stages
 from cxrkit.schema import FINDINGS
 
 MINI = profiles.mini()
@@ -53,8 +53,8 @@ def study(task, store):
     judged = {name: read(profile, store) for name, profile in STARTS[task].items()}
     (truth, ours, groups), rows = next(iter(judged.values())), []
     for name, (_, scores, _) in judged.items():
-        value, low, high = metrics.bootstrap(statistic, truth, scores, groups=groups, draws=1000)
-        gain = metrics.paired_bootstrap(statistic, truth, ours, scores, groups=groups, draws=1000)
+        value, low, high = resampling.bootstrap(statistic, truth, scores, groups=groups, draws=1000)
+        gain = resampling.paired_bootstrap(statistic, truth, ours, scores, groups=groups, draws=1000)
         rows.append({"task": task, "measure": measure, "start": name, "films": len(truth), "value": value, "low": low, "high": high,
                      **{f"own_minus_this{'_' + key if key != 'difference' else ''}": gain[key] for key in ("difference", "low", "high")}})
     return rows

@@ -25,7 +25,7 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 
-from cxrkit import artifacts, comparisons, curves, diagnosis, experiments, metrics, plots, profiles, results, stages, widgets
+from cxrkit import artifacts, comparisons, curves, diagnosis, experiments, metrics, plots, profiles, resampling, results, stages, widgets
 from cxrkit.baselines import PATCH, ResNet
 from cxrkit.contrastive import TEMPERATURE, nt_xent
 
@@ -138,7 +138,7 @@ rng = np.random.default_rng(0)
 truth, films = rng.integers(0, 2, 300), rng.normal(0, 1.3, 300)
 strong, weak = truth * 2.0 + films + rng.normal(0, 0.3, 300), truth * 1.7 + films + rng.normal(0, 0.3, 300)
 alone = {name: metrics.auc_ci(truth, p) for name, p in (("strong", strong), ("weak", weak))}
-pair = metrics.paired_bootstrap(metrics.auc, truth, strong, weak, draws=500)
+pair = resampling.paired_bootstrap(metrics.auc, truth, strong, weak, draws=500)
 shown = [{"label": name, "value": v, "low": low, "high": high} for name, (v, low, high) in alone.items()]
 shown += [{"label": "0.5 + difference, paired", "value": 0.5 + pair["difference"], "low": 0.5 + pair["low"], "high": 0.5 + pair["high"]}]
 curves.plot_forest(pd.DataFrame(shown), "Intervals overlap, and yet the difference is clear", "AUC (dashed: no difference)", 0.5, False)
