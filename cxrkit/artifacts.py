@@ -110,7 +110,7 @@ class Shared(Store):
     machine, stay here.
     """
 
-    OWN = ("images", "masks")
+    OWN = ("images", "masks", "blackened")
 
     def __init__(self, url, root, data=None, wait=-1):
         super().__init__(root, data, wait)

@@ -14,9 +14,9 @@ from sklearn.model_selection import GridSearchCV, GroupKFold, StratifiedGroupKFo
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from cxrkit import metrics, resampling, train
+from cxrkit import metrics, preprocess, resampling, train
 from cxrkit.choices import Choices
-from cxrkit.data import cached
+from cxrkit.data import cached, load_image, load_mask
 from cxrkit.findings import dataset, interval
 from cxrkit.schema import known
 
@@ -60,6 +60,29 @@ def cover(films, gone):
     return films
 
 
+def only_lungs(pixels, mask):
+    """A film, uint8 or uint16 (H, W), black outside of a lung mask of the whole film, uint8 (h, w) of 0, 127, 255 -> uint8 (H, W).
+
+    Histogram equalisation leaves out the lowest grey, so what it then does to the lungs is known from the lungs alone. What nobody
+    has drawn (127) is black too. A mask without lungs leaves the film as it is.
+    """
+    grey = preprocess.to_uint8(pixels)
+    lung = cv2.resize(mask, grey.shape[::-1], interpolation=cv2.INTER_NEAREST) == 255
+    return np.where(lung, grey, np.uint8(0)) if lung.any() else grey
+
+
+def blacken(folder, table):
+    """Films of a table with nothing but their lungs (`only_lungs`), one PNG a film in its own size: `folder`/0.png, 1.png, ..."""
+    for i, (path, drawn) in enumerate(zip(table["path"], table["lung_mask"], strict=True)):
+        black = only_lungs(load_image(path).pixels, load_mask(drawn))
+        cv2.imwrite(str(folder / f"{i}.png"), black, [cv2.IMWRITE_PNG_COMPRESSION, 1])
+
+
+def whole(table):
+    """The table with its films as they came, where they were edited (`origin`)."""
+    return table.assign(path=table["origin"]) if "origin" in table else table
+
+
 def file_sizes(paths, films):
     """Bytes of each film's file, (n, 1); of a film without a file of its own, the bytes of its PNG."""
     return np.array([[Path(path).stat().st_size if Path(path).is_file() else len(cv2.imencode(".png", np.asarray(film))[1])]
@@ -79,12 +102,13 @@ def read(table, profile, store=None, kind="grey"):
     return np.load(cached(table["lung_mask"], profile.image_size, Choices(), "lungs", store), mmap_mode="r")  # "grey" is resized plainly
 
 
-FEATURES = {  # name -> (table, profile, store) -> (n, d); what nobody has drawn (127) goes, with the lungs and with the rest
+FEATURES = {  # name -> (table, profile, store) -> (n, d); what nobody has drawn (127) goes, with the lungs and with the rest. An edited
+    # film has an `origin`: the path of the film as it came
     "thumbnail": lambda *of: thumbnails(read(*of)),
     "equalised thumbnail": lambda *of: thumbnails(read(*of, "film")),
     "mean and SD": lambda *of: statistics(read(*of)),
     "histogram": lambda *of: histogram(read(*of)),
-    "file size": lambda table, *of: file_sizes(table["path"], read(table, *of)),
+    "file size": lambda table, *of: file_sizes(table.get("origin", table["path"]), read(table, *of)),
     "border": lambda *of: border(read(*of)),
     "lungs removed": lambda *of: thumbnails(cover(read(*of), read(*of, "lungs") != 0)),
     "lungs only": lambda *of: thumbnails(cover(read(*of), read(*of, "lungs") != 255)),

@@ -16,6 +16,8 @@ INSIDE = ("nih_cxr14", "normal", "other_infection")  # source and classes of the
 AWAY = ("cohen", "other_infection", "covid19")  # and of the one in a source that no training has seen
 RIVALS = ("thumbnail", "equalised thumbnail", "mean and SD", "file size")  # of audit.FEATURES
 BAND = (1280, 3956)  # patient numbers of the NIH that both classes have
+PROBES = ("thumbnail", "border", "lungs removed", "lungs only", "lung shape", "file size")  # of audit.FEATURES
+MOST = 200  # films of a dataset that are probed, of different patients
 TINY = 1e-6
 
 
@@ -33,6 +35,23 @@ def ties(table):
     alone = [name for name in DIAGNOSES if (counts[name] > 0).sum() == 1]
     only = [", ".join(name for name in alone if counts.loc[source, name]) or "-" for source in counts.index]
     return counts.assign(only=only), metrics.macro_auc(table["diagnosis"].map(DIAGNOSES.index).to_numpy(), shares)
+
+
+def probes(table, profile, store=None):
+    """How far films give away their source, and their diagnosis, to linear models that see no disease, in folds by patient.
+
+    -> {"source": {feature: {"auc", "balanced_accuracy"}}, "diagnosis": ...} for PROBES, and `chance`, the balanced accuracy of guessing.
+    At most MOST films of a dataset, one of each patient; all must have a lung mask.
+    """
+    rows = table.drop_duplicates("group_id").sample(frac=1, random_state=profile.seed).groupby("dataset").head(MOST).reset_index(drop=True)
+    fold, out = audit.fold_of(rows["group_id"].to_numpy(), profile.folds, profile.seed), {}
+    for name, column in (("source", "dataset"), ("diagnosis", "diagnosis")):
+        y = rows[column].astype("category").cat.codes.to_numpy(int)
+        found, _ = audit.probe(PROBES, y, rows, fold, profile, store)
+        by_feature = found.set_index("score").groupby("features")
+        out[name] = {feature: part.drop(columns="features").to_dict("index") for feature, part in by_feature}
+        out[name]["chance"] = 1 / rows[column].nunique()
+    return out
 
 
 def judge(y, ours, rivals, groups):
@@ -91,9 +110,17 @@ def away(judged, taught, profile, store=None, contrast=AWAY):
 
 def report(folds, judged, taught, profile, store=None):
     """All of it: dict `inside` (of the cross-validated films), `away` (of the external films in `judged`), and `source_alone`, the macro
-    AUC of guessing by the source, over all films of the profile."""
-    whole = pd.concat([folds, judged[judged["external"].astype(bool)]], ignore_index=True)
-    return {"inside": inside(folds, profile, store), "away": away(judged, taught, profile, store), "source_alone": ties(whole)[1]}
+    AUC of guessing by the source, over all films of the profile.
+
+    Where ours sees nothing but lungs, the trivial models see whole films, and in `inside_lungs` the films that ours sees; `probes` then
+    says what a linear model reads from the borders (all films have a lung mask).
+    """
+    every = pd.concat([folds, judged[judged["external"].astype(bool)]], ignore_index=True)
+    found = {"inside": inside(audit.whole(folds), profile, store), "source_alone": ties(every)[1],
+             "away": away(audit.whole(judged), audit.whole(taught), profile, store)}
+    if "origin" not in folds:
+        return found
+    return {**found, "inside_lungs": inside(folds, profile, store), "probes": probes(audit.whole(every), profile, store)}
 
 
 def table(found):

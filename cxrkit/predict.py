@@ -16,7 +16,7 @@ import pydantic
 import torch
 from tqdm import tqdm
 
-from cxrkit import NOTICE, checkpoint, diagnosis, inspection, lungs, preprocess, quantification, saliency, schema, stages
+from cxrkit import NOTICE, audit, checkpoint, diagnosis, inspection, lungs, preprocess, quantification, saliency, schema, stages
 from cxrkit.artifacts import Store, write_atomic
 from cxrkit.images import Image, load_image
 from cxrkit.profiles import Profile
@@ -137,7 +137,7 @@ def predict(film, models, view=None, maps=True):
     image, said = _opened(film)
     mask = lungs_of(image.pixels, models.parts["segmenter"])                                  # (S', S')
     asked, doubts = views(models, view and schema.known(view, FRONTAL, "view"), image.view)
-    found = [diagnose(image.pixels, models.parts[f"diagnosis_{name.lower()}"], maps) for name in asked]
+    found = [diagnose(image.pixels, models.parts[f"diagnosis_{name.lower()}"], maps, mask) for name in asked]
     array, score, drawn = quantify(image.pixels, mask, models.parts["severity"])
     out = {"lungs": to_film(mask, image.pixels.shape)}
     if maps:
@@ -181,6 +181,11 @@ def _input(pixels, profile):
     return torch.from_numpy(preprocess.preprocess(pixels, profile.variant.zoom * profile.image_size, profile.choices))[None, None]
 
 
+def visible(pixels, mask, profile):
+    """What of a film the profile's diagnosis looks at, uint8 or uint16 (H, W): all of it, or the lungs of a mask (`stages.lungs_only`)."""
+    return audit.only_lungs(pixels, np.where(mask, np.uint8(255), np.uint8(0))) if profile.sources.lungs_only else pixels
+
+
 def lungs_of(pixels, part):
     """Clean lung mask, bool (S, S), of the whole film resized plainly."""
     sizes = part.profile.segmenter
@@ -190,10 +195,13 @@ def lungs_of(pixels, part):
     return lungs.to_mask(logits.numpy(), part.profile.image_size)
 
 
-def diagnose(pixels, part, maps=True):
-    """Probabilities of the classes (K,), and where each comes from: relevance (K, H, W), not negative; None without `maps`."""
+def diagnose(pixels, part, maps=True, mask=None):
+    """Probabilities of the classes (K,), and where each comes from: relevance (K, H, W), not negative; None without `maps`.
+
+    mask: lungs of the whole film, bool (S', S'), for a model that sees nothing else (`visible`).
+    """
     with torch.no_grad():
-        corpus = part.network.corpus(_input(pixels, part.profile))                            # (1, C, h, w)
+        corpus = part.network.corpus(_input(visible(pixels, mask, part.profile), part.profile))  # (1, C, h, w)
         logits = part.network(features=corpus)["logits"]
     probs = diagnosis.HEADS[part.profile.choices.class_head][1](logits)[0].numpy()
     if not maps:

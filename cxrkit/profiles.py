@@ -129,6 +129,7 @@ class Sources:
     virtual: bool = False  # begins as the PA model of the virtual hospitals instead of as the backbone of this profile
     aside: tuple[str, ...] = ()  # datasets that teach no diagnosis, and test it; `Profile.external` teach nothing at all
     findings: tuple[str, ...] = ()  # datasets that teach the findings; () = all that know some
+    lungs_only: bool = False  # the diagnosis sees films that are black outside of the lungs (`stages.lungs_only`)
 
 
 @dataclass(frozen=True)
@@ -262,16 +263,16 @@ def mini():
     slim = demo().backbone
     return Profile(
         "mini", manifests=("cohen", "cxnet", "hannover", "kermany", "kermany_224", "nih_cxr14"), image_size=128, lesson_minutes=60, folds=5,
-        segmenter=replace(demo().segmenter, size=128, judged=0, unet_widths=(16, 32, 64, 128, 128), unet_patch=2, vary=True, virtual=0.5,
+        segmenter=replace(demo().segmenter, size=128, judged=0, unet_widths=(16, 32, 64, 128, 128), unet_patch=2, vary=True,
                           mirror=True, normal="lung_mask.notna() and (diagnosis == 'normal' or brixia <= 3)",
-                          abnormal="lung_mask.isna() and diagnosis in ('other_infection', 'covid19')"),
+                          abnormal="diagnosis in ('other_infection', 'covid19')"),
         segmenter_training=replace(demo().segmenter_training, steps=80), student_training=replace(demo().student_training, steps=40),
-        unet_training=replace(demo().unet_training, steps=400, ema=0.98),
+        unet_training=replace(demo().unet_training, steps=800, ema=0.98),
         backbone=replace(slim, start="virtual", augment=True),
         backbone_training=Training("adamw", lr=1e-3, batch=8, steps=600, schedule="cosine", warmup=30, weight_decay=0.05, threads=1),
         transformer=demo().transformer, transformer_training=replace(demo().transformer_training, steps=1000, eval_every=0),
         sources=Sources(shares=(("virtual", 0.35), ("nih_cxr14", 0.35), ("kermany", 0.05), ("kermany_224", 0.1), ("hannover", 0.15)),
-                        together=True, virtual=True, aside=("cohen", "cxnet")),
+                        together=True, virtual=True, aside=("cohen", "cxnet"), lungs_only=True),
         quantifier=Quantifier(virtual=True), grid=replace(demo().grid, alone=("cohen",)),
         severity_training=Training("adamw", lr=3e-4, batch=8, steps=200, schedule="cosine", warmup=20, weight_decay=0.05, clip=1.0,
                                    threads=1))

@@ -190,15 +190,16 @@ class Room:
     def look(self, pixels, view):
         """One film, uint8 or uint16 (H, W), through all models -> Reading."""
         size, choices = self.profile.image_size, self.profile.choices
-        seen = preprocess.prepare(pixels, size, choices)
+        seen, mask = preprocess.prepare(pixels, size, choices), predict.lungs_of(pixels, self.segmenter)
         image = torch.from_numpy(preprocess.normalize(seen, choices.normalize))[None, None]     # (1, 1, s, s)
         found = self.backbone(image)
-        corpus = self.models[view].features(image)                                            # (1, C, h, w)
+        own = preprocess.preprocess(predict.visible(pixels, mask, self.profile), size, choices)
+        corpus = self.models[view].features(torch.from_numpy(own)[None, None])                # (1, C, h, w)
         vit = self.models[view].transformer
         with relevance.recorded(vit) as recorded:
             logits = vit(corpus)["logits"]
         tokens = [recorded[vit.blocks[0].norm1][0][0], *(recorded[block.add2][1] for block in vit.blocks)]
-        lung = quantification.placed(predict.lungs_of(pixels, self.segmenter), pixels.shape, self.profile)
+        lung = quantification.placed(mask, pixels.shape, self.profile)
         graded = quantification.read(self.severity, {"image": image, "lung_mask": torch.from_numpy(lung)[None]}, choices)
         return Reading(
             preprocess.resize(preprocess.to_uint8(pixels), SHOWN, choices.resize), seen, found["logits"][0].sigmoid().numpy(),

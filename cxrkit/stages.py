@@ -10,12 +10,26 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 import pandas as pd
 
-from . import baselines, checkpoint, contrastive, diagnosis, films, findings, images, lungs, manifest, profiles, quantification, readers
+from . import (
+    audit,
+    baselines,
+    checkpoint,
+    contrastive,
+    contrasts,
+    diagnosis,
+    films,
+    findings,
+    images,
+    lungs,
+    manifest,
+    profiles,
+    quantification,
+    readers,
+)
 from . import court as judges
 from . import dial as shortcuts
 from .artifacts import Store, write_json
 from .backbone import imagenet_state
-from .contrasts import report as contrasts
 from .data import parts as split_parts
 from .schema import COLUMNS, HAS, known
 
@@ -31,7 +45,7 @@ class Depends:
 
 FILMS = ("manifests", "external", "seed", "image_size", "choices.resize", "choices.order", "choices.normalize", "choices.augmentation")
 MODEL = tuple(f"variant.{name}" for name in ("model", "start", "contrastive", "corpus", "zoom", "widths", "layers", "pretraining", "films"))
-SOURCES = tuple(f"sources.{name}" for name in ("shares", "contrast", "together", "virtual", "aside"))
+SOURCES = tuple(f"sources.{name}" for name in ("shares", "contrast", "together", "virtual", "aside", "lungs_only"))
 DIAGNOSIS = Depends((*FILMS, "transformer", "transformer_training", "choices.mlp_dim", "choices.class_head", "choices.threshold_from",
                      "choices.views", *MODEL, *SOURCES), ("backbone",))
 SEVERITY = tuple(f"choices.{name}" for name in (
@@ -86,7 +100,8 @@ def _chosen(profile, stage):
     diagnosed = {"start": learnt if learnt != ("backbone", True) else None,  # a diagnosis stands on the backbone anyhow
                  "contrastive": ("contrastive", True) if variant.contrastive else None}
     taught = {**diagnosed, "begins as": ("diagnosis_pa", False) if profile.sources.virtual else None,
-              "virtual": ("cohort", False) if dict(profile.sources.shares).get("virtual", 0) else None}
+              "virtual": ("cohort", False) if dict(profile.sources.shares).get("virtual", 0) else None,
+              "lungs": ("segmenter", True) if profile.sources.lungs_only else None}
     one_view = {**taught, "both views": ("diagnosis", True) if profile.sources.together else None}
     chosen = {"backbone": {"start": ("backbone", False) if profile.backbone.start == "virtual" else None},
               "court": {"lesions": ("cohort", False) if "virtual" not in profile.manifests else None},
@@ -261,7 +276,7 @@ def transformer(profile, view, store=None):
 
 
 def both_views(profile, store=None):
-    """The corpus ViT taught by PA and AP films together -> folder of the artifact, with its contrasts (`contrasts`) in metrics.json.
+    """The corpus ViT taught by PA and AP films together -> folder of the artifact, with its contrasts (`contrasts.report`) in metrics.json.
 
     Every internal film is also judged by a model that never saw its patient, in profile.folds folds.
     """
@@ -274,7 +289,7 @@ def both_views(profile, store=None):
         folds = diagnosis.cross_validate(folder, profile, inner, store, beginning(profile, store), lent)
         judged = pd.read_csv(folder / "predictions.csv", low_memory=False)
         taught = pd.concat([split_parts(films_of)["train"], lent], ignore_index=True)
-        write_json(folder / "metrics.json", {**result, "contrasts": contrasts(folds, judged, taught, profile, store)})
+        write_json(folder / "metrics.json", {**result, "contrasts": contrasts.report(folds, judged, taught, profile, store)})
 
     return store.load_or_make("diagnosis", settings(profile, "diagnosis"), make)
 
@@ -282,13 +297,28 @@ def both_views(profile, store=None):
 def diagnosis_films(profile, store=None):
     """(films of the profile that have a diagnosis, those of profile.sources.aside external too; films that the virtual hospitals lend).
 
-    Films of unknown view are left out, or kept (choice 19).
+    Films of unknown view are left out, or kept (choice 19). With profile.sources.lungs_only all are black outside of the lungs.
     """
     known_views, _ = manifest.select_views(table(profile, "diagnosis", store), profile.choices)
     own = known_views.assign(external=known_views["external"].astype(bool) | known_views["dataset"].isin(profile.sources.aside))
     own = own[own["external"] | ~own["group_id"].isin(own["group_id"][own["external"]])].reset_index(drop=True)  # a patient in two sources
     lends = dict(profile.sources.shares).get("virtual", 0) > 0
-    return own, split_parts(table(virtual(profile), "diagnosis", store))["train"] if lends else own[:0]
+    lent = split_parts(table(virtual(profile), "diagnosis", store))["train"] if lends else own[:0]
+    return (lungs_only(profile, own, store), lungs_only(profile, lent, store)) if profile.sources.lungs_only else (own, lent)
+
+
+def lungs_only(profile, table, store=None):
+    """The table with films that are black outside of the lungs, made once (`audit.blacken`); `origin` = the films as they came.
+
+    Lungs are the segmenter's, and those of virtual films the true ones. Raises ValueError where the masks are padded.
+    """
+    if profile.choices.resize != "plain":
+        raise ValueError(f"lungs_only needs masks of the whole film: choices.resize must be 'plain', not {profile.choices.resize!r}")
+    store, real = store or Store(), table["dataset"] != "virtual"
+    drawn = table.assign(lung_mask=table["lung_mask"].mask(real, masks(profile, table[real], store)["lung_mask"]))
+    digest = hashlib.sha256("\n".join([*drawn["path"], *drawn["lung_mask"]]).encode()).hexdigest()
+    folder = store.load_or_make("blackened", {"films": digest}, lambda part: audit.blacken(part, drawn))
+    return drawn.assign(origin=table["path"], path=[str(folder / f"{i}.png") for i in range(len(table))])
 
 
 def masks(profile, table, store=None):
@@ -337,8 +367,15 @@ def severity_start(profile, store=None):
 
 
 def exhibits(profile, store=None):
-    """Films with a diagnosis for the court: the profile's own, or, where nobody has drawn their lesions, those of the virtual hospitals."""
-    return table(profile if "virtual" in profile.manifests else virtual(profile), "diagnosis", store)
+    """Films with a diagnosis for the court: the profile's own, or, where nobody has drawn their lesions, those of the virtual hospitals.
+
+    As the profile's diagnosis sees them (`lungs_only`; then those of test and external hospitals alone), with their true lungs.
+    """
+    films_of = table(profile if "virtual" in profile.manifests else virtual(profile), "diagnosis", store)
+    if not profile.sources.lungs_only:
+        return films_of
+    judged = films_of[films_of["external"].astype(bool) | (films_of["split"] == "test")].reset_index(drop=True)
+    return lungs_only(profile, judged, store).assign(lung_mask=judged["lung_mask"])
 
 
 def court(profile, store=None):

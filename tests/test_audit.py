@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
-from cxrkit import audit, metrics, profiles
+from cxrkit import audit, metrics, preprocess, profiles
 from cxrkit.artifacts import Store
 from cxrkit.schema import COLUMNS
 
@@ -53,6 +53,37 @@ def test_grey_statistics_are_those_of_numpy():
     want = [[f.mean(), f.std(), *np.histogram(f, 16, (0, 256))[0] / f.size] for f in films]
     np.testing.assert_allclose(audit.histogram(films), want)
     np.testing.assert_allclose(audit.statistics(films), np.array(want)[:, :2])
+
+
+def test_blackened_films_keep_the_lungs_to_the_grey_level_and_nothing_else(table, tmp_path):
+    audit.blacken(tmp_path, table[:3])
+    for i in range(3):
+        film, black = (cv2.imread(path, cv2.IMREAD_GRAYSCALE) for path in (table["path"][i], str(tmp_path / f"{i}.png")))
+        want = np.zeros_like(film)
+        want[20:48, 16:48] = film[20:48, 16:48]  # rows 16 to 19 were drawn by nobody
+        np.testing.assert_array_equal(black, want)
+        inside = np.zeros(film.shape, bool)
+        inside[20:48, 16:48] = True
+        seen = preprocess.equalize(black)[inside]
+        alone = preprocess.equalize(np.concatenate([film[inside], [0]])[None])[0, :-1]  # the lungs, and one black pixel
+        np.testing.assert_allclose(seen, alone, atol=1)
+
+
+def test_where_no_lung_was_found_the_film_stays():
+    film = grey(1)[0]
+    np.testing.assert_array_equal(audit.only_lungs(film, np.full((8, 8), 127, np.uint8)), film)
+    deep = audit.only_lungs(film.astype(np.uint16) * 100, np.full((8, 8), 255, np.uint8))
+    assert deep.dtype == np.uint8 and deep.max() == 255
+
+
+def test_an_edited_film_has_the_bytes_of_the_film_as_it_came(table, tmp_path):
+    audit.blacken(tmp_path, table[:2])
+    edited = table[:2].assign(path=[str(tmp_path / f"{i}.png") for i in range(2)])
+    before, after = (audit.features("file size", films, PROFILE, Store(tmp_path / "store")).ravel() for films in (table[:2], edited))
+    assert list(after) == [Path(path).stat().st_size for path in edited["path"]] != list(before)
+    known = edited.assign(origin=table["path"][:2])
+    assert list(audit.features("file size", known, PROFILE, Store(tmp_path / "store")).ravel()) == list(before)
+    assert list(audit.whole(known)["path"]) == list(table["path"][:2]) and audit.whole(edited) is edited
 
 
 def test_covered_pixels_say_nothing_and_the_rest_stays():

@@ -1,13 +1,14 @@
 """Contrasts against hand-worked tables, a planted shortcut that a thumbnail must find, and a model that knows more than it."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pandas as pd
 import pytest
 
-from cxrkit import contrasts, profiles
+from cxrkit import audit, contrasts, profiles, stages
 from cxrkit.artifacts import Store
 from cxrkit.diagnosis import PROBABILITIES
 from cxrkit.metrics import auc
@@ -89,3 +90,82 @@ def test_away_the_thumbnails_learn_from_the_films_that_taught_ours(tmp_path):
     areas = {name: one["value"] for name, one in found["all"]["rivals"].items()}
     assert set(areas) == {f"{name}, {what}" for name in ("thumbnail", "equalised thumbnail") for what in ("real films", "all films")}
     assert areas["thumbnail, real films"] > 0.95 and found["all"]["auc"]["value"] == auc([0, 1], [0, 0])
+
+
+def test_a_source_that_paints_its_borders_is_known_by_them_and_so_is_its_only_diagnosis(tmp_path, monkeypatch):
+    """Films of three sources; one has a bright border and all of the COVID-19, the lungs of all films are alike."""
+    monkeypatch.setattr(contrasts, "PROBES", ("border", "lungs removed", "lungs only"))
+    two = ["normal", "other_infection"] * 20
+    parts = [films(tmp_path, two, 0.0, "a"), films(tmp_path, two, 0.0, "b", 5000),
+             films(tmp_path, ["covid19", "covid19"] * 20, 0.0, "c", 9000)]
+    for path in parts[2]["path"]:
+        image = cv2.imread(path, cv2.IMREAD_GRAYSCALE)
+        image[:2] = 255
+        cv2.imwrite(path, image)
+    lung = np.zeros((SIZE, SIZE), np.uint8)
+    lung[8:24, 8:24] = 255
+    cv2.imwrite(str(tmp_path / "lung.png"), lung)
+    table = pd.concat(parts, ignore_index=True).assign(lung_mask=str(tmp_path / "lung.png"))
+    found = contrasts.probes(table, replace(PROFILE, folds=3), Store(tmp_path / "store"))
+    assert list(found) == ["source", "diagnosis"] and set(found["source"]) == {*contrasts.PROBES, "chance"}
+    values = {asked: {name: scores["balanced_accuracy"]["value"] for name, scores in told.items() if name != "chance"}
+              for asked, told in found.items()}
+    for told in values.values():  # the third source for sure, the other two by chance: (1 + 1/2 + 1/2) / 3
+        assert told["border"] == pytest.approx(2 / 3, abs=0.12) and told["lungs removed"] == pytest.approx(2 / 3, abs=0.12)
+        assert told["lungs only"] == pytest.approx(1 / 3, abs=0.15)
+    assert found["source"]["chance"] == pytest.approx(1 / 3) and found["source"]["border"]["auc"]["n"] == 120
+
+
+def test_of_each_patient_one_film_is_probed_and_of_a_source_a_limited_number(tmp_path, monkeypatch):
+    monkeypatch.setattr(contrasts, "PROBES", ("mean and SD",))
+    monkeypatch.setattr(contrasts, "MOST", 16)
+    table = pd.concat([films(tmp_path, ["covid19", "normal"] * 15, 0.0, "a"),
+                       films(tmp_path, ["covid19", "normal"] * 4, 0.0, "b", 5000)], ignore_index=True)
+    twice = pd.concat([table, table], ignore_index=True)
+    found = contrasts.probes(twice, replace(PROFILE, folds=2), Store(tmp_path / "store"))
+    assert found["source"]["mean and SD"]["auc"]["n"] == 16 + 8
+
+
+def drawn(table, folder, value=255):
+    """The table with a mask for each film: the left half, or another value everywhere."""
+    mask = np.full((SIZE, SIZE), value, np.uint8)
+    mask[:, 16:] = 0 if value == 255 else value
+    cv2.imwrite(str(folder / f"lung{value}.png"), mask)
+    return table.assign(lung_mask=str(folder / f"lung{value}.png"))
+
+
+def test_films_with_nothing_but_lungs_are_made_once_and_remember_what_they_were(tmp_path, monkeypatch):
+    """Real films get the lungs of `stages.masks`, virtual ones keep their own."""
+    table = films(tmp_path, ["normal", "other_infection"], 0.0)
+    table = drawn(table, tmp_path, 0).assign(dataset=["nih_cxr14", "virtual"])
+    table.loc[1, "lung_mask"] = drawn(table, tmp_path)["lung_mask"][1]
+    monkeypatch.setattr(stages, "masks", lambda profile, rows, store: drawn(rows, tmp_path))
+    found = stages.lungs_only(PROFILE, table, Store(tmp_path / "store"))
+    assert list(found["origin"]) == list(table["path"]) and found.drop(columns="origin").columns.equals(table.columns)
+    for before, after in zip(found["origin"], found["path"], strict=True):
+        film, black = (cv2.imread(path, cv2.IMREAD_GRAYSCALE) for path in (before, after))
+        np.testing.assert_array_equal(black, np.where(np.arange(SIZE) < 16, film, 0))
+    made = Path(found["path"][0]).stat().st_mtime_ns
+    assert Path(stages.lungs_only(PROFILE, table, Store(tmp_path / "store"))["path"][0]).stat().st_mtime_ns == made
+    monkeypatch.setattr(stages, "masks", lambda profile, rows, store: drawn(rows, tmp_path, 0))
+    assert stages.lungs_only(PROFILE, table, Store(tmp_path / "store"))["path"][0] != found["path"][0], "other lungs are other films"
+    with pytest.raises(ValueError, match="resize must be 'plain', not 'pad'"):
+        stages.lungs_only(replace(PROFILE, choices=replace(PROFILE.choices, resize="pad")), table)
+
+
+def test_a_model_of_lungs_alone_is_judged_beside_whole_films_and_beside_lungs_alone(tmp_path, monkeypatch):
+    """The shortcut lies outside of the lungs: whoever sees whole films has it, whoever sees lungs has not."""
+    monkeypatch.setattr(contrasts, "PROBES", ("border",))
+    whole = drawn(films(tmp_path, ["normal", "other_infection"] * 32, bright=1.0), tmp_path)
+    (tmp_path / "black").mkdir()
+    flipped = np.zeros((SIZE, SIZE), np.uint8)
+    flipped[:, 16:] = 255  # away from the bright corner
+    cv2.imwrite(str(tmp_path / "far.png"), flipped)
+    audit.blacken(tmp_path / "black", whole.assign(lung_mask=str(tmp_path / "far.png")))
+    seen = whole.assign(origin=whole["path"], path=[str(tmp_path / "black" / f"{i}.png") for i in range(len(whole))])
+    far = drawn(films(tmp_path, ["other_infection", "covid19"] * 8, 0.0, "cohen", 5000), tmp_path).assign(origin=lambda t: t["path"])
+    taught = pd.concat([seen, far.assign(group_id="x" + far["group_id"])], ignore_index=True)
+    found = contrasts.report(told(seen, "nothing"), told(far, "nothing"), taught, replace(PROFILE, folds=2), Store(tmp_path / "store"))
+    assert set(found) == {"inside", "inside_lungs", "away", "source_alone", "probes"}
+    assert found["inside"]["PA"]["rivals"]["thumbnail"]["value"] > 0.95 > 0.75 > found["inside_lungs"]["PA"]["rivals"]["thumbnail"]["value"]
+    assert found["probes"]["source"]["border"]["auc"]["n"] == 80

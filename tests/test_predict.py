@@ -11,7 +11,7 @@ import ship_weights
 import torch
 from click.testing import CliRunner
 
-from cxrkit import NOTICE, checkpoint, cli, cohort, diagnosis, inspection, lungs, predict, profiles, quantification
+from cxrkit import NOTICE, audit, checkpoint, cli, cohort, diagnosis, inspection, lungs, predict, profiles, quantification
 from cxrkit.artifacts import Store, read_json
 from cxrkit.profiles import Choices, Segmenter
 from cxrkit.schema import COLUMNS, DIAGNOSES, ZONES
@@ -77,6 +77,21 @@ def test_a_film_is_read_as_training_and_testing_read_it(models, films, tmp_path)
     rows = pd.DataFrame([one.row("") for one in got])
     np.testing.assert_allclose(rows[list(ZONES)], scored[quantification.PREDICTED], atol=1e-5)
     np.testing.assert_allclose(rows["severity"], scored["score"], atol=1e-5)
+
+
+def test_a_model_that_sees_nothing_but_lungs_is_shown_nothing_else(models, films, tmp_path):
+    """`audit.blacken` on the masks of the segmenter, as in training, against `predict`, which draws them itself."""
+    part, store = models.parts["diagnosis_pa"], Store(tmp_path)
+    np.save(tmp_path / "masks.npy", quantification.predicted_lungs(models.parts["segmenter"].network, films, profile(), store))
+    (tmp_path / "black").mkdir()
+    audit.blacken(tmp_path / "black", films.assign(lung_mask=[f"{tmp_path / 'masks.npy'}#{i}" for i in range(len(films))]))
+    black = films.assign(path=[str(tmp_path / "black" / f"{i}.png") for i in range(len(films))])
+    want = diagnosis.predict(part.network, black, profile(), store)[diagnosis.PROBABILITIES].to_numpy()
+    own = replace(part, profile=replace(part.profile, sources=replace(part.profile.sources, lungs_only=True)))
+    blind = replace(models, parts={**models.parts, "diagnosis_pa": own})
+    got = [list(predict.predict(path, blind, "PA", maps=False).probs.values()) for path in films["path"]]
+    np.testing.assert_allclose(got, want, atol=1e-5)
+    assert np.abs(want - [list(predict.predict(path, models, "PA", maps=False).probs.values()) for path in films["path"]]).max() > 1e-3
 
 
 @pytest.mark.parametrize("resize", ["plain", "pad"])

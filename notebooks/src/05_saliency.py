@@ -279,6 +279,8 @@ plots.stamp(figure, plots_of["stamped"])
 # %%
 if mirror and (Path(mirror) / "nih_cxr14" / "bbox.csv").exists():
     paths, boxes = court.read_boxes(Path(mirror) / "nih_cxr14", settings.image_size)
+    if settings.sources.lungs_only:  # the model sees nothing else
+        paths = table.set_index(table["origin"].map(lambda path: Path(path).name))["path"].loc[[Path(path).name for path in paths]]
     real = np.load(data.cached(paths, settings.image_size, settings.choices, store=store))
     film = torch.stack([torch.from_numpy(data.preprocess.normalize(pixels, settings.choices.normalize))[None] for pixels in real])
     with torch.no_grad():

@@ -23,6 +23,7 @@ import pandas as pd
 
 from cxrkit import audit, curves, diagnosis, dial, film, findings, leakage, maps, metrics, plots, profiles, results, stages, widgets
 from cxrkit.artifacts import Store, read_json
+from cxrkit.contrasts import table as contrast_table
 from cxrkit.schema import DIAGNOSES
 
 settings, store = profiles.get(profile), Store(out, mirror)
@@ -259,10 +260,22 @@ else:
 # ## Real films
 #
 # With `mirror` set: which source is a film from, by the same trivial features. Source and class are tied together in every public
-# collection of COVID-19, so whoever knows the source knows most of the answer. Lungs can be removed only where somebody has drawn them.
+# collection of COVID-19, so whoever knows the source knows most of the answer. Lungs can be removed only where somebody has drawn them;
+# the profile `mini` lets its segmenter draw them on every film, and asks the diagnosis too: what a border, or a film without its lungs,
+# says of the disease can only be the source. So its diagnosis is shown nothing but lungs, and is judged beside trivial models that see
+# whole films, or nothing but lungs either.
 
 # %%
-if mirror:
+if mirror and settings.sources.lungs_only:
+    found = read_json(stages.both_views(settings, store) / "metrics.json")["contrasts"]
+    for asked, told in found["probes"].items():
+        chance = told.pop("chance")
+        rows = pd.DataFrame([{"label": name, **scores["balanced_accuracy"]} for name, scores in told.items()])
+        display(curves.plot_forest(rows, f"Which {asked}, from films without a look at disease?",  # noqa: F821
+                                   "balanced accuracy (0-1; dashed: chance)", chance=chance, synthetic=False))
+    for name, what in (("inside", "whole films"), ("inside_lungs", "nothing but lungs")):
+        display(contrast_table(found[name]).style.set_caption(f"Normal against other infection inside the NIH; trivial models see {what}"))  # noqa: F821
+elif mirror:
     real = profiles.mini()
     every = stages.table(real, "diagnosis", store).drop_duplicates("group_id")
     few = every.sample(frac=1, random_state=0).groupby("dataset").head(80).reset_index(drop=True)
