@@ -10,14 +10,17 @@ import numpy as np
 
 
 def resample(statistic, *arrays, groups=None, draws=2000, seed=0):
-    """Values of statistic(*arrays) on draws of whole groups with replacement, (draws,); NaN where it is undefined."""
+    """Values of statistic(*arrays) on draws of whole groups with replacement, (draws,); NaN where it is undefined.
+
+    One patient says nothing of others: of a single group all values are NaN.
+    """
     arrays = [np.asarray(a) for a in arrays]
     rows = np.arange(len(arrays[0]))
     number = rows if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
     members = np.split(rows[np.argsort(number, kind="stable")], np.cumsum(np.bincount(number))[:-1])
     rng = np.random.default_rng(seed)
-    values = np.empty(draws)
-    for i in range(draws):
+    values = np.full(draws, math.nan)
+    for i in range(draws if len(members) > 1 else 0):
         drawn = rng.integers(len(members), size=len(members))
         chosen = drawn if groups is None else np.concatenate([members[g] for g in drawn])
         values[i] = statistic(*(a[chosen] for a in arrays))
@@ -27,7 +30,8 @@ def resample(statistic, *arrays, groups=None, draws=2000, seed=0):
 def bootstrap(statistic, *arrays, groups=None, draws=2000, seed=0):
     """Statistic with its 95 % percentile interval by drawing patients: (value, low, high).
 
-    Draws on which it is undefined (one class only) are left out; the limits are NaN when they are more than half.
+    Draws on which it is undefined (one class only) are left out; the limits are NaN when they are more than half, and for a single
+    patient.
     """
     values = resample(statistic, *arrays, groups=groups, draws=draws, seed=seed)
     good = values[np.isfinite(values)]

@@ -40,6 +40,12 @@ def test_bootstrap_leaves_undefined_draws_out():
     assert math.isnan(resampling.bootstrap(lambda x: x[0] if x.sum() > 20 else math.nan, np.arange(5))[1])
 
 
+def test_one_patient_has_a_value_and_no_interval():
+    value, low, high = resampling.bootstrap(np.mean, [1.0, 2.0, 6.0], groups=["a", "a", "a"])
+    assert value == 3.0 and math.isnan(low) and math.isnan(high)
+    assert math.isnan(resampling.paired_bootstrap(metrics.auc, [1, 0], [1, 0], [0, 1], groups=["a", "a"])["low"])
+
+
 def test_paired_bootstrap_agrees_with_delong(rng):
     y = rng.integers(0, 2, 200)
     a = y + rng.normal(size=200)
