@@ -24,7 +24,10 @@ FAULTS = {  # in the order of the network's outputs -> the warning
     "cropped": "looks cropped: part of the lungs may be missing",
 }
 LUNG_SHARE = 0.08  # of the film: less is no pair of lungs
-LUNG_BALANCE = 0.2  # area of the smaller lung over that of the larger one
+LUNG_BALANCE = 0.5  # area of the smaller lung over that of the larger one
+LUNG_DOUBT = 1.0  # see `doubt`; rates at these limits: tools/judge_lungs.py
+LUNG_AGREEMENT = 0.92  # see `agreement`
+LUNG_CONTRAST = 0.45  # see `contrast`
 
 
 class Inspector(nn.Module):
@@ -87,14 +90,42 @@ def too_small(shape, size):
     return [f"too small: {shape[1]}x{shape[0]} px, the models look at {size}x{size}"] if small else []
 
 
-def lungs_missing(mask):
-    """No pair of lungs in a clean mask (H, W): too little of the film, one lung only, or one far smaller than the other."""
+def doubt(probs, mask):
+    """How much of what the segmenter says is neither yes nor no, for the size of the lungs: mean of 4 p (1 - p) over the mask's share.
+
+    0 = sure everywhere; about 0.4 on films, above 1 on pictures of something else. probs (h, w), mask bool (H, W).
+    """
+    return float((4 * probs * (1 - probs)).mean() / max(mask.mean(), 1e-3))
+
+
+def agreement(probs, mirrored):
+    """Dice, soft, of lungs drawn on a film and on its mirror image (flipped back): (h, w) each, in [0, 1]."""
+    return float(2 * np.minimum(probs, mirrored).sum() / max(probs.sum() + mirrored.sum(), 1e-6))
+
+
+def contrast(pixels, mask):
+    """How often a pixel beside the lungs is brighter than one in them (ties count half), in [0, 1]; NaN without either.
+
+    Lungs hold air, and even ill ones are mostly darker than chest wall and mediastinum. pixels (H, W) of any size, mask bool (S, S).
+    """
+    grey, size = preprocess.resize(preprocess.to_uint8(pixels), len(mask)), len(mask)
+    near, far = (cv2.dilate(mask.astype(np.uint8), np.ones((2 * r + 1,) * 2, np.uint8)) > 0
+                 for r in (max(1, size // 128), max(2, 6 * size // 128)))  # px
+    inside, beside = (np.bincount(grey[at], minlength=256) / max(at.sum(), 1) for at in (mask, far & ~near))
+    return float(beside @ (np.cumsum(inside) - inside / 2)) if inside.any() and beside.any() else np.nan
+
+
+def lungs_missing(mask, pixels=None, probs=None):
+    """Why what the segmenter drew is no pair of lungs, in words: the clean mask (S, S), and, where they are given, the film (H, W) and the
+    probabilities (2, h, w) of lung on the film and on its mirror image."""
     areas = sorted(int(side.sum()) for side in severity.sides(mask))
     if sum(areas) < LUNG_SHARE * mask.size:
         return [f"lungs not found: {sum(areas) / mask.size:.0%} of the film"]
-    if areas[0] < LUNG_BALANCE * areas[1]:
-        return ["lungs not found: only one, or one far smaller than the other"]
-    return []
+    wrong = {"only one, or one far smaller than the other": areas[0] < LUNG_BALANCE * areas[1],
+             "the segmenter is in doubt": probs is not None and doubt(probs.mean(0), mask) > LUNG_DOUBT,
+             "the segmenter draws others in the mirror image": probs is not None and agreement(*probs) < LUNG_AGREEMENT,
+             "what was drawn is brighter than what lies beside it": pixels is not None and contrast(pixels, mask) < LUNG_CONTRAST}
+    return [f"lungs not found: {why}" for why, so in wrong.items() if so][:1]
 
 
 @dataclass(frozen=True)
@@ -112,10 +143,10 @@ class Inspection:
         raised = [name for name, p in zip(FAULTS, found, strict=True) if p > self.thresholds[name]]
         return [FAULTS[name] for name in (raised[:1] if "not_frontal" in raised else raised)]
 
-    def warnings(self, pixels, mask, size):
-        """All that is to be said of a film (H, W) and its lung mask before a model of `size` px is believed."""
+    def warnings(self, pixels, mask, size, probs=None):
+        """All that is to be said of a film (H, W) and its lung mask before a model of `size` px is believed; probs: `lungs_missing`."""
         found = [*self.faults(pixels), *out_of_range(pixels, self.ranges), *too_small(pixels.shape, size)]
-        return found if FAULTS["not_frontal"] in found else [*found, *lungs_missing(mask)]
+        return found if FAULTS["not_frontal"] in found else [*found, *lungs_missing(mask, pixels, probs)]
 
 
 def load(path):

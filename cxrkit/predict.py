@@ -135,7 +135,7 @@ def predict(film, models, view=None, maps=True):
     warning. Raises ImageError for what is no film, ValueError for an unknown view.
     """
     image, said = _opened(film)
-    mask = lungs_of(image.pixels, models.parts["segmenter"])                                  # (S', S')
+    mask, probs = drawn_lungs(image.pixels, models.parts["segmenter"])                        # (S', S'), (2, s, s)
     asked, doubts = views(models, view and schema.known(view, FRONTAL, "view"), image.view)
     found = [diagnose(image.pixels, models.parts[f"diagnosis_{name.lower()}"], maps, mask) for name in asked]
     array, score, drawn = quantify(image.pixels, mask, models.parts["severity"])
@@ -147,7 +147,7 @@ def predict(film, models, view=None, maps=True):
     size = max(part.profile.image_size for part in models.parts.values())
     probs = dict(zip(DIAGNOSES, np.mean([p for p, _ in found], axis=0).tolist(), strict=True))
     return Prediction(probs, array, score, "+".join(asked), out if maps else {},
-                      (*models.inspection.warnings(image.pixels, mask, size), *doubts, *said))
+                      (*models.inspection.warnings(image.pixels, mask, size, probs), *doubts, *said))
 
 
 def _opened(film):
@@ -188,11 +188,18 @@ def visible(pixels, mask, profile):
 
 def lungs_of(pixels, part):
     """Clean lung mask, bool (S, S), of the whole film resized plainly."""
+    return drawn_lungs(pixels, part)[0]
+
+
+def drawn_lungs(pixels, part):
+    """`lungs_of`, and the probability of lung on the film and on its mirror image, float32 (2, s, s), the second flipped back."""
     sizes = part.profile.segmenter
     grey = preprocess.normalize(preprocess.resize(preprocess.to_uint8(pixels), sizes.size), "signed")
+    image = torch.from_numpy(grey)[None, None]                                                # (1, 1, s, s)
     with torch.no_grad():
-        logits = lungs.draw(part.network, torch.from_numpy(grey)[None, None], sizes.mirror)[0, 0]
-    return lungs.to_mask(logits.numpy(), part.profile.image_size)
+        both = torch.cat([lungs.draw(part.network, image), lungs.draw(part.network, image.flip(-1)).flip(-1)])[:, 0]  # (2, s, s)
+    logits = both.mean(0) if sizes.mirror else both[0]
+    return lungs.to_mask(logits.numpy(), part.profile.image_size), both.sigmoid().numpy()
 
 
 def diagnose(pixels, part, maps=True, mask=None):

@@ -159,7 +159,8 @@ class Room:
                 raise type(error)(str(error).replace(str(path), name)) from None
         view = image.view if image.view in self.models else known(view or "PA", VIEWS[:2], "view")
         mm = image.spacing and image.spacing[1] * image.pixels.shape[1]
-        said = self.inspection.warnings(image.pixels, predict.lungs_of(image.pixels, self.segmenter), self.profile.image_size)
+        mask, probs = predict.drawn_lungs(image.pixels, self.segmenter)
+        said = self.inspection.warnings(image.pixels, mask, self.profile.image_size, probs)
         case = Case(f"yours: {name}, {view}", image.pixels, view, "yours", mm, notes=(*said, *image.notes))
         self.cases[case.name] = case
         return case

@@ -4,6 +4,7 @@ import shutil
 from dataclasses import replace
 
 import cv2
+import judge_lungs
 import numpy as np
 import pandas as pd
 import pytest
@@ -19,6 +20,9 @@ from tests.test_data import dicom
 
 SIZE = 64
 needs_inspector = pytest.mark.skipif(not predict.INSPECTOR.exists(), reason="no inspector.safetensors: run make inspector MIRROR=DIR")
+
+
+needs_shipped = pytest.mark.skipif(not (predict.SHIPPED / "research" / "segmenter.safetensors").exists(), reason="no shipped segmenter")
 
 
 def profile(**changes):
@@ -298,6 +302,68 @@ def lung_pair(left=True, scale=1.0):
 def test_lungs_are_a_pair(mask, word):
     found = inspection.lungs_missing(mask)
     assert (word is None and not found) or word in found[0]
+
+
+def test_doubt_agreement_and_contrast_by_hand():
+    mask = np.zeros((128, 128), bool)
+    mask[32:96, 32:64] = True  # 1/8 of the film
+    assert inspection.doubt(mask.astype(float), mask) == 0 and inspection.doubt(np.full((8, 8), 0.5), mask) == 8
+    assert inspection.doubt(np.full((8, 8), 0.9), mask) == pytest.approx(4 * 0.9 * 0.1 * 8)
+    half = np.where(mask, 0.5, 0.0)
+    assert inspection.agreement(mask, mask) == 1 and inspection.agreement(mask, ~mask) == 0
+    assert inspection.agreement(mask.astype(float), half) == pytest.approx(2 * 0.5 / 1.5)
+    film = np.full((256, 256), 120, np.uint8)
+    assert inspection.contrast(film, mask) == 0.5, "ties count half"
+    film[64:192, 64:128] = 60
+    assert inspection.contrast(film, mask) == 1 and inspection.contrast(255 - film, mask) == 0
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 256, (128, 128)).astype(np.uint8)
+    rows, columns = np.mgrid[:128, :128]
+    distance = np.maximum(np.maximum(32 - rows, rows - 95), np.maximum(32 - columns, columns - 63))  # px to the lung, its own way
+    ring = noise[(distance > 1) & (distance <= 6)].astype(int)
+    pairs = ring[:, None] - noise[mask].astype(int)[None]
+    assert inspection.contrast(noise, mask) == pytest.approx(((pairs > 0) + 0.5 * (pairs == 0)).mean())
+    assert np.isnan(inspection.contrast(film, np.zeros((128, 128), bool)))
+
+
+@pytest.mark.parametrize("fault, word", [("none", None), ("bright", "brighter"), ("doubt", "in doubt"), ("mirror", "mirror image")])
+def test_lungs_must_be_dark_sure_and_the_same_in_the_mirror(fault, word):
+    mask = lung_pair()
+    film, probs = np.where(mask, 60, 160).astype(np.uint8), np.stack([mask, mask]).astype(float)
+    if fault == "bright":
+        film = 220 - film
+    if fault == "doubt":
+        probs = np.full_like(probs, 0.5)
+    if fault == "mirror":
+        probs[1] = np.roll(probs[1], 6, axis=0)
+    found = inspection.lungs_missing(mask, film, probs)
+    assert (word is None and not found) or (len(found) == 1 and word in found[0])
+
+
+@needs_shipped
+def test_the_shipped_segmenter_finds_lungs_in_films_and_none_in_other_pictures():
+    """Films that no training drew, and planted failures; rates on real films: docs/predict.md."""
+    part, rng = predict.load(profiles.mini(), weights=predict.SHIPPED).parts["segmenter"], np.random.default_rng(0)
+
+    def said(grey):
+        mask, probs = predict.drawn_lungs(grey, part)
+        return bool(inspection.lungs_missing(mask, grey, probs))
+
+    films = [patient.image for site in cohort.SITES for patient in (cohort.Hospital(site, seed=77, n=3)[i] for i in range(3))]
+    assert np.mean([said(film) for film in films]) <= 0.15
+    for kind, draw in {**judge_lungs.fit_inspector.NEW, "hand": judge_lungs.hand, "gradient": judge_lungs.gradient}.items():
+        assert np.mean([said(draw(rng)) for _ in range(8)]) >= 0.6, kind
+    turned = [np.ascontiguousarray(np.rot90(film)) for film in films]
+    assert np.mean([said(film) for film in turned]) >= 0.7
+
+
+def test_painted_over_means_that_nothing_of_the_lungs_is_left():
+    grey, lungs = np.full((120, 120), 150, np.uint8), np.zeros((120, 120), bool)
+    lungs[30:90, 20:50], grey[30:90, 20:50] = True, 10
+    painted = judge_lungs.blank(grey, lungs, np.random.default_rng(0))
+    assert abs(float(painted[lungs].mean()) - 150) < 10 and painted[5, 100] == 150
+    assert judge_lungs.half(lungs)[:, 60:].sum() == 0 and judge_lungs.half(lungs).sum() == lungs.sum()
+    assert judge_lungs.window(grey, np.random.default_rng(1)).shape == (42, 42)
 
 
 def test_a_measure_outside_its_range_is_named():
