@@ -128,7 +128,7 @@ def note(shelf, names):
 
 PICKED = {  # stage -> the numbers of its metrics.json that the model card shows
     "backbone": r"(test|external\d*)\.auc",
-    "diagnosis": r"(test|external\d*)\.(auc|sensitivity|specificity)|contrasts\.(inside|away)\.\w+\.(auc|gain)",
+    "diagnosis": r"(test|external\d*)\.(auc|sensitivity|specificity)|contrasts\.((inside|away)\.\w+\.(auc|gain)|inside_lungs\.\w+\.gain)",
     "segmenter": r"(test|external\d*|by_dataset\.\w+)\.{delivered}\.(normal|abnormal)\.dice",
     "severity": r"(test|external\d*)\.((constant\.|reader\.)?mse|mae|cc)|folds\.threshold\d\.(model|constant|ridge|reader)\.mse",
 }
