@@ -39,8 +39,20 @@ class Cell:
 
 
 def vary(profile, transformer=None, **variant):
-    """The profile with another variant of the model, or another transformer."""
-    return replace(profile, transformer=transformer or profile.transformer, variant=replace(profile.variant, **variant))
+    """The profile with another variant of the model, or another transformer.
+
+    One that has not the weights of the paper's own model by name and shape, or has learnt others, cannot begin as that of the virtual
+    hospitals: it begins as it would without them.
+    """
+    other = replace(profile, transformer=transformer or profile.transformer, variant=replace(profile.variant, **variant))
+    same = replace(other.variant, pooling=profile.variant.pooling, sites=profile.variant.sites, films=profile.variant.films)
+    if same == profile.variant and replace(other.transformer, frozen=profile.transformer.frozen) == profile.transformer:
+        return other
+    return _without_virtual(other)
+
+
+def _without_virtual(profile):
+    return replace(profile, sources=replace(profile.sources, virtual=False), quantifier=replace(profile.quantifier, virtual=False))
 
 
 def rivals(profile):
@@ -60,7 +72,7 @@ def fair(profile):
     return {"DenseNet-121, from findings": vary(profile, model="densenet"),
             "hybrid ViT, from findings": vary(hybrid, start="findings", pretraining=profile.backbone_training),
             "ours, from scratch": vary(profile, start="random"),
-            "ours, average-pooled backbone": replace(profile, backbone=replace(profile.backbone, pool="average")),
+            "ours, average-pooled backbone": _without_virtual(replace(profile, backbone=replace(profile.backbone, pool="average"))),
             **(scratch if profile.grid.start != "random" else {})}
 
 

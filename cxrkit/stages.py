@@ -276,15 +276,18 @@ def transformer(profile, view, store=None):
 
 
 def both_views(profile, store=None):
-    """The corpus ViT taught by PA and AP films together -> folder of the artifact, with its contrasts (`contrasts.report`) in metrics.json.
+    """The corpus ViT taught by PA and AP films together -> folder of the artifact.
 
-    Every internal film is also judged by a model that never saw its patient, in profile.folds folds.
+    With profile.folds every internal film is also judged by a model that never saw its patient, and metrics.json holds the contrasts
+    too (`contrasts.report`).
     """
     store = store or Store()
 
     def make(folder):
-        films_of, lent = diagnosis_films(profile, store)
+        films_of, lent = (few(part, profile) for part in diagnosis_films(profile, store))
         result = diagnosis.make(folder, profile, films_of, store, beginning(profile, store), lent)
+        if not profile.folds or profile.variant.films:  # folds of a few films would say nothing
+            return
         inner = films_of[~films_of["external"].astype(bool)].reset_index(drop=True)
         folds = diagnosis.cross_validate(folder, profile, inner, store, beginning(profile, store), lent)
         judged = pd.read_csv(folder / "predictions.csv", low_memory=False)
@@ -352,7 +355,7 @@ def severity(profile, store=None):
         films_of = masks(profile, quantification.set_aside(films_of, aside) if aside else films_of, store)
         start = severity_start(profile, store)
         result = quantification.make(folder, profile, films_of, store, start)
-        if profile.folds:
+        if profile.folds and not profile.variant.films:
             write_json(folder / "metrics.json", {**result, "folds": readers.study(folder, profile, films_of, store, start)})
 
     return store.load_or_make("severity", settings(profile, "severity"), make)

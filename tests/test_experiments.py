@@ -75,6 +75,18 @@ def test_a_rehearsal_trains_shortly_and_leaves_the_backbone_alone():
     assert experiments.rehearsal(profiles.paper()) == experiments.cells(profiles.paper())
 
 
+def test_on_real_films_only_a_model_with_the_same_weights_begins_as_that_of_the_virtual_hospitals():
+    profile = profiles.mini()
+    kept = {cell.name for cell in experiments.cells(profile) if cell.profile.sources.virtual}
+    assert kept == {cell.name for cell in experiments.cells(profile) if cell.profile.quantifier.virtual}
+    assert kept == {"ours", "frozen backbone", "ROI average pooling", "Brixia alone"}
+    for cell in experiments.cells(profile):  # what begins as another model has its weights, name by name
+        if cell.name in kept:
+            shapes = [{name: tensor.shape for name, tensor in diagnosis.network(other, map_head=cell.stage == SEVERITY).state_dict().items()}
+                      for other in (cell.profile, stages.virtual(profile))]
+            assert shapes[0] == shapes[1], cell.name
+
+
 def test_what_is_upstream_is_what_the_key_holds():
     hybrid = experiments.fair(profiles.demo())["hybrid ViT, from findings"]
     simclr = experiments.ablated(profiles.demo())["SimCLR: ours"][0]
