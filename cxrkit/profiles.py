@@ -142,6 +142,7 @@ class Quantifier:
     augmentation: str = "affine"  # of `data.AUGMENT`
     flip: float = 0.5  # chance of a mirrored film; the columns of its array change places
     aside: str = ""  # a training hospital that becomes the external test in place of the usual ones: alternation (section 4)
+    diagnosed: bool = False  # the training films of the diagnosis that show COVID-19 teach too, where their zones are known
 
 
 @dataclass(frozen=True)
@@ -243,7 +244,8 @@ def demo():
         transformer=ViT(embed_dim=64, depth=3, num_heads=4),
         transformer_training=Training("adamw", lr=5e-4, batch=16, steps=700, schedule="cosine", warmup=30, weight_decay=0.05, clip=1.0,
                                       eval_every=175, threads=1),
-        severity_training=Training("adamw", lr=1e-3, batch=8, steps=800, schedule="cosine", warmup=30, weight_decay=0.05, clip=1.0,
+        quantifier=Quantifier(augmentation="shift", diagnosed=True),
+        severity_training=Training("adamw", lr=1e-3, batch=8, steps=750, schedule="cosine", warmup=30, weight_decay=0.05, clip=1.0,
                                    threads=1),
         grid=Grid(widths=(24, 32, 40, 56), resnet_50=(1, 2, 3, 2), resnet_152=(1, 4, 14, 2), hybrid="hybrid", hybrid_layers=(1, 2, 3),
                   vit=ViT(88, 3, 4), small=ViT(64, 1, 2), middle=ViT(64, 2, 4), start="random", alone=("alder",), steps=8, films=40,

@@ -350,7 +350,7 @@ def severity(profile, store=None):
     store = store or Store()
 
     def make(folder):
-        films_of = few(quantification.trained_at(table(profile, "severity", store), profile.variant.sites), profile)
+        films_of = few(quantification.trained_at(severity_films(profile, store), profile.variant.sites), profile)
         aside = profile.quantifier.aside
         films_of = masks(profile, quantification.set_aside(films_of, aside) if aside else films_of, store)
         start = severity_start(profile, store)
@@ -359,6 +359,18 @@ def severity(profile, store=None):
             write_json(folder / "metrics.json", {**result, "folds": readers.study(folder, profile, films_of, store, start)})
 
     return store.load_or_make("severity", settings(profile, "severity"), make)
+
+
+def severity_films(profile, store=None):
+    """Films with known zones or Brixia scores; with profile.quantifier.diagnosed the training films of the diagnosis that show COVID-19
+    teach beside them, and test nothing."""
+    own = table(profile, "severity", store)
+    if not profile.quantifier.diagnosed:
+        return own
+    lent = split_parts(table(profile, "diagnosis", store))["train"]
+    scored = lent[list(HAS["severity"])].notna().any(axis=1) & (lent["diagnosis"] == "covid19")
+    new = ~lent["path"].isin(own["path"]) & (lent["site"] != profile.quantifier.aside)
+    return pd.concat([own, lent[scored & new]], ignore_index=True)
 
 
 def severity_start(profile, store=None):

@@ -342,3 +342,24 @@ def test_stage_key_follows_what_the_model_starts_from():
         "virtual": replace(demo, quantifier=replace(demo.quantifier, virtual=True))}.items()}
     assert keys["classifier"]["start"] == stages.settings(demo, "diagnosis_pa") and "start" not in keys["backbone"]
     assert keys["virtual"]["start"] == stages.settings(demo, "severity")
+
+
+def test_covid_films_of_the_diagnosis_teach_and_test_nothing(monkeypatch):
+    """Taken are training films that show COVID-19, with known zones, not in the table yet and not of the hospital set aside."""
+    def table(rows):
+        return pd.DataFrame(rows, columns=["path", "site", "split", "external", "diagnosis", ZONES[0]]).reindex(
+            columns=[*COLUMNS, "external"])
+
+    own = table([("a", "near", "train", False, "covid19", 1), ("b", "far", "test", True, "covid19", 0)])
+    lent = table([("a", "near", "train", False, "covid19", 1), ("c", "near", "train", False, "covid19", 0),
+                  ("d", "near", "val", False, "covid19", 1), ("e", "near", "train", False, "normal", 0),
+                  ("f", "near", "train", False, "covid19", np.nan), ("g", "far", "train", True, "covid19", 1),
+                  ("h", "next", "train", False, "covid19", 1)])
+    monkeypatch.setattr(stages, "table", lambda profile, task, store: {"severity": own, "diagnosis": lent}[task])
+
+    def paths(**quantifier):
+        return list(stages.severity_films(profile(quantifier=profiles.Quantifier(**quantifier)))["path"])
+
+    assert paths() == ["a", "b"]
+    assert paths(diagnosed=True) == ["a", "b", "c", "h"]
+    assert paths(diagnosed=True, aside="next") == ["a", "b", "c"]
