@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from input import films as made_up
 
-from cxrkit import batches, data, diagnosis, findings, manifest, profiles, train
+from cxrkit import batches, data, diagnosis, findings, machine, manifest, profiles, train
 from cxrkit.artifacts import Store
 
 FILMS = 256
@@ -69,7 +69,7 @@ def measure(task, profile, dataset, asked):
         train.train_mode(made.model)
         return made
 
-    with train.cpu_threads(training.threads):
+    with machine.cpu_threads(training.threads):
         order, pinned = batches.Order(len(dataset), 0), device.type == "cuda"
         source = batches.stream(dataset, order, training.batch, 0, workers=workers, pin_memory=pinned)
         indices, batch = next(source)

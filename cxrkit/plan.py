@@ -16,7 +16,7 @@ import psutil
 import torch
 import torch.nn.functional as F
 
-from cxrkit import diagnosis, findings, lungs, manifest, memory, quantification, stages, train
+from cxrkit import diagnosis, findings, lungs, machine, manifest, memory, quantification, stages, train
 from cxrkit.artifacts import Store
 from cxrkit.data import READ, cpus, parts
 from cxrkit.profiles import Training
@@ -115,7 +115,7 @@ def measure(training, model, loss, batch, device):
     n = len(batch["image"])
     run = train.Run(model, replace(training, batch=n, accumulate=1, steps=2), {}, device, None, None)
     source = itertools.repeat((list(range(n)), batch))
-    with train.cpu_threads(training.threads):
+    with machine.cpu_threads(training.threads):
         train.train_mode(model)
         kept = memory.kept_during(lambda: run.update(loss, source), model.parameters())
         began = time.perf_counter()

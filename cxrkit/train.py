@@ -2,16 +2,12 @@
 
 import contextlib
 import copy
-import functools
 import json
 import math
 import os
 import random
-import signal
-import threading
 import time
 from dataclasses import asdict
-from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +16,9 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from cxrkit import batches, checkpoint
+from cxrkit import batches, checkpoint, machine
 from cxrkit.artifacts import write_json
+from cxrkit.schema import known
 
 OPTIMIZERS = {  # fused: one pass over the weights; of a step of the demo's model 6 ms instead of 12, on one core
     "adamw": lambda p, t: torch.optim.AdamW(p, lr=t.lr, betas=tuple(t.betas), weight_decay=t.weight_decay, fused=True),
@@ -33,14 +30,6 @@ SCHEDULES = {
     "cosine": lambda step, t: 0.5 * (1 + math.cos(math.pi * (step - t.warmup) / max(1, t.steps - t.warmup))),
     "step": lambda step, t: t.decay ** sum(step >= milestone for milestone in t.milestones),
 }
-PRECISIONS = {"auto": None, "bf16": torch.bfloat16, "fp16": torch.float16, "off": torch.float32}
-
-
-def known(name, table, what):
-    """`table[name]`. Raises ValueError with the known names."""
-    if name not in table:
-        raise ValueError(f"unknown {what} {name!r}; known: {list(table)}")
-    return table[name]
 
 
 def pick_device():
@@ -71,16 +60,7 @@ def lr_factor(step, training):
     """Factor on the learning rate in update `step` (from 0): linear up to 1 in update number `warmup`, then the schedule."""
     if step < training.warmup:
         return (step + 1) / training.warmup
-    return known(training.schedule, SCHEDULES, "schedule")(step, training)
-
-
-def precision(amp, device):
-    """(autocast context factory, gradient scaler): bf16 or fp16 on CUDA, float32 anywhere else."""
-    dtype = known(amp, PRECISIONS, "amp")
-    if device.type != "cuda" or amp == "off":
-        return contextlib.nullcontext, torch.amp.GradScaler(enabled=False)
-    dtype = dtype or (torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16)
-    return functools.partial(torch.autocast, "cuda", dtype=dtype), torch.amp.GradScaler("cuda", enabled=dtype == torch.float16)
+    return SCHEDULES[known(training.schedule, SCHEDULES, "schedule")](step, training)
 
 
 def train_mode(model):
@@ -101,58 +81,11 @@ def average_into(ema, model, decay):
             old.copy_(new)
 
 
-def join_processes():
-    """Join the processes that torchrun started -> (rank, how many); (0, 1) without torchrun."""
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not dist.is_initialized():
-        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=timedelta(hours=2))
-    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-
-
-def anywhere(flag, device):
-    """True on every process if the flag is true on one: all of them must stop after the same step."""
-    if not dist.is_initialized():
-        return bool(flag)
-    shared = torch.tensor(float(bool(flag)), device=device)
-    dist.all_reduce(shared, op=dist.ReduceOp.MAX)
-    return bool(shared)
-
-
-@contextlib.contextmanager
-def catch_ctrl_c():
-    """Yields a list that the first Ctrl-C fills, so that the step under way can end; a second one interrupts at once."""
-    pressed = []
-
-    def handler(number, frame):
-        if pressed:
-            raise KeyboardInterrupt
-        pressed.append(number)
-
-    if threading.current_thread() is not threading.main_thread():  # only the main thread may set a handler
-        yield pressed
-        return
-    before = signal.signal(signal.SIGINT, handler)
-    try:
-        yield pressed
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-@contextlib.contextmanager
-def cpu_threads(count):
-    """Let torch use `count` threads, 0 = as many as before, inside the `with`."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 class Run:
     """A training under way: the state that checkpoints hold, and one update of it."""
 
     def __init__(self, model, training, setup, device, folder, parameters):
-        self.rank, self.world = join_processes()
+        self.rank, self.world = machine.join_processes()
         self.training, self.device, self.folder = training, device, Path(folder) if folder else None
         self.setup = json.loads(json.dumps({**asdict(training), **setup}))
         self.model = model.to(device, memory_format=torch.channels_last)
@@ -160,10 +93,10 @@ class Run:
         self.averaged = model if self.ema is None else self.ema
         self.shared = model if self.world == 1 else DistributedDataParallel(
             model, device_ids=[device] if device.type == "cuda" else None, find_unused_parameters=True)
-        self.optimizer = known(training.optimizer, OPTIMIZERS, "optimizer")(
+        self.optimizer = OPTIMIZERS[known(training.optimizer, OPTIMIZERS, "optimizer")](
             parameters or [weight for weight in model.parameters() if weight.requires_grad], training)
         self.base_lr = [group["lr"] for group in self.optimizer.param_groups]
-        self.autocast, self.scaler = precision(training.amp, device)
+        self.autocast, self.scaler = machine.precision(training.amp, device)
         self.step = self.seen = self.best_step = 0
         self.best_score, self.best, self.history, self.losses = None, {}, [], []
         lr_factor(training.warmup, training)  # an unknown schedule fails now, not after the warm-up
@@ -264,7 +197,7 @@ def fit(model, loss, dataset, training, *, validate=None, folder=None, seed=0, d
     source = batches.stream(dataset, order, training.batch, seed, run.seen, run.rank, run.world, workers,
                             pin_memory=run.device.type == "cuda")
     hidden = not progress or run.rank > 0
-    with (cpu_threads(training.threads), catch_ctrl_c() as pressed,
+    with (machine.cpu_threads(training.threads), machine.catch_ctrl_c() as pressed,
           tqdm(total=training.steps, initial=run.step, unit="step", disable=hidden) as bar):
         _loop(run, loss, source, validate, pressed, bar)
     return run.finish()
@@ -282,7 +215,7 @@ def _loop(run, loss, source, validate, pressed, bar):
         if judged or run.due(training.log_every):
             run.log(speed, run.judge(validate) if judged else {})
             clock, seen = time.perf_counter(), run.seen
-        stop = anywhere(pressed, run.device)
+        stop = machine.anywhere(pressed, run.device)
         if stop or run.due(training.checkpoint_every):
             checkpoint.save(run)
         if stop:

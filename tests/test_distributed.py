@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from cxrkit import batches, checkpoint, train
+from cxrkit import batches, checkpoint, machine, train
 from cxrkit.profiles import Training
 
 CPU = torch.device("cpu")
@@ -71,7 +71,7 @@ def child(folder):
     with pytest.raises(OSError):
         run(TWO, folder / "cut", stop_before=4)
     checkpoint.save_tensors(folder / f"cut-{rank}", run(TWO, folder / "cut").state_dict())
-    checkpoint.save_tensors(folder / f"stop-{rank}", {}, one=train.anywhere(rank == "1", CPU), none=train.anywhere([], CPU))
+    checkpoint.save_tensors(folder / f"stop-{rank}", {}, one=machine.anywhere(rank == "1", CPU), none=machine.anywhere([], CPU))
     torch.distributed.destroy_process_group()
 
 

@@ -5,8 +5,6 @@ import contextlib
 import os
 import resource
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -22,10 +20,10 @@ from cxrkit import checkpoint, data, manifest, train
 from cxrkit.artifacts import Store, write_atomic
 from cxrkit.images import ImageError
 from cxrkit.profiles import Training
+from tests import processes
 
 CPU = torch.device("cpu")
 TRAINING = Training(lr=0.01, batch=4, steps=12, checkpoint_every=3, threads=1)  # alike in every process
-ELSEWHERE = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parent.parent)}  # of processes that run this file
 
 
 class Pixels:
@@ -111,13 +109,14 @@ def lose_a_worker(folder):
         if i == 7 and torch.utils.data.get_worker_info():
             os.kill(os.getpid(), signal.SIGKILL)
 
-    fit(Path(folder), killed, workers=2)
+    fit(folder, killed, workers=2)
 
 
 def test_a_lost_worker_stops_the_run_and_the_next_goes_on(tmp_path, whole):
     # in a process of its own: torch raises at any later line of the one whose worker was killed
-    lost = subprocess.run([sys.executable, __file__, "lose_a_worker", tmp_path], env=ELSEWHERE, capture_output=True, text=True)
-    assert lost.returncode == 1 and "Error" in lost.stderr  # torch's words depend on when it notices
+    errors = tmp_path / "errors.txt"
+    code, said = processes.end(processes.start(errors, lose_a_worker, tmp_path), errors)
+    assert code == 1 and "Error" in said  # torch's words depend on when it notices
     assert not (tmp_path / "weights.safetensors").exists()
     assert same(fit(tmp_path, workers=2), whole)
 
@@ -164,23 +163,18 @@ def slow_cache(folder, root):
 
 
 def test_a_cache_killed_at_any_moment_ends_the_same(tmp_path, films):
-    command = [sys.executable, __file__, "slow_cache", str(tmp_path), str(tmp_path / "store")]
-    part, kills = None, 0
+    part, kills, errors = None, 0, tmp_path / "errors.txt"
     for rows in (16, 56):
-        process = subprocess.Popen(command, env=ELSEWHERE, stderr=subprocess.DEVNULL)
-        while process.poll() is None:
+        process = processes.start(errors, slow_cache, tmp_path, tmp_path / "store")
+        while process.is_alive():
             part = next((tmp_path / "store").glob("images-*.part"), None)
             note = part and part / "done.txt"
             if note and note.exists() and int(note.read_text()) >= rows:
-                process.send_signal(signal.SIGKILL)
+                os.kill(process.pid, signal.SIGKILL)
                 kills += 1
                 break
             time.sleep(0.002)
-        process.wait()
+        process.join()
     assert kills == 2 and part.exists()
     file = data.cached(films, 48, store=Store(tmp_path / "store"))
     assert np.array_equal(np.load(file), np.load(data.cached(pd.Series(films), 48, store=Store(tmp_path / "other"))))
-
-
-if __name__ == "__main__":
-    {"slow_cache": slow_cache, "lose_a_worker": lose_a_worker}[sys.argv[1]](*sys.argv[2:])

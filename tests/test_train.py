@@ -5,8 +5,6 @@ import math
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -17,8 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from cxrkit import batches, checkpoint, train
+from cxrkit import batches, checkpoint, machine, train
 from cxrkit.profiles import Training
+from tests import processes
 
 CPU = torch.device("cpu")
 PAPER_VIT = Training(optimizer="sgd", lr=1e-3, momentum=0.9, clip=1.0, batch=16, steps=10_000, schedule="cosine", warmup=500)
@@ -129,8 +128,8 @@ def test_loop_is_the_loop_anyone_would_write(name, make):
 
 
 def test_no_mixed_precision_on_a_cpu():
-    for amp in train.PRECISIONS:
-        autocast, scaler = train.precision(amp, CPU)
+    for amp in machine.PRECISIONS:
+        autocast, scaler = machine.precision(amp, CPU)
         with autocast():
             assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
         assert not scaler.is_enabled()
@@ -138,14 +137,14 @@ def test_no_mixed_precision_on_a_cpu():
 
 def test_loss_scaling_trains_skips_overflow_and_survives_a_restart(monkeypatch, tmp_path):
     """The fp16 branch, with the CPU standing in: float32 arithmetic, a real scaler."""
-    monkeypatch.setattr(train, "precision", lambda amp, device: (
+    monkeypatch.setattr(machine, "precision", lambda amp, device: (
         train.contextlib.nullcontext, torch.amp.GradScaler("cpu", init_scale=2.0**8, growth_interval=3)))
     training = Training(optimizer="sgd", lr=0.05, batch=16, steps=9, clip=1.0, checkpoint_every=4)
     scaled = linear()
     fit(scaled, linear_data(), training, folder=tmp_path / "whole")
     with monkeypatch.context() as plain:
         off = train.contextlib.nullcontext, torch.amp.GradScaler(enabled=False)
-        plain.setattr(train, "precision", lambda amp, device: off)
+        plain.setattr(machine, "precision", lambda amp, device: off)
         unscaled = linear()
         fit(unscaled, linear_data(), training)
     torch.testing.assert_close(scaled.state_dict(), unscaled.state_dict(), rtol=1e-5, atol=1e-6)
@@ -306,7 +305,7 @@ def test_a_training_may_ask_for_its_number_of_threads():
         fit(linear(), linear_data(), Training("sgd", lr=0.01, batch=4, steps=2, threads=asked), watched)
         assert set(seen) == {want} and torch.get_num_threads() == before
         seen.clear()
-    with pytest.raises(KeyboardInterrupt), train.cpu_threads(before + 1):
+    with pytest.raises(KeyboardInterrupt), machine.cpu_threads(before + 1):
         raise KeyboardInterrupt
     assert torch.get_num_threads() == before
 
@@ -440,15 +439,10 @@ def test_rng_state_passes_through_json():
 STEPS = Training(lr=0.01, batch=8, steps=30, checkpoint_every=1, ema=0.9, eval_every=5)
 
 
-def child(folder):
-    """What the processes below run: 30 steps of about 40 ms."""
-    train.fit(net(), loss, Noisy(delay=0.005), STEPS, validate=lambda m: {"score": m.head.bias[0].item()}, folder=folder,
-              device=CPU)
-
-
-def start(*folders):
-    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).resolve().parent.parent)}
-    return subprocess.Popen([sys.executable, __file__, *map(str, folders)], env=env, stderr=subprocess.PIPE, text=True)
+def child(*folders):
+    """What the processes below run: 30 steps of about 40 ms, in one folder after the other."""
+    for folder in folders:
+        train.fit(net(), loss, Noisy(delay=0.005), STEPS, validate=lambda m: {"score": m.head.bias[0].item()}, folder=folder, device=CPU)
 
 
 def wait_for_step(folder, step, process):
@@ -457,34 +451,28 @@ def wait_for_step(folder, step, process):
     while time.time() < deadline:
         if path.exists() and checkpoint.load_tensors(path)[1]["step"] >= step:
             return
-        assert process.poll() is None, process.communicate()[1]
+        assert process.is_alive(), f"it ended with exit code {process.exitcode}"
         time.sleep(0.002)
     raise TimeoutError
 
 
 @pytest.mark.parametrize("kills", [(7,), pytest.param((1, 2, 5, 11, 12, 19), marks=pytest.mark.slow)])
 def test_sigkill_and_ctrl_c_change_no_bit(tmp_path, kills):
+    cut, whole, errors = tmp_path / "cut", tmp_path / "whole", tmp_path / "errors.txt"
     for step in kills:
-        process = start(tmp_path / "cut")
-        wait_for_step(tmp_path / "cut", step, process)
+        process = processes.start(errors, child, cut)
+        wait_for_step(cut, step, process)
         time.sleep(random.Random(step).uniform(0, 0.05))  # anywhere within a step or a write
-        process.send_signal(signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL
-        process.communicate()
-    process = start(tmp_path / "cut")
-    wait_for_step(tmp_path / "cut", kills[-1] + 3, process)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode != 0
-    assert "KeyboardInterrupt: stopped after step" in errors and "make the same call again to go on" in errors
-    stopped = checkpoint.load_tensors(tmp_path / "cut" / "checkpoint.safetensors")[1]["step"]
+        os.kill(process.pid, signal.SIGKILL)
+        assert processes.end(process, errors)[0] == -signal.SIGKILL
+    process = processes.start(errors, child, cut)
+    wait_for_step(cut, kills[-1] + 3, process)
+    os.kill(process.pid, signal.SIGINT)
+    code, said = processes.end(process, errors)
+    assert code == 1 and "KeyboardInterrupt: stopped after step" in said and "make the same call again to go on" in said
+    stopped = checkpoint.load_tensors(cut / "checkpoint.safetensors")[1]["step"]
     assert kills[-1] + 3 <= stopped < 30
-    last = start(tmp_path / "cut", tmp_path / "whole")
-    assert "images/s" in last.communicate(timeout=60)[1] and last.returncode == 0
+    code, said = processes.end(processes.start(errors, child, cut, whole), errors)
+    assert code == 0 and "images/s" in said
     weights = [checkpoint.load_tensors(tmp_path / name / "weights.safetensors")[0] for name in ("whole", "cut")]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0] | weights[1])
-
-
-if __name__ == "__main__":
-    for argument in sys.argv[1:]:
-        child(Path(argument))

@@ -1,0 +1,71 @@
+"""The machine around a training: precision of its device, threads, the processes that torchrun started, and Ctrl-C."""
+
+import contextlib
+import functools
+import os
+import signal
+import threading
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+from cxrkit.schema import known
+
+PRECISIONS = {"auto": None, "bf16": torch.bfloat16, "fp16": torch.float16, "off": torch.float32}
+
+
+def precision(amp, device):
+    """(autocast context factory, gradient scaler): bf16 or fp16 on CUDA, float32 anywhere else."""
+    dtype = PRECISIONS[known(amp, PRECISIONS, "amp")]
+    if device.type != "cuda" or amp == "off":
+        return contextlib.nullcontext, torch.amp.GradScaler(enabled=False)
+    dtype = dtype or (torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16)
+    return functools.partial(torch.autocast, "cuda", dtype=dtype), torch.amp.GradScaler("cuda", enabled=dtype == torch.float16)
+
+
+def join_processes():
+    """Join the processes that torchrun started -> (rank, how many); (0, 1) without torchrun."""
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not dist.is_initialized():
+        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=timedelta(hours=2))
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+
+
+def anywhere(flag, device):
+    """True on every process if the flag is true on one: all of them must stop after the same step."""
+    if not dist.is_initialized():
+        return bool(flag)
+    shared = torch.tensor(float(bool(flag)), device=device)
+    dist.all_reduce(shared, op=dist.ReduceOp.MAX)
+    return bool(shared)
+
+
+@contextlib.contextmanager
+def catch_ctrl_c():
+    """Yields a list that the first Ctrl-C fills, so that the step under way can end; a second one interrupts at once."""
+    pressed = []
+
+    def handler(number, frame):
+        if pressed:
+            raise KeyboardInterrupt
+        pressed.append(number)
+
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may set a handler
+        yield pressed
+        return
+    before = signal.signal(signal.SIGINT, handler)
+    try:
+        yield pressed
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextlib.contextmanager
+def cpu_threads(count):
+    """Let torch use `count` threads, 0 = as many as before, inside the `with`."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
