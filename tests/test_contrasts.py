@@ -169,3 +169,23 @@ def test_a_model_of_lungs_alone_is_judged_beside_whole_films_and_beside_lungs_al
     assert set(found) == {"inside", "inside_lungs", "away", "source_alone", "probes"}
     assert found["inside"]["PA"]["rivals"]["thumbnail"]["value"] > 0.95 > 0.75 > found["inside_lungs"]["PA"]["rivals"]["thumbnail"]["value"]
     assert found["probes"]["source"]["border"]["auc"]["n"] == 80
+
+
+@pytest.mark.parametrize("lungs_only", [True, False])
+def test_who_sees_nothing_but_lungs_depends_on_who_draws_them(lungs_only):
+    mini = replace(profiles.mini(), sources=replace(profiles.mini().sources, lungs_only=lungs_only))
+    other = replace(mini, segmenter=replace(mini.segmenter, mirror=not mini.segmenter.mirror))
+    for stage in ("diagnosis", "diagnosis_pa", "court"):
+        assert (stages.settings(mini, stage) == stages.settings(other, stage)) != lungs_only, stage
+    assert (("segmenter", other) in stages.upstream(other, "diagnosis")) == lungs_only
+
+
+def test_the_court_shows_a_model_of_lungs_what_it_sees_and_judges_by_the_true_lungs(tmp_path, monkeypatch):
+    drawn_from = drawn(films(tmp_path, ["normal", "covid19"], 0.0, "virtual"), tmp_path).assign(split=["train", "test"])
+    monkeypatch.setattr(stages, "table", lambda profile, task, store: drawn_from)
+    sees = replace(PROFILE, sources=replace(PROFILE.sources, lungs_only=True))
+    assert stages.exhibits(PROFILE, Store(tmp_path / "store")) is drawn_from
+    found = stages.exhibits(sees, Store(tmp_path / "store"))
+    assert len(found) == 1 and found["lung_mask"][0] == drawn_from["lung_mask"][1], "training films are not judged"
+    film, black = (cv2.imread(path, cv2.IMREAD_GRAYSCALE) for path in (found["origin"][0], found["path"][0]))
+    np.testing.assert_array_equal(black, np.where(np.arange(SIZE) < 16, film, 0))
