@@ -119,12 +119,13 @@ def make(folder, profile, table, store=None, start=()):
 
     Leaves weights.safetensors, history.json, metrics.json and predictions.csv (a row a film of val, test and external). start: state
     dicts that the model begins with (`diagnosis.adopt`). Returns the metrics. The validation MSE picks the step where the training says
-    `eval_every`.
+    `eval_every`. Films that another task lends (column `lent`) teach the model, and not the constant guess beside it.
     """
     split = parts(table)
+    own = ~split["train"].get("lent", pd.Series(False, split["train"].index)).astype(bool)
     model = fit(folder, profile, split["train"], split["val"], store, start)
     judged = {name: predict(model, split[name], profile, store) for name in ("val", "test", "external") if len(split[name])}
-    result = {"images": {name: len(part) for name, part in split.items()}, **report(judged, split["train"], profile.choices)}
+    result = {"images": {name: len(part) for name, part in split.items()}, **report(judged, split["train"][own], profile.choices)}
     drawn = {name: (maps(model, table, profile, store), table) for name, table in judged.items() if table["lesion_mask"].notna().all()}
     for name, found in localisation.places(drawn, profile, store).items():
         result[name]["map"] = found

@@ -363,14 +363,14 @@ def severity(profile, store=None):
 
 def severity_films(profile, store=None):
     """Films with known zones or Brixia scores; with profile.quantifier.diagnosed the training films of the diagnosis that show COVID-19
-    teach beside them, and test nothing."""
+    teach beside them, marked `lent`, and test nothing."""
     own = table(profile, "severity", store)
     if not profile.quantifier.diagnosed:
         return own
     lent = split_parts(table(profile, "diagnosis", store))["train"]
     scored = lent[list(HAS["severity"])].notna().any(axis=1) & (lent["diagnosis"] == "covid19")
     new = ~lent["path"].isin(own["path"]) & (lent["site"] != profile.quantifier.aside)
-    return pd.concat([own, lent[scored & new]], ignore_index=True)
+    return pd.concat([own.assign(lent=False), lent[scored & new].assign(lent=True)], ignore_index=True)
 
 
 def severity_start(profile, store=None):

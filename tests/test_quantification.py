@@ -12,6 +12,7 @@ from cxrkit.artifacts import Store, read_json
 from cxrkit.choices import Choices
 from cxrkit.schema import BRIXIA, COLUMNS, SECOND, ZONES
 
+pytestmark = pytest.mark.usefixtures("few_draws")
 SIZE = 64
 
 
@@ -251,8 +252,12 @@ def test_training_finds_planted_lesions_from_weak_labels(films, tmp_path):
     torch.set_num_threads(1)
     taught = profile(severity_training=profiles.Training("adamw", lr=5e-3, batch=8, steps=150, schedule="cosine", clip=1.0,
                                                          checkpoint_every=0))
-    quantification.make(tmp_path, taught, films, Store(tmp_path / "store"))
+    lent = films["split"].eq("train") & films["rul"].eq(1)  # teach the model; the constant guess is the mean of the others
+    quantification.make(tmp_path, taught, films.assign(lent=lent), Store(tmp_path / "store"))
     result = read_json(tmp_path / "metrics.json")
+    score = films[list(ZONES)].sum(axis=1)
+    guess = score[films["split"].eq("train") & ~films["external"] & ~lent].mean()
+    assert lent.any() and result["external"]["constant"]["mse"]["value"] == pytest.approx(((score[40:] - guess) ** 2).mean())
     assert result["images"] == {"train": 20, "val": 10, "test": 10, "external": 8}
     assert result["external1"]["site"] == "far" and result["external1"]["mse"]["n"] == 8
     assert result["test"]["mse"]["value"] < 0.5 * result["test"]["constant"]["mse"]["value"]
@@ -357,9 +362,12 @@ def test_covid_films_of_the_diagnosis_teach_and_test_nothing(monkeypatch):
                   ("h", "next", "train", False, "covid19", 1)])
     monkeypatch.setattr(stages, "table", lambda profile, task, store: {"severity": own, "diagnosis": lent}[task])
 
-    def paths(**quantifier):
-        return list(stages.severity_films(profile(quantifier=profiles.Quantifier(**quantifier)))["path"])
+    def films_of(**quantifier):
+        return stages.severity_films(profile(quantifier=profiles.Quantifier(**quantifier)))
 
-    assert paths() == ["a", "b"]
+    def paths(**quantifier):
+        return list(films_of(**quantifier)["path"])
+
+    assert paths() == ["a", "b"] and list(films_of(diagnosed=True)["lent"]) == [False, False, True, True]
     assert paths(diagnosed=True) == ["a", "b", "c", "h"]
     assert paths(diagnosed=True, aside="next") == ["a", "b", "c"]
