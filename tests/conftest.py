@@ -1,5 +1,6 @@
 """Fixtures shared by all tests; `mirror` is the folder with prepared real films, where there is one."""
 
+import functools
 import os
 from pathlib import Path
 
@@ -26,6 +27,21 @@ def mirror():
     if not any(folder.iterdir()):
         pytest.fail(f"{folder} is empty")
     return folder
+
+
+@pytest.fixture(scope="module")
+def few_draws():
+    """Intervals from 40 draws of patients instead of hundreds: for stages of which a test reads no limits. test_resampling proves these."""
+    from cxrkit import resampling
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("bootstrap", "paired_bootstrap"):
+            patch.setattr(resampling, name, functools.partial(_fewer, getattr(resampling, name)))
+        yield
+
+
+def _fewer(full, *args, draws=2000, **options):
+    return full(*args, draws=min(draws, 40), **options)
 
 
 @pytest.hookimpl(hookwrapper=True)

@@ -2,12 +2,18 @@
 
 import multiprocessing
 import os
+from multiprocessing import forkserver
 from pathlib import Path
 
 import torch
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["torch", "distributed", "cxrkit.data", "cxrkit.stages"])
+
+
+def serve():
+    """Start the server; whoever asks multiprocessing for a `forkserver` in this process gets this one."""
+    forkserver.ensure_running()
 
 
 def start(errors, function, *args):

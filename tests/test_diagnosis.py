@@ -14,6 +14,7 @@ from cxrkit.artifacts import Store, read_json
 from cxrkit.choices import Choices
 from cxrkit.schema import COLUMNS, DIAGNOSES
 
+pytestmark = pytest.mark.usefixtures("few_draws")
 SIZE, PER_SITE = 64, 30
 
 

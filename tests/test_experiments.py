@@ -16,7 +16,9 @@ import torch
 from cxrkit import artifacts, checkpoint, comparisons, diagnosis, experiments, ledger, profiles, stages
 from cxrkit.experiments import DIAGNOSIS, OURS, SEVERITY, Cell
 from cxrkit.schema import DIAGNOSES
+from tests import processes
 
+pytestmark = pytest.mark.usefixtures("few_draws")
 SIZE = 64
 QUICK = profiles.Training("adamw", lr=1e-3, batch=8, steps=2, log_every=1, checkpoint_every=1, threads=1)  # alike in every process
 
@@ -82,8 +84,8 @@ def test_on_real_films_only_a_model_with_the_same_weights_begins_as_that_of_the_
     assert kept == {"ours", "frozen backbone", "ROI average pooling", "Brixia alone"}
     for cell in experiments.cells(profile):  # what begins as another model has its weights, name by name
         if cell.name in kept:
-            shapes = [{name: tensor.shape for name, tensor in diagnosis.network(other, map_head=cell.stage == SEVERITY).state_dict().items()}
-                      for other in (cell.profile, stages.virtual(profile))]
+            models = [diagnosis.network(other, map_head=cell.stage == SEVERITY) for other in (cell.profile, stages.virtual(profile))]
+            shapes = [{name: tensor.shape for name, tensor in model.state_dict().items()} for model in models]
             assert shapes[0] == shapes[1], cell.name
 
 
@@ -177,13 +179,16 @@ def test_without_dask_the_next_step_is_named(tmp_path, monkeypatch):
 def test_a_scheduler_two_workers_and_one_of_them_killed_lose_nothing(tmp_path, films):
     """The worker that trains the backbone dies in the middle: another goes on from its checkpoint to the same weights, to the bit."""
     distributed = pytest.importorskip("distributed", reason='needs the extra cluster: pip install "cxrkit[cluster]"')
+    dask = pytest.importorskip("dask")
     profile = tiny()
     profile = replace(profile, backbone_training=replace(QUICK, steps=60, checkpoint_every=3))
     store, alone = artifacts.Store(tmp_path / "grid", films, wait=-1), artifacts.Store(tmp_path / "alone", films)
     grid = [Cell("Table 7", OURS, DIAGNOSIS, profile), Cell("Table 9", "frozen backbone", DIAGNOSIS, experiments.vary(
         profile, replace(profile.transformer, frozen=True)))]
     part = store.folder("backbone", stages.settings(profile, "backbone")).with_suffix(".part")
-    with distributed.LocalCluster(2, threads_per_worker=1, dashboard_address=None, silence_logs=50) as cluster:
+    processes.serve()  # the workers fork from there
+    with (dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"}),
+          distributed.LocalCluster(2, threads_per_worker=1, dashboard_address=None, silence_logs=50) as cluster):
         with distributed.Client(cluster) as client:
             busy = threading.Thread(target=kill_the_busy, args=(client, part / "checkpoint.safetensors", killed := []))
             busy.start()

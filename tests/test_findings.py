@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -16,6 +17,7 @@ from cxrkit.findings import LOGITS
 from cxrkit.profiles import Choices, Cohort, DenseNet, Training
 from cxrkit.schema import COLUMNS, FINDINGS
 
+pytestmark = pytest.mark.usefixtures("few_draws")
 TINY = replace(profiles.demo(), image_size=64, cohort=Cohort(findings=45, diagnosis=6, severity=6, size=64),
                backbone=DenseNet(growth_rate=4, block_config=(1, 1, 1, 1), num_init_features=8, stem=1, stride=16),
                backbone_training=Training("adamw", lr=2e-3, batch=4, steps=6, log_every=2, checkpoint_every=2))
@@ -38,7 +40,9 @@ def store(tmp_path_factory):
     """A store with the tiny cohort drawn."""
     torch.set_num_threads(1)
     made = Store(tmp_path_factory.mktemp("store"))
-    stages.cohort(TINY, made)
+    with pytest.MonkeyPatch.context() as alone:  # drawn in this process: others would import the kit anew
+        alone.setattr(os, "cpu_count", lambda: 1)
+        stages.cohort(TINY, made)
     return made
 
 

@@ -14,6 +14,7 @@ from cxrkit.artifacts import Store
 from cxrkit.profiles import Segmenter, Training
 from cxrkit.schema import COLUMNS, ZONES
 
+pytestmark = pytest.mark.usefixtures("few_draws")
 SIZE = 32
 QUICK = Training("adam", lr=2e-3, batch=4, steps=2, log_every=1)
 TINY = replace(profiles.demo(), image_size=SIZE, segmenter_training=QUICK, student_training=QUICK, unet_training=QUICK, segmenter=Segmenter(

@@ -33,7 +33,7 @@ def store(root, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def made(store):
+def made(store, few_draws):
     """Folder of every stage, two updates each."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
