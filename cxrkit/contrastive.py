@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from cxrkit import diagnosis, findings, train
+from cxrkit import findings, networks, train
 from cxrkit.artifacts import write_json
 from cxrkit.checkpoint import load_tensors
 from cxrkit.data import parts
@@ -75,12 +75,12 @@ def loss(model, batch):
 def make(folder, profile, table, store=None, start=()):
     """Train the profile's model on the training films of `table` by variant.pretraining, into `folder`; no label is read.
 
-    Leaves weights.safetensors (`weights`), history.json and metrics.json. start: state dicts to begin with (`diagnosis.adopt`).
+    Leaves weights.safetensors (`weights`), history.json and metrics.json. start: state dicts to begin with (`networks.adopt`).
     """
     split = parts(table)
     torch.manual_seed(profile.seed)
-    network = diagnosis.network(profile)
-    diagnosis.adopt(network, *start)
+    network = networks.network(profile)
+    networks.adopt(network, *start)
     model = Contrast(network, profile.transformer.embed_dim)
     done = train.fit(model, loss, findings.dataset(split["train"], profile, store), profile.variant.pretraining, folder=folder,
                      seed=profile.seed)

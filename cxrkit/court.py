@@ -154,14 +154,14 @@ def exhibits(table, profile, store=None, most=None):
 
 @torch.no_grad()
 def case(model, films, lesion, lungs, profile, store=None):
-    """The films of `exhibits` as one model (`diagnosis.Network`) sees them, once as they are and once with NOISE."""
+    """The films of `exhibits` as one model (`networks.Network`) sees them, once as they are and once with NOISE."""
     image = diagnosis.dataset(films, profile, store).batch(range(len(films)))["image"]        # (B, 1, S, S)
     noise = torch.randn(image.shape, generator=torch.Generator().manual_seed(profile.seed))
     return Case(model.features(image), model.features(image + NOISE * noise), lesion, lungs, films["group_id"].to_numpy())
 
 
 def make(folder, profile, table, models, store=None, most=48, few=16):
-    """Judge the models of the views, {"PA": `diagnosis.Network`, ...}, each on at most `most` films, into `folder`.
+    """Judge the models of the views, {"PA": `networks.Network`, ...}, each on at most `most` films, into `folder`.
 
     Leaves rows.csv (`judge`), cascade.csv (`randomised`, first view) and metrics.json: method -> criterion -> value with interval.
     """

@@ -10,123 +10,23 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from torch import nn
 
-from cxrkit import baselines, batches, checkpoint, findings, manifest, metrics, resampling, train
+from cxrkit import batches, checkpoint, findings, manifest, metrics, resampling, train
 from cxrkit.artifacts import write_json
-from cxrkit.backbone import pcam_weights, weighted_maps
 from cxrkit.data import parts
 from cxrkit.findings import by_place, interval, number
-from cxrkit.schema import DIAGNOSES, FINDINGS, known
-from cxrkit.transformer import CorpusViT
+from cxrkit.networks import adopt, network
+from cxrkit.schema import DIAGNOSES, known
 
 PROBABILITIES = [f"p_{name}" for name in DIAGNOSES]
 SENSITIVITY = 0.8  # that the operating point must reach (section 5)
 RATES = ("sensitivity", "specificity", "accuracy")
 DRAWS = 400  # of patients, for an interval
-POSITIONS = "transformer.pos_embed"
-
-
-class Network(nn.Module):
-    """Backbone and corpus ViT in one: image (B, 1, S, S), or its corpus as `features` where it is known, -> dict of `CorpusViT`.
-
-    The weights of the two keep their names. fold: cells of a side that become the channels of one word (a patch embedding with such a
-    kernel and stride). In the models that ours is compared with, `transformer` is whatever reads the features (`baselines`).
-    """
-
-    def __init__(self, features, transformer, fold=1):
-        super().__init__()
-        self.features, self.transformer, self.fold = features, transformer, fold
-
-    def forward(self, image=None, features=None):
-        return self.transformer(self.corpus(image) if features is None else features)
-
-    def corpus(self, image):
-        """What the transformer reads: image (B, 1, S, S) -> (B, fold^2 * C, h, w)."""
-        features = self.features(image)
-        return features if self.fold == 1 else F.pixel_unshuffle(features, self.fold)
-
-
-class WeightedNetwork(Network):
-    """The corpus after PCAM (Table 9): the backbone's own head weighs the features by where it sees each of the chosen findings."""
-
-    def __init__(self, features, head, transformer, chosen):
-        super().__init__(features, transformer)
-        self.head, self.chosen = head, [FINDINGS.index(name) for name in chosen]
-
-    def corpus(self, image):
-        features = self.features(image)                                                       # (B, C, h, w)
-        return weighted_maps({"features": features, "weight_map": pcam_weights(self.head(features))}, self.chosen)  # (B, n*C, h, w)
-
-
-CORPORA = {  # variant.corpus -> findings whose weighted maps are the words; the paper's own corpus is taken before PCAM
-    "before_pcam": (), "ten_maps": FINDINGS, "infection_maps": ("opacity", "consolidation", "pneumonia"), "pneumonia_map": ("pneumonia",)}
-
-
-CONVOLUTIONAL = ("densenet", "resnet")
-MODELS = ("corpus_vit", "vit", *CONVOLUTIONAL, "hybrid", "timm_hybrid")
-
-
-def network(profile, map_head=False):
-    """The profile's whole model with random weights: the paper's, or the one that `profile.variant` names (Tables 7 to 9).
-
-    Raises ValueError for an unknown model or corpus.
-    """
-    variant, backbone = profile.variant, profile.backbone
-    fold, head = variant.zoom, None
-    if known(variant.model, MODELS, "model") == "vit":
-        features, channels, cell, fold = nn.Identity(), 1, baselines.PATCH, baselines.PATCH
-    elif variant.model in baselines.TRUNKS:
-        features = findings.trunk(profile)
-        channels, cell = features.out_channels, features.stride
-    else:
-        whole = findings.network(profile)
-        features, head, channels, cell = whole.features, whole.head, whole.out_channels, backbone.stride
-    scale = profile.choices.map_scale * cell // backbone.stride  # one size of the severity map for all
-    if variant.model in CONVOLUTIONAL:
-        return Network(features, baselines.Pooled(channels, profile.transformer.embed_dim, map_head=map_head, map_scale=scale))
-    chosen = CORPORA[known(variant.corpus, CORPORA, "corpus")]
-    reader = _vit(profile, channels * fold**2 * max(1, len(chosen)), profile.image_size // cell, map_head, scale)
-    return WeightedNetwork(features, head, reader, chosen) if chosen else Network(features, reader, fold)
-
-
-def _vit(profile, channels, grid, map_head, map_scale):
-    sizes = profile.transformer
-    return CorpusViT(channels, grid, sizes.embed_dim, sizes.depth, sizes.num_heads, round(profile.choices.mlp_dim * sizes.embed_dim / 768),
-                     map_head=map_head, map_scale=map_scale, fused=True)
 
 
 def load(folder, profile):
     """The trained model of a finished stage, in evaluation mode; `transformer.fused = False` opens its attention to hooks."""
     return checkpoint.load_weights(network(profile), folder / "weights.safetensors")
-
-
-def adopt(model, *states):
-    """Take from state dicts every weight that the model has by that name; later ones win. Returns the names still random.
-
-    Learned positions of another grid are interpolated. Raises ValueError naming a weight of another shape.
-    """
-    own, taken = model.state_dict(), {}
-    for state in states:
-        taken |= {name: tensor for name, tensor in state.items() if name in own}
-    if POSITIONS in taken:
-        taken[POSITIONS] = stretch(taken[POSITIONS], model.transformer.grid)
-    wrong = [name for name, tensor in taken.items() if tensor.shape != own[name].shape]
-    if wrong:
-        raise ValueError(f"{wrong[0]} is {tuple(taken[wrong[0]].shape)} in the weights and {tuple(own[wrong[0]].shape)} in the model: "
-                         "backbone and transformer must have the sizes that the weights were trained with")
-    model.load_state_dict(taken, strict=False)
-    return sorted(set(own) - set(taken))
-
-
-def stretch(pos_embed, grid):
-    """Learned positions (1, 1 + h*h, D) of a square grid -> (1, 1 + h'*w', D), bicubic; the class token keeps its own."""
-    side = round((pos_embed.shape[1] - 1) ** 0.5)
-    if (side, side) == tuple(grid):
-        return pos_embed
-    cells = pos_embed[:, 1:].transpose(1, 2).unflatten(2, (side, side))                       # (1, D, h, h)
-    cells = F.interpolate(cells, grid, mode="bicubic", align_corners=False).flatten(2).transpose(1, 2)
-    return torch.cat([pos_embed[:, :1], cells], dim=1)
 
 
 def dataset(table, profile, store=None, augmented=False):

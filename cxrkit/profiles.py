@@ -152,10 +152,10 @@ class Variant:
     Only what departs from them enters the key of an artifact (`stages.settings`): the paper's own model is made once.
     """
 
-    model: str = "corpus_vit"  # of `diagnosis.PARTS`
+    model: str = "corpus_vit"  # of `networks.MODELS`
     start: str = "findings"  # weights of the features: findings (they learnt them first), imagenet, random
     contrastive: bool = False  # SimCLR before the diagnosis, on the films of the findings without their labels
-    corpus: str = "before_pcam"  # of `diagnosis.CORPORA`
+    corpus: str = "before_pcam"  # of `networks.CORPORA`
     zoom: int = 1  # times the input size, and as many cells of the corpus a side to one word; diagnosis only
     pooling: str = "max"  # of a zone of the severity map: max, average
     sites: tuple[str, ...] = ()  # sites or datasets that train for severity; () = all
@@ -176,7 +176,7 @@ class Grid:
     widths: tuple[int, ...] = (64, 128, 256, 512)  # of a ResNet's stages; its blocks give four times as many channels
     resnet_50: tuple[int, ...] = (3, 4, 6, 3)
     resnet_152: tuple[int, ...] = (3, 8, 36, 3)
-    hybrid: str = "timm_hybrid"  # of `diagnosis.PARTS`
+    hybrid: str = "timm_hybrid"  # of `networks.MODELS`
     hybrid_layers: tuple[int, ...] = (3, 4, 6)
     vit: ViT = field(default_factory=ViT)
     small: ViT = ViT(depth=2, num_heads=4)  # "2 layers, 4 heads"

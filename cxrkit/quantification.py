@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 
-from cxrkit import checkpoint, diagnosis, followup, localisation, metrics, resampling, schema, severity, train
+from cxrkit import checkpoint, followup, localisation, metrics, networks, resampling, schema, severity, train
 from cxrkit import lungs as segment
 from cxrkit.artifacts import write_json
 from cxrkit.data import CXRDataset, arrays, letterbox, load_image, parts
@@ -24,8 +24,8 @@ DRAWS = 400  # of patients, for an interval
 
 
 def network(profile):
-    """The profile's severity model with random weights: backbone and corpus ViT with the map head (`diagnosis.Network`)."""
-    return diagnosis.network(profile, map_head=True)
+    """The profile's severity model with random weights: backbone and corpus ViT with the map head (`networks.Network`)."""
+    return networks.network(profile, map_head=True)
 
 
 def load(folder, profile):
@@ -118,7 +118,7 @@ def make(folder, profile, table, store=None, start=()):
     """Train on the internal sites of `table` (its `lung_mask` gives the zones) and judge on the others, into `folder`.
 
     Leaves weights.safetensors, history.json, metrics.json and predictions.csv (a row a film of val, test and external). start: state
-    dicts that the model begins with (`diagnosis.adopt`). Returns the metrics. The validation MSE picks the step where the training says
+    dicts that the model begins with (`networks.adopt`). Returns the metrics. The validation MSE picks the step where the training says
     `eval_every`. Films that another task lends (column `lent`) teach the model, and not the constant guess beside it.
     """
     split = parts(table)
@@ -139,7 +139,7 @@ def fit(folder, profile, table, val=(), store=None, start=()):
     """Train on one table -> the model in evaluation mode."""
     torch.manual_seed(profile.seed)
     model = network(profile)
-    diagnosis.adopt(model, *start)
+    networks.adopt(model, *start)
     if profile.quantifier.frozen:
         model.features.requires_grad_(False)
     training = profile.severity_training

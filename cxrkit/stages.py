@@ -222,7 +222,7 @@ FEATURES = {  # variant.start -> (profile, store) -> state dicts that the featur
 
 
 def features(profile, store=None):
-    """State dicts that a model begins with before its first diagnosis, in the order of `diagnosis.adopt`.
+    """State dicts that a model begins with before its first diagnosis, in the order of `networks.adopt`.
 
     Raises ValueError for an unknown start, or for a ViT that would start from findings: it has no features to have learnt them.
     """

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from cxrkit import baselines, contrastive, diagnosis, findings, profiles
+from cxrkit import baselines, contrastive, diagnosis, findings, networks, profiles
 from cxrkit.backbone import Backbone
 from cxrkit.schema import FINDINGS
 
@@ -68,7 +68,7 @@ def test_the_vit_is_torchvisions(grey):
     ours = diagnosis.network(settings).eval()
     state = baselines.from_torchvision(theirs.state_dict())
     state |= {f"transformer.head.{name}": tensor for name, tensor in theirs.heads.head.state_dict().items()}
-    assert diagnosis.adopt(ours, state) == []
+    assert networks.adopt(ours, state) == []
     torch.testing.assert_close(ours(grey)["logits"], theirs(grey.expand(-1, 3, -1, -1)), atol=1e-5, rtol=1e-5)
 
 
@@ -81,7 +81,7 @@ def test_the_published_hybrid_is_timms():
     ours = diagnosis.network(settings).eval()
     state = baselines.from_timm(theirs.state_dict())
     state |= {f"transformer.head.{name}": tensor for name, tensor in theirs.head.state_dict().items()}
-    assert diagnosis.adopt(ours, state) == []
+    assert networks.adopt(ours, state) == []
     image = torch.randn(1, 1, 64, 64)
     torch.testing.assert_close(ours(image)["logits"], theirs(image.expand(-1, 3, -1, -1)), atol=1e-4, rtol=1e-4)
 
@@ -131,7 +131,7 @@ def test_imagenet_weights_fill_a_resnet_and_bring_its_stem_to_grey(monkeypatch, 
     monkeypatch.setattr(baselines, "published", lambda weights: theirs.state_dict())
     settings = profile(model="resnet", start="imagenet", widths=(64, 128, 256, 512), layers=(3, 4, 6, 3))
     net = diagnosis.network(replace(settings, backbone=replace(settings.backbone, stride=32))).eval()
-    left = diagnosis.adopt(net, baselines.imagenet("resnet", (3, 4, 6, 3), stem=1))
+    left = networks.adopt(net, baselines.imagenet("resnet", (3, 4, 6, 3), stem=1))
     assert left == ["transformer.head.bias", "transformer.head.weight"]
     theirs.avgpool = theirs.fc = nn.Identity()
     with torch.no_grad():

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from cxrkit import data, diagnosis, localisation, metrics, profiles, quantification, readers, stages
+from cxrkit import data, localisation, metrics, networks, profiles, quantification, readers, stages
 from cxrkit.artifacts import Store, read_json
 from cxrkit.choices import Choices
 from cxrkit.schema import BRIXIA, COLUMNS, SECOND, ZONES
@@ -145,25 +145,25 @@ def test_adopt_takes_what_fits_by_name_and_names_the_rest():
     torch.manual_seed(0)
     model, other = quantification.network(profile()), quantification.network(profile())
     backbone = {name: t for name, t in other.state_dict().items() if name.startswith("features.")}
-    left = diagnosis.adopt(model, backbone | {"head.weight": torch.zeros(1)})
+    left = networks.adopt(model, backbone | {"head.weight": torch.zeros(1)})
     assert left and all(name.startswith("transformer.") for name in left)
     image = torch.randn(2, 1, SIZE, SIZE)
     assert torch.equal(model.eval().features(image), other.eval().features(image))
-    assert diagnosis.adopt(model, other.state_dict()) == []
+    assert networks.adopt(model, other.state_dict()) == []
     wide = quantification.network(profile(transformer=profiles.ViT(embed_dim=48, depth=1, num_heads=2)))
     with pytest.raises(ValueError, match="must have the sizes"):
-        diagnosis.adopt(wide, model.state_dict())
+        networks.adopt(wide, model.state_dict())
 
 
 def test_positions_of_another_grid_are_interpolated():
     """A plane over the grid stays that plane inside; the class token keeps its own; the same grid is left as it is."""
     rows = torch.arange(4.0)[:, None].expand(4, 4).reshape(1, 16, 1)
     positions = torch.cat([torch.full((1, 1, 1), 99.0), rows], dim=1)
-    wide = diagnosis.stretch(positions, (8, 8))
+    wide = networks.stretch(positions, (8, 8))
     assert wide.shape == (1, 65, 1) and wide[0, 0, 0] == 99
     inside = wide[0, 1:, 0].view(8, 8)[3:5]  # cell centres at 1.25 and 1.75 of the old rows
     torch.testing.assert_close(inside, torch.tensor([1.25, 1.75])[:, None].expand(2, 8), atol=0.05, rtol=0)
-    assert diagnosis.stretch(positions, (4, 4)) is positions
+    assert networks.stretch(positions, (4, 4)) is positions
 
 
 # judging
