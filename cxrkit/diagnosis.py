@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from cxrkit import batches, checkpoint, findings, manifest, metrics, resampling, train
 from cxrkit.artifacts import write_json
 from cxrkit.data import parts
-from cxrkit.findings import by_place, interval, number
+from cxrkit.findings import by_place, in_folds, interval, number
 from cxrkit.networks import adopt, network
 from cxrkit.schema import DIAGNOSES, known
 
@@ -125,12 +125,12 @@ def cross_validate(folder, profile, table, store=None, start=(), lent=None):
 
     start: state dicts to begin with, which must not know the films of the table either. Leaves crossvalidated.csv.
     """
-    fold, judged = table["group_id"].map(lambda group: manifest.fold_of(group, profile.folds)), []
-    for k in sorted(fold.unique()):
-        split = {"train": pd.concat([table[fold != k], lent], ignore_index=True), "val": table[:0]}
-        model = fit(begin(profile, start), folder / f"fold{k}", profile, split, store)
-        judged.append(predict(model, table[fold == k].reset_index(drop=True), profile, store).assign(fold=k))
-    whole = pd.concat(judged, ignore_index=True)
+    def taught(k, films):
+        split = {"train": pd.concat([films, lent], ignore_index=True), "val": films[:0]}
+        return fit(begin(profile, start), folder / f"fold{k}", profile, split, store)
+
+    fold = table["group_id"].map(lambda group: manifest.fold_of(group, profile.folds))
+    whole = in_folds(table, fold, taught, lambda model, films: predict(model, films, profile, store))
     whole.to_csv(folder / "crossvalidated.csv", index=False)
     return whole
 

@@ -109,10 +109,19 @@ def fit(folder, profile, table, val=(), store=None, start=None):
 def cross_validate(folder, profile, table, store=None, start=None):
     """Grouped folds -> the table with logits, each from a backbone trained on the other folds' patients."""
     fold = table["group_id"].map(lambda group: manifest.fold_of(group, profile.folds))
-    judged = []
-    for k in sorted(fold.unique()):
-        model = fit(folder / f"fold{k}", profile, table[fold != k].reset_index(drop=True), store=store, start=start)
-        judged.append(predict(model, table[fold == k].reset_index(drop=True), profile, store).assign(fold=k))
+    return in_folds(table, fold, lambda k, films: fit(folder / f"fold{k}", profile, films, store=store, start=start),
+                    lambda model, films: predict(model, films, profile, store))
+
+
+def in_folds(table, fold, fit, predict):
+    """The table with what `predict` adds, each film judged by a model that saw nothing of its fold, and `fold`.
+
+    fold: the number of each film's fold, (n,); fit(k, films) -> model; predict(model, films) -> films with more columns.
+    """
+    fold, judged = np.asarray(fold), []
+    for k in np.unique(fold):
+        model = fit(k, table[fold != k].reset_index(drop=True))
+        judged.append(predict(model, table[fold == k].reset_index(drop=True)).assign(fold=k))
     return pd.concat(judged, ignore_index=True)
 
 

@@ -12,6 +12,7 @@ import pandas as pd
 
 from cxrkit import audit, quantification, resampling
 from cxrkit.choices import OPEN_CHOICES
+from cxrkit.findings import in_folds
 
 DRAWS = 2000
 RIVALS = ("reader", "constant", "ridge")
@@ -22,14 +23,11 @@ def crossvalidate(folder, profile, table, store=None, start=()):
     `constant`, `ridge`, `reader` and `truth` on the 0-6 score. Each fold trains in `folder` and goes on there after a kill."""
     groups = table["group_id"].to_numpy()
     fold = audit.fold_of(groups, profile.folds, profile.seed)
-    truth, judged = quantification.score_of(table, profile.choices), []
+    truth = quantification.score_of(table, profile.choices)
     trivial = audit.refit(audit.features("equalised thumbnail", table, profile, store), truth, groups, fold, "ridge")
-    for number in range(profile.folds):
-        inside, out = np.where(fold != number)[0], np.where(fold == number)[0]
-        model = quantification.fit(folder / f"fold{number}", profile, table.iloc[inside].reset_index(drop=True), (), store, start)
-        held_out = quantification.predict(model, table.iloc[out].reset_index(drop=True), profile, store)
-        judged.append(held_out.assign(fold=number, constant=truth[inside].mean(), ridge=np.clip(trivial[out], 0, 6), truth=truth[out]))
-    whole = pd.concat(judged, ignore_index=True)
+    known = table.assign(constant=[truth[fold != k].mean() for k in fold], ridge=np.clip(trivial, 0, 6), truth=truth)
+    whole = in_folds(known, fold, lambda k, films: quantification.fit(folder / f"fold{k}", profile, films, (), store, start),
+                     lambda model, films: quantification.predict(model, films, profile, store))
     return whole.assign(reader=quantification.second_reader(whole, profile.choices))
 
 
