@@ -9,6 +9,7 @@ import os
 from dataclasses import dataclass, replace
 
 from cxrkit import artifacts, profiles, stages
+from cxrkit.dependencies import upstream
 
 OURS = "ours"
 DIAGNOSIS, SEVERITY = "diagnosis_pa", "severity"
@@ -184,6 +185,6 @@ def _submit(client, tasks, stage, profile, store, options):
     """The task of a stage, after the tasks of what it stands on; one task an artifact."""
     folder = store.folder(stage, stages.settings(profile, stage))
     if folder.name not in tasks:
-        before = [] if folder.exists() else [_submit(client, tasks, *part, store, options) for part in stages.upstream(profile, stage)]
+        before = [] if folder.exists() else [_submit(client, tasks, *part, store, options) for part in upstream(profile, stage)]
         tasks[folder.name] = client.submit(make, stage, profile, store, *before, key=f"{folder.name}-{os.urandom(4).hex()}", **options)
     return tasks[folder.name]

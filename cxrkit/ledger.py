@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import pandas as pd
 
-from cxrkit import artifacts, comparisons, results, stages
+from cxrkit import artifacts, comparisons, dependencies, results, stages
 from cxrkit.schema import DIAGNOSES, FINDINGS
 
 READ, AGAINST, LOST, OURS = "read in the text", "contradictory in the text", "not available", "not in the paper"
@@ -146,7 +146,7 @@ def stage_of(key):
 
 def measurements(root, profile):
     """{stage: metrics} of the stages that are finished under `root` with exactly the profile's settings."""
-    folders = {stage: artifacts.Store(root).folder(stage, stages.settings(profile, stage)) for stage in stages.DEPENDS}
+    folders = {stage: artifacts.Store(root).folder(stage, stages.settings(profile, stage)) for stage in dependencies.DEPENDS}
     found = {stage: artifacts.read_json(folder / "metrics.json") for stage, folder in folders.items()
              if (folder / "metrics.json").exists()}
     return found | grid(root, profile)
@@ -208,7 +208,7 @@ def table(measured):
 def made(root, profile):
     """The finished stages of the profile: list of dict stage, folder (its key), date, lesson."""
     found = []
-    for stage in stages.DEPENDS:
+    for stage in dependencies.DEPENDS:
         folder = artifacts.Store(root).folder(stage, stages.settings(profile, stage))
         if folder.exists():
             date = datetime.fromtimestamp((folder / "settings.json").stat().st_mtime, UTC)

@@ -191,7 +191,7 @@ class Grid:
 
 @dataclass(frozen=True)
 class Profile:
-    """Everything a run depends on. A stage's artifact is named by a hash of the fields that it reads (`stages.DEPENDS`)."""
+    """Everything a run depends on. A stage's artifact is named by a hash of the fields that it reads (`dependencies.DEPENDS`)."""
 
     name: str
     manifests: tuple[str, ...]  # datasets by the name of their manifest, in data_manifests/

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cxrkit import audit, contrasts, profiles, stages
+from cxrkit import audit, contrasts, dependencies, profiles, stages
 from cxrkit.artifacts import Store
 from cxrkit.diagnosis import PROBABILITIES
 from cxrkit.metrics import auc
@@ -177,7 +177,7 @@ def test_who_sees_nothing_but_lungs_depends_on_who_draws_them(lungs_only):
     other = replace(mini, segmenter=replace(mini.segmenter, mirror=not mini.segmenter.mirror))
     for stage in ("diagnosis", "diagnosis_pa", "court"):
         assert (stages.settings(mini, stage) == stages.settings(other, stage)) != lungs_only, stage
-    assert (("segmenter", other) in stages.upstream(other, "diagnosis")) == lungs_only
+    assert (("segmenter", other) in dependencies.upstream(other, "diagnosis")) == lungs_only
 
 
 def test_the_court_shows_a_model_of_lungs_what_it_sees_and_judges_by_the_true_lungs(tmp_path, monkeypatch):

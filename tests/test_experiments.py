@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 import torch
 
-from cxrkit import artifacts, checkpoint, comparisons, diagnosis, experiments, ledger, profiles, stages
+from cxrkit import artifacts, checkpoint, comparisons, dependencies, diagnosis, experiments, ledger, profiles, stages
 from cxrkit.experiments import DIAGNOSIS, OURS, SEVERITY, Cell
 from cxrkit.schema import DIAGNOSES
 from tests import processes
@@ -92,9 +92,9 @@ def test_on_real_films_only_a_model_with_the_same_weights_begins_as_that_of_the_
 def test_what_is_upstream_is_what_the_key_holds():
     hybrid = experiments.fair(profiles.demo())["hybrid ViT, from findings"]
     simclr = experiments.ablated(profiles.demo())["SimCLR: ours"][0]
-    assert [stage for stage, _ in stages.upstream(hybrid, DIAGNOSIS)] == ["backbone", "trunk"]
-    assert [stage for stage, _ in stages.upstream(simclr, DIAGNOSIS)] == ["backbone", "contrastive"]
-    assert [stage for stage, _ in stages.upstream(simclr, "contrastive")] == ["cohort", "backbone"]
+    assert [stage for stage, _ in dependencies.upstream(hybrid, DIAGNOSIS)] == ["backbone", "trunk"]
+    assert [stage for stage, _ in dependencies.upstream(simclr, DIAGNOSIS)] == ["backbone", "contrastive"]
+    assert [stage for stage, _ in dependencies.upstream(simclr, "contrastive")] == ["cohort", "backbone"]
     assert "contrastive" in stages.settings(simclr, DIAGNOSIS) and "contrastive" not in stages.settings(hybrid, DIAGNOSIS)
 
 

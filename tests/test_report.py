@@ -7,7 +7,7 @@ import nbformat
 import pandas as pd
 import pytest
 
-from cxrkit import artifacts, ledger, notebooks, profiles, report, stages
+from cxrkit import artifacts, dependencies, ledger, notebooks, profiles, report, stages
 from cxrkit.schema import COLUMNS, ZONES
 from tests.lessons import FIGURE, code, lesson, markdown
 
@@ -118,8 +118,8 @@ def test_a_paired_difference_is_a_number_with_its_interval_and_its_rival():
 def save():
     """Function that stores metrics for a stage; all stages depend on the same two fields here, whatever they need in the kit."""
     with pytest.MonkeyPatch.context() as patch:
-        needs = stages.Depends(("image_size", "choices.resize"))
-        patch.setattr(stages, "DEPENDS", dict.fromkeys(stages.DEPENDS, needs))
+        needs = dependencies.Depends(("image_size", "choices.resize"))
+        patch.setattr(dependencies, "DEPENDS", dict.fromkeys(dependencies.DEPENDS, needs))
         patch.setattr(ledger, "grid", lambda root, profile: {})  # its cells have settings of their own
 
         def make(root, stage, profile, metrics):

@@ -17,7 +17,21 @@ import numpy as np
 import pandas as pd
 import torch
 
-from cxrkit import NOTICE, checkpoint, diagnosis, doctor, findings, ledger, lungs, profiles, quantification, schema, stages, train
+from cxrkit import (
+    NOTICE,
+    checkpoint,
+    dependencies,
+    diagnosis,
+    doctor,
+    findings,
+    ledger,
+    lungs,
+    profiles,
+    quantification,
+    schema,
+    stages,
+    train,
+)
 from cxrkit.artifacts import Store, read_json, write_atomic, write_json
 from cxrkit.predict import NETWORKS, SHIPPED
 
@@ -35,7 +49,7 @@ FILMS = 64  # on which that is measured
 def ancestry(profile, stage):
     """The stages that a stage stands on, itself first: list of (stage, profile)."""
     found = [(stage, profile)]
-    for before in stages.upstream(profile, stage):
+    for before in dependencies.upstream(profile, stage):
         found += ancestry(before[1], before[0])
     return found
 

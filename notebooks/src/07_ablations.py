@@ -28,6 +28,7 @@ import torch.nn.functional as F
 from cxrkit import artifacts, comparisons, curves, diagnosis, experiments, metrics, plots, profiles, resampling, results, stages, widgets
 from cxrkit.baselines import PATCH, ResNet
 from cxrkit.contrastive import TEMPERATURE, nt_xent
+from cxrkit.dependencies import upstream
 
 settings, store = profiles.get(profile), artifacts.Store(out, mirror, wait=-1)
 synthetic = settings.manifests == ("virtual",)
@@ -100,7 +101,7 @@ plots.plot_bars(list(counted), [n / 1000 for n in counted.values()], "Weights of
 # %%
 pd.DataFrame([{"table": cell.table, "cell": cell.name, "compared with": cell.against, "stage": cell.stage, "key": cell.key[:6],
                "backbone": artifacts.key(stages.settings(cell.profile, "backbone"))[:6],
-               "stands on": ", ".join(dict.fromkeys(stage for stage, _ in stages.upstream(cell.profile, cell.stage)))} for cell in grid])
+               "stands on": ", ".join(dict.fromkeys(stage for stage, _ in upstream(cell.profile, cell.stage)))} for cell in grid])
 
 # %% [markdown]
 # ## Rehearsal
