@@ -131,7 +131,7 @@ def reproduce(profile, mirror, data_dir, dry_run, only_plan, only, scheduler, wo
     try:
         if data_dir or dry_run or only_plan:
             from cxrkit import artifacts, plan, profiles
-            click.echo(plan.describe(profiles.get(profile), artifacts.Store(out, data_dir or mirror)))
+            click.echo(plan.apart(profiles.get(profile), artifacts.Store(out, data_dir or mirror)))
         if only_plan:
             return
         failed = notebooks.reproduce(parameters, root=out, only=only, force=force)

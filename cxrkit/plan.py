@@ -5,9 +5,11 @@ B batch, S image size, s the segmenter's.
 """
 
 import itertools
+import multiprocessing
 import os
 import shutil
 import time
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -178,3 +180,9 @@ def describe(profile, store=None):
     if disk > free:
         raise OSError(f"{text}\nthe disk is too small: choose another folder (--out, or CXRKIT_STORE)")
     return text
+
+
+def apart(profile, store=None):
+    """`describe` in a process of its own: the gigabytes that an update holds, on a GPU too, are free again for the run."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+        return process.submit(describe, profile, store).result()
