@@ -135,7 +135,7 @@ def predict(film, models, view=None, maps=True):
     warning. Raises ImageError for what is no film, ValueError for an unknown view.
     """
     image, said = _opened(film)
-    mask, probs = drawn_lungs(image.pixels, models.parts["segmenter"])                        # (S', S'), (2, s, s)
+    mask, sure = drawn_lungs(image.pixels, models.parts["segmenter"])                         # (S', S'), (2, s, s)
     asked, doubts = views(models, view and schema.known(view, FRONTAL, "view"), image.view)
     found = [diagnose(image.pixels, models.parts[f"diagnosis_{name.lower()}"], maps, mask) for name in asked]
     array, score, drawn = quantify(image.pixels, mask, models.parts["severity"])
@@ -147,7 +147,7 @@ def predict(film, models, view=None, maps=True):
     size = max(part.profile.image_size for part in models.parts.values())
     probs = dict(zip(DIAGNOSES, np.mean([p for p, _ in found], axis=0).tolist(), strict=True))
     return Prediction(probs, array, score, "+".join(asked), out if maps else {},
-                      (*models.inspection.warnings(image.pixels, mask, size, probs), *doubts, *said))
+                      (*models.inspection.warnings(image.pixels, mask, size, sure), *doubts, *said))
 
 
 def _opened(film):

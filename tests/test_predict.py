@@ -357,6 +357,17 @@ def test_the_shipped_segmenter_finds_lungs_in_films_and_none_in_other_pictures()
     assert np.mean([said(film) for film in turned]) >= 0.7
 
 
+@needs_inspector
+def test_a_film_that_passes_the_inspector_is_asked_for_its_lungs(models, films, monkeypatch):
+    """The whole way through `predict`, with an inspector that never objects: the random segmenter finds no lungs, and it is said."""
+    lenient = replace(models, inspection=replace(models.inspection, thresholds=dict.fromkeys(inspection.FAULTS, 2.0)))
+    mask, sure = predict.drawn_lungs(cv2.imread(films["path"][0], cv2.IMREAD_GRAYSCALE), models.parts["segmenter"])
+    want = inspection.lungs_missing(mask, cv2.imread(films["path"][0], cv2.IMREAD_GRAYSCALE), sure)
+    assert want and want[0] in predict.predict(films["path"][0], lenient, "PA", maps=False).warnings
+    monkeypatch.setattr(inspection, "lungs_missing", lambda *of: [])
+    assert not any("lungs not found" in text for text in predict.predict(films["path"][0], lenient, "PA", maps=False).warnings)
+
+
 def test_painted_over_means_that_nothing_of_the_lungs_is_left():
     grey, lungs = np.full((120, 120), 150, np.uint8), np.zeros((120, 120), bool)
     lungs[30:90, 20:50], grey[30:90, 20:50] = True, 10
