@@ -3,6 +3,7 @@
 Nothing but ipywidgets: the cells to click are buttons laid over the film, so that the keyboard reaches them as well.
 """
 
+import gc
 import html
 import re
 from dataclasses import replace
@@ -68,6 +69,8 @@ class ReadingRoom:
         for name, knob in self.knobs.items():
             knob.observe(lambda change, name=name: self._changed(name), names="value")
         self.draw()
+        gc.collect()
+        gc.freeze()  # models and libraries stay: searching them for garbage took half a second, now and then, under a moving slider
 
     def _knobs(self, start):
         """Every control by name, standing where the state says."""

@@ -102,10 +102,11 @@ class Room:
     """The models of a profile and a list of films: `room.cases` (name -> Case), `room.read(case)` -> Reading.
 
     The films are of hospitals that no training has seen (where a profile has none, of the test split), in an order that tells nothing;
-    mirror: a folder of prepared real films, to put some on the list. Forward passes of the last `remember` films are kept.
+    mirror: a folder of prepared real films, to put some on the list. Forward passes of the last `remember` films are kept, those of the
+    patients followed up from the start.
     """
 
-    def __init__(self, profile, store=None, mirror=None, remember=32):
+    def __init__(self, profile, store=None, mirror=None, remember=64):
         self.profile, self.store = profile, store or Store()
         folders = {view: stages.transformer(profile, view, self.store) for view in ("PA", "AP")}
         self.folder = stages.severity(profile, self.store)
@@ -115,11 +116,14 @@ class Room:
         self.inspection = inspection.load(predict.INSPECTOR)
         self.severity = quantification.load(self.folder, profile).eval()
         self.judged = {view: pd.read_csv(folder / "predictions.csv") for view, folder in folders.items()}
-        self.cases = {case.name: case for case in [*self._singles(), *self._series(), *(real_films(mirror) if mirror else [])]}
+        followed = self._series()
+        self.cases = {case.name: case for case in [*self._singles(), *followed, *(real_films(mirror) if mirror else [])]}
         self._read, self._relevance = lru_cache(remember)(self._look), lru_cache(remember)(self._explain)
         self.truth, self.calibration = lru_cache(remember)(self._known), lru_cache(remember)(self._calibration)
         self.thresholds = lru_cache(remember)(self._thresholds)
         self.virtual = self.profile.manifests == ("virtual",)
+        for case in followed:  # the panel of a patient asks for all visits at once: better now than while a class looks on
+            self.read(case)
 
     # the list
 
