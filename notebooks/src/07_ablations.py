@@ -186,7 +186,8 @@ def forest(stage):
     lines = pd.DataFrame({"label": part["table"] + ": " + part["cell"] + " - " + part["against"], "value": scale * part["difference"],
                           "low": scale * part["difference_low"], "high": scale * part["difference_high"], "group": part["table"]})
     unit = "hundredths of macro AUC (below 0: worse)" if scale == 100 else "MSE of the score 0-6 (above 0: worse)"
-    return curves.plot_forest(lines, f"Difference; seeds: {part['seeds'].min()}; 95 % intervals", unit, 0, synthetic)
+    seeds = "-".join(map(str, sorted({part["seeds"].min(), part["seeds"].max()})))
+    return curves.plot_forest(lines, f"Difference; {seeds} seeds a row; 95 % intervals", unit, 0, synthetic)
 
 
 # %% tags=["report"]
