@@ -214,7 +214,8 @@ for name, claim in claims.items():
 #
 # Accuracy is half of the answer. On the left what a cell reaches, on the right what it took, pre-training counted in: the findings that
 # ours learnt first were not free. Weights and memory are counted; seconds were taken on whatever machine ran the cell, and on a busy one
-# they are too many (the least of the seeds is shown): compare them only within one quiet run. First a static figure, then the same with another cost.
+# they are too many (the least of the seeds is shown): compare them only within one quiet run. First a static figure, then the same with
+# another cost.
 
 # %%
 def cost(task, axis):
