@@ -6,7 +6,7 @@
 #   make test                 unit tests, notebook checks, nbval
 #   make mini [MIRROR=DIR]    every lesson on real public films
 #   make weights [MIRROR=DIR] put the finished models of mini into the package (cxrkit/weights); make inspector: that of cxrkit predict
-#   make starts [MIRROR=DIR]  what each start buys on real films (a quarter of an hour)
+#   make starts [MIRROR=DIR]  what each start buys on real films (ten minutes after mini)
 #   make seeds [STUDY=..]     train what the lessons train three times over, for the spread (an hour or more; resumes)
 #   make segmenter            the segmenter with ten times its budget, and without its adversarial part (40 minutes; resumes)
 #   make grid [CELLS=..]      Tables 7 to 10 with whole budgets and three seeds (hours; resumes; docs/cluster.md for a cluster)
