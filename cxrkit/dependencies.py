@@ -34,7 +34,7 @@ DEPENDS = {
     "diagnosis": Depends((*DIAGNOSIS.fields, "folds"), DIAGNOSIS.stages),  # of both views, where profile.sources says together
     "diagnosis_pa": DIAGNOSIS,
     "diagnosis_ap": DIAGNOSIS,
-    "court": Depends((), ("diagnosis_pa", "diagnosis_ap")),
+    "court": Depends(("court_films",), ("diagnosis_pa", "diagnosis_ap")),
     "segmenter": Depends(("manifests", "external", "seed", "image_size", "segmenter", "segmenter_training", "student_training",
                           "unet_training"), ("cohort",), recipe=2),
     "severity": Depends((*FILMS, "folds", "transformer", "quantifier", "severity_training", "choices.mlp_dim", *SEVERITY, *MODEL,
@@ -44,7 +44,7 @@ DEPENDS = {
 }
 
 OWN = {f"{part}.{name}": value for part, default in (("variant", profiles.Variant()), ("sources", profiles.Sources()))
-       for name, value in asdict(default).items()}  # the paper's own model, and films
+       for name, value in asdict(default).items()} | {"court_films": profiles.Profile.court_films}  # the paper's own model, and films
 
 
 def settings(profile, stage):

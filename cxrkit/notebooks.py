@@ -48,12 +48,13 @@ def lessons_folder():
 
 
 def sources(only=(), folder=None):
-    """Lesson sources in order; `only` keeps those whose number is named. Raises ValueError for a number without a lesson."""
+    """Lesson sources in order; `only` keeps those whose number or name is named. Raises ValueError for one that is no lesson's."""
     found = sorted(Path(folder or lessons_folder()).glob("[0-9][0-9]_*.py"))
-    unknown = sorted(set(only) - {path.name[:2] for path in found})
+    called = {path: {path.name[:2], path.stem} for path in found}
+    unknown = sorted(set(only).difference(*called.values()))
     if unknown:
         raise ValueError(f"no lesson {', '.join(unknown)}; there are: {', '.join(path.stem for path in found) or 'none'}")
-    return [path for path in found if not only or path.name[:2] in only]
+    return [path for path in found if not only or called[path] & set(only)]
 
 
 def read_lesson(path, solved=False):

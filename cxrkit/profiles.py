@@ -212,6 +212,7 @@ class Profile:
     folds: int = 0  # grouped cross-validation beside the split, where one split holds too few patients; 0 = none
     quantifier: Quantifier = field(default_factory=Quantifier)
     severity_training: Training = Training("sgd", lr=3e-3, batch=4, steps=12_000)
+    court_films: int = 48  # of a view, on which the saliency methods are judged, at most
     variant: Variant = field(default_factory=Variant)
     grid: Grid = field(default_factory=Grid)
     choices: Choices = field(default_factory=Choices)
@@ -312,14 +313,16 @@ def get(name):
 def dry(profile):
     """The same films, sizes and batches with two updates a training: whether all of it runs, at full size, before days are spent on it.
 
-    A batch is put together from passes of two films, so that the memory of a plain computer is enough.
+    A batch is put together from passes of two films, so that the memory of a plain computer is enough. The court judges two films a
+    view: occlusion and the deletion curves take hundreds of passes for each.
     """
     def two(training):
         passes = training.accumulate * max(1, training.batch // 2)
         return replace(training, steps=2, warmup=min(1, training.warmup), batch=min(2, training.batch), accumulate=passes)
 
     short = {f.name: two(getattr(profile, f.name)) for f in fields(profile) if isinstance(getattr(profile, f.name), Training)}
-    return replace(profile, **short, grid=replace(profile.grid, seeds=profile.grid.seeds[:1], pretraining=two(profile.grid.pretraining)))
+    grid = replace(profile.grid, seeds=profile.grid.seeds[:1], pretraining=two(profile.grid.pretraining))
+    return replace(profile, **short, court_films=2, grid=grid)
 
 
 def ablations(profile):

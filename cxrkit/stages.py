@@ -304,7 +304,8 @@ def court(profile, store=None):
     store = store or Store()
     return store.load_or_make("court", settings(profile, "court"), lambda folder: judges.make(
         folder, profile, exhibits(profile, store),
-        {view: diagnosis.load(transformer(profile, view, store), profile) for view in ("PA", "AP")}, store))
+        {view: diagnosis.load(transformer(profile, view, store), profile) for view in ("PA", "AP")}, store,
+        profile.court_films))
 
 
 def dial(profile, store=None):

@@ -64,6 +64,7 @@ def test_only_runs_what_is_named(lessons, tmp_path):
     result = call("reproduce", "--out", tmp_path, "--only", "01")
     assert result.exit_code == 0 and "[1/1] 01_b" in result.output
     assert [path.name for path in (tmp_path / "runs" / "demo").glob("*.ipynb")] == ["01_b.ipynb"]
+    assert [path.stem for path in notebooks.sources(("02_c", "00"), lessons)] == ["00_a", "02_c"], "by number or by name"
     result = call("reproduce", "--out", tmp_path, "--only", "07")
     assert result.exit_code == 1 and "no lesson 07; there are: 00_a, 01_b, 02_c" in result.output
 
