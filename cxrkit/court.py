@@ -136,7 +136,8 @@ def ranking(table):
 def exhibits(table, profile, store=None, most=None):
     """The films to be judged: COVID-19 of test and external hospitals, whose lesion covers at most LARGEST of the lungs.
 
-    -> (table, lesion bool (n, S, S), lungs bool (n, S, S)), spread over all films if there are more than `most`.
+    -> (table, lesion bool (n, S, S), lungs bool (n, S, S)), spread over all films if there are more than `most`, by default
+    profile.court_films.
     Raises ValueError where nobody has drawn lesions.
     """
     split = data.parts(table)
@@ -148,7 +149,8 @@ def exhibits(table, profile, store=None, most=None):
                      for kind, name in (("lesion", "lesion"), ("lung", "lungs")))
     share = (lesion & lungs).sum((1, 2)) / np.maximum(lungs.sum((1, 2)), 1)
     rows = np.flatnonzero((share > 0) & (share <= LARGEST))
-    rows = rows[np.linspace(0, len(rows) - 1, most).astype(int)] if most and len(rows) > most else rows
+    most = most or profile.court_films
+    rows = rows[np.linspace(0, len(rows) - 1, most).astype(int)] if len(rows) > most else rows
     return films.iloc[rows].reset_index(drop=True), lesion[rows], lungs[rows]
 
 
@@ -160,14 +162,14 @@ def case(model, films, lesion, lungs, profile, store=None):
     return Case(model.features(image), model.features(image + NOISE * noise), lesion, lungs, films["group_id"].to_numpy())
 
 
-def make(folder, profile, table, models, store=None, most=48, few=16):
-    """Judge the models of the views, {"PA": `networks.Network`, ...}, each on at most `most` films, into `folder`.
+def make(folder, profile, table, models, store=None, few=16):
+    """Judge the models of the views, {"PA": `networks.Network`, ...}, each on at most profile.court_films films, into `folder`.
 
     Leaves rows.csv (`judge`), cascade.csv (`randomised`, first view) and metrics.json: method -> criterion -> value with interval.
     """
     parts, probabilities = [], diagnosis.HEADS[profile.choices.class_head][1]
     for i, (view, model) in enumerate(models.items()):
-        films, lesion, lungs = exhibits(diagnosis.of_view(table, view), profile, store, most)
+        films, lesion, lungs = exhibits(diagnosis.of_view(table, view), profile, store)
         seen = case(model, films, lesion, lungs, profile, store)
         rows = judge(model.transformer, seen, COVID, lambda x, vit=model.transformer: probabilities(vit(x)["logits"])[:, COVID], few=few)
         parts.append(rows.assign(view=view, site=films["site"].to_numpy()[rows["film"]]))

@@ -304,8 +304,7 @@ def court(profile, store=None):
     store = store or Store()
     return store.load_or_make("court", settings(profile, "court"), lambda folder: judges.make(
         folder, profile, exhibits(profile, store),
-        {view: diagnosis.load(transformer(profile, view, store), profile) for view in ("PA", "AP")}, store,
-        profile.court_films))
+        {view: diagnosis.load(transformer(profile, view, store), profile) for view in ("PA", "AP")}, store))
 
 
 def dial(profile, store=None):

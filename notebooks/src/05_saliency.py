@@ -102,7 +102,7 @@ print(inspect.getsource(relevance.relevance))
 # %%
 view = "PA"
 model = models[view]
-films, lesion, lungs = court.exhibits(diagnosis.of_view(exhibits, view), settings, store, most=48)
+films, lesion, lungs = court.exhibits(diagnosis.of_view(exhibits, view), settings, store)
 seen = court.case(model, films, lesion, lungs, settings, store)
 pixels = np.load(data.cached(films["path"], settings.image_size, settings.choices, store=store))
 _, steps = relevance.trace(model.transformer.double(), seen.corpus[:8].double(), court.COVID)
