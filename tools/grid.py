@@ -6,6 +6,8 @@ Cells go seed by seed, the most telling first; each is written to cxrkit/results
 import argparse
 from dataclasses import replace
 
+import filelock
+
 from cxrkit import artifacts, comparisons, doctor, experiments, profiles, results
 
 TASKS = {"diagnosis": experiments.DIAGNOSIS, "severity": experiments.SEVERITY}
@@ -19,12 +21,13 @@ def chosen(profile, only, with_choices, stages):
     return [cell for cell in grid if cell in asked or (cell.stage, cell.name) in needed]
 
 
-def keep(row):
-    """Put a row into cxrkit/results/grid.json in the place of an older one of the same cell and seed."""
-    old = results.read("grid")["rows"] if "grid" in results.names() else []
+def keep(row, store):
+    """Put a row into cxrkit/results/grid.json in the place of an older one of the same cell and seed, one process at a time."""
     same = ("profile", "table", "cell", "stage", "seed")
-    rows = [other for other in old if any(other[name] != row[name] for name in same)] + [row]
-    results.write("grid", rows, {"command": "make grid", **doctor.provenance()})
+    with filelock.FileLock(store.root / "grid.lock"):
+        old = results.read("grid")["rows"] if "grid" in results.names() else []
+        rows = [other for other in old if any(other[name] != row[name] for name in same)] + [row]
+        results.write("grid", rows, {"command": "make grid", **doctor.provenance()})
 
 
 def main(arguments=None):
@@ -55,7 +58,7 @@ def main(arguments=None):
             for ready in [c for c in waiting if named[c.stage, c.against] in done]:
                 waiting.remove(ready)
                 row = comparisons.measure(ready, store, named[ready.stage, ready.against])
-                keep(row | {name: doctor.provenance()[name] for name in ("commit", "date")})
+                keep(row | {name: doctor.provenance()[name] for name in ("commit", "date")}, store)
     return int(failed > 0)
 
 
