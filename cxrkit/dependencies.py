@@ -16,7 +16,8 @@ class Depends:
     recipe: int = 1
 
 
-FILMS = ("manifests", "external", "seed", "image_size", "choices.resize", "choices.order", "choices.normalize", "choices.augmentation")
+FILMS = ("manifests", "external", "films", "seed", "image_size",
+         "choices.resize", "choices.order", "choices.normalize", "choices.augmentation")
 MODEL = tuple(f"variant.{name}" for name in ("model", "start", "contrastive", "corpus", "zoom", "widths", "layers", "pretraining", "films"))
 SOURCES = tuple(f"sources.{name}" for name in ("shares", "contrast", "together", "virtual", "aside", "lungs_only"))
 DIAGNOSIS = Depends((*FILMS, "transformer", "transformer_training", "choices.mlp_dim", "choices.class_head", "choices.threshold_from",
@@ -35,7 +36,7 @@ DEPENDS = {
     "diagnosis_pa": DIAGNOSIS,
     "diagnosis_ap": DIAGNOSIS,
     "court": Depends(("court_films",), ("diagnosis_pa", "diagnosis_ap")),
-    "segmenter": Depends(("manifests", "external", "seed", "image_size", "segmenter", "segmenter_training", "student_training",
+    "segmenter": Depends(("manifests", "external", "films", "seed", "image_size", "segmenter", "segmenter_training", "student_training",
                           "unet_training"), ("cohort",), recipe=2),
     "severity": Depends((*FILMS, "folds", "transformer", "quantifier", "severity_training", "choices.mlp_dim", *SEVERITY, *MODEL,
                          "variant.pooling", "variant.sites"),
@@ -44,7 +45,8 @@ DEPENDS = {
 }
 
 OWN = {f"{part}.{name}": value for part, default in (("variant", profiles.Variant()), ("sources", profiles.Sources()))
-       for name, value in asdict(default).items()} | {"court_films": profiles.Profile.court_films}  # the paper's own model, and films
+       for name, value in asdict(default).items()} | {  # the paper's own model, and films
+           name: getattr(profiles.Profile, name) for name in ("films", "court_films")}
 
 
 def settings(profile, stage):

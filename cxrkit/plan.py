@@ -62,7 +62,7 @@ class Cost:
 
 
 def films(profile, store=None):
-    """Films of every task, {task: table}. Raises MissingData where a dataset or a film is not there."""
+    """All films of every task, {task: table}, also where a dry run takes few. Raises MissingData where a dataset or a film is not there."""
     store, absent = store or Store(), []
     for name in profile.manifests:
         try:
@@ -71,7 +71,7 @@ def films(profile, store=None):
             absent.append(f"{error}; or do without: --profile {profile.name}-{name}")
     if absent:
         raise MissingData("\n".join(absent))
-    tables = {task: stages.table(profile, task, store) for task in stages.TASKS}
+    tables = {task: stages.table(replace(profile, films=0), task, store) for task in stages.TASKS}
     for task, table in tables.items():
         lost = [path for path in table["path"] if "#" not in path and not os.path.exists(path)]
         if lost:
@@ -163,17 +163,20 @@ def describe(profile, store=None):
     """The plan in words. Raises MissingData, or OSError where the disk is too small."""
     store = store or Store()
     store.root.mkdir(parents=True, exist_ok=True)
-    tables, device, cores = films(profile, store), train.pick_device(), cpus()
-    known = pd.concat([table.assign(task=task) for task, table in tables.items()])
+    listing, device, cores = films(profile, store), train.pick_device(), cpus()
+    tables = {task: stages.sample(table, profile, task) for task, table in listing.items()}
+    known = pd.concat([table.assign(task=task) for task, table in listing.items()])
     where = known["split"].mask(known["external"].astype(bool), "external")
     whole, (decoded, each, cache) = costs(profile, tables), decoding(profile, tables)
     decode, train_hours = decoded * each / cores / 3600, sum(c.hours for c in whole)
     disk = cache + sum(4 * c.weights * (4 + memory.MOMENTS[c.training.optimizer]) for c in whole)  # checkpoint: model, best, average ...
     free = shutil.disk_usage(store.root).free
     there = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else psutil.virtual_memory().total
+    few = [f"a dry run takes {decoded:,} of these {len(known):,} films; --plan without --dry-run says what all of them cost", ""]
     text = "\n".join([
         f"profile {profile.name} on {device}, {cores} cores", "", pd.crosstab([known["task"], known["dataset"]], where).to_string(), "",
-        listed(whole), "", f"decoding, once: {decoded:,} films, {1 / each:.0f} images/s a core, {decode:.2f} hours",
+        *(few if profile.films else []), listed(whole), "",
+        f"decoding, once: {decoded:,} films, {1 / each:.0f} images/s a core, {decode:.2f} hours",
         f"hours on this machine: {train_hours + decode:.1f} ({(train_hours + decode) / 24:.1f} days), evaluation and figures not counted",
         f"memory: {max(c.memory for c in whole) / GB:.1f} GB at most, and up to 1 GB of work space; there are {there / GB:.0f} GB",
         f"disk: {disk / GB:.1f} GB in {store.root}; {free / GB:.1f} GB are free"])

@@ -199,6 +199,7 @@ class Profile:
     seed: int = 0
     lesson_minutes: int = 20  # the runner ends a lesson that takes longer
     external: tuple[str, ...] = ()  # datasets and sites set aside for testing; virtual films say it themselves
+    films: int = 0  # of each kind (`stages.sample`); 0 = all
     cohort: Cohort = field(default_factory=Cohort)
     backbone: DenseNet = field(default_factory=DenseNet)
     backbone_training: Training = field(default_factory=Training)
@@ -311,10 +312,11 @@ def get(name):
 
 
 def dry(profile):
-    """The same films, sizes and batches with two updates a training: whether all of it runs, at full size, before days are spent on it.
+    """The same sizes and batches with two updates a training: whether all of it runs, at full size, before days are spent on it.
 
-    A batch is put together from passes of two films, so that the memory of a plain computer is enough. The court judges two films a
-    view: occlusion and the deletion curves take hundreds of passes for each.
+    Three films of each kind are taken (`stages.sample`), or all where there are so few that they are cross-validated. A batch is put
+    together from passes of two films, so that the memory of a plain computer is enough. The court judges two films a view: occlusion
+    and the deletion curves take hundreds of passes for each.
     """
     def two(training):
         passes = training.accumulate * max(1, training.batch // 2)
@@ -322,7 +324,7 @@ def dry(profile):
 
     short = {f.name: two(getattr(profile, f.name)) for f in fields(profile) if isinstance(getattr(profile, f.name), Training)}
     grid = replace(profile.grid, seeds=profile.grid.seeds[:1], pretraining=two(profile.grid.pretraining))
-    return replace(profile, **short, court_films=2, grid=grid)
+    return replace(profile, **short, films=0 if profile.folds else 3, court_films=2, grid=grid)
 
 
 def ablations(profile):

@@ -28,7 +28,7 @@ from .artifacts import Store, write_json
 from .backbone import imagenet_state
 from .data import parts as split_parts
 from .dependencies import settings, virtual
-from .schema import COLUMNS, HAS, known
+from .schema import COLUMNS, FINDINGS, HAS, known
 
 
 def cohort(profile, store=None):
@@ -50,7 +50,7 @@ def table(profile, task, store=None):
     """Films of all datasets of the profile that serve `task` (a key of TASKS): DataFrame of `schema.COLUMNS` and `external`.
 
     Frontal films and those of unknown view; where a table is silent, a DICOM file is asked. `external` marks the films of datasets
-    and sites that no training may see. Raises ValueError for an unknown task.
+    and sites that no training may see. With profile.films a `sample` of them. Raises ValueError for an unknown task.
     """
     store = store or Store()
     what, wards = TASKS[known(task, TASKS, "task")]
@@ -63,7 +63,25 @@ def table(profile, task, store=None):
     whole = whole[whole[list(HAS[what])].notna().any(axis=1) & taught]
     silent = whole["view"].isna() & whole["path"].str.endswith((".dcm", ".dicom"))
     whole["view"] = whole["view"].mask(silent, whole["path"].where(silent).map(images.view_of, na_action="ignore"))
-    return manifest.select_views(whole, replace(profile.choices, views="all"))[0]
+    return sample(manifest.select_views(whole, replace(profile.choices, views="all"))[0], profile, task)
+
+
+KIND = ["dataset", "site", "external", "split", "view", "diagnosis"]
+
+
+def sample(table, profile, task):
+    """At most profile.films films of each KIND, drawn by the seed, from different patients where there are so many; 0 = all of them.
+
+    The findings need more: of every split as many patients with, and without, each finding as give it an AUC (`findings.FEWEST`).
+    """
+    if not profile.films:
+        return table
+    drawn = table.sample(frac=1, random_state=profile.seed)
+    drawn = drawn.iloc[drawn.groupby("group_id").cumcount().argsort(kind="stable")]  # one film of each patient before any second one
+    taken = drawn.groupby(KIND, dropna=False).cumcount() < profile.films
+    for name in FINDINGS if task == "findings" else ():
+        taken |= drawn[name].notna() & (drawn.groupby(["external", "split", name], dropna=False).cumcount() < findings.FEWEST)
+    return table[taken.sort_index()].reset_index(drop=True)
 
 
 def _virtual(profile, store, wards):

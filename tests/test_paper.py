@@ -1,9 +1,12 @@
 """The paper's data in their public layouts, on stand-ins: what is read, what it will cost, and the whole path, small and at full size."""
 
 import warnings
+from collections import Counter, defaultdict
 from dataclasses import replace
 from types import SimpleNamespace
 
+import numpy as np
+import pandas as pd
 import papermill
 import pytest
 import yaml
@@ -12,6 +15,7 @@ from click.testing import CliRunner
 from cxrkit import cli, data, images, manifest, notebooks, plan, profiles, stages
 from cxrkit.artifacts import Store, read_json
 from cxrkit.profiles import Choices, Training
+from cxrkit.schema import FINDINGS
 from tests import trees
 from tests.conftest import CHECKOUT
 
@@ -88,6 +92,84 @@ def test_unknown_views_are_asked_of_dicom_alone(root):
     assert Choices().views == "known"
 
 
+# the few films of a dry run
+
+
+def swell(path, column, at, back, times):
+    """Rewrite a table so that every film stands in it `times` times, by ways that each leave its folder once more and come `back`."""
+    rows = pd.read_csv(path, dtype=str, keep_default_na=False)
+    ways = [rows.assign(**{column: [name.replace(at, at + k * back, 1) for name in rows[column]]}) for k in range(times)]
+    pd.concat(ways).to_csv(path, index=False)
+
+
+def many(table, times=30):
+    """The table with every film `times` times, each time of another patient."""
+    copies = [table.assign(path=table["path"] + f"?{k}", group_id=table["group_id"] + f"?{k}") for k in range(times)]
+    return pd.concat(copies, ignore_index=True)
+
+
+@pytest.mark.parametrize("task", stages.TASKS)
+@pytest.mark.parametrize("most", [1, 3])
+def test_a_dry_run_takes_a_few_films_of_each_kind(store, task, most):
+    """Counted by hand: dataset, hospital, split, view and diagnosis are all still there, three times at most; the order stays."""
+    table, profile = many(stages.table(PAPER, task, store)), replace(PAPER, films=most)
+    few = stages.sample(table, profile, task)
+
+    def kinds(films):
+        return Counter((f.dataset, f.site, bool(f.external), f.split, f.view, str(f.diagnosis)) for f in films.itertuples())
+
+    assert set(kinds(few)) == set(kinds(table)) and min(kinds(table).values()) >= 30
+    assert task == "findings" or set(kinds(few).values()) == {most}
+    at = table["path"].tolist().index
+    assert [at(path) for path in few["path"]] == sorted(set(map(at, few["path"])))
+    pd.testing.assert_frame_equal(few, stages.sample(table, profile, task))
+    assert list(few["path"]) != list(stages.sample(table, replace(profile, seed=1), task)["path"])
+    pd.testing.assert_frame_equal(table, stages.sample(table, PAPER, task))
+
+
+def test_a_dry_run_sees_patients_enough_for_an_auc_of_every_finding(store):
+    """Twenty with it and twenty without, in every split, and hardly more: the rest of the 1,560 films stays away."""
+    def patients(films):
+        found = defaultdict(set)
+        for film in films.to_dict("records"):
+            for name in FINDINGS:
+                if not np.isnan(film[name]):
+                    found[film["split"], name, film[name]].add(film["group_id"])
+        return {what: len(groups) for what, groups in found.items()}
+
+    table = many(stages.table(PAPER, "findings", store))
+    few = stages.sample(table, replace(PAPER, films=3), "findings")
+    assert set(patients(few)) == set(patients(table)) and min(patients(few).values()) >= 20
+    assert few["group_id"].is_unique and len(few) < 400
+
+
+def test_a_rare_kind_is_taken_whole_and_one_patient_is_not_all_of_a_kind():
+    """Nine films of one patient and two of others: three patients; of a hospital with two films both."""
+    table = pd.DataFrame({"path": range(13), "group_id": ["a"] * 9 + list("bcde"), "dataset": "x", "site": ["s"] * 11 + ["t"] * 2,
+                          "external": False, "split": "test", "view": None, "diagnosis": np.nan})
+    few = stages.sample(table, replace(PAPER, films=3), "diagnosis")
+    assert sorted(few["group_id"]) == list("abcde")
+
+
+def test_a_dry_run_decodes_few_films_of_however_many(tmp_path, few_draws):
+    """4,160 frontal films of CheXpert and 1,280 of the NIH, all of them there: two trainings decode no more than of a quarter."""
+    def decoded(times):
+        root = tmp_path / str(times)
+        for tree in (trees.chexpert, trees.nih_chestxray14, trees.bimcv_covid19):
+            tree(root / tree.__name__)
+        swell(root / "chexpert" / "train.csv", "Path", "train/", "../train/", times)
+        swell(root / "nih_chestxray14" / "Data_Entry_2017_v2020.csv", "Image Index", "", "../images/", times)
+        store = Store(tmp_path / f"store {times}", data=root)
+        profile = replace(SMALL, manifests=("chexpert", "nih_chestxray14", "bimcv_covid19"))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            stages.transformer(profile, "PA", store)
+        assert sum(map(len, plan.films(profile, store).values())) == (52 + 16) * times + 8
+        return sum(len(np.load(file, mmap_mode="r")) for file in store.root.glob("images-*/images.npy"))
+
+    assert decoded(20) == decoded(80) < 300
+
+
 # the whole path
 
 
@@ -124,8 +206,11 @@ def test_the_plan_is_said_and_stops_where_the_disk_is_too_small(store, monkeypat
     monkeypatch.setattr(plan.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
     with warnings.catch_warnings(), pytest.raises(OSError, match="the disk is too small") as error:
         warnings.simplefilter("ignore")
-        plan.describe(SMALL, store)
-    for word in ("profile small on", "lungs: student", "diagnosis AP", "decoding, once", "hours on this machine", "memory:", "disk:"):
+        plan.describe(replace(SMALL, films=1), store)
+    count = {films: sum(len(stages.table(replace(SMALL, films=films), task, store)) for task in stages.TASKS) for films in (0, 1)}
+    assert count[1] < count[0] == 52 + 42 + (8 + 8 + 16 + 12 + 42) + (8 + 42)  # a film serves several tasks
+    for word in ("profile small on", f"a dry run takes {count[1]} of these {count[0]} films", "lungs: student", "diagnosis AP",
+                 "decoding, once", "hours on this machine", "memory:", "disk:"):
         assert word in str(error.value)
 
 
@@ -148,11 +233,13 @@ def test_missing_datasets_are_named_all_at_once(root, tmp_path):
         assert f"{name}: no films listed" in said and f"--profile paper-{name}" in said
 
 
-def test_films_that_a_table_lists_and_the_disk_lacks_are_counted(tmp_path):
+@pytest.mark.parametrize("few", [0, 1])
+def test_films_that_a_table_lists_and_the_disk_lacks_are_counted(tmp_path, few):
+    """Also those that a dry run would not take."""
     trees.chexpert(tmp_path / "chexpert")
     lost = sorted((tmp_path / "chexpert" / "train").rglob("*frontal.jpg"))[3]
     lost.unlink()
-    only = replace(PAPER, manifests=("chexpert",))
+    only = replace(PAPER, manifests=("chexpert",), films=few)
     with pytest.raises(plan.MissingData, match=f"1 of 52 films for the findings are not there, the first: {lost}"):
         plan.films(only, Store(tmp_path / "store", data=tmp_path))
 

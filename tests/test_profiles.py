@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from cxrkit import profiles
+from cxrkit import dependencies, profiles
 from cxrkit.choices import Choices
 
 # SPEC 2.1, the bold values, written out by hand.
@@ -73,12 +73,24 @@ def test_a_name_may_leave_datasets_out_and_ask_for_a_dry_run():
             short = getattr(dry, name)
             assert (short.steps, short.batch * short.accumulate) == (2, training.batch)  # the batch is whole
             assert dataclasses.replace(short, steps=training.steps, batch=training.batch, accumulate=1, warmup=training.warmup) == training
-    assert (dry.court_films, paper.court_films) == (2, 48)
+    assert (dry.court_films, paper.court_films) == (2, 48) and (dry.films, paper.films) == (3, 0)
+    assert profiles.get("mini+dry").films == 0, "no fold without films"
     for same in ("image_size", "backbone", "segmenter", "transformer", "choices", "external"):
         assert getattr(dry, same) == getattr(paper, same)
     for wrong in ("paper-mars", "paper+wet", "demo-local"):
         with pytest.raises(ValueError, match="unknown change"):
             profiles.get(wrong)
+
+
+def test_results_of_few_films_have_a_name_of_their_own_and_those_of_all_keep_theirs():
+    """Every stage that reads a table of the profile knows of profile.films, and says nothing of it where all are taken."""
+    for name in profiles.PROFILES:
+        whole = profiles.get(name)
+        few = dataclasses.replace(whole, films=3)
+        for stage in dependencies.DEPENDS:
+            said, short = (json.dumps(dependencies.settings(profile, stage)) for profile in (whole, few))
+            assert '"films": 3' not in said and (short == said) == (stage in ("cohort", "dial")), (name, stage)
+            assert stage in ("cohort", "dial") or short.replace('"films": 3, ', "") == said
 
 
 def test_each_ablation_changes_one_choice():
