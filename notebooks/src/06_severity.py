@@ -257,8 +257,10 @@ limit = noise["followup"]["limit"] if "followup" in noise else np.inf
 films_of = followup.series(followed)
 chosen = films_of.patient_id.value_counts(sort=False).loc[lambda n: n == n.max()].index[:4]
 each = [films_of[films_of.patient_id == name] for name in chosen]
-curves.plot_followup([part.visit.to_numpy() for part in each], [part.score.to_numpy() for part in each],
-                     [quantification.score_of(part, settings.choices) for part in each], limit, "Patients followed up", synthetic)
+visits, read = [part.visit.to_numpy() for part in each], [part.score.to_numpy() for part in each]
+true = [quantification.score_of(part, settings.choices) for part in each]
+title, none = "Patients followed up", "not available here: no patient has two films at known times"
+curves.plot_followup(visits, read, true, limit, title, synthetic) if each else print(none)
 
 # %% [markdown]
 # ## Exercises
