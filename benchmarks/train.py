@@ -65,7 +65,7 @@ def measure(task, profile, dataset, asked):
     def run():
         torch.manual_seed(0)
         made = train.Run(network(profile), training, {}, device, None, None)
-        made.shared = torch.compile(made.shared) if asked.compile else made.shared
+        made.model = torch.compile(made.model) if asked.compile else made.model
         train.train_mode(made.model)
         return made
 

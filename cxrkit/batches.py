@@ -78,9 +78,16 @@ class Fetch:
 
 
 def stream(dataset, order, batch, seed, start=0, rank=0, world=1, workers=0, pin_memory=False):
-    """Endless iterator of (indices, batch) from position `start`; process `rank` of `world` takes its part of each step."""
-    positions = itertools.count(start + rank * batch, batch * world)
-    items = ((position, order.take(position, batch)) for position in positions)
+    """Endless iterator of (indices, batch) from position `start`; of each `batch`, process `rank` of `world` takes its even part.
+
+    Raises ValueError, with the numbers of processes that would do, where there is no even part.
+    """
+    if batch % world:
+        fits = [n for n in range(1, batch + 1) if batch % n == 0]
+        raise ValueError(f"a batch of {batch} cannot be split evenly over {world} processes: start one of {fits} of them, or change "
+                         "`batch` of this training, which is then another training with another key")
+    part = batch // world
+    items = ((position, order.take(position, part)) for position in itertools.count(start + rank * part, batch))
     # a generator of its own: making the iterator must not draw from the one that a checkpoint restores
     return iter(DataLoader(Fetch(dataset, seed), sampler=items, batch_size=None, num_workers=workers, pin_memory=pin_memory,
                            generator=torch.Generator()))

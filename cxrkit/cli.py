@@ -145,6 +145,29 @@ def reproduce(profile, mirror, data_dir, dry_run, only_plan, only, scheduler, wo
 
 
 @main.command()
+@click.argument("name")
+@PROFILE
+@click.option("--data", "data_dir", type=click.Path(exists=True, file_okay=False, path_type=Path), default=None,
+              help="Folder of the datasets [default: CXRKIT_DATA, else data/ of the store].")
+@OUT
+def stage(name, profile, data_dir, out):
+    """Make one stage, after those that it stands on, and say where it lies: cohort, backbone, segmenter, diagnosis_pa, diagnosis_ap,
+    severity, court, dial ...
+
+    What is in the store is loaded, what another process is making is waited for. On several GPUs, which then share each training:
+    torchrun --standalone --nproc-per-node 4 -m cxrkit stage NAME ...
+    """
+    from cxrkit import artifacts, crew, profiles, schema, stages
+    try:
+        make = stages.MAKE[schema.known(name, stages.MAKE, "stage")]
+        folder = crew.lead(lambda: make(profiles.get(profile), artifacts.Store(out, data_dir, wait=-1)))
+    except (ValueError, OSError) as error:
+        raise click.ClickException(str(error)) from error
+    if folder:
+        click.echo(folder)
+
+
+@main.command()
 @PROFILE
 @OUT
 def report(profile, out):

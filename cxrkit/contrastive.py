@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from cxrkit import findings, networks, train
+from cxrkit import crew, findings, networks, train
 from cxrkit.artifacts import write_json
 from cxrkit.checkpoint import load_tensors
 from cxrkit.data import parts
@@ -67,9 +67,9 @@ class Contrast(nn.Module):
 
 
 def loss(model, batch):
-    """NT-Xent of two views, passed through the model together: batch norm must not tell them apart."""
+    """NT-Xent of two views, passed through the model together: batch norm must not tell them apart. Films of all processes are compared."""
     both = model(torch.cat([view(batch["image"]), view(batch["image"])]))                     # (2B, P)
-    return nt_xent(*both.chunk(2))
+    return nt_xent(*(crew.gather(views) for views in both.chunk(2)))
 
 
 def make(folder, profile, table, store=None, start=()):

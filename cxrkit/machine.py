@@ -1,14 +1,11 @@
-"""The machine around a training: precision of its device, threads, the processes that torchrun started, and Ctrl-C."""
+"""The machine around a training: precision of its device, threads, and Ctrl-C."""
 
 import contextlib
 import functools
-import os
 import signal
 import threading
-from datetime import timedelta
 
 import torch
-import torch.distributed as dist
 
 from cxrkit.schema import known
 
@@ -22,22 +19,6 @@ def precision(amp, device):
         return contextlib.nullcontext, torch.amp.GradScaler(enabled=False)
     dtype = dtype or (torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16)
     return functools.partial(torch.autocast, "cuda", dtype=dtype), torch.amp.GradScaler("cuda", enabled=dtype == torch.float16)
-
-
-def join_processes():
-    """Join the processes that torchrun started -> (rank, how many); (0, 1) without torchrun."""
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not dist.is_initialized():
-        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=timedelta(hours=2))
-    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-
-
-def anywhere(flag, device):
-    """True on every process if the flag is true on one: all of them must stop after the same step."""
-    if not dist.is_initialized():
-        return bool(flag)
-    shared = torch.tensor(float(bool(flag)), device=device)
-    dist.all_reduce(shared, op=dist.ReduceOp.MAX)
-    return bool(shared)
 
 
 @contextlib.contextmanager

@@ -29,7 +29,7 @@ class Training:
 
     optimizer: str = "adamw"  # adamw, adam, sgd
     lr: float = 1e-3
-    batch: int = 16  # images of one forward pass on one device
+    batch: int = 16  # images of one forward pass, on all devices together
     steps: int = 1000  # updates of the weights
     schedule: str = "constant"  # constant, cosine (to 0 at `steps`), step (x `decay` at each of `milestones`)
     warmup: int = 0  # updates of linear warm-up before the schedule

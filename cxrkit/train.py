@@ -1,6 +1,5 @@
 """One plain training loop for every model of the kit, on one device or several, that goes on where it was killed."""
 
-import contextlib
 import copy
 import json
 import math
@@ -12,11 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.distributed as dist
-from torch.nn.parallel import DistributedDataParallel
+from torch import nn
 from tqdm import tqdm
 
-from cxrkit import batches, checkpoint, machine
+from cxrkit import batches, checkpoint, crew, machine
 from cxrkit.artifacts import write_json
 from cxrkit.schema import known
 
@@ -85,14 +83,16 @@ class Run:
     """A training under way: the state that checkpoints hold, and one update of it."""
 
     def __init__(self, model, training, setup, device, folder, parameters):
-        self.rank, self.world = machine.join_processes()
+        self.rank, self.world = crew.join()
         self.training, self.device, self.folder = training, device, Path(folder) if folder else None
         self.setup = json.loads(json.dumps({**asdict(training), **setup}))
         self.model = model.to(device, memory_format=torch.channels_last)
+        if self.world > 1:
+            crew.share_weights(model)
+            if device.type == "cuda":  # batch norm over the whole batch, with the same names of weights; torch has it for CUDA alone
+                nn.SyncBatchNorm.convert_sync_batchnorm(model)
         self.ema = copy.deepcopy(model).eval() if training.ema else None
         self.averaged = model if self.ema is None else self.ema
-        self.shared = model if self.world == 1 else DistributedDataParallel(
-            model, device_ids=[device] if device.type == "cuda" else None, find_unused_parameters=True)
         self.optimizer = OPTIMIZERS[known(training.optimizer, OPTIMIZERS, "optimizer")](
             parameters or [weight for weight in model.parameters() if weight.requires_grad], training)
         self.base_lr = [group["lr"] for group in self.optimizer.param_groups]
@@ -104,17 +104,18 @@ class Run:
     def update(self, loss, source):
         """One update from `accumulate` batches. Raises FloatingPointError when the loss or its gradient is not finite."""
         parts, micro = {}, self.training.accumulate
-        for i in range(micro):
+        for _ in range(micro):
             indices, batch = next(source)
-            with self.shared.no_sync() if self.world > 1 and i < micro - 1 else contextlib.nullcontext():
-                with self.autocast():
-                    value = loss(self.shared, batches.to_device(batch, self.device))
-                value = value if isinstance(value, dict) else {"loss": value}
-                self.scaler.scale(value["loss"] / micro).backward()
+            with self.autocast():
+                value = loss(self.model, batches.to_device(batch, self.device))
+            value = value if isinstance(value, dict) else {"loss": value}
+            self.scaler.scale(value["loss"] / micro).backward()
             parts = {name: parts.get(name, 0.0) + float(v.detach()) / micro for name, v in value.items()}
             self._check(parts["loss"], "loss", indices)
-        self.scaler.unscale_(self.optimizer)
         weights = [weight for group in self.optimizer.param_groups for weight in group["params"]]
+        if self.world > 1:
+            crew.average_gradients(weights)
+        self.scaler.unscale_(self.optimizer)
         norm = torch.nn.utils.clip_grad_norm_(weights, self.training.clip or math.inf)
         if not self.scaler.is_enabled():  # fp16: the scaler skips such an update by itself and lowers its scale
             self._check(float(norm), "norm of the gradient", indices)
@@ -128,7 +129,7 @@ class Run:
         self.scaler.update()
         self.optimizer.zero_grad()
         self.step += 1
-        self.seen += self.training.batch * self.training.accumulate * self.world
+        self.seen += self.training.batch * self.training.accumulate
         if self.ema is not None:  # a young average follows faster, to forget the random start
             average_into(self.ema, self.model, min(self.training.ema, (1 + self.step) / (10 + self.step)))
 
@@ -164,8 +165,7 @@ class Run:
         if self.rank == 0:
             self.model.load_state_dict(self.best or self.averaged.state_dict())
         if self.world > 1:
-            for tensor in self.model.state_dict().values():
-                dist.broadcast(tensor, src=0)
+            crew.share_weights(self.model)
         self.model.eval()
         if self.folder and self.rank == 0:
             write_json(self.folder / "history.json", self.history)
@@ -184,14 +184,18 @@ def fit(model, loss, dataset, training, *, validate=None, folder=None, seed=0, d
     history.json and weights.safetensors go; the same call goes on where the last one stopped, to the bit on a CPU.
     parameters: optimiser groups (dicts of `params`, `lr`), else every trainable weight. sample_weights (n,): chances of a draw.
     workers: processes that prepare batches; None = some beside a GPU, none beside a CPU, which has no core to spare.
-    Under torchrun `training.batch` is that of one process.
+    Under torchrun all processes make this call, or one of them does for all (`crew.lead`). `training.batch` is that of all together:
+    each takes an even part, gradients are averaged, the first validates, writes, and logs the loss of its own part.
     Raises FloatingPointError where the loss is not finite, KeyboardInterrupt (after saving) at Ctrl-C, ValueError for an
-    unknown name, an empty dataset, or a folder of other settings.
+    unknown name, an empty dataset, a folder of other settings, or a batch that the processes cannot split evenly.
     """
+    crew.hand_out(fit, model, loss, dataset, training, folder=folder, seed=seed, device=device, parameters=parameters,
+                  sample_weights=sample_weights, workers=workers, progress=False)
     order = batches.Order(len(dataset), seed, sample_weights)
     run = Run(model, training, {"seed": seed, "images": len(dataset)}, device or pick_device(), folder, parameters)
     seed_everything(seed + run.rank)
     checkpoint.load(run)
+    crew.anywhere(False, run.device)  # nobody goes on, to write, before all have read
     if workers is None:
         workers = 0 if run.device.type == "cpu" else min(8, (os.cpu_count() or 1) // run.world)
     source = batches.stream(dataset, order, training.batch, seed, run.seen, run.rank, run.world, workers,
@@ -215,7 +219,7 @@ def _loop(run, loss, source, validate, pressed, bar):
         if judged or run.due(training.log_every):
             run.log(speed, run.judge(validate) if judged else {})
             clock, seen = time.perf_counter(), run.seen
-        stop = machine.anywhere(pressed, run.device)
+        stop = crew.anywhere(pressed, run.device)
         if stop or run.due(training.checkpoint_every):
             checkpoint.save(run)
         if stop:
