@@ -79,7 +79,10 @@ def share_weights(model):
 
 
 def average_gradients(weights):
-    """Mean of the gradients over all processes, in place; a weight that none of them used keeps no gradient."""
+    """Mean of the gradients over all processes, in place; a weight that none of them used keeps no gradient.
+
+    torch's DistributedDataParallel would do this around one `model(...)`; losses of the segmenter call parts of their model.
+    """
     used = torch.tensor([float(weight.grad is not None) for weight in weights], device=weights[0].device)
     dist.all_reduce(used, op=dist.ReduceOp.MAX)
     weights = [weight for weight, by_one in zip(weights, used.tolist(), strict=True) if by_one]
