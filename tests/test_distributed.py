@@ -109,7 +109,7 @@ def films(tmp_path_factory):
 
 
 def profile(seed=0):
-    """The smallest models; two updates a training, six of the transformer, which nothing random disturbs: no augmentation, no batch norm."""
+    """The smallest models; two updates a training, six of the transformer; nothing random disturbs those: no augmentation or batch norm."""
     small = profiles.dry(profiles.demo())
     return replace(small, manifests=("local",), external=("far",), seed=seed, image_size=64, choices=Choices(augmentation="none"),
                    backbone=profiles.DenseNet(growth_rate=8, block_config=(1, 1, 1, 1), num_init_features=8, stem=1, stride=16),
@@ -150,7 +150,7 @@ def one(films, few_draws, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def said(one, films, tmp_path_factory):
-    """(what two processes that torchrun started with this file printed, the folder of their trainings); their stages go on from the backbone."""
+    """(what two processes that torchrun started with this file said, the folder of their trainings); stages go on from the backbone."""
     folder = tmp_path_factory.mktemp("child")
     env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).resolve().parent.parent)}
     done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", __file__,
@@ -190,7 +190,8 @@ def test_a_training_of_two_processes_equals_that_of_one(said, tmp_path):
 
 def test_stages_of_two_processes_equal_those_of_one(one, said, films):
     done, begun = one
-    assert said[0].splitlines() == [str(artifact(begun)), str(artifact(begun)), str(artifact(begun, 1)), str(artifact(begun, 1, "segmenter"))]
+    places = [artifact(begun), artifact(begun), artifact(begun, 1), artifact(begun, 1, "segmenter")]
+    assert said[0].splitlines() == [str(place) for place in places]
     assert sorted({path.name.partition("-")[0] for path in begun.iterdir() if path.is_dir()}) == [
         "backbone", "diagnosis_pa", "images", "segmenter"] and not list(begun.rglob("*.part"))
     same, nested, whole = artifact(begun), artifact(begun, 1), artifact(done)
