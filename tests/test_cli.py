@@ -8,7 +8,7 @@ import sys
 import pytest
 from click.testing import CliRunner
 
-from cxrkit import __version__, cli, doctor, notebooks
+from cxrkit import __version__, artifacts, cli, doctor, notebooks, stages
 from tests.lessons import CHECKED, FIGURE, code, lesson
 
 
@@ -92,6 +92,23 @@ def test_a_mirror_reaches_the_lessons_that_declare_it(lessons, tmp_path):
 def test_no_lessons_is_an_error(lessons, tmp_path):
     result = call("reproduce", "--out", tmp_path)
     assert result.exit_code == 1 and "no lesson in" in result.output
+
+
+def test_a_stage_is_made_into_the_store_and_named(tmp_path, monkeypatch):
+    def make(profile, store):
+        return store.load_or_make("lungs", {"of": profile.name, "data": str(store.data)}, lambda folder: None)
+
+    monkeypatch.setattr(stages, "MAKE", {"lungs": make})
+    result = call("stage", "lungs", "--profile", "mini", "--data", tmp_path, "--out", tmp_path / "store")
+    folder = artifacts.Store(tmp_path / "store").folder("lungs", {"of": "mini", "data": str(tmp_path)})
+    assert result.exit_code == 0 and result.output == f"{folder}\n" and folder.is_dir()
+    result = call("stage", "heart", "--out", tmp_path / "store")
+    assert result.exit_code == 1 and "unknown stage 'heart'; known: ['lungs']" in result.output
+
+
+def test_the_package_runs_as_a_module_as_torchrun_calls_it():
+    done = subprocess.run([sys.executable, "-m", "cxrkit", "stage", "--help"], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0 and "torchrun --standalone" in done.stdout
 
 
 @pytest.mark.parametrize("check, step", [("check_kernel", "ipykernel install"), ("check_packages", "pip install")])

@@ -154,7 +154,7 @@ def said(one, films, tmp_path_factory):
     folder = tmp_path_factory.mktemp("child")
     env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).resolve().parent.parent)}
     done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", __file__,
-                           *map(str, (folder, films, one[1]))], env=env, capture_output=True, text=True, timeout=120)
+                           *map(str, (folder, films, one[1]))], env=env, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout, folder
 

@@ -1,5 +1,6 @@
 """The loop against closed forms and hand-written loops; killed runs against uninterrupted ones, to the bit."""
 
+import contextlib
 import json
 import math
 import os
@@ -138,12 +139,12 @@ def test_no_mixed_precision_on_a_cpu():
 def test_loss_scaling_trains_skips_overflow_and_survives_a_restart(monkeypatch, tmp_path):
     """The fp16 branch, with the CPU standing in: float32 arithmetic, a real scaler."""
     monkeypatch.setattr(machine, "precision", lambda amp, device: (
-        train.contextlib.nullcontext, torch.amp.GradScaler("cpu", init_scale=2.0**8, growth_interval=3)))
+        contextlib.nullcontext, torch.amp.GradScaler("cpu", init_scale=2.0**8, growth_interval=3)))
     training = Training(optimizer="sgd", lr=0.05, batch=16, steps=9, clip=1.0, checkpoint_every=4)
     scaled = linear()
     fit(scaled, linear_data(), training, folder=tmp_path / "whole")
     with monkeypatch.context() as plain:
-        off = train.contextlib.nullcontext, torch.amp.GradScaler(enabled=False)
+        off = contextlib.nullcontext, torch.amp.GradScaler(enabled=False)
         plain.setattr(machine, "precision", lambda amp, device: off)
         unscaled = linear()
         fit(unscaled, linear_data(), training)
@@ -226,7 +227,7 @@ def test_order_sees_every_image_once_an_epoch_and_can_be_entered_anywhere():
 def test_processes_share_out_each_step():
     data = batches.Tensors(image=torch.arange(30))
     one = batches.stream(data, batches.Order(30, 0), 8, seed=0)
-    two = [batches.stream(data, batches.Order(30, 0), 4, seed=0, rank=r, world=2) for r in range(2)]
+    two = [batches.stream(data, batches.Order(30, 0), 8, seed=0, rank=r, world=2) for r in range(2)]
     for _ in range(6):
         assert next(one)[0] == next(two[0])[0] + next(two[1])[0]
 
