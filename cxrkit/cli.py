@@ -1,5 +1,6 @@
 """The command `cxrkit`. Imports wait inside the commands, so that `--help` answers at once."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -125,6 +126,9 @@ def reproduce(profile, mirror, data_dir, dry_run, only_plan, only, scheduler, wo
     films, updates, hours, memory and disk, from an update measured on this machine.
     """
     from cxrkit import notebooks, report
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise click.ClickException("torchrun would run every lesson in each of its processes: make the stages with `torchrun ... -m cxrkit "
+                                   "stage NAME` first, then run `cxrkit reproduce` without it")
     profile, only = (f"{profile}+dry", only or DRY) if dry_run else (profile, only)
     parameters = {"profile": profile, "mirror": mirror and str(mirror.resolve()), "data": data_dir and str(data_dir.resolve()),
                   "scheduler": scheduler, "workers": workers}

@@ -106,6 +106,12 @@ def test_a_stage_is_made_into_the_store_and_named(tmp_path, monkeypatch):
     assert result.exit_code == 1 and "unknown stage 'heart'; known: ['lungs']" in result.output
 
 
+def test_reproduce_refuses_torchrun_and_says_what_to_run(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    result = call("reproduce", "--out", tmp_path / "store")
+    assert result.exit_code == 1 and "torchrun ... -m cxrkit stage NAME" in result.output and not (tmp_path / "store").exists()
+
+
 def test_the_package_runs_as_a_module_as_torchrun_calls_it():
     done = subprocess.run([sys.executable, "-m", "cxrkit", "stage", "--help"], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0 and "torchrun --standalone" in done.stdout
