@@ -128,19 +128,20 @@ def _p_value(differences):
 
 
 def verdict(table):
-    """What may be said of ours in a table of `over_seeds`: a sentence that claims a rank only from three seeds with an adjusted p < 0.05
-    and never from fewer."""
-    others = table[(table["cell"] != OURS) & table["difference"].notna()]
+    """What a table of `over_seeds` says, in a sentence for each model that others are compared with: whom it is ahead of, or behind, with
+    an adjusted p < 0.05 over three seeds or more, and whom it cannot be told from. Fewer seeds rank nobody."""
+    others = table[table["difference"].notna()]
     if others.empty:
         return "nothing is compared yet"
     if others["seeds"].min() < 3:
         return f"no ranking: fewer than three seeds ({int(others['seeds'].min())} of the least measured)"
-    sign = METRICS[table["stage"].iloc[0]][2]
-    sure, worse = others["holm"] < 0.05, sign * others["difference"] < 0
-    if (sure & worse).all():
-        return f"ours is ahead of all {len(others)}, each with an interval that excludes 0"
-    rest = ", ".join(others.loc[~(sure & worse), "cell"])
-    return f"ours is not ahead of every one with an interval that excludes 0: not of {rest}"
+    gain = METRICS[table["stage"].iloc[0]][2] * others["difference"].where(others["holm"] < 0.05, 0)
+    said = []
+    for name, part in others.groupby("against", sort=False):
+        groups = {words: part.loc[np.sign(gain[part.index]) == sign, "cell"]
+                  for words, sign in (("ahead of", -1), ("behind", 1), ("not to be told from", 0))}
+        said.append(f"{name} is " + "; ".join(f"{words} {' / '.join(cells)}" for words, cells in groups.items() if len(cells)))
+    return ". ".join(said)
 
 
 # readings that need no training

@@ -1,7 +1,6 @@
 """The grid: what it shares and keeps apart, a failed cell, comparisons worked by hand, and a cluster that loses a worker mid-run."""
 
 import os
-import re
 import signal
 import threading
 import time
@@ -236,16 +235,26 @@ def test_one_seed_keeps_its_patients_interval_and_has_no_p():
     assert one[["difference_low", "difference_high"]].tolist() == pytest.approx([-0.07, 0.03])
 
 
+CLEAR = [0.020, 0.021, 0.019]  # p = 0.0008
+
+
 @pytest.mark.parametrize("differences, sentence", [
-    ([-0.02], "no ranking: fewer than three seeds"), ([-0.020, -0.021, -0.019], "ours is ahead of all 1"),
-    ([0.020, 0.021, 0.019], "ours is not ahead .* not of ViT"), ([-0.02, 0.02, 0.01], "ours is not ahead .* not of ViT")])
+    ([-0.02], "no ranking: fewer than three seeds (1 of the least measured)"), ([-d for d in CLEAR], "ours is ahead of ViT"),
+    (CLEAR, "ours is behind ViT"), ([-0.02, 0.02, 0.01], "ours is not to be told from ViT")])
 def test_a_rank_is_claimed_only_where_three_seeds_carry_it(differences, sentence):
-    assert re.search(sentence, comparisons.verdict(comparisons.over_seeds(rows(differences))))
+    assert comparisons.verdict(comparisons.over_seeds(rows(differences))) == sentence
+
+
+def test_a_verdict_names_who_is_compared_with_whom():
+    """SimCLR's gain for the ViT is a gain over the ViT, not over ours."""
+    simclr = [{**row, "against": "ViT"} for row in rows(CLEAR, "SimCLR: ViT")]
+    table = comparisons.over_seeds(rows([-d for d in CLEAR]) + rows([-0.02, 0.02, 0.01], "ResNet-50") + simclr)
+    assert comparisons.verdict(table) == "ours is ahead of ViT; not to be told from ResNet-50. ViT is behind SimCLR: ViT"
 
 
 def test_a_lower_error_is_better_in_severity():
-    table = comparisons.over_seeds(rows([0.20, 0.21, 0.19], stage=SEVERITY))
-    assert "ahead of all 1" in comparisons.verdict(table)
+    table = comparisons.over_seeds(rows(CLEAR, stage=SEVERITY))
+    assert comparisons.verdict(table) == "ours is ahead of ViT"
 
 
 def test_cells_of_other_films_are_not_compared(tmp_path):
