@@ -162,12 +162,13 @@ def case(model, films, lesion, lungs, profile, store=None):
     return Case(model.features(image), model.features(image + NOISE * noise), lesion, lungs, films["group_id"].to_numpy())
 
 
-def make(folder, profile, table, models, store=None, few=16):
-    """Judge the models of the views, {"PA": `networks.Network`, ...}, each on at most profile.court_films films, into `folder`.
+def make(folder, profile, table, models, store=None):
+    """Judge the models of the views, {"PA": `networks.Network`, ...}, each on at most profile.court_films films, a third of them on the
+    costly criteria, into `folder`.
 
     Leaves rows.csv (`judge`), cascade.csv (`randomised`, first view) and metrics.json: method -> criterion -> value with interval.
     """
-    parts, probabilities = [], diagnosis.HEADS[profile.choices.class_head][1]
+    parts, probabilities, few = [], diagnosis.HEADS[profile.choices.class_head][1], max(1, profile.court_films // 3)
     for i, (view, model) in enumerate(models.items()):
         films, lesion, lungs = exhibits(diagnosis.of_view(table, view), profile, store)
         seen = case(model, films, lesion, lungs, profile, store)

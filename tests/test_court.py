@@ -247,7 +247,7 @@ def made(tmp_path_factory):
                       transformer=profiles.ViT(embed_dim=16, depth=2, num_heads=2))
     torch.manual_seed(0)
     model, store, table = diagnosis.network(profile).eval(), Store(folder / "store"), hospital(folder)
-    court.make(folder, profile, table, {"PA": model}, store, few=2)
+    court.make(folder, replace(profile, court_films=6), table, {"PA": model}, store)
     return table, profile, store, model, folder
 
 

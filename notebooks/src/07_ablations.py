@@ -166,8 +166,9 @@ pd.DataFrame({"p": p, "adjusted by Holm": by_hand})
 
 # %%
 committed = results.read("grid") if "grid" in results.names() else {"rows": [], "made": {"date": "-", "commit": "-"}}
-keys = {cell.key for seed in settings.grid.seeds for cell in experiments.cells(profiles.replace(settings, seed=seed))}
+keys = [cell.key for seed in settings.grid.seeds for cell in experiments.cells(profiles.replace(settings, seed=seed))]
 current = [row for row in committed["rows"] if row["profile"] == settings.name and row["key"] in keys]
+current.sort(key=lambda row: keys.index(row["key"]))  # as in the paper's tables, whatever was run first
 table = comparisons.over_seeds(current) if current else tried[:0]
 ran = set(zip(table["cell"], table["stage"]))
 print(f"last written {committed['made']['date']}, commit {committed['made']['commit']}: {len(ran)} of {len(grid)} cells, seeds each: "
