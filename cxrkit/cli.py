@@ -1,6 +1,5 @@
 """The command `cxrkit`. Imports wait inside the commands, so that `--help` answers at once."""
 
-import os
 import sys
 from pathlib import Path
 
@@ -125,8 +124,8 @@ def reproduce(profile, mirror, data_dir, dry_run, only_plan, only, scheduler, wo
     PROFILE may leave datasets out: "paper-local" is paper without the dataset local. With --data or --dry-run the plan comes first:
     films, updates, hours, memory and disk, from an update measured on this machine.
     """
-    from cxrkit import notebooks, report
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+    from cxrkit import crew, notebooks, report
+    if crew.size() > 1:
         raise click.ClickException("torchrun would run every lesson in each of its processes: make the stages with `torchrun ... -m cxrkit "
                                    "stage NAME` first, then run `cxrkit reproduce` without it")
     profile, only = (f"{profile}+dry", only or DRY) if dry_run else (profile, only)

@@ -12,9 +12,14 @@ import torch.distributed as dist
 _leading = False  # whether this process is the first of a crew at work
 
 
+def size():
+    """How many processes torchrun started; 1 without torchrun."""
+    return int(os.environ.get("WORLD_SIZE", 1))
+
+
 def join():
     """Join the processes that torchrun started -> (rank, how many); (0, 1) without torchrun."""
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not dist.is_initialized():
+    if size() > 1 and not dist.is_initialized():
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         dist.init_process_group(backend, timeout=timedelta(days=7))  # of waiting: where one fails, torchrun ends the others
     return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
