@@ -3,6 +3,7 @@
 B films, C channels of the corpus, h w its grid, S px of the masks; what is measured on a map stands in `evidence`.
 """
 
+import itertools
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -45,14 +46,14 @@ class Case(NamedTuple):
     groups: np.ndarray  # (B,) patients
 
 
-def randomised(model, corpus, target, methods=METHODS, seed=0):
-    """Rank correlation of each method's maps with those of the trained model, part after part of `cascade`.
+def randomised(model, corpus, target, methods=METHODS, seed=0, parts=0):
+    """Rank correlation of each method's maps with those of the trained model, part after part of `cascade`; parts: the first few, 0 = all.
 
     Returns a DataFrame: part, method, film, value.
     """
     before = {name: METHODS[name](model, corpus, target) for name in methods}
     return pd.concat([_rows(rank_correlation(before[name], METHODS[name](shuffled, corpus, target)), part=part, method=name)
-                      for part, shuffled in cascade(model, seed) for name in methods], ignore_index=True)
+                      for part, shuffled in itertools.islice(cascade(model, seed), parts or None) for name in methods], ignore_index=True)
 
 
 def _rows(values, **names):
@@ -175,7 +176,8 @@ def make(folder, profile, table, models, store=None):
         rows = judge(model.transformer, seen, COVID, lambda x, vit=model.transformer: probabilities(vit(x)["logits"])[:, COVID], few=few)
         parts.append(rows.assign(view=view, site=films["site"].to_numpy()[rows["film"]]))
         if i == 0:
-            randomised(model.transformer, seen.corpus[:few], COVID, seed=profile.seed).to_csv(folder / "cascade.csv", index=False)
+            shuffled = randomised(model.transformer, seen.corpus[:few], COVID, seed=profile.seed, parts=profile.court_parts)
+            shuffled.to_csv(folder / "cascade.csv", index=False)
     rows = pd.concat(parts, ignore_index=True)
     rows.to_csv(folder / "rows.csv", index=False)
     table = verdict(rows)

@@ -35,7 +35,7 @@ DEPENDS = {
     "diagnosis": Depends((*DIAGNOSIS.fields, "folds"), DIAGNOSIS.stages),  # of both views, where profile.sources says together
     "diagnosis_pa": DIAGNOSIS,
     "diagnosis_ap": DIAGNOSIS,
-    "court": Depends(("court_films",), ("diagnosis_pa", "diagnosis_ap")),
+    "court": Depends(("court_films", "court_parts"), ("diagnosis_pa", "diagnosis_ap")),
     "segmenter": Depends(("manifests", "external", "films", "seed", "image_size", "segmenter", "segmenter_training", "student_training",
                           "unet_training"), ("cohort",), recipe=2),
     "severity": Depends((*FILMS, "folds", "transformer", "quantifier", "severity_training", "choices.mlp_dim", *SEVERITY, *MODEL,
@@ -46,7 +46,7 @@ DEPENDS = {
 
 OWN = {f"{part}.{name}": value for part, default in (("variant", profiles.Variant()), ("sources", profiles.Sources()))
        for name, value in asdict(default).items()} | {  # the paper's own model, and films
-           name: getattr(profiles.Profile, name) for name in ("films", "court_films")}
+           name: getattr(profiles.Profile, name) for name in ("films", "court_films", "court_parts")}
 
 
 def settings(profile, stage):

@@ -214,6 +214,7 @@ class Profile:
     quantifier: Quantifier = field(default_factory=Quantifier)
     severity_training: Training = Training("sgd", lr=3e-3, batch=4, steps=12_000)
     court_films: int = 48  # of a view, on which the saliency methods are judged, at most
+    court_parts: int = 0  # of the model that are shuffled one after another, from the head down (`court.randomised`); 0 = all
     variant: Variant = field(default_factory=Variant)
     grid: Grid = field(default_factory=Grid)
     choices: Choices = field(default_factory=Choices)
@@ -315,8 +316,8 @@ def dry(profile):
     """The same sizes and batches with two updates a training: whether all of it runs, at full size, before days are spent on it.
 
     Three films of each kind are taken (`stages.sample`), or all where there are so few that they are cross-validated. A batch is put
-    together from passes of two films, so that the memory of a plain computer is enough. The court judges two films a view: occlusion
-    and the deletion curves take hundreds of passes for each.
+    together from passes of two films, so that the memory of a plain computer is enough. The court judges two films a view and
+    shuffles the head and one block: occlusion and the deletion curves take hundreds of passes for each.
     """
     def two(training):
         passes = training.accumulate * max(1, training.batch // 2)
@@ -324,7 +325,7 @@ def dry(profile):
 
     short = {f.name: two(getattr(profile, f.name)) for f in fields(profile) if isinstance(getattr(profile, f.name), Training)}
     grid = replace(profile.grid, seeds=profile.grid.seeds[:1], pretraining=two(profile.grid.pretraining))
-    return replace(profile, **short, films=0 if profile.folds else 3, court_films=2, grid=grid)
+    return replace(profile, **short, films=0 if profile.folds else 3, court_films=2, court_parts=2, grid=grid)
 
 
 def ablations(profile):

@@ -165,6 +165,8 @@ def test_randomised_weights_expose_what_never_looked_at_them(ward):
     assert list(rows["part"].unique()) == ["head", "block 1", "block 0", "projection"] and len(rows) == 4 * 2 * 20
     last = rows[rows["part"] == "projection"].groupby("method")["value"].mean()
     assert last["random"] == pytest.approx(1) and last["relevance"] < 0.5
+    first = court.randomised(model, case.corpus[:20], 1, ["relevance", "random"], parts=1)
+    assert first.equals(rows[rows["part"] == "head"].reset_index(drop=True))
 
 
 def test_the_verdict_on_a_planted_truth(ward):

@@ -73,7 +73,7 @@ def test_a_name_may_leave_datasets_out_and_ask_for_a_dry_run():
             short = getattr(dry, name)
             assert (short.steps, short.batch * short.accumulate) == (2, training.batch)  # the batch is whole
             assert dataclasses.replace(short, steps=training.steps, batch=training.batch, accumulate=1, warmup=training.warmup) == training
-    assert (dry.court_films, paper.court_films) == (2, 48) and (dry.films, paper.films) == (3, 0)
+    assert (dry.court_films, dry.court_parts, dry.films) == (2, 2, 3) and (paper.court_films, paper.court_parts, paper.films) == (48, 0, 0)
     assert profiles.get("mini+dry").films == 0, "no fold without films"
     for same in ("image_size", "backbone", "segmenter", "transformer", "choices", "external"):
         assert getattr(dry, same) == getattr(paper, same)

@@ -193,7 +193,7 @@ curves.plot_forest(pd.DataFrame(rows).dropna(), "Diagnosis at hospitals never se
 # %%
 # NBVAL_CHECK_OUTPUT
 models = {view: diagnosis.load(folder, settings) for view, folder in folders.items()}
-batch = diagnosis.dataset(outside["PA"], settings, store).batch(range(16))["image"]
+batch = diagnosis.dataset(outside["PA"], settings, store).batch(range(min(16, len(outside["PA"]))))["image"]
 with torch.no_grad():
     fused = models["PA"](batch)["logits"]
     models["PA"].transformer.fused = models["AP"].transformer.fused = False  # from here on hooks see the attention
