@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from cxrkit import diagnosis, experiments, memory, metrics, profiles, quantification, resampling, severity, stages, train
+from cxrkit import diagnosis, experiments, memory, metrics, profiles, quantification, resampling, selection, severity, stages, train
 from cxrkit.artifacts import read_json
 from cxrkit.data import arrays, unseen
 from cxrkit.experiments import DIAGNOSIS, OURS, SEVERITY
@@ -153,7 +153,7 @@ READINGS = ("zone_height", "zone_origin", "lung_sides", "severity_score")
 def readings(profile, store):
     """The severity model as it is, read with each other value of READINGS: rows choice, value, low, high (change of the MSE)."""
     folder = stages.severity(profile, store)
-    films = stages.masks(profile, unseen(stages.table(profile, "severity", store)), store)
+    films = stages.masks(profile, unseen(selection.for_task(profile, "severity", store)), store)
     maps = train.evaluate(quantification.load(folder, profile), quantification.dataset(films, profile, store), ("map", "mask"),
                           forward=lambda model, batch: {"map": model(batch["image"])["severity_map"], "mask": batch["lung_mask"]})
     inside = quantification.inside_lungs(maps["mask"], maps["map"].shape[-2:])                # (n, H, W)

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import pandas as pd
 
-from cxrkit import artifacts, comparisons, dependencies, results, stages
+from cxrkit import artifacts, comparisons, dependencies, results, selection, stages
 from cxrkit.schema import DIAGNOSES, FINDINGS
 
 READ, AGAINST, LOST, OURS = "read in the text", "contradictory in the text", "not available", "not in the paper"
@@ -224,7 +224,7 @@ def datasets(profile, store):
     """
     if "virtual" in profile.manifests and not store.folder("cohort", stages.settings(profile, "cohort")).exists():
         return {}
-    tables = {task: stages.table(profile, task, store) for task in ("findings", "diagnosis", "severity")}
+    tables = {task: selection.for_task(profile, task, store) for task in ("findings", "diagnosis", "severity")}
     for table in tables.values():
         table["source"] = table["dataset"].where(table["dataset"] != "virtual", "virtual, " + table["site"].astype(str))
         table["source"] += table["external"].astype(bool).map({True: " (external)", False: ""})

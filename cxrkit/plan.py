@@ -18,7 +18,7 @@ import psutil
 import torch
 import torch.nn.functional as F
 
-from cxrkit import diagnosis, findings, lungs, machine, manifest, memory, quantification, stages, train
+from cxrkit import diagnosis, findings, lungs, machine, manifest, memory, quantification, selection, train
 from cxrkit.artifacts import Store
 from cxrkit.data import READ, cpus, parts
 from cxrkit.profiles import Training
@@ -71,7 +71,7 @@ def films(profile, store=None):
             absent.append(f"{error}; or do without: --profile {profile.name}-{name}")
     if absent:
         raise MissingData("\n".join(absent))
-    tables = {task: stages.table(replace(profile, films=0), task, store) for task in stages.TASKS}
+    tables = {task: selection.for_task(replace(profile, films=0), task, store) for task in selection.TASKS}
     for task, table in tables.items():
         lost = [path for path in table["path"] if "#" not in path and not os.path.exists(path)]
         if lost:
@@ -164,7 +164,7 @@ def describe(profile, store=None):
     store = store or Store()
     store.root.mkdir(parents=True, exist_ok=True)
     listing, device, cores = films(profile, store), train.pick_device(), cpus()
-    tables = {task: stages.sample(table, profile, task) for task, table in listing.items()}
+    tables = {task: selection.sample(table, profile, task) for task, table in listing.items()}
     known = pd.concat([table.assign(task=task) for task, table in listing.items()])
     where = known["split"].mask(known["external"].astype(bool), "external")
     whole, (decoded, each, cache) = costs(profile, tables), decoding(profile, tables)

@@ -199,7 +199,7 @@ class Profile:
     seed: int = 0
     lesson_minutes: int = 20  # the runner ends a lesson that takes longer
     external: tuple[str, ...] = ()  # datasets and sites set aside for testing; virtual films say it themselves
-    films: int = 0  # of each kind (`stages.sample`); 0 = all
+    films: int = 0  # of each kind (`selection.sample`); 0 = all
     cohort: Cohort = field(default_factory=Cohort)
     backbone: DenseNet = field(default_factory=DenseNet)
     backbone_training: Training = field(default_factory=Training)
@@ -315,7 +315,7 @@ def get(name):
 def dry(profile):
     """The same sizes and batches with two updates a training: whether all of it runs, at full size, before days are spent on it.
 
-    Three films of each kind are taken (`stages.sample`), or all where there are so few that they are cross-validated. A batch is put
+    Three films of each kind are taken (`selection.sample`), or all where there are so few that they are cross-validated. A batch is put
     together from passes of two films, so that the memory of a plain computer is enough. The court judges two films a view and
     shuffles the head and one block: occlusion and the deletion curves take hundreds of passes for each.
     """

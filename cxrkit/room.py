@@ -27,6 +27,7 @@ from cxrkit import (
     preprocess,
     quantification,
     relevance,
+    selection,
     stages,
 )
 from cxrkit import severity as geometry
@@ -128,13 +129,13 @@ class Room:
     # the list
 
     def _singles(self):
-        table = unseen(stages.table(self.profile, "diagnosis", self.store))
+        table = unseen(selection.for_task(self.profile, "diagnosis", self.store))
         table = table[table["view"].isin(self.models)].sample(frac=1, random_state=self.profile.seed)
         chosen = table.groupby(["site", "view", "diagnosis"], sort=False).head(1)[:FILMS].sample(frac=1, random_state=self.profile.seed)
         return [self._case(chosen.iloc[i : i + 1], f"film {i + 1}, {chosen['site'].iloc[i]}") for i in range(len(chosen))]
 
     def _series(self):
-        table = followup.series(unseen(stages.table(self.profile, "severity", self.store)))
+        table = followup.series(unseen(selection.for_task(self.profile, "severity", self.store)))
         table = table[table["view"].isin(self.models)]
         longest = table["patient_id"].value_counts(sort=False).sort_values(ascending=False, kind="stable").index[:SERIES]
         rows = [(letter, table[table["patient_id"] == name]) for letter, name in zip("ABCDEFGH", longest)]

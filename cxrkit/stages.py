@@ -13,14 +13,13 @@ from . import (
     contrastive,
     contrasts,
     diagnosis,
-    films,
     findings,
-    images,
     lungs,
     manifest,
     profiles,
     quantification,
     readers,
+    selection,
 )
 from . import court as judges
 from . import dial as shortcuts
@@ -28,70 +27,8 @@ from .artifacts import Store, write_json
 from .backbone import imagenet_state
 from .data import parts as split_parts
 from .dependencies import settings, virtual
-from .schema import COLUMNS, FINDINGS, HAS, known
-
-
-def cohort(profile, store=None):
-    """The films of the virtual hospitals that the profile asks for, drawn once -> films.Films."""
-    store = store or Store()
-    folder = store.load_or_make("cohort", settings(profile, "cohort"), lambda part: films.draw(part, profile.cohort, profile.seed))
-    return films.Films(folder)
-
-
-TASKS = {  # what a film must carry to serve a task, and the wards of the virtual hospitals that train for it
-    "findings": ("findings", ("findings",)),
-    "lungs": ("lungs", ("diagnosis", "severity")),
-    "diagnosis": ("diagnosis", ("diagnosis",)),
-    "severity": ("severity", ("severity",)),
-}
-
-
-def table(profile, task, store=None):
-    """Films of all datasets of the profile that serve `task` (a key of TASKS): DataFrame of `schema.COLUMNS` and `external`.
-
-    Frontal films and those of unknown view; where a table is silent, a DICOM file is asked. `external` marks the films of datasets
-    and sites that no training may see. With profile.films a `sample` of them. Raises ValueError for an unknown task.
-    """
-    store = store or Store()
-    what, wards = TASKS[known(task, TASKS, "task")]
-    parts = [_virtual(profile, store, wards) if name == "virtual" else manifest.read(name, store.data, profile.choices)
-             for name in profile.manifests]
-    aside = [part["dataset"].isin(profile.external) | part["site"].isin(profile.external) for part in parts]
-    parts = [part if "external" in part else part.assign(external=out) for part, out in zip(parts, aside)]
-    whole = pd.concat(parts, ignore_index=True)
-    taught = whole["dataset"].isin(profile.sources.findings) if task == "findings" and profile.sources.findings else True
-    whole = whole[whole[list(HAS[what])].notna().any(axis=1) & taught]
-    silent = whole["view"].isna() & whole["path"].str.endswith((".dcm", ".dicom"))
-    whole["view"] = whole["view"].mask(silent, whole["path"].where(silent).map(images.view_of, na_action="ignore"))
-    return sample(manifest.select_views(whole, replace(profile.choices, views="all"))[0], profile, task)
-
-
-KIND = ["dataset", "site", "external", "split", "view", "diagnosis"]
-
-
-def sample(table, profile, task):
-    """At most profile.films films of each KIND, drawn by the seed, from different patients where there are so many; 0 = all of them.
-
-    The findings need more: of every split as many patients with, and without, each finding as give it an AUC (`findings.FEWEST`).
-    """
-    if not profile.films:
-        return table
-    drawn = table.sample(frac=1, random_state=profile.seed)
-    drawn = drawn.iloc[drawn.groupby("group_id").cumcount().argsort(kind="stable")]  # one film of each patient before any second one
-    taken = drawn.groupby(KIND, dropna=False).cumcount() < profile.films
-    for name in FINDINGS if task == "findings" else ():
-        taken |= drawn[name].notna() & (drawn.groupby(["external", "split", name], dropna=False).cumcount() < findings.FEWEST)
-    return table[taken.sort_index()].reset_index(drop=True)
-
-
-def _virtual(profile, store, wards):
-    """Films of the drawn cohort in the form of `manifest.read`, with the columns that only virtual films have."""
-    drawn = cohort(profile, store)
-    rows = drawn.table[drawn.table["ward"].isin(wards)]
-    placed = {column: [str(drawn.folder / path) for path in rows[column]] for column in ("path", "lung_mask", "lesion_mask")}
-    rows = rows.assign(dataset="virtual", external=rows["external"].astype(bool), **placed)
-    return rows.reindex(columns=list(dict.fromkeys([*COLUMNS, *rows])))
-
+from .schema import HAS, known
+from .selection import cohort
 
 STARTS = {  # DenseNet.start -> (profile, store) -> state dict of DenseNet features, or None for random weights
     "random": lambda profile, store: None,
@@ -111,7 +48,7 @@ def backbone(profile, store=None):
     start = STARTS[known(profile.backbone.start, STARTS, "start of the backbone")]
     own = replace(profile, variant=profiles.Variant())
     return store.load_or_make("backbone", settings(profile, "backbone"), lambda folder: findings.make(
-        folder, own, table(profile, "findings", store), store, start(profile, store)))
+        folder, own, selection.for_task(profile, "findings", store), store, start(profile, store)))
 
 
 def trunk(profile, store=None):
@@ -119,23 +56,14 @@ def trunk(profile, store=None):
     store = store or Store()
     own = replace(profile, backbone_training=profile.variant.pretraining or profile.backbone_training)
     return store.load_or_make("trunk", settings(profile, "trunk"), lambda folder: findings.make(
-        folder, own, few(table(profile, "findings", store), profile), store))
+        folder, own, selection.few(selection.for_task(profile, "findings", store), profile), store))
 
 
 def contrast(profile, store=None):
     """The model of `profile.variant` after SimCLR -> folder of the artifact (`contrastive.weights`)."""
     store = store or Store()
     return store.load_or_make("contrastive", settings(profile, "contrastive"), lambda folder: contrastive.make(
-        folder, profile, few(table(profile, "findings", store), profile), store, features(profile, store)))
-
-
-def few(table, profile):
-    """At most `variant.films` films of each split and of the external hospitals, drawn by the seed; 0 = all of them."""
-    if not profile.variant.films:
-        return table
-    parts = table.groupby([table["external"].astype(bool), table["split"].where(~table["external"].astype(bool), "external")])
-    drawn = [part.sample(min(profile.variant.films, len(part)), random_state=profile.seed) for _, part in parts]
-    return pd.concat(drawn).sort_index().reset_index(drop=True)
+        folder, profile, selection.few(selection.for_task(profile, "findings", store), profile), store, features(profile, store)))
 
 
 FEATURES = {  # variant.start -> (profile, store) -> state dicts that the features of the model begin with
@@ -166,7 +94,8 @@ def beginning(profile, store=None):
 
 def segmenter_films(profile, store=None):
     """Films with a lung mask or a diagnosis: those without a mask can be abnormal films to learn from (`lungs.roles`)."""
-    return pd.concat([table(profile, task, store) for task in ("lungs", "diagnosis")]).drop_duplicates("path", ignore_index=True)
+    both = [selection.for_task(profile, task, store) for task in ("lungs", "diagnosis")]
+    return pd.concat(both).drop_duplicates("path", ignore_index=True)
 
 
 def segmenter(profile, store=None):
@@ -178,7 +107,7 @@ def segmenter(profile, store=None):
     store = store or Store()
 
     def make(folder):
-        lent = split_parts(table(virtual(profile), "lungs", store))["train"] if profile.segmenter.virtual else None
+        lent = split_parts(selection.for_task(virtual(profile), "lungs", store))["train"] if profile.segmenter.virtual else None
         lungs.make(folder, profile, segmenter_films(profile, store), store, lent)
 
     return store.load_or_make("segmenter", settings(profile, "segmenter"), make)
@@ -194,7 +123,7 @@ def transformer(profile, view, store=None):
 
     def make(folder):
         own, lent = (diagnosis.of_view(part, view) for part in diagnosis_films(profile, store))
-        diagnosis.make(folder, profile, few(own, profile), store, beginning(profile, store), lent)
+        diagnosis.make(folder, profile, selection.few(own, profile), store, beginning(profile, store), lent)
 
     return store.load_or_make(stage, settings(profile, stage), make)
 
@@ -208,7 +137,7 @@ def both_views(profile, store=None):
     store = store or Store()
 
     def make(folder):
-        films_of, lent = (few(part, profile) for part in diagnosis_films(profile, store))
+        films_of, lent = (selection.few(part, profile) for part in diagnosis_films(profile, store))
         result = diagnosis.make(folder, profile, films_of, store, beginning(profile, store), lent)
         if not profile.folds or profile.variant.films:  # folds of a few films would say nothing
             return
@@ -226,11 +155,11 @@ def diagnosis_films(profile, store=None):
 
     Films of unknown view are left out, or kept (choice 19). With profile.sources.lungs_only all are black outside of the lungs.
     """
-    known_views, _ = manifest.select_views(table(profile, "diagnosis", store), profile.choices)
+    known_views, _ = manifest.select_views(selection.for_task(profile, "diagnosis", store), profile.choices)
     own = known_views.assign(external=known_views["external"].astype(bool) | known_views["dataset"].isin(profile.sources.aside))
     own = own[own["external"] | ~own["group_id"].isin(own["group_id"][own["external"]])].reset_index(drop=True)  # a patient in two sources
     lends = dict(profile.sources.shares).get("virtual", 0) > 0
-    lent = split_parts(table(virtual(profile), "diagnosis", store))["train"] if lends else own[:0]
+    lent = split_parts(selection.for_task(virtual(profile), "diagnosis", store))["train"] if lends else own[:0]
     return (lungs_only(profile, own, store), lungs_only(profile, lent, store)) if profile.sources.lungs_only else (own, lent)
 
 
@@ -274,7 +203,7 @@ def severity(profile, store=None):
     store = store or Store()
 
     def make(folder):
-        films_of = few(quantification.trained_at(severity_films(profile, store), profile.variant.sites), profile)
+        films_of = selection.few(quantification.trained_at(severity_films(profile, store), profile.variant.sites), profile)
         aside = profile.quantifier.aside
         films_of = masks(profile, quantification.set_aside(films_of, aside) if aside else films_of, store)
         start = severity_start(profile, store)
@@ -288,10 +217,10 @@ def severity(profile, store=None):
 def severity_films(profile, store=None):
     """Films with known zones or Brixia scores; with profile.quantifier.diagnosed the training films of the diagnosis that show COVID-19
     teach beside them, marked `lent`, and test nothing."""
-    own = table(profile, "severity", store)
+    own = selection.for_task(profile, "severity", store)
     if not profile.quantifier.diagnosed:
         return own
-    lent = split_parts(table(profile, "diagnosis", store))["train"]
+    lent = split_parts(selection.for_task(profile, "diagnosis", store))["train"]
     scored = lent[list(HAS["severity"])].notna().any(axis=1) & (lent["diagnosis"] == "covid19")
     new = ~lent["path"].isin(own["path"]) & (lent["site"] != profile.quantifier.aside)
     return pd.concat([own.assign(lent=False), lent[scored & new].assign(lent=True)], ignore_index=True)
@@ -310,7 +239,7 @@ def exhibits(profile, store=None):
 
     As the profile's diagnosis sees them (`lungs_only`; then those of test and external hospitals alone), with their true lungs.
     """
-    films_of = table(profile if "virtual" in profile.manifests else virtual(profile), "diagnosis", store)
+    films_of = selection.for_task(profile if "virtual" in profile.manifests else virtual(profile), "diagnosis", store)
     if not profile.sources.lungs_only:
         return films_of
     judged = films_of[films_of["external"].astype(bool) | (films_of["split"] == "test")].reset_index(drop=True)

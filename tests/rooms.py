@@ -5,7 +5,7 @@ from dataclasses import replace
 import pandas as pd
 import torch
 
-from cxrkit import checkpoint, diagnosis, films, findings, lungs, profiles, quantification, stages
+from cxrkit import checkpoint, diagnosis, films, findings, lungs, profiles, quantification, selection, stages
 from cxrkit.artifacts import Store, write_json
 from cxrkit.room import Room
 
@@ -23,7 +23,7 @@ def fill(root):
     store = Store(root)
     store.load_or_make("cohort", stages.settings(PROFILE, "cohort"),  # in this process: others would import torch anew
                        lambda part: films.draw(part, PROFILE.cohort, PROFILE.seed, workers=1))
-    table = stages.table(PROFILE, "diagnosis", store)
+    table = selection.for_task(PROFILE, "diagnosis", store)
     for number, (stage, network) in enumerate(NETWORKS.items()):
         folder = store.folder(stage, stages.settings(PROFILE, stage))
         folder.mkdir()

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import torch
 
-from cxrkit import batches, checkpoint, diagnosis, profiles, stages, train
+from cxrkit import batches, checkpoint, diagnosis, profiles, selection, stages, train
 from cxrkit import films as drawn
 from cxrkit.artifacts import Store, read_json
 from cxrkit.choices import Choices
@@ -303,7 +303,7 @@ def test_the_stages_on_a_tiny_virtual_cohort(tmp_path):
     for view in ("PA", "AP"):
         found[view] = read_json(stages.transformer(settings, view, store) / "metrics.json")
         assert [found[view][f"external{i}"]["site"] for i in (1, 2, 3)] == ["dogwood", "elm", "fir"]
-    films = stages.table(settings, "diagnosis", store)
+    films = selection.for_task(settings, "diagnosis", store)
     assert sum(sum(one["images"].values()) for one in found.values()) == len(films) == 60
     with pytest.raises(ValueError, match="unknown view 'lateral'"):
         stages.transformer(settings, "lateral", store)

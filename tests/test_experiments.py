@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import torch
 
-from cxrkit import artifacts, checkpoint, comparisons, dependencies, diagnosis, experiments, ledger, profiles, stages
+from cxrkit import artifacts, checkpoint, comparisons, dependencies, diagnosis, experiments, ledger, profiles, selection, stages
 from cxrkit.experiments import DIAGNOSIS, OURS, SEVERITY, Cell
 from cxrkit.schema import DIAGNOSES
 from tests import processes
@@ -100,10 +100,10 @@ def test_what_is_upstream_is_what_the_key_holds():
 def test_few_films_are_whole_splits_cut_by_the_seed():
     table = pd.DataFrame({"path": range(60), "split": ["train", "val", "test"] * 20, "external": [False] * 30 + [True] * 30})
     profile = experiments.vary(profiles.demo(), films=7)
-    cut = stages.few(table, profile)
+    cut = selection.few(table, profile)
     assert len(cut) == 4 * 7 and cut["external"].sum() == 7
-    assert stages.few(table, profile).equals(cut) and not stages.few(table, replace(profile, seed=1)).equals(cut)
-    assert stages.few(table, profiles.demo()) is table
+    assert selection.few(table, profile).equals(cut) and not selection.few(table, replace(profile, seed=1)).equals(cut)
+    assert selection.few(table, profiles.demo()) is table
 
 
 # running

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
-from cxrkit import cohort, data, findings, manifest, metrics, profiles, results, stages
+from cxrkit import cohort, data, findings, manifest, metrics, profiles, results, selection, stages
 from cxrkit.artifacts import Store, read_json
 from cxrkit.findings import LOGITS
 from cxrkit.profiles import Choices, Cohort, DenseNet, Training
@@ -48,7 +48,7 @@ def store(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def films(store):
-    return stages.table(TINY, "findings", store)
+    return selection.for_task(TINY, "findings", store)
 
 
 @pytest.fixture

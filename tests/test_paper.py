@@ -12,7 +12,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from cxrkit import cli, data, images, manifest, notebooks, plan, profiles, stages
+from cxrkit import cli, data, images, manifest, notebooks, plan, profiles, selection, stages
 from cxrkit.artifacts import Store, read_json
 from cxrkit.profiles import Choices, Training
 from cxrkit.schema import FINDINGS
@@ -57,7 +57,7 @@ def test_every_film_of_every_layout_can_be_read(root):
 
 def test_what_serves_which_task(store):
     """Lateral films and slices are left out, Brixia's views come from its DICOM tags, and three hospitals are set aside by name."""
-    tables = {task: stages.table(PAPER, task, store) for task in stages.TASKS}
+    tables = {task: selection.for_task(PAPER, task, store) for task in selection.TASKS}
     assert set(tables["findings"]["dataset"]) == {"chexpert"} and len(tables["findings"]) == 52
     assert all(set(table["view"]) == {"PA", "AP"} for table in tables.values())
     assert set(tables["severity"]["dataset"]) == {"brixia", "local"} and set(tables["lungs"]["dataset"]) == {"local"}
@@ -108,12 +108,12 @@ def many(table, times=30):
     return pd.concat(copies, ignore_index=True)
 
 
-@pytest.mark.parametrize("task", stages.TASKS)
+@pytest.mark.parametrize("task", selection.TASKS)
 @pytest.mark.parametrize("most", [1, 3])
 def test_a_dry_run_takes_a_few_films_of_each_kind(store, task, most):
     """Counted by hand: dataset, hospital, split, view and diagnosis are all still there, three times at most; the order stays."""
-    table, profile = many(stages.table(PAPER, task, store)), replace(PAPER, films=most)
-    few = stages.sample(table, profile, task)
+    table, profile = many(selection.for_task(PAPER, task, store)), replace(PAPER, films=most)
+    few = selection.sample(table, profile, task)
 
     def kinds(films):
         return Counter((f.dataset, f.site, bool(f.external), f.split, f.view, str(f.diagnosis)) for f in films.itertuples())
@@ -122,9 +122,9 @@ def test_a_dry_run_takes_a_few_films_of_each_kind(store, task, most):
     assert task == "findings" or set(kinds(few).values()) == {most}
     at = table["path"].tolist().index
     assert [at(path) for path in few["path"]] == sorted(set(map(at, few["path"])))
-    pd.testing.assert_frame_equal(few, stages.sample(table, profile, task))
-    assert list(few["path"]) != list(stages.sample(table, replace(profile, seed=1), task)["path"])
-    pd.testing.assert_frame_equal(table, stages.sample(table, PAPER, task))
+    pd.testing.assert_frame_equal(few, selection.sample(table, profile, task))
+    assert list(few["path"]) != list(selection.sample(table, replace(profile, seed=1), task)["path"])
+    pd.testing.assert_frame_equal(table, selection.sample(table, PAPER, task))
 
 
 def test_a_dry_run_sees_patients_enough_for_an_auc_of_every_finding(store):
@@ -137,8 +137,8 @@ def test_a_dry_run_sees_patients_enough_for_an_auc_of_every_finding(store):
                     found[film["split"], name, film[name]].add(film["group_id"])
         return {what: len(groups) for what, groups in found.items()}
 
-    table = many(stages.table(PAPER, "findings", store))
-    few = stages.sample(table, replace(PAPER, films=3), "findings")
+    table = many(selection.for_task(PAPER, "findings", store))
+    few = selection.sample(table, replace(PAPER, films=3), "findings")
     assert set(patients(few)) == set(patients(table)) and min(patients(few).values()) >= 20
     assert few["group_id"].is_unique and len(few) < 400
 
@@ -147,7 +147,7 @@ def test_a_rare_kind_is_taken_whole_and_one_patient_is_not_all_of_a_kind():
     """Nine films of one patient and two of others: three patients; of a hospital with two films both."""
     table = pd.DataFrame({"path": range(13), "group_id": ["a"] * 9 + list("bcde"), "dataset": "x", "site": ["s"] * 11 + ["t"] * 2,
                           "external": False, "split": "test", "view": None, "diagnosis": np.nan})
-    few = stages.sample(table, replace(PAPER, films=3), "diagnosis")
+    few = selection.sample(table, replace(PAPER, films=3), "diagnosis")
     assert sorted(few["group_id"]) == list("abcde")
 
 
@@ -207,7 +207,7 @@ def test_the_plan_is_said_and_stops_where_the_disk_is_too_small(store, monkeypat
     with warnings.catch_warnings(), pytest.raises(OSError, match="the disk is too small") as error:
         warnings.simplefilter("ignore")
         plan.describe(replace(SMALL, films=1), store)
-    count = {films: sum(len(stages.table(replace(SMALL, films=films), task, store)) for task in stages.TASKS) for films in (0, 1)}
+    count = {films: sum(len(selection.for_task(replace(SMALL, films=films), task, store)) for task in selection.TASKS) for films in (0, 1)}
     assert count[1] < count[0] == 52 + 42 + (8 + 8 + 16 + 12 + 42) + (8 + 42)  # a film serves several tasks
     for word in ("profile small on", f"a dry run takes {count[1]} of these {count[0]} films", "lungs: student", "diagnosis AP",
                  "decoding, once", "hours on this machine", "memory:", "disk:"):

@@ -18,7 +18,7 @@ import torch
 from scipy import ndimage
 from sklearn.datasets import load_sample_images
 
-from cxrkit import anatomy, checkpoint, doctor, film, findings, inspection, manifest, profiles, results, stages, train
+from cxrkit import anatomy, checkpoint, doctor, film, findings, inspection, manifest, profiles, results, selection, train
 from cxrkit.artifacts import Store
 from cxrkit.data import cached, load_image
 from cxrkit.profiles import Training
@@ -35,7 +35,7 @@ def films(mirror, store):
     """Table of all frontal films and their grey pixels, uint8 (n, SIZE, SIZE)."""
     parts = [manifest.read(name, mirror).assign(external=False) for name in (*OPEN, *FOREIGN)]
     parts = [part[part["view"].isin(["PA", "AP"])] for part in parts]
-    virtual = stages.table(profiles.demo(), "diagnosis", store).sample(1200, random_state=0)
+    virtual = selection.for_task(profiles.demo(), "diagnosis", store).sample(1200, random_state=0)
     table = pd.concat([*parts, virtual], ignore_index=True)
     table["part"] = table["split"].where(~table["dataset"].isin(FOREIGN), "foreign").mask(table["external"].astype(bool), "foreign")
     return table, np.load(cached(table["path"], SIZE, kind="grey", store=store), mmap_mode="r")

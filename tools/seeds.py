@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from cxrkit import artifacts, court, doctor, findings, profiles, resampling, results, stages
+from cxrkit import artifacts, court, doctor, findings, profiles, resampling, results, selection, stages
 
 SEEDS = (0, 1, 2)
 
@@ -27,7 +27,7 @@ def study_backbone(profile, store):
         variant = replace(profile, backbone=replace(profile.backbone, pool=pool))
         folder = stages.backbone(variant, store)
         outside = external(folder)[0]
-        films = stages.table(variant, "findings", store)
+        films = selection.for_task(variant, "findings", store)
         played = findings.pointing(findings.load(folder, variant), films[films["external"]].reset_index(drop=True), variant, store)
         scores[pool] = played
         areas = {name: found["auc"]["value"] for name, found in outside["findings"].items()}

@@ -9,7 +9,7 @@ from functools import partial
 
 import pandas as pd
 
-from cxrkit import artifacts, doctor, lungs, overlap, profiles, results, stages
+from cxrkit import artifacts, doctor, lungs, overlap, profiles, results, selection, stages
 
 PAIRS = (("student", "unet_normal"), ("student", "ablation"), ("teacher", "direct"), ("unet_both", "unet_normal"))
 RECIPE = ("size", "widths", "judge_widths", "unet_widths", "residual", "diversity", "r1_every", "augmentation", "abnormal")
@@ -26,7 +26,7 @@ def large():
 
 def make(folder, profile, store):
     """The stage as ever, then the ablation -> predictions.csv of all networks."""
-    films = stages.table(profile, "lungs", store)
+    films = selection.for_task(profile, "lungs", store)
     lungs.make(folder, profile, films, store)
     alone = replace(profile, segmenter=replace(profile.segmenter, translate=False),
                     student_training=replace(profile.student_training, steps=1))  # it starts as its teacher: nothing is left to learn

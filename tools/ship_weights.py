@@ -29,6 +29,7 @@ from cxrkit import (
     profiles,
     quantification,
     schema,
+    selection,
     stages,
     train,
 )
@@ -56,7 +57,7 @@ def ancestry(profile, stage):
 
 def films(profile, stage, store):
     """The films of one stage that has films: table with `taught` (trained on, or chose the step to stop at)."""
-    tables = [stages.table(profile, task, store) for task in TASKS[stage]]
+    tables = [selection.for_task(profile, task, store) for task in TASKS[stage]]
     if stage.startswith("diagnosis"):
         tables = [stages.diagnosis_films(profile, store)[0]]  # of both views: one model may have learnt from both
     table = pd.concat(tables).drop_duplicates("path", ignore_index=True)

@@ -28,10 +28,11 @@ import torch
 
 from cxrkit import artifacts, backbone, cohort, curves, data, fetch, findings, manifest, maps, plots, profiles, results, stages, widgets
 from cxrkit.schema import FINDINGS
+from cxrkit.selection import for_task
 
 settings, store = profiles.get(profile), artifacts.Store(out, mirror)
 names = plots.finding_names()
-table = stages.table(settings, "findings", store)
+table = for_task(settings, "findings", store)
 stamped = "synthetic" if table["dataset"].eq("virtual").all() else "research use only"
 
 # %% [markdown]

@@ -25,6 +25,7 @@ from cxrkit import audit, curves, diagnosis, dial, film, findings, leakage, maps
 from cxrkit.artifacts import Store, read_json
 from cxrkit.contrasts import table as contrast_table
 from cxrkit.schema import DIAGNOSES
+from cxrkit.selection import for_task
 
 settings, store = profiles.get(profile), Store(out, mirror)
 home = stages.virtual(settings)  # the virtual hospitals, whatever the profile: only there can a marker be exchanged
@@ -85,7 +86,7 @@ for name in ("border", "cover", "refit"):
 # accuracy. The last row is the network of lesson 02: what it has learnt to see tells the hospital, too.
 
 # %% tags=["report"]
-some = stages.table(home, "diagnosis", store).sample(600, random_state=0).reset_index(drop=True)
+some = for_task(home, "diagnosis", store).sample(600, random_state=0).reset_index(drop=True)
 site = some["site"].astype("category").cat.codes.to_numpy()
 fold = audit.fold_of(some["group_id"].to_numpy(), 3)
 network = findings.load(stages.backbone(home, store), home)
@@ -111,7 +112,7 @@ curves.plot_forest(areas, "Diagnosis on hospitals never seen, from trivial featu
 # interval by patient. If it held zero, the model would have shown nothing.
 
 # %% tags=["report"]
-films = diagnosis.of_view(stages.table(home, "diagnosis", store), "PA")
+films = diagnosis.of_view(for_task(home, "diagnosis", store), "PA")
 films = films[films["external"].astype(bool) | (films["split"] == "train")].reset_index(drop=True)
 outside = films["external"].astype(bool).to_numpy()
 judged = pd.read_csv(stages.transformer(home, "PA", store) / "predictions.csv").set_index("path")
@@ -277,7 +278,7 @@ if mirror and settings.sources.lungs_only:
         display(contrast_table(found[name]).style.set_caption(f"Normal against other infection inside the NIH; trivial models see {what}"))  # noqa: F821
 elif mirror:
     real = profiles.mini()
-    every = stages.table(real, "diagnosis", store).drop_duplicates("group_id")
+    every = for_task(real, "diagnosis", store).drop_duplicates("group_id")
     few = every.sample(frac=1, random_state=0).groupby("dataset").head(80).reset_index(drop=True)
     for asked, rows_of in (("of all", few), ("with masks", every[every["lung_mask"].notna()].reset_index(drop=True))):
         source = rows_of["dataset"].astype("category").cat.codes.to_numpy()
