@@ -102,7 +102,7 @@ def _end(problems):
         sys.exit(1)
 
 
-DRY = ("02", "03", "04", "05", "06")  # lessons of a dry run
+DRY = ("02", "03", "04", "05", "06", "07")  # lessons of a dry run
 
 
 @main.command()
@@ -111,7 +111,7 @@ DRY = ("02", "03", "04", "05", "06")  # lessons of a dry run
               help="Folder with prepared films, instead of a download.")
 @click.option("--data", "data_dir", type=click.Path(exists=True, file_okay=False, path_type=Path), default=None,
               help="Folder with the full datasets, each in a folder of its name (docs/paper.md) [default: CXRKIT_DATA].")
-@click.option("--dry-run", is_flag=True, help="Full size, few films, two updates a training, lessons 02 to 06: does it all run here?")
+@click.option("--dry-run", is_flag=True, help="Full size, few films, two updates a training, lessons 02 to 07: does it all run here?")
 @click.option("--plan", "only_plan", is_flag=True, help="Say what it will cost on this machine, and stop.")
 @click.option("--only", multiple=True, metavar="LESSON", help="Run this lesson alone, by number or name, e.g. 04; may be repeated.")
 @click.option("--scheduler", metavar="ADDRESS", default=None, help="Run the grid of lesson 07 on this Dask cluster (docs/cluster.md).")

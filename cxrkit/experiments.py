@@ -115,7 +115,8 @@ def open_choices(profile):
 
 
 def rehearsal(profile):
-    """`cells` with `grid.steps` updates and `grid.films` films each: it shows that the machinery runs, and nothing of who is better."""
+    """`cells` with `grid.steps` updates of `grid.batch` and `grid.films` films each: it shows that the machinery runs, and nothing of who
+    is better."""
     return [replace(cell, profile=_short(cell.profile, profile)) for cell in cells(profile)]
 
 
@@ -123,9 +124,10 @@ def _short(profile, base):
     if not base.grid.steps:
         return profile
     variant = profile.variant
+    batch = {"batch": max(1, base.grid.batch // variant.zoom), "accumulate": 1} if base.grid.batch else {}
 
     def short(training):
-        return training and replace(training, steps=base.grid.steps, warmup=0, eval_every=0)
+        return training and replace(training, steps=base.grid.steps, warmup=0, eval_every=0, **batch)
 
     return replace(profile, transformer_training=short(profile.transformer_training), severity_training=short(profile.severity_training),
                    backbone_training=profile.backbone_training if profile.backbone == base.backbone else short(profile.backbone_training),

@@ -187,6 +187,7 @@ class Grid:
     choices: tuple[str, ...] = tuple(OPEN_CHOICES)  # that can move a result here
     steps: int = 0  # of every training of a cell in the lesson; 0 = its whole budget
     films: int = 0  # of each split there; 0 = all
+    batch: int = 0  # images of an update there, 1 at twice the input size or more; 0 = whole batches
 
 
 @dataclass(frozen=True)
@@ -317,14 +318,15 @@ def dry(profile):
 
     Three films of each kind are taken (`selection.sample`), or all where there are so few that they are cross-validated. A batch is put
     together from passes of two films, so that the memory of a plain computer is enough. The court judges two films a view and
-    shuffles the head and one block: occlusion and the deletion curves take hundreds of passes for each.
+    shuffles the head and one block: occlusion and the deletion curves take hundreds of passes for each. A cell of the grid takes one
+    update, of two films or of one at 1024 px.
     """
     def two(training):
         passes = training.accumulate * max(1, training.batch // 2)
         return replace(training, steps=2, warmup=min(1, training.warmup), batch=min(2, training.batch), accumulate=passes)
 
     short = {f.name: two(getattr(profile, f.name)) for f in fields(profile) if isinstance(getattr(profile, f.name), Training)}
-    grid = replace(profile.grid, seeds=profile.grid.seeds[:1], pretraining=two(profile.grid.pretraining))
+    grid = replace(profile.grid, seeds=profile.grid.seeds[:1], steps=1, films=6, batch=2)
     return replace(profile, **short, films=0 if profile.folds else 3, court_films=2, court_parts=2, grid=grid)
 
 

@@ -14,19 +14,26 @@ TASKS = {"diagnosis": experiments.DIAGNOSIS, "severity": experiments.SEVERITY}
 
 
 def chosen(profile, only, with_choices, stages):
-    """The cells of one seed whose name begins with one of `only` (all without), and those that they are compared with."""
+    """The cells of one seed whose name begins with one of `only` (all without) -> (them and those that they are compared with, them)."""
     grid = experiments.cells(profile) + (experiments.open_choices(profile) if with_choices else [])
     asked = [cell for cell in grid if cell.stage in stages and (not only or cell.name.lower().startswith(only))]
     needed = {(cell.stage, cell.against) for cell in asked}
-    return [cell for cell in grid if cell in asked or (cell.stage, cell.name) in needed]
+    return [cell for cell in grid if cell in asked or (cell.stage, cell.name) in needed], asked
 
 
-def keep(row, store):
-    """Put a row into cxrkit/results/grid.json in the place of an older one of the same cell and seed, one process at a time."""
+def keep(row, store, asked=True):
+    """Put a row into cxrkit/results/grid.json in the place of an older one of the same cell and seed, one process at a time.
+
+    A cell that was not asked for, but made for others to be compared with, does not replace a row of the same settings: the differences
+    beside it were taken from that.
+    """
     same = ("profile", "table", "cell", "stage", "seed")
     with filelock.FileLock(store.root / "grid.lock"):
         old = results.read("grid")["rows"] if "grid" in results.names() else []
-        rows = [other for other in old if any(other[name] != row[name] for name in same)] + [row]
+        before = [other for other in old if all(other[name] == row[name] for name in same)]
+        if not asked and any(other["key"] == row["key"] for other in before):
+            return
+        rows = [other for other in old if other not in before] + [row]
         results.write("grid", rows, {"command": "make grid", **doctor.provenance()})
 
 
@@ -47,9 +54,9 @@ def main(arguments=None):
         store = artifacts.Shared(options.url, store.root)
     profile, only = profiles.get(options.profile), tuple(name.lower() for name in options.only)
     for seed in options.seeds if options.seeds is not None else profile.grid.seeds:
-        grid, waiting = chosen(replace(profile, seed=seed), only, options.choices, [TASKS[task] for task in options.task]), []
+        grid, asked = chosen(replace(profile, seed=seed), only, options.choices, [TASKS[task] for task in options.task])
         named = {(cell.stage, cell.name): cell for cell in grid}
-        done = set()
+        done, waiting = set(), []
         for cell, error in experiments.run(grid, store, options.scheduler, options.workers):
             print(f"seed {seed}, {cell.table}, {cell.name}, {cell.stage}: {error or 'done'}", flush=True)
             failed += bool(error)
@@ -58,7 +65,7 @@ def main(arguments=None):
             for ready in [c for c in waiting if named[c.stage, c.against] in done]:
                 waiting.remove(ready)
                 row = comparisons.measure(ready, store, named[ready.stage, ready.against])
-                keep(row | {name: doctor.provenance()[name] for name in ("commit", "date")}, store)
+                keep(row | {name: doctor.provenance()[name] for name in ("commit", "date")}, store, ready in asked)
     return int(failed > 0)
 
 

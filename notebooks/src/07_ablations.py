@@ -112,7 +112,7 @@ pd.DataFrame([{"table": cell.table, "cell": cell.name, "compared with": cell.aga
 
 # %%
 rehearsal = experiments.rehearsal(settings)
-able = min(2, os.cpu_count() or 1) if find_spec("distributed") else 0  # without the extra `cluster`, one after the other
+able = min(2, os.cpu_count() or 1) if find_spec("distributed") and not torch.cuda.is_available() else 0  # 0: one after the other
 several = workers if workers is not None else able
 errors = {(cell.name, cell.stage): error for cell, error in experiments.run(rehearsal, store, scheduler, several)}
 print(f"{sum(error is None for error in errors.values())} of {len(rehearsal)} cells done")
@@ -125,7 +125,7 @@ whole = not settings.grid.steps
 made = {(cell.stage, cell.name): cell for cell in rehearsal if errors[cell.name, cell.stage] is None}
 rows = [comparisons.measure(cell, store, made.get((cell.stage, cell.against))) for cell in made.values()]
 tried = comparisons.over_seeds(rows)
-print("one seed, whole budget" if whole else f"{settings.grid.steps} updates each: not converged, no ranking")
+print("one seed, whole budget" if whole else f"updates of each: {settings.grid.steps}; not converged, no ranking")
 tried[["table", "cell", "metric", "value", "parameters", "seconds", "memory_gb"]].round(2)
 
 # %% [markdown]
