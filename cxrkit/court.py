@@ -119,12 +119,13 @@ def ranking(table):
     """Who answers each question best: `verdict`'s table -> DataFrame criterion, best, value, `not clearly worse`, `not above chance`.
 
     A method counts as worse than the best, or as above chance, only if the two intervals do not overlap. Noise takes no part: it
-    is stable and costs nothing.
+    is stable and costs nothing; nor does a method without an interval, where others have one.
     """
     lines = []
     for name, (_, sign) in CRITERIA.items():
         part = table[table["criterion"] == name].set_index("method")
         methods, luck = part.drop(index=["chance", "random"], errors="ignore"), part.filter(items=["chance"], axis=0)
+        methods = methods[methods["low"].notna() | methods["low"].isna().all()]
         low, high = (sign * methods[edge] for edge in (("low", "high") if sign > 0 else ("high", "low")))
         best = (sign * methods["value"]).idxmax()
         close = [m for m in methods.index if m != best and high[m] >= low[best]]

@@ -141,6 +141,11 @@ def gain(judged, ours="student", theirs="unet_normal", measure="dice"):
             for group, part in chosen.items()}
 
 
+def words(group):
+    """A key of GROUPS as a label: "zones_1_3" -> "zones 1-3"."""
+    return group.replace("_", " ", 1).replace("_", "-")
+
+
 def table(result, place="external", measure="dice"):
     """A report's place as a table: a row a network, a column a group, "value [low, high]"."""
     def cell(entry):

@@ -220,6 +220,10 @@ def test_ranking_by_intervals():
     assert found.loc["lungs"].tolist() == ["a", 0.9, ["b"], ["c"]]
     assert found.loc["deletion"].tolist() == ["b", 0.2, ["c"], None]  # less is better: 0.25-0.45 overlaps 0.1-0.3, 0.4-0.6 does not
     assert found.loc["insertion", "best"] == "a"
+    unknown = court.ranking(table.assign(low=table["low"].where(table["method"] != "a"), high=table["high"].where(table["method"] != "a")))
+    assert unknown.loc["lungs"].tolist() == ["b", 0.8, [], ["c"]]  # the best value, but on too few films for an interval
+    alone = court.ranking(table.assign(low=np.nan, high=np.nan))
+    assert alone.loc["lungs"].tolist() == ["a", 0.9, [], []]  # one film: nobody has any
 
 
 # From films to a verdict

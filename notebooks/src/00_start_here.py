@@ -26,7 +26,7 @@ out = None
 # | **00** | where do the films come from? | a radiograph built from a CT, six hospitals |
 # | 01 | what does the model see? | equalisation, blur, normalisation, on every film |
 # | 02 | which findings? | DenseNet with PCAM, finding maps, the corpus |
-# | 03 | where are the lungs? | AdaIN segmentation that survives consolidation |
+# | 03 | where are the lungs? | AdaIN segmentation against two plain U-Nets |
 # | 04 | which disease? | the corpus Vision Transformer on hospitals never seen |
 # | 05 | why? | relevance maps, and a court that judges them |
 # | 06 | how much? | severity 0-6 from six zones, from weak labels |
@@ -173,12 +173,12 @@ images = [[drawn.images[int(row[0])] for row in line] for line in rows]
 plots.plot_sheet(images, [d.replace("_", "\n") for d in DIAGNOSES], list(cohort.SITES), "Diagnosis x hospital")
 
 # %% [markdown]
-# **The ten findings** of CheXpert, which the backbone will learn in lesson 02. Here the film of the first patient with each.
+# **The ten findings** of CheXpert, which the backbone will learn in lesson 02. Here a film of each with few other findings.
 
 # %% tags=["report"]
 general = table[(table.ward == "findings") & (table.view == "PA")]
 few = general[list(FINDINGS)].sum(axis=1)
-first = [few[general[name] == 1].sort_values(kind="stable").index[1] for name in FINDINGS]  # the least crowded film
+first = [few[general[name] == 1].sort_values(kind="stable").index[1] for name in FINDINGS]  # one of the least crowded films
 pictures = np.array([drawn.images[int(i)] for i in first]).reshape(2, 5, *drawn.images.shape[1:])
 figure = plots.plot_sheet(pictures, ["", ""], [""] * 5, "One film for each finding")
 for axis, name in zip(figure.axes, plots.finding_names(), strict=True):
@@ -209,7 +209,7 @@ print("lesions lie inside the lungs:", all(inside))
 print("an anatomy in two splits or sites:", int((groups.split.nunique() > 1).sum() + (groups.site.nunique() > 1).sum()))
 
 # %% [markdown]
-# **Follow-up.** In the severity ward every patient comes three times; the disease grows and clears at the patient's own pace.
+# **Follow-up.** In the severity ward nearly every patient comes three times; the disease grows and clears at the patient's own pace.
 
 # %% tags=["report"]
 series = table[table.ward == "severity"].groupby("patient_id")

@@ -56,7 +56,7 @@ np.testing.assert_array_equal(table[toy], preprocess.equalize(toy))
 pd.DataFrame({"grey level": [10, 20, 200], "pixels at most as bright": below[[10, 20, 200]], "becomes": table[[10, 20, 200]]})
 
 # %% [markdown]
-# The same ten lines on a real-sized film, proved equal to the package's.
+# The same lines on a real-sized film, proved equal to the package's.
 
 # %%
 def equalize_by_hand(image):

@@ -149,7 +149,8 @@ curves.plot_history({"backbone": artifacts.read_json(folder / "history.json")},
 # %% [markdown]
 # ## Judged on hospitals never seen
 #
-# AUC of each finding on all external films. Intervals are of 95 % and count *patients*, not films. Size explains most of the order: a
+# AUC of each finding on all external films. Intervals are of 95 % and count *anatomies*, not films: all patients made of one bent body are
+# one piece of evidence (of real films, all films of one patient). Size explains most of the order: a
 # large heart or a lung full of water is hard to miss at 128 px, a plate of collapsed lung is two to four pixels thick.
 
 # %% tags=["report"]
@@ -185,7 +186,8 @@ print("patients in training and test:", len(set(data.parts(table)["train"].patie
 # ## May one believe the probability?
 #
 # Right order is one thing, right numbers another. Of the films called 0.7, do 70 % have the finding? Prevalence differs between hospitals,
-# so a probability learnt here need not hold there. The right panel asks whether acting on it helps (lesson 04 explains it).
+# so a probability learnt here need not hold there (ECE: the mean gap between the two, 0 = none). The right panel asks whether acting on it
+# helps (lesson 04 explains it).
 
 # %% tags=["report"]
 judged = pd.read_csv(folder / "predictions.csv")
@@ -198,7 +200,8 @@ curves.plot_use(scores, "Calibration of four findings, hospitals never seen", sy
 # ## Where it lies
 #
 # The logit map was trained by nothing but ten words a film. The first external film with four findings, the map of each finding, and,
-# outlined in blue, the pixels that the finding's own lesions or devices change. "No finding" lies nowhere.
+# outlined in blue, the pixels that the finding's own lesions or devices change; the white line runs at half of the scale. "No finding"
+# lies nowhere.
 
 # %% tags=["report"]
 outer = data.parts(table)["external"]

@@ -1,5 +1,5 @@
 # %% [markdown]
-# # 03 Lungs: a mask that survives consolidation
+# # 03 Lungs: does a mask survive consolidation?
 #
 # **Aim.** Write adaptive instance normalisation in five lines; carry a chest from *abnormal* to *normal* and back; see a plain network lose
 # the lung that is full of pneumonia; measure what the AdaIN segmenter does about it; see what a wrong mask does to the six zones.
@@ -34,12 +34,11 @@ settings, store = profiles.get(profile), Store(out, mirror)
 #
 # Who does what in this lesson? `normal` films bring a mask, `abnormal` films bring none (their masks are not looked at, except by the
 # U-Net that shows the ceiling), and `test` films belong to patients who taught nothing. Films with fewer than four ill zones are not used
-# as
-# abnormal ones: a small network cannot tell them from normal films, so there would be nothing to learn from the difference.
+# as abnormal ones: a small network cannot tell them from normal films, so there would be nothing to learn from the difference.
 
 # %%
 table = lungs.roles(settings, stages.segmenter_films(settings, store))
-pd.crosstab(table["role"], table["diagnosis"])
+pd.crosstab(table["role"].replace("", "not used"), table["diagnosis"])
 
 # %% [markdown]
 # ## AdaIN in five lines
@@ -173,8 +172,9 @@ maps.plot_masks(images, drawn, [f"{100 * share:.0f} % opaque" for share in worst
 # %% [markdown]
 # ## Measured
 #
-# Dice of film and truth on hospitals that no network has seen, with 95 % intervals by patient. Columns: diagnosis, involved zones, and
-# `opaque` films, where a lesion covers more than 30 % of a lung. `teacher` goes the long way (normal first, then the mask); `direct` is the
+# Dice (twice the overlap of two masks over the sum of their areas; 1 = equal) of mask and truth, film by film, on hospitals that no network
+# has seen, with 95 % intervals by anatomy. Columns: diagnosis, involved zones, `opaque` films, where a lesion covers more than 30 % of a
+# lung, and `bright` ones (below). `teacher` goes the long way (normal first, then the mask); `direct` is the
 # same network without that.
 
 # %%
@@ -185,7 +185,7 @@ overlap.table(result, place)
 overlap.table(result, place, "missed").dropna(axis=1, how="all")  # share of the lesion that the mask leaves out
 
 # %% tags=["report"]
-gain = pd.DataFrame([{"label": group.replace("_", " "), "group": part, **entry} for part in ("test", "external") if part in result
+gain = pd.DataFrame([{"label": overlap.words(group), "group": part, **entry} for part in ("test", "external") if part in result
                      for group, entry in result[part]["gain"].items()])
 title = "Student minus U-Net taught by normal lungs (blue: test, red: unseen hospitals)"
 curves.plot_forest(gain, title, "difference in Dice (> 0: the student is better)", chance=0, digits=3)
@@ -220,16 +220,19 @@ longer = results.read("segmenter_large")
 print(longer["made"]["date"], "commit", longer["made"]["commit"], "discriminator", longer["made"]["discriminator"])
 pairs = pd.DataFrame([row for row in longer["rows"] if "minus" in row and row["measure"] == "dice"])
 pairs = pairs[pairs["group"].isin(["normal", "zones_4_6", "opaque", "bright"])]
-pairs["label"] = pairs["network"] + " - " + pairs["minus"] + ", " + pairs["group"].str.replace("_", " ")
+pairs["label"] = pairs["network"] + " - " + pairs["minus"] + ", " + pairs["group"].map(overlap.words)
 pairs["group"] = pairs["network"] + pairs["minus"]  # a colour for each comparison
 curves.plot_forest(pairs, "Ten times the budget, unseen hospitals", "difference in Dice", chance=0, digits=3)
 
 # %%
 missed = pd.DataFrame([row for row in longer["rows"] if row["measure"] == "missed" and row["group"] in ("zones_4_6", "bright")])
 missed = missed.assign(network=missed["network"] + (" - " + missed["minus"]).fillna(""))
-missed.pivot_table("value", "network", "group").round(3)  # share of the lesion left out; below, differences of two networks
+missed.pivot_table("value", "network", "group").round(3)  # share of the lesion left out; with "-": difference on the films that both saw
 
 # %% [markdown]
+# The ablation was judged on all films of the test and the others on 1,500 of them, so two rows do not subtract to the row of their
+# difference.
+#
 # Going through "normal" now recovers about one pixel in a hundred of the lesions on severe lungs (`teacher - direct`, `student -
 # ablation`), and pays for it in Dice, since the detour blurs borders. That is what the method promises, in very small. But the plain U-Net
 # is better in both, and the brightest lesions, for which the method was made, are recovered no better with it than without. At 64 px and

@@ -163,7 +163,8 @@ curves.plot_history({view: read_json(folder / "history.json") for view, folder i
 # The paper asks for a sensitivity of at least 80 % and reports specificity and accuracy there. But at *which* threshold? We choose it on
 # validation films and carry it over, as a hospital would have to. On the right, as *optimistic*, stands what comes out when each hospital's
 # own test films choose their threshold (open choice 18): there the 80 % hold by construction. Each class is judged against the other two,
-# and the rates are means over the three classes. Intervals are 95 %, by patient.
+# and the rates are means over the three classes. Intervals are 95 %, by patient; of virtual films by anatomy, of which many patients are
+# made.
 
 # %%
 def shown(leaf):
@@ -287,6 +288,7 @@ widgets.explore(look, film=(0, len(some) - 1, 1), layer=(1, len(seen), 1), row=(
 #
 # One run is one draw: other patients, other first weights, another result. Below are the mean and the range of three seeds, measured by
 # `make seeds` with everything drawn anew. The paper gives neither seeds nor intervals. Read this lesson's differences against this spread.
+# The commit is printed: another version of the code trains other weights from seed 0 too, and the run above can lie outside of the range.
 
 # %% tags=["report"]
 if "seeds_diagnosis" in results.names():

@@ -149,7 +149,7 @@ curves.plot_matrix({"": obeys.rename_axis(index=None, columns=None)}, "Share of 
 
 # %% [markdown]
 # The corpus resists best: the backbone learnt the ten findings where markers tell nothing, and kept little of the letters. What a frozen
-# network does not see, its reader cannot misuse. The reader of pixels obeys less than that of the first layers only because letters are
+# network does not see, its reader cannot misuse. The reader of pixels obeys less than that of the first layers, perhaps because letters are
 # hard to read from coarse pixels.
 #
 # ## Where does such a model look?
@@ -187,7 +187,8 @@ pd.DataFrame({"gain at rho 0.75": cured["value", high] - cured.loc["none", ("val
               "answers changed by the marker": cured["obeys", high]}).round(3)
 
 # %% [markdown]
-# Taking the letters away restores what they cost, at no price here. Balanced draws halve the answers that obey, but gain nothing in AUC:
+# Taking the letters away restores what they cost, at no price here, and so does showing the lungs alone; all of this is one run, without
+# intervals of the differences. Balanced draws more than halve the answers that obey, but gain nothing in AUC:
 # the few exceptions count more and stay few; at rho = 1 there is none, and no sampling mends that. Turning and shifting, the augmentation
 # that every paper names, makes letters harder to read too, but costs these linear readers more than the letters did: they know a film by
 # its places. And no remedy here helps against a confounder that lies in the lungs themselves, such as another machine.
@@ -296,9 +297,9 @@ else:
 #
 # 1. Roberts et al. 2021 read 62 papers on COVID-19 films and found none fit for the clinic. Answer four of their questions for the model of
 #    lesson 04: Are patients kept apart? Was it tested on other hospitals? Do the classes come from the same sources? Are intervals given?
-# 2. CLAIM asks for "the robustness of the model" (item 30) and for failure analysis (item 37). Which figure above would you put into
-#    the paper, and which number would you be most ashamed of?
-# 3. At which rho does the reader of pixels lose 0.02 of external AUC? What does the internal AUC say there?
+# 2. CLAIM (a checklist for papers, docs/checklist.md) asks for "the robustness of the model" (item 30) and for failure analysis (item 37).
+#    Which figure above would you put into the paper, and which number would you be most ashamed of?
+# 3. At which rho does the reader of the first layers lose 0.02 of external AUC? What does the internal AUC say there?
 # 4. Give the balanced draws only 30 films whose marker does not go with the diagnosis. Is that enough?
 
 # %% [markdown] tags=["solution"]
@@ -306,8 +307,8 @@ else:
 #    2. The dial, for robustness; for shame the share of answers that change with the letters.
 
 # %% tags=["solution"]
-# Exercise 3: internal and external AUC of the reader of pixels.
-value["pixels"].unstack("place").round(3)
+# Exercise 3: internal and external AUC of the reader of the first layers.
+value["first layers"].unstack("place").round(3)
 
 # %% tags=["solution"]
 # Exercise 4: a few exceptions are enough to draw from, but hardly to learn from.

@@ -85,9 +85,9 @@ pd.DataFrame({"model says": [f"{k / 5:.1f} to {(k + 1) / 5:.1f}" for k in range(
               "share that has COVID-19": np.round(counted, 2)})
 
 # %% [markdown]
-# ## Ten panels, as pictures
+# ## Panels, as pictures
 #
-# What follows is the room without a kernel: each panel once. The page below draws with the same function.
+# What follows is the room without a kernel: some of its ten panels. The page below draws all of them with the same function.
 
 # %% tags=["report"]
 panels.draw(room, State("relevance", name, truth=True))
