@@ -10,7 +10,20 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from cxrkit import diagnosis, experiments, memory, metrics, profiles, quantification, resampling, selection, severity, stages, train
+from cxrkit import (
+    dependencies,
+    diagnosis,
+    experiments,
+    memory,
+    metrics,
+    profiles,
+    quantification,
+    resampling,
+    selection,
+    severity,
+    stages,
+    train,
+)
 from cxrkit.artifacts import read_json
 from cxrkit.data import arrays, unseen
 from cxrkit.experiments import DIAGNOSIS, OURS, SEVERITY
@@ -62,28 +75,27 @@ def costs(cell, store):
     network = diagnosis.network
     if cell.stage == SEVERITY:
         training, network = profile.severity_training, quantification.network
-    side = profile.image_size * profile.variant.zoom
-    before = [store.folder(stage, stages.settings(profile, stage)) for stage in lessons_before(cell)]
-    return {"parameters": sum(weight.numel() for weight in network(profile).parameters()), "steps": training.steps,
+    whole, side = network(profile), profile.image_size * profile.variant.zoom
+    trained, shape = (lambda: network(profile)), (1, side, side)
+    if cell.stage == DIAGNOSIS and profile.transformer.frozen:  # the transformer alone trains, on a corpus computed once
+        trained, shape = (lambda: network(profile).transformer), (whole.transformer.patch_embed.proj.in_channels, *whole.transformer.grid)
+    before = [(store.folder(stage, stages.settings(other, stage)), experiments.TRAININGS[stage](other))
+              for stage, other in lessons_before(cell)]
+    return {"parameters": sum(weight.numel() for weight in whole.parameters()), "steps": training.steps,
             "seconds": seconds(cell.folder(store), training),
-            "seconds_before": sum(seconds(folder, part) for folder, part in zip(before, trainings_before(cell)) if folder.exists()),
-            "memory_gb": memory.training_bytes(lambda: network(profile), (1, side, side), training) / 2**30}
+            "seconds_before": sum(seconds(folder, part) for folder, part in before if folder.exists()),
+            "memory_gb": memory.training_bytes(trained, shape, training) / 2**30}
 
 
 def lessons_before(cell):
-    """The stages whose weights a cell begins with."""
-    variant = cell.profile.variant
+    """The stages whose weights a cell begins with: list of (stage, its profile)."""
+    profile, variant = cell.profile, cell.profile.variant
+    if cell.stage == SEVERITY and profile.quantifier.virtual or cell.stage == DIAGNOSIS and profile.sources.virtual:
+        virtual = replace(cell, profile=dependencies.virtual(profile))
+        return [*lessons_before(virtual), (cell.stage, virtual.profile)]
     learnt = ["backbone" if variant.model in ("corpus_vit", "densenet") else "trunk"] if variant.start == "findings" else []
-    classifier = [DIAGNOSIS] if cell.stage == SEVERITY and cell.profile.choices.severity_start == "classifier" else []
-    return learnt + ["contrastive"] * variant.contrastive + classifier
-
-
-def trainings_before(cell):
-    """Their trainings."""
-    profile = cell.profile
-    known = {"backbone": profile.backbone_training, "trunk": profile.variant.pretraining, "contrastive": profile.variant.pretraining,
-             DIAGNOSIS: profile.transformer_training}
-    return [known[stage] for stage in lessons_before(cell)]
+    classifier = [DIAGNOSIS] if cell.stage == SEVERITY and profile.choices.severity_start == "classifier" else []
+    return [(stage, profile) for stage in learnt + ["contrastive"] * variant.contrastive + classifier]
 
 
 def seconds(folder, training):

@@ -134,6 +134,28 @@ def _short(profile, base):
                    variant=replace(variant, pretraining=short(variant.pretraining), films=base.grid.films))
 
 
+TRAININGS = {  # stage -> its training
+    "backbone": lambda profile: profile.backbone_training,
+    "trunk": lambda profile: profile.variant.pretraining or profile.backbone_training,
+    "contrastive": lambda profile: profile.variant.pretraining,
+    DIAGNOSIS: lambda profile: profile.transformer_training,
+    SEVERITY: lambda profile: profile.severity_training,
+}
+
+
+def trainings(profile):
+    """What lesson 07 trains beside the profile's own models: {artifact: Training}, each artifact once."""
+    def chain(stage, profile):
+        if stage in TRAININGS:
+            yield artifacts.key(stages.settings(profile, stage)), TRAININGS[stage](profile)
+        for before in upstream(profile, stage):
+            yield from chain(*before)
+
+    own = dict(part for stage in (DIAGNOSIS, SEVERITY) for part in chain(stage, profile))
+    every = dict(part for cell in rehearsal(profile) for part in chain(cell.stage, cell.profile))
+    return {name: training for name, training in every.items() if name not in own}
+
+
 def make(stage, profile, store, *before):
     """One stage, after those that it stands on -> None, or in words what failed: an error of theirs or its own."""
     with contextlib.suppress(StopIteration):

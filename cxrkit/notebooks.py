@@ -1,5 +1,6 @@
 """Lessons: read from their percent source and run headless through papermill, each with a deadline, only where out of date."""
 
+import contextlib
 import hashlib
 import importlib.metadata
 import os
@@ -8,6 +9,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import filelock
 import jupytext
 import nbformat
 import papermill
@@ -152,8 +154,8 @@ def run(source, folder, parameters, seconds, force=False, solved=False):
 def reproduce(parameters, root=None, only=(), force=False, say=print):
     """Run the lessons for a profile into `<root>/runs/<profile>`; returns the names of those that failed.
 
-    `data`, the folder of the full datasets, reaches the lessons as CXRKIT_DATA. Raises CannotRun if none could start, ValueError for an
-    unknown profile, lesson or parameter.
+    `data`, the folder of the full datasets, reaches the lessons as CXRKIT_DATA. Raises CannotRun if none could start or another run is
+    at work in that folder, ValueError for an unknown profile, lesson or parameter.
     """
     root = Path(root).resolve() if root else artifacts.default_root()
     parameters = Parameters(**{**parameters, "out": str(root)}).model_dump()
@@ -166,17 +168,29 @@ def reproduce(parameters, root=None, only=(), force=False, say=print):
     if not lessons:
         raise CannotRun(f"no lesson in {lessons_folder()}")
     refuse_unused(parameters, lessons)
-    for number, source in enumerate(lessons, 1):
-        left = ", ".join(path.stem for path in lessons[number:]) or "nothing"
-        say(f"[{number}/{len(lessons)}] {source.stem} ... (then: {left})")
-        try:
-            record, ran = run(source, root / "runs" / profile.name, parameters, 60 * profile.lesson_minutes, force)
-            cost = f"{record['seconds']:.0f} s, {record['peak_gb']:.2f} GB"
-            say(f"    ran in {cost}" if ran else f"    up to date (ran in {cost}; --force runs it again)")
-        except LessonFailed as error:
-            failed.append(source.stem)
-            say(f"    FAILED {error}")
+    with alone(root / "runs" / profile.name) as folder:
+        for number, source in enumerate(lessons, 1):
+            left = ", ".join(path.stem for path in lessons[number:]) or "nothing"
+            say(f"[{number}/{len(lessons)}] {source.stem} ... (then: {left})")
+            try:
+                record, ran = run(source, folder, parameters, 60 * profile.lesson_minutes, force)
+                cost = f"{record['seconds']:.0f} s, {record['peak_gb']:.2f} GB"
+                say(f"    ran in {cost}" if ran else f"    up to date (ran in {cost}; --force runs it again)")
+            except LessonFailed as error:
+                failed.append(source.stem)
+                say(f"    FAILED {error}")
     return failed
+
+
+@contextlib.contextmanager
+def alone(folder):
+    """The folder of a run, for one process at a time. Raises CannotRun while another runs there: two would overwrite their lessons."""
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with filelock.FileLock(folder / ".lock", timeout=0):
+            yield folder
+    except filelock.Timeout:
+        raise CannotRun(f"another run is at work in {folder}: wait for it, or choose another folder (--out, or CXRKIT_STORE)") from None
 
 
 def refuse_unused(parameters, lessons):

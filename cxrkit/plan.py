@@ -18,7 +18,7 @@ import psutil
 import torch
 import torch.nn.functional as F
 
-from cxrkit import diagnosis, findings, lungs, machine, manifest, memory, quantification, selection, train
+from cxrkit import diagnosis, experiments, findings, lungs, machine, manifest, memory, quantification, selection, train
 from cxrkit.artifacts import Store
 from cxrkit.data import READ, cpus, parts
 from cxrkit.profiles import Training
@@ -172,12 +172,15 @@ def describe(profile, store=None):
     disk = cache + sum(4 * c.weights * (4 + memory.MOMENTS[c.training.optimizer]) for c in whole)  # checkpoint: model, best, average ...
     free = shutil.disk_usage(store.root).free
     there = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else psutil.virtual_memory().total
+    extra = experiments.trainings(profile)
     few = [f"a dry run takes {decoded:,} of these {len(known):,} films; --plan without --dry-run says what all of them cost", ""]
     text = "\n".join([
         f"profile {profile.name} on {device}, {cores} cores", "", pd.crosstab([known["task"], known["dataset"]], where).to_string(), "",
         *(few if profile.films else []), listed(whole), "",
         f"decoding, once: {decoded:,} films, {1 / each:.0f} images/s a core, {decode:.2f} hours",
-        f"hours on this machine: {train_hours + decode:.1f} ({(train_hours + decode) / 24:.1f} days), evaluation and figures not counted",
+        f"hours on this machine: {train_hours + decode:.1f} ({(train_hours + decode) / 24:.1f} days) for the trainings above",
+        f"not counted: evaluation, figures, the court of lesson 05; in lesson 07 {len(extra)} further trainings, "
+        f"{sum(training.steps for training in extra.values()):,} updates of other models",
         f"memory: {max(c.memory for c in whole) / GB:.1f} GB at most, and up to 1 GB of work space; there are {there / GB:.0f} GB",
         f"disk: {disk / GB:.1f} GB in {store.root}; {free / GB:.1f} GB are free"])
     if disk > free:

@@ -127,7 +127,7 @@ def counted(profile, root, data):
 
 def choices(profile):
     """Every question that the paper leaves open: what it asks, the value of this run, the others, and what the change did where that
-    was measured (rows of a result named "choice=value")."""
+    was measured."""
     rows, measured = [], effects()
     for name, (question, known) in profiles.OPEN_CHOICES.items():
         value = getattr(profile.choices, name)
@@ -137,10 +137,10 @@ def choices(profile):
 
 
 def effects():
-    """{"choice=value": what it changed, in words} from the committed results."""
-    rows = [{**row, "_result": name} for name in results.names() for row in results.read(name)["rows"]]
-    return {row["choice"]: f"{row['value']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}] {row.get('metric', '')} ({row['_result']})"
-            for row in rows if {"choice", "value", "low", "high"} <= set(row)}
+    """{"choice=value": what it changed, in words} from the committed grid (`tools/grid.py --choices`)."""
+    rows = results.read("grid")["rows"] if "grid" in results.names() else []
+    return {row["cell"]: "{difference:+.3f} [{difference_low:+.3f}, {difference_high:+.3f}] {metric} ({profile}, seed {seed})".format(**row)
+            for row in rows if row["table"] == "choices"}
 
 
 def long_runs():

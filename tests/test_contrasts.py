@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cxrkit import audit, contrasts, dependencies, profiles, stages
+from cxrkit import audit, contrasts, dependencies, profiles, selection, stages
 from cxrkit.artifacts import Store
 from cxrkit.diagnosis import PROBABILITIES
 from cxrkit.metrics import auc
@@ -182,7 +182,7 @@ def test_who_sees_nothing_but_lungs_depends_on_who_draws_them(lungs_only):
 
 def test_the_court_shows_a_model_of_lungs_what_it_sees_and_judges_by_the_true_lungs(tmp_path, monkeypatch):
     drawn_from = drawn(films(tmp_path, ["normal", "covid19"], 0.0, "virtual"), tmp_path).assign(split=["train", "test"])
-    monkeypatch.setattr(stages, "table", lambda profile, task, store: drawn_from)
+    monkeypatch.setattr(selection, "for_task", lambda profile, task, store: drawn_from)
     sees = replace(PROFILE, sources=replace(PROFILE.sources, lungs_only=True))
     assert stages.exhibits(PROFILE, Store(tmp_path / "store")) is drawn_from
     found = stages.exhibits(sees, Store(tmp_path / "store"))

@@ -4,6 +4,7 @@ import os
 import signal
 import threading
 import time
+from collections import Counter
 from dataclasses import replace
 
 import cv2
@@ -12,7 +13,7 @@ import pandas as pd
 import pytest
 import torch
 
-from cxrkit import artifacts, checkpoint, comparisons, dependencies, diagnosis, experiments, ledger, profiles, selection, stages
+from cxrkit import artifacts, checkpoint, comparisons, dependencies, diagnosis, experiments, ledger, profiles, results, selection, stages
 from cxrkit.experiments import DIAGNOSIS, OURS, SEVERITY, Cell
 from cxrkit.schema import DIAGNOSES
 from tests import processes
@@ -95,6 +96,38 @@ def test_what_is_upstream_is_what_the_key_holds():
     assert [stage for stage, _ in dependencies.upstream(simclr, DIAGNOSIS)] == ["backbone", "contrastive"]
     assert [stage for stage, _ in dependencies.upstream(simclr, "contrastive")] == ["cohort", "backbone"]
     assert "contrastive" in stages.settings(simclr, DIAGNOSIS) and "contrastive" not in stages.settings(hybrid, DIAGNOSIS)
+
+
+def test_what_the_grid_trains_beside_the_own_models():
+    """Demo: the average-pooled backbone, a ResNet that learns findings, three SimCLR, and a model a cell save for ours in both tasks."""
+    profile = profiles.demo()
+    found = experiments.trainings(replace(profile, grid=replace(profile.grid, steps=0)))
+    kinds = Counter(training.steps for training in found.values())
+    models = Counter(cell.stage for cell in experiments.cells(profile) if cell.name != OURS)
+    assert kinds == {profile.severity_training.steps: models[SEVERITY], profile.transformer_training.steps: models[DIAGNOSIS],
+                     profile.backbone_training.steps: 2, profile.grid.pretraining.steps: 3}
+    dry = profiles.get("paper+dry")
+    assert {training.steps for training in experiments.trainings(dry).values()} == {1}
+    assert {training.batch * training.accumulate for training in experiments.trainings(dry).values()} == {1, 2}, "1 at 1024 px"
+
+
+def test_weights_of_the_virtual_hospitals_count_in_the_budget():
+    """The models of mini begin as those of the demo: their trainings count, a backbone of mini that gave them nothing does not."""
+    profile = profiles.mini()
+    learnt = {stage: comparisons.lessons_before(Cell("Table 7", OURS, stage, profile)) for stage in (DIAGNOSIS, SEVERITY)}
+    home = replace(profiles.demo(), seed=profile.seed)
+    assert learnt[DIAGNOSIS] == [("backbone", home), (DIAGNOSIS, home)]
+    assert learnt[SEVERITY] == [("backbone", home), (DIAGNOSIS, home), (SEVERITY, home)]
+
+
+def test_committed_differences_are_of_the_committed_values():
+    """A row's difference was taken from the row that it stands beside: the same training of the model it is compared with."""
+    rows = results.read("grid")["rows"]
+    values = {(row["profile"], row["seed"], row["stage"], row["cell"]): row["value"] for row in rows}
+    for row in rows:
+        if "difference" in row:
+            other = values[row["profile"], row["seed"], row["stage"], row["against"]]
+            assert row["value"] - row["difference"] == pytest.approx(other, abs=1e-5), (row["seed"], row["table"], row["cell"])
 
 
 def test_few_films_are_whole_splits_cut_by_the_seed():

@@ -17,8 +17,8 @@ ORDER = (
     "choices profiles artifacts results schema labels manifest severity transfer fetch anatomy devices disease patterns film "
     "cohort films preprocess images data leakage backbone segmentation adversarial variation transformer baselines relevance "
     "saliency resampling metrics batches checkpoint machine crew train memory findings networks audit overlap lungs diagnosis contrasts "
-    "contrastive followup localisation quantification readers evidence court dial dependencies selection stages plan experiments "
-    "comparisons plots curves maps widgets inspection predict edits room quiz sheets panels pages doctor watch notebooks ledger "
+    "contrastive followup localisation quantification readers evidence court dial dependencies selection stages experiments "
+    "comparisons plan plots curves maps widgets inspection predict edits room quiz sheets panels pages doctor watch notebooks ledger "
     "report cli").split()
 # models import torch, each other and severity
 MODELS = {"backbone", "segmentation", "adversarial", "variation", "transformer", "baselines", "relevance", "saliency"}

@@ -222,6 +222,15 @@ def test_a_lesson_ends_at_its_deadline_even_if_it_ignores_interrupts(tmp_path):
         run(lesson(code(deaf)), tmp_path, seconds=3)
 
 
+def test_a_second_run_in_the_same_folder_is_refused(tmp_path):
+    with notebooks.alone(tmp_path / "runs" / "demo") as folder:
+        with pytest.raises(notebooks.CannotRun, match=f"another run is at work in {folder}"):
+            notebooks.reproduce({"profile": "demo"}, root=tmp_path, only=("01",))
+        assert not list(folder.glob("*.ipynb"))
+    with notebooks.alone(folder):
+        pass  # free again
+
+
 def test_an_unknown_parameter_is_refused(tmp_path):
     notebook = tmp_path / "00_made_up.py"
     notebook.write_text(lesson())

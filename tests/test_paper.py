@@ -210,7 +210,7 @@ def test_the_plan_is_said_and_stops_where_the_disk_is_too_small(store, monkeypat
     count = {films: sum(len(selection.for_task(replace(SMALL, films=films), task, store)) for task in selection.TASKS) for films in (0, 1)}
     assert count[1] < count[0] == 52 + 42 + (8 + 8 + 16 + 12 + 42) + (8 + 42)  # a film serves several tasks
     for word in ("profile small on", f"a dry run takes {count[1]} of these {count[0]} films", "lungs: student", "diagnosis AP",
-                 "decoding, once", "hours on this machine", "memory:", "disk:"):
+                 "decoding, once", "hours on this machine", "not counted: ", "further trainings", "memory:", "disk:"):
         assert word in str(error.value)
 
 

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from cxrkit import data, localisation, metrics, networks, profiles, quantification, readers, stages
+from cxrkit import data, localisation, metrics, networks, profiles, quantification, readers, selection, stages
 from cxrkit.artifacts import Store, read_json
 from cxrkit.choices import Choices
 from cxrkit.schema import BRIXIA, COLUMNS, SECOND, ZONES
@@ -360,7 +360,7 @@ def test_covid_films_of_the_diagnosis_teach_and_test_nothing(monkeypatch):
                   ("d", "near", "val", False, "covid19", 1), ("e", "near", "train", False, "normal", 0),
                   ("f", "near", "train", False, "covid19", np.nan), ("g", "far", "train", True, "covid19", 1),
                   ("h", "next", "train", False, "covid19", 1)])
-    monkeypatch.setattr(stages, "table", lambda profile, task, store: {"severity": own, "diagnosis": lent}[task])
+    monkeypatch.setattr(selection, "for_task", lambda profile, task, store: {"severity": own, "diagnosis": lent}[task])
 
     def films_of(**quantifier):
         return stages.severity_films(profile(quantifier=profiles.Quantifier(**quantifier)))

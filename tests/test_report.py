@@ -7,7 +7,7 @@ import nbformat
 import pandas as pd
 import pytest
 
-from cxrkit import artifacts, dependencies, ledger, notebooks, profiles, report, stages
+from cxrkit import artifacts, dependencies, ledger, notebooks, profiles, report, selection, stages
 from cxrkit.schema import COLUMNS, ZONES
 from tests.lessons import FIGURE, code, lesson, markdown
 
@@ -74,7 +74,7 @@ def test_tables_1_to_3_draw_nothing_and_count_every_task(tmp_path, monkeypatch):
                           "site": ["a"] * 4 + ["b"], "dataset": "virtual", "diagnosis": ["normal"] * 4 + ["covid19"], "pneumonia": 1.0,
                           "opacity": [1, 0, 0, 0, 0]}).reindex(columns=[*COLUMNS, "external"])
     films.loc[0, list(ZONES)], films.loc[1, list(ZONES)] = 1, 0
-    monkeypatch.setattr(stages, "table", lambda profile, task, store: films.copy())
+    monkeypatch.setattr(selection, "for_task", lambda profile, task, store: films.copy())
     store.folder("cohort", stages.settings(demo, "cohort")).mkdir(parents=True)
     tables = {title[:7]: table.set_index(["source", "view"]) for title, table in ledger.datasets(demo, store).items()}
     assert list(tables) == ["Table 1", "Table 2", "Table 3"]
@@ -201,13 +201,15 @@ def test_a_number_leads_to_the_first_cell_that_makes_it(tmp_path):
 
 def test_every_open_choice_stands_with_what_it_changed(monkeypatch):
     """An effect is shown only where a committed result names the choice and its interval."""
-    result = {"made": {}, "rows": [{"choice": "severity_loss=bce", "value": 0.25, "low": 0.1, "high": 0.4, "metric": "MSE"}, {"seed": 1}]}
+    row = {"table": "choices", "cell": "severity_loss=bce", "difference": 0.25, "difference_low": 0.1, "difference_high": 0.4,
+           "metric": "mse", "profile": "demo", "seed": 0}
+    result = {"made": {}, "rows": [row, {"table": "Table 8", "cell": "ours"}]}
     monkeypatch.setattr(report.results, "names", lambda: ["grid"])
     monkeypatch.setattr(report.results, "read", lambda name: result)
     rows = {row["name"]: row for row in report.choices(profiles.demo())}
     assert set(rows) == set(profiles.OPEN_CHOICES)
     assert rows["severity_loss"]["others"] == [
-        {"value": "binary cross-entropy on six values", "effect": "+0.250 [+0.100, +0.400] MSE (grid)"}]
+        {"value": "binary cross-entropy on six values", "effect": "+0.250 [+0.100, +0.400] mse (demo, seed 0)"}]
     assert rows["zone_origin"]["others"][0]["effect"] == ""
 
 
