@@ -275,7 +275,9 @@ if "folds" in result:  # every real film, read by a model that never saw its pat
     followed = pd.read_csv(folder / "crossvalidated.csv").query("threshold == 1").reset_index(drop=True)
 known = noise.get("followup", {})
 limit = known.get("limit", np.inf)
-print({name: known[name] for name in ("pairs", "sd", "limit", "false_alarms", "caught", "direction")} if known else "no pairs of films")
+shares = {name: f"{known[name]['value']:.0%} of {known[name]['n']}" for name in ("false_alarms", "caught", "direction") if name in known
+          and known[name]["n"]}
+print(f"a change counts from {limit:.2f} points on:", shares, f"({known.get('pairs', 0)} pairs of films)")
 films_of = followup.series(followed)
 chosen = films_of.patient_id.value_counts(sort=False).loc[lambda n: n == n.max()].index[:4]
 each = [films_of[films_of.patient_id == name] for name in chosen]
