@@ -100,7 +100,8 @@ plots.plot_bars(list(counted), [n / 1000 for n in counted.values()], "Weights of
 #
 # Four rows of Table 7 are ours, not the paper's. Three are there for fairness (*from findings* twice, *from scratch*): the paper's rivals
 # came from ImageNet, its own model from 190,000 films with findings. **DenseNet-121, from findings** asks whether the *findings* win or
-# the *transformer*. The fourth, *average-pooled backbone*, asks what PCAM is worth.
+# the *transformer*. The fourth, *average-pooled backbone*, asks what PCAM is worth. Table 8 has
+# the first of them alone.
 #
 # ## A grid of stage calls
 #
