@@ -22,12 +22,23 @@ METRICS = {  # stage -> metric in its metrics.json, statistic of truth and predi
 COSTS = ("parameters", "steps", "seconds", "seconds_before", "memory_gb")
 
 
+def gather(cell, store):
+    """Bring a finished cell, and the stages before it whose seconds are counted, here from where the store shares them."""
+    for stage in (cell.stage, *lessons_before(cell)):
+        store.fetch(stage, stages.settings(cell.profile, stage))
+
+
 def measure(cell, store, against=None):
-    """A finished cell as a flat row: metric with its interval by patient, difference from the cell `against` on the same films, costs."""
+    """A finished cell as a flat row: metric with its interval by patient, difference from the cell `against` on the same films, costs.
+
+    Without `against`, as where that failed, the row has no difference.
+    """
+    gather(cell, store)
     leaf = result(cell, store)
     row = {"table": cell.table, "cell": cell.name, "stage": cell.stage, "against": cell.against, "profile": cell.profile.name,
            "seed": cell.seed, "key": cell.key, "metric": METRICS[cell.stage][0], **leaf, **costs(cell, store)}
     if against is not None and against is not cell:
+        gather(against, store)
         gap = compare(cell, against, store)
         row |= {"difference": gap["difference"], "difference_low": gap["low"], "difference_high": gap["high"]}
     return row

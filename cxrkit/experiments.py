@@ -38,6 +38,10 @@ class Cell:
         """Where its artifact lies, or would lie."""
         return store.folder(self.stage, stages.settings(self.profile, self.stage))
 
+    def done(self, store):
+        """Whether its artifact is finished, here or at the address of the store."""
+        return store.has(self.stage, stages.settings(self.profile, self.stage))
+
 
 def vary(profile, transformer=None, **variant):
     """The profile with another variant of the model, or another transformer.
@@ -148,10 +152,11 @@ def run(grid, store, scheduler=None, workers=0):
     """Make the cells of a list; yields (cell, None or what failed), each as soon as it is done.
 
     scheduler: address of a Dask scheduler; workers: processes of one thread on this machine, 0 = none. On a cluster every worker needs
-    the same store: a shared folder, or `artifacts.Shared`. Workers that offer the resource GPU get one task a GPU. A task whose worker
-    dies goes to another, where its training goes on from the last checkpoint. Raises RuntimeError where the extra `cluster` is missing.
+    the same store: a shared folder, or `artifacts.Shared`, where a cell that is done may lie at the address alone (`comparisons.gather`
+    fetches it). Workers that offer the resource GPU get one task a GPU. A task whose worker dies goes to another, where its training
+    goes on from the last checkpoint. Raises RuntimeError where the extra `cluster` is missing.
     """
-    done = [cell for cell in grid if (cell.folder(store) / "metrics.json").exists()]
+    done = [cell for cell in grid if cell.done(store)]
     yield from ((cell, None) for cell in done)
     rest = [cell for cell in grid if cell not in done]
     if rest and (scheduler or workers):
@@ -185,8 +190,9 @@ def _on_cluster(grid, store, scheduler, workers):
 
 def _submit(client, tasks, stage, profile, store, options):
     """The task of a stage, after the tasks of what it stands on; one task an artifact."""
-    folder = store.folder(stage, stages.settings(profile, stage))
-    if folder.name not in tasks:
-        before = [] if folder.exists() else [_submit(client, tasks, *part, store, options) for part in upstream(profile, stage)]
-        tasks[folder.name] = client.submit(make, stage, profile, store, *before, key=f"{folder.name}-{os.urandom(4).hex()}", **options)
-    return tasks[folder.name]
+    settings = stages.settings(profile, stage)
+    name = store.folder(stage, settings).name
+    if name not in tasks:
+        before = [] if store.has(stage, settings) else [_submit(client, tasks, *part, store, options) for part in upstream(profile, stage)]
+        tasks[name] = client.submit(make, stage, profile, store, *before, key=f"{name}-{os.urandom(4).hex()}", **options)
+    return tasks[name]

@@ -1,6 +1,7 @@
 """The grid: what it shares and keeps apart, a failed cell, comparisons worked by hand, and a cluster that loses a worker mid-run."""
 
 import os
+import pickle
 import signal
 import threading
 import time
@@ -167,6 +168,27 @@ def test_an_artifact_travels_by_an_address(tmp_path, scheme):
     for store in (here, there):
         store.load_or_make("images", {"a": 1}, make)
     assert len(made) == 4
+
+
+def test_a_cell_that_a_worker_made_in_a_root_of_its_own_is_seen_and_measured_here(tmp_path, films, monkeypatch):
+    """The worker's CXRKIT_STORE is its root; the leader, which holds nothing, makes nothing again and fetches what `measure` reads."""
+    pytest.importorskip("fsspec", reason='needs the extra cluster: pip install "cxrkit[cluster]"')
+    leader, profile = artifacts.Shared(f"file://{tmp_path}/far", tmp_path / "leader", films), tiny()
+    grid = [Cell("Table 7", OURS, DIAGNOSIS, profile), Cell("Table 9", "frozen backbone", DIAGNOSIS, experiments.vary(
+        profile, replace(profile.transformer, frozen=True)))]
+    monkeypatch.delenv("CXRKIT_STORE", raising=False)
+    assert pickle.loads(pickle.dumps(leader)).root == leader.root
+    monkeypatch.setenv("CXRKIT_STORE", str(tmp_path / "worker"))
+    worker = pickle.loads(pickle.dumps(leader))
+    monkeypatch.delenv("CXRKIT_STORE")
+    assert (worker.root, worker.url, worker.data) == (tmp_path / "worker", leader.url, films)
+    assert [experiments.make(cell.stage, cell.profile, worker) for cell in grid] == [None, None]
+    monkeypatch.setattr(experiments, "make", None)
+    assert list(experiments.run(grid, leader)) == [(cell, None) for cell in grid] and not leader.root.exists()
+    ours, frozen = comparisons.measure(grid[0], leader), comparisons.measure(grid[1], leader, grid[0])
+    assert ours == comparisons.measure(grid[0], worker) and ours["seconds_before"] > 0, "the backbone's seconds count"
+    assert frozen == comparisons.measure(grid[1], worker, grid[0]) and "difference" in frozen
+    assert not leader.has("images", {"a": 1}) and not leader.fetch("backbone", {"a": 1}).exists()
 
 
 def test_without_dask_the_next_step_is_named(tmp_path, monkeypatch):
