@@ -6,6 +6,7 @@ the rest goes on. Models are compared on the same films of the same seed; seeds,
 
 import contextlib
 import os
+import warnings
 from dataclasses import dataclass, replace
 
 from cxrkit import artifacts, profiles, stages
@@ -176,16 +177,22 @@ def _on_cluster(grid, store, scheduler, workers):
     settings = {"distributed.worker.daemon": False, "distributed.nanny.pre-spawn-environ": single}
     with dask.config.set(settings), contextlib.ExitStack() as stack:
         if not scheduler:
-            scheduler = stack.enter_context(LocalCluster(workers, threads_per_worker=1, memory_limit=0, dashboard_address=None))
+            scheduler = stack.enter_context(LocalCluster(n_workers=workers, threads_per_worker=1, memory_limit=0, dashboard_address=None))
         client, tasks = stack.enter_context(Client(scheduler)), {}
-        offered = [worker["resources"] for worker in client.scheduler_info(n_workers=-1)["workers"].values()]
-        options = {"resources": {"GPU": 1}} if any("GPU" in resources for resources in offered) else {}
-        futures = {}
+        options, futures = {"resources": {"GPU": 1}} if "GPU" in _offered(client) else {}, {}
         for cell in grid:
             futures.setdefault(_submit(client, tasks, cell.stage, cell.profile, store, options), []).append(cell)
         for future in as_completed(futures):
             error = f"its workers died: {future.exception()}" if future.status == "error" else future.result()
             yield from ((cell, error) for cell in futures[future])
+
+
+def _offered(client):
+    """Names of the resources that workers offer, once there is one. A cluster that adapts starts it for a task: here for an empty one."""
+    if not client.scheduler_info(n_workers=-1)["workers"]:
+        warnings.warn(f"no worker at {client.scheduler.address} yet: waiting for a first one", stacklevel=2)
+    client.submit(os.getpid, pure=False).result()
+    return {name for worker in client.scheduler_info(n_workers=-1)["workers"].values() for name in worker["resources"]}
 
 
 def _submit(client, tasks, stage, profile, store, options):

@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 from dataclasses import replace
+from functools import partial
 
 import cv2
 import numpy as np
@@ -209,7 +210,7 @@ def test_a_scheduler_two_workers_and_one_of_them_killed_lose_nothing(tmp_path, f
     part = store.folder("backbone", stages.settings(profile, "backbone")).with_suffix(".part")
     processes.serve()  # the workers fork from there
     with (dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"}),
-          distributed.LocalCluster(2, threads_per_worker=1, dashboard_address=None, silence_logs=50) as cluster):
+          distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None, silence_logs=50) as cluster):
         with distributed.Client(cluster) as client:
             busy = threading.Thread(target=kill_the_busy, args=(client, part / "checkpoint.safetensors", killed := []))
             busy.start()
@@ -219,6 +220,45 @@ def test_a_scheduler_two_workers_and_one_of_them_killed_lose_nothing(tmp_path, f
     whole = checkpoint.load_tensors(stages.backbone(profile, alone) / "weights.safetensors")[0]
     again = checkpoint.load_tensors(stages.backbone(profile, store) / "weights.safetensors")[0]
     assert all(torch.equal(whole[name], again[name]) for name in whole)
+
+
+@pytest.fixture
+def crowd(monkeypatch):
+    """Stages that take 0.3 s and make nothing; of each, how many ran at that moment."""
+    running, seen = [], []
+
+    def busy(profile, store):
+        running.append(profile.seed)
+        time.sleep(0.3)
+        seen.append(len(running))
+        running.remove(profile.seed)
+
+    monkeypatch.setattr(stages, "MAKE", dict.fromkeys(stages.MAKE, busy))
+    monkeypatch.setattr(experiments, "upstream", lambda profile, stage: [])
+    return seen
+
+
+FOUR = [Cell("Table 7", str(seed), DIAGNOSIS, tiny(seed=seed)) for seed in range(4)]
+
+
+@pytest.mark.parametrize("gpus, at_once", [({"GPU": 1}, 1), (None, 2)])
+def test_a_worker_that_offers_a_gpu_gets_one_task_at_a_time_even_if_the_cluster_has_yet_to_start_it(tmp_path, crowd, gpus, at_once):
+    distributed = pytest.importorskip("distributed", reason='needs the extra cluster: pip install "cxrkit[cluster]"')
+    with distributed.LocalCluster(n_workers=0, threads_per_worker=2, processes=False, resources=gpus, dashboard_address=None) as cluster:
+        cluster.adapt(minimum=0, maximum=1, interval="50ms")
+        with pytest.warns(UserWarning, match="no worker at .* yet: waiting for a first one"):
+            found = list(experiments.run(FOUR, artifacts.Store(tmp_path), scheduler=cluster.scheduler_address))
+    assert {cell.name: error for cell, error in found} == dict.fromkeys("0123") and len(crowd) == 4
+    assert max(crowd) == at_once
+
+
+def test_as_many_workers_as_asked_for(tmp_path, crowd, monkeypatch):
+    """Whatever the cores of this machine; threads stand for the processes here."""
+    distributed = pytest.importorskip("distributed", reason='needs the extra cluster: pip install "cxrkit[cluster]"')
+    monkeypatch.setattr(distributed, "LocalCluster", partial(distributed.LocalCluster, processes=False))
+    workers = (os.cpu_count() or 1) % 3 + 1
+    assert [error for _, error in experiments.run(FOUR, artifacts.Store(tmp_path), workers=workers)] == [None] * 4
+    assert max(crowd) == workers
 
 
 def kill_the_busy(client, checkpoint_file, killed):
