@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 import torch
 
-from cxrkit import artifacts, checkpoint, comparisons, dependencies, diagnosis, experiments, ledger, profiles, selection, stages
+from cxrkit import artifacts, checkpoint, comparisons, dependencies, diagnosis, experiments, ledger, profiles, selection, stages, train
 from cxrkit.experiments import DIAGNOSIS, OURS, SEVERITY, Cell
 from cxrkit.schema import DIAGNOSES
 from tests import processes
@@ -199,7 +199,8 @@ def test_without_dask_the_next_step_is_named(tmp_path, monkeypatch):
 
 
 def test_a_scheduler_two_workers_and_one_of_them_killed_lose_nothing(tmp_path, films):
-    """The worker that trains the backbone dies in the middle: another goes on from its checkpoint to the same weights, to the bit."""
+    """The worker that trains the backbone dies in the middle: another goes on from its checkpoint, not from step 0, to the same weights,
+    to the bit."""
     distributed = pytest.importorskip("distributed", reason='needs the extra cluster: pip install "cxrkit[cluster]"')
     dask = pytest.importorskip("dask")
     profile = tiny()
@@ -212,11 +213,14 @@ def test_a_scheduler_two_workers_and_one_of_them_killed_lose_nothing(tmp_path, f
     with (dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"}),
           distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None, silence_logs=50) as cluster):
         with distributed.Client(cluster) as client:
+            client.run(note_first_steps, tmp_path)
             busy = threading.Thread(target=kill_the_busy, args=(client, part / "checkpoint.safetensors", killed := []))
             busy.start()
             found = {cell.name: error for cell, error in experiments.run(grid, store, scheduler=cluster.scheduler_address)}
             busy.join()
     assert found == {OURS: None, "frozen backbone": None} and len(killed) == 1
+    first, second = sorted(int(line.read_text()) for line in tmp_path.glob("first-*"))
+    assert first == 0 < second < 60 and second % 3 == 0, "the second worker starts at a checkpoint of the first"
     whole = checkpoint.load_tensors(stages.backbone(profile, alone) / "weights.safetensors")[0]
     again = checkpoint.load_tensors(stages.backbone(profile, store) / "weights.safetensors")[0]
     assert all(torch.equal(whole[name], again[name]) for name in whole)
@@ -259,6 +263,18 @@ def test_as_many_workers_as_asked_for(tmp_path, crowd, monkeypatch):
     workers = (os.cpu_count() or 1) % 3 + 1
     assert [error for _, error in experiments.run(FOUR, artifacts.Store(tmp_path), workers=workers)] == [None] * 4
     assert max(crowd) == workers
+
+
+def note_first_steps(folder):
+    """From now on this process writes the step at which it starts, or goes on with, the training of a backbone."""
+    loop = train._loop
+
+    def noting(run, *args):
+        if run.folder.name.startswith("backbone"):
+            (folder / f"first-{os.getpid()}").write_text(str(run.step))
+        return loop(run, *args)
+
+    train._loop = noting
 
 
 def kill_the_busy(client, checkpoint_file, killed):
