@@ -313,6 +313,20 @@ def test_one_seed_keeps_its_patients_interval_and_has_no_p():
     assert one[["difference_low", "difference_high"]].tolist() == pytest.approx([-0.07, 0.03])
 
 
+def test_a_seed_without_a_difference_counts_for_the_value_alone():
+    """Where what a cell is compared with failed, in one seed or in all."""
+    three, one = rows([-0.02, -0.03, -0.04]), rows([-0.02])
+    for row in (three[2], one[0]):
+        for name in comparisons.DIFFERENCE:
+            del row[name]
+    mean, alone = comparisons.over_seeds(three), comparisons.over_seeds(one)
+    assert mean.loc[0, ["seeds", "compared"]].tolist() == [3, 2] and mean.loc[0, "value"] == pytest.approx(0.87)
+    assert mean.loc[0, "difference"] == pytest.approx(-0.025) and np.isnan(mean.loc[0, "p_value"])
+    assert comparisons.verdict(mean) == "no ranking: fewer than three seeds (2 of the least measured)"
+    assert alone.loc[0, "value"] == 0.88 and np.isnan(alone.loc[0, "difference"])
+    assert comparisons.verdict(alone) == "nothing is compared yet"
+
+
 CLEAR = [0.020, 0.021, 0.019]  # p = 0.0008
 
 
