@@ -76,6 +76,14 @@ class Store:
         """Where the artifact lies, or would lie."""
         return self.root / f"{stage}-{key(settings)}"
 
+    def has(self, stage, settings):
+        """Whether the artifact is finished."""
+        return self.folder(stage, settings).exists()
+
+    def fetch(self, stage, settings):
+        """`folder`; what `has` knows lies there afterwards, to be read."""
+        return self.folder(stage, settings)
+
     def load_or_make(self, stage, settings, make):
         """Folder of a finished stage; `make(folder)` is called only if it is missing.
 
@@ -107,7 +115,8 @@ class Shared(Store):
 
     Each machine works in its own `root`; an artifact that is missing there is fetched, and one that was made there is sent. Its
     settings.json goes last: without it an artifact at the URL is not complete. Images and masks, which are found by paths of this
-    machine, stay here.
+    machine, stay here. Sent to another machine, as with a task of Dask, the store works in the `CXRKIT_STORE` of that one, or, where it
+    has none, at the same path.
     """
 
     OWN = ("images", "masks", "blackened")
@@ -115,6 +124,19 @@ class Shared(Store):
     def __init__(self, url, root, data=None, wait=-1):
         super().__init__(root, data, wait)
         self.url = url.rstrip("/")
+
+    def __setstate__(self, state):
+        self.__dict__.update(state)
+        self.root = default_root() if os.environ.get("CXRKIT_STORE") else self.root
+
+    def has(self, stage, settings):
+        return super().has(stage, settings) or stage not in self.OWN and self._sent(self.folder(stage, settings).name)
+
+    def fetch(self, stage, settings):
+        folder = self.folder(stage, settings)
+        if not folder.exists() and self.has(stage, settings):
+            super().load_or_make(stage, settings, lambda part: self._fetch(folder.name, part))
+        return folder
 
     def load_or_make(self, stage, settings, make):
         if stage in self.OWN:
@@ -128,11 +150,17 @@ class Shared(Store):
         files, _, (path,) = fsspec.get_fs_token_paths(self.url)
         return files, path
 
+    def _sent(self, name):
+        """Whether the artifact lies at the URL."""
+        files, path = self._remote()
+        files.invalidate_cache()  # others have written since
+        return files.exists(f"{path}/{name}/settings.json")
+
     def _fetch(self, name, part):
         """Whether the artifact lay at the URL and is now in `part`."""
-        files, path = self._remote()
-        if not files.exists(f"{path}/{name}/settings.json"):
+        if not self._sent(name):
             return False
+        files, path = self._remote()
         files.get(f"{path}/{name}/", f"{part}/", recursive=True)
         return True
 

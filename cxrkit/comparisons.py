@@ -32,17 +32,29 @@ METRICS = {  # stage -> metric in its metrics.json, statistic of truth and predi
     DIAGNOSIS: ("auc", metrics.macro_auc, 1),
     SEVERITY: ("mse", lambda y, p: float(np.mean((y - p) ** 2)), -1),
 }
+DIFFERENCE = ("difference", "difference_low", "difference_high")
 COSTS = ("parameters", "steps", "seconds", "seconds_before", "memory_gb")
 
 
+def gather(cell, store):
+    """Bring a finished cell, and the stages before it whose seconds are counted, here from where the store shares them."""
+    for stage, profile in ((cell.stage, cell.profile), *lessons_before(cell)):
+        store.fetch(stage, stages.settings(profile, stage))
+
+
 def measure(cell, store, against=None):
-    """A finished cell as a flat row: metric with its interval by patient, difference from the cell `against` on the same films, costs."""
+    """A finished cell as a flat row: metric with its interval by patient, difference from the cell `against` on the same films, costs.
+
+    Without `against`, as where that failed, the row has no difference.
+    """
+    gather(cell, store)
     leaf = result(cell, store)
     row = {"table": cell.table, "cell": cell.name, "stage": cell.stage, "against": cell.against, "profile": cell.profile.name,
            "seed": cell.seed, "key": cell.key, "metric": METRICS[cell.stage][0], **leaf, **costs(cell, store)}
     if against is not None and against is not cell:
+        gather(against, store)
         gap = compare(cell, against, store)
-        row |= {"difference": gap["difference"], "difference_low": gap["low"], "difference_high": gap["high"]}
+        row |= dict(zip(DIFFERENCE, (gap["difference"], gap["low"], gap["high"])))
     return row
 
 
@@ -111,14 +123,14 @@ def seconds(folder, training):
 def over_seeds(rows):
     """Rows of `measure` -> a row a cell: means over its seeds, the difference with a t interval over them, and p adjusted by Holm in
     each table. Every seed has patients and weights of its own, so that their scatter holds both kinds of luck; one seed has no
-    interval here, and its difference is a patient bootstrap's. Costs are the least of the seeds: other work on a machine only adds."""
-    table = pd.DataFrame(rows)
+    interval here, and its difference is a patient bootstrap's. Costs are the least of the seeds: other work on a machine only adds.
+    `compared` counts the seeds that have a difference: where what a cell is compared with failed, there is none."""
+    table = pd.DataFrame([dict.fromkeys(DIFFERENCE, np.nan) | row for row in rows])
     lines = []
     for (name, cell, stage), part in table.groupby(["table", "cell", "stage"], sort=False):
         lines.append({"table": name, "cell": cell, "stage": stage, "against": part["against"].iloc[0], "metric": part["metric"].iloc[0],
                       "seeds": len(part), **dict(zip(("value", "low", "high"), _mean(part, "value", "low", "high"))),
-                      **dict(zip(("difference", "difference_low", "difference_high"),
-                                 _mean(part, "difference", "difference_low", "difference_high"))),
+                      "compared": part["difference"].count(), **dict(zip(DIFFERENCE, _mean(part, *DIFFERENCE))),
                       "p_value": _p_value(part["difference"].dropna()), **part[list(COSTS)].min()})
     out = pd.DataFrame(lines)
     out["holm"] = out.groupby("table")["p_value"].transform(lambda p: metrics.holm(p.to_numpy()))
@@ -145,8 +157,8 @@ def verdict(table):
     others = table[table["difference"].notna()]
     if others.empty:
         return "nothing is compared yet"
-    if others["seeds"].min() < 3:
-        return f"no ranking: fewer than three seeds ({int(others['seeds'].min())} of the least measured)"
+    if others["compared"].min() < 3:
+        return f"no ranking: fewer than three seeds ({int(others['compared'].min())} of the least measured)"
     gain = METRICS[table["stage"].iloc[0]][2] * others["difference"].where(others["holm"] < 0.05, 0)
     said = []
     for name, part in others.groupby("against", sort=False):

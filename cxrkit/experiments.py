@@ -6,6 +6,7 @@ the rest goes on. Models are compared on the same films of the same seed; seeds,
 
 import contextlib
 import os
+import warnings
 from dataclasses import dataclass, replace
 
 from cxrkit import artifacts, profiles, stages
@@ -37,6 +38,10 @@ class Cell:
     def folder(self, store):
         """Where its artifact lies, or would lie."""
         return store.folder(self.stage, stages.settings(self.profile, self.stage))
+
+    def done(self, store):
+        """Whether its artifact is finished, here or at the address of the store."""
+        return store.has(self.stage, stages.settings(self.profile, self.stage))
 
 
 def vary(profile, transformer=None, **variant):
@@ -170,10 +175,11 @@ def run(grid, store, scheduler=None, workers=0):
     """Make the cells of a list; yields (cell, None or what failed), each as soon as it is done.
 
     scheduler: address of a Dask scheduler; workers: processes of one thread on this machine, 0 = none. On a cluster every worker needs
-    the same store: a shared folder, or `artifacts.Shared`. Workers that offer the resource GPU get one task a GPU. A task whose worker
-    dies goes to another, where its training goes on from the last checkpoint. Raises RuntimeError where the extra `cluster` is missing.
+    the same store: a shared folder, or `artifacts.Shared`, where a cell that is done may lie at the address alone (`comparisons.gather`
+    fetches it). Workers that offer the resource GPU get one task a GPU. A task whose worker dies goes to another, where its training
+    goes on from the last checkpoint. Raises RuntimeError where the extra `cluster` is missing.
     """
-    done = [cell for cell in grid if (cell.folder(store) / "metrics.json").exists()]
+    done = [cell for cell in grid if cell.done(store)]
     yield from ((cell, None) for cell in done)
     rest = [cell for cell in grid if cell not in done]
     if rest and (scheduler or workers):
@@ -193,11 +199,9 @@ def _on_cluster(grid, store, scheduler, workers):
     settings = {"distributed.worker.daemon": False, "distributed.nanny.pre-spawn-environ": single}
     with dask.config.set(settings), contextlib.ExitStack() as stack:
         if not scheduler:
-            scheduler = stack.enter_context(LocalCluster(workers, threads_per_worker=1, memory_limit=0, dashboard_address=None))
+            scheduler = stack.enter_context(LocalCluster(n_workers=workers, threads_per_worker=1, memory_limit=0, dashboard_address=None))
         client, tasks = stack.enter_context(Client(scheduler)), {}
-        offered = [worker["resources"] for worker in client.scheduler_info(n_workers=-1)["workers"].values()]
-        options = {"resources": {"GPU": 1}} if any("GPU" in resources for resources in offered) else {}
-        futures = {}
+        options, futures = {"resources": {"GPU": 1}} if "GPU" in _offered(client) else {}, {}
         for cell in grid:
             futures.setdefault(_submit(client, tasks, cell.stage, cell.profile, store, options), []).append(cell)
         for future in as_completed(futures):
@@ -205,10 +209,19 @@ def _on_cluster(grid, store, scheduler, workers):
             yield from ((cell, error) for cell in futures[future])
 
 
+def _offered(client):
+    """Names of the resources that workers offer, once there is one. A cluster that adapts starts it for a task: here for an empty one."""
+    if not client.scheduler_info(n_workers=-1)["workers"]:
+        warnings.warn(f"no worker at {client.scheduler.address} yet: waiting for a first one", stacklevel=2)
+    client.submit(os.getpid, pure=False).result()
+    return {name for worker in client.scheduler_info(n_workers=-1)["workers"].values() for name in worker["resources"]}
+
+
 def _submit(client, tasks, stage, profile, store, options):
     """The task of a stage, after the tasks of what it stands on; one task an artifact."""
-    folder = store.folder(stage, stages.settings(profile, stage))
-    if folder.name not in tasks:
-        before = [] if folder.exists() else [_submit(client, tasks, *part, store, options) for part in upstream(profile, stage)]
-        tasks[folder.name] = client.submit(make, stage, profile, store, *before, key=f"{folder.name}-{os.urandom(4).hex()}", **options)
-    return tasks[folder.name]
+    settings = stages.settings(profile, stage)
+    name = store.folder(stage, settings).name
+    if name not in tasks:
+        before = [] if store.has(stage, settings) else [_submit(client, tasks, *part, store, options) for part in upstream(profile, stage)]
+        tasks[name] = client.submit(make, stage, profile, store, *before, key=f"{name}-{os.urandom(4).hex()}", **options)
+    return tasks[name]

@@ -1,11 +1,13 @@
 """The grid: what it shares and keeps apart, a failed cell, comparisons worked by hand, and a cluster that loses a worker mid-run."""
 
 import os
+import pickle
 import signal
 import threading
 import time
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 
 import cv2
 import numpy as np
@@ -13,7 +15,20 @@ import pandas as pd
 import pytest
 import torch
 
-from cxrkit import artifacts, checkpoint, comparisons, dependencies, diagnosis, experiments, ledger, profiles, results, selection, stages
+from cxrkit import (
+    artifacts,
+    checkpoint,
+    comparisons,
+    dependencies,
+    diagnosis,
+    experiments,
+    ledger,
+    profiles,
+    results,
+    selection,
+    stages,
+    train,
+)
 from cxrkit.experiments import DIAGNOSIS, OURS, SEVERITY, Cell
 from cxrkit.schema import DIAGNOSES
 from tests import processes
@@ -202,6 +217,27 @@ def test_an_artifact_travels_by_an_address(tmp_path, scheme):
     assert len(made) == 4
 
 
+def test_a_cell_that_a_worker_made_in_a_root_of_its_own_is_seen_and_measured_here(tmp_path, films, monkeypatch):
+    """The worker's CXRKIT_STORE is its root; the leader, which holds nothing, makes nothing again and fetches what `measure` reads."""
+    pytest.importorskip("fsspec", reason='needs the extra cluster: pip install "cxrkit[cluster]"')
+    leader, profile = artifacts.Shared(f"file://{tmp_path}/far", tmp_path / "leader", films), tiny()
+    grid = [Cell("Table 7", OURS, DIAGNOSIS, profile), Cell("Table 9", "frozen backbone", DIAGNOSIS, experiments.vary(
+        profile, replace(profile.transformer, frozen=True)))]
+    monkeypatch.delenv("CXRKIT_STORE", raising=False)
+    assert pickle.loads(pickle.dumps(leader)).root == leader.root
+    monkeypatch.setenv("CXRKIT_STORE", str(tmp_path / "worker"))
+    worker = pickle.loads(pickle.dumps(leader))
+    monkeypatch.delenv("CXRKIT_STORE")
+    assert (worker.root, worker.url, worker.data) == (tmp_path / "worker", leader.url, films)
+    assert [experiments.make(cell.stage, cell.profile, worker) for cell in grid] == [None, None]
+    monkeypatch.setattr(experiments, "make", None)
+    assert list(experiments.run(grid, leader)) == [(cell, None) for cell in grid] and not leader.root.exists()
+    ours, frozen = comparisons.measure(grid[0], leader), comparisons.measure(grid[1], leader, grid[0])
+    assert ours == comparisons.measure(grid[0], worker) and ours["seconds_before"] > 0, "the backbone's seconds count"
+    assert frozen == comparisons.measure(grid[1], worker, grid[0]) and "difference" in frozen
+    assert not leader.has("images", {"a": 1}) and not leader.fetch("backbone", {"a": 1}).exists()
+
+
 def test_without_dask_the_next_step_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "distributed", None)
     with pytest.raises(RuntimeError, match=r'pip install "cxrkit\[cluster\]"'):
@@ -209,7 +245,8 @@ def test_without_dask_the_next_step_is_named(tmp_path, monkeypatch):
 
 
 def test_a_scheduler_two_workers_and_one_of_them_killed_lose_nothing(tmp_path, films):
-    """The worker that trains the backbone dies in the middle: another goes on from its checkpoint to the same weights, to the bit."""
+    """The worker that trains the backbone dies in the middle: another goes on from its checkpoint, not from step 0, to the same weights,
+    to the bit."""
     distributed = pytest.importorskip("distributed", reason='needs the extra cluster: pip install "cxrkit[cluster]"')
     dask = pytest.importorskip("dask")
     profile = tiny()
@@ -220,16 +257,70 @@ def test_a_scheduler_two_workers_and_one_of_them_killed_lose_nothing(tmp_path, f
     part = store.folder("backbone", stages.settings(profile, "backbone")).with_suffix(".part")
     processes.serve()  # the workers fork from there
     with (dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"}),
-          distributed.LocalCluster(2, threads_per_worker=1, dashboard_address=None, silence_logs=50) as cluster):
+          distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None, silence_logs=50) as cluster):
         with distributed.Client(cluster) as client:
+            client.run(note_first_steps, tmp_path)
             busy = threading.Thread(target=kill_the_busy, args=(client, part / "checkpoint.safetensors", killed := []))
             busy.start()
             found = {cell.name: error for cell, error in experiments.run(grid, store, scheduler=cluster.scheduler_address)}
             busy.join()
     assert found == {OURS: None, "frozen backbone": None} and len(killed) == 1
+    first, second = sorted(int(line.read_text()) for line in tmp_path.glob("first-*"))
+    assert first == 0 < second < 60 and second % 3 == 0, "the second worker starts at a checkpoint of the first"
     whole = checkpoint.load_tensors(stages.backbone(profile, alone) / "weights.safetensors")[0]
     again = checkpoint.load_tensors(stages.backbone(profile, store) / "weights.safetensors")[0]
     assert all(torch.equal(whole[name], again[name]) for name in whole)
+
+
+@pytest.fixture
+def crowd(monkeypatch):
+    """Stages that take 0.3 s and make nothing; of each, how many ran at that moment."""
+    running, seen = [], []
+
+    def busy(profile, store):
+        running.append(profile.seed)
+        time.sleep(0.3)
+        seen.append(len(running))
+        running.remove(profile.seed)
+
+    monkeypatch.setattr(stages, "MAKE", dict.fromkeys(stages.MAKE, busy))
+    monkeypatch.setattr(experiments, "upstream", lambda profile, stage: [])
+    return seen
+
+
+FOUR = [Cell("Table 7", str(seed), DIAGNOSIS, tiny(seed=seed)) for seed in range(4)]
+
+
+@pytest.mark.parametrize("gpus, at_once", [({"GPU": 1}, 1), (None, 2)])
+def test_a_worker_that_offers_a_gpu_gets_one_task_at_a_time_even_if_the_cluster_has_yet_to_start_it(tmp_path, crowd, gpus, at_once):
+    distributed = pytest.importorskip("distributed", reason='needs the extra cluster: pip install "cxrkit[cluster]"')
+    with distributed.LocalCluster(n_workers=0, threads_per_worker=2, processes=False, resources=gpus, dashboard_address=None) as cluster:
+        cluster.adapt(minimum=0, maximum=1, interval="50ms")
+        with pytest.warns(UserWarning, match="no worker at .* yet: waiting for a first one"):
+            found = list(experiments.run(FOUR, artifacts.Store(tmp_path), scheduler=cluster.scheduler_address))
+    assert {cell.name: error for cell, error in found} == dict.fromkeys("0123") and len(crowd) == 4
+    assert max(crowd) == at_once
+
+
+def test_as_many_workers_as_asked_for(tmp_path, crowd, monkeypatch):
+    """Whatever the cores of this machine; threads stand for the processes here."""
+    distributed = pytest.importorskip("distributed", reason='needs the extra cluster: pip install "cxrkit[cluster]"')
+    monkeypatch.setattr(distributed, "LocalCluster", partial(distributed.LocalCluster, processes=False))
+    workers = (os.cpu_count() or 1) % 3 + 1
+    assert [error for _, error in experiments.run(FOUR, artifacts.Store(tmp_path), workers=workers)] == [None] * 4
+    assert max(crowd) == workers
+
+
+def note_first_steps(folder):
+    """From now on this process writes the step at which it starts, or goes on with, the training of a backbone."""
+    loop = train._loop
+
+    def noting(run, *args):
+        if run.folder.name.startswith("backbone"):
+            (folder / f"first-{os.getpid()}").write_text(str(run.step))
+        return loop(run, *args)
+
+    train._loop = noting
 
 
 def kill_the_busy(client, checkpoint_file, killed):
@@ -266,6 +357,20 @@ def test_one_seed_keeps_its_patients_interval_and_has_no_p():
     one = comparisons.over_seeds(rows([-0.02])).iloc[0]
     assert one[["value", "low", "high"]].tolist() == [0.88, 0.8, 0.95] and np.isnan(one["p_value"])
     assert one[["difference_low", "difference_high"]].tolist() == pytest.approx([-0.07, 0.03])
+
+
+def test_a_seed_without_a_difference_counts_for_the_value_alone():
+    """Where what a cell is compared with failed, in one seed or in all."""
+    three, one = rows([-0.02, -0.03, -0.04]), rows([-0.02])
+    for row in (three[2], one[0]):
+        for name in comparisons.DIFFERENCE:
+            del row[name]
+    mean, alone = comparisons.over_seeds(three), comparisons.over_seeds(one)
+    assert mean.loc[0, ["seeds", "compared"]].tolist() == [3, 2] and mean.loc[0, "value"] == pytest.approx(0.87)
+    assert mean.loc[0, "difference"] == pytest.approx(-0.025) and np.isnan(mean.loc[0, "p_value"])
+    assert comparisons.verdict(mean) == "no ranking: fewer than three seeds (2 of the least measured)"
+    assert alone.loc[0, "value"] == 0.88 and np.isnan(alone.loc[0, "difference"])
+    assert comparisons.verdict(alone) == "nothing is compared yet"
 
 
 CLEAR = [0.020, 0.021, 0.019]  # p = 0.0008

@@ -14,27 +14,54 @@ TASKS = {"diagnosis": experiments.DIAGNOSIS, "severity": experiments.SEVERITY}
 
 
 def chosen(profile, only, with_choices, stages):
-    """The cells of one seed whose name begins with one of `only` (all without) -> (them and those that they are compared with, them)."""
+    """The cells of one seed whose name begins with one of `only` (all without) -> (them and what they are compared with, them)."""
     grid = experiments.cells(profile) + (experiments.open_choices(profile) if with_choices else [])
     asked = [cell for cell in grid if cell.stage in stages and (not only or cell.name.lower().startswith(only))]
-    needed = {(cell.stage, cell.against) for cell in asked}
-    return [cell for cell in grid if cell in asked or (cell.stage, cell.name) in needed], asked
+    named, needed = {(cell.stage, cell.name): cell for cell in grid}, set(asked)
+    while others := {named[cell.stage, cell.against] for cell in needed} - needed:
+        needed |= others
+    return [cell for cell in grid if cell in needed], asked
 
 
-def keep(row, store, asked=True):
+def keep(row, store, same_settings=True):
     """Put a row into cxrkit/results/grid.json in the place of an older one of the same cell and seed, one process at a time.
 
-    A cell that was not asked for, but made for others to be compared with, does not replace a row of the same settings: the differences
-    beside it were taken from that.
+    same_settings: whether also in the place of one of the same settings. A cell that was not asked for, but made for others to be
+    compared with, does not replace it: the differences beside it were taken from that. Nor does one that lost what it is compared with.
     """
     same = ("profile", "table", "cell", "stage", "seed")
     with filelock.FileLock(store.root / "grid.lock"):
         old = results.read("grid")["rows"] if "grid" in results.names() else []
         before = [other for other in old if all(other[name] == row[name] for name in same)]
-        if not asked and any(other["key"] == row["key"] for other in before):
+        if not same_settings and any(other["key"] == row["key"] for other in before):
             return
         rows = [other for other in old if other not in before] + [row]
         results.write("grid", rows, {"command": "make grid", **doctor.provenance()})
+
+
+def record(cell, against, store, asked):
+    """Measure a finished cell, without a difference where `against` failed and is None, and keep its row -> None, or what failed here."""
+    try:
+        row = comparisons.measure(cell, store, against)
+        keep(row | {name: doctor.provenance()[name] for name in ("commit", "date")}, store, asked and against is not None)
+    except Exception as error:  # whatever it is: the other cells go on
+        return f"not measured: {type(error).__name__}: {error}"
+
+
+def work(grid, asked, store, scheduler, workers):
+    """Make the cells of one seed and record each as soon as what it is compared with has ended too; yields (cell, what is to be said of
+    it, whether it failed)."""
+    named, ended, waiting = {(cell.stage, cell.name): cell for cell in grid}, {}, []
+    for cell, error in experiments.run(grid, store, scheduler, workers):
+        yield cell, error or "done", bool(error)
+        ended[cell.stage, cell.name] = error
+        waiting += [] if error else [cell]
+        for ready in [c for c in waiting if (c.stage, c.against) in ended]:
+            waiting.remove(ready)
+            lost = ended[ready.stage, ready.against]
+            problem = record(ready, None if lost else named[ready.stage, ready.against], store, ready in asked)
+            if problem or lost:
+                yield ready, problem or f"no difference: {ready.against}, which it is compared with, failed", bool(problem)
 
 
 def main(arguments=None):
@@ -55,17 +82,9 @@ def main(arguments=None):
     profile, only = profiles.get(options.profile), tuple(name.lower() for name in options.only)
     for seed in options.seeds if options.seeds is not None else profile.grid.seeds:
         grid, asked = chosen(replace(profile, seed=seed), only, options.choices, [TASKS[task] for task in options.task])
-        named = {(cell.stage, cell.name): cell for cell in grid}
-        done, waiting = set(), []
-        for cell, error in experiments.run(grid, store, options.scheduler, options.workers):
-            print(f"seed {seed}, {cell.table}, {cell.name}, {cell.stage}: {error or 'done'}", flush=True)
-            failed += bool(error)
-            done |= set() if error else {cell}
-            waiting += [] if error else [cell]
-            for ready in [c for c in waiting if named[c.stage, c.against] in done]:
-                waiting.remove(ready)
-                row = comparisons.measure(ready, store, named[ready.stage, ready.against])
-                keep(row | {name: doctor.provenance()[name] for name in ("commit", "date")}, store, ready in asked)
+        for cell, said, bad in work(grid, asked, store, options.scheduler, options.workers):
+            print(f"seed {seed}, {cell.table}, {cell.name}, {cell.stage}: {said}", flush=True)
+            failed += bad
     return int(failed > 0)
 
 
