@@ -212,7 +212,7 @@ curves.plot_cascade(pd.read_csv(trial / "cascade.csv"), "Does the map notice tha
 # Read it soberly. Relevance points above chance, but how far above, and whether it is ahead of plain attention, changes from one training
 # to the next (below). The pictures at the top say the same: the map of a film that is rightly called COVID-19 can be nearly empty, or sit
 # on the mediastinum. A map that is exact about the model is no proof that the model looks at the disease. `attention_gradcam` is empty on
-# many films (n in the table above): an empty map has no share in the lesion and no rank correlation, and a method without an interval
+# some films (n in the table above): an empty map has no share in the lesion and no rank correlation, and a method without an interval
 # takes no part in that question.
 
 # %%
