@@ -187,8 +187,8 @@ pd.DataFrame({"gain at rho 0.75": cured["value", high] - cured.loc["none", ("val
               "answers changed by the marker": cured["obeys", high]}).round(3)
 
 # %% [markdown]
-# Taking the letters away restores what they cost, at hardly a price here, and so does showing the lungs alone; all of this is one run, without
-# intervals of the differences. Balanced draws lower the answers that obey, but gain nothing in AUC:
+# Taking the letters away restores what they cost, at hardly a price here, and so does showing the lungs alone; all of this is one run,
+# without intervals of the differences. Balanced draws lower the answers that obey, but gain nothing in AUC:
 # the few exceptions count more and stay few; at rho = 1 there is none, and no sampling mends that. Turning and shifting, the augmentation
 # that every paper names, makes letters harder to read too, but costs these linear readers more than the letters did: they know a film by
 # its places. And no remedy here helps against a confounder that lies in the lungs themselves, such as another machine.
