@@ -30,7 +30,7 @@ def write_atomic(path, data):
             f.flush()
             os.fsync(f.fileno())
     except OSError:  # a full disk: what was written would only fill it further
-        part.unlink()
+        part.unlink(missing_ok=True)  # it may not even have been opened
         raise
     os.replace(part, path)
 

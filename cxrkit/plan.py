@@ -43,6 +43,8 @@ class Cost:
     seconds: float  # of one film in an update
     kept: float  # bytes that one film holds until the backward pass
     weights: int
+    measured: int  # films of the update that was measured: fewer than the batch on a CPU, or where that does not fit
+    fits: bool = True  # whether the card holds the whole batch
 
     @property
     def seen(self):
@@ -128,13 +130,29 @@ def measure(training, model, loss, batch, device):
     return seconds / n, kept / n, sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
 
 
+def measure_what_fits(training, make, loss, size, device):
+    """`measure` with the batch, and half of it again and again where the card is too small -> (films that fit, *what it measured).
+
+    Raises ValueError where not even ON_A_CPU films fit.
+    """
+    n = training.batch if device.type == "cuda" else min(ON_A_CPU, training.batch)
+    while True:
+        try:
+            return n, *measure(training, make(), loss, made_up(n, size), device)
+        except torch.OutOfMemoryError as error:
+            if n <= ON_A_CPU:
+                raise ValueError(f"an update of {n} films of {size} px does not fit on {device}: {error}") from None
+        n = max(ON_A_CPU, n // 2)
+        torch.cuda.empty_cache()  # out here, where the error no longer holds what did not fit
+
+
 def costs(profile, tables):
     """The measured cost of every training, list of Cost."""
     device, out = train.pick_device(), []
     for names, training, make, loss, size in trainings(profile, tables):
-        batch = made_up(training.batch if device.type == "cuda" else min(ON_A_CPU, training.batch), size)
-        seconds, kept, weights = measure(training, make(), loss, batch, device)
-        out += [Cost(name, count, training, seconds, kept, weights) for name, count in names.items()]
+        n, seconds, kept, weights = measure_what_fits(training, make, loss, size, device)
+        fits = device.type != "cuda" or n == training.batch
+        out += [Cost(name, count, training, seconds, kept, weights, n, fits) for name, count in names.items()]
     return out
 
 
@@ -159,8 +177,14 @@ def listed(costs):
                           "memory GB": f"{c.memory / GB:.1f}"} for c in costs]).to_string(index=False)
 
 
+def too_large(costs):
+    """A line for each training whose batch the card does not hold."""
+    return [f"{c.name}: measured with {c.measured} films: the whole batch of {c.training.batch} does not fit; halve `batch` and double "
+            "`accumulate` of its training in cxrkit/profiles.py, until it does" for c in costs if not c.fits]
+
+
 def describe(profile, store=None):
-    """The plan in words. Raises MissingData, or OSError where the disk is too small."""
+    """The plan in words. Raises MissingData, OSError where the disk is too small, ValueError where the card holds no update."""
     store = store or Store()
     store.root.mkdir(parents=True, exist_ok=True)
     listing, device, cores = films(profile, store), train.pick_device(), cpus()
@@ -176,7 +200,7 @@ def describe(profile, store=None):
     few = [f"a dry run takes {decoded:,} of these {len(known):,} films; --plan without --dry-run says what all of them cost", ""]
     text = "\n".join([
         f"profile {profile.name} on {device}, {cores} cores", "", pd.crosstab([known["task"], known["dataset"]], where).to_string(), "",
-        *(few if profile.films else []), listed(whole), "",
+        *(few if profile.films else []), listed(whole), *too_large(whole), "",
         f"decoding, once: {decoded:,} films, {1 / each:.0f} images/s a core, {decode:.2f} hours",
         f"hours on this machine: {train_hours + decode:.1f} ({(train_hours + decode) / 24:.1f} days) for the trainings above",
         f"not counted: evaluation, figures, the court of lesson 05; in lesson 07 {len(extra)} further trainings, "

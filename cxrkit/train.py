@@ -103,7 +103,7 @@ class Run:
 
     def update(self, loss, source):
         """One update from `accumulate` batches. Raises FloatingPointError when the loss or its gradient is not finite."""
-        parts, micro = {}, self.training.accumulate
+        parts, taken, micro = {}, [], self.training.accumulate
         for _ in range(micro):
             indices, batch = next(source)
             with self.autocast():
@@ -112,13 +112,14 @@ class Run:
             self.scaler.scale(value["loss"] / micro).backward()
             parts = {name: parts.get(name, 0.0) + float(v.detach()) / micro for name, v in value.items()}
             self._check(parts["loss"], "loss", indices)
+            taken += indices
         weights = [weight for group in self.optimizer.param_groups for weight in group["params"]]
         if self.world > 1:
             crew.average_gradients(weights)
         self.scaler.unscale_(self.optimizer)
         norm = torch.nn.utils.clip_grad_norm_(weights, self.training.clip or math.inf)
         if not self.scaler.is_enabled():  # fp16: the scaler skips such an update by itself and lowers its scale
-            self._check(float(norm), "norm of the gradient", indices)
+            self._check(float(norm), "norm of the gradient", taken)  # any of the passes may have spoilt the sum
         self._apply()
         self.losses.append(parts)
 
@@ -136,8 +137,9 @@ class Run:
     def _check(self, value, what, indices):
         if not math.isfinite(value):
             kept = f"the last good checkpoint stays in {self.folder}" if self.folder else "nothing is saved without `folder`"
-            raise FloatingPointError(f"{what} is {value} in step {self.step + 1} of {self.training.steps}, images {indices}; "
-                                     f"{kept}. Look at these images; then lower `lr`, set `clip`, or set `amp` to off")
+            raise FloatingPointError(f"{what} is {value} in step {self.step + 1} of {self.training.steps}, images {indices} (rows of the "
+                                     f"training films' table, from 0); {kept}. Look at these images; then lower `lr`, set `clip`, or set "
+                                     "`amp` to off")
 
     def due(self, every):
         """True at each multiple of `every` and at the last step; never for 0."""

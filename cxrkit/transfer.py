@@ -1,11 +1,13 @@
 """Transfer: one file over https, resumed and verified before it gets its name, and archives unpacked without trusting them."""
 
 import hashlib
+import lzma
 import os
 import shutil
 import tarfile
 import time
 import zipfile
+import zlib
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
@@ -108,7 +110,11 @@ def extract(archive, folder, max_bytes=200 * 2**30, max_ratio=200):
             if sum(size for _, size, _ in members) > allowed:
                 raise FetchError(f"{archive} would unpack to more than {allowed} bytes; nothing was unpacked")
             return [_unpack(pack, name, size, folder) for name, size, _ in members]
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError) as error:
+    except FetchError:
+        raise
+    except RuntimeError as error:  # zipfile's word for what is encrypted, or packed by a method that it does not know
+        raise FetchError(f"{archive}: {error}; unpack it with another program") from error
+    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError) as error:
         raise FetchError(f"{archive}: damaged or no archive ({error}); download it again") from error
 
 

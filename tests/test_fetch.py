@@ -270,12 +270,40 @@ def test_archives(tmp_path, make):
     assert not (tmp_path / "none").exists()
 
 
+def packed(method, spoil):
+    """Bytes of a zip of one member, `a`, after spoil(bytearray, where the data of the member begin)."""
+    kept = io.BytesIO()
+    with zipfile.ZipFile(kept, "w") as pack:
+        pack.writestr("a", BODY * 20, method)
+    data = bytearray(kept.getvalue())
+    spoil(data, 31)  # a local header of 30 bytes, and a name of one
+    return data
+
+
+def noise(data, start):
+    data[start + 4:start + 40] = b"\xff" * 36
+
+
+def encrypted(data, start):
+    data[6] |= 1
+    data[data.index(b"PK\x01\x02") + 8] |= 1
+
+
 def test_damaged_archives(tmp_path):
     whole = tar(tmp_path / "good", ("a", BODY)).read_bytes()
-    for name, data in {"cut.tar.gz": whole[:len(whole) // 2], "page.zip": b"<html>" * 100}.items():
+    spoilt = {f"{name}.zip": packed(method, noise) for name, method in (
+        ("stored", zipfile.ZIP_STORED), ("deflated", zipfile.ZIP_DEFLATED), ("bzip2", zipfile.ZIP_BZIP2), ("lzma", zipfile.ZIP_LZMA))}
+    for name, data in {"cut.tar.gz": whole[:len(whole) // 2], "page.zip": b"<html>" * 100, **spoilt}.items():
         (tmp_path / name).write_bytes(data)
         with pytest.raises(fetch.FetchError, match=f"{name}: damaged or no archive"):
             fetch.extract(tmp_path / name, tmp_path / "none")
+        assert not (tmp_path / "none" / "a").exists()
+
+
+def test_an_encrypted_archive_is_refused_by_name(tmp_path):
+    (tmp_path / "secret.zip").write_bytes(packed(zipfile.ZIP_DEFLATED, encrypted))
+    with pytest.raises(fetch.FetchError, match="secret.zip: File 'a' is encrypted.*; unpack it with another program"):
+        fetch.extract(tmp_path / "secret.zip", tmp_path / "none")
 
 
 # --- the commands, on the real films ---------------------------------------------------------------------------------------

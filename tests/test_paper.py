@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import papermill
 import pytest
+import torch
 import yaml
 from click.testing import CliRunner
 
@@ -216,10 +217,35 @@ def test_the_plan_is_said_and_stops_where_the_disk_is_too_small(store, monkeypat
 
 def test_cost_is_worked_out_from_an_update():
     """160,000 updates of 8 films at half a second a film, and a model of a million weights under Adam."""
-    cost = plan.Cost("backbone", 190_847, Training("adam", batch=8, steps=160_000), seconds=0.5, kept=2**20, weights=10**6)
+    cost = plan.Cost("backbone", 190_847, Training("adam", batch=8, steps=160_000), seconds=0.5, kept=2**20, weights=10**6, measured=2)
     assert cost.seen == 1_280_000 and cost.hours == pytest.approx(1_280_000 / 2 / 3600)
     assert cost.memory == 8 * 2**20 + 4 * 4 * 10**6  # weights, gradients, two moments
     assert replace(cost, training=replace(cost.training, optimizer="sgd", ema=0.9)).memory == 8 * 2**20 + 4 * 4 * 10**6
+
+
+def test_where_the_batch_does_not_fit_on_the_card_the_plan_measures_fewer_films_and_says_so(monkeypatch):
+    tried, card = [], torch.device("cuda")  # named, not used
+
+    def small_card(training, model, loss, batch, device):
+        tried.append(len(batch["image"]))
+        if tried[-1] > room:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return 0.5, 2**20, 10**6
+
+    monkeypatch.setattr(plan, "measure", small_card)
+    monkeypatch.setattr(plan.train, "pick_device", lambda: card)
+    training = Training("adam", batch=16, steps=10)
+    monkeypatch.setattr(plan, "trainings", lambda *_: [({"PA": 5, "AP": 7}, training, lambda: None, None, 8)])
+    for room, tries in ((99, [16]), (5, [16, 8, 4]), (2, [16, 8, 4, 2])):
+        tried.clear()
+        costs = plan.costs(None, None)
+        assert tried == tries and [c.measured for c in costs] == [tries[-1]] * 2
+        said = plan.too_large(costs)
+        assert len(said) == (0 if room == 99 else 2)
+        assert all(f"measured with {tries[-1]} films: the whole batch of 16 does not fit" in line for line in said)
+    room = 1
+    with pytest.raises(ValueError, match="an update of 2 films of 8 px does not fit on cuda: CUDA out of memory"):
+        plan.costs(None, None)
 
 
 def test_missing_datasets_are_named_all_at_once(root, tmp_path):

@@ -2,6 +2,7 @@
 folder in test_artifacts."""
 
 import contextlib
+import errno
 import os
 import resource
 import signal
@@ -95,6 +96,19 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path):
     with pytest.raises(OSError), largest_file(10):
         write_atomic(tmp_path / "a", "x" * 100)
     assert [path.name for path in tmp_path.iterdir()] == ["a"] and (tmp_path / "a").read_text() == "old"
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EACCES])
+def test_a_write_that_cannot_begin_says_why(tmp_path, monkeypatch, code):
+    def refused(*_):
+        raise OSError(code, os.strerror(code))
+
+    write_atomic(tmp_path / "a", "old")
+    monkeypatch.setattr("builtins.open", refused)
+    with pytest.raises(OSError, match=os.strerror(code)) as error:
+        write_atomic(tmp_path / "a", "new")
+    monkeypatch.undo()
+    assert error.value.errno == code and (tmp_path / "a").read_text() == "old"
 
 
 @pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="this system cannot reserve room")

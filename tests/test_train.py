@@ -322,21 +322,24 @@ def test_empty_datasets_are_refused():
 # trouble
 
 
+@pytest.mark.parametrize("accumulate", [1, 2])
 @pytest.mark.parametrize("where", ["loss", "gradient"])
-def test_nan_stops_names_the_images_and_keeps_the_checkpoint(tmp_path, where):
+def test_nan_stops_names_the_images_and_keeps_the_checkpoint(tmp_path, where, accumulate):
+    """A loss names the films of its own pass, a gradient those of the whole update, whichever pass spoilt it: here the first."""
     calls, data = [], linear_data()
 
     def breaks(model, batch):
         calls.append(batch["image"])
         value = squared(model, batch)
-        if len(calls) < 6:
+        if len(calls) != 5 * accumulate + 1:
             return value
         return value * math.nan if where == "loss" else value + (0 * model.weight).sum().sqrt()  # slope of sqrt at 0: 0 * inf
 
     with pytest.raises(FloatingPointError, match="in step 6 of 9, images") as error:
-        fit(linear(), data, Training(batch=3, steps=9, checkpoint_every=2), breaks, folder=tmp_path)
-    named = json.loads(str(error.value).split("images ")[1].split(";")[0])
-    assert torch.equal(data["image"][named], calls[-1])
+        fit(linear(), data, Training(batch=3, steps=9, accumulate=accumulate, checkpoint_every=2), breaks, folder=tmp_path)
+    named = json.loads(str(error.value).split("images ")[1].split(" (rows of the training films' table, from 0);")[0])
+    passes = 1 if where == "loss" else accumulate
+    assert len(calls) == 5 * accumulate + passes and torch.equal(data["image"][named], torch.cat(calls[5 * accumulate:]))
     tensors, state = checkpoint.load_tensors(tmp_path / "checkpoint.safetensors")
     assert state["step"] == 4 and all(torch.isfinite(t).all() for t in tensors.values())
 
