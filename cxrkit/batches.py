@@ -26,6 +26,23 @@ class Tensors(dict):
         return {name: tensor[indices] for name, tensor in self.items()}
 
 
+class Mapped(Tensors):
+    """`Tensors` of which one, `name`, stays in a .npy file and is read batch by batch: it may be larger than the memory."""
+
+    def __init__(self, file, name, **tensors):
+        super().__init__(**tensors)
+        self.file, self.name, self._open = file, name, None
+
+    def __getstate__(self):
+        return {**vars(self), "_open": None}  # another process opens the file itself instead of receiving a copy of it
+
+    def batch(self, indices):
+        """As that of `Tensors`."""
+        if self._open is None:
+            self._open = np.load(self.file, mmap_mode="r")
+        return {self.name: torch.from_numpy(self._open[indices]), **super().batch(indices)}
+
+
 class Order:
     """Endless stream of indices: epoch after epoch of all `n`, shuffled anew by (seed, epoch).
 

@@ -14,7 +14,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 from tqdm import tqdm
 
-from cxrkit import preprocess, severity
+from cxrkit import mapped, preprocess, severity
 from cxrkit.artifacts import Store, write_atomic
 from cxrkit.choices import Choices
 from cxrkit.images import Image, ImageError, load_image, load_images
@@ -94,14 +94,16 @@ def _settings(paths, size, choices, kind):
 def cached(paths, size=512, choices=Choices(), kind="film", store=None):
     """All films at one size, uint8 (N, size, size), in one file of the store: made once, gone on with after a kill -> its path.
 
-    `kind` is a key of READ. Raises ImageError listing every film that cannot be read, OSError before the start where the disk is full.
+    `kind` is a key of READ. Raises ImageError listing every film that cannot be read, OSError before the start where the disk is full,
+    ValueError where the finished file is not as it was made.
     """
     read, paths = READ[known(kind, READ, "kind of image")], list(paths)
+    shape = len(paths), size, size
 
     def make(folder):
         file, note = folder / "images.npy", folder / "done.txt"
         done = int(note.read_text()) if note.exists() else 0
-        array = _mapped(file, "r+" if done else "w+", (len(paths), size, size))
+        array = mapped.begin(file, shape, mode="r+" if done else "w+")
         failures = []
         with ThreadPoolExecutor(cpus()) as pool, tqdm(total=len(paths), desc=kind, disable=None) as bar:
             for start in range(done, len(paths), CHUNK):
@@ -112,25 +114,17 @@ def cached(paths, size=512, choices=Choices(), kind="film", store=None):
                     array.flush()
                     write_atomic(note, str(part.stop))
         if failures:
+            del array  # mended or dropped, they make another list of films, under another key: this file would only fill the disk
+            note.unlink(missing_ok=True)
+            file.unlink()
             write_atomic(folder / "failures.txt", "\n".join(failures))
             listed = "\n  ".join(failures[:20])
             raise ImageError(f"{len(failures)} of {len(paths)} films cannot be read (all of them: {folder / 'failures.txt'}); mend or drop "
                              f"them:\n  {listed}")
 
-    return (store or Store()).load_or_make("images", _settings(paths, size, choices, kind), make) / "images.npy"
-
-
-def _mapped(file, mode, shape):
-    """uint8 array on disk whose whole room is taken at once: a mapped page that finds the disk full kills the process without a word."""
-    try:
-        array = np.lib.format.open_memmap(file, mode, np.uint8, shape)
-        if hasattr(os, "posix_fallocate"):
-            with open(file, "r+b") as f:
-                os.posix_fallocate(f.fileno(), 0, os.path.getsize(file))
-    except OSError as error:
-        raise OSError(f"{file}: no room for {np.prod(shape) / 1e9:.1f} GB ({error.strerror}); set CXRKIT_STORE to a folder on a larger "
-                      "disk") from error
-    return array
+    done = (store or Store()).load_or_make("images", _settings(paths, size, choices, kind), make) / "images.npy"
+    mapped.check(done, shape)
+    return done
 
 
 def cpus():

@@ -5,13 +5,14 @@ PA and AP films have models of their own, and each external hospital is reported
 
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
 
-from cxrkit import batches, checkpoint, findings, manifest, metrics, resampling, train
+from cxrkit import batches, checkpoint, findings, manifest, mapped, metrics, resampling, train
 from cxrkit.artifacts import write_json
 from cxrkit.data import parts
 from cxrkit.findings import by_place, in_folds, interval, number
@@ -83,11 +84,18 @@ CONTRASTS = {  # profile.sources.contrast -> bool (n, K): classes that a film's 
 NEVER = -1e4  # logit of a class that takes no part
 
 
-def corpus(model, table, profile, store=None):
-    """The corpus of all films, computed once, as a dataset: `features` (n, C, h, w) and `diagnosis` (n,), 1 MB a film at paper size."""
-    films = dataset(table, profile, store)
-    read = train.evaluate(model, films, ("features",), forward=lambda model, batch: {"features": model.corpus(batch["image"])})
-    return batches.Tensors(**read, diagnosis=films.diagnosis, index=torch.arange(len(films)))
+def corpus(model, table, profile, file, store=None):
+    """The corpus of all films, computed once, as a dataset: `features` (n, C, h, w) and `diagnosis` (n,). The features go into `file`,
+    1 MB a film at paper size, and are read from there."""
+    films, array, done = dataset(table, profile, store), None, 0
+    for part in train.outputs(model, films, ("features",), forward=lambda model, batch: {"features": model.corpus(batch["image"])}):
+        rows = part["features"].numpy()                                                       # (B, C, h, w)
+        if array is None:
+            array = mapped.begin(file, (len(films), *rows.shape[1:]), rows.dtype)
+        array[done:done + len(rows)] = rows
+        done += len(rows)
+    array.flush()
+    return batches.Mapped(file, "features", diagnosis=films.diagnosis, index=torch.arange(len(films)))
 
 
 def make(folder, profile, table, store=None, start=(), lent=None):
@@ -149,15 +157,19 @@ def take(folder, profile, view, whole):
 def fit(model, folder, profile, split, store=None):
     """Train the model in place and return it; on a frozen backbone the corpus is computed once, and no step runs the backbone again.
 
-    split: tables "train" and "val" (`data.parts`). The validation AUC picks the step where the training says `eval_every`.
+    split: tables "train" and "val" (`data.parts`). The validation AUC picks the step where the training says `eval_every`. The corpus
+    lies in the folder until the training ends.
     """
     training, (loss_of, probabilities) = profile.transformer_training, HEADS[profile.choices.class_head]
     frozen = profile.transformer.frozen
     model.features.requires_grad_(not frozen)
-    key = "features" if frozen else "image"
+    key, kept = "features" if frozen else "image", Path(folder) / "corpus"
 
     def films(name):
-        return corpus(model, split[name], profile, store) if frozen else dataset(split[name], profile, store, augmented=name == "train")
+        if not frozen:
+            return dataset(split[name], profile, store, augmented=name == "train")
+        kept.mkdir(parents=True, exist_ok=True)
+        return corpus(model, split[name], profile, kept / f"{name}.npy", store)
 
     def forward(network, batch):
         return network(**{key: batch[key]})
@@ -172,9 +184,12 @@ def fit(model, folder, profile, split, store=None):
         judged = probabilities(train.evaluate(network, val, forward=forward)["logits"])
         return {"score": metrics.macro_auc(codes(split["val"]), judged.numpy())}
 
-    val = films("val") if training.eval_every and len(split["val"]) else None
-    train.fit(model, loss, films("train"), training, folder=folder, seed=profile.seed, validate=validate if val else None,
-              sample_weights=draw_weights(split["train"], profile.sources.shares))
+    try:
+        val = films("val") if training.eval_every and len(split["val"]) else None
+        train.fit(model, loss, films("train"), training, folder=folder, seed=profile.seed, validate=validate if val else None,
+                  sample_weights=draw_weights(split["train"], profile.sources.shares))
+    finally:
+        shutil.rmtree(kept, ignore_errors=True)
     return model
 
 

@@ -230,18 +230,23 @@ def _loop(run, loss, source, validate, pressed, bar):
 
 
 @torch.no_grad()
-def evaluate(model, dataset, keep=("logits",), batch=64, device=None, forward=lambda model, batch: model(batch["image"])):
-    """Outputs of the model in evaluation mode for the whole dataset, in its order: dict of float32 CPU tensors (n, ...).
-
-    forward(model, batch) -> dict of tensors, of which `keep` are returned. Raises ValueError for an empty dataset.
-    """
+def outputs(model, dataset, keep=("logits",), batch=64, device=None, forward=lambda model, batch: model(batch["image"])):
+    """`evaluate`, a batch at a time: yields dicts of float32 CPU tensors (B, ...)."""
     if len(dataset) == 0:
         raise ValueError("the dataset is empty: check the split and the filters of its manifest")
     device = device or pick_device()
     model.to(device).eval()
-    rows = []
     for start in range(0, len(dataset), batch):
         part = batches.fetch(dataset, list(range(start, min(start + batch, len(dataset)))))
         output = forward(model, batches.to_device(part, device))
-        rows.append({name: output[name].float().cpu() for name in keep})
+        yield {name: output[name].float().cpu() for name in keep}
+
+
+def evaluate(model, dataset, keep=("logits",), **options):
+    """Outputs of the model in evaluation mode for the whole dataset, in its order: dict of float32 CPU tensors (n, ...).
+
+    options: `batch`, `device`, and forward(model, batch) -> dict of tensors, of which `keep` are returned (`outputs`). Raises
+    ValueError for an empty dataset.
+    """
+    rows = list(outputs(model, dataset, keep, **options))
     return {name: torch.cat([row[name] for row in rows]) for name in keep}

@@ -1,5 +1,6 @@
 """Films from files of every kind, the errors of damaged ones, the image cache, the dataset and its loader."""
 
+import shutil
 import warnings
 
 import cv2
@@ -289,6 +290,32 @@ def test_cache_lists_every_film_that_cannot_be_read(films, store):
         open(films["path"][i], "wb").write(b"damaged")
     with pytest.raises(data.ImageError, match=r"2 of 10 films cannot be read(.|\n)*2.png(.|\n)*5.png"):
         data.cached(films["path"], 48, store=store)
+
+
+def test_a_cache_that_failed_gives_its_room_back_and_the_mended_films_decode_anew(films, store):
+    whole = open(films["path"][5], "rb").read()
+    open(films["path"][5], "wb").write(b"damaged")
+    with pytest.raises(data.ImageError):
+        data.cached(films["path"], 48, store=store)
+    part = next(store.root.glob("images-*.part"))
+    assert [path.name for path in part.iterdir()] == ["failures.txt"]
+    open(films["path"][5], "wb").write(whole)
+    found = data.cached(films["path"], 48, store=store)
+    assert found.parent.name != part.stem and np.load(found).shape == (10, 48, 48)
+
+
+@pytest.mark.parametrize("spoil", [
+    lambda file: file.write_bytes(file.read_bytes()[:-1]), lambda file: file.write_bytes(file.read_bytes() + b"0"),
+    lambda file: file.write_bytes(b""), lambda file: file.write_bytes(file.read_bytes().replace(b"'shape'", b"'shape ")),
+    lambda file: np.save(file, np.load(file)[:9]), lambda file: np.save(file, np.load(file).astype(np.int8)), lambda file: file.unlink()],
+    ids=["cut", "longer", "empty", "header", "shape", "type", "gone"])
+def test_a_finished_cache_is_looked_at_before_it_is_used(films, store, spoil):
+    file = data.cached(films["path"], 48, store=store)
+    spoil(file)
+    with pytest.raises(ValueError, match=r"images.npy is damaged .*; delete the folder .*images-\w+ and run again"):
+        data.cached(films["path"], 48, store=store)
+    shutil.rmtree(file.parent)
+    assert np.load(data.cached(films["path"], 48, store=store)).shape == (10, 48, 48)
 
 
 def test_arrays(films):

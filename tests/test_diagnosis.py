@@ -1,6 +1,7 @@
 """The diagnosis task against hand-worked tables, closed forms, planted signs that must be found, and a backbone that must not run."""
 
 import math
+import pickle
 from dataclasses import replace
 
 import numpy as np
@@ -208,6 +209,41 @@ def test_a_trained_backbone_moves_and_sees_every_step(films, store, tmp_path):
     assert passes == 3 * 8
     assert not torch.equal(before["features.conv0.weight"], after["features.conv0.weight"])
     assert not torch.equal(before["features.norm0.running_mean"], after["features.norm0.running_mean"])
+
+
+def test_a_corpus_on_disk_is_that_in_memory_to_the_bit_and_goes_after_the_training(films, store, tmp_path, monkeypatch):
+    table, settings = diagnosis.parts(films)["train"], profile()
+    torch.manual_seed(0)
+    model, on_disk = diagnosis.network(settings), tmp_path / "train.npy"
+    kept = diagnosis.corpus(model, table, settings, on_disk, store)
+    whole = train.evaluate(model, diagnosis.dataset(table, settings, store), ("features",),
+                           forward=lambda model, batch: {"features": model.corpus(batch["image"])})["features"]
+    there, rows = pickle.loads(pickle.dumps(kept)), [5, 0, 5, len(table) - 1]
+    assert len(pickle.dumps(kept)) < 10_000 < on_disk.stat().st_size and len(there) == len(kept) == len(table)
+    for dataset in (kept, there, kept):
+        batch = dataset.batch(rows)
+        assert torch.equal(batch["features"], whole[rows]) and batch["index"].tolist() == rows
+
+    def in_memory(*args):
+        return batches.Tensors(**{name: read[:] for name, read in corpus(*args).batch(range(len(args[1]))).items()})
+
+    _, from_disk, _ = run(films, store, tmp_path / "disk", settings)
+    corpus = diagnosis.corpus
+    monkeypatch.setattr(diagnosis, "corpus", in_memory)
+    _, from_memory, _ = run(films, store, tmp_path / "memory", settings)
+    assert all(torch.equal(tensor, from_memory.state_dict()[name]) for name, tensor in from_disk.state_dict().items())
+    assert {path.name for path in (tmp_path / "disk").iterdir()} == {"weights.safetensors", "history.json"}
+
+
+def test_a_training_that_stops_leaves_no_corpus(films, store, tmp_path, monkeypatch):
+    def stops(*args, **options):
+        assert (tmp_path / "corpus" / "train.npy").exists()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train, "fit", stops)
+    with pytest.raises(KeyboardInterrupt):
+        run(films, store, tmp_path, profile())
+    assert not any(tmp_path.iterdir())
 
 
 def test_frozen_training_is_the_same_from_corpus_and_from_image(films, store, tmp_path):

@@ -14,7 +14,7 @@ from tests.conftest import CHECKOUT
 
 # SPEC 3: a module imports only those to its left.
 ORDER = (
-    "choices profiles artifacts results schema labels manifest severity transfer fetch anatomy devices disease patterns film "
+    "choices profiles artifacts mapped results schema labels manifest severity transfer fetch anatomy devices disease patterns film "
     "cohort films preprocess images data leakage backbone segmentation adversarial variation transformer baselines relevance "
     "saliency resampling metrics batches checkpoint machine crew train memory findings networks audit overlap lungs diagnosis contrasts "
     "contrastive followup localisation quantification readers evidence court dial dependencies selection stages experiments "
