@@ -289,8 +289,8 @@ again = moved(experiments.DIAGNOSIS)
 plot_moved(again, "the diagnosis", "macro AUC, below 0: worse") if again else "not measured here yet: python tools/grid.py --choices"
 
 # %% [markdown]
-# How a trained map is *read* matters: with lines that start at row 0, the slip in the authors' later code, the score gets clearly worse, and
-# so it does as a count of six hard values. A model that is *trained* with those lines makes up for them.
+# How a trained map is *read* matters: with lines that start at row 0, the slip in the authors' later code, the score gets clearly worse,
+# and so it does as a count of six hard values. A model that is *trained* with those lines makes up for them.
 #
 # Of fourteen values trained again, one has an interval that leaves 0 out: three one-logit heads lose two hundredths of AUC against the
 # softmax. Fourteen intervals of 95 % give 0.7 such by luck, so not even that is sure.
