@@ -1,5 +1,6 @@
 """Transfer: one file over https, resumed and verified before it gets its name, and archives unpacked without trusting them."""
 
+import errno
 import hashlib
 import lzma
 import os
@@ -115,6 +116,8 @@ def extract(archive, folder, max_bytes=200 * 2**30, max_ratio=200):
     except RuntimeError as error:  # zipfile's word for what is encrypted, or packed by a method that it does not know
         raise FetchError(f"{archive}: {error}; unpack it with another program") from error
     except (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError) as error:
+        if getattr(error, "errno", None) == errno.ENOSPC:
+            raise FetchError(f"{archive}: no room in {folder}; make some, or choose a folder on a larger disk") from error
         raise FetchError(f"{archive}: damaged or no archive ({error}); download it again") from error
 
 

@@ -1,5 +1,6 @@
 """Fetch: a local server that misbehaves in the ways of real ones, preparation against slow oracles, archives that attack."""
 
+import errno
 import hashlib
 import http.server
 import io
@@ -298,6 +299,16 @@ def test_damaged_archives(tmp_path):
         with pytest.raises(fetch.FetchError, match=f"{name}: damaged or no archive"):
             fetch.extract(tmp_path / name, tmp_path / "none")
         assert not (tmp_path / "none" / "a").exists()
+
+
+def test_an_archive_that_fills_the_disk_is_not_called_damaged(tmp_path, monkeypatch):
+    def full(source, target, length):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(shutil, "copyfileobj", full)
+    archive = tar(tmp_path / "good", ("a", BODY))
+    with pytest.raises(fetch.FetchError, match=f"{archive}: no room in {tmp_path / 'out'}"):
+        fetch.extract(archive, tmp_path / "out")
 
 
 def test_an_encrypted_archive_is_refused_by_name(tmp_path):
