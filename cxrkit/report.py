@@ -140,7 +140,7 @@ def effects():
     """{"choice=value": what it changed, in words} from the committed grid (`tools/grid.py --choices`)."""
     rows = results.read("grid")["rows"] if "grid" in results.names() else []
     return {row["cell"]: "{difference:+.3f} [{difference_low:+.3f}, {difference_high:+.3f}] {metric} ({profile}, seed {seed})".format(**row)
-            for row in rows if row["table"] == "choices"}
+            for row in rows if row["table"] == "choices" and "difference" in row}
 
 
 def long_runs():

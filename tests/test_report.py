@@ -203,7 +203,7 @@ def test_every_open_choice_stands_with_what_it_changed(monkeypatch):
     """An effect is shown only where a committed result names the choice and its interval."""
     row = {"table": "choices", "cell": "severity_loss=bce", "difference": 0.25, "difference_low": 0.1, "difference_high": 0.4,
            "metric": "mse", "profile": "demo", "seed": 0}
-    result = {"made": {}, "rows": [row, {"table": "Table 8", "cell": "ours"}]}
+    result = {"made": {}, "rows": [row, {"table": "Table 8", "cell": "ours"}, {"table": "choices", "cell": "zone_origin=row0"}]}
     monkeypatch.setattr(report.results, "names", lambda: ["grid"])
     monkeypatch.setattr(report.results, "read", lambda name: result)
     rows = {row["name"]: row for row in report.choices(profiles.demo())}

@@ -271,7 +271,7 @@ def moved(stage):
     """What a choice moves, of the committed cells of this profile and seed that were trained again."""
     asked = {cell.key for cell in experiments.open_choices(settings) if cell.stage == stage}
     return [{"choice": row["cell"], "value": row["difference"], "low": row["difference_low"], "high": row["difference_high"]}
-            for row in committed["rows"] if row["table"] == "choices" and row["key"] in asked]
+            for row in committed["rows"] if row["table"] == "choices" and row["key"] in asked and "difference" in row]
 
 
 def plot_moved(rows, title, unit):
