@@ -187,7 +187,7 @@ def alone(folder):
     """The folder of a run, for one process at a time. Raises CannotRun while another runs there: two would overwrite their lessons."""
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        with filelock.FileLock(folder / ".lock", timeout=0):
+        with filelock.FileLock(folder.with_name(f"{folder.name}.lock"), timeout=0):
             yield folder
     except filelock.Timeout:
         raise CannotRun(f"another run is at work in {folder}: wait for it, or choose another folder (--out, or CXRKIT_STORE)") from None
