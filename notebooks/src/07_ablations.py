@@ -100,8 +100,8 @@ plots.plot_bars(list(counted), [n / 1000 for n in counted.values()], "Weights of
 #
 # Four rows of Table 7 are ours, not the paper's. Three are there for fairness (*from findings* twice, *from scratch*): the paper's rivals
 # came from ImageNet, its own model from 190,000 films with findings. **DenseNet-121, from findings** asks whether the *findings* win or
-# the *transformer*. The fourth, *average-pooled backbone*, asks what PCAM is worth. Table 8 has
-# the first of them alone.
+# the *transformer*. The fourth, *average-pooled backbone*, asks what PCAM is worth. Table 8 has the first of
+# them alone.
 #
 # ## A grid of stage calls
 #
@@ -229,8 +229,8 @@ for name, claim in claims.items():
 # from, and whether PCAM or an average taught the backbone, they cannot decide.
 #
 # **Three seeds are few.** A ResNet-50 lies a fifth of AUC below ours in the mean, its own interval leaves 0 out, and still it is "not to be
-# told from": with two degrees of freedom and nine comparisons Holm asks for p below 0.006 of the first. More seeds would settle it
-# (`make grid GRID_ARGS="--seeds 3 4 5"`). A difference that three seeds cannot carry is not shown to be absent.
+# told from": with two degrees of freedom and nine comparisons Holm asks for p below 0.006 of the first. More seeds may settle it
+# (`make grid` with more of them in `grid.seeds` of the profile, which this lesson reads). A difference that three seeds cannot carry is not shown to be absent.
 
 # %% [markdown]
 # ## What it costs
@@ -263,7 +263,7 @@ widgets.explore(cost, task=["diagnosis", "severity"], axis=["with pre-training, 
 #
 # What the paper leaves open (lesson 00) is a field of the profile. Some choices need no training: the model of lesson 06 is read again with
 # each other value. The rest are cells of the grid (`python tools/grid.py --choices`), trained again from the first stage that the choice
-# touches. A bar across 0 means that the choice does not matter here, which is as good to know as the opposite. The slip of the authors'
+# touches. A bar across 0 means that no effect of the choice was shown here, not that it has none. The slip of the authors'
 # later code (`zone_origin=row0`) is the first to look at.
 
 # %% tags=["report"]
