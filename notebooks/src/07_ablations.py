@@ -230,7 +230,8 @@ for name, claim in claims.items():
 #
 # **Three seeds are few.** A ResNet-50 lies a fifth of AUC below ours in the mean, its own interval leaves 0 out, and still it is "not to be
 # told from": with two degrees of freedom and nine comparisons Holm asks for p below 0.006 of the first. More seeds may settle it
-# (`make grid` with more of them in `grid.seeds` of the profile, which this lesson reads). A difference that three seeds cannot carry is not shown to be absent.
+# (`make grid` with more of them in `grid.seeds` of the profile, which this lesson reads). A difference that three seeds cannot carry is
+# not shown to be absent.
 
 # %% [markdown]
 # ## What it costs
