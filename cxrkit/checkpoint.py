@@ -141,7 +141,8 @@ def load(run):
             run.ema.load_state_dict(groups["ema"])
         restore_optimizer(run.optimizer, groups["optimizer"])
         run.best = groups["best"]
-        run.scaler.load_state_dict(part[1]["scaler"])
+        if part[1]["scaler"]:  # none, where the last machine needed no scale: then this one finds its own
+            run.scaler.load_state_dict(part[1]["scaler"])
         set_rng_state(part[1]["rng"][run.rank % len(part[1]["rng"])])
     for name in STATE if done or part else ():
         setattr(run, name, (done or part)[1][name])

@@ -65,16 +65,19 @@ def read(model, batch, choices, how="max"):
 
     Zones hold lung pixels only, so the order of sigmoid and mask (choice 7) changes the map outside the lungs and no array.
     """
-    logits = model(batch["image"])["severity_logits"]                                         # (B, 1, H, W)
+    logits = model(batch["image"])["severity_logits"].float()                                 # (B, 1, H, W); in bf16 0.999 is 1
     inside = inside_lungs(batch["lung_mask"], logits.shape[-2:])                              # (B, H, W)
     shown = SIGMOIDS[choices.sigmoid](logits, inside[:, None])                                # (B, 1, H, W)
     return {"severity_map": shown, "array": severity.roi_pool(shown, inside, how, choices)}
 
 
-LOSSES = {
-    "mse": lambda array, truth: (array - truth).square(),
-    "bce": lambda array, truth: F.binary_cross_entropy(array.clamp(1e-6, 1 - 1e-6), truth, reduction="none"),
-}
+def cross_entropy(array, truth):
+    """Binary cross-entropy of each value: arrays (B, 3, 2) -> (B, 3, 2). Pooled from a map, they have no logits that a loss could take."""
+    with torch.autocast(array.device.type, enabled=False):  # which would refuse probabilities; these are float32 (`read`)
+        return F.binary_cross_entropy(array.clamp(1e-6, 1 - 1e-6), truth, reduction="none")
+
+
+LOSSES = {"mse": lambda array, truth: (array - truth).square(), "bce": cross_entropy}
 
 
 def loss(choices, how="max"):

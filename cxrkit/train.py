@@ -23,6 +23,7 @@ OPTIMIZERS = {  # fused: one pass over the weights; of a step of the demo's mode
     "adam": lambda p, t: torch.optim.Adam(p, lr=t.lr, betas=tuple(t.betas), weight_decay=t.weight_decay, fused=True),
     "sgd": lambda p, t: torch.optim.SGD(p, lr=t.lr, momentum=t.momentum, weight_decay=t.weight_decay, fused=True),
 }
+LOWEST_SCALE = 2.0**-10  # of the gradients in fp16; what is not finite even there is no overflow
 SCHEDULES = {
     "constant": lambda step, t: 1.0,
     "cosine": lambda step, t: 0.5 * (1 + math.cos(math.pi * (step - t.warmup) / max(1, t.steps - t.warmup))),
@@ -118,7 +119,7 @@ class Run:
             crew.average_gradients(weights)
         self.scaler.unscale_(self.optimizer)
         norm = torch.nn.utils.clip_grad_norm_(weights, self.training.clip or math.inf)
-        if not self.scaler.is_enabled():  # fp16: the scaler skips such an update by itself and lowers its scale
+        if not self.scaler.is_enabled() or self.scaler.get_scale() < LOWEST_SCALE:  # above it fp16 skips the update and lowers it
             self._check(float(norm), "norm of the gradient", taken)  # any of the passes may have spoilt the sum
         self._apply()
         self.losses.append(parts)

@@ -289,7 +289,7 @@ def test_reproduce_says_the_plan_first_and_stops_without_the_data(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(6 * 3600)  # an hour and a half on two quiet cores
+@pytest.mark.timeout(6 * 3600)  # it took 64 minutes on two cores
 def test_a_dry_run_at_full_size(root, tmp_path, monkeypatch):
     """Lessons 02 to 07 as on a GPU with the full datasets: 512 px, DenseNet-121, ViT-B, whole batches, two updates a training.
 

@@ -169,6 +169,40 @@ def test_loss_scaling_trains_skips_overflow_and_survives_a_restart(monkeypatch, 
     assert all(torch.isfinite(p).all() for p in model.parameters())
 
 
+def test_a_gradient_that_no_scale_makes_finite_stops_the_training(monkeypatch):
+    """Else fp16 would skip every update to the end, in silence."""
+    monkeypatch.setattr(machine, "precision", lambda amp, device: (contextlib.nullcontext, torch.amp.GradScaler("cpu", init_scale=2.0**8)))
+    skipped = -int(math.log2(train.LOWEST_SCALE / 2**8))
+    with pytest.raises(FloatingPointError, match=f"norm of the gradient is nan in step {skipped + 2} of 99"):
+        fit(linear(), linear_data(), Training(batch=4, steps=99),
+            lambda model, batch: squared(model, batch) + (0 * model.weight).sum().sqrt())
+
+
+@pytest.mark.parametrize("first", [False, True])
+def test_a_training_goes_on_where_the_other_machine_needs_a_scale_or_none(monkeypatch, tmp_path, first):
+    training, data = Training(optimizer="sgd", lr=0.05, batch=16, steps=9, checkpoint_every=4), linear_data()
+
+    def scaling(on):
+        monkeypatch.setattr(machine, "precision", lambda amp, device: (contextlib.nullcontext, torch.amp.GradScaler("cpu", enabled=on)))
+
+    calls = []
+
+    def cut(model, batch):
+        calls.append(1)
+        if len(calls) == 7:
+            raise OSError("the card is gone")
+        return squared(model, batch)
+
+    scaling(first)
+    with pytest.raises(OSError):
+        fit(linear(), data, training, cut, folder=tmp_path)
+    scaling(not first)
+    moved, whole = linear(), linear()
+    fit(moved, data, training, folder=tmp_path)
+    fit(whole, data, training)
+    torch.testing.assert_close(moved.state_dict(), whole.state_dict(), rtol=1e-5, atol=1e-6)
+
+
 # accumulation, averages, freezing, groups, order
 
 
