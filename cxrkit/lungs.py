@@ -177,13 +177,13 @@ def make(folder, profile, table, store=None, virtual=None):
     nets, student = fit_adain(folder, profile, table, store)
     unets = {name: fit_unet(folder / name, profile, table[rows], store) for name, rows in unet_films(profile, table).items()}
     mirror = profile.segmenter.mirror
-    forwards = {**{name: partial(draw, model, mirror=mirror) for name, model in {"student": student, **unets}.items()},
-                "teacher": partial(teach, profile, nets), "direct": lambda image: nets.generator(image)["logits"]}
+    forwards = {**{name: (model, partial(draw, mirror=mirror)) for name, model in {"student": student, **unets}.items()},
+                "teacher": (nets, partial(teach, profile)), "direct": (nets, lambda nets, image: nets.generator(image)["logits"])}
     test = table[table["role"] == "test"]
     if 0 < profile.segmenter.judged < len(test):
         test = test.sample(profile.segmenter.judged, random_state=profile.seed).sort_index()
     test = test.reset_index(drop=True)
-    judged = pd.concat([judge(forward, test, profile, store).assign(network=name) for name, forward in forwards.items()], ignore_index=True)
+    judged = pd.concat([judge(*how, test, profile, store).assign(network=name) for name, how in forwards.items()], ignore_index=True)
     judged.to_csv(folder / "predictions.csv", index=False)
     checkpoint.save_tensors(folder / "weights.safetensors", {"student": student, **unets}[profile.segmenter.deliver].state_dict())
     trained = ("teacher", "student", *unets)
@@ -200,7 +200,7 @@ def fit_adain(folder, profile, table, store=None):
     moved = [weight for part in (nets.generator, nets.encoder, nets.discriminator) for weight in part.parameters()]
     groups = [{"params": moved}, {"params": list(nets.mapping.parameters()), "lr": training.lr * profile.segmenter.mapping_lr}]
     train.fit(nets, partial(adaptation_loss, profile), pairs, training, folder=folder / "teacher", seed=profile.seed, parameters=groups)
-    student = copy.deepcopy(nets.generator)
+    student, nets = copy.deepcopy(nets.generator), nets.to(train.pick_device())  # beside its student
     train.fit(student, partial(student_loss, profile, nets.eval()), pairs, profile.student_training, folder=folder / "student",
               seed=profile.seed)
     return nets, student
@@ -253,11 +253,11 @@ def draw(model, image, mirror=False):
     return (logits + model.draw(image.flip(-1)).flip(-1)) / 2 if mirror else logits
 
 
-def masks(forward, table, profile, store=None, size=None):
-    """Clean masks of the films of a table, bool (N, size, size), default profile.image_size; forward: images -> logits."""
+def masks(model, forward, table, profile, store=None, size=None):
+    """Clean masks of the films of a table, bool (N, size, size), default profile.image_size; forward: model, images -> logits."""
     size = size or profile.image_size
-    logits = train.evaluate(torch.nn.Identity(), dataset(table, profile, store),
-                            forward=lambda model, batch: {"logits": forward(batch["image"])})["logits"][:, 0].numpy()
+    logits = train.evaluate(model, dataset(table, profile, store),
+                            forward=lambda model, batch: {"logits": forward(model, batch["image"])})["logits"][:, 0].numpy()
     return np.stack([to_mask(film, size) for film in logits])
 
 
@@ -268,12 +268,12 @@ def to_mask(logits, size):
 
 def predict(model, table, profile, store=None, size=None):
     """Lung masks of the finished segmenter, bool (N, size, size), default profile.image_size."""
-    return masks(partial(draw, model, mirror=profile.segmenter.mirror), table, profile, store, size)
+    return masks(model, partial(draw, mirror=profile.segmenter.mirror), table, profile, store, size)
 
 
-def judge(forward, table, profile, store=None):
-    """The table with the agreement of each film's mask and truth (`overlap.compare`), at profile.image_size."""
-    drawn, size = masks(forward, table, profile, store), profile.image_size
+def judge(model, forward, table, profile, store=None):
+    """The table with the agreement of each film's mask and truth (`overlap.compare`), at profile.image_size; forward as in `masks`."""
+    drawn, size = masks(model, forward, table, profile, store), profile.image_size
     truth = dataset(table, profile, store, size=size)
     lesions = dataset(table.assign(lung_mask=table["lesion_mask"]), profile, store, size=size)
     rows = [overlap.compare(truth.pixels(i)[1], mask, lesions.pixels(i)[1], truth.pixels(i)[0]) for i, mask in enumerate(drawn)]

@@ -1,4 +1,8 @@
-"""One plain training loop for every model of the kit, on one device or several, that goes on where it was killed."""
+"""One plain training loop for every model of the kit, on one device or several, that goes on where it was killed.
+
+`fit` and `evaluate` borrow the fastest device: the model is there while they work, and ends where it was. So what is neither is done where
+models are made and loaded, on the CPU, whatever the machine has.
+"""
 
 import copy
 import json
@@ -46,6 +50,11 @@ def pick_device():
         raise RuntimeError(f"{device} does not work with torch {torch.__version__} ({error}); install a wheel of torch for an "
                            "older CUDA, or set CUDA_VISIBLE_DEVICES to nothing to use the CPU") from error
     return device
+
+
+def place(model):
+    """The device that a model lies on; the CPU for one without weights."""
+    return next((weight.device for weight in model.parameters()), torch.device("cpu"))
 
 
 def seed_everything(seed):
@@ -194,7 +203,7 @@ def fit(model, loss, dataset, training, *, validate=None, folder=None, seed=0, d
     """
     crew.hand_out(fit, model, loss, dataset, training, folder=folder, seed=seed, device=device, parameters=parameters,
                   sample_weights=sample_weights, workers=workers, progress=False)
-    order = batches.Order(len(dataset), seed, sample_weights)
+    order, home = batches.Order(len(dataset), seed, sample_weights), place(model)
     run = Run(model, training, {"seed": seed, "images": len(dataset)}, device or pick_device(), folder, parameters)
     seed_everything(seed + run.rank)
     checkpoint.load(run)
@@ -207,7 +216,9 @@ def fit(model, loss, dataset, training, *, validate=None, folder=None, seed=0, d
     with (machine.cpu_threads(training.threads), machine.catch_ctrl_c() as pressed,
           tqdm(total=training.steps, initial=run.step, unit="step", disable=hidden) as bar):
         _loop(run, loss, source, validate, pressed, bar)
-    return run.finish()
+    summary = run.finish()
+    model.to(home)
+    return summary
 
 
 def _loop(run, loss, source, validate, pressed, bar):
@@ -235,12 +246,15 @@ def outputs(model, dataset, keep=("logits",), batch=64, device=None, forward=lam
     """`evaluate`, a batch at a time: yields dicts of float32 CPU tensors (B, ...)."""
     if len(dataset) == 0:
         raise ValueError("the dataset is empty: check the split and the filters of its manifest")
-    device = device or pick_device()
+    device, home = device or pick_device(), place(model)
     model.to(device).eval()
-    for start in range(0, len(dataset), batch):
-        part = batches.fetch(dataset, list(range(start, min(start + batch, len(dataset)))))
-        output = forward(model, batches.to_device(part, device))
-        yield {name: output[name].float().cpu() for name in keep}
+    try:
+        for start in range(0, len(dataset), batch):
+            part = batches.fetch(dataset, list(range(start, min(start + batch, len(dataset)))))
+            output = forward(model, batches.to_device(part, device))
+            yield {name: output[name].float().cpu() for name in keep}
+    finally:
+        model.to(home)
 
 
 def evaluate(model, dataset, keep=("logits",), **options):

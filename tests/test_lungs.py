@@ -154,7 +154,7 @@ def test_the_student_draws_in_use_as_it_did_in_training(table, store):
     torch.testing.assert_close(loss["loss"], 10 * loss["abnormal"] + loss["normal"])
     drawn = lungs.predict(student, test, TINY, store)
     np.testing.assert_array_equal(drawn, [lungs.to_mask(one[0].detach().numpy(), SIZE) for one in logits])
-    other = lungs.masks(lambda image: student(image)["logits"], test, TINY, store)
+    other = lungs.masks(student, lambda model, image: model(image)["logits"], test, TINY, store)
     assert (drawn != other).any()
 
 
@@ -164,7 +164,7 @@ def test_a_unet_learns_the_planted_lungs(table, store, tmp_path):
     roles = lungs.roles(profile, table)
     model = lungs.fit_unet(tmp_path, profile, roles[lungs.unet_films(profile, roles)["unet_normal"]], store)
     test = roles[roles["role"] == "test"].reset_index(drop=True)
-    judged = lungs.judge(lambda image: model(image)["logits"], test, profile, store)
+    judged = lungs.judge(model, lambda model, image: model(image)["logits"], test, profile, store)
     by = judged.groupby("diagnosis")[["dice", "dice_right", "dice_left"]].mean()
     assert by.loc["normal", "dice"] > 0.9 and by.loc["covid19", "dice_left"] > 0.85
     assert by.loc["covid19", "dice_right"] < by.loc["normal", "dice_right"] - 0.1
@@ -256,5 +256,4 @@ def test_the_stage_is_named_by_what_it_reads():
 
 def test_masks_come_at_the_size_asked_for(table, store):
     test = lungs.roles(TINY, table).query("role == 'test'").reset_index(drop=True)
-    forward = lungs.network(TINY).draw
-    assert lungs.masks(forward, test, TINY, store, size=48).shape == (len(test), 48, 48)
+    assert lungs.masks(lungs.network(TINY), lungs.draw, test, TINY, store, size=48).shape == (len(test), 48, 48)

@@ -33,7 +33,7 @@ def make(folder, profile, store):
     table = lungs.roles(profile, films)
     _, student = lungs.fit_adain(folder / "ablation", alone, table, store)
     test = table[table["role"] == "test"].reset_index(drop=True)
-    judged = lungs.judge(partial(lungs.draw, student), test, profile, store).assign(network="ablation")
+    judged = lungs.judge(student, lungs.draw, test, profile, store).assign(network="ablation")
     pd.concat([pd.read_csv(folder / "predictions.csv"), judged]).to_csv(folder / "predictions.csv", index=False)
 
 

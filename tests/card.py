@@ -1,0 +1,63 @@
+"""A stand-in for a graphics card on any machine: a second device whose tensors hold real values, on the CPU.
+
+As on a real card, a tensor gets there by `.to(CARD)` and back by `.cpu()`, an operation refuses tensors that lie apart (save numbers, and
+indices from the CPU), and NumPy gets none of them; models train there as they do on the CPU. It is slow, and knows nothing of streams, of
+mixed precision (tests/test_mixed_precision.py) or of what the arithmetic of a card rounds otherwise.
+
+Underneath it is torch's `meta`, the one other device that every build of torch can compute gradients on.
+"""
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten, tree_map
+
+CARD = torch.device("meta")
+CPU = torch.device("cpu")
+MOVES = ("aten._to_copy", "aten.copy_")
+INDEXES = ("aten.index.", "aten.index_put")
+
+
+class OnCard(torch.Tensor):
+    """A tensor on the card; `held` has its values."""
+
+    @staticmethod
+    def __new__(cls, held):
+        self = torch.Tensor._make_wrapper_subclass(cls, held.shape, strides=held.stride(), storage_offset=held.storage_offset(),
+                                                   dtype=held.dtype, layout=held.layout, device=CARD)
+        self.held = held
+        return self
+
+    def __repr__(self):
+        return f"OnCard({tuple(self.shape)}, {self.dtype})"
+
+    @classmethod
+    def __torch_dispatch__(cls, operation, types, args=(), kwargs=None):
+        return compute(operation, args, kwargs or {})
+
+
+class Card(TorchDispatchMode):
+    """Inside, tensors can be made on the card and moved to it."""
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        return compute(operation, args, kwargs or {})
+
+
+def compute(operation, args, kwargs):
+    """An operation on values of the card or of the CPU. Raises RuntimeError where they lie apart."""
+    given = [value for value in tree_flatten((args, kwargs))[0] if isinstance(value, torch.Tensor)]
+    there, here = ([value for value in given if isinstance(value, OnCard) == side] for side in (True, False))
+    if there and any(value.dim() for value in here) and not str(operation).startswith(MOVES + INDEXES):
+        raise RuntimeError(f"{operation}: tensors on two devices: {there} and {[tuple(value.shape) for value in here]} on the CPU")
+    asked = kwargs.get("device")
+    stays = bool(there) if asked is None else torch.device(asked) == CARD
+    same = {id(value.held if isinstance(value, OnCard) else value): value for value in given}  # what works in place returns its own tensor
+
+    def lower(value):
+        return CPU if isinstance(value, torch.device) else value.held if isinstance(value, OnCard) else value
+
+    def lift(value):
+        if not isinstance(value, torch.Tensor) or id(value) in same:
+            return same.get(id(value), value)
+        return OnCard(value) if stays else value
+
+    return tree_map(lift, operation(*tree_map(lower, args), **tree_map(lower, kwargs)))

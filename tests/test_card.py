@@ -1,0 +1,109 @@
+"""What runs on a graphics card comes out as on the CPU, and nothing meets a tensor of the other device; on a stand-in (`card`)."""
+
+import contextlib
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+
+from cxrkit import checkpoint, dial, stages, train
+from cxrkit.artifacts import Store, read_json
+from tests import test_distributed as small
+from tests.card import CARD, CPU, Card
+
+pytestmark = [pytest.mark.usefixtures("few_draws"), pytest.mark.filterwarnings("ignore:.*to a meta parameter:UserWarning")]
+CHAIN = ("backbone", "segmenter", "diagnosis_pa", "severity")
+films = small.films
+
+
+def unfused(maker, parameters, fused, **options):
+    """An optimiser without its fused form, which knows by name the devices that it runs on."""
+    return maker(parameters, **options)
+
+
+@contextlib.contextmanager
+def machine(device, mode=contextlib.nullcontext):
+    """`train` finds this device, whose arithmetic is that of the CPU."""
+    with pytest.MonkeyPatch.context() as patch, mode():
+        for maker in (torch.optim.AdamW, torch.optim.Adam, torch.optim.SGD):
+            patch.setattr(torch.optim, maker.__name__, partial(unfused, maker))
+        patch.setattr(train, "pick_device", lambda: device)
+        torch.__future__.set_swap_module_params_on_conversion(True)  # a weight that moves stays the same object, as it does with CUDA
+        try:
+            yield
+        finally:
+            torch.__future__.set_swap_module_params_on_conversion(False)
+
+
+@pytest.fixture
+def card():
+    with machine(CARD, Card):
+        yield
+
+
+def chain(root, films):
+    store = Store(root, films)
+    for stage in CHAIN:
+        stages.MAKE[stage](small.profile(), store)
+    return store
+
+
+@pytest.fixture(scope="module")
+def on_the_cpu(films, few_draws, tmp_path_factory):
+    """The store with the stages of CHAIN."""
+    with machine(CPU):
+        return chain(tmp_path_factory.mktemp("cpu"), films)
+
+
+@pytest.fixture(scope="module")
+def on_the_card(films, few_draws, tmp_path_factory):
+    with machine(CARD, Card):
+        return chain(tmp_path_factory.mktemp("card"), films)
+
+
+def test_the_stand_in_keeps_devices_apart(card):
+    here, model = torch.randn(4, 3), nn.Linear(3, 2)
+    want = model(here)
+    model.to(CARD)
+    with pytest.raises(RuntimeError, match="tensors on two devices"):
+        model(here)
+    there = model(here.to(CARD))
+    assert there.device == CARD and there.cpu().device == want.device
+    torch.testing.assert_close(there.cpu(), want)
+    with pytest.raises(RuntimeError, match="numpy"):
+        there.detach().numpy()
+    there.square().sum().backward()
+    assert model.weight.grad.device == CARD and float(model.weight.grad.abs().sum()) > 0
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_model_ends_where_it_was(card, fails):
+    """Else what follows a training or an evaluation, made on the CPU, would not meet it."""
+    model, data = small.Net(), small.data()
+    seen = []
+
+    def loss(model, batch):
+        seen.append((train.place(model), batch["image"].device))
+        return small.loss(model, batch)
+
+    train.fit(model, loss, data, small.TRAINING, validate=lambda model: {"score": float(train.place(model) == CARD)}, progress=False)
+    assert set(seen) == {(CARD, CARD)} and train.place(model) == CPU
+    with pytest.raises(KeyError) if fails else contextlib.nullcontext():
+        train.evaluate(model, data, ("no such output",) if fails else ("logits",))
+    assert train.place(model) == CPU
+
+
+@pytest.mark.parametrize("stage", CHAIN)
+def test_stages_of_a_card_equal_those_of_the_cpu(on_the_cpu, on_the_card, stage):
+    ours, theirs = (store.folder(stage, stages.settings(small.profile(), stage)) for store in (on_the_cpu, on_the_card))
+    weights = [checkpoint.load_tensors(folder / "weights.safetensors")[0] for folder in (ours, theirs)]
+    torch.testing.assert_close(*weights, rtol=0, atol=1e-5)
+    assert read_json(theirs / "metrics.json")["images"] == read_json(ours / "metrics.json")["images"]
+
+
+def test_the_dial_reads_on_the_cpu_what_it_learnt_on_the_card(card):
+    features, codes = torch.randn(24, 5, 2, 2), [i % 3 for i in range(24)]
+    model = dial.learn(dial.Linear, features, codes, replace(dial.LINEAR, steps=3))
+    assert dial.probabilities(model, features).shape == (24, 3)
