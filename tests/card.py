@@ -4,7 +4,8 @@ As on a real card, a tensor gets there by `.to(CARD)` and back by `.cpu()`, an o
 indices from the CPU), and NumPy gets none of them; models train there as they do on the CPU. It is slow, and knows nothing of streams, of
 mixed precision (tests/test_mixed_precision.py) or of what the arithmetic of a card rounds otherwise.
 
-Underneath it is torch's `meta`, the one other device that every build of torch can compute gradients on.
+Underneath it is torch's `meta`, the one other device that every build of torch can compute gradients on. Torch copies no Python numbers
+there: `torch.tensor([1, 2], device=CARD)` and the index `x[:, [1, 2]]` hold garbage.
 """
 
 import torch
