@@ -128,7 +128,7 @@ class Run:
             crew.average_gradients(weights)
         self.scaler.unscale_(self.optimizer)
         norm = torch.nn.utils.clip_grad_norm_(weights, self.training.clip or math.inf)
-        if not self.scaler.is_enabled() or self.scaler.get_scale() < LOWEST_SCALE:  # above it fp16 skips the update and lowers it
+        if not self.scaler.is_enabled() or self.scaler.get_scale() < LOWEST_SCALE:  # else fp16 skips such an update and scales less
             self._check(float(norm), "norm of the gradient", taken)  # any of the passes may have spoilt the sum
         self._apply()
         self.losses.append(parts)
