@@ -136,7 +136,8 @@ def test_severity_by_every_choice(asked):
     assert sound(asked(lambda: quantification.network(PAPER), losses, PAPER.image_size))
 
 
-LOSSES = {"trunk": lambda profile: (lambda: findings.network(profile), findings.loss),
+LOSSES = {"backbone": lambda profile: (lambda: findings.network(replace(profile, variant=profiles.Variant())), findings.loss),
+          "trunk": lambda profile: (lambda: findings.network(profile), findings.loss),
           "contrastive": lambda profile: (lambda: contrastive.Contrast(networks.network(profile), profile.transformer.embed_dim),
                                           contrastive.loss),
           "diagnosis_pa": lambda profile: (lambda: networks.network(profile), diagnose(profile)),
@@ -150,7 +151,7 @@ def grid():
     for cell in experiments.cells(PAPER):
         for stage, profile in ((cell.stage, cell.profile), *dependencies.upstream(cell.profile, cell.stage)):
             if stage in LOSSES:
-                seen = stage, replace(profile.variant, sites=()), profile.transformer
+                seen = stage, replace(profile.variant, sites=()), profile.transformer, profile.backbone
                 asked.setdefault(seen, pytest.param(stage, profile, id=f"{stage} {cell.name}"))
     return list(asked.values())
 
