@@ -200,9 +200,10 @@ def fit_adain(folder, profile, table, store=None):
     moved = [weight for part in (nets.generator, nets.encoder, nets.discriminator) for weight in part.parameters()]
     groups = [{"params": moved}, {"params": list(nets.mapping.parameters()), "lr": training.lr * profile.segmenter.mapping_lr}]
     train.fit(nets, partial(adaptation_loss, profile), pairs, training, folder=folder / "teacher", seed=profile.seed, parameters=groups)
-    student, nets = copy.deepcopy(nets.generator), nets.to(train.pick_device())  # beside its student
-    train.fit(student, partial(student_loss, profile, nets.eval()), pairs, profile.student_training, folder=folder / "student",
-              seed=profile.seed)
+    student = copy.deepcopy(nets.generator)
+    with train.borrowed(nets):  # the teacher, beside its student
+        train.fit(student, partial(student_loss, profile, nets.eval()), pairs, profile.student_training, folder=folder / "student",
+                  seed=profile.seed)
     return nets, student
 
 

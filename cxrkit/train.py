@@ -1,9 +1,10 @@
 """One plain training loop for every model of the kit, on one device or several, that goes on where it was killed.
 
-`fit` and `evaluate` borrow the fastest device: the model is there while they work, and ends where it was. So what is neither is done where
-models are made and loaded, on the CPU, whatever the machine has.
+`fit` and `evaluate` borrow the fastest device: the model is there while they work, and ends where it was (`borrowed`). So what is neither
+is done where models are made and loaded, on the CPU, whatever the machine has.
 """
 
+import contextlib
 import copy
 import json
 import math
@@ -52,9 +53,20 @@ def pick_device():
     return device
 
 
-def place(model):
+def device_of(model):
     """The device that a model lies on; the CPU for one without weights."""
     return next((weight.device for weight in model.parameters()), torch.device("cpu"))
+
+
+@contextlib.contextmanager
+def borrowed(model, device=None):
+    """Yields a device, by default the fastest here, on which the model lies inside the `with`; after it the model is back where it was."""
+    device, home = device or pick_device(), device_of(model)
+    model.to(device)
+    try:
+        yield device
+    finally:
+        model.to(home)
 
 
 def seed_everything(seed):
@@ -203,22 +215,21 @@ def fit(model, loss, dataset, training, *, validate=None, folder=None, seed=0, d
     """
     crew.hand_out(fit, model, loss, dataset, training, folder=folder, seed=seed, device=device, parameters=parameters,
                   sample_weights=sample_weights, workers=workers, progress=False)
-    order, home = batches.Order(len(dataset), seed, sample_weights), place(model)
-    run = Run(model, training, {"seed": seed, "images": len(dataset)}, device or pick_device(), folder, parameters)
-    seed_everything(seed + run.rank)
-    checkpoint.load(run)
-    crew.anywhere(False, run.device)  # nobody goes on, to write, before all have read
-    if workers is None:
-        workers = 0 if run.device.type == "cpu" else min(8, (os.cpu_count() or 1) // run.world)
-    source = batches.stream(dataset, order, training.batch, seed, run.seen, run.rank, run.world, workers,
-                            pin_memory=run.device.type == "cuda")
-    hidden = not progress or run.rank > 0
-    with (machine.cpu_threads(training.threads), machine.catch_ctrl_c() as pressed,
-          tqdm(total=training.steps, initial=run.step, unit="step", disable=hidden) as bar):
-        _loop(run, loss, source, validate, pressed, bar)
-    summary = run.finish()
-    model.to(home)
-    return summary
+    order = batches.Order(len(dataset), seed, sample_weights)
+    with borrowed(model, device) as device:
+        run = Run(model, training, {"seed": seed, "images": len(dataset)}, device, folder, parameters)
+        seed_everything(seed + run.rank)
+        checkpoint.load(run)
+        crew.anywhere(False, run.device)  # nobody goes on, to write, before all have read
+        if workers is None:
+            workers = 0 if run.device.type == "cpu" else min(8, (os.cpu_count() or 1) // run.world)
+        source = batches.stream(dataset, order, training.batch, seed, run.seen, run.rank, run.world, workers,
+                                pin_memory=run.device.type == "cuda")
+        hidden = not progress or run.rank > 0
+        with (machine.cpu_threads(training.threads), machine.catch_ctrl_c() as pressed,
+              tqdm(total=training.steps, initial=run.step, unit="step", disable=hidden) as bar):
+            _loop(run, loss, source, validate, pressed, bar)
+        return run.finish()
 
 
 def _loop(run, loss, source, validate, pressed, bar):
@@ -246,15 +257,12 @@ def outputs(model, dataset, keep=("logits",), batch=64, device=None, forward=lam
     """`evaluate`, a batch at a time: yields dicts of float32 CPU tensors (B, ...)."""
     if len(dataset) == 0:
         raise ValueError("the dataset is empty: check the split and the filters of its manifest")
-    device, home = device or pick_device(), place(model)
-    model.to(device).eval()
-    try:
+    with borrowed(model, device) as device:
+        model.eval()
         for start in range(0, len(dataset), batch):
             part = batches.fetch(dataset, list(range(start, min(start + batch, len(dataset)))))
             output = forward(model, batches.to_device(part, device))
             yield {name: output[name].float().cpu() for name in keep}
-    finally:
-        model.to(home)
 
 
 def evaluate(model, dataset, keep=("logits",), **options):

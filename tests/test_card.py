@@ -85,14 +85,17 @@ def test_a_model_ends_where_it_was(card, fails):
     seen = []
 
     def loss(model, batch):
-        seen.append((train.place(model), batch["image"].device))
+        seen.append((train.device_of(model), batch["image"].device))
         return small.loss(model, batch)
 
-    train.fit(model, loss, data, small.TRAINING, validate=lambda model: {"score": float(train.place(model) == CARD)}, progress=False)
-    assert set(seen) == {(CARD, CARD)} and train.place(model) == CPU
+    train.fit(model, loss, data, small.TRAINING, validate=lambda model: {"score": float(train.device_of(model) == CARD)}, progress=False)
+    assert set(seen) == {(CARD, CARD)} and train.device_of(model) == CPU
+    with pytest.raises(FloatingPointError):
+        train.fit(model, lambda model, batch: loss(model, batch) * float("nan"), data, small.TRAINING, progress=False)
+    assert train.device_of(model) == CPU
     with pytest.raises(KeyError) if fails else contextlib.nullcontext():
         train.evaluate(model, data, ("no such output",) if fails else ("logits",))
-    assert train.place(model) == CPU
+    assert train.device_of(model) == CPU
 
 
 @pytest.mark.parametrize("stage", CHAIN)
