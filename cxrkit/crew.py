@@ -1,5 +1,6 @@
 """The crew: processes that torchrun started to share a training, of which the first leads and alone reads, judges and writes."""
 
+import atexit
 import functools
 import io
 import os
@@ -22,7 +23,14 @@ def join():
     if size() > 1 and not dist.is_initialized():
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         dist.init_process_group(backend, timeout=timedelta(days=7))  # of waiting: where one fails, torchrun ends the others
+        atexit.register(leave)  # at a return, an error or Ctrl-C: a thread of gloo alive when the interpreter ends aborts the process
     return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+
+
+def leave():
+    """Leave the process group; nothing where there is none."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def lead(work):
