@@ -2,8 +2,9 @@
 
     python benchmarks/cohort.py            # about four minutes on two cores
 
-Prints films a second and core once an anatomy is projected, the whole demo cohort from an empty folder, and the macro AUC of a
-logistic regression on mean, deviation and 16-bin histogram of the raw films, each site held out in turn (bars: SPEC 1.1).
+Prints films a second and core once an anatomy is projected, the whole demo cohort from an empty
+folder, and the macro AUC of a logistic regression on mean, deviation and 16-bin histogram of the
+raw films, each site held out in turn (bars: SPEC 1.1).
 """
 
 import os
@@ -21,10 +22,16 @@ from cxrkit.schema import DIAGNOSES
 
 
 def films_a_second(ward, n=60):
-    """Films a second of one core, all of one anatomy and view, which is projected before the clock starts."""
+    """Films a second of one core, all of one anatomy and view, which is projected before the clock
+    starts.
+    """
     hospital = cohort.Hospital("alder", ward=ward, n=3000)
     body, view = hospital.body_of(0), hospital.view_of(0)
-    same = [i for i in range(3000) if hospital.body_of(hospital.patient_of(i)[0]) == body and hospital.view_of(i) == view][:n]
+    same = [
+        i
+        for i in range(3000)
+        if hospital.body_of(hospital.patient_of(i)[0]) == body and hospital.view_of(i) == view
+    ][:n]
     hospital[same[0]]
     start = time.process_time()
     for i in same:
@@ -53,8 +60,14 @@ def main():
         start = time.perf_counter()
         films.draw(folder, profiles.demo().cohort, seed=0)
         seconds = time.perf_counter() - start
-        print(f"demo cohort  {seconds:6.1f} s for {len(films.Films(folder))} films on {os.cpu_count()} cores   (bar 90 on 2)")
-        print(f"grey statistics, site held out: macro AUC {grey_auc(films.Films(folder)):.3f}   (bar 0.65)")
+        print(
+            f"demo cohort  {seconds:6.1f} s for {len(films.Films(folder))} films on "
+            f"{os.cpu_count()} cores   (bar 90 on 2)"
+        )
+        print(
+            f"grey statistics, site held out: macro AUC {grey_auc(films.Films(folder)):.3f}   (bar "
+            "0.65)"
+        )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
-"""How fast is `cxrkit predict`? python benchmarks/predict.py [--profile P] [--weights DIR] [--films N] [--side PX]
+"""How fast is `cxrkit predict`? python benchmarks/predict.py [--profile P] [--weights DIR] [--films
+N] [--side PX]
 
-Prints seconds to load the models and the seconds a film (median and worst, and of processor) with and without maps, for virtual films
-enlarged to --side px and written as PNG, as a hospital's export would be. Bar: 2 s a film after the start, on 2 cores.
+Prints seconds to load the models and the seconds a film (median and worst, and of processor) with
+and without maps, for virtual films enlarged to --side px and written as PNG, as a hospital's export
+would be. Bar: 2 s a film after the start, on 2 cores.
 """
 
 import argparse
@@ -43,14 +45,21 @@ def main():
     options = parser.parse_args()
     start = time.perf_counter()
     models = predict.load(profiles.get(options.profile), weights=options.weights)
-    print(f"{models.origin}, {torch.get_num_threads()} threads; models loaded in {time.perf_counter() - start:.1f} s")
+    print(
+        f"{models.origin}, {torch.get_num_threads()} threads; models loaded in "
+        f"{time.perf_counter() - start:.1f} s"
+    )
     with tempfile.TemporaryDirectory() as name:
         paths = films(Path(name), options.films, options.side)
         for maps, how in ((False, "without"), (True, "with")):
             seconds(models, paths[0], maps, Path(name))  # the first film pays for imports
             times, cpu = zip(*(seconds(models, path, maps, Path(name)) for path in paths))
-            print(f"{len(paths)} films of {options.side} px, {how} maps: median {statistics.median(times):.2f} s, "
-                  f"worst {max(times):.2f} s a film, {statistics.median(cpu):.2f} s of processor   (bar 2)")
+            print(
+                f"{len(paths)} films of {options.side} px, {how} maps: median "
+                f"{statistics.median(times):.2f} s, "
+                f"worst {max(times):.2f} s a film, {statistics.median(cpu):.2f} s of processor   "
+                "(bar 2)"
+            )
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
-"""Does the reading room answer while the hand is still on the slider? python benchmarks/room.py [--profile demo] [--out STORE]
+"""Does the reading room answer while the hand is still on the slider? python benchmarks/room.py
+[--profile demo] [--out STORE]
 
-Moves every control of `pages.ReadingRoom` through its values on films that were not looked at before, and prints for each the median and
-the slowest answer in ms (bar: 300 for the median; a new film includes all forward passes) and the median of computing time, which a busy
-machine does not stretch as much; then the memory of the process: what one visitor of the room costs a server.
+Moves every control of `pages.ReadingRoom` through its values on films that were not looked at
+before, and prints for each the median and the slowest answer in ms (bar: 300 for the median; a new
+film includes all forward passes) and the median of computing time, which a busy machine does not
+stretch as much; then the memory of the process: what one visitor of the room costs a server.
 """
 
 import argparse
@@ -41,7 +43,9 @@ def moves(room):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--profile", default="demo")
     parser.add_argument("--out", default=None)
     options = parser.parse_args()
@@ -60,11 +64,17 @@ def main():
             work.append(1000 * (time.process_time() - busy))
             assert not page.message.value, page.message.value
         worst = max(worst, statistics.median(times))
-        print(f"{panel:12} {control:10} median {statistics.median(times):4.0f} ms   slowest {max(times):4.0f} ms   "
-              f"computing {statistics.median(work):4.0f} ms")
+        print(
+            f"{panel:12} {control:10} median {statistics.median(times):4.0f} ms   slowest "
+            f"{max(times):4.0f} ms   "
+            f"computing {statistics.median(work):4.0f} ms"
+        )
     print(f"slowest median {worst:.0f} ms (bar {BAR}): {'within' if worst <= BAR else 'OVER'}")
     memory = psutil.Process().memory_full_info()
-    print(f"memory of one visitor: {memory.pss / 1e9:.2f} GB, of it {memory.uss / 1e9:.2f} GB not shared with others")
+    print(
+        f"memory of one visitor: {memory.pss / 1e9:.2f} GB, of it {memory.uss / 1e9:.2f} GB not "
+        "shared with others"
+    )
 
 
 if __name__ == "__main__":

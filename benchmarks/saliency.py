@@ -1,8 +1,10 @@
-"""What does a relevance map cost at the paper's size? python benchmarks/saliency.py [--batch B] [--rounds N] [--threads N]
+"""What does a relevance map cost at the paper's size? python benchmarks/saliency.py [--batch B]
+[--rounds N] [--threads N]
 
-Prints seconds in units of one forward pass (257 tokens, D 768, 12 blocks, 12 heads; random weights) for one class and for three,
-and the peak memory above the weights. Bars: 6.5 and 13 forward passes. Each round times forward and maps in turns; the median
-counts. The authors' public implementation takes 12 for one class of one image.
+Prints seconds in units of one forward pass (257 tokens, D 768, 12 blocks, 12 heads; random weights)
+for one class and for three, and the peak memory above the weights. Bars: 6.5 and 13 forward passes.
+Each round times forward and maps in turns; the median counts. The authors' public implementation
+takes 12 for one class of one image.
 """
 
 import argparse
@@ -45,10 +47,14 @@ def main():
     def forward():
         model(corpus)
 
-    ways = {"forward": forward, "one class": lambda: saliency.relevance(model, corpus, 2),
-            "three classes": lambda: saliency.relevance(model, corpus, [0, 1, 2])}
+    ways = {
+        "forward": forward,
+        "one class": lambda: saliency.relevance(model, corpus, 2),
+        "three classes": lambda: saliency.relevance(model, corpus, [0, 1, 2]),
+    }
     memory = {}
-    for name, way in ways.items():  # warms up, and a later way needs more memory than an earlier one
+    # warms up, and a later way needs more memory than an earlier one
+    for name, way in ways.items():
         before = peak()
         way()
         memory[name] = peak() - before + (memory["one class"] if name == "three classes" else 0)
@@ -60,7 +66,9 @@ def main():
     print(f"{'':16}{'seconds':>9}{'forwards':>10}{'bar':>6}{'peak MB':>9}")
     for name in ways:
         ratio = statistics.median(a / b for a, b in zip(times[name], times["forward"], strict=True))
-        print(f"{name:16}{statistics.median(times[name]):9.2f}{ratio:10.2f}{BARS.get(name, ''):>6}{memory[name]:9.0f}")
+        print(
+            f"{name:16}{statistics.median(times[name]):9.2f}{ratio:10.2f}{BARS.get(name, ''):>6}{memory[name]:9.0f}"
+        )
 
 
 if __name__ == "__main__":

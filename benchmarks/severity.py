@@ -2,8 +2,8 @@
 
     python benchmarks/severity.py          # half a minute on two cores
 
-Prints seconds for the zones of 256 lung masks of 256x256 (bar: 1 s), for pooling a map over them forward and backward, and for the
-contours of 256 maps.
+Prints seconds for the zones of 256 lung masks of 256x256 (bar: 1 s), for pooling a map over them
+forward and backward, and for the contours of 256 maps.
 """
 
 import time
@@ -15,9 +15,18 @@ from cxrkit import cohort, severity
 
 
 def masks(n=256, size=256):
-    """Lung masks of virtual patients, bool (n, size, size): six films, mirrored and shifted into n different ones."""
-    films = [np.logical_or(*cohort.Hospital(site, n=1, size=size)[0].lungs) for site in cohort.SITES]
-    return np.stack([np.roll(films[i % 6][:, :: 1 if i % 2 else -1], i // 12 - n // 24, axis=0) for i in range(n)])
+    """Lung masks of virtual patients, bool (n, size, size): six films, mirrored and shifted into n
+    different ones.
+    """
+    films = [
+        np.logical_or(*cohort.Hospital(site, n=1, size=size)[0].lungs) for site in cohort.SITES
+    ]
+    return np.stack(
+        [
+            np.roll(films[i % 6][:, :: 1 if i % 2 else -1], i // 12 - n // 24, axis=0)
+            for i in range(n)
+        ]
+    )
 
 
 def seconds(work, repeats=3):
@@ -32,8 +41,13 @@ def seconds(work, repeats=3):
 
 def main():
     lungs = masks()
-    print(f"zones of {len(lungs)} masks of {lungs.shape[1]}x{lungs.shape[2]}: {seconds(lambda: severity.zones(lungs)):.2f} s   (bar 1)")
-    maps = torch.rand(16, 1, 256, 256, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    print(
+        f"zones of {len(lungs)} masks of {lungs.shape[1]}x{lungs.shape[2]}: "
+        f"{seconds(lambda: severity.zones(lungs)):.2f} s   (bar 1)"
+    )
+    maps = torch.rand(
+        16, 1, 256, 256, generator=torch.Generator().manual_seed(0), requires_grad=True
+    )
     inside = torch.from_numpy(lungs[:16])
     for how in severity.POOLS:
         cost = seconds(lambda how=how: severity.roi_pool(maps, inside, how).sum().backward())

@@ -1,9 +1,12 @@
-"""A training against its own bare model step: images/s, their ratio, and the share of the time lost to input.
+"""A training against its own bare model step: images/s, their ratio, and the share of the time lost
+to input.
 
-    python benchmarks/train.py [--profile demo] [--task backbone diagnosis] [--steps 20] [--batch N] [--workers N] [--compile]
+    python benchmarks/train.py [--profile demo] [--task backbone diagnosis] [--steps 20] [--batch N]
+    [--workers N] [--compile]
 
-The bare step repeats one batch that lies on the device already; the training draws shuffled, augmented batches from the image cache as
-`train.fit` does. Run it on a GPU with `--profile paper`; on a CPU add `--batch 2`.
+The bare step repeats one batch that lies on the device already; the training draws shuffled,
+augmented batches from the image cache as `train.fit` does. Run it on a GPU with `--profile paper`;
+on a CPU add `--batch 2`.
 """
 
 import argparse
@@ -22,9 +25,14 @@ from cxrkit import batches, data, diagnosis, findings, machine, manifest, profil
 from cxrkit.artifacts import Store
 
 FILMS = 256
-TASKS = {"backbone": (findings.network, findings.loss, "backbone_training"),
-         "diagnosis": (diagnosis.network, lambda model, batch: F.cross_entropy(model(batch["image"])["logits"], batch["target"]),
-                       "transformer_training")}
+TASKS = {
+    "backbone": (findings.network, findings.loss, "backbone_training"),
+    "diagnosis": (
+        diagnosis.network,
+        lambda model, batch: F.cross_entropy(model(batch["image"])["logits"], batch["target"]),
+        "transformer_training",
+    ),
+}
 
 
 class Timed:
@@ -42,7 +50,9 @@ class Timed:
 
 
 def rate(run, loss, source, steps):
-    """(images/s, share of the time spent waiting for `source`) of `steps` updates after two to warm up."""
+    """(images/s, share of the time spent waiting for `source`) of `steps` updates after two to warm
+    up.
+    """
     for _ in range(2):
         run.update(loss, source)
     source.seconds, began = 0.0, time.perf_counter()
@@ -71,21 +81,35 @@ def measure(task, profile, dataset, asked):
 
     with machine.cpu_threads(training.threads):
         order, pinned = batches.Order(len(dataset), 0), device.type == "cuda"
-        source = batches.stream(dataset, order, training.batch, 0, workers=workers, pin_memory=pinned)
+        source = batches.stream(
+            dataset, order, training.batch, 0, workers=workers, pin_memory=pinned
+        )
         indices, batch = next(source)
-        bare, _ = rate(run(), loss, Timed(itertools.repeat((indices, batches.to_device(batch, device)))), asked.steps)
+        bare, _ = rate(
+            run(),
+            loss,
+            Timed(itertools.repeat((indices, batches.to_device(batch, device)))),
+            asked.steps,
+        )
         whole, lost = rate(run(), loss, Timed(source), asked.steps)
-    print(f"{task:<10} {training.batch:>6} {profile.image_size:>6} {bare:>10.1f} {whole:>10.1f} {whole / bare:>6.2f} {lost:>11.1%}",
-          flush=True)
+    print(
+        f"{task:<10} {training.batch:>6} {profile.image_size:>6} {bare:>10.1f} {whole:>10.1f} "
+        f"{whole / bare:>6.2f} {lost:>11.1%}",
+        flush=True,
+    )
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--profile", default="demo")
     parser.add_argument("--task", nargs="+", choices=TASKS, default=list(TASKS))
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--batch", type=int, default=0, help="instead of the profile's")
-    parser.add_argument("--workers", type=int, default=None, help="[default: 0 on a CPU, 8 beside a GPU]")
+    parser.add_argument(
+        "--workers", type=int, default=None, help="[default: 0 on a CPU, 8 beside a GPU]"
+    )
     parser.add_argument("--compile", action="store_true")
     asked = parser.parse_args()
     warnings.simplefilter("ignore")
@@ -93,9 +117,18 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         made_up(Path(folder) / "films", FILMS, 2 * profile.image_size)
         table = manifest.read("local", Path(folder) / "films")
-        dataset = data.CXRDataset(table, profile.image_size, profile.choices, train=True, store=Store(Path(folder) / "store"))
-        print(f"images/s on {train.pick_device()}, torch {torch.__version__}\n"
-              f"{'':<10} {'batch':>6} {'px':>6} {'bare':>10} {'training':>10} {'ratio':>6} {'input share':>11}")
+        dataset = data.CXRDataset(
+            table,
+            profile.image_size,
+            profile.choices,
+            train=True,
+            store=Store(Path(folder) / "store"),
+        )
+        print(
+            f"images/s on {train.pick_device()}, torch {torch.__version__}\n"
+            f"{'':<10} {'batch':>6} {'px':>6} {'bare':>10} {'training':>10} {'ratio':>6} "
+            f"{'input share':>11}"
+        )
         for task in asked.task:
             measure(task, profile, dataset, asked)
 

@@ -1,4 +1,6 @@
-"""Store: results on disk, each in a folder named by its stage and a hash of the settings behind it; load, or make once."""
+"""Store: results on disk, each in a folder named by its stage and a hash of the settings behind it;
+load, or make once.
+"""
 
 import hashlib
 import json
@@ -10,7 +12,9 @@ import platformdirs
 
 
 def canonical(settings):
-    """Settings as the JSON text that is hashed: sorted keys, no spaces, so that the order of fields never matters."""
+    """Settings as the JSON text that is hashed: sorted keys, no spaces, so that the order of fields
+    never matters.
+    """
     return json.dumps(settings, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
@@ -20,7 +24,9 @@ def key(settings):
 
 
 def write_atomic(path, data):
-    """Write bytes or text to `path` through a temporary neighbour and a rename: a reader sees the old file or the new one."""
+    """Write bytes or text to `path` through a temporary neighbour and a rename: a reader sees the
+    old file or the new one.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
@@ -45,7 +51,9 @@ def read_json(path):
     try:
         return json.loads(Path(path).read_text())
     except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is no valid JSON ({error}); delete its folder and run the stage again") from error
+        raise ValueError(
+            f"{path} is no valid JSON ({error}); delete its folder and run the stage again"
+        ) from error
 
 
 def default_root():
@@ -61,11 +69,12 @@ def default_root():
 class Store:
     """A folder of finished stages.
 
-    `store.load_or_make("backbone", settings, make)` returns the folder `backbone-<key>`; where it is missing, `make(folder)`
-    fills `backbone-<key>.part`, which is renamed when `make` returns: a folder without `.part` is always complete. The `.part`
-    folder survives a kill, so a training that checkpoints into it goes on from there. `data` is the folder of the real films, None
-    for where `cxrkit data fetch` puts them. wait: seconds to wait for another process that is making the same artifact, -1 = as long
-    as it takes.
+    `store.load_or_make("backbone", settings, make)` returns the folder `backbone-<key>`; where it
+    is missing, `make(folder)` fills `backbone-<key>.part`, which is renamed when `make` returns: a
+    folder without `.part` is always complete. The `.part` folder survives a kill, so a training
+    that checkpoints into it goes on from there. `data` is the folder of the real films, None for
+    where `cxrkit data fetch` puts them. wait: seconds to wait for another process that is making
+    the same artifact, -1 = as long as it takes.
     """
 
     def __init__(self, root=None, data=None, wait=0):
@@ -87,7 +96,8 @@ class Store:
     def load_or_make(self, stage, settings, make):
         """Folder of a finished stage; `make(folder)` is called only if it is missing.
 
-        Raises RuntimeError if another process is making the same artifact, and is not done after `wait` seconds.
+        Raises RuntimeError if another process is making the same artifact, and is not done after
+        `wait` seconds.
         """
         done = self.folder(stage, settings)
         if done.exists():
@@ -98,8 +108,10 @@ class Store:
         try:
             lock.acquire(timeout=self.wait)
         except filelock.Timeout:
-            raise RuntimeError(f"{done.name} is being made by another process; wait for it, "
-                               "or set CXRKIT_STORE to another folder") from None
+            raise RuntimeError(
+                f"{done.name} is being made by another process; wait for it, "
+                "or set CXRKIT_STORE to another folder"
+            ) from None
         try:
             if not done.exists():
                 make(part)
@@ -111,11 +123,13 @@ class Store:
 
 
 class Shared(Store):
-    """A store whose finished artifacts also lie at an fsspec URL (s3://, gs://, sftp:// ...), for machines without a shared folder.
+    """A store whose finished artifacts also lie at an fsspec URL (s3://, gs://, sftp:// ...), for
+    machines without a shared folder.
 
-    Each machine works in its own `root`; an artifact that is missing there is fetched, and one that was made there is sent. Its
-    settings.json goes last: without it an artifact at the URL is not complete. Images and masks, which are found by paths of this
-    machine, stay here. Sent to another machine, as with a task of Dask, the store works in the `CXRKIT_STORE` of that one, or, where it
+    Each machine works in its own `root`; an artifact that is missing there is fetched, and one that
+    was made there is sent. Its settings.json goes last: without it an artifact at the URL is not
+    complete. Images and masks, which are found by paths of this machine, stay here. Sent to another
+    machine, as with a task of Dask, the store works in the `CXRKIT_STORE` of that one, or, where it
     has none, at the same path.
     """
 
@@ -130,7 +144,11 @@ class Shared(Store):
         self.root = default_root() if os.environ.get("CXRKIT_STORE") else self.root
 
     def has(self, stage, settings):
-        return super().has(stage, settings) or stage not in self.OWN and self._sent(self.folder(stage, settings).name)
+        return (
+            super().has(stage, settings)
+            or stage not in self.OWN
+            and self._sent(self.folder(stage, settings).name)
+        )
 
     def fetch(self, stage, settings):
         folder = self.folder(stage, settings)
@@ -142,7 +160,11 @@ class Shared(Store):
         if stage in self.OWN:
             return super().load_or_make(stage, settings, make)
         name = self.folder(stage, settings).name
-        return super().load_or_make(stage, settings, lambda part: self._fetch(name, part) or self._send(name, part, make, settings))
+        return super().load_or_make(
+            stage,
+            settings,
+            lambda part: self._fetch(name, part) or self._send(name, part, make, settings),
+        )
 
     def _remote(self):
         import fsspec  # only needed here
@@ -168,7 +190,9 @@ class Shared(Store):
         make(part)
         write_json(part / "settings.json", settings)
         files, path = self._remote()
-        inside = [file for file in part.rglob("*") if file.is_file() and file.name != "settings.json"]
+        inside = [
+            file for file in part.rglob("*") if file.is_file() and file.name != "settings.json"
+        ]
         for file in [*sorted(inside), part / "settings.json"]:
             target = f"{path}/{name}/{file.relative_to(part).as_posix()}"
             files.makedirs(target.rpartition("/")[0], exist_ok=True)

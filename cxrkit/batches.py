@@ -1,7 +1,8 @@
-"""Batches in a reproducible order that can be entered at any position: what a training draws from a dataset.
+"""Batches in a reproducible order that can be entered at any position: what a training draws from a
+dataset.
 
-A dataset is anything with `len` and `dataset[i]` -> dict of tensors; where it offers `dataset.batch(indices)`, a whole batch
-is gathered at once.
+A dataset is anything with `len` and `dataset[i]` -> dict of tensors; where it offers
+`dataset.batch(indices)`, a whole batch is gathered at once.
 """
 
 import functools
@@ -13,7 +14,9 @@ from torch.utils.data import DataLoader, default_collate
 
 
 class Tensors(dict):
-    """Tensors of equal length as a dataset, e.g. a cached corpus with its labels: `Tensors(features=..., target=...)`."""
+    """Tensors of equal length as a dataset, e.g. a cached corpus with its labels:
+    `Tensors(features=..., target=...)`.
+    """
 
     def __len__(self):
         return len(next(iter(self.values()), ()))
@@ -27,14 +30,17 @@ class Tensors(dict):
 
 
 class Mapped(Tensors):
-    """`Tensors` of which one, `name`, stays in a .npy file and is read batch by batch: it may be larger than the memory."""
+    """`Tensors` of which one, `name`, stays in a .npy file and is read batch by batch: it may be
+    larger than the memory.
+    """
 
     def __init__(self, file, name, **tensors):
         super().__init__(**tensors)
         self.file, self.name, self._open = file, name, None
 
     def __getstate__(self):
-        return {**vars(self), "_open": None}  # another process opens the file itself instead of receiving a copy of it
+        # another process opens the file itself instead of receiving a copy of it
+        return {**vars(self), "_open": None}
 
     def batch(self, indices):
         """As that of `Tensors`."""
@@ -46,21 +52,30 @@ class Mapped(Tensors):
 class Order:
     """Endless stream of indices: epoch after epoch of all `n`, shuffled anew by (seed, epoch).
 
-    A batch may span two epochs, so every image is seen equally often whatever the batch. With `weights` (n,), an epoch is `n`
-    draws with those chances instead. Raises ValueError for an empty dataset.
+    A batch may span two epochs, so every image is seen equally often whatever the batch. With
+    `weights` (n,), an epoch is `n` draws with those chances instead. Raises ValueError for an empty
+    dataset.
     """
 
     def __init__(self, n, seed, weights=None):
         if n == 0:
-            raise ValueError("the dataset is empty: check the split and the filters of its manifest")
+            raise ValueError(
+                "the dataset is empty: check the split and the filters of its manifest"
+            )
         self.n, self.seed = n, seed
-        self.chances = None if weights is None else np.asarray(weights, dtype=float) / np.sum(weights)
+        self.chances = (
+            None if weights is None else np.asarray(weights, dtype=float) / np.sum(weights)
+        )
         self.epoch = functools.lru_cache(maxsize=2)(self.epoch)
 
     def epoch(self, number):
         """Indices of one epoch, (n,)."""
         rng = np.random.default_rng([self.seed, number])
-        return rng.permutation(self.n) if self.chances is None else rng.choice(self.n, self.n, p=self.chances)
+        return (
+            rng.permutation(self.n)
+            if self.chances is None
+            else rng.choice(self.n, self.n, p=self.chances)
+        )
 
     def take(self, start, count):
         """The `count` indices from position `start` of the stream."""
@@ -69,19 +84,26 @@ class Order:
 
 def fetch(dataset, indices):
     """Batch of the dataset: dict of (len(indices), ...)."""
-    return dataset.batch(indices) if hasattr(dataset, "batch") else default_collate([dataset[i] for i in indices])
+    return (
+        dataset.batch(indices)
+        if hasattr(dataset, "batch")
+        else default_collate([dataset[i] for i in indices])
+    )
 
 
 def to_device(batch, device):
     """Tensors of a batch on the device; other values stay as they are."""
-    return {name: v.to(device, non_blocking=True) if torch.is_tensor(v) else v for name, v in batch.items()}
+    return {
+        name: v.to(device, non_blocking=True) if torch.is_tensor(v) else v
+        for name, v in batch.items()
+    }
 
 
 class Fetch:
     """(position, indices) -> (indices, batch): the part that a loader's worker does.
 
-    torch's CPU generator is seeded by the position in the stream: random augmentation comes out the same in any worker and
-    after any restart.
+    torch's CPU generator is seeded by the position in the stream: random augmentation comes out the
+    same in any worker and after any restart.
     """
 
     def __init__(self, dataset, seed):
@@ -90,21 +112,39 @@ class Fetch:
     def __getitem__(self, item):
         position, indices = item
         with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(int(np.random.SeedSequence([self.seed, position]).generate_state(1)[0]))
+            torch.default_generator.manual_seed(
+                int(np.random.SeedSequence([self.seed, position]).generate_state(1)[0])
+            )
             return indices, fetch(self.dataset, indices)
 
 
 def stream(dataset, order, batch, seed, start=0, rank=0, world=1, workers=0, pin_memory=False):
-    """Endless iterator of (indices, batch) from position `start`; of each `batch`, process `rank` of `world` takes its even part.
+    """Endless iterator of (indices, batch) from position `start`; of each `batch`, process `rank`
+    of `world` takes its even part.
 
     Raises ValueError, with the numbers of processes that would do, where there is no even part.
     """
     if batch % world:
         fits = [n for n in range(1, batch + 1) if batch % n == 0]
-        raise ValueError(f"a batch of {batch} cannot be split evenly over {world} processes: start one of {fits} of them, or change "
-                         "`batch` of this training, which is then another training with another key")
+        raise ValueError(
+            f"a batch of {batch} cannot be split evenly over {world} processes: start one of "
+            f"{fits} of them, or change "
+            "`batch` of this training, which is then another training with another key"
+        )
     part = batch // world
-    items = ((position, order.take(position, part)) for position in itertools.count(start + rank * part, batch))
-    # a generator of its own: making the iterator must not draw from the one that a checkpoint restores
-    return iter(DataLoader(Fetch(dataset, seed), sampler=items, batch_size=None, num_workers=workers, pin_memory=pin_memory,
-                           generator=torch.Generator()))
+    items = (
+        (position, order.take(position, part))
+        for position in itertools.count(start + rank * part, batch)
+    )
+    # a generator of its own: making the iterator must not draw from the one that a checkpoint
+    # restores
+    return iter(
+        DataLoader(
+            Fetch(dataset, seed),
+            sampler=items,
+            batch_size=None,
+            num_workers=workers,
+            pin_memory=pin_memory,
+            generator=torch.Generator(),
+        )
+    )

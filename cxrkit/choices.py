@@ -1,46 +1,131 @@
-"""Choices: what the paper leaves open, a question each with its named answers, and a frozen value for every one of them."""
+"""Choices: what the paper leaves open, a question each with its named answers, and a frozen value
+for every one of them.
+"""
 
 from dataclasses import dataclass, fields
 
-# What the paper leaves open (SPEC 2.1): name -> the question, then each value with its reading. The first value is the default.
+# What the paper leaves open (SPEC 2.1): name -> the question, then each value with its reading. The
+# first value is the default.
 OPEN_CHOICES = {
-    "brixia_threshold": ("Brixia zone score 0-3 to 0/1", {1: "involved if >= 1", 2: "involved if >= 2"}),
-    "array_columns": ("column 0 of the 3x2 array", {
-        "patient_right": "column 0 = patient's right = image left (Brixia A, B, C top to bottom)",
-        "patient_left": "column 0 = patient's left = image right"}),
-    "zone_height": ("the 5/12 and 2/3 lines are measured on", {
-        "joint": "the height of both lungs together", "own": "each lung's own height", "image": "the image"}),
-    "zone_origin": ("the zone lines start at", {
-        "lungs": "the top of the lungs", "row0": "row 0 of the image (author code forgets to add the top)"}),
-    "lung_sides": ("which lung is which", {
-        "components": "two largest components; the one further right in the image is the patient's left",
-        "midline": "cut at the middle column of the mask"}),
-    "map_scale": ("severity map pixels per token", {16: "256x256 from 16x16 tokens", 8: "128x128 from 16x16 tokens"}),
-    "sigmoid": ("sigmoid and lung mask", {"before_mask": "sigmoid, then mask", "after_mask": "mask, then sigmoid"}),
-    "severity_loss": ("severity loss", {"mse": "squared error on six values", "bce": "binary cross-entropy on six values"}),
-    "severity_score": ("severity score 0-6", {"soft": "sum of six soft values", "hard": "sum of six values cut at 0.5"}),
-    "class_head": ("class head and loss", {
-        "softmax": "one linear layer, softmax cross-entropy", "binary": "three one-logit heads with binary cross-entropy"}),
-    "mlp_dim": ("width of the MLP at D = 768", {3072: "93.0 M parameters in all", 2048: "74.1 M parameters in all"}),
-    "weighted_maps": ("weighted maps after PCAM", {"channels": "feature x weight map of the chosen findings, as channels"}),
-    "lr_decay": ("step decay of the backbone", {
-        "epochs_10_15": "x0.5 at epochs 10 and 15 (never reached: 160,000 steps = 6.7 epochs)", "two_thirds": "x0.1 at 2/3"}),
-    "uncertain": ("uncertain CheXpert labels", {
-        "mixed": "ones for edema and atelectasis, zeros for the rest, blank = 0",
-        "ignore": "uncertain = unknown", "zeros": "uncertain = 0", "ones": "uncertain = 1"}),
-    "resize": ("resize", {"plain": "straight to a square", "pad": "keep the aspect, pad right and bottom with grey"}),
-    "augmentation": ("augmentation", {
-        "affine": "+-15 deg, 5 % shift, 0.95-1.05 scale, flip 0.2 for classification, none for severity",
-        "shift": "5 % shift in whole pixels and flip 0.2: no film is resampled", "none": "none"}),
-    "order": ("order of preprocessing", {
-        "equalize_first": "equalise, blur, resize, normalise", "resize_first": "resize, equalise, blur, normalise"}),
-    "threshold_from": ("operating point chosen on", {
-        "validation": "validation, then carried over", "test": "the test set itself (optimistic)"}),
+    "brixia_threshold": (
+        "Brixia zone score 0-3 to 0/1",
+        {1: "involved if >= 1", 2: "involved if >= 2"},
+    ),
+    "array_columns": (
+        "column 0 of the 3x2 array",
+        {
+            "patient_right": "column 0 = patient's right = image left (Brixia A, B, C top to "
+            "bottom)",
+            "patient_left": "column 0 = patient's left = image right",
+        },
+    ),
+    "zone_height": (
+        "the 5/12 and 2/3 lines are measured on",
+        {
+            "joint": "the height of both lungs together",
+            "own": "each lung's own height",
+            "image": "the image",
+        },
+    ),
+    "zone_origin": (
+        "the zone lines start at",
+        {
+            "lungs": "the top of the lungs",
+            "row0": "row 0 of the image (author code forgets to add the top)",
+        },
+    ),
+    "lung_sides": (
+        "which lung is which",
+        {
+            "components": "two largest components; the one further right in the image is the "
+            "patient's left",
+            "midline": "cut at the middle column of the mask",
+        },
+    ),
+    "map_scale": (
+        "severity map pixels per token",
+        {16: "256x256 from 16x16 tokens", 8: "128x128 from 16x16 tokens"},
+    ),
+    "sigmoid": (
+        "sigmoid and lung mask",
+        {"before_mask": "sigmoid, then mask", "after_mask": "mask, then sigmoid"},
+    ),
+    "severity_loss": (
+        "severity loss",
+        {"mse": "squared error on six values", "bce": "binary cross-entropy on six values"},
+    ),
+    "severity_score": (
+        "severity score 0-6",
+        {"soft": "sum of six soft values", "hard": "sum of six values cut at 0.5"},
+    ),
+    "class_head": (
+        "class head and loss",
+        {
+            "softmax": "one linear layer, softmax cross-entropy",
+            "binary": "three one-logit heads with binary cross-entropy",
+        },
+    ),
+    "mlp_dim": (
+        "width of the MLP at D = 768",
+        {3072: "93.0 M parameters in all", 2048: "74.1 M parameters in all"},
+    ),
+    "weighted_maps": (
+        "weighted maps after PCAM",
+        {"channels": "feature x weight map of the chosen findings, as channels"},
+    ),
+    "lr_decay": (
+        "step decay of the backbone",
+        {
+            "epochs_10_15": "x0.5 at epochs 10 and 15 (never reached: 160,000 steps = 6.7 epochs)",
+            "two_thirds": "x0.1 at 2/3",
+        },
+    ),
+    "uncertain": (
+        "uncertain CheXpert labels",
+        {
+            "mixed": "ones for edema and atelectasis, zeros for the rest, blank = 0",
+            "ignore": "uncertain = unknown",
+            "zeros": "uncertain = 0",
+            "ones": "uncertain = 1",
+        },
+    ),
+    "resize": (
+        "resize",
+        {"plain": "straight to a square", "pad": "keep the aspect, pad right and bottom with grey"},
+    ),
+    "augmentation": (
+        "augmentation",
+        {
+            "affine": "+-15 deg, 5 % shift, 0.95-1.05 scale, flip 0.2 for classification, none for "
+            "severity",
+            "shift": "5 % shift in whole pixels and flip 0.2: no film is resampled",
+            "none": "none",
+        },
+    ),
+    "order": (
+        "order of preprocessing",
+        {
+            "equalize_first": "equalise, blur, resize, normalise",
+            "resize_first": "resize, equalise, blur, normalise",
+        },
+    ),
+    "threshold_from": (
+        "operating point chosen on",
+        {"validation": "validation, then carried over", "test": "the test set itself (optimistic)"},
+    ),
     "views": ("films of unknown view", {"known": "left out and counted", "all": "kept"}),
-    "normalize": ("normalisation of 0-255 grey", {
-        "fixed": "(x - 128) / 64", "imagenet": "(x / 255 - 0.449) / 0.226", "zscore": "each image to mean 0, deviation 1"}),
-    "severity_start": ("severity model starts from", {
-        "classifier": "the trained classification model", "backbone": "the backbone only"}),
+    "normalize": (
+        "normalisation of 0-255 grey",
+        {
+            "fixed": "(x - 128) / 64",
+            "imagenet": "(x / 255 - 0.449) / 0.226",
+            "zscore": "each image to mean 0, deviation 1",
+        },
+    ),
+    "severity_start": (
+        "severity model starts from",
+        {"classifier": "the trained classification model", "backbone": "the backbone only"},
+    ),
 }
 
 
@@ -50,7 +135,8 @@ def _default(name):
 
 @dataclass(frozen=True)
 class Choices:
-    """One value for each question the paper leaves open; `Choices()` is the kit's default reading (SPEC 2.1).
+    """One value for each question the paper leaves open; `Choices()` is the kit's default reading
+    (SPEC 2.1).
 
     Raises ValueError for an unknown value, listing the known ones.
     """
@@ -81,11 +167,16 @@ class Choices:
         for f in fields(self):
             question, known = OPEN_CHOICES[f.name]
             if getattr(self, f.name) not in known:
-                raise ValueError(f"Choices.{f.name} ({question}) = {getattr(self, f.name)!r}; known values: {list(known)}")
+                raise ValueError(
+                    f"Choices.{f.name} ({question}) = {getattr(self, f.name)!r}; known values: "
+                    f"{list(known)}"
+                )
 
     @classmethod
     def text(cls):
-        """The plain reading of the paper's text: where it speaks against our default, the text wins."""
+        """The plain reading of the paper's text: where it speaks against our default, the text
+        wins.
+        """
         return cls(threshold_from="test", lr_decay="two_thirds")
 
     @classmethod

@@ -7,9 +7,19 @@ import click
 
 from cxrkit import NOTICE, __version__
 
-PROFILE = click.option("--profile", default="demo", show_default=True, help="demo (virtual hospitals, CPU), mini or paper.")
-OUT = click.option("--out", type=click.Path(file_okay=False, path_type=Path), default=None,
-                   help="Store for results [default: CXRKIT_STORE, else artifacts/ of the checkout, else the user's cache].")
+PROFILE = click.option(
+    "--profile",
+    default="demo",
+    show_default=True,
+    help="demo (virtual hospitals, CPU), mini or paper.",
+)
+OUT = click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=None,
+    help="Store for results [default: CXRKIT_STORE, else artifacts/ of the checkout, else the "
+    "user's cache].",
+)
 
 
 @click.group(epilog=NOTICE)
@@ -23,40 +33,72 @@ def data():
     """List, fetch and verify datasets, and look for leakage between splits."""
 
 
-ROOT = click.option("--root", "--mirror", "root", type=click.Path(exists=True, file_okay=False, path_type=Path), default=None,
-                    help="Folder of the datasets, or of this one [default: CXRKIT_DATA, else data/ of the store].")
+ROOT = click.option(
+    "--root",
+    "--mirror",
+    "root",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    default=None,
+    help="Folder of the datasets, or of this one [default: CXRKIT_DATA, else data/ of the store].",
+)
 
 
 @data.command("list")
 def list_datasets():
     """All datasets: films, licence, what their rows carry, how to obtain them."""
     from cxrkit import manifest
+
     for name in manifest.names():
         spec = manifest.load(name)
-        click.echo(f"{name:16} {spec.expected.get('films', '?'):>7} films  {spec.licence_class:32} {', '.join(spec.provides)}")
+        click.echo(
+            f"{name:16} {spec.expected.get('films', '?'):>7} films  {spec.licence_class:32} "
+            f"{', '.join(spec.provides)}"
+        )
         click.echo(f"{'':16} {spec.title}\n{'':16} obtain: {spec.obtain}")
 
 
 @data.command()
 @click.argument("name")
-@click.option("--mirror", type=click.Path(exists=True, file_okay=False, path_type=Path), envvar="CXRKIT_MIRROR", default=None,
-              help="Take prepared films from this folder instead of the public addresses [env: CXRKIT_MIRROR].")
-@click.option("--root", type=click.Path(file_okay=False, path_type=Path), default=None,
-              help="Where to put them [default: CXRKIT_DATA, else data/ of the store].")
-@click.option("--archive", "archives", type=click.Path(exists=True, dir_okay=False, path_type=Path), multiple=True,
-              help="Unpack this archive of a full dataset, downloaded by hand; may be repeated.")
+@click.option(
+    "--mirror",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    envvar="CXRKIT_MIRROR",
+    default=None,
+    help="Take prepared films from this folder instead of the public addresses [env: "
+    "CXRKIT_MIRROR].",
+)
+@click.option(
+    "--root",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=None,
+    help="Where to put them [default: CXRKIT_DATA, else data/ of the store].",
+)
+@click.option(
+    "--archive",
+    "archives",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    multiple=True,
+    help="Unpack this archive of a full dataset, downloaded by hand; may be repeated.",
+)
 @click.option("--jobs", default=4, show_default=True, help="Downloads at a time.")
 def fetch(name, mirror, root, archives, jobs):
-    """Get the films of NAME, verified; says first how many bytes. Exit status 1 if a file failed, naming it."""
+    """Get the films of NAME, verified; says first how many bytes. Exit status 1 if a file failed,
+    naming it.
+    """
     from cxrkit import fetch as fetching
     from cxrkit import manifest
+
     try:
         folder = manifest.data_root(root) / manifest.load(name).name
         unpacked = [path for archive in archives for path in fetching.extract(archive, folder)]
         failures = [] if archives else fetching.fetch(name, root, mirror, jobs, say=click.echo)
     except (fetching.FetchError, ValueError, OSError) as error:
         raise click.ClickException(str(error)) from error
-    click.echo(f"{folder}: {len(unpacked)} files unpacked" if archives else f"{folder}: {len(failures)} failures")
+    click.echo(
+        f"{folder}: {len(unpacked)} files unpacked"
+        if archives
+        else f"{folder}: {len(failures)} failures"
+    )
     _end(failures)
 
 
@@ -64,8 +106,11 @@ def fetch(name, mirror, root, archives, jobs):
 @click.argument("name")
 @ROOT
 def verify(name, root):
-    """Check a copy of NAME against its manifest: hashes of films, counts of tables. Exit status 1 on a difference."""
+    """Check a copy of NAME against its manifest: hashes of films, counts of tables. Exit status 1
+    on a difference.
+    """
     from cxrkit import fetch as fetching
+
     try:
         problems, counts = fetching.verify(name, root)
     except (ValueError, OSError) as error:
@@ -79,13 +124,18 @@ def verify(name, root):
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
 @ROOT
 def leakage(names, root):
-    """Look for patients and near-identical films in two splits, within and between NAMEs. Exit status 1 if there are any."""
+    """Look for patients and near-identical films in two splits, within and between NAMEs. Exit
+    status 1 if there are any.
+    """
     import pandas as pd
 
     from cxrkit import leakage as leaks
     from cxrkit import manifest
+
     try:
-        table = pd.concat([manifest.read(name, root, apart=False) for name in names], ignore_index=True)
+        table = pd.concat(
+            [manifest.read(name, root, apart=False) for name in names], ignore_index=True
+        )
         found = leaks.find(table)
     except (ValueError, OSError) as error:
         raise click.ClickException(str(error)) from error
@@ -107,33 +157,75 @@ DRY = ("02", "03", "04", "05", "06", "07")  # lessons of a dry run
 
 @main.command()
 @PROFILE
-@click.option("--mirror", type=click.Path(exists=True, file_okay=False, path_type=Path), default=None,
-              help="Folder with prepared films, instead of a download.")
-@click.option("--data", "data_dir", type=click.Path(exists=True, file_okay=False, path_type=Path), default=None,
-              help="Folder with the full datasets, each in a folder of its name (docs/paper.md) [default: CXRKIT_DATA].")
-@click.option("--dry-run", is_flag=True, help="Full size, few films, two updates a training, lessons 02 to 07: does it all run here?")
-@click.option("--plan", "only_plan", is_flag=True, help="Say what it will cost on this machine, and stop.")
-@click.option("--only", multiple=True, metavar="LESSON", help="Run this lesson alone, by number or name, e.g. 04; may be repeated.")
-@click.option("--scheduler", metavar="ADDRESS", default=None, help="Run the grid of lesson 07 on this Dask cluster (docs/cluster.md).")
-@click.option("--workers", type=click.IntRange(0), default=None, help="Run it in so many processes of one thread on this machine.")
+@click.option(
+    "--mirror",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    default=None,
+    help="Folder with prepared films, instead of a download.",
+)
+@click.option(
+    "--data",
+    "data_dir",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    default=None,
+    help="Folder with the full datasets, each in a folder of its name (docs/paper.md) [default: "
+    "CXRKIT_DATA].",
+)
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Full size, few films, two updates a training, lessons 02 to 07: does it all run here?",
+)
+@click.option(
+    "--plan", "only_plan", is_flag=True, help="Say what it will cost on this machine, and stop."
+)
+@click.option(
+    "--only",
+    multiple=True,
+    metavar="LESSON",
+    help="Run this lesson alone, by number or name, e.g. 04; may be repeated.",
+)
+@click.option(
+    "--scheduler",
+    metavar="ADDRESS",
+    default=None,
+    help="Run the grid of lesson 07 on this Dask cluster (docs/cluster.md).",
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(0),
+    default=None,
+    help="Run it in so many processes of one thread on this machine.",
+)
 @click.option("--force", is_flag=True, help="Run lessons again that are up to date.")
 @OUT
 def reproduce(profile, mirror, data_dir, dry_run, only_plan, only, scheduler, workers, force, out):
     """Run the notebooks headless, then write the report. Exit status 0 only if every lesson ran.
 
-    PROFILE may leave datasets out: "paper-local" is paper without the dataset local. With --data or --dry-run the plan comes first:
-    films, updates, hours, memory and disk, from an update measured on this machine.
+    PROFILE may leave datasets out: "paper-local" is paper without the dataset local. With --data or
+    --dry-run the plan comes first: films, updates, hours, memory and disk, from an update measured
+    on this machine.
     """
     from cxrkit import crew, notebooks, report
+
     if crew.size() > 1:
-        raise click.ClickException("torchrun would run every lesson in each of its processes: make the stages with `torchrun ... -m cxrkit "
-                                   "stage NAME` first, then run `cxrkit reproduce` without it")
+        raise click.ClickException(
+            "torchrun would run every lesson in each of its processes: make the stages with "
+            "`torchrun ... -m cxrkit "
+            "stage NAME` first, then run `cxrkit reproduce` without it"
+        )
     profile, only = (f"{profile}+dry", only or DRY) if dry_run else (profile, only)
-    parameters = {"profile": profile, "mirror": mirror and str(mirror.resolve()), "data": data_dir and str(data_dir.resolve()),
-                  "scheduler": scheduler, "workers": workers}
+    parameters = {
+        "profile": profile,
+        "mirror": mirror and str(mirror.resolve()),
+        "data": data_dir and str(data_dir.resolve()),
+        "scheduler": scheduler,
+        "workers": workers,
+    }
     try:
         if data_dir or dry_run or only_plan:
             from cxrkit import artifacts, plan, profiles
+
             click.echo(plan.apart(profiles.get(profile), artifacts.Store(out, data_dir or mirror)))
         if only_plan:
             return
@@ -150,20 +242,29 @@ def reproduce(profile, mirror, data_dir, dry_run, only_plan, only, scheduler, wo
 @main.command()
 @click.argument("name")
 @PROFILE
-@click.option("--data", "data_dir", type=click.Path(exists=True, file_okay=False, path_type=Path), default=None,
-              help="Folder of the datasets [default: CXRKIT_DATA, else data/ of the store].")
+@click.option(
+    "--data",
+    "data_dir",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    default=None,
+    help="Folder of the datasets [default: CXRKIT_DATA, else data/ of the store].",
+)
 @OUT
 def stage(name, profile, data_dir, out):
-    """Make one stage, after those that it stands on, and say where it lies: cohort, backbone, segmenter, diagnosis_pa, diagnosis_ap,
-    severity, court, dial ...
+    """Make one stage, after those that it stands on, and say where it lies: cohort, backbone,
+    segmenter, diagnosis_pa, diagnosis_ap, severity, court, dial ...
 
-    What is in the store is loaded, what another process is making is waited for. On several GPUs, which then share each training:
-    torchrun --standalone --nproc-per-node 4 -m cxrkit stage NAME ...
+    What is in the store is loaded, what another process is making is waited for. On several GPUs,
+    which then share each training: torchrun --standalone --nproc-per-node 4 -m cxrkit stage NAME
+    ...
     """
     from cxrkit import artifacts, crew, profiles, schema, stages
+
     try:
         make = stages.MAKE[schema.known(name, stages.MAKE, "stage")]
-        folder = crew.lead(lambda: make(profiles.get(profile), artifacts.Store(out, data_dir, wait=-1)))
+        folder = crew.lead(
+            lambda: make(profiles.get(profile), artifacts.Store(out, data_dir, wait=-1))
+        )
     except (ValueError, OSError) as error:
         raise click.ClickException(str(error)) from error
     if folder:
@@ -176,6 +277,7 @@ def stage(name, profile, data_dir, out):
 def report(profile, out):
     """Write report.html from what is in the store, running nothing."""
     from cxrkit import report as pages
+
     try:
         click.echo(f"report: {pages.write(profile, root=out)}")
     except ValueError as error:
@@ -183,13 +285,36 @@ def report(profile, out):
 
 
 @main.command()
-@click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="IMAGE...")
-@click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Folder for predictions.csv and the maps.")
-@click.option("--profile", default="mini", show_default=True, help="Whose models: mini, demo or paper.")
-@click.option("--view", type=click.Choice(["PA", "AP"]), default=None, help="View of all films [default: the DICOM tag, else both models].")
-@click.option("--weights", type=click.Path(exists=True, file_okay=False, path_type=Path), default=None,
-              help="Folder with weights [default: the store's of this profile, else those that the kit ships].")
-@click.option("--maps", is_flag=True, help="Also write lungs, severity and saliency as PNG, at the size of the film.")
+@click.argument(
+    "images", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="IMAGE..."
+)
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder for predictions.csv and the maps.",
+)
+@click.option(
+    "--profile", default="mini", show_default=True, help="Whose models: mini, demo or paper."
+)
+@click.option(
+    "--view",
+    type=click.Choice(["PA", "AP"]),
+    default=None,
+    help="View of all films [default: the DICOM tag, else both models].",
+)
+@click.option(
+    "--weights",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    default=None,
+    help="Folder with weights [default: the store's of this profile, else those that the kit "
+    "ships].",
+)
+@click.option(
+    "--maps",
+    is_flag=True,
+    help="Also write lungs, severity and saliency as PNG, at the size of the film.",
+)
 def predict(images, out, profile, view, weights, maps):
     """Read films (PNG, JPEG, TIFF, DICOM, or folders of them): diagnosis, severity, warnings.
 
@@ -197,6 +322,7 @@ def predict(images, out, profile, view, weights, maps):
     """
     from cxrkit import predict as predicting
     from cxrkit import profiles
+
     try:
         models = predicting.load(profiles.get(profile), weights=weights)
     except (FileNotFoundError, ValueError, RuntimeError) as error:
@@ -213,6 +339,7 @@ def predict(images, out, profile, view, weights, maps):
 def doctor(out, as_json):
     """Check this machine for the kit and say what to do. Exit status 1 only if something blocks."""
     from cxrkit import doctor as checks
+
     found = checks.examine(out)
     click.echo(checks.as_json(found) if as_json else checks.as_text(found))
     sys.exit(1 if checks.blocking(found) else 0)

@@ -1,8 +1,10 @@
-"""Virtual hospitals: chest films of patients who do not exist, drawn from one real CT, with the truth of every image.
+"""Virtual hospitals: chest films of patients who do not exist, drawn from one real CT, with the
+truth of every image.
 
-`Hospital(site)[i]` is a pure function of (seed, site, ward, i). Anatomy, disease and projection are `anatomy`, `patterns` and
-`disease`; this module adds what makes a hospital: who comes through the door, how its machine turns photons into grey, and the
-marker that a technician leaves on the film. Every figure made from these films says "synthetic".
+`Hospital(site)[i]` is a pure function of (seed, site, ward, i). Anatomy, disease and projection are
+`anatomy`, `patterns` and `disease`; this module adds what makes a hospital: who comes through the
+door, how its machine turns photons into grey, and the marker that a technician leaves on the film.
+Every figure made from these films says "synthetic".
 
 S film size in px. Arrays are 3x2 with row 0 = upper zone, column 0 = patient's right = image left.
 """
@@ -19,15 +21,19 @@ from .severity import coverage, zones_of_sides
 
 VIEWS = ("PA", "AP")
 WARDS = ("diagnosis", "findings", "severity")
-VISITS = {"diagnosis": 1, "findings": 1, "severity": 3}  # films a patient: the severity ward follows its patients up
+# films a patient: the severity ward follows its patients up
+VISITS = {"diagnosis": 1, "findings": 1, "severity": 3}
 BODIES = 12  # anatomies of a site; none is shared between sites or splits
-SPLIT_OF_BODY = ("train",) * 8 + ("val",) * 2 + ("test",) * 2  # of an internal site; all of an external one is test
+# of an internal site; all of an external one is test
+SPLIT_OF_BODY = ("train",) * 8 + ("val",) * 2 + ("test",) * 2
 MIN_COVERAGE = 0.01  # a zone is involved if the lesion covers 1 % of it
 
 
 @dataclass(frozen=True)
 class Site:
-    """One hospital: its machine (`film.Detector`), its patients and its role. `prevalence` follows schema.DIAGNOSES."""
+    """One hospital: its machine (`film.Detector`), its patients and its role. `prevalence` follows
+    schema.DIAGNOSES.
+    """
 
     name: str
     role: str  # "internal" (training and validation) or "external"
@@ -41,16 +47,90 @@ def _site(name, role, pa_share, prevalence, field_mm, **detector):
     return Site(name, role, pa_share, prevalence, field_mm, film.Detector(**detector))
 
 
-SITES = {site.name: site for site in (
-    _site("alder", "internal", 0.55, (0.36, 0.34, 0.30), 270, blur=0.45, photons=3e5, scatter=0.35, sharpen=0.9, flatten=0.55),
-    _site("birch", "internal", 0.40, (0.30, 0.30, 0.40), 284, blur=0.65, photons=1.2e5, scatter=0.55, sharpen=0.5, flatten=0.40,
-          gamma=0.9, border=0.5),
-    _site("cedar", "internal", 0.60, (0.40, 0.28, 0.32), 262, blur=0.55, photons=2e5, scatter=0.45, sharpen=1.2, flatten=0.65, gamma=1.1),
-    _site("dogwood", "external", 0.60, (0.34, 0.30, 0.36), 275, blur=0.50, photons=2.2e5, scatter=0.30, sharpen=0.7, flatten=0.50,
-          gamma=0.85, border=0.3),
-    _site("elm", "external", 0.50, (0.42, 0.30, 0.28), 290, blur=0.80, photons=8e4, scatter=0.65, sharpen=0.4, flatten=0.45, gamma=1.15),
-    _site("fir", "external", 0.55, (0.30, 0.38, 0.32), 266, blur=0.40, photons=4e5, scatter=0.40, sharpen=1.4, flatten=0.60, border=0.2),
-)}
+SITES = {
+    site.name: site
+    for site in (
+        _site(
+            "alder",
+            "internal",
+            0.55,
+            (0.36, 0.34, 0.30),
+            270,
+            blur=0.45,
+            photons=3e5,
+            scatter=0.35,
+            sharpen=0.9,
+            flatten=0.55,
+        ),
+        _site(
+            "birch",
+            "internal",
+            0.40,
+            (0.30, 0.30, 0.40),
+            284,
+            blur=0.65,
+            photons=1.2e5,
+            scatter=0.55,
+            sharpen=0.5,
+            flatten=0.40,
+            gamma=0.9,
+            border=0.5,
+        ),
+        _site(
+            "cedar",
+            "internal",
+            0.60,
+            (0.40, 0.28, 0.32),
+            262,
+            blur=0.55,
+            photons=2e5,
+            scatter=0.45,
+            sharpen=1.2,
+            flatten=0.65,
+            gamma=1.1,
+        ),
+        _site(
+            "dogwood",
+            "external",
+            0.60,
+            (0.34, 0.30, 0.36),
+            275,
+            blur=0.50,
+            photons=2.2e5,
+            scatter=0.30,
+            sharpen=0.7,
+            flatten=0.50,
+            gamma=0.85,
+            border=0.3,
+        ),
+        _site(
+            "elm",
+            "external",
+            0.50,
+            (0.42, 0.30, 0.28),
+            290,
+            blur=0.80,
+            photons=8e4,
+            scatter=0.65,
+            sharpen=0.4,
+            flatten=0.45,
+            gamma=1.15,
+        ),
+        _site(
+            "fir",
+            "external",
+            0.55,
+            (0.30, 0.38, 0.32),
+            266,
+            blur=0.40,
+            photons=4e5,
+            scatter=0.40,
+            sharpen=1.4,
+            flatten=0.60,
+            border=0.2,
+        ),
+    )
+}
 
 
 @dataclass(frozen=True)
@@ -99,9 +179,10 @@ _chests = _ChestCache()
 class Hospital:
     """The films of one site and ward: `len(hospital)`, `hospital[i]` -> Patient.
 
-    site: a name in SITES; ward: "diagnosis" (normal, other infection, COVID-19), "findings" (the ten CheXpert findings) or
-    "severity" (COVID-19 with three visits a patient); rho in [0, 1]: the probability that the marker is the one that goes with the
-    diagnosis; with 0 it is drawn at random. Raises ValueError for an unknown site or ward, IndexError past the end.
+    site: a name in SITES; ward: "diagnosis" (normal, other infection, COVID-19), "findings" (the
+    ten CheXpert findings) or "severity" (COVID-19 with three visits a patient); rho in [0, 1]: the
+    probability that the marker is the one that goes with the diagnosis; with 0 it is drawn at
+    random. Raises ValueError for an unknown site or ward, IndexError past the end.
     """
 
     def __init__(self, site, seed=0, rho=0.0, ward="diagnosis", n=200, size=256):
@@ -111,7 +192,14 @@ class Hospital:
             raise ValueError(f"unknown ward {ward!r}; known: {list(WARDS)}")
         if not 0 <= rho <= 1:
             raise ValueError(f"rho = {rho}; it must lie in [0, 1]")
-        self.site, self.seed, self.rho, self.ward, self.n, self.size = SITES[site], seed, rho, ward, n, size
+        self.site, self.seed, self.rho, self.ward, self.n, self.size = (
+            SITES[site],
+            seed,
+            rho,
+            ward,
+            n,
+            size,
+        )
 
     def __len__(self):
         return self.n
@@ -129,17 +217,24 @@ class Hospital:
         return int(self._rng(1, WARDS.index(self.ward), patient).integers(BODIES))
 
     def split_of(self, patient):
-        """"train", "val" or "test", by anatomy, so that no chest is in two splits; an external site is all test."""
+        """ "train", "val" or "test", by anatomy, so that no chest is in two splits; an external
+        site is all test.
+        """
         return "test" if self.site.role == "external" else SPLIT_OF_BODY[self.body_of(patient)]
 
     def view_of(self, i):
-        """"PA" or "AP"."""
+        """ "PA" or "AP"."""
         return VIEWS[int(self._rng(2, WARDS.index(self.ward), i).random() >= self.site.pa_share)]
 
     def chest(self, body, view):
         """The projected anatomy, cached."""
         key = (self.seed, self.site.name, body, view, self.size)
-        return _chests.get(key, lambda: anatomy.project(anatomy.make_body(self._rng(3, body)), view, self.size, self.site.field_mm))
+        return _chests.get(
+            key,
+            lambda: anatomy.project(
+                anatomy.make_body(self._rng(3, body)), view, self.size, self.site.field_mm
+            ),
+        )
 
     def __getitem__(self, i):
         if not 0 <= i < self.n:
@@ -157,21 +252,32 @@ class Hospital:
         integral, extent, right, left = film.place(integral, extent, chest, look)
         marker = self.marker_of(i, case.diagnosis)
         image, marker_box = film.expose(integral, self.site.detector, view, marker, rng)
-        return self._truth(image, extent, right, left, case, patient, visit, view, marker, marker_box)
+        return self._truth(
+            image, extent, right, left, case, patient, visit, view, marker, marker_box
+        )
 
     def where(self, i, finding):
-        """Where a finding lies in film i: bool (S, S), the pixels that its own lesions (or devices) change; empty where it is absent.
+        """Where a finding lies in film i: bool (S, S), the pixels that its own lesions (or devices)
+        change; empty where it is absent.
 
-        The lesions are drawn once more without any other, so a pixel behind two findings belongs to both.
+        The lesions are drawn once more without any other, so a pixel behind two findings belongs to
+        both.
         """
         patient, _ = self.patient_of(i)
         case = self.case_of(i)
         chest = self.chest(self.body_of(patient), self.view_of(i))
-        look = film.draw_look(self._rng(6, WARDS.index(self.ward), patient), self._rng(5, WARDS.index(self.ward), i))
+        look = film.draw_look(
+            self._rng(6, WARDS.index(self.ward), patient), self._rng(5, WARDS.index(self.ward), i)
+        )
         if finding == "support_device":
-            change = devices.shadow(chest, case.devices) if case.devices else np.zeros((self.size, self.size), np.float32)
+            change = (
+                devices.shadow(chest, case.devices)
+                if case.devices
+                else np.zeros((self.size, self.size), np.float32)
+            )
         elif disease.findings_of(case.lesions, case.diagnosis != "normal", False)[finding]:
-            causes = "opacity" if finding == "pneumonia" else finding  # any lesion of the lung, when an infection is the cause
+            # any lesion of the lung, when an infection is the cause
+            causes = "opacity" if finding == "pneumonia" else finding
             own = [lesion for lesion in case.lesions if causes in disease.KINDS[lesion.kind][1]]
             change = np.abs(disease.apply(chest, own, look.vessels, look.lung)[0])
         else:
@@ -194,12 +300,28 @@ class Hospital:
         array = (coverage(lesion, zones_of_sides(right, left)) >= MIN_COVERAGE).astype(np.uint8)
         name = f"{self.site.name}-{self.ward[0]}{patient:05d}"
         findings = disease.findings_of(case.lesions, case.diagnosis != "normal", bool(case.devices))
-        return Patient(image, (right, left), lesion, findings, case.diagnosis, array, view, name, self.site.name,
-                       f"{self.site.name}-body{self.body_of(patient):02d}", self.split_of(patient), visit, marker, marker_box)
+        return Patient(
+            image,
+            (right, left),
+            lesion,
+            findings,
+            case.diagnosis,
+            array,
+            view,
+            name,
+            self.site.name,
+            f"{self.site.name}-body{self.body_of(patient):02d}",
+            self.split_of(patient),
+            visit,
+            marker,
+            marker_box,
+        )
 
     def url(self, i):
         """The path of film i in a manifest; `from_url` finds the film again."""
-        query = urlencode({"seed": self.seed, "rho": self.rho, "ward": self.ward, "n": self.n, "size": self.size})
+        query = urlencode(
+            {"seed": self.seed, "rho": self.rho, "ward": self.ward, "n": self.n, "size": self.size}
+        )
         return f"virtual://{self.site.name}/{i}?{query}"
 
 
@@ -214,7 +336,9 @@ def _find(url):
 
 
 def from_url(url):
-    """The virtual patient behind the path of a manifest (`Hospital.url`) -> Patient. Raises ValueError for another scheme."""
+    """The virtual patient behind the path of a manifest (`Hospital.url`) -> Patient. Raises
+    ValueError for another scheme.
+    """
     hospital, i = _find(url)
     return hospital[i]
 
@@ -235,7 +359,9 @@ class Case:
 
 
 def _background(rng):
-    """What any patient may have beside the diagnosis, at the same rates in every class: a large heart, plates, a device."""
+    """What any patient may have beside the diagnosis, at the same rates in every class: a large
+    heart, plates, a device.
+    """
     lesions = patterns.cardiomegaly(rng) if rng.random() < 0.12 else patterns.normal_heart(rng)
     worn = devices.draw(rng) if rng.random() < 0.25 else []
     return lesions, worn
@@ -244,11 +370,22 @@ def _background(rng):
 def _findings_case(rng):
     """A patient of the general ward: each of the pathologies on its own, often two."""
     lesions, worn, infection = [], [], False
-    draws = {"edema": 0.16, "bacterial": 0.17, "covid": 0.08, "tuberculosis": 0.05, "atelectasis": 0.2, "pneumothorax": 0.13,
-             "effusion": 0.22}
+    draws = {
+        "edema": 0.16,
+        "bacterial": 0.17,
+        "covid": 0.08,
+        "tuberculosis": 0.05,
+        "atelectasis": 0.2,
+        "pneumothorax": 0.13,
+        "effusion": 0.22,
+    }
     for name, chance in draws.items():
         if rng.random() < chance:
-            lesions += patterns.covid(rng, rng.uniform(0.1, 1)) if name == "covid" else getattr(patterns, name)(rng)
+            lesions += (
+                patterns.covid(rng, rng.uniform(0.1, 1))
+                if name == "covid"
+                else getattr(patterns, name)(rng)
+            )
             infection |= name in ("bacterial", "covid", "tuberculosis")
     lesions += patterns.cardiomegaly(rng) if rng.random() < 0.24 else patterns.normal_heart(rng)
     if rng.random() < 0.35:
@@ -257,7 +394,9 @@ def _findings_case(rng):
 
 
 def _course(rng, visit):
-    """Extent of a patient's disease at a visit, relative to the worst: rising, then clearing, at each patient's own pace."""
+    """Extent of a patient's disease at a visit, relative to the worst: rising, then clearing, at
+    each patient's own pace.
+    """
     peak, width = rng.uniform(-0.3, 2.3), rng.uniform(1.2, 2.6)
     return float(np.exp(-(((visit - peak) / width) ** 2)))
 
@@ -276,5 +415,7 @@ def draw_case(rng, ward, site, visit):
     if diagnosis == "covid19":
         lesions = patterns.covid(rng, rng.uniform(0.15, 1)) + lesions
     elif diagnosis == "other_infection":
-        lesions = (patterns.bacterial if rng.random() < 0.62 else patterns.tuberculosis)(rng) + lesions
+        lesions = (patterns.bacterial if rng.random() < 0.62 else patterns.tuberculosis)(
+            rng
+        ) + lesions
     return Case(diagnosis, tuple(lesions), tuple(worn))

@@ -1,4 +1,6 @@
-"""The crew: processes that torchrun started to share a training, of which the first leads and alone reads, judges and writes."""
+"""The crew: processes that torchrun started to share a training, of which the first leads and alone
+reads, judges and writes.
+"""
 
 import atexit
 import functools
@@ -22,8 +24,11 @@ def join():
     """Join the processes that torchrun started -> (rank, how many); (0, 1) without torchrun."""
     if size() > 1 and not dist.is_initialized():
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-        dist.init_process_group(backend, timeout=timedelta(days=7))  # of waiting: where one fails, torchrun ends the others
-        atexit.register(leave)  # at a return, an error or Ctrl-C: a thread of gloo alive when the interpreter ends aborts the process
+        # of waiting: where one fails, torchrun ends the others
+        dist.init_process_group(backend, timeout=timedelta(days=7))
+        # at a return, an error or Ctrl-C: a thread of gloo alive when the interpreter ends aborts
+        # the process
+        atexit.register(leave)
     return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
 
 
@@ -34,9 +39,11 @@ def leave():
 
 
 def lead(work):
-    """work() in the first process; the others join in the calls that it hands out (`hand_out`), and do nothing else.
+    """work() in the first process; the others join in the calls that it hands out (`hand_out`), and
+    do nothing else.
 
-    -> what work returns, None in the others; without torchrun just work(). An error ends its process, and torchrun then the others.
+    -> what work returns, None in the others; without torchrun just work(). An error ends its
+    process, and torchrun then the others.
     """
     global _leading
     rank, world = join()
@@ -54,7 +61,9 @@ def lead(work):
 
 
 def hand_out(function, *args, **kwargs):
-    """The first of a crew lets the others make this call too, each on copies of its own; anywhere else nothing happens."""
+    """The first of a crew lets the others make this call too, each on copies of its own; anywhere
+    else nothing happens.
+    """
     if _leading:
         _send(functools.partial(function, *args, **kwargs))
 
@@ -66,7 +75,8 @@ def _send(call):
 
 
 def _follow():
-    here = {"cuda:0": f"cuda:{os.environ.get('LOCAL_RANK', 0)}"}  # what lies on the card of the first comes to the own one
+    # what lies on the card of the first comes to the own one
+    here = {"cuda:0": f"cuda:{os.environ.get('LOCAL_RANK', 0)}"}
     while True:
         sent = [None]
         dist.broadcast_object_list(sent)
@@ -92,18 +102,24 @@ def share_weights(model):
 
 
 def average_gradients(weights):
-    """Mean of the gradients over all processes, in place; a weight that none of them used keeps no gradient.
+    """Mean of the gradients over all processes, in place; a weight that none of them used keeps no
+    gradient.
 
-    torch's DistributedDataParallel would do this around one `model(...)`; losses of the segmenter call parts of their model.
+    torch's DistributedDataParallel would do this around one `model(...)`; losses of the segmenter
+    call parts of their model.
     """
-    used = torch.tensor([float(weight.grad is not None) for weight in weights], device=weights[0].device)
+    used = torch.tensor(
+        [float(weight.grad is not None) for weight in weights], device=weights[0].device
+    )
     dist.all_reduce(used, op=dist.ReduceOp.MAX)
     weights = [weight for weight, by_one in zip(weights, used.tolist(), strict=True) if by_one]
     for weight in weights:
         weight.grad = torch.zeros_like(weight) if weight.grad is None else weight.grad
     flat = torch.cat([weight.grad.flatten() for weight in weights]) / dist.get_world_size()
     dist.all_reduce(flat)
-    for weight, part in zip(weights, flat.split([weight.numel() for weight in weights]), strict=True):
+    for weight, part in zip(
+        weights, flat.split([weight.numel() for weight in weights]), strict=True
+    ):
         weight.grad.copy_(part.view(weight.shape))
 
 
@@ -122,8 +138,10 @@ class _Gather(torch.autograd.Function):
 
 
 def gather(x):
-    """Rows of all processes, for a loss that compares them: x (B, D) -> (processes * B, D), as it is without torchrun.
+    """Rows of all processes, for a loss that compares them: x (B, D) -> (processes * B, D), as it
+    is without torchrun.
 
-    Where all compute the same loss of it, the mean of their gradients (`average_gradients`) is the gradient of that loss.
+    Where all compute the same loss of it, the mean of their gradients (`average_gradients`) is the
+    gradient of that loss.
     """
     return _Gather.apply(x.contiguous()) if dist.is_initialized() else x

@@ -1,4 +1,6 @@
-"""Doctor: what this machine can do for the kit, what stands in the way, and the next step for each problem."""
+"""Doctor: what this machine can do for the kit, what stands in the way, and the next step for each
+problem.
+"""
 
 import importlib.metadata
 import json
@@ -22,7 +24,9 @@ INSTALL = 'pip install -c constraints.txt -e ".[dev]" in the checkout, or pip in
 
 @dataclass(frozen=True)
 class Check:
-    """One finding. `status` is "ok", "note" (works, worth knowing) or "blocks"; `todo` is the next step."""
+    """One finding. `status` is "ok", "note" (works, worth knowing) or "blocks"; `todo` is the next
+    step.
+    """
 
     name: str
     status: str
@@ -36,11 +40,20 @@ def check_python(root):
 
 
 def requirements(extra=""):
-    """The kit's own requirements (of one extra), from its installed metadata: versions live in pyproject.toml alone."""
+    """The kit's own requirements (of one extra), from its installed metadata: versions live in
+    pyproject.toml alone.
+    """
     from packaging.requirements import Requirement
+
     found = [Requirement(text) for text in importlib.metadata.requires("cxrkit") or []]
     if extra:
-        return [r for r in found if r.marker and r.marker.evaluate({"extra": extra}) and not r.marker.evaluate({"extra": ""})]
+        return [
+            r
+            for r in found
+            if r.marker
+            and r.marker.evaluate({"extra": extra})
+            and not r.marker.evaluate({"extra": ""})
+        ]
     return [r for r in found if not r.marker or r.marker.evaluate({"extra": ""})]
 
 
@@ -67,8 +80,12 @@ def check_packages(root):
         return Check("packages", "blocks", "missing or too old: " + ", ".join(missing), INSTALL)
     value = ", ".join(f"{name} {version}" for name, version in versions().items())
     if {"opencv-python", "opencv-python-headless"} <= installed() and "conda" not in sys.version:
-        return Check("packages", "note", f"{value}; two copies of cv2 overwrite each other",
-                     "pip uninstall -y opencv-python-headless opencv-python && pip install opencv-python")
+        return Check(
+            "packages",
+            "note",
+            f"{value}; two copies of cv2 overwrite each other",
+            "pip uninstall -y opencv-python-headless opencv-python && pip install opencv-python",
+        )
     return Check("packages", "ok", value)
 
 
@@ -86,7 +103,12 @@ def check_extras(root):
         return Check("extras", "note", "unknown: cxrkit is not installed", INSTALL)
     value = ", ".join(f"{name} {'missing' if lacks else 'ok'}" for name, lacks in missing.items())
     absent = [name for name, lacks in missing.items() if lacks]
-    return Check("extras", "ok", value, f'when you need them: pip install "cxrkit[{",".join(absent)}]"' if absent else "")
+    return Check(
+        "extras",
+        "ok",
+        value,
+        f'when you need them: pip install "cxrkit[{",".join(absent)}]"' if absent else "",
+    )
 
 
 def check_device(root):
@@ -100,26 +122,48 @@ def check_device(root):
         gpu = torch.cuda.get_device_properties(0)
         value = f"{torch.cuda.device_count()} x {gpu.name}, {gpu.total_memory / GB:.0f} GB, CUDA {torch.version.cuda}"
         if f"sm_{major}{minor}" not in torch.cuda.get_arch_list() and major < 8:
-            return Check("device", "note", f"{value}: this torch has no kernels for compute capability {major}.{minor}",
-                         "install a torch built for CUDA 12, or hide the GPU: CUDA_VISIBLE_DEVICES= cxrkit ...")
+            return Check(
+                "device",
+                "note",
+                f"{value}: this torch has no kernels for compute capability {major}.{minor}",
+                "install a torch built for CUDA 12, or hide the GPU: CUDA_VISIBLE_DEVICES= cxrkit "
+                "...",
+            )
         return Check("device", "ok", value)
     if torch.backends.mps.is_available():
         return Check("device", "ok", "Apple GPU (MPS)")
     if torch.version.cuda and shutil.which("nvidia-smi"):
-        return Check("device", "note", f"CPU, although nvidia-smi is here: torch {torch.__version__} sees no GPU",
-                     "compare the driver's CUDA version (nvidia-smi) with torch's; update the driver or take another wheel")
+        return Check(
+            "device",
+            "note",
+            f"CPU, although nvidia-smi is here: torch {torch.__version__} sees no GPU",
+            "compare the driver's CUDA version (nvidia-smi) with torch's; update the driver or "
+            "take another wheel",
+        )
     return Check("device", "ok", "CPU (enough for profile demo)")
 
 
 def check_threads(root):
-    """Threads: two processes with the default of all cores each are ten times slower than two with one thread."""
+    """Threads: two processes with the default of all cores each are ten times slower than two with
+    one thread.
+    """
     cores, asked = psutil.cpu_count() or 1, os.environ.get("OMP_NUM_THREADS", "")
     value = f"{cores} cores, OMP_NUM_THREADS={asked or 'unset'}, OMP_WAIT_POLICY={os.environ.get('OMP_WAIT_POLICY', 'unset')}"
     if asked and not asked.isdigit():
         return Check("threads", "note", value, "set OMP_NUM_THREADS to a number, or unset it")
     if asked and int(asked) > cores:
-        return Check("threads", "note", value, f"export OMP_NUM_THREADS={cores}: more threads than cores wait for each other")
-    return Check("threads", "ok", value, "when two programs compute at once: export OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE")
+        return Check(
+            "threads",
+            "note",
+            value,
+            f"export OMP_NUM_THREADS={cores}: more threads than cores wait for each other",
+        )
+    return Check(
+        "threads",
+        "ok",
+        value,
+        "when two programs compute at once: export OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE",
+    )
 
 
 def check_memory(root):
@@ -132,7 +176,9 @@ def check_memory(root):
 
 
 def check_paper(root):
-    """What one training step of profile `paper` needs on its device, counted (`memory`), against the GPU that is here."""
+    """What one training step of profile `paper` needs on its device, counted (`memory`), against
+    the GPU that is here.
+    """
     try:
         import torch
 
@@ -141,11 +187,25 @@ def check_paper(root):
         return Check("paper", "note", f"memory of its training not counted: {error}", INSTALL)
     paper = profiles.paper()
     shape, training = (1, paper.image_size, paper.image_size), paper.backbone_training
-    need = {name: memory.training_bytes(lambda: findings.network(paper), shape, training, name) / GB for name in memory.PRECISIONS}
-    value = f"a step of the backbone ({training.batch} films of {paper.image_size} px) needs " + ", ".join(
-        f"{size:.1f} GB in {name}" for name, size in need.items()) + ", and up to 1 GB of work space"
-    if torch.cuda.is_available() and torch.cuda.get_device_properties(0).total_memory / GB < need["bf16"] + 1:
-        return Check("paper", "note", value, "halve `batch` and double `accumulate` of backbone_training in cxrkit/profiles.py")
+    need = {
+        name: memory.training_bytes(lambda: findings.network(paper), shape, training, name) / GB
+        for name in memory.PRECISIONS
+    }
+    value = (
+        f"a step of the backbone ({training.batch} films of {paper.image_size} px) needs "
+        + ", ".join(f"{size:.1f} GB in {name}" for name, size in need.items())
+        + ", and up to 1 GB of work space"
+    )
+    if (
+        torch.cuda.is_available()
+        and torch.cuda.get_device_properties(0).total_memory / GB < need["bf16"] + 1
+    ):
+        return Check(
+            "paper",
+            "note",
+            value,
+            "halve `batch` and double `accumulate` of backbone_training in cxrkit/profiles.py",
+        )
     return Check("paper", "ok", value)
 
 
@@ -162,17 +222,33 @@ def check_store(root):
     value = f"{root}, {free:.1f} GB free"
     if free < 0.5:
         return Check("store", "blocks", value, change)
-    return Check("store", "ok", value) if free >= 5 else Check("store", "note", value, f"demo needs about 2 GB; {change}")
+    return (
+        Check("store", "ok", value)
+        if free >= 5
+        else Check("store", "note", value, f"demo needs about 2 GB; {change}")
+    )
 
 
 def check_mirror(root):
     """A folder with prepared public films, which stands in for downloads."""
     folder = os.environ.get("CXRKIT_MIRROR")
     if not folder:
-        return Check("mirror", "ok", "none (CXRKIT_MIRROR unset)", "only for prepared films: export CXRKIT_MIRROR=/path")
+        return Check(
+            "mirror",
+            "ok",
+            "none (CXRKIT_MIRROR unset)",
+            "only for prepared films: export CXRKIT_MIRROR=/path",
+        )
     if not Path(folder).is_dir() or not os.access(folder, os.R_OK | os.X_OK):
-        return Check("mirror", "note", f"CXRKIT_MIRROR={folder} is no readable folder", "correct the path, or unset it")
-    return Check("mirror", "ok", f"{folder} ({sum(p.is_dir() for p in Path(folder).iterdir())} folders)")
+        return Check(
+            "mirror",
+            "note",
+            f"CXRKIT_MIRROR={folder} is no readable folder",
+            "correct the path, or unset it",
+        )
+    return Check(
+        "mirror", "ok", f"{folder} ({sum(p.is_dir() for p in Path(folder).iterdir())} folders)"
+    )
 
 
 def check_kernel(root):
@@ -180,19 +256,35 @@ def check_kernel(root):
     again = f"{sys.executable} -m ipykernel install --sys-prefix --name python3"
     try:
         from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
+
         spec = KernelSpecManager().get_kernel_spec("python3")
     except (ImportError, NoSuchKernel):
         return Check("kernel", "blocks", "no Jupyter kernel named python3", again)
-    # jupyter_client replaces a bare "python" by the running interpreter; a full path is another environment's
+    # jupyter_client replaces a bare "python" by the running interpreter; a full path is another
+    # environment's
     program = spec.argv[0]
-    if Path(program).name != program and Path(program).absolute() != Path(sys.executable).absolute():
+    if (
+        Path(program).name != program
+        and Path(program).absolute() != Path(sys.executable).absolute()
+    ):
         return Check("kernel", "blocks", f"kernel python3 is another interpreter: {program}", again)
     return Check("kernel", "ok", f"python3 ({spec.resource_dir})")
 
 
-BEFORE_A_RUN = (check_python, check_packages, check_store, check_kernel)  # these import no torch: they cost a moment
-CHECKS = (check_python, check_packages, check_device, check_threads, check_memory, check_paper, check_store, check_mirror, check_kernel,
-          check_extras)
+# these import no torch: they cost a moment
+BEFORE_A_RUN = (check_python, check_packages, check_store, check_kernel)
+CHECKS = (
+    check_python,
+    check_packages,
+    check_device,
+    check_threads,
+    check_memory,
+    check_paper,
+    check_store,
+    check_mirror,
+    check_kernel,
+    check_extras,
+)
 
 
 def examine(root=None, checks=CHECKS):
@@ -212,14 +304,23 @@ def as_text(found):
     for check in found:
         lines.append(f"{check.status:>6}  {check.name:<9} {check.value}")
         if check.todo:
-            lines.append(f"{'':>18}-> {check.todo}" if check.status != "ok" else f"{'':>18}({check.todo})")
+            lines.append(
+                f"{'':>18}-> {check.todo}" if check.status != "ok" else f"{'':>18}({check.todo})"
+            )
     stops = blocking(found)
     return "\n".join([*lines, f"{len(stops)} problem(s) to solve first." if stops else "Ready."])
 
 
 def as_json(found):
     """The findings as JSON text."""
-    return json.dumps({"version": __version__, "ready": not blocking(found), "checks": [asdict(c) for c in found]}, indent=1)
+    return json.dumps(
+        {
+            "version": __version__,
+            "ready": not blocking(found),
+            "checks": [asdict(c) for c in found],
+        },
+        indent=1,
+    )
 
 
 def versions():
@@ -229,11 +330,17 @@ def versions():
 
 
 def commit():
-    """Commit of the checkout, "+" if files have changed since; the package version where there is no checkout."""
+    """Commit of the checkout, "+" if files have changed since; the package version where there is
+    no checkout.
+    """
     folder = Path(__file__).resolve().parent.parent
     try:
-        head, changed = [subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
-                         for words in (["rev-parse", "--short=12", "HEAD"], ["status", "--porcelain"])]
+        head, changed = [
+            subprocess.run(
+                ["git", *words], cwd=folder, capture_output=True, text=True, check=True
+            ).stdout.strip()
+            for words in (["rev-parse", "--short=12", "HEAD"], ["status", "--porcelain"])
+        ]
     except (OSError, subprocess.CalledProcessError):
         return f"version {__version__}"
     return head + ("+" if changed else "")
@@ -241,7 +348,15 @@ def commit():
 
 def provenance():
     """What a reader of a number must know about where it came from; no host or user name."""
-    return {"date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"), "commit": commit(), "cxrkit": __version__,
-            "python": platform.python_version(), **versions(), "system": f"{platform.system()} {platform.machine()}",
-            "cores": psutil.cpu_count(), "memory": f"{psutil.virtual_memory().total / GB:.0f} GB",
-            "device": check_device(None).value, "threads": os.environ.get("OMP_NUM_THREADS", "default")}
+    return {
+        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "commit": commit(),
+        "cxrkit": __version__,
+        "python": platform.python_version(),
+        **versions(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "cores": psutil.cpu_count(),
+        "memory": f"{psutil.virtual_memory().total / GB:.0f} GB",
+        "device": check_device(None).value,
+        "threads": os.environ.get("OMP_NUM_THREADS", "default"),
+    }

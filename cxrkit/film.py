@@ -1,6 +1,8 @@
-"""Film: from line integrals to grey values. Beer-Lambert transmission, scatter, quantum noise, detector blur, display processing.
+"""Film: from line integrals to grey values. Beer-Lambert transmission, scatter, quantum noise,
+detector blur, display processing.
 
-S film size in px; line integrals are in units of 1 (attenuation x length); grey is uint8, white = dense, as radiologists read it.
+S film size in px; line integrals are in units of 1 (attenuation x length); grey is uint8, white =
+dense, as radiologists read it.
 """
 
 from dataclasses import dataclass
@@ -10,7 +12,8 @@ import numpy as np
 
 from .anatomy import apart
 
-MARKERS = ("R", "R ER", "R ICU")  # what the technician puts on the film; tied to the diagnosis by `rho`
+# what the technician puts on the film; tied to the diagnosis by `rho`
+MARKERS = ("R", "R ER", "R ICU")
 
 
 @dataclass(frozen=True)
@@ -21,14 +24,17 @@ class Detector:
     photons: float = 2e5  # per pixel behind the thinnest part
     scatter: float = 0.4  # scattered over primary energy behind the grid
     sharpen: float = 0.8  # unsharp masking
-    flatten: float = 0.5  # share of the coarse density that is taken out, so that lungs and mediastinum are seen together
+    # share of the coarse density that is taken out, so that lungs and mediastinum are seen together
+    flatten: float = 0.5
     gamma: float = 1.0
     border: float = 0.0  # share of films with a visible collimation border
 
 
 @dataclass(frozen=True)
 class Look:
-    """What two dimensions can change about a chest: a patient keeps `bone` ... `fat`, every film has its own `angle` and `shift`."""
+    """What two dimensions can change about a chest: a patient keeps `bone` ... `fat`, every film
+    has its own `angle` and `shift`.
+    """
 
     bone: float
     vessels: float
@@ -46,9 +52,18 @@ def draw_look(patient_rng, film_rng):
     """Draw the look of a film from the generator of the patient and of the film."""
     r = patient_rng
     breast = r.uniform(0.15, 0.5) if r.random() < 0.45 else 0.0
-    return Look(float(r.uniform(0.65, 1.35)), float(r.uniform(0.6, 1.7)), float(r.normal(0, 0.0009)), float(r.uniform(0.2, 1.1)),
-                float(r.uniform(0, 0.9)), float(breast), float(r.normal(1.0, 0.05)), float(film_rng.normal(0, 2.2)),
-                tuple(float(v) for v in film_rng.normal(0, 0.018, 2)), r.normal(0, 1.5, (2, 5, 5)).astype(np.float32))
+    return Look(
+        float(r.uniform(0.65, 1.35)),
+        float(r.uniform(0.6, 1.7)),
+        float(r.normal(0, 0.0009)),
+        float(r.uniform(0.2, 1.1)),
+        float(r.uniform(0, 0.9)),
+        float(breast),
+        float(r.normal(1.0, 0.05)),
+        float(film_rng.normal(0, 2.2)),
+        tuple(float(v) for v in film_rng.normal(0, 0.018, 2)),
+        r.normal(0, 1.5, (2, 5, 5)).astype(np.float32),
+    )
 
 
 def _breasts(chest, amount):
@@ -67,8 +82,14 @@ def _breasts(chest, amount):
 def line_integral(chest, look):
     """The healthy chest of one patient: line integrals (S, S)."""
     soft, bone, girdle, vessels = chest.integrals
-    total = (soft + look.bone * bone + look.girdle * girdle + look.vessels * vessels + look.lung * chest.lung_depth
-             + look.fat * chest.padding)
+    total = (
+        soft
+        + look.bone * bone
+        + look.girdle * girdle
+        + look.vessels * vessels
+        + look.lung * chest.lung_depth
+        + look.fat * chest.padding
+    )
     return total + _breasts(chest, look.breast) if look.breast else total
 
 
@@ -83,21 +104,37 @@ def place(integral, extent, chest, look):
     back = cv2.invertAffineTransform(turn)
     axis = np.arange(S, dtype=np.float32)
     back = back.astype(np.float32)
-    at = [cv2.resize(cv2.resize(b, (S // 8, S // 8), interpolation=cv2.INTER_CUBIC) * np.float32(S / 256), (S, S)) for b in look.bend]
+    at = [
+        cv2.resize(
+            cv2.resize(b, (S // 8, S // 8), interpolation=cv2.INTER_CUBIC) * np.float32(S / 256),
+            (S, S),
+        )
+        for b in look.bend
+    ]
     for map_, (a, b, c) in zip(at, back, strict=True):
         map_ += (a * axis + c)[None, :] + (b * axis)[:, None]
     truth = np.dstack([extent, chest.right, chest.left]).astype(np.float32)
     truth = cv2.remap(truth, at[0], at[1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
     right, left = apart(truth[..., 1] >= 0.5, truth[..., 2] >= 0.5)
-    return cv2.remap(integral, at[0], at[1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101), truth[..., 0], right, left
+    return (
+        cv2.remap(integral, at[0], at[1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101),
+        truth[..., 0],
+        right,
+        left,
+    )
 
 
 def detect(integral, detector, rng):
-    """Line integrals (S, S) -> measured log signal (S, S): transmission, scatter, quantum noise, blur, minus the logarithm."""
+    """Line integrals (S, S) -> measured log signal (S, S): transmission, scatter, quantum noise,
+    blur, minus the logarithm.
+    """
     S = integral.shape[0]
-    hard = integral / (1 + 0.03 * integral)  # the beam hardens: thick parts absorb less than in proportion
+    # the beam hardens: thick parts absorb less than in proportion
+    hard = integral / (1 + 0.03 * integral)
     primary = np.exp(-hard)
-    fog = cv2.GaussianBlur(cv2.resize(primary, (S // 4, S // 4), interpolation=cv2.INTER_AREA), (0, 0), S / 36)
+    fog = cv2.GaussianBlur(
+        cv2.resize(primary, (S // 4, S // 4), interpolation=cv2.INTER_AREA), (0, 0), S / 36
+    )
     signal = primary + detector.scatter * cv2.resize(fog, (S, S))
     noise = rng.standard_normal((S, S), dtype=np.float32)
     signal += np.sqrt(signal / (detector.photons * rng.uniform(0.5, 1.6))) * noise
@@ -106,7 +143,8 @@ def detect(integral, detector, rng):
 
 
 def develop(log_signal, detector, view, rng):
-    """Display processing: coarse density evened out, edges sharpened, window and gamma that differ a little on every film.
+    """Display processing: coarse density evened out, edges sharpened, window and gamma that differ
+    a little on every film.
 
     (S, S) -> float32 in [0, 1].
     """
@@ -115,26 +153,40 @@ def develop(log_signal, detector, view, rng):
     coarse = cv2.resize(cv2.GaussianBlur(small, (0, 0), S / 40), (S, S))
     fine = cv2.GaussianBlur(log_signal, (0, 0), 2.2 * S / 256)
     flatten = np.clip(detector.flatten * rng.uniform(0.7, 1.3), 0, 0.85)
-    picture = log_signal - flatten * coarse + detector.sharpen * rng.uniform(0.6, 1.4) * (log_signal - fine)
+    picture = (
+        log_signal
+        - flatten * coarse
+        + detector.sharpen * rng.uniform(0.6, 1.4) * (log_signal - fine)
+    )
     middle = picture[S // 12 : -S // 12 : 2, S // 12 : -S // 12 : 2]
     low, high = np.percentile(middle, (rng.uniform(0.2, 5.0), rng.uniform(96.0, 99.8)))
-    low, high = low - rng.uniform(0, 0.12) * (high - low), high + rng.uniform(0, 0.25) * (high - low)
+    low, high = (
+        low - rng.uniform(0, 0.12) * (high - low),
+        high + rng.uniform(0, 0.25) * (high - low),
+    )
     picture = np.clip((picture - low) / (high - low), 0, 1)
-    return picture ** (detector.gamma * np.exp(rng.normal(0, 0.28)) * (1.0 if view == "PA" else 0.95))
+    return picture ** (
+        detector.gamma * np.exp(rng.normal(0, 0.28)) * (1.0 if view == "PA" else 0.95)
+    )
 
 
 def write_marker(grey, marker, rng):
-    """Burn the marker into the upper corner of the patient's right -> (top, left, bottom, right) px."""
+    """Burn the marker into the upper corner of the patient's right -> (top, left, bottom, right)
+    px.
+    """
     S = grey.shape[0]
     scale, thick = 0.42 * S / 256, max(1, S // 256)
     (width, height), _ = cv2.getTextSize(marker, cv2.FONT_HERSHEY_SIMPLEX, scale, thick)
     left, bottom = int(rng.integers(S // 40, S // 12)), int(height + rng.integers(S // 40, S // 14))
-    cv2.putText(grey, marker, (left, bottom), cv2.FONT_HERSHEY_SIMPLEX, scale, 235, thick, cv2.LINE_AA)
+    cv2.putText(
+        grey, marker, (left, bottom), cv2.FONT_HERSHEY_SIMPLEX, scale, 235, thick, cv2.LINE_AA
+    )
     return bottom - height - 2, left - 1, bottom + 3, left + width + 1
 
 
 def erase_marker(grey, box):
-    """Film, uint8 (H, W), with its marker painted over by what surrounds it; box: rows and columns that it covers, as slices.
+    """Film, uint8 (H, W), with its marker painted over by what surrounds it; box: rows and columns
+    that it covers, as slices.
 
     Only the corner that holds the marker is painted.
     """
@@ -146,9 +198,15 @@ def erase_marker(grey, box):
 
 
 def expose(integral, detector, view, marker, rng):
-    """Line integrals (S, S) -> film uint8 (S, S) with its marker, and the marker's box (top, left, bottom, right) px."""
+    """Line integrals (S, S) -> film uint8 (S, S) with its marker, and the marker's box (top, left,
+    bottom, right) px.
+    """
     S = integral.shape[0]
-    grey = (develop(detect(integral, detector, rng), detector, view, rng) * 255).round().astype(np.uint8)
+    grey = (
+        (develop(detect(integral, detector, rng), detector, view, rng) * 255)
+        .round()
+        .astype(np.uint8)
+    )
     if rng.random() < detector.border:
         sides = rng.integers(0, S // 24, 4)
         grey[: sides[0]] = grey[S - sides[1] :] = 8

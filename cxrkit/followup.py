@@ -1,8 +1,10 @@
-"""Follow-up: severity of one patient over time, and which changes are larger than the noise of the reading.
+"""Follow-up: severity of one patient over time, and which changes are larger than the noise of the
+reading.
 
-The paper wants its score for "serial follow-up of severity" (section 1). A score that moves by 0.4 between two films has said nothing
-unless the reading itself moves less. Noise is measured where the truth is known: the spread of (read change - true change) over pairs
-of films of one patient, which is the standard deviation of a Bland-Altman plot of changes.
+The paper wants its score for "serial follow-up of severity" (section 1). A score that moves by 0.4
+between two films has said nothing unless the reading itself moves less. Noise is measured where the
+truth is known: the spread of (read change - true change) over pairs of films of one patient, which
+is the standard deviation of a Bland-Altman plot of changes.
 """
 
 import numpy as np
@@ -21,11 +23,21 @@ def series(table):
 
 
 def changes(table, choices):
-    """Consecutive films of a patient: one row a pair, with `before`, `after` (visits), `read` (change of `score`), `true`."""
+    """Consecutive films of a patient: one row a pair, with `before`, `after` (visits), `read`
+    (change of `score`), `true`.
+    """
     rows = series(table).assign(truth=lambda t: severity.score(arrays(t, choices)))
     pairs = rows.groupby("patient_id")[["visit", "score", "truth"]].shift(-1)
-    out = pd.DataFrame({"patient_id": rows["patient_id"], "group_id": rows["group_id"], "before": rows["visit"], "after": pairs["visit"],
-                        "read": pairs["score"] - rows["score"], "true": pairs["truth"] - rows["truth"]})
+    out = pd.DataFrame(
+        {
+            "patient_id": rows["patient_id"],
+            "group_id": rows["group_id"],
+            "before": rows["visit"],
+            "after": pairs["visit"],
+            "read": pairs["score"] - rows["score"],
+            "true": pairs["truth"] - rows["truth"],
+        }
+    )
     return out[pairs["visit"].notna()].reset_index(drop=True)
 
 
@@ -41,12 +53,21 @@ def beyond(pairs, sd):
 
 
 def report(pairs, sd):
-    """How changes are told from noise: dict `sd`, `limit` (1.96 sd), `false_alarms` among pairs without true change, `caught` among
-    true changes of at least 2, and whether their direction is right. Shares are None where there is no such pair."""
+    """How changes are told from noise: dict `sd`, `limit` (1.96 sd), `false_alarms` among pairs
+    without true change, `caught` among true changes of at least 2, and whether their direction is
+    right. Shares are None where there is no such pair.
+    """
     flagged, still, large = beyond(pairs, sd), pairs["true"] == 0, pairs["true"].abs() >= 2
     right = np.sign(pairs["read"]) == np.sign(pairs["true"])
 
     def share(hits, among):
         return {"value": float(hits[among].mean()) if among.any() else None, "n": int(among.sum())}
-    return {"sd": float(sd), "limit": float(metrics.Z95 * sd), "pairs": len(pairs), "false_alarms": share(flagged, still),
-            "caught": share(flagged & right, large), "direction": share(right, large)}
+
+    return {
+        "sd": float(sd),
+        "limit": float(metrics.Z95 * sd),
+        "pairs": len(pairs),
+        "false_alarms": share(flagged, still),
+        "caught": share(flagged & right, large),
+        "direction": share(right, large),
+    }

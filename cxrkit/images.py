@@ -1,4 +1,6 @@
-"""Images: a film from PNG, JPEG, TIFF or DICOM as one grey array with its metadata, or a clear word on what is wrong."""
+"""Images: a film from PNG, JPEG, TIFF or DICOM as one grey array with its metadata, or a clear word
+on what is wrong.
+"""
 
 import warnings
 from dataclasses import dataclass, field
@@ -13,8 +15,15 @@ from PIL import ImageOps
 from cxrkit.labels import ALIASES, plain
 
 SMALLEST = 32  # px; below that there is no film
-IDENTIFIERS = ("PatientName", "PatientID", "PatientBirthDate", "OtherPatientIDs", "PatientAddress", "AccessionNumber",
-               "ReferringPhysicianName")
+IDENTIFIERS = (
+    "PatientName",
+    "PatientID",
+    "PatientBirthDate",
+    "OtherPatientIDs",
+    "PatientAddress",
+    "AccessionNumber",
+    "ReferringPhysicianName",
+)
 WARNED = set()  # folders
 
 
@@ -36,27 +45,36 @@ class Image:
 
 
 def load_image(path, empty=False):
-    """File, row of a drawn cohort (`images.npy#7`, see `films`) or virtual patient (`virtual://...`) -> Image.
+    """File, row of a drawn cohort (`images.npy#7`, see `films`) or virtual patient
+    (`virtual://...`) -> Image.
 
-    Colour becomes luminance, alpha lies on black, EXIF rotation and palettes are applied, MONOCHROME1 is inverted, rescale and
-    VOI LUT or window of a DICOM are applied. Raises ImageError for anything that is not one sound grey film, and, unless `empty`, for
-    one of a single grey value.
+    Colour becomes luminance, alpha lies on black, EXIF rotation and palettes are applied,
+    MONOCHROME1 is inverted, rescale and VOI LUT or window of a DICOM are applied. Raises ImageError
+    for anything that is not one sound grey film, and, unless `empty`, for one of a single grey
+    value.
     """
     if str(path).startswith("virtual://"):
         from cxrkit import cohort  # the one branch for virtual patients
+
         patient = cohort.from_url(str(path))
         return _checked(Image(patient.image, (), 8, patient.view, notes=("synthetic",)), path)
     stack, _, row = str(path).rpartition("#")
     path = Path(path)
     if stack.endswith(".npy") and Path(stack).is_file():
-        return _checked(Image(np.load(stack, mmap_mode="r")[int(row)], (), 8, notes=("synthetic",)), path)
+        return _checked(
+            Image(np.load(stack, mmap_mode="r")[int(row)], (), 8, notes=("synthetic",)), path
+        )
     if not path.is_file():
-        raise ImageError(f"{path}: no such file; check the path in the table, or run: cxrkit data verify NAME")
+        raise ImageError(
+            f"{path}: no such file; check the path in the table, or run: cxrkit data verify NAME"
+        )
     with open(path, "rb") as f:
         head = f.read(132)
     if not head:
         raise ImageError(f"{path}: empty file; fetch it again")
-    reader = _dicom if head[128:] == b"DICM" or path.suffix.lower() in (".dcm", ".dicom") else _raster
+    reader = (
+        _dicom if head[128:] == b"DICM" or path.suffix.lower() in (".dcm", ".dicom") else _raster
+    )
     return _checked(reader(path), path, empty)
 
 
@@ -66,15 +84,22 @@ def _checked(image, path, empty=False):
     if pixels.ndim != 2:
         raise ImageError(f"{path}: {pixels.ndim}-D, not one grey image; export one frame")
     if min(pixels.shape) < SMALLEST:
-        raise ImageError(f"{path}: {pixels.shape[1]}x{pixels.shape[0]} px is too small for a film (at least {SMALLEST})")
+        raise ImageError(
+            f"{path}: {pixels.shape[1]}x{pixels.shape[0]} px is too small for a film (at least "
+            f"{SMALLEST})"
+        )
     low, high = pixels.min(), pixels.max()
     if low == high and not empty:
-        raise ImageError(f"{path}: every pixel is {low}; the file holds no picture, export it again")
+        raise ImageError(
+            f"{path}: every pixel is {low}; the file holds no picture, export it again"
+        )
     return Image(**{**vars(image), "pixels": pixels, "range": (int(low), int(high))})
 
 
 def load_images(paths):
-    """Read what can be read -> (dict path -> Image, list of (path, reason)); damaged files do not stop the batch."""
+    """Read what can be read -> (dict path -> Image, list of (path, reason)); damaged files do not
+    stop the batch.
+    """
     images, failures = {}, []
     for path in paths:
         try:
@@ -85,7 +110,9 @@ def load_images(paths):
 
 
 def _raster(path):
-    """PNG, JPEG, TIFF and whatever else Pillow reads; unlike cv2.imread it raises on a truncated file."""
+    """PNG, JPEG, TIFF and whatever else Pillow reads; unlike cv2.imread it raises on a truncated
+    file.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Raster.DecompressionBombWarning)
@@ -96,8 +123,16 @@ def _raster(path):
                 return _grey(ImageOps.exif_transpose(raster), path)
     except ImageError:
         raise
-    except (OSError, SyntaxError, ValueError, Raster.DecompressionBombError, Raster.DecompressionBombWarning) as error:
-        raise ImageError(f"{path}: not an image, or a damaged one ({error}); fetch or export it again") from None
+    except (
+        OSError,
+        SyntaxError,
+        ValueError,
+        Raster.DecompressionBombError,
+        Raster.DecompressionBombWarning,
+    ) as error:
+        raise ImageError(
+            f"{path}: not an image, or a damaged one ({error}); fetch or export it again"
+        ) from None
 
 
 def _grey(raster, path):
@@ -114,7 +149,9 @@ def _grey(raster, path):
 
 
 def _unsigned(values, path):
-    """Any numbers (H, W) -> uint8 or uint16, with the same order and, where they fit, the same values."""
+    """Any numbers (H, W) -> uint8 or uint16, with the same order and, where they fit, the same
+    values.
+    """
     if not np.isfinite(values).all():
         raise ImageError(f"{path}: NaN or infinite pixels; export it again as integers")
     if values.dtype in (np.uint8, np.uint16):
@@ -127,11 +164,15 @@ def _unsigned(values, path):
 
 
 def _dicom(path):
-    """One-frame DICOM of any photometric interpretation; compressed ones need python-gdcm (the extra `dicom`)."""
+    """One-frame DICOM of any photometric interpretation; compressed ones need python-gdcm (the
+    extra `dicom`).
+    """
     try:
         import pydicom
     except ImportError:
-        raise ImageError(f"{path}: a DICOM file; install the reader: pip install 'cxrkit[dicom]'") from None
+        raise ImageError(
+            f"{path}: a DICOM file; install the reader: pip install 'cxrkit[dicom]'"
+        ) from None
     try:
         dataset = pydicom.dcmread(path, force=path.suffix.lower() in (".dcm", ".dicom"))
         _warn_of_identifiers(dataset, path)
@@ -139,21 +180,36 @@ def _dicom(path):
     except ImageError:
         raise
     except Exception as error:  # pydicom raises many kinds; all mean that this file cannot be read
-        raise ImageError(f"{path}: unreadable DICOM ({type(error).__name__}: {error}); export it uncompressed, or install the "
-                         "plugins: pip install 'cxrkit[dicom]'") from None
+        raise ImageError(
+            f"{path}: unreadable DICOM ({type(error).__name__}: {error}); export it uncompressed, "
+            "or install the "
+            "plugins: pip install 'cxrkit[dicom]'"
+        ) from None
     spacing = dataset.get("ImagerPixelSpacing") or dataset.get("PixelSpacing")
     view = ALIASES["view"].get(plain(dataset.get("ViewPosition") or "unknown"))
     view = view if isinstance(view, str) else None
-    return Image(values, (), int(dataset.BitsStored), view, str(dataset.PhotometricInterpretation),
-                 spacing and tuple(float(s) for s in spacing), notes if view else (*notes, "no view in the file"))
+    return Image(
+        values,
+        (),
+        int(dataset.BitsStored),
+        view,
+        str(dataset.PhotometricInterpretation),
+        spacing and tuple(float(s) for s in spacing),
+        notes if view else (*notes, "no view in the file"),
+    )
 
 
 @lru_cache(maxsize=2**20)
 def view_of(path):
-    """View of a DICOM file ("PA", "AP", "L" ...) by its tag, None where it says nothing; only the header is read."""
+    """View of a DICOM file ("PA", "AP", "L" ...) by its tag, None where it says nothing; only the
+    header is read.
+    """
     try:
         import pydicom
-        position = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["ViewPosition"], force=True).get("ViewPosition")
+
+        position = pydicom.dcmread(
+            path, stop_before_pixels=True, specific_tags=["ViewPosition"], force=True
+        ).get("ViewPosition")
     except Exception:  # without pydicom, or damaged: reading its pixels will say so
         return None
     view = ALIASES["view"].get(plain(position or "unknown"))
@@ -164,13 +220,20 @@ def _warn_of_identifiers(dataset, path):
     named = [tag for tag in IDENTIFIERS if str(dataset.get(tag) or "").strip()]
     if named and path.parent not in WARNED:  # once for a folder of thousands
         WARNED.add(path.parent)
-        warnings.warn(f"{path.name}: carries patient identifiers ({', '.join(named)}), and so may others beside it; the kit keeps none, "
-                      "but de-identify the files before they leave your hospital", stacklevel=4)
+        warnings.warn(
+            f"{path.name}: carries patient identifiers ({', '.join(named)}), and so may others "
+            "beside it; the kit keeps none, "
+            "but de-identify the files before they leave your hospital",
+            stacklevel=4,
+        )
 
 
 def _dicom_values(dataset, path):
-    """Grey values (H, W) as a viewer shows them: modality LUT, VOI LUT or window, inversion -> (uint8 or uint16, notes)."""
+    """Grey values (H, W) as a viewer shows them: modality LUT, VOI LUT or window, inversion ->
+    (uint8 or uint16, notes).
+    """
     from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi_lut
+
     if "PixelData" not in dataset:
         raise ImageError(f"{path}: a DICOM file without pixels; export the image itself")
     if int(dataset.get("NumberOfFrames") or 1) > 1:
@@ -187,7 +250,11 @@ def _dicom_values(dataset, path):
     if np.any(~background):
         values = np.clip(values, values[~background].min(), values[~background].max())
     if photometric == "MONOCHROME1":
-        top = 2**int(dataset.BitsStored) - 1 if values is raw or np.array_equal(values, raw) else values.min() + values.max()
+        top = (
+            2 ** int(dataset.BitsStored) - 1
+            if values is raw or np.array_equal(values, raw)
+            else values.min() + values.max()
+        )
         values = top - values.astype(np.float64 if values.dtype.kind == "f" else np.int64)
     values = np.where(background, values.min(), values)
     if raw.dtype == np.uint8 and values.min() >= 0 and values.max() <= 255:

@@ -1,7 +1,9 @@
-"""Inspection: is this file a film like those that the models learnt from? Each doubt is a small function with a measured criterion.
+"""Inspection: is this file a film like those that the models learnt from? Each doubt is a small
+function with a measured criterion.
 
-A small network looks at the whole film (FAULTS); QUANTITIES compares simple measures with their range over training films; the lung mask
-and the size answer for themselves. Hit rates and false alarms: docs/predict.md (`tools/fit_inspector.py` trains and measures).
+A small network looks at the whole film (FAULTS); QUANTITIES compares simple measures with their
+range over training films; the lung mask and the size answer for themselves. Hit rates and false
+alarms: docs/predict.md (`tools/fit_inspector.py` trains and measures).
 
 B batch, H W image, S size.
 """
@@ -31,17 +33,25 @@ LUNG_CONTRAST = 0.45  # see `contrast`
 
 
 class Inspector(nn.Module):
-    """Film (B, 1, 64, 64) in [-1, 1] -> logits (B, 5), one for each of FAULTS. It keeps places: a flipped heart must be seen."""
+    """Film (B, 1, 64, 64) in [-1, 1] -> logits (B, 5), one for each of FAULTS. It keeps places: a
+    flipped heart must be seen.
+    """
 
     def __init__(self, widths=(16, 24, 32, 32)):
         super().__init__()
-        layers = [nn.Sequential(nn.Conv2d(before, after, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(after), nn.ReLU())
-                  for before, after in zip((1, *widths), widths)]
+        layers = [
+            nn.Sequential(
+                nn.Conv2d(before, after, 3, stride=2, padding=1, bias=False),
+                nn.BatchNorm2d(after),
+                nn.ReLU(),
+            )
+            for before, after in zip((1, *widths), widths)
+        ]
         self.features = nn.Sequential(*layers)
         self.head = nn.Linear(widths[-1] * (SIZE // 2 ** len(widths)) ** 2, len(FAULTS))
 
     def forward(self, image):
-        return self.head(self.features(image).flatten(1))                                     # (B, 5)
+        return self.head(self.features(image).flatten(1))  # (B, 5)
 
 
 def seen(pixels):
@@ -64,7 +74,9 @@ def _grain(grey):
     return float(np.abs(cv2.Laplacian(small, cv2.CV_32F)).mean() / max(small.std(), 1.0))
 
 
-QUANTITIES = {  # name -> (what it is, function of the uint8 film); their ranges over training films lie with the network's weights
+# name -> (what it is, function of the uint8 film); their ranges over training films lie with the
+# network's weights
+QUANTITIES = {
     "aspect": ("width over height", lambda grey: grey.shape[1] / grey.shape[0]),
     "contrast": ("contrast (5th to 95th percentile of grey)", _spread),
     "flat": ("share of the most frequent grey value", _flat),
@@ -80,57 +92,85 @@ def quantities(pixels):
 
 def out_of_range(pixels, ranges):
     """Which measures of a film lie outside their (low, high) over training films, in words."""
-    return [f"out of the training range: {QUANTITIES[name][0]} {value:.2g}, trained on {ranges[name][0]:.2g} to {ranges[name][1]:.2g}"
-            for name, value in quantities(pixels).items() if not ranges[name][0] <= value <= ranges[name][1]]
+    return [
+        f"out of the training range: {QUANTITIES[name][0]} {value:.2g}, trained on "
+        f"{ranges[name][0]:.2g} to {ranges[name][1]:.2g}"
+        for name, value in quantities(pixels).items()
+        if not ranges[name][0] <= value <= ranges[name][1]
+    ]
 
 
 def too_small(shape, size):
     """A film smaller than the models' input is enlarged: detail that they look for is not there."""
     small = min(shape) < size
-    return [f"too small: {shape[1]}x{shape[0]} px, the models look at {size}x{size}"] if small else []
+    return (
+        [f"too small: {shape[1]}x{shape[0]} px, the models look at {size}x{size}"] if small else []
+    )
 
 
 def doubt(probs, mask):
-    """How much of what the segmenter says is neither yes nor no, for the size of the lungs: mean of 4 p (1 - p) over the mask's share.
+    """How much of what the segmenter says is neither yes nor no, for the size of the lungs: mean of
+    4 p (1 - p) over the mask's share.
 
-    0 = sure everywhere; about 0.4 on films, above 1 on pictures of something else. probs (h, w), mask bool (H, W).
+    0 = sure everywhere; about 0.4 on films, above 1 on pictures of something else. probs (h, w),
+    mask bool (H, W).
     """
     return float((4 * probs * (1 - probs)).mean() / max(mask.mean(), 1e-3))
 
 
 def agreement(probs, mirrored):
-    """Dice, soft, of lungs drawn on a film and on its mirror image (flipped back): (h, w) each, in [0, 1]."""
+    """Dice, soft, of lungs drawn on a film and on its mirror image (flipped back): (h, w) each, in
+    [0, 1].
+    """
     return float(2 * np.minimum(probs, mirrored).sum() / max(probs.sum() + mirrored.sum(), 1e-6))
 
 
 def contrast(pixels, mask):
-    """How often a pixel beside the lungs is brighter than one in them (ties count half), in [0, 1]; NaN without either.
+    """How often a pixel beside the lungs is brighter than one in them (ties count half), in [0, 1];
+    NaN without either.
 
-    Lungs hold air, and even ill ones are mostly darker than chest wall and mediastinum. pixels (H, W) of any size, mask bool (S, S).
+    Lungs hold air, and even ill ones are mostly darker than chest wall and mediastinum. pixels (H,
+    W) of any size, mask bool (S, S).
     """
     grey, size = preprocess.resize(preprocess.to_uint8(pixels), len(mask)), len(mask)
-    near, far = (cv2.dilate(mask.astype(np.uint8), np.ones((2 * r + 1,) * 2, np.uint8)) > 0
-                 for r in (max(1, size // 128), max(2, 6 * size // 128)))  # px
-    inside, beside = (np.bincount(grey[at], minlength=256) / max(at.sum(), 1) for at in (mask, far & ~near))
-    return float(beside @ (np.cumsum(inside) - inside / 2)) if inside.any() and beside.any() else np.nan
+    near, far = (
+        cv2.dilate(mask.astype(np.uint8), np.ones((2 * r + 1,) * 2, np.uint8)) > 0
+        for r in (max(1, size // 128), max(2, 6 * size // 128))
+    )  # px
+    inside, beside = (
+        np.bincount(grey[at], minlength=256) / max(at.sum(), 1) for at in (mask, far & ~near)
+    )
+    return (
+        float(beside @ (np.cumsum(inside) - inside / 2))
+        if inside.any() and beside.any()
+        else np.nan
+    )
 
 
 def lungs_missing(mask, pixels=None, probs=None):
-    """Why what the segmenter drew is no pair of lungs, in words: the clean mask (S, S), and, where they are given, the film (H, W) and the
-    probabilities (2, h, w) of lung on the film and on its mirror image."""
+    """Why what the segmenter drew is no pair of lungs, in words: the clean mask (S, S), and, where
+    they are given, the film (H, W) and the probabilities (2, h, w) of lung on the film and on its
+    mirror image.
+    """
     areas = sorted(int(side.sum()) for side in severity.sides(mask))
     if sum(areas) < LUNG_SHARE * mask.size:
         return [f"lungs not found: {sum(areas) / mask.size:.0%} of the film"]
-    wrong = {"only one, or one far smaller than the other": areas[0] < LUNG_BALANCE * areas[1],
-             "the segmenter is in doubt": probs is not None and doubt(probs.mean(0), mask) > LUNG_DOUBT,
-             "the segmenter draws others in the mirror image": probs is not None and agreement(*probs) < LUNG_AGREEMENT,
-             "what was drawn is brighter than what lies beside it": pixels is not None and contrast(pixels, mask) < LUNG_CONTRAST}
+    wrong = {
+        "only one, or one far smaller than the other": areas[0] < LUNG_BALANCE * areas[1],
+        "the segmenter is in doubt": probs is not None and doubt(probs.mean(0), mask) > LUNG_DOUBT,
+        "the segmenter draws others in the mirror image": probs is not None
+        and agreement(*probs) < LUNG_AGREEMENT,
+        "what was drawn is brighter than what lies beside it": pixels is not None
+        and contrast(pixels, mask) < LUNG_CONTRAST,
+    }
     return [f"lungs not found: {why}" for why, so in wrong.items() if so][:1]
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """A trained inspector with what it was measured on: `thresholds` {fault: probability}, `ranges` {measure: (low, high)}."""
+    """A trained inspector with what it was measured on: `thresholds` {fault: probability}, `ranges`
+    {measure: (low, high)}.
+    """
 
     network: nn.Module
     thresholds: dict
@@ -144,9 +184,19 @@ class Inspection:
         return [FAULTS[name] for name in (raised[:1] if "not_frontal" in raised else raised)]
 
     def warnings(self, pixels, mask, size, probs=None):
-        """All that is to be said of a film (H, W) and its lung mask before a model of `size` px is believed; probs: `lungs_missing`."""
-        found = [*self.faults(pixels), *out_of_range(pixels, self.ranges), *too_small(pixels.shape, size)]
-        return found if FAULTS["not_frontal"] in found else [*found, *lungs_missing(mask, pixels, probs)]
+        """All that is to be said of a film (H, W) and its lung mask before a model of `size` px is
+        believed; probs: `lungs_missing`.
+        """
+        found = [
+            *self.faults(pixels),
+            *out_of_range(pixels, self.ranges),
+            *too_small(pixels.shape, size),
+        ]
+        return (
+            found
+            if FAULTS["not_frontal"] in found
+            else [*found, *lungs_missing(mask, pixels, probs)]
+        )
 
 
 def load(path):

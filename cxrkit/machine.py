@@ -17,13 +17,19 @@ def precision(amp, device):
     dtype = PRECISIONS[known(amp, PRECISIONS, "amp")]
     if device.type != "cuda" or amp == "off":
         return contextlib.nullcontext, torch.amp.GradScaler(enabled=False)
-    dtype = dtype or (torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16)
-    return functools.partial(torch.autocast, "cuda", dtype=dtype), torch.amp.GradScaler("cuda", enabled=dtype == torch.float16)
+    dtype = dtype or (
+        torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    )
+    return functools.partial(torch.autocast, "cuda", dtype=dtype), torch.amp.GradScaler(
+        "cuda", enabled=dtype == torch.float16
+    )
 
 
 @contextlib.contextmanager
 def catch_ctrl_c():
-    """Yields a list that the first Ctrl-C fills, so that the step under way can end; a second one interrupts at once."""
+    """Yields a list that the first Ctrl-C fills, so that the step under way can end; a second one
+    interrupts at once.
+    """
     pressed = []
 
     def handler(number, frame):
@@ -31,7 +37,8 @@ def catch_ctrl_c():
             raise KeyboardInterrupt
         pressed.append(number)
 
-    if threading.current_thread() is not threading.main_thread():  # only the main thread may set a handler
+    # only the main thread may set a handler
+    if threading.current_thread() is not threading.main_thread():
         yield pressed
         return
     before = signal.signal(signal.SIGINT, handler)

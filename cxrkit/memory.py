@@ -1,4 +1,6 @@
-"""Memory of one training step, counted without computing it: weights, gradients, optimiser, and what the backward pass will need."""
+"""Memory of one training step, counted without computing it: weights, gradients, optimiser, and
+what the backward pass will need.
+"""
 
 import torch
 
@@ -7,7 +9,8 @@ PRECISIONS = {"float32": torch.float32, "bf16": torch.bfloat16}
 
 
 def kept_for_backward(model, *inputs):
-    """Bytes that autograd keeps from one forward pass for the backward pass, weights left out; a shared storage counts once.
+    """Bytes that autograd keeps from one forward pass for the backward pass, weights left out; a
+    shared storage counts once.
 
     Works on `meta`, where nothing is computed and no memory is used.
     """
@@ -29,11 +32,13 @@ def kept_during(call, weights):
 
 
 def training_bytes(make, shape, training, precision="float32"):
-    """Bytes that one update needs: make() -> model, shape of its input without the batch, training: `profiles.Training`.
+    """Bytes that one update needs: make() -> model, shape of its input without the batch, training:
+    `profiles.Training`.
 
-    Weights, gradients and moments are float32 at any precision; with bf16 autocast adds a bf16 copy of the weights. Not counted:
-    work space of the convolutions, the gradients under way and what the driver takes, a few hundred MB to 1 GB.
-    Raises ValueError for an unknown precision, KeyError for an unknown optimiser.
+    Weights, gradients and moments are float32 at any precision; with bf16 autocast adds a bf16 copy
+    of the weights. Not counted: work space of the convolutions, the gradients under way and what
+    the driver takes, a few hundred MB to 1 GB. Raises ValueError for an unknown precision, KeyError
+    for an unknown optimiser.
     """
     if precision not in PRECISIONS:
         raise ValueError(f"unknown precision {precision!r}; known: {list(PRECISIONS)}")

@@ -1,4 +1,5 @@
-"""Networks: the whole model of a profile, features and the transformer that reads them, and the weights it may begin with (Tables 7 to 9).
+"""Networks: the whole model of a profile, features and the transformer that reads them, and the
+weights it may begin with (Tables 7 to 9).
 
 Classification and severity share them. B batch, C channels, S image size, h w grid, D embed.
 """
@@ -16,10 +17,12 @@ POSITIONS = "transformer.pos_embed"
 
 
 class Network(nn.Module):
-    """Backbone and corpus ViT in one: image (B, 1, S, S), or its corpus as `features` where it is known, -> dict of `CorpusViT`.
+    """Backbone and corpus ViT in one: image (B, 1, S, S), or its corpus as `features` where it is
+    known, -> dict of `CorpusViT`.
 
-    The weights of the two keep their names. fold: cells of a side that become the channels of one word (a patch embedding with such a
-    kernel and stride). In the models that ours is compared with, `transformer` is whatever reads the features (`baselines`).
+    The weights of the two keep their names. fold: cells of a side that become the channels of one
+    word (a patch embedding with such a kernel and stride). In the models that ours is compared
+    with, `transformer` is whatever reads the features (`baselines`).
     """
 
     def __init__(self, features, transformer, fold=1):
@@ -36,25 +39,37 @@ class Network(nn.Module):
 
 
 class WeightedNetwork(Network):
-    """The corpus after PCAM (Table 9): the backbone's own head weighs the features by where it sees each of the chosen findings."""
+    """The corpus after PCAM (Table 9): the backbone's own head weighs the features by where it sees
+    each of the chosen findings.
+    """
 
     def __init__(self, features, head, transformer, chosen):
         super().__init__(features, transformer)
         self.head, self.chosen = head, [FINDINGS.index(name) for name in chosen]
 
     def corpus(self, image):
-        features = self.features(image)                                                       # (B, C, h, w)
-        return weighted_maps({"features": features, "weight_map": pcam_weights(self.head(features))}, self.chosen)  # (B, n*C, h, w)
+        features = self.features(image)  # (B, C, h, w)
+        # (B, n*C, h, w)
+        return weighted_maps(
+            {"features": features, "weight_map": pcam_weights(self.head(features))}, self.chosen
+        )
 
 
-CORPORA = {  # variant.corpus -> findings whose weighted maps are the words; the paper's own corpus is taken before PCAM
-    "before_pcam": (), "ten_maps": FINDINGS, "infection_maps": ("opacity", "consolidation", "pneumonia"), "pneumonia_map": ("pneumonia",)}
+# variant.corpus -> findings whose weighted maps are the words; the paper's own corpus is taken
+# before PCAM
+CORPORA = {
+    "before_pcam": (),
+    "ten_maps": FINDINGS,
+    "infection_maps": ("opacity", "consolidation", "pneumonia"),
+    "pneumonia_map": ("pneumonia",),
+}
 CONVOLUTIONAL = ("densenet", "resnet")
 MODELS = ("corpus_vit", "vit", *CONVOLUTIONAL, "hybrid", "timm_hybrid")
 
 
 def network(profile, map_head=False):
-    """The profile's whole model with random weights: the paper's, or the one that `profile.variant` names (Tables 7 to 9).
+    """The profile's whole model with random weights: the paper's, or the one that `profile.variant`
+    names (Tables 7 to 9).
 
     Raises ValueError for an unknown model or corpus.
     """
@@ -67,25 +82,57 @@ def network(profile, map_head=False):
         channels, cell = features.out_channels, features.stride
     else:
         whole = findings.network(profile)
-        features, head, channels, cell = whole.features, whole.head, whole.out_channels, backbone.stride
-    scale = profile.choices.map_scale * cell // backbone.stride  # one size of the severity map for all
+        features, head, channels, cell = (
+            whole.features,
+            whole.head,
+            whole.out_channels,
+            backbone.stride,
+        )
+    # one size of the severity map for all
+    scale = profile.choices.map_scale * cell // backbone.stride
     if variant.model in CONVOLUTIONAL:
-        return Network(features, baselines.Pooled(channels, profile.transformer.embed_dim, map_head=map_head, map_scale=scale))
+        return Network(
+            features,
+            baselines.Pooled(
+                channels, profile.transformer.embed_dim, map_head=map_head, map_scale=scale
+            ),
+        )
     chosen = CORPORA[known(variant.corpus, CORPORA, "corpus")]
-    reader = _vit(profile, channels * fold**2 * max(1, len(chosen)), profile.image_size // cell, map_head, scale)
-    return WeightedNetwork(features, head, reader, chosen) if chosen else Network(features, reader, fold)
+    reader = _vit(
+        profile,
+        channels * fold**2 * max(1, len(chosen)),
+        profile.image_size // cell,
+        map_head,
+        scale,
+    )
+    return (
+        WeightedNetwork(features, head, reader, chosen)
+        if chosen
+        else Network(features, reader, fold)
+    )
 
 
 def _vit(profile, channels, grid, map_head, map_scale):
     sizes = profile.transformer
-    return CorpusViT(channels, grid, sizes.embed_dim, sizes.depth, sizes.num_heads, round(profile.choices.mlp_dim * sizes.embed_dim / 768),
-                     map_head=map_head, map_scale=map_scale, fused=True)
+    return CorpusViT(
+        channels,
+        grid,
+        sizes.embed_dim,
+        sizes.depth,
+        sizes.num_heads,
+        round(profile.choices.mlp_dim * sizes.embed_dim / 768),
+        map_head=map_head,
+        map_scale=map_scale,
+        fused=True,
+    )
 
 
 def adopt(model, *states):
-    """Take from state dicts every weight that the model has by that name; later ones win. Returns the names still random.
+    """Take from state dicts every weight that the model has by that name; later ones win. Returns
+    the names still random.
 
-    Learned positions of another grid are interpolated. Raises ValueError naming a weight of another shape.
+    Learned positions of another grid are interpolated. Raises ValueError naming a weight of another
+    shape.
     """
     own, taken = model.state_dict(), {}
     for state in states:
@@ -94,17 +141,24 @@ def adopt(model, *states):
         taken[POSITIONS] = stretch(taken[POSITIONS], model.transformer.grid)
     wrong = [name for name, tensor in taken.items() if tensor.shape != own[name].shape]
     if wrong:
-        raise ValueError(f"{wrong[0]} is {tuple(taken[wrong[0]].shape)} in the weights and {tuple(own[wrong[0]].shape)} in the model: "
-                         "backbone and transformer must have the sizes that the weights were trained with")
+        raise ValueError(
+            f"{wrong[0]} is {tuple(taken[wrong[0]].shape)} in the weights and "
+            f"{tuple(own[wrong[0]].shape)} in the model: "
+            "backbone and transformer must have the sizes that the weights were trained with"
+        )
     model.load_state_dict(taken, strict=False)
     return sorted(set(own) - set(taken))
 
 
 def stretch(pos_embed, grid):
-    """Learned positions (1, 1 + h*h, D) of a square grid -> (1, 1 + h'*w', D), bicubic; the class token keeps its own."""
+    """Learned positions (1, 1 + h*h, D) of a square grid -> (1, 1 + h'*w', D), bicubic; the class
+    token keeps its own.
+    """
     side = round((pos_embed.shape[1] - 1) ** 0.5)
     if (side, side) == tuple(grid):
         return pos_embed
-    cells = pos_embed[:, 1:].transpose(1, 2).unflatten(2, (side, side))                       # (1, D, h, h)
-    cells = F.interpolate(cells, grid, mode="bicubic", align_corners=False).flatten(2).transpose(1, 2)
+    cells = pos_embed[:, 1:].transpose(1, 2).unflatten(2, (side, side))  # (1, D, h, h)
+    cells = (
+        F.interpolate(cells, grid, mode="bicubic", align_corners=False).flatten(2).transpose(1, 2)
+    )
     return torch.cat([pos_embed[:, :1], cells], dim=1)

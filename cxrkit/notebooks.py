@@ -1,4 +1,6 @@
-"""Lessons: read from their percent source and run headless through papermill, each with a deadline, only where out of date."""
+"""Lessons: read from their percent source and run headless through papermill, each with a deadline,
+only where out of date.
+"""
 
 import contextlib
 import hashlib
@@ -18,8 +20,10 @@ import pydantic
 from cxrkit import artifacts, doctor, profiles
 from cxrkit.watch import Watch
 
-METADATA = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
-            "language_info": {"name": "python"}}
+METADATA = {
+    "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+    "language_info": {"name": "python"},
+}
 BLANK = {"code": "# your solution", "markdown": "*Your answer.*"}
 
 
@@ -32,7 +36,9 @@ class LessonFailed(Exception):
 
 
 class Parameters(pydantic.BaseModel, extra="forbid"):
-    """All that a lesson's `parameters` cell may declare; papermill itself only warns about a misspelt name."""
+    """All that a lesson's `parameters` cell may declare; papermill itself only warns about a
+    misspelt name.
+    """
 
     profile: str = "demo"
     out: str | None = None
@@ -50,22 +56,33 @@ def lessons_folder():
 
 
 def sources(only=(), folder=None):
-    """Lesson sources in order; `only` keeps those whose number or name is named. Raises ValueError for one that is no lesson's."""
+    """Lesson sources in order; `only` keeps those whose number or name is named. Raises ValueError
+    for one that is no lesson's.
+    """
     found = sorted(Path(folder or lessons_folder()).glob("[0-9][0-9]_*.py"))
     called = {path: {path.name[:2], path.stem} for path in found}
     unknown = sorted(set(only).difference(*called.values()))
     if unknown:
-        raise ValueError(f"no lesson {', '.join(unknown)}; there are: {', '.join(path.stem for path in found) or 'none'}")
+        raise ValueError(
+            f"no lesson {', '.join(unknown)}; there are: "
+            f"{', '.join(path.stem for path in found) or 'none'}"
+        )
     return [path for path in found if not only or called[path] & set(only)]
 
 
 def read_lesson(path, solved=False):
-    """Notebook without outputs from a percent source; cells tagged `solution` are blank unless `solved`."""
+    """Notebook without outputs from a percent source; cells tagged `solution` are blank unless
+    `solved`.
+    """
     notebook = jupytext.read(path, fmt="py:percent")
     notebook.metadata = nbformat.from_dict(METADATA)
     for cell in notebook.cells:
         if "solution" in cell.metadata.get("tags", []) and not solved:
-            task = re.match(r"(#.*\n?)*", cell.source).group().rstrip() if cell.cell_type == "code" else ""
+            task = (
+                re.match(r"(#.*\n?)*", cell.source).group().rstrip()
+                if cell.cell_type == "code"
+                else ""
+            )
             cell.source = f"{task}\n{BLANK[cell.cell_type]}".lstrip()
     return notebook
 
@@ -76,13 +93,19 @@ def package_digest():
     files = [*package.rglob("*"), *(package.parent / "data_manifests").rglob("*")]
     digest = hashlib.sha256(f"{sys.version} torch {importlib.metadata.version('torch')}".encode())
     for path in sorted(p for p in files if p.is_file() and p.suffix not in (".pyc", ".j2")):
-        digest.update(f"{path.relative_to(package.parent).as_posix()}\0".encode() + path.read_bytes())
+        digest.update(
+            f"{path.relative_to(package.parent).as_posix()}\0".encode() + path.read_bytes()
+        )
     return digest.hexdigest()
 
 
 def fingerprint(notebook, parameters):
-    """Hash of a lesson's cells, its parameters and the package: equal means that running it again shows the same."""
-    cells = [[cell.cell_type, cell.source, cell.metadata.get("tags", [])] for cell in notebook.cells]
+    """Hash of a lesson's cells, its parameters and the package: equal means that running it again
+    shows the same.
+    """
+    cells = [
+        [cell.cell_type, cell.source, cell.metadata.get("tags", [])] for cell in notebook.cells
+    ]
     return artifacts.key({"cells": cells, "parameters": parameters, "package": package_digest()})
 
 
@@ -94,35 +117,61 @@ def declared(notebook):
         names = set(papermill.inspect_notebook(str(path)))
     unknown = sorted(names - set(Parameters.model_fields))
     if unknown:
-        raise ValueError(f"parameters cell declares {', '.join(unknown)}; known: {', '.join(Parameters.model_fields)}")
+        raise ValueError(
+            f"parameters cell declares {', '.join(unknown)}; known: "
+            f"{', '.join(Parameters.model_fields)}"
+        )
     return names
 
 
 def execute(notebook, path, parameters, seconds):
     """Run a notebook through papermill into `path`; returns (seconds, peak bytes).
 
-    The output appears under its name only if every cell ran; else it is kept as `<stem>.failed.ipynb` and LessonFailed
-    is raised. Raises ValueError for a parameter that the notebook does not declare.
+    The output appears under its name only if every cell ran; else it is kept as
+    `<stem>.failed.ipynb` and LessonFailed is raised. Raises ValueError for a parameter that the
+    notebook does not declare.
     """
     unknown = sorted(set(parameters) - declared(notebook))
     if unknown:
-        raise ValueError(f"{path.stem} has no parameter {', '.join(unknown)}; it declares: {sorted(declared(notebook))}")
-    running, failed = path.with_name(f".{path.stem}.running.ipynb"), path.with_suffix(".failed.ipynb")
+        raise ValueError(
+            f"{path.stem} has no parameter {', '.join(unknown)}; it declares: "
+            f"{sorted(declared(notebook))}"
+        )
+    running, failed = (
+        path.with_name(f".{path.stem}.running.ipynb"),
+        path.with_suffix(".failed.ipynb"),
+    )
     for stale in (path, failed, running):
         stale.unlink(missing_ok=True)
     path.parent.mkdir(parents=True, exist_ok=True)
-    os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")  # else each kernel warns about frozen modules
+    # else each kernel warns about frozen modules
+    os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
     error = None
     with Watch(seconds) as watch:
         try:
-            papermill.execute_notebook(notebook, str(running), parameters, kernel_name="python3", progress_bar=False,
-                                       start_timeout=180, cwd=str(path.parent), extra_arguments=["--log-level=40"])
-        except Exception as caught:  # whatever stops a lesson: an error in a cell, a dead kernel, one that never started
+            papermill.execute_notebook(
+                notebook,
+                str(running),
+                parameters,
+                kernel_name="python3",
+                progress_bar=False,
+                start_timeout=180,
+                cwd=str(path.parent),
+                extra_arguments=["--log-level=40"],
+            )
+        except Exception as caught:
+            # whatever stops a lesson: an error in a cell, a dead kernel, one that never started
             error = caught
     if error:
         shown = running.exists() and running.replace(failed)
-        reason = f"stopped at its deadline of {seconds / 60:g} minutes" if watch.expired else summary(error)
-        raise LessonFailed(f"{path.stem}: {reason}" + (f" (see {failed})" if shown else "")) from error
+        reason = (
+            f"stopped at its deadline of {seconds / 60:g} minutes"
+            if watch.expired
+            else summary(error)
+        )
+        raise LessonFailed(
+            f"{path.stem}: {reason}" + (f" (see {failed})" if shown else "")
+        ) from error
     running.replace(path)
     return watch.elapsed, watch.peak
 
@@ -135,27 +184,46 @@ def summary(error):
 
 
 def run(source, folder, parameters, seconds, force=False, solved=False):
-    """Run one lesson into `folder` unless its record says that nothing has changed; returns (record, whether it ran)."""
-    lesson, output, note = read_lesson(source, solved), folder / f"{source.stem}.ipynb", folder / f"{source.stem}.json"
-    given = {name: value for name, value in parameters.items() if value is not None and name in declared(lesson)}
-    print_of = fingerprint(lesson, given | ({"data": parameters["data"]} if parameters.get("data") else {}))
+    """Run one lesson into `folder` unless its record says that nothing has changed; returns
+    (record, whether it ran).
+    """
+    lesson, output, note = (
+        read_lesson(source, solved),
+        folder / f"{source.stem}.ipynb",
+        folder / f"{source.stem}.json",
+    )
+    given = {
+        name: value
+        for name, value in parameters.items()
+        if value is not None and name in declared(lesson)
+    }
+    print_of = fingerprint(
+        lesson, given | ({"data": parameters["data"]} if parameters.get("data") else {})
+    )
     if not force and output.exists() and note.exists():
         record = artifacts.read_json(note)
         if record["fingerprint"] == print_of:
             return record, False
     note.unlink(missing_ok=True)
     elapsed, peak = execute(lesson, output, given, seconds)
-    record = {"fingerprint": print_of, "parameters": given, "seconds": round(elapsed, 1), "peak_gb": round(peak / doctor.GB, 2),
-              "provenance": doctor.provenance()}
+    record = {
+        "fingerprint": print_of,
+        "parameters": given,
+        "seconds": round(elapsed, 1),
+        "peak_gb": round(peak / doctor.GB, 2),
+        "provenance": doctor.provenance(),
+    }
     artifacts.write_json(note, record)
     return record, True
 
 
 def reproduce(parameters, root=None, only=(), force=False, say=print):
-    """Run the lessons for a profile into `<root>/runs/<profile>`; returns the names of those that failed.
+    """Run the lessons for a profile into `<root>/runs/<profile>`; returns the names of those that
+    failed.
 
-    `data`, the folder of the full datasets, reaches the lessons as CXRKIT_DATA. Raises CannotRun if none could start or another run is
-    at work in that folder, ValueError for an unknown profile, lesson or parameter.
+    `data`, the folder of the full datasets, reaches the lessons as CXRKIT_DATA. Raises CannotRun if
+    none could start or another run is at work in that folder, ValueError for an unknown profile,
+    lesson or parameter.
     """
     root = Path(root).resolve() if root else artifacts.default_root()
     parameters = Parameters(**{**parameters, "out": str(root)}).model_dump()
@@ -175,7 +243,11 @@ def reproduce(parameters, root=None, only=(), force=False, say=print):
             try:
                 record, ran = run(source, folder, parameters, 60 * profile.lesson_minutes, force)
                 cost = f"{record['seconds']:.0f} s, {record['peak_gb']:.2f} GB"
-                say(f"    ran in {cost}" if ran else f"    up to date (ran in {cost}; --force runs it again)")
+                say(
+                    f"    ran in {cost}"
+                    if ran
+                    else f"    up to date (ran in {cost}; --force runs it again)"
+                )
             except LessonFailed as error:
                 failed.append(source.stem)
                 say(f"    FAILED {error}")
@@ -184,18 +256,30 @@ def reproduce(parameters, root=None, only=(), force=False, say=print):
 
 @contextlib.contextmanager
 def alone(folder):
-    """The folder of a run, for one process at a time. Raises CannotRun while another runs there: two would overwrite their lessons."""
+    """The folder of a run, for one process at a time. Raises CannotRun while another runs there:
+    two would overwrite their lessons.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with filelock.FileLock(folder.with_name(f"{folder.name}.lock"), timeout=0):
             yield folder
     except filelock.Timeout:
-        raise CannotRun(f"another run is at work in {folder}: wait for it, or choose another folder (--out, or CXRKIT_STORE)") from None
+        raise CannotRun(
+            f"another run is at work in {folder}: wait for it, or choose another folder (--out, or "
+            "CXRKIT_STORE)"
+        ) from None
 
 
 def refuse_unused(parameters, lessons):
     """Raises ValueError for an option that no chosen lesson takes: it would be dropped in silence."""
     taken = set().union(*(declared(read_lesson(source)) for source in lessons))
-    unused = [name for name, value in parameters.items() if value is not None and name not in (*taken, "data")]
+    unused = [
+        name
+        for name, value in parameters.items()
+        if value is not None and name not in (*taken, "data")
+    ]
     if unused:
-        raise ValueError(f"no chosen lesson takes {', '.join(unused)}; their parameters: {', '.join(sorted(taken))}")
+        raise ValueError(
+            f"no chosen lesson takes {', '.join(unused)}; their parameters: "
+            f"{', '.join(sorted(taken))}"
+        )

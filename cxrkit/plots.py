@@ -1,7 +1,8 @@
-"""Figures: every function takes arrays or films and returns a matplotlib Figure; lessons, report and widgets draw with these alone.
+"""Figures: every function takes arrays or films and returns a matplotlib Figure; lessons, report
+and widgets draw with these alone.
 
-Colours are from the Okabe-Ito palette, maps are viridis or magma: readable to colour-blind eyes. A figure made from virtual patients
-says "synthetic" in its lower right corner.
+Colours are from the Okabe-Ito palette, maps are viridis or magma: readable to colour-blind eyes. A
+figure made from virtual patients says "synthetic" in its lower right corner.
 """
 
 import io
@@ -14,11 +15,29 @@ from matplotlib.figure import Figure
 from .schema import FINDINGS
 from .severity import zones_of_sides
 
-BLUE, ORANGE, GREEN, RED, SKY, YELLOW, PINK = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#F0E442", "#CC79A7"
-ZONE_COLOURS = ((BLUE, ORANGE), (SKY, YELLOW), (GREEN, PINK))  # rows upper to lower, columns patient's right, left
+BLUE, ORANGE, GREEN, RED, SKY, YELLOW, PINK = (
+    "#0072B2",
+    "#E69F00",
+    "#009E73",
+    "#D55E00",
+    "#56B4E9",
+    "#F0E442",
+    "#CC79A7",
+)
+# rows upper to lower, columns patient's right, left
+ZONE_COLOURS = ((BLUE, ORANGE), (SKY, YELLOW), (GREEN, PINK))
 
-plt.rcParams.update({"font.size": 12, "axes.titlesize": 12, "axes.spines.top": False, "axes.spines.right": False, "figure.dpi": 80,
-                     "savefig.dpi": 80, "image.cmap": "gray"})
+plt.rcParams.update(
+    {
+        "font.size": 12,
+        "axes.titlesize": 12,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "figure.dpi": 80,
+        "savefig.dpi": 80,
+        "image.cmap": "gray",
+    }
+)
 
 
 def _show_in_notebooks():
@@ -42,13 +61,16 @@ def png(figure):
 
 def stamp(figure, text="synthetic"):
     """Say in the corner what the pictures are."""
-    figure.supxlabel(text, x=0.995, ha="right", fontsize=10, color="0.4", style="italic")  # the layout keeps room for it
+    # the layout keeps room for it
+    figure.supxlabel(text, x=0.995, ha="right", fontsize=10, color="0.4", style="italic")
     return figure
 
 
 def grid(rows, columns, size=2.6, title=None, **options):
     """Figure and an array (rows, columns) of axes without ticks; `size` inches a panel."""
-    figure = Figure(figsize=(columns * size, rows * size + (0.4 if title else 0)), layout="constrained")
+    figure = Figure(
+        figsize=(columns * size, rows * size + (0.4 if title else 0)), layout="constrained"
+    )
     axes = figure.subplots(rows, columns, squeeze=False, **options)
     if title:
         figure.suptitle(title)
@@ -71,11 +93,15 @@ def outline(axis, mask, colour, label=None):
     contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
     for i, points in enumerate(contours):
         closed = np.vstack([points[:, 0], points[:1, 0]])
-        axis.plot(closed[:, 0], closed[:, 1], color=colour, linewidth=1.4, label=label if i == 0 else None)
+        axis.plot(
+            closed[:, 0], closed[:, 1], color=colour, linewidth=1.4, label=label if i == 0 else None
+        )
 
 
 def plot_sheet(images, row_names, column_names, title, synthetic=True):
-    """Contact sheet: images (rows, columns, S, S), or a nested list of such, with a name for each row and column."""
+    """Contact sheet: images (rows, columns, S, S), or a nested list of such, with a name for each
+    row and column.
+    """
     figure, axes = grid(len(row_names), len(column_names), size=1.9, title=title)
     for i, line in enumerate(images):
         for j, image in enumerate(line):
@@ -93,7 +119,9 @@ def plot_film(film, truth=True):
         outline(axes[0, 1], film.lungs[0], SKY, "right lung")
         outline(axes[0, 1], film.lungs[1], ORANGE, "left lung")
         outline(axes[0, 1], film.lesion, RED, "lesion")
-        axes[0, 1].legend(loc="lower center", fontsize=9, ncols=3, bbox_to_anchor=(0.5, -0.12), frameon=False)
+        axes[0, 1].legend(
+            loc="lower center", fontsize=9, ncols=3, bbox_to_anchor=(0.5, -0.12), frameon=False
+        )
         show_zones(axes[0, 2], film.image, zones_of_sides(*film.lungs), film.array)
         axes[0, 2].set_title(f"{film.diagnosis}, severity {film.severity} of 6")
     return stamp(figure)
@@ -110,7 +138,16 @@ def show_zones(axis, image, zones, array):
             if not zone.any():
                 continue
             y, x = (np.median(a) for a in np.where(zone))
-            axis.text(x, y, f"{array[row, column]:.2g}", color="white", ha="center", va="center", fontsize=14, weight="bold")
+            axis.text(
+                x,
+                y,
+                f"{array[row, column]:.2g}",
+                color="white",
+                ha="center",
+                va="center",
+                fontsize=14,
+                weight="bold",
+            )
             if array[row, column] >= 0.5:
                 tint[zone] = (*[int(RED[k : k + 2], 16) / 255 for k in (1, 3, 5)], 0.35)
     axis.imshow(tint)
@@ -125,8 +162,16 @@ def plot_series(films, title="Follow-up"):
         show(axis, film.image, f"visit {visit + 1}, {film.view}")
         outline(axis, film.lesion, RED)
     axis = bottom.subplots()
-    axis.plot(range(1, len(films) + 1), [film.severity for film in films], "o-", color=BLUE, markersize=9)
-    axis.set(xlabel="visit", ylabel="severity (0-6)", ylim=(-0.4, 6.4), xticks=range(1, len(films) + 1), yticks=range(0, 7, 2))
+    axis.plot(
+        range(1, len(films) + 1), [film.severity for film in films], "o-", color=BLUE, markersize=9
+    )
+    axis.set(
+        xlabel="visit",
+        ylabel="severity (0-6)",
+        ylim=(-0.4, 6.4),
+        xticks=range(1, len(films) + 1),
+        yticks=range(0, 7, 2),
+    )
     top.suptitle(f"{title}: {films[0].patient_id}")
     return stamp(figure)
 
@@ -149,7 +194,9 @@ def finding_names():
 
 
 def plot_steps(images, names, title, stamped="synthetic"):
-    """Grey images (H, W) of 0-255 in a row, the histogram of each under it (share of pixels per 8 grey levels)."""
+    """Grey images (H, W) of 0-255 in a row, the histogram of each under it (share of pixels per 8
+    grey levels).
+    """
     figure = Figure(figsize=(2.7 * len(images), 4.4), layout="constrained")
     axes = figure.subplots(2, len(images), squeeze=False, height_ratios=(3, 1))
     for axis, below, image, name in zip(axes[0], axes[1], images, names, strict=True):

@@ -1,4 +1,5 @@
-"""Quiz: a class reads films before it sees what the model says; every answer is kept, and readers, model and truth stand side by side.
+"""Quiz: a class reads films before it sees what the model says; every answer is kept, and readers,
+model and truth stand side by side.
 
 Zones are in the order of `schema.ZONES`: the patient's right lung from the top, then the left.
 """
@@ -17,7 +18,9 @@ PLAYED = 10  # films of one quiz
 
 
 def films(room, n=PLAYED):
-    """Names of up to n films whose diagnosis somebody knows, one a patient, in the order of the room's list."""
+    """Names of up to n films whose diagnosis somebody knows, one a patient, in the order of the
+    room's list.
+    """
     seen, out = set(), []
     for name, case in room.cases.items():
         if case.patient not in seen and room.truth(case).diagnosis is not None and len(out) < n:
@@ -34,8 +37,8 @@ def _six(array):
 def mark(room, name, player, diagnosis, zones):
     """One answer beside what the model says and what is true, as a row of the table.
 
-    zones: the involved ones, a set of names in ZONES. Values nobody knows are NaN. Raises ValueError for an unknown diagnosis or zone,
-    and for a player without a name.
+    zones: the involved ones, a set of names in ZONES. Values nobody knows are NaN. Raises
+    ValueError for an unknown diagnosis or zone, and for a player without a name.
     """
     player = " ".join(str(player).split())[:LONGEST]
     if not player:
@@ -45,16 +48,29 @@ def mark(room, name, player, diagnosis, zones):
     case = room.cases[known(name, room.cases, "film")]
     truth, reading = room.truth(case), room.read(case)
     true, model, second = _six(truth.array), (_six(reading.array) >= 0.5) * 1.0, _six(truth.second)
-    row = {"player": player, "film": name, "diagnosis": diagnosis, "model": DIAGNOSES[int(reading.diagnosis.argmax())],
-           "true": truth.diagnosis, **{zone: int(value) for zone, value in zip(ZONES, guess, strict=True)}}
+    row = {
+        "player": player,
+        "film": name,
+        "diagnosis": diagnosis,
+        "model": DIAGNOSES[int(reading.diagnosis.argmax())],
+        "true": truth.diagnosis,
+        **{zone: int(value) for zone, value in zip(ZONES, guess, strict=True)},
+    }
     for who, six in (("zones", guess), ("model_zones", model), ("reader_zones", second)):
         row[who] = float(np.mean(six == true)) if not np.isnan([six, true]).any() else np.nan
-    return {**row, "severity": guess.sum(), "model_severity": reading.severity, "reader_severity": second.sum(),
-            "true_severity": true.sum()}
+    return {
+        **row,
+        "severity": guess.sum(),
+        "model_severity": reading.severity,
+        "reader_severity": second.sum(),
+        "true_severity": true.sum(),
+    }
 
 
 def keep(folder, row):
-    """Add an answer to the player's own file in `folder`; a second answer to the same film replaces the first."""
+    """Add an answer to the player's own file in `folder`; a second answer to the same film replaces
+    the first.
+    """
     slug = re.sub(r"[^a-z0-9]+", "-", row["player"].lower()).strip("-") or "player"
     path = Path(folder) / f"{slug}-{sum(map(ord, row['player'])) % 10_000:04}.csv"
     before = pd.read_csv(path) if path.exists() else pd.DataFrame()
@@ -69,15 +85,24 @@ def answers(folder):
 
 
 def standings(rows):
-    """The class at a glance: a row a player, then the model and, where there is one, the second reader, on the films that were answered.
+    """The class at a glance: a row a player, then the model and, where there is one, the second
+    reader, on the films that were answered.
 
-    Columns: films, `diagnosis` (share right), `zones` (share of the six read as the truth has them), `severity` (mean error, 0-6).
+    Columns: films, `diagnosis` (share right), `zones` (share of the six read as the truth has
+    them), `severity` (mean error, 0-6).
     """
-    def line(part, diagnosis, zones, severity):
-        return {"films": len(part), "diagnosis": (part[diagnosis] == part["true"]).mean() if diagnosis else np.nan,
-                "zones": part[zones].mean(), "severity": (part[severity] - part["true_severity"]).abs().mean()}
 
-    out = {name: line(part, "diagnosis", "zones", "severity") for name, part in rows.groupby("player")}
+    def line(part, diagnosis, zones, severity):
+        return {
+            "films": len(part),
+            "diagnosis": (part[diagnosis] == part["true"]).mean() if diagnosis else np.nan,
+            "zones": part[zones].mean(),
+            "severity": (part[severity] - part["true_severity"]).abs().mean(),
+        }
+
+    out = {
+        name: line(part, "diagnosis", "zones", "severity") for name, part in rows.groupby("player")
+    }
     once = rows.drop_duplicates("film")
     out["the model"] = line(once, "model", "model_zones", "model_severity")
     read = once[once["reader_zones"].notna()]
@@ -88,5 +113,7 @@ def standings(rows):
 
 def as_csv(rows):
     """A table as CSV text that a spreadsheet may open: a name that begins like a formula is quoted."""
-    safe = rows.assign(player=["'" + name if name[:1] in "=+-@" else name for name in rows["player"].astype(str)])
+    safe = rows.assign(
+        player=["'" + name if name[:1] in "=+-@" else name for name in rows["player"].astype(str)]
+    )
     return safe.to_csv(index=False)

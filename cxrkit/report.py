@@ -1,4 +1,5 @@
-"""The report: one printable HTML file with the ledger, every lesson's marked figures and every metric of a profile.
+"""The report: one printable HTML file with the ledger, every lesson's marked figures and every
+metric of a profile.
 
 Beside it lie the executed lessons as HTML, so that a number leads to the cell that made it.
 """
@@ -32,46 +33,90 @@ LONGEST = 40  # rows of a committed result that the page shows
 
 
 def figures(notebook):
-    """(caption, PNG in base64) of each picture in a cell tagged `report`; the caption is the last heading before it."""
+    """(caption, PNG in base64) of each picture in a cell tagged `report`; the caption is the last
+    heading before it.
+    """
     found, heading = [], ""
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
             heading = (re.findall(r"^#+ +(.*)", cell.source, re.M) or [heading])[-1]
         elif cell.cell_type == "code" and "report" in cell.metadata.get("tags", []):
-            pictures = [output.data["image/png"] for output in cell.outputs if "image/png" in output.get("data", {})]
+            pictures = [
+                output.data["image/png"]
+                for output in cell.outputs
+                if "image/png" in output.get("data", {})
+            ]
             found += [(heading, "".join(picture.split())) for picture in pictures]
     return found
 
 
 def lesson(name, title, folder, root):
-    """What the report says of one lesson: status "ran", "failed" or "not run", costs, link and figures."""
-    path, record, failed = folder / f"{name}.ipynb", folder / f"{name}.json", folder / f"{name}.failed.ipynb"
-    entry = {"name": name, "title": title, "status": "failed" if failed.exists() else "not run", "figures": [], "link": None}
+    """What the report says of one lesson: status "ran", "failed" or "not run", costs, link and
+    figures.
+    """
+    path, record, failed = (
+        folder / f"{name}.ipynb",
+        folder / f"{name}.json",
+        folder / f"{name}.failed.ipynb",
+    )
+    entry = {
+        "name": name,
+        "title": title,
+        "status": "failed" if failed.exists() else "not run",
+        "figures": [],
+        "link": None,
+    }
     if failed.exists():
         return entry | {"link": failed.relative_to(root).as_posix()}
     if not (path.exists() and record.exists()):
         return entry
     notebook = nbformat.read(path, as_version=4)
     page = as_html(notebook, path).relative_to(root).as_posix()
-    return entry | artifacts.read_json(record) | {"status": "ran", "link": page, "figures": figures(notebook),
-                                                  "cells": cells(notebook, page)}
+    return (
+        entry
+        | artifacts.read_json(record)
+        | {
+            "status": "ran",
+            "link": page,
+            "figures": figures(notebook),
+            "cells": cells(notebook, page),
+        }
+    )
 
 
 def as_html(notebook, path):
-    """The executed lesson as one HTML file beside it, made again only when the lesson is newer; nothing is fetched to show it."""
+    """The executed lesson as one HTML file beside it, made again only when the lesson is newer;
+    nothing is fetched to show it.
+    """
     page = path.with_suffix(".html")
     if not page.exists() or page.stat().st_mtime < path.stat().st_mtime:
         from nbconvert import HTMLExporter  # a second to import
-        nowhere = dict.fromkeys(("require_js_url", "mathjax_url", "jquery_url", "html_manager_semver_range", "widget_renderer_url"), "")
-        artifacts.write_atomic(page, HTMLExporter(template_name="lab", **nowhere).from_notebook_node(notebook)[0])
+
+        nowhere = dict.fromkeys(
+            (
+                "require_js_url",
+                "mathjax_url",
+                "jquery_url",
+                "html_manager_semver_range",
+                "widget_renderer_url",
+            ),
+            "",
+        )
+        artifacts.write_atomic(
+            page, HTMLExporter(template_name="lab", **nowhere).from_notebook_node(notebook)[0]
+        )
     return page
 
 
 def cells(notebook, page):
-    """Where in a lesson's page each stage is made, and its first marked figure: {stage or "figure": link}."""
+    """Where in a lesson's page each stage is made, and its first marked figure: {stage or "figure":
+    link}.
+    """
     found, codes = {}, [cell for cell in notebook.cells if cell.cell_type == "code"]
     for cell in codes[::-1]:  # the first of several counts
-        found |= {stage: cell.id for stage, (_, call) in ledger.PLACES.items() if call in cell.source}
+        found |= {
+            stage: cell.id for stage, (_, call) in ledger.PLACES.items() if call in cell.source
+        }
         found |= {"figure": cell.id} if "report" in cell.metadata.get("tags", []) else {}
     return {what: f"{page}#cell-id={name}" for what, name in found.items()}
 
@@ -85,7 +130,9 @@ def lessons(folder, root):
 
 
 def origins(entries):
-    """{fact: the values over all lessons that ran}, so that a mixture of commits or machines is seen."""
+    """{fact: the values over all lessons that ran}, so that a mixture of commits or machines is
+    seen.
+    """
     facts = {}
     for entry in entries:
         for name, value in entry.get("provenance", {}).items():
@@ -96,7 +143,9 @@ def origins(entries):
 
 
 def number(value):
-    """A metric for print: three decimals for a float, thousands marked for a count, NaN and None said in words."""
+    """A metric for print: three decimals for a float, thousands marked for a count, NaN and None
+    said in words.
+    """
     if value is None or value != value:
         return "undefined"
     if isinstance(value, float):
@@ -105,13 +154,19 @@ def number(value):
 
 
 def link_of(entries, lesson, what):
-    """Link into the page of a lesson that ran, at the cell of a stage, or at the top; None where it has not run."""
-    found = next((entry for entry in entries if entry["name"] == lesson and entry["status"] == "ran"), None)
+    """Link into the page of a lesson that ran, at the cell of a stage, or at the top; None where it
+    has not run.
+    """
+    found = next(
+        (entry for entry in entries if entry["name"] == lesson and entry["status"] == "ran"), None
+    )
     return found and found["cells"].get(what, found["link"])
 
 
 def brief(value):
-    """A value of a result for print: `number`, a blank for what is not known, no pretence of many digits."""
+    """A value of a result for print: `number`, a blank for what is not known, no pretence of many
+    digits.
+    """
     return "" if value is None or value != value else number(value)
 
 
@@ -126,58 +181,101 @@ def counted(profile, root, data):
 
 
 def choices(profile):
-    """Every question that the paper leaves open: what it asks, the value of this run, the others, and what the change did where that
-    was measured."""
+    """Every question that the paper leaves open: what it asks, the value of this run, the others,
+    and what the change did where that was measured.
+    """
     rows, measured = [], effects()
     for name, (question, known) in profiles.OPEN_CHOICES.items():
         value = getattr(profile.choices, name)
-        others = [{"value": text, "effect": measured.get(f"{name}={other}", "")} for other, text in known.items() if other != value]
+        others = [
+            {"value": text, "effect": measured.get(f"{name}={other}", "")}
+            for other, text in known.items()
+            if other != value
+        ]
         rows.append({"name": name, "question": question, "value": known[value], "others": others})
     return rows
 
 
 def effects():
-    """{"choice=value": what it changed, in words} from the committed grid (`tools/grid.py --choices`)."""
+    """{"choice=value": what it changed, in words} from the committed grid (`tools/grid.py
+    --choices`).
+    """
     rows = results.read("grid")["rows"] if "grid" in results.names() else []
-    return {row["cell"]: "{difference:+.3f} [{difference_low:+.3f}, {difference_high:+.3f}] {metric} ({profile}, seed {seed})".format(**row)
-            for row in rows if row["table"] == "choices" and "difference" in row}
+    return {
+        row[
+            "cell"
+        ]: "{difference:+.3f} [{difference_low:+.3f}, {difference_high:+.3f}] {metric} ({profile}, "
+        "seed {seed})".format(**row)
+        for row in rows
+        if row["table"] == "choices" and "difference" in row
+    }
 
 
 def long_runs():
-    """The committed results of runs that no lesson repeats: list of dict name, made, table (first LONGEST rows), rows."""
+    """The committed results of runs that no lesson repeats: list of dict name, made, table (first
+    LONGEST rows), rows.
+    """
     found = []
     for name in results.names():
         result = results.read(name)
         table = pd.DataFrame(result["rows"])
-        found.append({"name": name, "made": result["made"], "table": table.head(LONGEST), "rows": len(table)})
+        found.append(
+            {"name": name, "made": result["made"], "table": table.head(LONGEST), "rows": len(table)}
+        )
     return found
 
 
 def context(profile, root, data=None):
     """All that the page shows, as plain values."""
-    entries, measured = lessons(root / "runs" / profile.name, root), ledger.measurements(root, profile)
-    rows = [row | {"link": link_of(entries, row["lesson"], "figure" if row["picture"] else row["stage"])}
-            for row in ledger.table(measured | ledger.sizes(profile))]
-    made = [stage | {"link": link_of(entries, stage["lesson"], stage["stage"])} for stage in ledger.made(root, profile)]
-    return {"notice": NOTICE, "profile": profile, "synthetic": profile.manifests == ("virtual",), "lessons": entries,
-            "origins": origins(entries), "ledger": [(name, list(part)) for name, part in groupby(rows, key=lambda row: row["table"])],
-            "metrics": {k: ledger.flat(v) for k, v in measured.items()}, "made": made, "datasets": counted(profile, root, data),
-            "choices": choices(profile), "long_runs": long_runs(),
-            "seconds": sum(entry.get("seconds", 0) for entry in entries),
-            "missing": [entry["name"] for entry in entries if entry["status"] != "ran"]}
+    entries, measured = (
+        lessons(root / "runs" / profile.name, root),
+        ledger.measurements(root, profile),
+    )
+    rows = [
+        row
+        | {"link": link_of(entries, row["lesson"], "figure" if row["picture"] else row["stage"])}
+        for row in ledger.table(measured | ledger.sizes(profile))
+    ]
+    made = [
+        stage | {"link": link_of(entries, stage["lesson"], stage["stage"])}
+        for stage in ledger.made(root, profile)
+    ]
+    return {
+        "notice": NOTICE,
+        "profile": profile,
+        "synthetic": profile.manifests == ("virtual",),
+        "lessons": entries,
+        "origins": origins(entries),
+        "ledger": [
+            (name, list(part)) for name, part in groupby(rows, key=lambda row: row["table"])
+        ],
+        "metrics": {k: ledger.flat(v) for k, v in measured.items()},
+        "made": made,
+        "datasets": counted(profile, root, data),
+        "choices": choices(profile),
+        "long_runs": long_runs(),
+        "seconds": sum(entry.get("seconds", 0) for entry in entries),
+        "missing": [entry["name"] for entry in entries if entry["status"] != "ran"],
+    }
 
 
 def render(values):
     """HTML text; every value is escaped."""
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
-    page = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
-                              lstrip_blocks=True)
+    page = jinja2.Environment(
+        loader=loader,
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     page.filters |= {"number": number, "brief": brief}
     return page.get_template("report.html.j2").render(values)
 
 
 def write(profile, root=None, data=None):
-    """Write `<root>/report.html` for the profile of this name and return its path; data: the folder of real films, as in `Store`.
+    """Write `<root>/report.html` for the profile of this name and return its path; data: the folder
+    of real films, as in `Store`.
 
     Raises ValueError for an unknown profile.
     """

@@ -1,7 +1,9 @@
-"""Resampling: any statistic with its interval, and the difference between two models, by drawing patients with replacement.
+"""Resampling: any statistic with its interval, and the difference between two models, by drawing
+patients with replacement.
 
-A statistic is a function arrays -> number; where it is undefined (one class only) it is NaN, and that draw does not count. `groups` (n,)
-names the patient of each row: several films of one patient are not several pieces of evidence.
+A statistic is a function arrays -> number; where it is undefined (one class only) it is NaN, and
+that draw does not count. `groups` (n,) names the patient of each row: several films of one patient
+are not several pieces of evidence.
 """
 
 import math
@@ -10,7 +12,8 @@ import numpy as np
 
 
 def resample(statistic, *arrays, groups=None, draws=2000, seed=0):
-    """Values of statistic(*arrays) on draws of whole groups with replacement, (draws,); NaN where it is undefined.
+    """Values of statistic(*arrays) on draws of whole groups with replacement, (draws,); NaN where
+    it is undefined.
 
     One patient says nothing of others: of a single group all values are NaN.
     """
@@ -30,8 +33,8 @@ def resample(statistic, *arrays, groups=None, draws=2000, seed=0):
 def bootstrap(statistic, *arrays, groups=None, draws=2000, seed=0):
     """Statistic with its 95 % percentile interval by drawing patients: (value, low, high).
 
-    Draws on which it is undefined (one class only) are left out; the limits are NaN when they are more than half, and for a single
-    patient.
+    Draws on which it is undefined (one class only) are left out; the limits are NaN when they are
+    more than half, and for a single patient.
     """
     values = resample(statistic, *arrays, groups=groups, draws=draws, seed=seed)
     good = values[np.isfinite(values)]
@@ -40,7 +43,10 @@ def bootstrap(statistic, *arrays, groups=None, draws=2000, seed=0):
 
 
 def paired_bootstrap(statistic, y, p_a, p_b, groups=None, draws=2000, seed=0):
-    """statistic(y, p_a) - statistic(y, p_b) on the same draws of patients: dict difference, low, high, p_value (two-sided)."""
+    """statistic(y, p_a) - statistic(y, p_b) on the same draws of patients: dict difference, low,
+    high, p_value (two-sided).
+    """
+
     def difference(y, a, b):
         return statistic(y, a) - statistic(y, b)
 
@@ -48,7 +54,12 @@ def paired_bootstrap(statistic, y, p_a, p_b, groups=None, draws=2000, seed=0):
     good = values[np.isfinite(values)]
     if len(good) <= draws / 2:
         return dict.fromkeys(("difference", "low", "high", "p_value"), math.nan)
-    tail = (1 + min((good <= 0).sum(), (good >= 0).sum())) / (1 + len(good))  # never 0: so many draws cannot show that
+    # never 0: so many draws cannot show that
+    tail = (1 + min((good <= 0).sum(), (good >= 0).sum())) / (1 + len(good))
     low, high = np.percentile(good, (2.5, 97.5))
-    return {"difference": float(difference(*map(np.asarray, (y, p_a, p_b)))), "low": float(low), "high": float(high),
-            "p_value": float(min(1, 2 * tail))}
+    return {
+        "difference": float(difference(*map(np.asarray, (y, p_a, p_b)))),
+        "low": float(low),
+        "high": float(high),
+        "p_value": float(min(1, 2 * tail)),
+    }

@@ -1,4 +1,6 @@
-"""Results of runs too long for a lesson: measured by a make target, committed as JSON with commit and date, read by the lessons."""
+"""Results of runs too long for a lesson: measured by a make target, committed as JSON with commit
+and date, read by the lessons.
+"""
 
 from pathlib import Path
 
@@ -13,7 +15,8 @@ def names():
 
 
 def read(name):
-    """Result by name -> dict with `made` (how and when it was measured: command, commit, date, device) and `rows`.
+    """Result by name -> dict with `made` (how and when it was measured: command, commit, date,
+    device) and `rows`.
 
     Raises FileNotFoundError naming the known results.
     """
@@ -24,5 +27,7 @@ def read(name):
 
 
 def write(name, rows, made):
-    """Write a result into the package: rows (list of flat dicts), made (`doctor.provenance` and the command)."""
+    """Write a result into the package: rows (list of flat dicts), made (`doctor.provenance` and the
+    command).
+    """
     write_json(FOLDER / f"{name}.json", {"made": made, "rows": rows})

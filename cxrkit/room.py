@@ -1,7 +1,9 @@
-"""Room: everything the models say of one film, computed once and kept; the state behind the reading room, free of widgets and figures.
+"""Room: everything the models say of one film, computed once and kept; the state behind the reading
+room, free of widgets and figures.
 
-S px of a film as shown, s px as the models see it, K findings, h w grid of the corpus, T = 1 + h*w tokens, D embed, L blocks, N heads,
-H W severity map; a 3x2 array has row 0 = upper zone, column 0 = patient's right = image left.
+S px of a film as shown, s px as the models see it, K findings, h w grid of the corpus, T = 1 + h*w
+tokens, D embed, L blocks, N heads, H W severity map; a 3x2 array has row 0 = upper zone, column 0 =
+patient's right = image left.
 """
 
 from dataclasses import dataclass, field
@@ -53,7 +55,8 @@ class Case:
     mm: float | None = None  # width of the film at the patient
     patient: str = ""
     visit: float = 0.0
-    row: pd.DataFrame | None = field(default=None, repr=False)  # its line in a table, where it has one
+    # its line in a table, where it has one
+    row: pd.DataFrame | None = field(default=None, repr=False)
     notes: tuple = ()
 
     @property
@@ -61,7 +64,9 @@ class Case:
         """Rows and columns that the technician's marker covers, as slices; None where nobody knows."""
         if self.row is None or "marker_top" not in self.row or self.row["marker_top"].isna().any():
             return None
-        top, left, bottom, right = (int(self.row[f"marker_{side}"].iloc[0]) for side in ("top", "left", "bottom", "right"))
+        top, left, bottom, right = (
+            int(self.row[f"marker_{side}"].iloc[0]) for side in ("top", "left", "bottom", "right")
+        )
         return slice(max(top, 0), bottom), slice(max(left, 0), right)
 
 
@@ -100,11 +105,13 @@ class Truth:
 
 
 class Room:
-    """The models of a profile and a list of films: `room.cases` (name -> Case), `room.read(case)` -> Reading.
+    """The models of a profile and a list of films: `room.cases` (name -> Case), `room.read(case)`
+    -> Reading.
 
-    The films are of hospitals that no training has seen (where a profile has none, of the test split), in an order that tells nothing;
-    mirror: a folder of prepared real films, to put some on the list. Forward passes of the last `remember` films are kept, those of the
-    patients followed up from the start.
+    The films are of hospitals that no training has seen (where a profile has none, of the test
+    split), in an order that tells nothing; mirror: a folder of prepared real films, to put some on
+    the list. Forward passes of the last `remember` films are kept, those of the patients followed
+    up from the start.
     """
 
     def __init__(self, profile, store=None, mirror=None, remember=64):
@@ -112,49 +119,101 @@ class Room:
         folders = {view: stages.transformer(profile, view, self.store) for view in ("PA", "AP")}
         self.folder = stages.severity(profile, self.store)
         self.backbone = findings.load(stages.backbone(profile, self.store), profile).eval()
-        self.models = {view: diagnosis.load(folder, profile).eval() for view, folder in folders.items()}
-        self.segmenter = predict.Part(lungs.load(stages.segmenter(profile, self.store), profile).eval(), profile, "")
+        self.models = {
+            view: diagnosis.load(folder, profile).eval() for view, folder in folders.items()
+        }
+        self.segmenter = predict.Part(
+            lungs.load(stages.segmenter(profile, self.store), profile).eval(), profile, ""
+        )
         self.inspection = inspection.load(predict.INSPECTOR)
         self.severity = quantification.load(self.folder, profile).eval()
-        self.judged = {view: pd.read_csv(folder / "predictions.csv") for view, folder in folders.items()}
+        self.judged = {
+            view: pd.read_csv(folder / "predictions.csv") for view, folder in folders.items()
+        }
         followed = self._series()
-        self.cases = {case.name: case for case in [*self._singles(), *followed, *(real_films(mirror) if mirror else [])]}
-        self._read, self._relevance = lru_cache(remember)(self._look), lru_cache(remember)(self._explain)
-        self.truth, self.calibration = lru_cache(remember)(self._known), lru_cache(remember)(self._calibration)
+        self.cases = {
+            case.name: case
+            for case in [*self._singles(), *followed, *(real_films(mirror) if mirror else [])]
+        }
+        self._read, self._relevance = (
+            lru_cache(remember)(self._look),
+            lru_cache(remember)(self._explain),
+        )
+        self.truth, self.calibration = (
+            lru_cache(remember)(self._known),
+            lru_cache(remember)(self._calibration),
+        )
         self.thresholds = lru_cache(remember)(self._thresholds)
         self.virtual = self.profile.manifests == ("virtual",)
-        for case in followed:  # the panel of a patient asks for all visits at once: better now than while a class looks on
+        # the panel of a patient asks for all visits at once: better now than while a class looks on
+        for case in followed:
             self.read(case)
 
     # the list
 
     def _singles(self):
         table = unseen(selection.for_task(self.profile, "diagnosis", self.store))
-        table = table[table["view"].isin(self.models)].sample(frac=1, random_state=self.profile.seed)
-        chosen = table.groupby(["site", "view", "diagnosis"], sort=False).head(1)[:FILMS].sample(frac=1, random_state=self.profile.seed)
-        return [self._case(chosen.iloc[i : i + 1], f"film {i + 1}, {chosen['site'].iloc[i]}") for i in range(len(chosen))]
+        table = table[table["view"].isin(self.models)].sample(
+            frac=1, random_state=self.profile.seed
+        )
+        chosen = (
+            table.groupby(["site", "view", "diagnosis"], sort=False)
+            .head(1)[:FILMS]
+            .sample(frac=1, random_state=self.profile.seed)
+        )
+        return [
+            self._case(chosen.iloc[i : i + 1], f"film {i + 1}, {chosen['site'].iloc[i]}")
+            for i in range(len(chosen))
+        ]
 
     def _series(self):
         table = followup.series(unseen(selection.for_task(self.profile, "severity", self.store)))
         table = table[table["view"].isin(self.models)]
-        longest = table["patient_id"].value_counts(sort=False).sort_values(ascending=False, kind="stable").index[:SERIES]
-        rows = [(letter, table[table["patient_id"] == name]) for letter, name in zip("ABCDEFGH", longest)]
-        return [self._case(part.iloc[i : i + 1], f"patient {letter}, visit {i + 1}") for letter, part in rows for i in range(len(part))]
+        longest = (
+            table["patient_id"]
+            .value_counts(sort=False)
+            .sort_values(ascending=False, kind="stable")
+            .index[:SERIES]
+        )
+        rows = [
+            (letter, table[table["patient_id"] == name])
+            for letter, name in zip("ABCDEFGH", longest)
+        ]
+        return [
+            self._case(part.iloc[i : i + 1], f"patient {letter}, visit {i + 1}")
+            for letter, part in rows
+            for i in range(len(part))
+        ]
 
     def _case(self, row, name):
         first = row.iloc[0]
         site = cohort.SITES.get(first["site"])
-        return Case(f"{name}, {first['view']}", load_image(first["path"]).pixels, first["view"],
-                    "virtual" if first["dataset"] == "virtual" else "real", site and site.field_mm, first["patient_id"],
-                    float(first["visit"]) if pd.notna(first["visit"]) else 0.0, row)
+        return Case(
+            f"{name}, {first['view']}",
+            load_image(first["path"]).pixels,
+            first["view"],
+            "virtual" if first["dataset"] == "virtual" else "real",
+            site and site.field_mm,
+            first["patient_id"],
+            float(first["visit"]) if pd.notna(first["visit"]) else 0.0,
+            row,
+        )
 
     def visits(self, case):
-        """All films of the case's patient on the list, in order; the case alone where nobody was followed up."""
-        same = [other for other in self.cases.values() if case.patient and other.patient == case.patient and other.origin == case.origin]
+        """All films of the case's patient on the list, in order; the case alone where nobody was
+        followed up.
+        """
+        same = [
+            other
+            for other in self.cases.values()
+            if case.patient and other.patient == case.patient and other.origin == case.origin
+        ]
         return sorted(same, key=lambda other: other.visit) or [case]
 
     def upload(self, name, content, view=None):
-        """A file's bytes -> Case, put on the list. view: PA or AP where the file does not say. Raises ImageError for a broken file."""
+        """A file's bytes -> Case, put on the list. view: PA or AP where the file does not say.
+        Raises ImageError for a broken file.
+        """
         with TemporaryDirectory() as folder:
             path = Path(folder) / f"upload{Path(name).suffix.lower()[:8]}"
             path.write_bytes(content)
@@ -166,14 +225,18 @@ class Room:
         mm = image.spacing and image.spacing[1] * image.pixels.shape[1]
         mask, probs = predict.drawn_lungs(image.pixels, self.segmenter)
         said = self.inspection.warnings(image.pixels, mask, self.profile.image_size, probs)
-        case = Case(f"yours: {name}, {view}", image.pixels, view, "yours", mm, notes=(*said, *image.notes))
+        case = Case(
+            f"yours: {name}, {view}", image.pixels, view, "yours", mm, notes=(*said, *image.notes)
+        )
         self.cases[case.name] = case
         return case
 
     # what the models say
 
     def read(self, case, edit="nothing", cell=(0, 0)):
-        """Everything the models say of a film, after an edit of EDITS; only "erase the framed cell" asks which (row, column)."""
+        """Everything the models say of a film, after an edit of EDITS; only "erase the framed cell"
+        asks which (row, column).
+        """
         return self._read(case, known(edit, EDITS, "edit"), tuple(cell) if "cell" in edit else None)
 
     def _look(self, case, edit, cell):
@@ -181,9 +244,19 @@ class Room:
             return self.look(case.pixels, case.view)
         pixels = preprocess.to_uint8(case.pixels).copy()
         H, W = pixels.shape
-        lung = cv2.resize(self._read(case, "nothing", None).lungs.astype(np.uint8), (W, H), interpolation=cv2.INTER_NEAREST) > 0
+        lung = (
+            cv2.resize(
+                self._read(case, "nothing", None).lungs.astype(np.uint8),
+                (W, H),
+                interpolation=cv2.INTER_NEAREST,
+            )
+            > 0
+        )
         h, w = self.grid
-        at = cell and (slice(cell[0] * H // h, (cell[0] + 1) * H // h), slice(cell[1] * W // w, (cell[1] + 1) * W // w))
+        at = cell and (
+            slice(cell[0] * H // h, (cell[0] + 1) * H // h),
+            slice(cell[1] * W // w, (cell[1] + 1) * W // w),
+        )
         EDITS[edit](pixels, lung, at, case.marker)
         return self.look(pixels, case.view)
 
@@ -196,23 +269,39 @@ class Room:
     def look(self, pixels, view):
         """One film, uint8 or uint16 (H, W), through all models -> Reading."""
         size, choices = self.profile.image_size, self.profile.choices
-        seen, mask = preprocess.prepare(pixels, size, choices), predict.lungs_of(pixels, self.segmenter)
-        image = torch.from_numpy(preprocess.normalize(seen, choices.normalize))[None, None]     # (1, 1, s, s)
+        seen, mask = (
+            preprocess.prepare(pixels, size, choices),
+            predict.lungs_of(pixels, self.segmenter),
+        )
+        # (1, 1, s, s)
+        image = torch.from_numpy(preprocess.normalize(seen, choices.normalize))[None, None]
         found = self.backbone(image)
         own = preprocess.preprocess(predict.visible(pixels, mask, self.profile), size, choices)
-        corpus = self.models[view].features(torch.from_numpy(own)[None, None])                # (1, C, h, w)
+        corpus = self.models[view].features(torch.from_numpy(own)[None, None])  # (1, C, h, w)
         vit = self.models[view].transformer
         with relevance.recorded(vit) as recorded:
             logits = vit(corpus)["logits"]
-        tokens = [recorded[vit.blocks[0].norm1][0][0], *(recorded[block.add2][1] for block in vit.blocks)]
+        tokens = [
+            recorded[vit.blocks[0].norm1][0][0],
+            *(recorded[block.add2][1] for block in vit.blocks),
+        ]
         lung = quantification.placed(mask, pixels.shape, self.profile)
-        graded = quantification.read(self.severity, {"image": image, "lung_mask": torch.from_numpy(lung)[None]}, choices)
+        graded = quantification.read(
+            self.severity, {"image": image, "lung_mask": torch.from_numpy(lung)[None]}, choices
+        )
         return Reading(
-            preprocess.resize(preprocess.to_uint8(pixels), SHOWN, choices.resize), seen, found["logits"][0].sigmoid().numpy(),
-            found["logit_map"][0].sigmoid().numpy(), corpus, torch.cat(tokens).numpy(),
+            preprocess.resize(preprocess.to_uint8(pixels), SHOWN, choices.resize),
+            seen,
+            found["logits"][0].sigmoid().numpy(),
+            found["logit_map"][0].sigmoid().numpy(),
+            corpus,
+            torch.cat(tokens).numpy(),
             torch.cat([recorded[block.attn.softmax][1] for block in vit.blocks]).numpy(),
-            diagnosis.HEADS[choices.class_head][1](logits)[0].numpy(), lung == 255, graded["severity_map"][0, 0].numpy(),
-            graded["array"][0].numpy())
+            diagnosis.HEADS[choices.class_head][1](logits)[0].numpy(),
+            lung == 255,
+            graded["severity_map"][0, 0].numpy(),
+            graded["array"][0].numpy(),
+        )
 
     def relevance(self, case, edit="nothing", cell=(0, 0), start_layer=0):
         """Relevance maps of the three diagnoses from `start_layer` up, (3, h, w)."""
@@ -220,7 +309,9 @@ class Room:
 
     def _explain(self, case, edit, cell, start_layer):
         corpus = self._read(case, edit, cell).corpus
-        return relevance.relevance(self.models[case.view].transformer, corpus, list(range(len(DIAGNOSES))), start_layer)[0].numpy()
+        return relevance.relevance(
+            self.models[case.view].transformer, corpus, list(range(len(DIAGNOSES))), start_layer
+        )[0].numpy()
 
     # what is known
 
@@ -229,45 +320,80 @@ class Room:
             nothing = np.full((3, 2), np.nan)
             return Truth(None, np.full(len(FINDINGS), np.nan), nothing, nothing, None, None)
         row, choices = case.row.iloc[0], self.profile.choices
-        masks = [READ[kind](row[column], SHOWN, choices) == 255 if isinstance(row[column], str) else None
-                 for column, kind in (("lung_mask", "lungs"), ("lesion_mask", "lesion"))]
-        second = geometry.brixia_to_array(case.row[list(HAS["readers"])].to_numpy(np.float32), choices.brixia_threshold)[0]
-        return Truth(row["diagnosis"] if isinstance(row["diagnosis"], str) else None,
-                     case.row[list(FINDINGS)].to_numpy(np.float32)[0], arrays(case.row, choices)[0], second, *masks)
+        masks = [
+            READ[kind](row[column], SHOWN, choices) == 255 if isinstance(row[column], str) else None
+            for column, kind in (("lung_mask", "lungs"), ("lesion_mask", "lesion"))
+        ]
+        second = geometry.brixia_to_array(
+            case.row[list(HAS["readers"])].to_numpy(np.float32), choices.brixia_threshold
+        )[0]
+        return Truth(
+            row["diagnosis"] if isinstance(row["diagnosis"], str) else None,
+            case.row[list(FINDINGS)].to_numpy(np.float32)[0],
+            arrays(case.row, choices)[0],
+            second,
+            *masks,
+        )
 
     def _thresholds(self, view):
         """{diagnosis: threshold}: at least 80 % sensitivity on validation films of a view."""
         judged = self.judged[view]
-        return diagnosis.thresholds(judged[(judged["split"] == "val") & ~judged["external"].astype(bool)])
+        return diagnosis.thresholds(
+            judged[(judged["split"] == "val") & ~judged["external"].astype(bool)]
+        )
 
     def _calibration(self, view, name, bins=5):
-        """How often films of unseen hospitals (or of the test split) have a diagnosis when the model says so (`metrics.reliability`)."""
+        """How often films of unseen hospitals (or of the test split) have a diagnosis when the
+        model says so (`metrics.reliability`).
+        """
         judged = unseen(self.judged[view])
-        return metrics.reliability((judged["diagnosis"] == name).to_numpy(float), judged[f"p_{name}"].to_numpy(), bins)
+        return metrics.reliability(
+            (judged["diagnosis"] == name).to_numpy(float), judged[f"p_{name}"].to_numpy(), bins
+        )
 
     def noise(self):
-        """Change of the severity score between two films that noise alone seldom exceeds; inf where it was not measured."""
+        """Change of the severity score between two films that noise alone seldom exceeds; inf where
+        it was not measured.
+        """
         return read_json(self.folder / "metrics.json").get("followup", {}).get("limit", np.inf)
 
 
 def real_films(mirror, n=REAL):
-    """Films of `cohen` that two readers scored, of known view, one a patient, as cases. mirror: folder of prepared films."""
+    """Films of `cohen` that two readers scored, of known view, one a patient, as cases. mirror:
+    folder of prepared films.
+    """
     table = manifest.read("cohen", mirror, Choices())
-    both = table[table["brixia_A"].notna() & table["brixia2_A"].notna() & table["view"].isin(("PA", "AP"))].drop_duplicates("group_id")
+    both = table[
+        table["brixia_A"].notna() & table["brixia2_A"].notna() & table["view"].isin(("PA", "AP"))
+    ].drop_duplicates("group_id")
     rows = both.sample(min(n, len(both)), random_state=0)
-    return [Case(f"real {i + 1}, {row['view']}", load_image(row["path"]).pixels, row["view"], "real", row=rows.iloc[i : i + 1])
-            for i, row in enumerate(rows.to_dict("records"))]
+    return [
+        Case(
+            f"real {i + 1}, {row['view']}",
+            load_image(row["path"]).pixels,
+            row["view"],
+            "real",
+            row=rows.iloc[i : i + 1],
+        )
+        for i, row in enumerate(rows.to_dict("records"))
+    ]
 
 
 def rezone(reading, cuts, choices=Choices()):
-    """Zones bool (3, 2, s, s) cut at other shares of the lungs' height, and the array (3, 2) that the severity map gives in them."""
+    """Zones bool (3, 2, s, s) cut at other shares of the lungs' height, and the array (3, 2) that
+    the severity map gives in them.
+    """
     zones = geometry.zones_of_sides(*geometry.sides(reading.lungs, choices), choices, cuts)
-    large = cv2.resize(reading.severity_map, reading.lungs.shape[::-1], interpolation=cv2.INTER_NEAREST)
+    large = cv2.resize(
+        reading.severity_map, reading.lungs.shape[::-1], interpolation=cv2.INTER_NEAREST
+    )
     return zones, np.array([[large[zone].max(initial=0.0) for zone in pair] for pair in zones])
 
 
 def alike(tokens, cell, grid):
-    """Cosine of the framed cell's token with every cell's: tokens (n, T, D), class token first -> (n, h, w) in [-1, 1]."""
+    """Cosine of the framed cell's token with every cell's: tokens (n, T, D), class token first ->
+    (n, h, w) in [-1, 1].
+    """
     cells = tokens[:, 1:] / np.linalg.norm(tokens[:, 1:], axis=-1, keepdims=True).clip(1e-9)
-    own = cells[:, cell[0] * grid[1] + cell[1]]                                               # (n, D)
+    own = cells[:, cell[0] * grid[1] + cell[1]]  # (n, D)
     return np.einsum("ntd,nd->nt", cells, own).reshape(len(tokens), *grid)

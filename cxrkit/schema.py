@@ -1,25 +1,71 @@
-"""Schema: what `data_manifests/<name>.json` may say of a dataset, and the columns of the one table form for all of them."""
+"""Schema: what `data_manifests/<name>.json` may say of a dataset, and the columns of the one table
+form for all of them.
+"""
 
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-FINDINGS = ("no_finding", "cardiomegaly", "opacity", "edema", "consolidation", "pneumonia", "atelectasis", "pneumothorax",
-            "pleural_effusion", "support_device")  # the order of the backbone's outputs (section 4)
-ZONES = ("rul", "rml", "rll", "lul", "lml", "lll")  # 0/1: patient's right upper, middle, lower, then left (the 3x2 array)
-BRIXIA = tuple(f"brixia_{zone}" for zone in "ABCDEF")  # 0-3: A B C = right upper, middle, lower; D E F = left
+FINDINGS = (
+    "no_finding",
+    "cardiomegaly",
+    "opacity",
+    "edema",
+    "consolidation",
+    "pneumonia",
+    "atelectasis",
+    "pneumothorax",
+    "pleural_effusion",
+    "support_device",
+)  # the order of the backbone's outputs (section 4)
+# 0/1: patient's right upper, middle, lower, then left (the 3x2 array)
+ZONES = ("rul", "rml", "rll", "lul", "lml", "lll")
+# 0-3: A B C = right upper, middle, lower; D E F = left
+BRIXIA = tuple(f"brixia_{zone}" for zone in "ABCDEF")
 SECOND = tuple(f"brixia2_{zone}" for zone in "ABCDEF")  # a second reader of the same film
 DIAGNOSES = ("normal", "other_infection", "covid19")
-VIEWS = ("PA", "AP", "L", "LL", "RL", "other")  # L lateral, LL and RL the two sides of it; other: CT slices and the like
+# L lateral, LL and RL the two sides of it; other: CT slices and the like
+VIEWS = ("PA", "AP", "L", "LL", "RL", "other")
 SPLITS = {"train": 0.7, "val": 0.1, "test": 0.2}
-COLUMNS = ("path", "dataset", "site", "patient_id", "group_id", "view", "supine", "split", "diagnosis", *FINDINGS, *ZONES,
-           *BRIXIA, *SECOND, "lung_mask", "lesion_mask",
-           "visit")  # number of the visit, or days since onset: orders the films of a patient
-HAS = {"findings": FINDINGS, "diagnosis": ("diagnosis",), "view": ("view",), "severity": ZONES + BRIXIA, "readers": SECOND,
-       "lungs": ("lung_mask",), "lesion": ("lesion_mask",)}
-LICENCES = ("permissive", "permissive_as_listed", "noncommercial", "noncommercial_noderivs", "not_stated", "research_only",
-            "collection_cc_by_origin_unclear", "mixed", "your_own")
+COLUMNS = (
+    "path",
+    "dataset",
+    "site",
+    "patient_id",
+    "group_id",
+    "view",
+    "supine",
+    "split",
+    "diagnosis",
+    *FINDINGS,
+    *ZONES,
+    *BRIXIA,
+    *SECOND,
+    "lung_mask",
+    "lesion_mask",
+    "visit",
+)  # number of the visit, or days since onset: orders the films of a patient
+HAS = {
+    "findings": FINDINGS,
+    "diagnosis": ("diagnosis",),
+    "view": ("view",),
+    "severity": ZONES + BRIXIA,
+    "readers": SECOND,
+    "lungs": ("lung_mask",),
+    "lesion": ("lesion_mask",),
+}
+LICENCES = (
+    "permissive",
+    "permissive_as_listed",
+    "noncommercial",
+    "noncommercial_noderivs",
+    "not_stated",
+    "research_only",
+    "collection_cc_by_origin_unclear",
+    "mixed",
+    "your_own",
+)
 
 
 Https = Annotated[str, Field(pattern="^(https://.+)?$")]  # a manifest leads nowhere else
@@ -30,7 +76,9 @@ class _Strict(BaseModel):
 
 
 class Source(_Strict):
-    """A public repository at one commit; a film lies there under `folder`/<source_path, else the name of our file>."""
+    """A public repository at one commit; a film lies there under `folder`/<source_path, else the
+    name of our file>.
+    """
 
     repo: str
     commit: str
@@ -45,18 +93,23 @@ class Cut(_Strict):
 
 
 class Table(_Strict):
-    """An annotation file. With `key` (a column of public file names) it labels films; without, its rows are the films."""
+    """An annotation file. With `key` (a column of public file names) it labels films; without, its
+    rows are the films.
+    """
 
     file: str  # in the dataset's folder
     address: Https | None = None  # where `cxrkit data fetch` gets it
     sha256: str | None = None  # where it is known
     separator: str = ","
     key: str | None = None
-    columns: dict[str, str | list[str] | Cut] = {}  # ours -> theirs; a list = the first not blank; empty = our names or aliases
+    # ours -> theirs; a list = the first not blank; empty = our names or aliases
+    columns: dict[str, str | list[str] | Cut] = {}
 
 
 class Masks(_Strict):
-    """Lung masks <mask_id>.png in a source, drawn on the whole film or on its centred square; 255 lung, 127 ignore, 0 else."""
+    """Lung masks <mask_id>.png in a source, drawn on the whole film or on its centred square; 255
+    lung, 127 ignore, 0 else.
+    """
 
     source: str
     place: Literal["film", "square"]
@@ -80,17 +133,21 @@ class Manifest(_Strict):
     glob: str | None = None  # lists the films where no table does
     pattern: str | None = None  # named groups of a found path
     constants: dict[str, str] = {}  # columns with one value for all films
-    rule: Literal["named", "listed", "columns"] | None = None  # how findings are read (`labels.RULES`)
+    # how findings are read (`labels.RULES`)
+    rule: Literal["named", "listed", "columns"] | None = None
     findings: dict[str, list[str]] = {}  # for "listed": ours -> their words, any of which makes a 1
     words: dict[str, str] = {}  # spellings of a diagnosis that hold for this source alone
     sources: dict[str, Source] = {}
     address: Https = ""  # of a public file, with {repo}, {commit}, {path}
     masks: Masks | None = None
-    expected: dict[str, int] = {}  # counts of the release: "films", "groups", "view=PA", "diagnosis=covid19", "brixia_A" ...
+    # counts of the release: "films", "groups", "view=PA", "diagnosis=covid19", "brixia_A" ...
+    expected: dict[str, int] = {}
     paper: dict[str, int] = {}  # what Park et al. state of the same counts
 
     def has(self, what):
-        """May rows of this dataset carry `what` (a key of HAS, such as "lesion")? `manifest.has` asks a table instead."""
+        """May rows of this dataset carry `what` (a key of HAS, such as "lesion")? `manifest.has`
+        asks a table instead.
+        """
         return known(what, HAS, "question") in self.provides
 
 
@@ -119,4 +176,6 @@ def load(name):
         return Manifest.model_validate_json(path.read_text("utf-8"))
     except ValidationError as error:
         first = error.errors()[0]
-        raise ValueError(f"{path.name}, field {'.'.join(map(str, first['loc'])) or '-'}: {first['msg']}") from None
+        raise ValueError(
+            f"{path.name}, field {'.'.join(map(str, first['loc'])) or '-'}: {first['msg']}"
+        ) from None

@@ -1,8 +1,10 @@
-"""Lung segmentation with AdaIN: one generator that moves a film between normal and abnormal and, without a style, draws its lungs.
+"""Lung segmentation with AdaIN: one generator that moves a film between normal and abnormal and,
+without a style, draws its lungs.
 
-Oh & Ye 2021, on the networks of StarGAN v2 (Choi et al. 2020). A *style* (B, S) says what comes out: with the style of a domain the
-decoder synthesises a film of that domain, without one it gives mask logits. The *self code* is a style for the encoder: with it the
-generator draws the lungs of an abnormal film in one pass, as if it had been made normal first.
+Oh & Ye 2021, on the networks of StarGAN v2 (Choi et al. 2020). A *style* (B, S) says what comes
+out: with the style of a domain the decoder synthesises a film of that domain, without one it gives
+mask logits. The *self code* is a style for the encoder: with it the generator draws the lungs of an
+abnormal film in one pass, as if it had been made normal first.
 
 B batch, C channels, H W image, S style, Z latent, D domains; images are one channel in [-1, 1].
 """
@@ -19,16 +21,22 @@ DOMAINS = ("abnormal", "normal")  # of films; the mask is the third output, draw
 
 
 def adain(x, gamma, beta):
-    """Adaptive instance normalisation: x (B, C, H, W), gamma and beta (B, C) -> (1 + gamma) * instance_norm(x) + beta.
+    """Adaptive instance normalisation: x (B, C, H, W), gamma and beta (B, C) -> (1 + gamma) *
+    instance_norm(x) + beta.
 
-    Each channel of each image gets mean `beta` and standard deviation 1 + gamma (Huang & Belongie 2017); eps 1e-5.
+    Each channel of each image gets mean `beta` and standard deviation 1 + gamma (Huang & Belongie
+    2017); eps 1e-5.
     """
-    normal = F.group_norm(x, x.shape[1])  # a group for each channel: instance norm, twice as fast on a CPU
-    return torch.addcmul(beta[:, :, None, None], normal, 1 + gamma[:, :, None, None])         # (B, C, H, W)
+    # a group for each channel: instance norm, twice as fast on a CPU
+    normal = F.group_norm(x, x.shape[1])
+    # (B, C, H, W)
+    return torch.addcmul(beta[:, :, None, None], normal, 1 + gamma[:, :, None, None])
 
 
 class AdaIN(nn.Module):
-    """`adain` with gamma and beta read off a style by one linear layer; without a style, instance normalisation."""
+    """`adain` with gamma and beta read off a style by one linear layer; without a style, instance
+    normalisation.
+    """
 
     def __init__(self, style_dim, channels):
         super().__init__()
@@ -37,7 +45,7 @@ class AdaIN(nn.Module):
     def forward(self, x, style=None):
         if style is None:
             return F.group_norm(x, x.shape[1])
-        return adain(x, *self.affine(style).chunk(2, dim=1))                                  # (B, C, H, W)
+        return adain(x, *self.affine(style).chunk(2, dim=1))  # (B, C, H, W)
 
 
 def halve(x):
@@ -51,15 +59,23 @@ def double(x):
 
 
 class Block(nn.Module):
-    """Pre-activation residual block divided by sqrt 2; `resize` is "half", "double" or None, `style_dim` None = no normalisation."""
+    """Pre-activation residual block divided by sqrt 2; `resize` is "half", "double" or None,
+    `style_dim` None = no normalisation.
+    """
 
     def __init__(self, channels, out, style_dim=None, resize=None):
         super().__init__()
         hidden = min(channels, out)
-        self.norm1, self.norm2 = (AdaIN(style_dim, c) if style_dim else None for c in (channels, hidden))
+        self.norm1, self.norm2 = (
+            AdaIN(style_dim, c) if style_dim else None for c in (channels, hidden)
+        )
         self.conv1 = nn.Conv2d(channels, hidden, kernel_size=3, padding=1)
         self.conv2 = nn.Conv2d(hidden, out, kernel_size=3, padding=1)
-        self.skip = nn.Conv2d(channels, out, kernel_size=1, bias=False) if channels != out else nn.Identity()
+        self.skip = (
+            nn.Conv2d(channels, out, kernel_size=1, bias=False)
+            if channels != out
+            else nn.Identity()
+        )
         self.before = double if resize == "double" else nn.Identity()
         self.after = halve if resize == "half" else nn.Identity()
 
@@ -67,17 +83,21 @@ class Block(nn.Module):
         h = F.leaky_relu(self.norm1(x, style) if self.norm1 else x, 0.2)
         h = self.after(self.conv1(self.before(h)))
         h = F.leaky_relu(self.norm2(h, style) if self.norm2 else h, 0.2)
-        # a 1x1 convolution commutes with copying and averaging pixels, so it runs where there are fewer of them
+        # a 1x1 convolution commutes with copying and averaging pixels, so it runs where there are
+        # fewer of them
         skip = self.skip(self.after(x)) if self.after is halve else self.before(self.skip(x))
         return (self.conv2(h) + skip) / math.sqrt(2)
 
 
 class Generator(nn.Module):
-    """Encoder, two middle blocks, mirrored decoder. The defaults are the paper's: four halvings, 33.6 M weights.
+    """Encoder, two middle blocks, mirrored decoder. The defaults are the paper's: four halvings,
+    33.6 M weights.
 
-    image (B, 1, H, W), H and W divisible by 2^(len(widths) - 1). With `style` (B, S) -> dict `image` (B, 1, H, W), AdaIN in the decoder;
-    without -> dict `logits` (B, 1, H, W) of the lungs. `self_code`: the encoder is normalised with the learned self code.
-    residual: the decoder gives the change of the film instead of the film, so that a short training need not learn to copy it first.
+    image (B, 1, H, W), H and W divisible by 2^(len(widths) - 1). With `style` (B, S) -> dict
+    `image` (B, 1, H, W), AdaIN in the decoder; without -> dict `logits` (B, 1, H, W) of the lungs.
+    `self_code`: the encoder is normalised with the learned self code. residual: the decoder gives
+    the change of the film instead of the film, so that a short training need not learn to copy it
+    first.
     """
 
     def __init__(self, widths=(64, 128, 256, 512, 512), style_dim=16, middle=2, residual=False):
@@ -86,41 +106,64 @@ class Generator(nn.Module):
         pairs = list(zip(widths, widths[1:], strict=False))
         inner = [(widths[-1], widths[-1], style_dim)] * middle
         self.stem = nn.Conv2d(1, widths[0], kernel_size=3, padding=1)
-        self.encoder = nn.ModuleList([*(Block(a, b, style_dim, "half") for a, b in pairs), *(Block(*sizes) for sizes in inner)])
-        self.decoder = nn.ModuleList([*(Block(*sizes) for sizes in inner), *(Block(b, a, style_dim, "double") for a, b in pairs[::-1])])
+        self.encoder = nn.ModuleList(
+            [
+                *(Block(a, b, style_dim, "half") for a, b in pairs),
+                *(Block(*sizes) for sizes in inner),
+            ]
+        )
+        self.decoder = nn.ModuleList(
+            [
+                *(Block(*sizes) for sizes in inner),
+                *(Block(b, a, style_dim, "double") for a, b in pairs[::-1]),
+            ]
+        )
         self.to_image, self.to_mask = (nn.Conv2d(widths[0], 1, kernel_size=1) for _ in range(2))
         self.self_code = nn.Parameter(torch.zeros(style_dim))
 
     def forward(self, image, style=None, self_code=False):
-        code = self.self_code.expand(len(image), -1) if self_code else None                   # (B, S)
+        code = self.self_code.expand(len(image), -1) if self_code else None  # (B, S)
         x = self.stem(image)
         for block in self.encoder:
             x = block(x, code)
         for block in self.decoder:
             x = block(x, style)
-        x = F.leaky_relu(F.group_norm(x, x.shape[1]), 0.2)                                    # (B, widths[0], H, W)
-        return {"logits": self.to_mask(x)} if style is None else {"image": self.to_image(x) + image * self.residual}
+        x = F.leaky_relu(F.group_norm(x, x.shape[1]), 0.2)  # (B, widths[0], H, W)
+        return (
+            {"logits": self.to_mask(x)}
+            if style is None
+            else {"image": self.to_image(x) + image * self.residual}
+        )
 
     def draw(self, image):
-        """Logits (B, 1, H, W) of the lungs in one pass with the self code: the finished segmenter, in training and ever after."""
+        """Logits (B, 1, H, W) of the lungs in one pass with the self code: the finished segmenter,
+        in training and ever after.
+        """
         return self(image, self_code=True)["logits"]
 
 
 class Mapping(nn.Module):
-    """Latent (B, Z) and domain (B,) int -> style (B, S): shared layers, then layers of each domain's own."""
+    """Latent (B, Z) and domain (B,) int -> style (B, S): shared layers, then layers of each
+    domain's own.
+    """
 
     def __init__(self, latent_dim=4, style_dim=16, hidden=512, depth=4, domains=2):
         super().__init__()
         self.latent_dim = latent_dim
-        self.shared = nn.Sequential(nn.Linear(latent_dim, hidden), nn.ReLU(), *self._layers(hidden, depth - 1))
-        self.heads = nn.ModuleList(nn.Sequential(*self._layers(hidden, depth - 1), nn.Linear(hidden, style_dim)) for _ in range(domains))
+        self.shared = nn.Sequential(
+            nn.Linear(latent_dim, hidden), nn.ReLU(), *self._layers(hidden, depth - 1)
+        )
+        self.heads = nn.ModuleList(
+            nn.Sequential(*self._layers(hidden, depth - 1), nn.Linear(hidden, style_dim))
+            for _ in range(domains)
+        )
 
     @staticmethod
     def _layers(hidden, depth):
         return [layer for _ in range(depth) for layer in (nn.Linear(hidden, hidden), nn.ReLU())]
 
     def forward(self, latent, domain):
-        return pick([head(self.shared(latent)) for head in self.heads], domain)               # (B, S)
+        return pick([head(self.shared(latent)) for head in self.heads], domain)  # (B, S)
 
 
 def pick(by_domain, domain):
@@ -129,19 +172,23 @@ def pick(by_domain, domain):
 
 
 class Trunk(nn.Module):
-    """Image (B, 1, size, size) -> one vector (B, widths[-1]): residual blocks without normalisation down to 4x4, then one convolution."""
+    """Image (B, 1, size, size) -> one vector (B, widths[-1]): residual blocks without normalisation
+    down to 4x4, then one convolution.
+    """
 
     def __init__(self, size, widths):
         super().__init__()
         steps = int(math.log2(size)) - 2
         sizes = [widths[min(i, len(widths) - 1)] for i in range(steps + 1)]
         self.stem = nn.Conv2d(1, sizes[0], kernel_size=3, padding=1)
-        self.blocks = nn.Sequential(*(Block(a, b, resize="half") for a, b in zip(sizes, sizes[1:], strict=False)))
+        self.blocks = nn.Sequential(
+            *(Block(a, b, resize="half") for a, b in zip(sizes, sizes[1:], strict=False))
+        )
         self.last = nn.Conv2d(sizes[-1], sizes[-1], kernel_size=size // 2**steps)
 
     def forward(self, image):
-        x = F.leaky_relu(self.blocks(self.stem(image)), 0.2)                                  # (B, C, 4, 4) at a power of two
-        return F.leaky_relu(self.last(x), 0.2).flatten(1)                                     # (B, C)
+        x = F.leaky_relu(self.blocks(self.stem(image)), 0.2)  # (B, C, 4, 4) at a power of two
+        return F.leaky_relu(self.last(x), 0.2).flatten(1)  # (B, C)
 
 
 class StyleEncoder(nn.Module):
@@ -154,7 +201,7 @@ class StyleEncoder(nn.Module):
 
     def forward(self, image, domain):
         features = self.trunk(image)
-        return pick([head(features) for head in self.heads], domain)                          # (B, S)
+        return pick([head(features) for head in self.heads], domain)  # (B, S)
 
 
 class Discriminator(nn.Module):
@@ -166,17 +213,27 @@ class Discriminator(nn.Module):
         self.head = nn.Linear(widths[-1], domains)
 
     def forward(self, image, domain):
-        return self.head(self.trunk(image)).gather(1, domain[:, None])[:, 0]                  # (B,)
+        return self.head(self.trunk(image)).gather(1, domain[:, None])[:, 0]  # (B,)
 
 
 class Translator(nn.Module):
-    """The four networks that learn together: `generator`, `mapping`, `encoder` of styles, `discriminator`; He initialisation.
+    """The four networks that learn together: `generator`, `mapping`, `encoder` of styles,
+    `discriminator`; He initialisation.
 
-    `step` counts updates, for the weight of the diversity loss that falls to 0; it is saved with the weights.
+    `step` counts updates, for the weight of the diversity loss that falls to 0; it is saved with
+    the weights.
     """
 
-    def __init__(self, size=256, widths=(64, 128, 256, 512, 512), judge_widths=(64, 128, 256, 512), style_dim=16, latent_dim=4,
-                 hidden=512, residual=False):
+    def __init__(
+        self,
+        size=256,
+        widths=(64, 128, 256, 512, 512),
+        judge_widths=(64, 128, 256, 512),
+        style_dim=16,
+        latent_dim=4,
+        hidden=512,
+        residual=False,
+    ):
         super().__init__()
         self.generator = Generator(widths, style_dim, residual=residual)
         self.mapping = Mapping(latent_dim, style_dim, hidden)
@@ -190,12 +247,16 @@ class Translator(nn.Module):
                     nn.init.zeros_(module.bias)
 
     def style(self, domain):
-        """One fixed style of each domain: domain (B,) int -> (B, S), the style of a latent of ones, which is as long as random ones are.
+        """One fixed style of each domain: domain (B,) int -> (B, S), the style of a latent of ones,
+        which is as long as random ones are.
 
-        A latent of zeros is no middle: biases start at 0, so its style is almost nothing in both domains, a style that training never
-        saw and with which the decoder works as it does for masks.
+        A latent of zeros is no middle: biases start at 0, so its style is almost nothing in both
+        domains, a style that training never saw and with which the decoder works as it does for
+        masks.
         """
-        return self.mapping(torch.ones(len(domain), self.mapping.latent_dim, device=domain.device), domain)
+        return self.mapping(
+            torch.ones(len(domain), self.mapping.latent_dim, device=domain.device), domain
+        )
 
     def to_normal(self, image):
         """The film with the fixed style of the normal domain: (B, 1, H, W) -> (B, 1, H, W)."""
@@ -204,32 +265,45 @@ class Translator(nn.Module):
 
 
 class UNet(nn.Module):
-    """The plain baseline (Ronneberger et al. 2015) with batch norm: image (B, 1, H, W) -> dict `logits` (B, 1, H, W).
+    """The plain baseline (Ronneberger et al. 2015) with batch norm: image (B, 1, H, W) -> dict
+    `logits` (B, 1, H, W).
 
-    H and W divisible by patch * 2^(len(widths) - 1). patch: the network works on squares of patch x patch pixels, side by side as
-    channels; at 2 it is three times as fast as at 1 and hardly coarser.
+    H and W divisible by patch * 2^(len(widths) - 1). patch: the network works on squares of patch x
+    patch pixels, side by side as channels; at 2 it is three times as fast as at 1 and hardly
+    coarser.
     """
 
     def __init__(self, widths=(64, 128, 256, 512), patch=1):
         super().__init__()
         self.patch = patch
-        self.down = nn.ModuleList(self._pair(a, b) for a, b in zip((patch**2, *widths), widths, strict=False))
-        self.up = nn.ModuleList(self._pair(a + b, a) for a, b in zip(widths[-2::-1], widths[:0:-1], strict=True))
+        self.down = nn.ModuleList(
+            self._pair(a, b) for a, b in zip((patch**2, *widths), widths, strict=False)
+        )
+        self.up = nn.ModuleList(
+            self._pair(a + b, a) for a, b in zip(widths[-2::-1], widths[:0:-1], strict=True)
+        )
         self.head = nn.Conv2d(widths[0], patch**2, kernel_size=1)
 
     @staticmethod
     def _pair(channels, out):
-        layers = [(nn.Conv2d(c, out, kernel_size=3, padding=1, bias=False), nn.BatchNorm2d(out), nn.ReLU()) for c in (channels, out)]
+        layers = [
+            (
+                nn.Conv2d(c, out, kernel_size=3, padding=1, bias=False),
+                nn.BatchNorm2d(out),
+                nn.ReLU(),
+            )
+            for c in (channels, out)
+        ]
         return nn.Sequential(*layers[0], *layers[1])
 
     def forward(self, image):
-        kept, x = [], F.pixel_unshuffle(image, self.patch)                                    # (B, patch^2, H/patch, W/patch)
+        kept, x = [], F.pixel_unshuffle(image, self.patch)  # (B, patch^2, H/patch, W/patch)
         for i, block in enumerate(self.down):
             x = block(F.max_pool2d(x, 2) if i else x)
             kept.append(x)
         for block, skip in zip(self.up, kept[-2::-1], strict=True):
             x = block(torch.cat([skip, double(x)], dim=1))
-        return {"logits": F.pixel_shuffle(self.head(x), self.patch)}                          # (B, 1, H, W)
+        return {"logits": F.pixel_shuffle(self.head(x), self.patch)}  # (B, 1, H, W)
 
     def draw(self, image):
         """Logits (B, 1, H, W) of the lungs."""
@@ -237,17 +311,24 @@ class UNet(nn.Module):
 
 
 def clean_mask(mask):
-    """Mask (H, W), bool or 0/1 or 0/255 -> bool (H, W): the two largest components, their holes filled.
+    """Mask (H, W), bool or 0/1 or 0/255 -> bool (H, W): the two largest components, their holes
+    filled.
 
-    A component is connected over edges, not corners, as in `severity.sides`; a hole is background that cannot reach the border of the
-    image that way. Raises ValueError for another shape or other values (127 = ignore has no place in a prediction).
+    A component is connected over edges, not corners, as in `severity.sides`; a hole is background
+    that cannot reach the border of the image that way. Raises ValueError for another shape or other
+    values (127 = ignore has no place in a prediction).
     """
     mask = np.asarray(mask)
     if mask.ndim != 2 or not (mask.dtype == bool or np.isin(mask, (0, 1, 255)).all()):
-        raise ValueError(f"clean_mask takes one mask (H, W) of bool, 0/1 or 0/255, not {mask.dtype} {mask.shape}")
-    n, pieces, stats, _ = cv2.connectedComponentsWithStats((mask > 0).astype(np.uint8), connectivity=4)
+        raise ValueError(
+            f"clean_mask takes one mask (H, W) of bool, 0/1 or 0/255, not {mask.dtype} {mask.shape}"
+        )
+    n, pieces, stats, _ = cv2.connectedComponentsWithStats(
+        (mask > 0).astype(np.uint8), connectivity=4
+    )
     largest = 1 + np.argsort(-stats[1:, cv2.CC_STAT_AREA], kind="stable")[:2]
     lungs = np.isin(pieces, largest)
-    outside = np.pad(~lungs, 1, constant_values=True).astype(np.uint8)  # a ring of background joins all that is outside
+    # a ring of background joins all that is outside
+    outside = np.pad(~lungs, 1, constant_values=True).astype(np.uint8)
     cv2.floodFill(outside, None, (0, 0), 2, flags=4)
     return outside[1:-1, 1:-1] != 2

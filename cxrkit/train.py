@@ -1,7 +1,9 @@
-"""One plain training loop for every model of the kit, on one device or several, that goes on where it was killed.
+"""One plain training loop for every model of the kit, on one device or several, that goes on where
+it was killed.
 
-`fit` and `evaluate` borrow the fastest device: the model is there while they work, and ends where it was (`borrowed`). So what is neither
-is done where models are made and loaded, on the CPU, whatever the machine has.
+`fit` and `evaluate` borrow the fastest device: the model is there while they work, and ends where
+it was (`borrowed`). So what is neither is done where models are made and loaded, on the CPU,
+whatever the machine has.
 """
 
 import contextlib
@@ -23,21 +25,31 @@ from cxrkit import batches, checkpoint, crew, machine
 from cxrkit.artifacts import write_json
 from cxrkit.schema import known
 
-OPTIMIZERS = {  # fused: one pass over the weights; of a step of the demo's model 6 ms instead of 12, on one core
-    "adamw": lambda p, t: torch.optim.AdamW(p, lr=t.lr, betas=tuple(t.betas), weight_decay=t.weight_decay, fused=True),
-    "adam": lambda p, t: torch.optim.Adam(p, lr=t.lr, betas=tuple(t.betas), weight_decay=t.weight_decay, fused=True),
-    "sgd": lambda p, t: torch.optim.SGD(p, lr=t.lr, momentum=t.momentum, weight_decay=t.weight_decay, fused=True),
+# fused: one pass over the weights; of a step of the demo's model 6 ms instead of 12, on one core
+OPTIMIZERS = {
+    "adamw": lambda p, t: torch.optim.AdamW(
+        p, lr=t.lr, betas=tuple(t.betas), weight_decay=t.weight_decay, fused=True
+    ),
+    "adam": lambda p, t: torch.optim.Adam(
+        p, lr=t.lr, betas=tuple(t.betas), weight_decay=t.weight_decay, fused=True
+    ),
+    "sgd": lambda p, t: torch.optim.SGD(
+        p, lr=t.lr, momentum=t.momentum, weight_decay=t.weight_decay, fused=True
+    ),
 }
 LOWEST_SCALE = 2.0**-10  # of the gradients in fp16; what is not finite even there is no overflow
 SCHEDULES = {
     "constant": lambda step, t: 1.0,
-    "cosine": lambda step, t: 0.5 * (1 + math.cos(math.pi * (step - t.warmup) / max(1, t.steps - t.warmup))),
+    "cosine": lambda step, t: (
+        0.5 * (1 + math.cos(math.pi * (step - t.warmup) / max(1, t.steps - t.warmup)))
+    ),
     "step": lambda step, t: t.decay ** sum(step >= milestone for milestone in t.milestones),
 }
 
 
 def pick_device():
-    """The fastest device here: CUDA (under torchrun this process's own card), Apple's MPS, else the CPU.
+    """The fastest device here: CUDA (under torchrun this process's own card), Apple's MPS, else the
+    CPU.
 
     Raises RuntimeError, with the next step, for a card that this build of torch has no kernels for.
     """
@@ -48,8 +60,11 @@ def pick_device():
         torch.cuda.set_device(device)
         torch.ones(1, device=device).add(1)
     except RuntimeError as error:
-        raise RuntimeError(f"{device} does not work with torch {torch.__version__} ({error}); install a wheel of torch for an "
-                           "older CUDA, or set CUDA_VISIBLE_DEVICES to nothing to use the CPU") from error
+        raise RuntimeError(
+            f"{device} does not work with torch {torch.__version__} ({error}); install a wheel of "
+            "torch for an "
+            "older CUDA, or set CUDA_VISIBLE_DEVICES to nothing to use the CPU"
+        ) from error
     return device
 
 
@@ -60,7 +75,9 @@ def device_of(model):
 
 @contextlib.contextmanager
 def borrowed(model, device=None):
-    """Yields a device, by default the fastest here, on which the model lies inside the `with`; after it the model is back where it was."""
+    """Yields a device, by default the fastest here, on which the model lies inside the `with`;
+    after it the model is back where it was.
+    """
     device, home = device or pick_device(), device_of(model)
     model.to(device)
     try:
@@ -77,14 +94,18 @@ def seed_everything(seed):
 
 
 def lr_factor(step, training):
-    """Factor on the learning rate in update `step` (from 0): linear up to 1 in update number `warmup`, then the schedule."""
+    """Factor on the learning rate in update `step` (from 0): linear up to 1 in update number
+    `warmup`, then the schedule.
+    """
     if step < training.warmup:
         return (step + 1) / training.warmup
     return SCHEDULES[known(training.schedule, SCHEDULES, "schedule")](step, training)
 
 
 def train_mode(model):
-    """`model.train()`, save for parts with no trainable weight: a frozen backbone keeps its batch statistics."""
+    """`model.train()`, save for parts with no trainable weight: a frozen backbone keeps its batch
+    statistics.
+    """
     model.train()
     for module in model.modules():
         frozen = [not weight.requires_grad for weight in module.parameters()]
@@ -111,12 +132,16 @@ class Run:
         self.model = model.to(device, memory_format=torch.channels_last)
         if self.world > 1:
             crew.share_weights(model)
-            if device.type == "cuda":  # batch norm over the whole batch, with the same names of weights; torch has it for CUDA alone
+            # batch norm over the whole batch, with the same names of weights; torch has it for CUDA
+            # alone
+            if device.type == "cuda":
                 nn.SyncBatchNorm.convert_sync_batchnorm(model)
         self.ema = copy.deepcopy(model).eval() if training.ema else None
         self.averaged = model if self.ema is None else self.ema
         self.optimizer = OPTIMIZERS[known(training.optimizer, OPTIMIZERS, "optimizer")](
-            parameters or [weight for weight in model.parameters() if weight.requires_grad], training)
+            parameters or [weight for weight in model.parameters() if weight.requires_grad],
+            training,
+        )
         self.base_lr = [group["lr"] for group in self.optimizer.param_groups]
         self.autocast, self.scaler = machine.precision(training.amp, device)
         self.step = self.seen = self.best_step = 0
@@ -124,7 +149,9 @@ class Run:
         lr_factor(training.warmup, training)  # an unknown schedule fails now, not after the warm-up
 
     def update(self, loss, source):
-        """One update from `accumulate` batches. Raises FloatingPointError when the loss or its gradient is not finite."""
+        """One update from `accumulate` batches. Raises FloatingPointError when the loss or its
+        gradient is not finite.
+        """
         parts, taken, micro = {}, [], self.training.accumulate
         for _ in range(micro):
             indices, batch = next(source)
@@ -132,7 +159,9 @@ class Run:
                 value = loss(self.model, batches.to_device(batch, self.device))
             value = value if isinstance(value, dict) else {"loss": value}
             self.scaler.scale(value["loss"] / micro).backward()
-            parts = {name: parts.get(name, 0.0) + float(v.detach()) / micro for name, v in value.items()}
+            parts = {
+                name: parts.get(name, 0.0) + float(v.detach()) / micro for name, v in value.items()
+            }
             self._check(parts["loss"], "loss", indices)
             taken += indices
         weights = [weight for group in self.optimizer.param_groups for weight in group["params"]]
@@ -140,8 +169,10 @@ class Run:
             crew.average_gradients(weights)
         self.scaler.unscale_(self.optimizer)
         norm = torch.nn.utils.clip_grad_norm_(weights, self.training.clip or math.inf)
-        if not self.scaler.is_enabled() or self.scaler.get_scale() < LOWEST_SCALE:  # else fp16 skips such an update and scales less
-            self._check(float(norm), "norm of the gradient", taken)  # any of the passes may have spoilt the sum
+        # else fp16 skips such an update and scales less
+        if not self.scaler.is_enabled() or self.scaler.get_scale() < LOWEST_SCALE:
+            # any of the passes may have spoilt the sum
+            self._check(float(norm), "norm of the gradient", taken)
         self._apply()
         self.losses.append(parts)
 
@@ -154,38 +185,67 @@ class Run:
         self.step += 1
         self.seen += self.training.batch * self.training.accumulate
         if self.ema is not None:  # a young average follows faster, to forget the random start
-            average_into(self.ema, self.model, min(self.training.ema, (1 + self.step) / (10 + self.step)))
+            average_into(
+                self.ema, self.model, min(self.training.ema, (1 + self.step) / (10 + self.step))
+            )
 
     def _check(self, value, what, indices):
         if not math.isfinite(value):
-            kept = f"the last good checkpoint stays in {self.folder}" if self.folder else "nothing is saved without `folder`"
-            raise FloatingPointError(f"{what} is {value} in step {self.step + 1} of {self.training.steps}, images {indices} (rows of the "
-                                     f"training films' table, from 0); {kept}. Look at these images; then lower `lr`, set `clip`, or set "
-                                     "`amp` to off")
+            kept = (
+                f"the last good checkpoint stays in {self.folder}"
+                if self.folder
+                else "nothing is saved without `folder`"
+            )
+            raise FloatingPointError(
+                f"{what} is {value} in step {self.step + 1} of {self.training.steps}, images "
+                f"{indices} (rows of the "
+                f"training films' table, from 0); {kept}. Look at these images; then lower `lr`, "
+                "set `clip`, or set "
+                "`amp` to off"
+            )
 
     def due(self, every):
         """True at each multiple of `every` and at the last step; never for 0."""
         return bool(every) and (self.step % every == 0 or self.step == self.training.steps)
 
     def judge(self, validate):
-        """Validate on the first process, and keep the weights if their score is the best so far -> the scores."""
+        """Validate on the first process, and keep the weights if their score is the best so far ->
+        the scores.
+        """
         with torch.no_grad():
             scores = validate(self.averaged.eval()) if self.rank == 0 else {"score": math.nan}
         if scores["score"] > (-math.inf if self.best_score is None else self.best_score):
             self.best_score, self.best_step = float(scores["score"]), self.step
-            self.best = {name: tensor.detach().cpu().clone() for name, tensor in self.averaged.state_dict().items()}
+            self.best = {
+                name: tensor.detach().cpu().clone()
+                for name, tensor in self.averaged.state_dict().items()
+            }
         train_mode(self.model)
         return scores
 
     def log(self, speed, scores):
-        """Append a row: step, lr, means of the losses since the last row, images/s, scores. What is not finite is None."""
-        means = {name: float(np.mean([parts[name] for parts in self.losses])) for name in self.losses[-1]}
-        row = {"lr": self.optimizer.param_groups[0]["lr"], **means, "images_per_s": round(speed, 1), **scores}
-        self.history.append({"step": self.step} | {k: float(v) if math.isfinite(v) else None for k, v in row.items()})
+        """Append a row: step, lr, means of the losses since the last row, images/s, scores. What is
+        not finite is None.
+        """
+        means = {
+            name: float(np.mean([parts[name] for parts in self.losses])) for name in self.losses[-1]
+        }
+        row = {
+            "lr": self.optimizer.param_groups[0]["lr"],
+            **means,
+            "images_per_s": round(speed, 1),
+            **scores,
+        }
+        self.history.append(
+            {"step": self.step}
+            | {k: float(v) if math.isfinite(v) else None for k, v in row.items()}
+        )
         self.losses = []
 
     def finish(self):
-        """Best weights (without validation the last) into the model and weights.safetensors; the checkpoint goes -> summary."""
+        """Best weights (without validation the last) into the model and weights.safetensors; the
+        checkpoint goes -> summary.
+        """
         if self.rank == 0:
             self.model.load_state_dict(self.best or self.averaged.state_dict())
         if self.world > 1:
@@ -193,41 +253,93 @@ class Run:
         self.model.eval()
         if self.folder and self.rank == 0:
             write_json(self.folder / "history.json", self.history)
-            checkpoint.save_tensors(self.folder / "weights.safetensors", self.model.state_dict(), **checkpoint.state(self))
+            checkpoint.save_tensors(
+                self.folder / "weights.safetensors",
+                self.model.state_dict(),
+                **checkpoint.state(self),
+            )
             (self.folder / "checkpoint.safetensors").unlink(missing_ok=True)
-        return {"history": self.history, "steps": self.step, "best_step": self.best_step, "best_score": self.best_score}
+        return {
+            "history": self.history,
+            "steps": self.step,
+            "best_step": self.best_step,
+            "best_score": self.best_score,
+        }
 
 
-def fit(model, loss, dataset, training, *, validate=None, folder=None, seed=0, device=None, parameters=None,
-        sample_weights=None, workers=None, progress=True):
-    """Train `model` in place -> dict history (list of rows), steps, best_step, best_score (None without validation).
+def fit(
+    model,
+    loss,
+    dataset,
+    training,
+    *,
+    validate=None,
+    folder=None,
+    seed=0,
+    device=None,
+    parameters=None,
+    sample_weights=None,
+    workers=None,
+    progress=True,
+):
+    """Train `model` in place -> dict history (list of rows), steps, best_step, best_score (None
+    without validation).
 
-    loss(model, batch) -> scalar, or dict with `loss`, the scalar, and other scalars for the history. dataset: see `batches`.
-    training: `profiles.Training`. validate(model) -> dict of floats with `score`, higher is better; the model ends with the
-    weights of the best score, else with the last; with `training.ema` these are averaged weights. folder: where checkpoints,
-    history.json and weights.safetensors go; the same call goes on where the last one stopped, to the bit on a CPU.
-    parameters: optimiser groups (dicts of `params`, `lr`), else every trainable weight. sample_weights (n,): chances of a draw.
-    workers: processes that prepare batches; None = some beside a GPU, none beside a CPU, which has no core to spare.
-    Under torchrun all processes make this call, or one of them does for all (`crew.lead`). `training.batch` is that of all together:
-    each takes an even part, gradients are averaged, the first validates, writes, and logs the loss of its own part.
-    Raises FloatingPointError where the loss is not finite, KeyboardInterrupt (after saving) at Ctrl-C, ValueError for an
-    unknown name, an empty dataset, a folder of other settings, or a batch that the processes cannot split evenly.
+    loss(model, batch) -> scalar, or dict with `loss`, the scalar, and other scalars for the
+    history. dataset: see `batches`. training: `profiles.Training`. validate(model) -> dict of
+    floats with `score`, higher is better; the model ends with the weights of the best score, else
+    with the last; with `training.ema` these are averaged weights. folder: where checkpoints,
+    history.json and weights.safetensors go; the same call goes on where the last one stopped, to
+    the bit on a CPU. parameters: optimiser groups (dicts of `params`, `lr`), else every trainable
+    weight. sample_weights (n,): chances of a draw. workers: processes that prepare batches; None =
+    some beside a GPU, none beside a CPU, which has no core to spare. Under torchrun all processes
+    make this call, or one of them does for all (`crew.lead`). `training.batch` is that of all
+    together: each takes an even part, gradients are averaged, the first validates, writes, and logs
+    the loss of its own part. Raises FloatingPointError where the loss is not finite,
+    KeyboardInterrupt (after saving) at Ctrl-C, ValueError for an unknown name, an empty dataset, a
+    folder of other settings, or a batch that the processes cannot split evenly.
     """
-    crew.hand_out(fit, model, loss, dataset, training, folder=folder, seed=seed, device=device, parameters=parameters,
-                  sample_weights=sample_weights, workers=workers, progress=False)
+    crew.hand_out(
+        fit,
+        model,
+        loss,
+        dataset,
+        training,
+        folder=folder,
+        seed=seed,
+        device=device,
+        parameters=parameters,
+        sample_weights=sample_weights,
+        workers=workers,
+        progress=False,
+    )
     order = batches.Order(len(dataset), seed, sample_weights)
     with borrowed(model, device) as device:
-        run = Run(model, training, {"seed": seed, "images": len(dataset)}, device, folder, parameters)
+        run = Run(
+            model, training, {"seed": seed, "images": len(dataset)}, device, folder, parameters
+        )
         seed_everything(seed + run.rank)
         checkpoint.load(run)
         crew.anywhere(False, run.device)  # nobody goes on, to write, before all have read
         if workers is None:
             workers = 0 if run.device.type == "cpu" else min(8, (os.cpu_count() or 1) // run.world)
-        source = batches.stream(dataset, order, training.batch, seed, run.seen, run.rank, run.world, workers,
-                                pin_memory=run.device.type == "cuda")
+        source = batches.stream(
+            dataset,
+            order,
+            training.batch,
+            seed,
+            run.seen,
+            run.rank,
+            run.world,
+            workers,
+            pin_memory=run.device.type == "cuda",
+        )
         hidden = not progress or run.rank > 0
-        with (machine.cpu_threads(training.threads), machine.catch_ctrl_c() as pressed,
-              tqdm(total=training.steps, initial=run.step, unit="step", disable=hidden) as bar):
+        with (
+            machine.cpu_threads(training.threads),
+            machine.catch_ctrl_c() as pressed,
+            tqdm(total=training.steps, initial=run.step, unit="step", disable=hidden) as bar,
+        ):
             _loop(run, loss, source, validate, pressed, bar)
         return run.finish()
 
@@ -238,7 +350,9 @@ def _loop(run, loss, source, validate, pressed, bar):
     while run.step < training.steps:
         run.update(loss, source)
         speed = (run.seen - seen) / (time.perf_counter() - clock)
-        bar.set_postfix_str(f"loss {run.losses[-1]['loss']:.4f}, {speed:.0f} images/s", refresh=False)
+        bar.set_postfix_str(
+            f"loss {run.losses[-1]['loss']:.4f}, {speed:.0f} images/s", refresh=False
+        )
         bar.update()
         judged = validate and run.due(training.eval_every)
         if judged or run.due(training.log_every):
@@ -248,12 +362,23 @@ def _loop(run, loss, source, validate, pressed, bar):
         if stop or run.due(training.checkpoint_every):
             checkpoint.save(run)
         if stop:
-            how = f"make the same call again to go on from {run.folder}" if run.folder else "pass folder= to be able to go on"
+            how = (
+                f"make the same call again to go on from {run.folder}"
+                if run.folder
+                else "pass folder= to be able to go on"
+            )
             raise KeyboardInterrupt(f"stopped after step {run.step} of {training.steps}; {how}")
 
 
 @torch.no_grad()
-def outputs(model, dataset, keep=("logits",), batch=64, device=None, forward=lambda model, batch: model(batch["image"])):
+def outputs(
+    model,
+    dataset,
+    keep=("logits",),
+    batch=64,
+    device=None,
+    forward=lambda model, batch: model(batch["image"]),
+):
     """`evaluate`, a batch at a time: yields dicts of float32 CPU tensors (B, ...)."""
     if len(dataset) == 0:
         raise ValueError("the dataset is empty: check the split and the filters of its manifest")
@@ -266,10 +391,11 @@ def outputs(model, dataset, keep=("logits",), batch=64, device=None, forward=lam
 
 
 def evaluate(model, dataset, keep=("logits",), **options):
-    """Outputs of the model in evaluation mode for the whole dataset, in its order: dict of float32 CPU tensors (n, ...).
+    """Outputs of the model in evaluation mode for the whole dataset, in its order: dict of float32
+    CPU tensors (n, ...).
 
-    options: `batch`, `device`, and forward(model, batch) -> dict of tensors, of which `keep` are returned (`outputs`). Raises
-    ValueError for an empty dataset.
+    options: `batch`, `device`, and forward(model, batch) -> dict of tensors, of which `keep` are
+    returned (`outputs`). Raises ValueError for an empty dataset.
     """
     rows = list(outputs(model, dataset, keep, **options))
     return {name: torch.cat([row[name] for row in rows]) for name in keep}

@@ -1,4 +1,6 @@
-"""Transfer: one file over https, resumed and verified before it gets its name, and archives unpacked without trusting them."""
+"""Transfer: one file over https, resumed and verified before it gets its name, and archives
+unpacked without trusting them.
+"""
 
 import errno
 import hashlib
@@ -32,22 +34,28 @@ def sha256(path):
 
 
 def accept(part, path, digest=None, size=None):
-    """Rename a finished `part` to `path` if size (bytes) and sha256 are as expected; else keep it as `<path>.bad` and raise."""
+    """Rename a finished `part` to `path` if size (bytes) and sha256 are as expected; else keep it
+    as `<path>.bad` and raise.
+    """
     found = (part.stat().st_size, sha256(part))
     for what, expected, got in (("bytes", size, found[0]), ("sha256", digest, found[1])):
         if expected is not None and expected != got:
             bad = path.with_name(path.name + ".bad")
             os.replace(part, bad)
-            raise FetchError(f"{path}: {what} {got}, expected {expected}; kept as {bad.name}. Delete it and fetch again; if it "
-                             "happens again, the public file has changed")
+            raise FetchError(
+                f"{path}: {what} {got}, expected {expected}; kept as {bad.name}. Delete it and "
+                "fetch again; if it "
+                "happens again, the public file has changed"
+            )
     os.replace(part, path)
 
 
 def download(url, path, digest=None, size=None, schemes=SCHEMES, session=None, tries=5, pause=1.0):
-    """Get `url` into `path`, going on from `<path>.part`; sha256 and size in bytes are verified before the rename.
+    """Get `url` into `path`, going on from `<path>.part`; sha256 and size in bytes are verified
+    before the rename.
 
-    Gives up after `tries` tries in a row that brought nothing, with `pause` seconds after the first, doubled each time. Raises
-    FetchError (`<path>.bad` is kept on a mismatch), Unreachable.
+    Gives up after `tries` tries in a row that brought nothing, with `pause` seconds after the
+    first, doubled each time. Raises FetchError (`<path>.bad` is kept on a mismatch), Unreachable.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -61,23 +69,34 @@ def download(url, path, digest=None, size=None, schemes=SCHEMES, session=None, t
             last = error
             status = getattr(getattr(error, "response", None), "status_code", None)
             if status in (401, 403, 404, 410):
-                raise FetchError(f"{path.name}: {url} answers {status}; gone or closed; use --mirror") from None
+                raise FetchError(
+                    f"{path.name}: {url} answers {status}; gone or closed; use --mirror"
+                ) from None
         have = part.stat().st_size if part.exists() else 0
-        failed, most = (0, have) if have > most else (failed + 1, most)  # what makes headway may take long
+        # what makes headway may take long
+        failed, most = (0, have) if have > most else (failed + 1, most)
         time.sleep(pause * 2 ** max(failed - 1, 0) * (failed < tries))
-    raise Unreachable(f"{path.name}: no success in {tries} tries at {url} ({last}); run again to go on from {part.name}")
+    raise Unreachable(
+        f"{path.name}: no success in {tries} tries at {url} ({last}); run again to go on from "
+        f"{part.name}"
+    )
 
 
 def _get(url, part, schemes, session):
-    """One request, appended to `part` where the server honours Range, from the start where it does not."""
+    """One request, appended to `part` where the server honours Range, from the start where it does
+    not.
+    """
     have = part.stat().st_size if part.exists() else 0
     if urlsplit(url).scheme not in schemes:
         raise FetchError(f"{url}: only {', '.join(schemes)} is fetched")
-    with session.get(url, headers={"Range": f"bytes={have}-"} if have else {}, stream=True, timeout=(10, 60)) as reply:
+    with session.get(
+        url, headers={"Range": f"bytes={have}-"} if have else {}, stream=True, timeout=(10, 60)
+    ) as reply:
         for hop in (*reply.history, reply):
             if urlsplit(hop.url).scheme not in schemes:
                 raise FetchError(f"{url} leads to {hop.url}: only {', '.join(schemes)} is fetched")
-        if reply.status_code == 416:  # nothing is left to send: `part` is whole, or stale; the hash will tell
+        # nothing is left to send: `part` is whole, or stale; the hash will tell
+        if reply.status_code == 416:
             return
         reply.raise_for_status()
         with open(part, "ab" if reply.status_code == 206 else "wb") as f:
@@ -95,37 +114,66 @@ def _check_length(reply, part, have):
 
 
 def extract(archive, folder, max_bytes=200 * 2**30, max_ratio=200):
-    """Unpack a .zip or .tar(.gz, .bz2, .xz) into `folder`: all of it or, where a member is refused, nothing.
+    """Unpack a .zip or .tar(.gz, .bz2, .xz) into `folder`: all of it or, where a member is refused,
+    nothing.
 
-    Refused: members that leave the folder, links, devices, more than `max_bytes` in all, and more than `max_ratio` times the
-    archive's own size (a bomb). Returns the paths written. Raises FetchError naming archive and member.
+    Refused: members that leave the folder, links, devices, more than `max_bytes` in all, and more
+    than `max_ratio` times the archive's own size (a bomb). Returns the paths written. Raises
+    FetchError naming archive and member.
     """
     archive, folder = Path(archive), Path(folder)
     try:
-        with (zipfile.ZipFile(archive) if zipfile.is_zipfile(archive) else tarfile.open(archive)) as pack:
+        with (
+            zipfile.ZipFile(archive) if zipfile.is_zipfile(archive) else tarfile.open(archive)
+        ) as pack:
             members = _members(pack)
             for name, _, plain in members:
-                if not plain or PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name.replace("\\", "/")).parts:
-                    raise FetchError(f"{archive}: member {name!r} is a link or leaves the folder; nothing was unpacked")
+                if (
+                    not plain
+                    or PurePosixPath(name).is_absolute()
+                    or ".." in PurePosixPath(name.replace("\\", "/")).parts
+                ):
+                    raise FetchError(
+                        f"{archive}: member {name!r} is a link or leaves the folder; nothing was "
+                        "unpacked"
+                    )
             allowed = min(max_bytes, max_ratio * archive.stat().st_size)
             if sum(size for _, size, _ in members) > allowed:
-                raise FetchError(f"{archive} would unpack to more than {allowed} bytes; nothing was unpacked")
+                raise FetchError(
+                    f"{archive} would unpack to more than {allowed} bytes; nothing was unpacked"
+                )
             return [_unpack(pack, name, size, folder) for name, size, _ in members]
     except FetchError:
         raise
-    except RuntimeError as error:  # zipfile's word for what is encrypted, or packed by a method that it does not know
+    except RuntimeError as error:
+        # zipfile's word for what is encrypted, or packed by a method that it does not know
         raise FetchError(f"{archive}: {error}; unpack it with another program") from error
-    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError) as error:
+    except (
+        tarfile.TarError,
+        zipfile.BadZipFile,
+        zlib.error,
+        lzma.LZMAError,
+        EOFError,
+        OSError,
+    ) as error:
         if getattr(error, "errno", None) == errno.ENOSPC:
-            raise FetchError(f"{archive}: no room in {folder}; make some, or choose a folder on a larger disk") from error
-        raise FetchError(f"{archive}: damaged or no archive ({error}); download it again") from error
+            raise FetchError(
+                f"{archive}: no room in {folder}; make some, or choose a folder on a larger disk"
+            ) from error
+        raise FetchError(
+            f"{archive}: damaged or no archive ({error}); download it again"
+        ) from error
 
 
 def _members(pack):
     """[(name, size in bytes, is it a plain file)] without the folders."""
     if isinstance(pack, zipfile.ZipFile):
         link = 0o120000  # the file type that zip keeps in the high bits of external_attr
-        return [(m.filename, m.file_size, m.external_attr >> 16 & 0o170000 != link) for m in pack.infolist() if not m.is_dir()]
+        return [
+            (m.filename, m.file_size, m.external_attr >> 16 & 0o170000 != link)
+            for m in pack.infolist()
+            if not m.is_dir()
+        ]
     return [(m.name, m.size, m.isfile()) for m in pack if not m.isdir()]
 
 

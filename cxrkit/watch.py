@@ -7,9 +7,11 @@ import psutil
 
 
 class Watch(threading.Thread):
-    """Measures the memory of the processes that start inside the `with`, and ends them at the deadline.
+    """Measures the memory of the processes that start inside the `with`, and ends them at the
+    deadline.
 
-    papermill knows a time-out for a cell only, and a cell that hangs in C code ignores an interrupt.
+    papermill knows a time-out for a cell only, and a cell that hangs in C code ignores an
+    interrupt.
     """
 
     def __init__(self, seconds):
@@ -38,7 +40,9 @@ class Watch(threading.Thread):
 
 
 def _resident(process):
-    """Bytes in memory, 0 for a process that has just ended. Linux tells the share of pages that several processes use (PSS)."""
+    """Bytes in memory, 0 for a process that has just ended. Linux tells the share of pages that
+    several processes use (PSS).
+    """
     try:
         memory = process.memory_full_info() if psutil.LINUX else process.memory_info()
         return getattr(memory, "pss", memory.rss)

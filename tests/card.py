@@ -1,11 +1,14 @@
-"""A stand-in for a graphics card on any machine: a second device whose tensors hold real values, on the CPU.
+"""A stand-in for a graphics card on any machine: a second device whose tensors hold real values, on
+the CPU.
 
-As on a real card, a tensor gets there by `.to(CARD)` and back by `.cpu()`, an operation refuses tensors that lie apart (save numbers, and
-indices from the CPU), and NumPy gets none of them; models train there as they do on the CPU. It is slow, and knows nothing of streams, of
-mixed precision (tests/test_mixed_precision.py) or of what the arithmetic of a card rounds otherwise.
+As on a real card, a tensor gets there by `.to(CARD)` and back by `.cpu()`, an operation refuses
+tensors that lie apart (save numbers, and indices from the CPU), and NumPy gets none of them; models
+train there as they do on the CPU. It is slow, and knows nothing of streams, of mixed precision
+(tests/test_mixed_precision.py) or of what the arithmetic of a card rounds otherwise.
 
-Underneath it is torch's `meta`, the one other device that every build of torch can compute gradients on. Torch copies no Python numbers
-there: `torch.tensor([1, 2], device=CARD)` and the index `x[:, [1, 2]]` hold garbage.
+Underneath it is torch's `meta`, the one other device that every build of torch can compute
+gradients on. Torch copies no Python numbers there: `torch.tensor([1, 2], device=CARD)` and the
+index `x[:, [1, 2]]` hold garbage.
 """
 
 import torch
@@ -23,8 +26,15 @@ class OnCard(torch.Tensor):
 
     @staticmethod
     def __new__(cls, held):
-        self = torch.Tensor._make_wrapper_subclass(cls, held.shape, strides=held.stride(), storage_offset=held.storage_offset(),
-                                                   dtype=held.dtype, layout=held.layout, device=CARD)
+        self = torch.Tensor._make_wrapper_subclass(
+            cls,
+            held.shape,
+            strides=held.stride(),
+            storage_offset=held.storage_offset(),
+            dtype=held.dtype,
+            layout=held.layout,
+            device=CARD,
+        )
         self.held = held
         return self
 
@@ -46,15 +56,31 @@ class Card(TorchDispatchMode):
 def compute(operation, args, kwargs):
     """An operation on values of the card or of the CPU. Raises RuntimeError where they lie apart."""
     given = [value for value in tree_flatten((args, kwargs))[0] if isinstance(value, torch.Tensor)]
-    there, here = ([value for value in given if isinstance(value, OnCard) == side] for side in (True, False))
-    if there and any(value.dim() for value in here) and not str(operation).startswith(MOVES + INDEXES):
-        raise RuntimeError(f"{operation}: tensors on two devices: {there} and {[tuple(value.shape) for value in here]} on the CPU")
+    there, here = (
+        [value for value in given if isinstance(value, OnCard) == side] for side in (True, False)
+    )
+    if (
+        there
+        and any(value.dim() for value in here)
+        and not str(operation).startswith(MOVES + INDEXES)
+    ):
+        raise RuntimeError(
+            f"{operation}: tensors on two devices: {there} and "
+            f"{[tuple(value.shape) for value in here]} on the CPU"
+        )
     asked = kwargs.get("device")
     stays = bool(there) if asked is None else torch.device(asked) == CARD
-    same = {id(value.held if isinstance(value, OnCard) else value): value for value in given}  # what works in place returns its own tensor
+    # what works in place returns its own tensor
+    same = {id(value.held if isinstance(value, OnCard) else value): value for value in given}
 
     def lower(value):
-        return CPU if isinstance(value, torch.device) else value.held if isinstance(value, OnCard) else value
+        return (
+            CPU
+            if isinstance(value, torch.device)
+            else value.held
+            if isinstance(value, OnCard)
+            else value
+        )
 
     def lift(value):
         if not isinstance(value, torch.Tensor) or id(value) in same:

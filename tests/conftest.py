@@ -1,4 +1,6 @@
-"""Fixtures shared by all tests; `mirror` is the folder with prepared real films, where there is one."""
+"""Fixtures shared by all tests; `mirror` is the folder with prepared real films, where there is
+one.
+"""
 
 import functools
 import os
@@ -6,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is imported: waiting threads must not take the core
+# before torch is imported: waiting threads must not take the core
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
 pytest_plugins = ["pytester"]
@@ -31,7 +34,9 @@ def mirror():
 
 @pytest.fixture(scope="module")
 def few_draws():
-    """Intervals from 40 draws of patients instead of hundreds: for stages of which a test reads no limits. test_resampling proves these."""
+    """Intervals from 40 draws of patients instead of hundreds: for stages of which a test reads no
+    limits. test_resampling proves these.
+    """
     from cxrkit import resampling
 
     with pytest.MonkeyPatch.context() as patch:
@@ -46,8 +51,18 @@ def _fewer(full, *args, draws=2000, **options):
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item, call):
-    """In CI a test that takes `mirror` may not skip while the folder is there: a silent skip would look like a pass."""
+    """In CI a test that takes `mirror` may not skip while the folder is there: a silent skip would
+    look like a pass.
+    """
     report = (yield).get_result()
     skipped = report.skipped and not hasattr(report, "wasxfail")
-    if skipped and "mirror" in getattr(item, "fixturenames", ()) and os.environ.get("CI") and mirror_folder().exists():
-        report.outcome, report.longrepr = "failed", f"skipped although {mirror_folder()} exists: {call.excinfo.value}"
+    if (
+        skipped
+        and "mirror" in getattr(item, "fixturenames", ())
+        and os.environ.get("CI")
+        and mirror_folder().exists()
+    ):
+        report.outcome, report.longrepr = (
+            "failed",
+            f"skipped although {mirror_folder()} exists: {call.excinfo.value}",
+        )

@@ -20,7 +20,9 @@ def lesson(*cells, parameters=PARAMETERS, fill=0):
 
 
 CHECKED = code("# NBVAL_CHECK_OUTPUT\nprint(6 * 7)")
-FIGURE = code("import base64\nfrom IPython.display import Image, display\n"
-              "display(Image(base64.b64decode('iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==')))",
-              "report")
+FIGURE = code(
+    "import base64\nfrom IPython.display import Image, display\n"
+    "display(Image(base64.b64decode('iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==')))",
+    "report",
+)
 SOLUTION = code("# Exercise 1: the answer to everything.\nanswer = 42\nprint(answer)", "solution")

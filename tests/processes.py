@@ -1,4 +1,6 @@
-"""Processes for tests that kill them: forked from one clean server with torch in memory, which takes a new interpreter four seconds."""
+"""Processes for tests that kill them: forked from one clean server with torch in memory, which
+takes a new interpreter four seconds.
+"""
 
 import multiprocessing
 import os
@@ -12,12 +14,16 @@ CONTEXT.set_forkserver_preload(["torch", "distributed", "cxrkit.data", "cxrkit.s
 
 
 def serve():
-    """Start the server; whoever asks multiprocessing for a `forkserver` in this process gets this one."""
+    """Start the server; whoever asks multiprocessing for a `forkserver` in this process gets this
+    one.
+    """
     forkserver.ensure_running()
 
 
 def start(errors, function, *args):
-    """Run function(*args) in a process of its own, one thread, standard error into the file `errors` -> the process."""
+    """Run function(*args) in a process of its own, one thread, standard error into the file
+    `errors` -> the process.
+    """
     process = CONTEXT.Process(target=_run, args=(errors, function, args))
     process.start()
     return process
@@ -30,6 +36,8 @@ def _run(errors, function, args):
 
 
 def end(process, errors, timeout=60):
-    """Wait for the end -> (exit code, minus the signal that killed it, and what it wrote to standard error)."""
+    """Wait for the end -> (exit code, minus the signal that killed it, and what it wrote to
+    standard error).
+    """
     process.join(timeout)
     return process.exitcode, Path(errors).read_text()

@@ -1,28 +1,57 @@
-"""A reading room for tests: films of a tiny cohort, and models of the right shape with random weights; nothing is trained."""
+"""A reading room for tests: films of a tiny cohort, and models of the right shape with random
+weights; nothing is trained.
+"""
 
 from dataclasses import replace
 
 import pandas as pd
 import torch
 
-from cxrkit import checkpoint, diagnosis, films, findings, lungs, profiles, quantification, selection, stages
+from cxrkit import (
+    checkpoint,
+    diagnosis,
+    films,
+    findings,
+    lungs,
+    profiles,
+    quantification,
+    selection,
+    stages,
+)
 from cxrkit.artifacts import Store, write_json
 from cxrkit.room import Room
 
 SIZE = 64
 PROFILE = replace(
-    profiles.demo(), image_size=SIZE, cohort=profiles.Cohort(findings=1, diagnosis=18, severity=27, size=SIZE),
-    backbone=profiles.DenseNet(growth_rate=8, block_config=(1, 1, 1, 1), num_init_features=8, stem=1, stride=16),
-    transformer=profiles.ViT(embed_dim=32, depth=2, num_heads=2), segmenter=replace(profiles.demo().segmenter, size=SIZE, widths=(4, 8)))
-NETWORKS = {"backbone": findings.network, "diagnosis_pa": diagnosis.network, "diagnosis_ap": diagnosis.network, "segmenter": lungs.network,
-            "severity": quantification.network}
+    profiles.demo(),
+    image_size=SIZE,
+    cohort=profiles.Cohort(findings=1, diagnosis=18, severity=27, size=SIZE),
+    backbone=profiles.DenseNet(
+        growth_rate=8, block_config=(1, 1, 1, 1), num_init_features=8, stem=1, stride=16
+    ),
+    transformer=profiles.ViT(embed_dim=32, depth=2, num_heads=2),
+    segmenter=replace(profiles.demo().segmenter, size=SIZE, widths=(4, 8)),
+)
+NETWORKS = {
+    "backbone": findings.network,
+    "diagnosis_pa": diagnosis.network,
+    "diagnosis_ap": diagnosis.network,
+    "segmenter": lungs.network,
+    "severity": quantification.network,
+}
 
 
 def fill(root):
-    """Put what `Room` loads into a store: random weights, and predictions that say a third to everything."""
+    """Put what `Room` loads into a store: random weights, and predictions that say a third to
+    everything.
+    """
     store = Store(root)
-    store.load_or_make("cohort", stages.settings(PROFILE, "cohort"),  # in this process: others would import torch anew
-                       lambda part: films.draw(part, PROFILE.cohort, PROFILE.seed, workers=1))
+    # in this process: others would import torch anew
+    store.load_or_make(
+        "cohort",
+        stages.settings(PROFILE, "cohort"),
+        lambda part: films.draw(part, PROFILE.cohort, PROFILE.seed, workers=1),
+    )
     table = selection.for_task(PROFILE, "diagnosis", store)
     for number, (stage, network) in enumerate(NETWORKS.items()):
         folder = store.folder(stage, stages.settings(PROFILE, stage))
@@ -31,7 +60,9 @@ def fill(root):
         checkpoint.save_tensors(folder / "weights.safetensors", network(PROFILE).state_dict())
         view = stage[-2:].upper()
         third = pd.DataFrame(1 / 3, table.index, diagnosis.PROBABILITIES)
-        pd.concat([table, third], axis=1)[table["view"] == view].to_csv(folder / "predictions.csv", index=False)
+        pd.concat([table, third], axis=1)[table["view"] == view].to_csv(
+            folder / "predictions.csv", index=False
+        )
         write_json(folder / "metrics.json", {"followup": {"limit": 1.5}})
     return store
 

@@ -13,9 +13,13 @@ SETTINGS = {"image_size": 128, "choices": {"resize": "plain"}}
 
 
 def test_key_depends_on_values_not_on_their_order():
-    assert artifacts.key({"a": 1, "b": {"c": 2, "d": 3}}) == artifacts.key({"b": {"d": 3, "c": 2}, "a": 1})
+    assert artifacts.key({"a": 1, "b": {"c": 2, "d": 3}}) == artifacts.key(
+        {"b": {"d": 3, "c": 2}, "a": 1}
+    )
     assert artifacts.key({"a": 1}) != artifacts.key({"a": 2})
-    assert artifacts.key(SETTINGS) == "8b0cbb3c29d3", "a changed key makes every finished artifact of every user unfindable"
+    assert artifacts.key(SETTINGS) == "8b0cbb3c29d3", (
+        "a changed key makes every finished artifact of every user unfindable"
+    )
 
 
 def test_key_refuses_what_json_cannot_say():
@@ -31,11 +35,18 @@ def test_make_is_called_once(tmp_path):
         (folder / "metrics.json").write_text("{}")
 
     first = store.load_or_make("backbone", SETTINGS, make)
-    assert store.load_or_make("backbone", dict(reversed(SETTINGS.items())), make) == first == store.folder("backbone", SETTINGS)
+    assert (
+        store.load_or_make("backbone", dict(reversed(SETTINGS.items())), make)
+        == first
+        == store.folder("backbone", SETTINGS)
+    )
     assert calls == [first.name + ".part"]
     assert sorted(path.name for path in first.iterdir()) == ["metrics.json", "settings.json"]
     assert artifacts.read_json(first / "settings.json") == SETTINGS
-    assert store.load_or_make("backbone", SETTINGS | {"image_size": 256}, make) != first and len(calls) == 2
+    assert (
+        store.load_or_make("backbone", SETTINGS | {"image_size": 256}, make) != first
+        and len(calls) == 2
+    )
 
 
 def test_a_failed_make_leaves_no_artifact_and_keeps_what_it_had(tmp_path):
@@ -49,7 +60,9 @@ def test_a_failed_make_leaves_no_artifact_and_keeps_what_it_had(tmp_path):
         store.load_or_make("backbone", SETTINGS, stops)
     assert not store.folder("backbone", SETTINGS).exists()
     found = []
-    store.load_or_make("backbone", SETTINGS, lambda folder: found.append((folder / "checkpoint").read_text()))
+    store.load_or_make(
+        "backbone", SETTINGS, lambda folder: found.append((folder / "checkpoint").read_text())
+    )
     assert found == ["step 10"], "the next call goes on from the checkpoint"
 
 
@@ -57,9 +70,13 @@ def test_two_processes_do_not_make_the_same_artifact(tmp_path):
     store = artifacts.Store(tmp_path)
     folder = store.folder("backbone", SETTINGS)
     with filelock.FileLock(folder.with_name(folder.name + ".lock")):
-        code = ("import sys; from cxrkit.artifacts import Store\n"
-                f"Store(sys.argv[1]).load_or_make('backbone', {SETTINGS!r}, lambda folder: None)")
-        result = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True)
+        code = (
+            "import sys; from cxrkit.artifacts import Store\n"
+            f"Store(sys.argv[1]).load_or_make('backbone', {SETTINGS!r}, lambda folder: None)"
+        )
+        result = subprocess.run(
+            [sys.executable, "-c", code, tmp_path], capture_output=True, text=True
+        )
     assert result.returncode == 1 and "being made by another process; wait for it" in result.stderr
     assert not folder.exists()
 
@@ -90,5 +107,10 @@ def test_the_store_is_where_the_user_says(tmp_path, monkeypatch):
     assert artifacts.default_root() == tmp_path / "here" == artifacts.Store().root
     monkeypatch.delenv("CXRKIT_STORE")
     assert artifacts.default_root().name == "artifacts"
-    monkeypatch.setattr(artifacts, "__file__", str(tmp_path / "site-packages" / "cxrkit" / "artifacts.py"))
-    assert "cxrkit" in artifacts.default_root().name and "site-packages" not in artifacts.default_root().parts
+    monkeypatch.setattr(
+        artifacts, "__file__", str(tmp_path / "site-packages" / "cxrkit" / "artifacts.py")
+    )
+    assert (
+        "cxrkit" in artifacts.default_root().name
+        and "site-packages" not in artifacts.default_root().parts
+    )

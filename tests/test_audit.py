@@ -1,4 +1,6 @@
-"""The audit against loops, closed forms, planted shortcuts that must be found, and noise in which nothing may be."""
+"""The audit against loops, closed forms, planted shortcuts that must be found, and noise in which
+nothing may be.
+"""
 
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +24,9 @@ def grey(n, seed=0, low=60, high=200):
 
 @pytest.fixture(scope="module")
 def table(tmp_path_factory):
-    """24 films of noise: PNGs of three sites, with one square lung each; in site b the border is bright, in site c the lung."""
+    """24 films of noise: PNGs of three sites, with one square lung each; in site b the border is
+    bright, in site c the lung.
+    """
     folder, images, rows = tmp_path_factory.mktemp("films"), grey(24, low=100, high=140), []
     lung = np.zeros((SIZE, SIZE), np.uint8)
     lung[16:48, 16:48] = 255
@@ -33,7 +37,14 @@ def table(tmp_path_factory):
         image[:4] += np.uint8(40 * (site == "b"))
         image[24:40, 24:40] += np.uint8(40 * (site == "c"))
         cv2.imwrite(str(folder / f"{i}.png"), image)
-        rows.append({"path": str(folder / f"{i}.png"), "site": site, "group_id": f"g{i // 2}", "lung_mask": str(folder / "lung.png")})
+        rows.append(
+            {
+                "path": str(folder / f"{i}.png"),
+                "site": site,
+                "group_id": f"g{i // 2}",
+                "lung_mask": str(folder / "lung.png"),
+            }
+        )
     return pd.DataFrame(rows).reindex(columns=COLUMNS)
 
 
@@ -43,8 +54,14 @@ PROFILE = replace(profiles.demo(), image_size=SIZE)
 def test_thumbnails_are_means_of_blocks_and_the_border_is_their_ring():
     films = grey(3)
     means = films.reshape(3, 16, 4, 16, 4).mean((2, 4)) / 255
-    np.testing.assert_allclose(audit.thumbnails(films), means.reshape(3, 256), atol=0.5 / 255)  # resize rounds to whole levels
-    ring = np.array([[means[i, y, x] for y in range(16) for x in range(16) if {y, x} & {0, 15}] for i in range(3)])
+    # resize rounds to whole levels
+    np.testing.assert_allclose(audit.thumbnails(films), means.reshape(3, 256), atol=0.5 / 255)
+    ring = np.array(
+        [
+            [means[i, y, x] for y in range(16) for x in range(16) if {y, x} & {0, 15}]
+            for i in range(3)
+        ]
+    )
     np.testing.assert_allclose(audit.border(films), ring, atol=0.5 / 255)
 
 
@@ -58,14 +75,18 @@ def test_grey_statistics_are_those_of_numpy():
 def test_blackened_films_keep_the_lungs_to_the_grey_level_and_nothing_else(table, tmp_path):
     audit.blacken(tmp_path, table[:3])
     for i in range(3):
-        film, black = (cv2.imread(path, cv2.IMREAD_GRAYSCALE) for path in (table["path"][i], str(tmp_path / f"{i}.png")))
+        film, black = (
+            cv2.imread(path, cv2.IMREAD_GRAYSCALE)
+            for path in (table["path"][i], str(tmp_path / f"{i}.png"))
+        )
         want = np.zeros_like(film)
         want[20:48, 16:48] = film[20:48, 16:48]  # rows 16 to 19 were drawn by nobody
         np.testing.assert_array_equal(black, want)
         inside = np.zeros(film.shape, bool)
         inside[20:48, 16:48] = True
         seen = preprocess.equalize(black)[inside]
-        alone = preprocess.equalize(np.concatenate([film[inside], [0]])[None])[0, :-1]  # the lungs, and one black pixel
+        # the lungs, and one black pixel
+        alone = preprocess.equalize(np.concatenate([film[inside], [0]])[None])[0, :-1]
         np.testing.assert_allclose(seen, alone, atol=1)
 
 
@@ -79,18 +100,28 @@ def test_where_no_lung_was_found_the_film_stays():
 def test_an_edited_film_has_the_bytes_of_the_film_as_it_came(table, tmp_path):
     audit.blacken(tmp_path, table[:2])
     edited = table[:2].assign(path=[str(tmp_path / f"{i}.png") for i in range(2)])
-    before, after = (audit.features("file size", films, PROFILE, Store(tmp_path / "store")).ravel() for films in (table[:2], edited))
+    before, after = (
+        audit.features("file size", films, PROFILE, Store(tmp_path / "store")).ravel()
+        for films in (table[:2], edited)
+    )
     assert list(after) == [Path(path).stat().st_size for path in edited["path"]] != list(before)
     known = edited.assign(origin=table["path"][:2])
-    assert list(audit.features("file size", known, PROFILE, Store(tmp_path / "store")).ravel()) == list(before)
-    assert list(audit.whole(known)["path"]) == list(table["path"][:2]) and audit.whole(edited) is edited
+    assert list(
+        audit.features("file size", known, PROFILE, Store(tmp_path / "store")).ravel()
+    ) == list(before)
+    assert (
+        list(audit.whole(known)["path"]) == list(table["path"][:2])
+        and audit.whole(edited) is edited
+    )
 
 
 def test_covered_pixels_say_nothing_and_the_rest_stays():
     films, gone = grey(2), np.zeros((2, SIZE, SIZE), bool)
     gone[0, 10:30, 5:50], gone[1] = True, True
     covered = audit.cover(films, gone)
-    assert (covered[0][gone[0]] == round(films[0][~gone[0]].mean())).all() and (covered[0][~gone[0]] == films[0][~gone[0]]).all()
+    assert (covered[0][gone[0]] == round(films[0][~gone[0]].mean())).all() and (
+        covered[0][~gone[0]] == films[0][~gone[0]]
+    ).all()
     other = films.copy()
     other[gone] = 3
     assert (audit.cover(other, gone) == covered).all() and (covered[1] == 0).all()
@@ -101,19 +132,34 @@ def test_features_come_from_the_right_pixels(table, tmp_path):
     """What a feature may not see may change without changing it; every feature reads 24 films."""
     store, site = Store(tmp_path), table["site"].to_numpy()
     found = {name: audit.features(name, table, PROFILE, store) for name in audit.FEATURES}
-    assert {len(x) for x in found.values()} == {24} and found["thumbnail"].shape == (24, 256) and found["border"].shape == (24, 60)
-    assert found["file size"][:, 0].tolist() == [Path(path).stat().st_size for path in table["path"]]
+    assert (
+        {len(x) for x in found.values()} == {24}
+        and found["thumbnail"].shape == (24, 256)
+        and found["border"].shape == (24, 60)
+    )
+    assert found["file size"][:, 0].tolist() == [
+        Path(path).stat().st_size for path in table["path"]
+    ]
 
     def gap(name, a):
         return np.abs(found[name][site == a].mean(0) - found[name][site == "a"].mean(0)).max()
-    assert gap("border", "b") > 0.1 > 0.04 > gap("border", "c"), "the ring sees the border, not the lung"
+
+    assert gap("border", "b") > 0.1 > 0.04 > gap("border", "c"), (
+        "the ring sees the border, not the lung"
+    )
     assert gap("lungs only", "c") > 0.1 > 0.04 > gap("lungs only", "b")
     removed = found["lungs removed"].reshape(24, 16, 16)
-    assert np.ptp(removed[:, 4:12, 4:12], axis=(1, 2)).max() == 0, "one grey where the lung was, and where nobody drew"
-    assert (found["lung shape"] == found["lung shape"][0]).all() and found["lung shape"][0].reshape(16, 16)[5:12, 4:12].min() == 1
+    assert np.ptp(removed[:, 4:12, 4:12], axis=(1, 2)).max() == 0, (
+        "one grey where the lung was, and where nobody drew"
+    )
+    assert (found["lung shape"] == found["lung shape"][0]).all() and found["lung shape"][0].reshape(
+        16, 16
+    )[5:12, 4:12].min() == 1
     assert found["lung shape"].sum() == 24 * 7 * 8, "undrawn rows are no lung"
     with pytest.raises(ValueError, match="1 of 24 films have no lung mask"):
-        audit.features("lungs removed", table.assign(lung_mask=[None, *table["lung_mask"][1:]]), PROFILE, store)
+        audit.features(
+            "lungs removed", table.assign(lung_mask=[None, *table["lung_mask"][1:]]), PROFILE, store
+        )
     with pytest.raises(ValueError, match="unknown trivial feature"):
         audit.features("luck", table, PROFILE, store)
 
@@ -145,7 +191,9 @@ def test_folds_keep_patients_together_and_use_every_film_once():
     fold = audit.fold_of(groups, 5, seed=1)
     assert sorted(np.bincount(fold)) == [6] * 5
     assert all(len(set(fold[groups == group])) == 1 for group in groups)
-    assert np.array_equal(fold, audit.fold_of(groups, 5, seed=1)) and not np.array_equal(fold, audit.fold_of(groups, 5, seed=2))
+    assert np.array_equal(fold, audit.fold_of(groups, 5, seed=1)) and not np.array_equal(
+        fold, audit.fold_of(groups, 5, seed=2)
+    )
     with pytest.raises(ValueError, match="lower `folds`"):
         audit.fold_of(groups, 11)
 
@@ -168,21 +216,38 @@ def test_a_planted_shortcut_is_found_and_noise_is_not():
     noise = rng.normal(size=(150, 10))
     planted = noise + 3 * np.eye(10)[y]
     fold = audit.fold_of(groups, 5)
-    found, lost = (audit.judge(y, audit.refit(x, y, groups, fold), groups) for x in (planted, noise))
+    found, lost = (
+        audit.judge(y, audit.refit(x, y, groups, fold), groups) for x in (planted, noise)
+    )
     assert found["auc"]["value"] > 0.95 and found["balanced_accuracy"]["value"] > 0.85
-    assert abs(lost["auc"]["value"] - 0.5) < 0.12 and abs(lost["balanced_accuracy"]["value"] - 1 / 3) < 0.15  # three standard errors
-    assert found["auc"]["low"] <= found["auc"]["value"] <= found["auc"]["high"] and found["auc"]["n"] == 150
+    # three standard errors
+    assert (
+        abs(lost["auc"]["value"] - 0.5) < 0.12
+        and abs(lost["balanced_accuracy"]["value"] - 1 / 3) < 0.15
+    )
+    assert (
+        found["auc"]["low"] <= found["auc"]["value"] <= found["auc"]["high"]
+        and found["auc"]["n"] == 150
+    )
 
 
 def test_nothing_of_a_held_out_patient_is_learnt():
-    """Each patient has a label at random and a code of his own: remembered, the code gives the label; held out, it gives nothing."""
+    """Each patient has a label at random and a code of his own: remembered, the code gives the
+    label; held out, it gives nothing.
+    """
     rng = np.random.default_rng(1)
     groups = np.repeat(np.arange(40), 4)
-    y, x = rng.permutation(np.arange(40) % 2)[groups], np.eye(40)[groups] + rng.normal(0, 0.01, (160, 40))
-    apart, mixed = (metrics.auc(y, audit.refit(x, y, groups if safe else np.arange(160), fold)[:, 1])
-                    for safe, fold in ((True, audit.fold_of(groups, 4)), (False, np.arange(160) % 4)))
+    y, x = (
+        rng.permutation(np.arange(40) % 2)[groups],
+        np.eye(40)[groups] + rng.normal(0, 0.01, (160, 40)),
+    )
+    apart, mixed = (
+        metrics.auc(y, audit.refit(x, y, groups if safe else np.arange(160), fold)[:, 1])
+        for safe, fold in ((True, audit.fold_of(groups, 4)), (False, np.arange(160) % 4))
+    )
     assert mixed > 0.95 and apart < 0.6
-    sources = np.arange(160) % 2  # every patient has films in both sources: leaving a source out must leave him out too
+    # every patient has films in both sources: leaving a source out must leave him out too
+    sources = np.arange(160) % 2
     with pytest.raises(ValueError, match="0 films to learn from"):
         audit.refit(x, y, groups, sources)
 
@@ -198,7 +263,9 @@ def test_a_class_that_no_other_source_has_gets_nothing():
 
 
 def test_scores_of_hospitals_are_averaged_not_pooled():
-    """Perfect inside each hospital, opposite between them: pooled ranking is chance, the mean over sites is 1."""
+    """Perfect inside each hospital, opposite between them: pooled ranking is chance, the mean over
+    sites is 1.
+    """
     y, site = np.tile([0, 1], 20), np.repeat(["a", "b"], 20)
     score = y + 10.0 * (site == "b")
     p = np.stack([-score, score], 1)
@@ -214,19 +281,35 @@ def test_the_model_is_compared_with_the_best_rival_on_the_same_films():
     model = y + rng.normal(0, 0.2, 200)
     out = audit.against_best(metrics.auc, y, model, scores, groups)
     assert out["rival"] == "strong" and out["low"] > 0
-    assert out["difference"] == pytest.approx(metrics.auc(y, model) - metrics.auc(y, scores["strong"]))
+    assert out["difference"] == pytest.approx(
+        metrics.auc(y, model) - metrics.auc(y, scores["strong"])
+    )
     assert out["values"] == {name: metrics.auc(y, p) for name, p in scores.items()}
 
     def mse(y, p):
         return float(np.mean((y - p) ** 2))
+
     worse = audit.against_best(mse, y, np.full(200, 5.0), scores, groups, best=min)
     assert worse["rival"] == "strong" and worse["low"] > 0, "an error: more is worse"
 
 
 def test_a_source_is_told_from_the_border(table, tmp_path):
     y = table["site"].map("abc".index).to_numpy()
-    rows, scores = audit.probe(["border", "lung shape"], y, table, audit.fold_of(table["group_id"].to_numpy(), 4), PROFILE,
-                               Store(tmp_path), more={"the label itself": np.eye(3)[y]})
+    rows, scores = audit.probe(
+        ["border", "lung shape"],
+        y,
+        table,
+        audit.fold_of(table["group_id"].to_numpy(), 4),
+        PROFILE,
+        Store(tmp_path),
+        more={"the label itself": np.eye(3)[y]},
+    )
     value = rows.set_index(["features", "score"])["value"]
-    assert list(scores) == ["border", "lung shape", "the label itself"] and scores["border"].shape == (24, 3)
-    assert value["the label itself", "auc"] == 1 and value["border", "auc"] > 0.7 and 0.2 < value["lung shape", "auc"] < 0.7
+    assert list(scores) == ["border", "lung shape", "the label itself"] and scores[
+        "border"
+    ].shape == (24, 3)
+    assert (
+        value["the label itself", "auc"] == 1
+        and value["border", "auc"] > 0.7
+        and 0.2 < value["lung shape", "auc"] < 0.7
+    )

@@ -1,4 +1,6 @@
-"""Rivals of the corpus ViT against torchvision's and timm's own models, and variants of the corpus against loops."""
+"""Rivals of the corpus ViT against torchvision's and timm's own models, and variants of the corpus
+against loops.
+"""
 
 from dataclasses import replace
 
@@ -15,9 +17,14 @@ SLIM = {"widths": (4, 6, 8, 10), "layers": (1, 2, 1, 1)}
 
 
 def profile(**variant):
-    tiny = replace(profiles.demo(), image_size=64,
-                   backbone=profiles.DenseNet(growth_rate=8, block_config=(1, 1, 1, 1), num_init_features=8, stem=1, stride=16),
-                   transformer=profiles.ViT(embed_dim=16, depth=1, num_heads=2))
+    tiny = replace(
+        profiles.demo(),
+        image_size=64,
+        backbone=profiles.DenseNet(
+            growth_rate=8, block_config=(1, 1, 1, 1), num_init_features=8, stem=1, stride=16
+        ),
+        transformer=profiles.ViT(embed_dim=16, depth=1, num_heads=2),
+    )
     return replace(tiny, variant=profiles.Variant(**variant))
 
 
@@ -29,8 +36,17 @@ def grey():
 def small_vit():
     """torchvision's ViT with random weights, none of them zero."""
     from torchvision.models.vision_transformer import VisionTransformer
+
     torch.manual_seed(0)
-    theirs = VisionTransformer(image_size=64, patch_size=16, num_layers=2, num_heads=2, hidden_dim=16, mlp_dim=64, num_classes=3).eval()
+    theirs = VisionTransformer(
+        image_size=64,
+        patch_size=16,
+        num_layers=2,
+        num_heads=2,
+        hidden_dim=16,
+        mlp_dim=64,
+        num_classes=3,
+    ).eval()
     for weight in theirs.parameters():
         nn.init.normal_(weight, std=0.2)
     return theirs
@@ -42,6 +58,7 @@ def small_vit():
 @torch.no_grad()
 def test_the_trunk_of_a_resnet_is_torchvisions(grey):
     from torchvision.models import resnet50
+
     torch.manual_seed(0)
     theirs = resnet50().eval()
     ours = baselines.ResNet().eval()
@@ -52,8 +69,10 @@ def test_the_trunk_of_a_resnet_is_torchvisions(grey):
     assert ours.out_channels == 2048 and ours.stride == 32
 
 
-@pytest.mark.parametrize("stride, layers, cell, channels", [
-    (32, (1, 1, 1, 1), 32, 40), (16, (1, 1, 1, 1), 16, 40), (16, (1, 1, 1), 16, 32)])
+@pytest.mark.parametrize(
+    "stride, layers, cell, channels",
+    [(32, (1, 1, 1, 1), 32, 40), (16, (1, 1, 1, 1), 16, 40), (16, (1, 1, 1), 16, 32)],
+)
 def test_a_trunk_says_its_cell_and_channels(grey, stride, layers, cell, channels):
     trunk = baselines.ResNet(SLIM["widths"], layers, stem=1, stride=stride)
     assert (trunk.stride, trunk.out_channels) == (cell, channels)
@@ -62,28 +81,41 @@ def test_a_trunk_says_its_cell_and_channels(grey, stride, layers, cell, channels
 
 @torch.no_grad()
 def test_the_vit_is_torchvisions(grey):
-    """Patches are cells of the image unshuffled into channels, the rest is the corpus ViT: one code for both transformers."""
+    """Patches are cells of the image unshuffled into channels, the rest is the corpus ViT: one code
+    for both transformers.
+    """
     theirs = small_vit()
     settings = replace(profile(model="vit", start="random"), transformer=profiles.ViT(16, 2, 2))
     ours = diagnosis.network(settings).eval()
     state = baselines.from_torchvision(theirs.state_dict())
-    state |= {f"transformer.head.{name}": tensor for name, tensor in theirs.heads.head.state_dict().items()}
+    state |= {
+        f"transformer.head.{name}": tensor
+        for name, tensor in theirs.heads.head.state_dict().items()
+    }
     assert networks.adopt(ours, state) == []
-    torch.testing.assert_close(ours(grey)["logits"], theirs(grey.expand(-1, 3, -1, -1)), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        ours(grey)["logits"], theirs(grey.expand(-1, 3, -1, -1)), atol=1e-5, rtol=1e-5
+    )
 
 
 @torch.no_grad()
 def test_the_published_hybrid_is_timms():
-    timm = pytest.importorskip("timm", reason='needs the extra weights: pip install "cxrkit[weights]"')
+    timm = pytest.importorskip(
+        "timm", reason='needs the extra weights: pip install "cxrkit[weights]"'
+    )
     torch.manual_seed(0)
     theirs = timm.create_model("vit_base_r50_s16_384", img_size=64, num_classes=3).eval()
     settings = replace(profile(model="timm_hybrid", start="random"), transformer=profiles.ViT())
     ours = diagnosis.network(settings).eval()
     state = baselines.from_timm(theirs.state_dict())
-    state |= {f"transformer.head.{name}": tensor for name, tensor in theirs.head.state_dict().items()}
+    state |= {
+        f"transformer.head.{name}": tensor for name, tensor in theirs.head.state_dict().items()
+    }
     assert networks.adopt(ours, state) == []
     image = torch.randn(1, 1, 64, 64)
-    torch.testing.assert_close(ours(image)["logits"], theirs(image.expand(-1, 3, -1, -1)), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        ours(image)["logits"], theirs(image.expand(-1, 3, -1, -1)), atol=1e-4, rtol=1e-4
+    )
 
 
 def test_without_timm_the_next_step_is_named(monkeypatch):
@@ -94,12 +126,18 @@ def test_without_timm_the_next_step_is_named(monkeypatch):
 
 @pytest.mark.parametrize("model", ["corpus_vit", "densenet", "resnet", "vit", "hybrid"])
 def test_every_model_serves_both_tasks_at_one_size(grey, model):
-    net = diagnosis.network(profile(model=model, **(SLIM if model in ("resnet", "hybrid") else {})), map_head=True)
+    net = diagnosis.network(
+        profile(model=model, **(SLIM if model in ("resnet", "hybrid") else {})), map_head=True
+    )
     out = net(grey)
     assert out["logits"].shape == (2, 3) and out["severity_logits"].shape == (2, 1, 64, 64)
     (out["logits"].sum() + out["severity_logits"].sum()).backward()
     unused = {"patch_embed", "head"}  # none: every weight has a gradient
-    assert [name for name, weight in net.named_parameters() if weight.grad is None and not unused & set(name.split("."))] == []
+    assert [
+        name
+        for name, weight in net.named_parameters()
+        if weight.grad is None and not unused & set(name.split("."))
+    ] == []
 
 
 def test_an_unknown_model_is_refused_with_the_known():
@@ -114,10 +152,12 @@ def test_any_trunk_learns_findings_with_the_backbones_own_head(grey):
     out = net(grey)
     features = net.features(grey)
     for k in (0, 9):  # PCAM by a loop over cells
-        logit = net.head(features)[:, k]                                                      # (B, h, w)
+        logit = net.head(features)[:, k]  # (B, h, w)
         weight = logit.sigmoid() / logit.sigmoid().sum((1, 2), keepdim=True)
         pooled = (features * weight[:, None]).sum((2, 3))
-        torch.testing.assert_close(out["logits"][:, k], pooled @ net.head.weight[k, :, 0, 0] + net.head.bias[k])
+        torch.testing.assert_close(
+            out["logits"][:, k], pooled @ net.head.weight[k, :, 0, 0] + net.head.bias[k]
+        )
     assert isinstance(net, Backbone) and out["logits"].shape == (2, 10)
 
 
@@ -126,25 +166,46 @@ def test_any_trunk_learns_findings_with_the_backbones_own_head(grey):
 
 def test_imagenet_weights_fill_a_resnet_and_bring_its_stem_to_grey(monkeypatch, grey):
     from torchvision.models import resnet50
+
     torch.manual_seed(0)
     theirs = resnet50().eval()
     monkeypatch.setattr(baselines, "published", lambda weights: theirs.state_dict())
-    settings = profile(model="resnet", start="imagenet", widths=(64, 128, 256, 512), layers=(3, 4, 6, 3))
-    net = diagnosis.network(replace(settings, backbone=replace(settings.backbone, stride=32))).eval()
+    settings = profile(
+        model="resnet", start="imagenet", widths=(64, 128, 256, 512), layers=(3, 4, 6, 3)
+    )
+    net = diagnosis.network(
+        replace(settings, backbone=replace(settings.backbone, stride=32))
+    ).eval()
     left = networks.adopt(net, baselines.imagenet("resnet", (3, 4, 6, 3), stem=1))
     assert left == ["transformer.head.bias", "transformer.head.weight"]
     theirs.avgpool = theirs.fc = nn.Identity()
     with torch.no_grad():
-        torch.testing.assert_close(net.features(grey).flatten(1), theirs(grey.expand(-1, 3, -1, -1)), atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(
+            net.features(grey).flatten(1), theirs(grey.expand(-1, 3, -1, -1)), atol=1e-4, rtol=1e-4
+        )
 
 
 def test_the_hybrid_takes_three_stages_and_all_of_the_vit_but_its_patches(monkeypatch):
     from torchvision.models import resnet50
-    monkeypatch.setattr(baselines, "published", lambda weights: (
-        resnet50().state_dict() if "ResNet50" in str(weights) else small_vit().state_dict()))
+
+    monkeypatch.setattr(
+        baselines,
+        "published",
+        lambda weights: (
+            resnet50().state_dict() if "ResNet50" in str(weights) else small_vit().state_dict()
+        ),
+    )
     state = baselines.imagenet("hybrid", (3, 4, 6), stem=1)
-    assert {name.split(".")[1] for name in state if name.startswith("features.")} == {"conv1", "bn1", "layer1", "layer2", "layer3"}
-    assert "transformer.blocks.1.mlp.fc2.weight" in state and not [name for name in state if "patch_embed" in name]
+    assert {name.split(".")[1] for name in state if name.startswith("features.")} == {
+        "conv1",
+        "bn1",
+        "layer1",
+        "layer2",
+        "layer3",
+    }
+    assert "transformer.blocks.1.mlp.fc2.weight" in state and not [
+        name for name in state if "patch_embed" in name
+    ]
 
 
 @pytest.mark.parametrize("model, layers", [("resnet", (1, 2, 1, 1)), ("unet", ())])
@@ -162,7 +223,10 @@ def test_a_machine_without_network_is_told_what_to_do(monkeypatch):
     monkeypatch.setattr(torch.hub, "load_state_dict_from_url", offline)
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", offline)
     assert ResNet50_Weights.IMAGENET1K_V1.url.startswith("https")
-    with pytest.raises(RuntimeError, match="could not be fetched .no route to host.*put https.*resnet50.* into .*checkpoints"):
+    with pytest.raises(
+        RuntimeError,
+        match="could not be fetched .no route to host.*put https.*resnet50.* into .*checkpoints",
+    ):
         baselines.imagenet("resnet", (3, 4, 6, 3))
 
 
@@ -170,7 +234,9 @@ def test_a_machine_without_network_is_told_what_to_do(monkeypatch):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("corpus, chosen", [("ten_maps", FINDINGS), ("pneumonia_map", ("pneumonia",))])
+@pytest.mark.parametrize(
+    "corpus, chosen", [("ten_maps", FINDINGS), ("pneumonia_map", ("pneumonia",))]
+)
 def test_weighted_maps_by_a_loop(grey, corpus, chosen):
     torch.manual_seed(0)
     net = diagnosis.network(profile(corpus=corpus)).eval()
@@ -181,7 +247,9 @@ def test_weighted_maps_by_a_loop(grey, corpus, chosen):
     for i, name in enumerate(chosen):
         probability = net.head(features)[:, FINDINGS.index(name)].sigmoid()
         weight = h * w * probability / probability.sum((1, 2), keepdim=True)
-        torch.testing.assert_close(words[:, i * C:(i + 1) * C], features * weight[:, None], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(
+            words[:, i * C : (i + 1) * C], features * weight[:, None], atol=1e-5, rtol=1e-5
+        )
 
 
 @torch.no_grad()
@@ -189,7 +257,7 @@ def test_twice_the_input_with_twice_the_stride_keeps_the_number_of_words():
     torch.manual_seed(0)
     net = diagnosis.network(profile(zoom=2)).eval()
     image = torch.randn(1, 1, 128, 128)
-    features, embed = net.features(image), net.transformer.patch_embed.proj                   # (1, C, 8, 8)
+    features, embed = net.features(image), net.transformer.patch_embed.proj  # (1, C, 8, 8)
     kernel = embed.weight.view(16, features.shape[1], 2, 2)
     words = nn.functional.conv2d(features, kernel, embed.bias, stride=2).flatten(2).transpose(1, 2)
     torch.testing.assert_close(net.transformer.patch_embed(net.corpus(image)), words)
@@ -204,13 +272,19 @@ def test_nt_xent_against_a_slow_loop():
     z, total = torch.cat([a, b]).numpy(), 0.0
     for i in range(10):
         twin = i + 5 if i < 5 else i - 5
-        fits = {j: np.exp(z[i] @ z[j] / np.linalg.norm(z[i]) / np.linalg.norm(z[j]) / 0.2) for j in range(10) if j != i}
+        fits = {
+            j: np.exp(z[i] @ z[j] / np.linalg.norm(z[i]) / np.linalg.norm(z[j]) / 0.2)
+            for j in range(10)
+            if j != i
+        }
         total -= np.log(fits[twin] / sum(fits.values()))
     assert float(contrastive.nt_xent(a, b)) == pytest.approx(total / 10, abs=1e-12)
 
 
 def test_nt_xent_of_equal_vectors_is_chance_and_of_perfect_pairs_nearly_nothing():
-    assert float(contrastive.nt_xent(torch.ones(8, 4), torch.ones(8, 4))) == pytest.approx(np.log(15))
+    assert float(contrastive.nt_xent(torch.ones(8, 4), torch.ones(8, 4))) == pytest.approx(
+        np.log(15)
+    )
     assert float(contrastive.nt_xent(torch.eye(8), torch.eye(8), temperature=0.02)) < 1e-6
 
 
@@ -225,12 +299,16 @@ def test_a_view_is_random_repeats_with_the_seed_and_leaves_an_even_film_even():
 
 
 def test_simclr_learns_to_tell_films_apart():
-    """Films that differ in the place of a bright bar: after a few steps their views find each other."""
+    """Films that differ in the place of a bright bar: after a few steps their views find each
+    other.
+    """
     images = torch.zeros(24, 1, 64, 64)
     for i in range(24):
-        images[i, :, 8 * (i % 8):8 * (i % 8) + 6, 20 * (i // 8):20 * (i // 8) + 12] = 2.0
+        images[i, :, 8 * (i % 8) : 8 * (i % 8) + 6, 20 * (i // 8) : 20 * (i // 8) + 12] = 2.0
     torch.manual_seed(0)
-    model = contrastive.Contrast(diagnosis.network(profile(model="vit", start="random")), 16, size=16)
+    model = contrastive.Contrast(
+        diagnosis.network(profile(model="vit", start="random")), 16, size=16
+    )
     optimizer, losses = torch.optim.AdamW(model.parameters(), lr=3e-3), []
     for _ in range(60):
         value = contrastive.loss(model, {"image": images})

@@ -22,14 +22,20 @@ def test_postbuild_can_be_executed_and_is_sound():
 def test_python_is_pinned_and_no_other_file_sets_it():
     listed = yaml.safe_load((BINDER / "environment.yml").read_text())["dependencies"]
     assert "python=3.11" in listed
-    assert {path.name for path in BINDER.iterdir()} == {"apt.txt", "environment.yml", "postBuild"}  # a Dockerfile would win over them all
+    # a Dockerfile would win over them all
+    assert {path.name for path in BINDER.iterdir()} == {"apt.txt", "environment.yml", "postBuild"}
 
 
 def test_apt_lists_what_opencv_loads():
     names = (BINDER / "apt.txt").read_text().split()
-    assert {"libgl1", "libglib2.0-0"} <= set(names) and all(re.fullmatch(r"[a-z0-9.+-]+", name) for name in names)
+    assert {"libgl1", "libglib2.0-0"} <= set(names) and all(
+        re.fullmatch(r"[a-z0-9.+-]+", name) for name in names
+    )
 
 
 def test_binder_gets_torch_for_the_cpu():
     """CUDA's libraries alone would fill the image."""
-    assert any(str(line).startswith("pytorch-cpu") for line in yaml.safe_load((BINDER / "environment.yml").read_text())["dependencies"])
+    assert any(
+        str(line).startswith("pytorch-cpu")
+        for line in yaml.safe_load((BINDER / "environment.yml").read_text())["dependencies"]
+    )

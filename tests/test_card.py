@@ -1,4 +1,6 @@
-"""What runs on a graphics card comes out as on the CPU, and nothing meets a tensor of the other device; on a stand-in (`card`)."""
+"""What runs on a graphics card comes out as on the CPU, and nothing meets a tensor of the other
+device; on a stand-in (`card`).
+"""
 
 import contextlib
 from dataclasses import replace
@@ -13,7 +15,10 @@ from cxrkit.artifacts import Store, read_json
 from tests import test_distributed as small
 from tests.card import CARD, CPU, Card
 
-pytestmark = [pytest.mark.usefixtures("few_draws"), pytest.mark.filterwarnings("ignore:.*to a meta parameter:UserWarning")]
+pytestmark = [
+    pytest.mark.usefixtures("few_draws"),
+    pytest.mark.filterwarnings("ignore:.*to a meta parameter:UserWarning"),
+]
 CHAIN = ("backbone", "segmenter", "diagnosis_pa", "severity")
 films = small.films
 
@@ -30,7 +35,8 @@ def machine(device, mode=contextlib.nullcontext):
         for maker in (torch.optim.AdamW, torch.optim.Adam, torch.optim.SGD):
             patch.setattr(torch.optim, maker.__name__, partial(unfused, maker))
         patch.setattr(train, "pick_device", lambda: device)
-        torch.__future__.set_swap_module_params_on_conversion(True)  # a weight that moves stays the same object, as it does with CUDA
+        # a weight that moves stays the same object, as it does with CUDA
+        torch.__future__.set_swap_module_params_on_conversion(True)
         try:
             yield
         finally:
@@ -88,10 +94,23 @@ def test_a_model_ends_where_it_was(card, fails):
         seen.append((train.device_of(model), batch["image"].device))
         return small.loss(model, batch)
 
-    train.fit(model, loss, data, small.TRAINING, validate=lambda model: {"score": float(train.device_of(model) == CARD)}, progress=False)
+    train.fit(
+        model,
+        loss,
+        data,
+        small.TRAINING,
+        validate=lambda model: {"score": float(train.device_of(model) == CARD)},
+        progress=False,
+    )
     assert set(seen) == {(CARD, CARD)} and train.device_of(model) == CPU
     with pytest.raises(FloatingPointError):
-        train.fit(model, lambda model, batch: loss(model, batch) * float("nan"), data, small.TRAINING, progress=False)
+        train.fit(
+            model,
+            lambda model, batch: loss(model, batch) * float("nan"),
+            data,
+            small.TRAINING,
+            progress=False,
+        )
     assert train.device_of(model) == CPU
     with pytest.raises(KeyError) if fails else contextlib.nullcontext():
         train.evaluate(model, data, ("no such output",) if fails else ("logits",))
@@ -100,10 +119,17 @@ def test_a_model_ends_where_it_was(card, fails):
 
 @pytest.mark.parametrize("stage", CHAIN)
 def test_stages_of_a_card_equal_those_of_the_cpu(on_the_cpu, on_the_card, stage):
-    ours, theirs = (store.folder(stage, stages.settings(small.profile(), stage)) for store in (on_the_cpu, on_the_card))
-    weights = [checkpoint.load_tensors(folder / "weights.safetensors")[0] for folder in (ours, theirs)]
+    ours, theirs = (
+        store.folder(stage, stages.settings(small.profile(), stage))
+        for store in (on_the_cpu, on_the_card)
+    )
+    weights = [
+        checkpoint.load_tensors(folder / "weights.safetensors")[0] for folder in (ours, theirs)
+    ]
     torch.testing.assert_close(*weights, rtol=0, atol=1e-5)
-    assert read_json(theirs / "metrics.json")["images"] == read_json(ours / "metrics.json")["images"]
+    assert (
+        read_json(theirs / "metrics.json")["images"] == read_json(ours / "metrics.json")["images"]
+    )
 
 
 def test_the_dial_reads_on_the_cpu_what_it_learnt_on_the_card(card):

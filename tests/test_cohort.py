@@ -1,4 +1,6 @@
-"""Virtual hospitals: geometry and physics against closed forms, truth against itself, statistics against a probe."""
+"""Virtual hospitals: geometry and physics against closed forms, truth against itself, statistics
+against a probe.
+"""
 
 import dataclasses
 import hashlib
@@ -9,7 +11,18 @@ import joblib
 import numpy as np
 import pytest
 
-from cxrkit import anatomy, audit, cohort, devices, disease, film, films, metrics, patterns, severity
+from cxrkit import (
+    anatomy,
+    audit,
+    cohort,
+    devices,
+    disease,
+    film,
+    films,
+    metrics,
+    patterns,
+    severity,
+)
 from cxrkit.profiles import Cohort
 from cxrkit.schema import DIAGNOSES, FINDINGS
 
@@ -25,14 +38,22 @@ def chests():
 @pytest.fixture(scope="module")
 def sample():
     """Thirty films of three sites and all wards, at half size."""
-    return [cohort.Hospital(site, ward=ward, size=128)[i] for site in ("alder", "elm", "fir") for ward in cohort.WARDS
-            for i in (0, 1, 2, 5)]
+    return [
+        cohort.Hospital(site, ward=ward, size=128)[i]
+        for site in ("alder", "elm", "fir")
+        for ward in cohort.WARDS
+        for i in (0, 1, 2, 5)
+    ]
 
 
-# --- geometry ----------------------------------------------------------------------------------------------------------------
+# --- geometry
+# ----------------------------------------------------------------------------------------------------------------
+
 
 def test_magnification_is_that_of_a_point_source(chests):
-    """Two points 60 mm apart: their image is larger by SDD / (SDD - distance to the detector), so AP magnifies what lies in front."""
+    """Two points 60 mm apart: their image is larger by SDD / (SDD - distance to the detector), so
+    AP magnifies what lies in front.
+    """
     _, yc, _ = anatomy.load_atlas().centre
     for view, chest in chests.items():
         for y in (100.0, 160.0):
@@ -47,11 +68,13 @@ def test_magnification_is_that_of_a_point_source(chests):
 
 def test_heart_is_larger_in_ap(chests):
     """The heart lies in front: its shadow is wider on AP, where the detector is behind the patient."""
+
     def width(chest):
         atlas = anatomy.load_atlas()
         (z, y, x), reach = atlas.heart, atlas.heart_reach
         a, b = chest.pixel_of([(z, y, x - reach[2]), (z, y, x + reach[2])])
         return b[0] - a[0]
+
     assert width(chests["AP"]) > 1.03 * width(chests["PA"])
 
 
@@ -61,27 +84,38 @@ def test_projection_is_the_sum_along_the_ray():
     far = dict(anatomy.SOURCE_DISTANCE, PA=1e9)
     original, anatomy.SOURCE_DISTANCE = anatomy.SOURCE_DISTANCE, far
     try:
-        chest = anatomy.project(PLAIN, "PA", size=180, field_mm=270.0)  # a pixel is 1.5 mm, as a voxel
+        # a pixel is 1.5 mm, as a voxel
+        chest = anatomy.project(PLAIN, "PA", size=180, field_mm=270.0)
     finally:
         anatomy.SOURCE_DISTANCE = original
-    plain = atlas.channels[:86].astype(np.float64).sum(axis=(0, 3)) * anatomy.WATER / 100 * anatomy.DEPTH  # (Z, X)
+    # (Z, X)
+    plain = (
+        atlas.channels[:86].astype(np.float64).sum(axis=(0, 3))
+        * anatomy.WATER
+        / 100
+        * anatomy.DEPTH
+    )
     zc, _, xc = atlas.centre
     rows = (zc + 134.25 - 1.5 * np.arange(180)) / atlas.spacing
     columns = (xc - 134.25 + 1.5 * np.arange(180)) / atlas.spacing
     at = np.meshgrid(columns.astype(np.float32), rows.astype(np.float32))
     want = cv2.remap(plain, *at, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
-    assert np.abs(chest.integrals.sum(axis=0) - want)[2:-2, 2:-2].max() < 0.02  # of up to 6: rounding of uint8 slices
+    # of up to 6: rounding of uint8 slices
+    assert np.abs(chest.integrals.sum(axis=0) - want)[2:-2, 2:-2].max() < 0.02
 
 
 def test_left_is_on_the_right_of_the_image(chests):
     for chest in chests.values():
         assert np.where(chest.left)[1].mean() > np.where(chest.right)[1].mean() + 60
         hearts = chest.pixel_of([anatomy.load_atlas().heart])[0]
-        assert hearts[0] > (np.where(chest.right)[1].max() + np.where(chest.left)[1].min()) / 2  # the heart points to the left
+        # the heart points to the left
+        assert hearts[0] > (np.where(chest.right)[1].max() + np.where(chest.left)[1].min()) / 2
 
 
 def test_bodies_differ_and_repeat():
-    a, b = (anatomy.project(anatomy.make_body(np.random.default_rng(s)), "PA", size=64) for s in (1, 2))
+    a, b = (
+        anatomy.project(anatomy.make_body(np.random.default_rng(s)), "PA", size=64) for s in (1, 2)
+    )
     again = anatomy.project(anatomy.make_body(np.random.default_rng(1)), "PA", size=64)
     assert np.array_equal(a.integrals, again.integrals) and np.array_equal(a.right, again.right)
     assert np.abs(a.integrals - b.integrals).mean() > 0.05
@@ -89,7 +123,9 @@ def test_bodies_differ_and_repeat():
     assert 0.4 < overlap < 0.97
 
 
-# --- disease -----------------------------------------------------------------------------------------------------------------
+# --- disease
+# -----------------------------------------------------------------------------------------------------------------
+
 
 def planted(kind, centre, radius, lobes, hu=40.0):
     return disease.Lesion(kind, tuple(centre), (radius,) * 3, lobes, hu, 0.0, 0)
@@ -101,21 +137,40 @@ def air_chest(size=64):
     mm = np.arange(size, dtype=np.float32) * 4
     z, x = np.meshgrid(mm[::-1], mm, indexing="ij")
     flat = np.zeros((size, size), np.float32)
-    return anatomy.Chest("PA", size, np.zeros((4, size, size), np.float32), flat, flat, flat > 0, flat > 0, (slice(0, size),) * 2,
-                         np.full(shape, 14.0, np.float32), np.zeros(shape, np.float32), np.ones(shape, np.uint8),
-                         np.full(shape, 50.0, np.float32), np.broadcast_to(z, shape).copy(), np.broadcast_to(x, shape).copy(),
-                         np.arange(40, dtype=np.float32) * 6, 6.0, {1: (slice(0, 40), slice(0, size), slice(0, size))})
+    return anatomy.Chest(
+        "PA",
+        size,
+        np.zeros((4, size, size), np.float32),
+        flat,
+        flat,
+        flat > 0,
+        flat > 0,
+        (slice(0, size),) * 2,
+        np.full(shape, 14.0, np.float32),
+        np.zeros(shape, np.float32),
+        np.ones(shape, np.uint8),
+        np.full(shape, 50.0, np.float32),
+        np.broadcast_to(z, shape).copy(),
+        np.broadcast_to(x, shape).copy(),
+        np.arange(40, dtype=np.float32) * 6,
+        6.0,
+        {1: (slice(0, 40), slice(0, size), slice(0, size))},
+    )
 
 
 def test_nodule_adds_attenuation_times_length():
-    """Through the middle of a sphere of radius R the film gains (new - old) x 2R x (1 - soft border)."""
+    """Through the middle of a sphere of radius R the film gains (new - old) x 2R x (1 - soft
+    border).
+    """
     chest = air_chest()
     added, extent = disease.apply(chest, [planted("nodule", (128, 120, 128), 48.0, (1,))])
     row, column = 63 - 32, 32
     w = np.clip((1 - np.abs(chest.y - 120) / 48.0) / 0.3, 0, 1).sum() * 6.0  # mm
     assert added[row, column] == pytest.approx((104 - 14) / 100 * anatomy.WATER * w, rel=1e-4)
     assert w == pytest.approx(2 * 48 * 0.85, rel=0.05)
-    assert np.unravel_index(added.argmax(), added.shape) == (row, column) and np.array_equal(added, extent)
+    assert np.unravel_index(added.argmax(), added.shape) == (row, column) and np.array_equal(
+        added, extent
+    )
 
 
 def test_a_voxel_is_never_replaced_twice():
@@ -142,9 +197,17 @@ def test_silhouette_sign(chests):
 
 
 @pytest.mark.parametrize("view", cohort.VIEWS)
-@pytest.mark.parametrize("place, zone", [
-    ((268, 110, 105), (0, 0)), ((205, 110, 95), (1, 0)), ((165, 110, 95), (2, 0)),
-    ((272, 110, 245), (0, 1)), ((205, 110, 262), (1, 1)), ((160, 110, 265), (2, 1))])
+@pytest.mark.parametrize(
+    "place, zone",
+    [
+        ((268, 110, 105), (0, 0)),
+        ((205, 110, 95), (1, 0)),
+        ((165, 110, 95), (2, 0)),
+        ((272, 110, 245), (0, 1)),
+        ((205, 110, 262), (1, 1)),
+        ((160, 110, 265), (2, 1)),
+    ],
+)
 def test_a_planted_lesion_lands_in_its_zone(chests, view, place, zone):
     chest = chests[view]
     lobes = patterns.RIGHT if zone[1] == 0 else patterns.LEFT
@@ -158,13 +221,29 @@ def test_a_planted_lesion_lands_in_its_zone(chests, view, place, zone):
 
 @pytest.mark.parametrize("kind", sorted(set(disease.KINDS) - set(disease.FINE)))
 def test_smooth_kinds_lose_nothing_to_the_coarser_grid(chests, kind, monkeypatch):
-    """Worked out on every voxel or on a quarter of them, the film gains the same, to a few hundredths of its largest gain."""
+    """Worked out on every voxel or on a quarter of them, the film gains the same, to a few
+    hundredths of its largest gain.
+    """
     heart = tuple(anatomy.load_atlas().heart)
     centre = {"haze": disease.HILA["right"], "fluid": (150.0, 115.0, 0.0), "air": (0.0, 0.0, 100.0)}
     centre |= {"big_heart": heart, "full_heart": heart}
-    radius = {"haze": (60.0,) * 3, "fluid": (40.0, 8.0, 1.0), "air": (150.0, 1.0, 0.3), "big_heart": (1.4,) * 3, "full_heart": (1.1,) * 3}
+    radius = {
+        "haze": (60.0,) * 3,
+        "fluid": (40.0, 8.0, 1.0),
+        "air": (150.0, 1.0, 0.3),
+        "big_heart": (1.4,) * 3,
+        "full_heart": (1.1,) * 3,
+    }
     centre["pleural_line"], radius["pleural_line"] = centre["air"], radius["air"]
-    lesion = disease.Lesion(kind, centre.get(kind, (180.0, 110.0, 105.0)), radius.get(kind, (40.0,) * 3), (1, 2, 3), 30.0, 0.5, 3)
+    lesion = disease.Lesion(
+        kind,
+        centre.get(kind, (180.0, 110.0, 105.0)),
+        radius.get(kind, (40.0,) * 3),
+        (1, 2, 3),
+        30.0,
+        0.5,
+        3,
+    )
     coarse, _ = disease.apply(chests["PA"], [lesion])
     monkeypatch.setattr(disease, "FINE", tuple(disease.KINDS))
     fine, _ = disease.apply(chests["PA"], [lesion])
@@ -182,8 +261,11 @@ def test_lobes_hold_their_lesions(chests):
 
 def test_findings_follow_the_table():
     def of(*kinds, pneumonia=False, worn=False):
-        found = disease.findings_of([planted(kind, (0, 0, 0), 1.0, (1,)) for kind in kinds], pneumonia, worn)
+        found = disease.findings_of(
+            [planted(kind, (0, 0, 0), 1.0, (1,)) for kind in kinds], pneumonia, worn
+        )
         return {name for name in FINDINGS if found[name]}
+
     assert of() == {"no_finding"} == of("full_heart")
     assert of(worn=True) == {"no_finding", "support_device"}
     assert of("consolidation", pneumonia=True) == {"opacity", "consolidation", "pneumonia"}
@@ -194,23 +276,37 @@ def test_findings_follow_the_table():
 
 def test_shrunken_lesions_are_smaller_and_then_gone():
     lesions = patterns.covid(np.random.default_rng(0), 0.5)
-    assert all(s.radius[0] == pytest.approx(0.5 * b.radius[0]) for s, b in zip(disease.scaled(lesions, 0.5), lesions, strict=True))
+    assert all(
+        s.radius[0] == pytest.approx(0.5 * b.radius[0])
+        for s, b in zip(disease.scaled(lesions, 0.5), lesions, strict=True)
+    )
     assert disease.scaled(lesions, 0.1) == []
 
 
-# --- film --------------------------------------------------------------------------------------------------------------------
+# --- film
+# --------------------------------------------------------------------------------------------------------------------
+
 
 def test_transmission_is_beer_lambert():
     """Without scatter, noise or blur, the log signal is the hardened line integral."""
     integral = np.linspace(0, 5, 64 * 64, dtype=np.float32).reshape(64, 64)
     ideal = film.Detector(blur=1e-3, photons=1e30, scatter=0.0)
-    assert np.allclose(film.detect(integral, ideal, np.random.default_rng(0)), integral / (1 + 0.03 * integral), atol=1e-4)
+    assert np.allclose(
+        film.detect(integral, ideal, np.random.default_rng(0)),
+        integral / (1 + 0.03 * integral),
+        atol=1e-4,
+    )
 
 
 def test_noise_is_that_of_counted_photons():
-    """The variance of a log of N counted photons is 1 / N: e^t times that of open air behind an integral of t."""
+    """The variance of a log of N counted photons is 1 / N: e^t times that of open air behind an
+    integral of t.
+    """
     detector = film.Detector(blur=1e-3, photons=1e5, scatter=0.0)
-    variances = [film.detect(np.full((256, 256), t, np.float32), detector, np.random.default_rng(0)).var() for t in (0.0, 2.0)]
+    variances = [
+        film.detect(np.full((256, 256), t, np.float32), detector, np.random.default_rng(0)).var()
+        for t in (0.0, 2.0)
+    ]
     assert variances[1] / variances[0] == pytest.approx(np.exp(2.0 / 1.06), rel=0.03)
 
 
@@ -218,14 +314,23 @@ def test_film_and_truth_move_together(chests):
     """A bright disc on the film and the same disc in the truth land on the same pixels."""
     chest = chests["PA"]
     disc = cv2.circle(np.zeros((256, 256), np.float32), (90, 120), 12, 1.0, -1)
-    look = dataclasses.replace(film.draw_look(np.random.default_rng(3), np.random.default_rng(4)), angle=9.0, zoom=1.1, shift=(0.05, -0.04))
+    look = dataclasses.replace(
+        film.draw_look(np.random.default_rng(3), np.random.default_rng(4)),
+        angle=9.0,
+        zoom=1.1,
+        shift=(0.05, -0.04),
+    )
     integral, extent, right, left = film.place(disc, disc, chest, look)
-    assert np.array_equal(integral > 0.5, extent > 0.5) and extent.sum() == pytest.approx(disc.sum() * 1.21, rel=0.12)
+    assert np.array_equal(integral > 0.5, extent > 0.5) and extent.sum() == pytest.approx(
+        disc.sum() * 1.21, rel=0.12
+    )
     assert np.abs(np.argwhere(extent > 0.5).mean(0) - np.argwhere(disc > 0.5).mean(0)).max() > 3
     assert not (cv2.dilate(right.astype(np.uint8), np.ones((3, 3), np.uint8)) & left).any()
 
 
-# --- hospitals ---------------------------------------------------------------------------------------------------------------
+# --- hospitals
+# ---------------------------------------------------------------------------------------------------------------
+
 
 def test_truth_agrees_on_every_film(sample):
     for p in sample:
@@ -234,7 +339,8 @@ def test_truth_agrees_on_every_film(sample):
         assert not (p.lesion & ~(right | left)).any()
         assert not (cv2.dilate(right.astype(np.uint8), np.ones((3, 3), np.uint8)) & left).any()
         found = severity.sides(right | left)
-        assert np.array_equal(found[0], right) and np.array_equal(found[1], left)  # severity finds the sides that we know
+        # severity finds the sides that we know
+        assert np.array_equal(found[0], right) and np.array_equal(found[1], left)
         zones = severity.zones((right | left)[None])[0]
         assert np.array_equal(p.array, severity.coverage(p.lesion, zones) >= cohort.MIN_COVERAGE)
         assert p.severity == p.array.sum() and set(p.findings) == set(FINDINGS)
@@ -250,14 +356,21 @@ def test_films_repeat_and_do_not_depend_on_order():
     second = [hospital[i] for i in (4, 3)][::-1]
     other = cohort.Hospital("birch", seed=6, size=64)[3]
     for a, b in zip(first, second, strict=True):
-        assert np.array_equal(a.image, b.image) and np.array_equal(a.lesion, b.lesion) and a.findings == b.findings
+        assert (
+            np.array_equal(a.image, b.image)
+            and np.array_equal(a.lesion, b.lesion)
+            and a.findings == b.findings
+        )
     assert not np.array_equal(first[0].image, other.image)
 
 
 def test_url_finds_the_film_again():
     hospital = cohort.Hospital("cedar", seed=2, rho=0.5, ward="severity", n=30, size=64)
     again = cohort.from_url(hospital.url(7))
-    assert np.array_equal(again.image, hospital[7].image) and again.patient_id == hospital[7].patient_id
+    assert (
+        np.array_equal(again.image, hospital[7].image)
+        and again.patient_id == hospital[7].patient_id
+    )
     with pytest.raises(ValueError, match="virtual://"):
         cohort.from_url("https://example.org/1")
 
@@ -276,7 +389,11 @@ def test_no_anatomy_in_two_splits_or_sites():
         patient = hospital.patient_of(row.index)[0]
         of.setdefault((row.site, hospital.body_of(patient)), set()).add(hospital.split_of(patient))
     assert all(len(splits) == 1 for splits in of.values()) and len(of) >= 64
-    bodies = [cohort.Hospital(site)._rng(3, body).normal() for site in cohort.SITES for body in range(cohort.BODIES)]
+    bodies = [
+        cohort.Hospital(site)._rng(3, body).normal()
+        for site in cohort.SITES
+        for body in range(cohort.BODIES)
+    ]
     assert len(set(bodies)) == len(bodies)
 
 
@@ -293,13 +410,17 @@ def test_unknown_names_are_refused():
 
 @pytest.mark.parametrize("rho, low, high", [(0.0, 0.45, 0.55), (1.0, 0.95, 1.0)])
 def test_the_marker_dial(rho, low, high):
-    """The marker alone predicts the diagnosis at rho = 1 and tells nothing at rho = 0 (1,800 patients, no pixels needed)."""
+    """The marker alone predicts the diagnosis at rho = 1 and tells nothing at rho = 0 (1,800
+    patients, no pixels needed).
+    """
     rows = []
     for site in cohort.SITES:
         hospital = cohort.Hospital(site, rho=rho, n=300)
         for i in range(300):
             diagnosis = hospital.case_of(i).diagnosis
-            rows.append((film.MARKERS.index(hospital.marker_of(i, diagnosis)), DIAGNOSES.index(diagnosis)))
+            rows.append(
+                (film.MARKERS.index(hospital.marker_of(i, diagnosis)), DIAGNOSES.index(diagnosis))
+            )
     marker, diagnosis = np.array(rows).T
     assert low <= metrics.macro_auc(diagnosis, np.eye(3)[marker]) <= high
 
@@ -313,10 +434,19 @@ def test_the_marker_is_written_in_its_box():
 
 def test_grey_statistics_do_not_give_the_diagnosis_away():
     """Mean, deviation and histogram of the raw film, site held out: macro AUC <= 0.65 (SPEC 1.1)."""
-    drawn = [hospital[i] for hospital in (cohort.Hospital(name, n=60, size=64) for name in cohort.SITES)
-             for i in sorted(range(60), key=lambda i: (hospital.body_of(i), hospital.view_of(i)))]
-    y, site, bodies = (np.array([of(film) for film in drawn]) for of in (
-        lambda film: DIAGNOSES.index(film.diagnosis), lambda film: film.site, lambda film: film.group_id))
+    drawn = [
+        hospital[i]
+        for hospital in (cohort.Hospital(name, n=60, size=64) for name in cohort.SITES)
+        for i in sorted(range(60), key=lambda i: (hospital.body_of(i), hospital.view_of(i)))
+    ]
+    y, site, bodies = (
+        np.array([of(film) for film in drawn])
+        for of in (
+            lambda film: DIAGNOSES.index(film.diagnosis),
+            lambda film: film.site,
+            lambda film: film.group_id,
+        )
+    )
     p = audit.refit(audit.histogram([film.image for film in drawn]), y, bodies, site)
     assert audit.by_site(metrics.macro_auc)(y, p, site) <= 0.65
 
@@ -333,7 +463,9 @@ def test_devices_follow_the_anatomy(chests):
         assert np.abs(np.argwhere(tube > 0.05)[:, 1].mean() - carina[0]) < 12
 
 
-# --- where a finding lies ----------------------------------------------------------------------------------------------------
+# --- where a finding lies
+# ----------------------------------------------------------------------------------------------------
+
 
 class Without(cohort.Hospital):
     """The same hospital, had its patients not had one finding."""
@@ -346,7 +478,9 @@ class Without(cohort.Hospital):
         case, cause = super().case_of(i), "opacity" if self.finding == "pneumonia" else self.finding
         if self.finding == "support_device":
             return dataclasses.replace(case, devices=())
-        return dataclasses.replace(case, lesions=tuple(s for s in case.lesions if cause not in disease.KINDS[s.kind][1]))
+        return dataclasses.replace(
+            case, lesions=tuple(s for s in case.lesions if cause not in disease.KINDS[s.kind][1])
+        )
 
 
 WARD = {"site": "elm", "ward": "findings", "n": 60, "size": 128}
@@ -354,23 +488,36 @@ WARD = {"site": "elm", "ward": "findings", "n": 60, "size": 128}
 
 @pytest.fixture(scope="module")
 def clearest():
-    """Finding -> the film of the ward that has it and fewest lesions of other findings, which would fill the place it leaves."""
+    """Finding -> the film of the ward that has it and fewest lesions of other findings, which would
+    fill the place it leaves.
+    """
     hospital = cohort.Hospital(**WARD)
-    found = [disease.findings_of(c.lesions, c.diagnosis != "normal", bool(c.devices)) for c in map(hospital.case_of, range(60))]
-    return {name: min((i for i in range(60) if found[i][name]), key=lambda i: len(Without(name, **WARD).case_of(i).lesions))
-            for name in FINDINGS}
+    found = [
+        disease.findings_of(c.lesions, c.diagnosis != "normal", bool(c.devices))
+        for c in map(hospital.case_of, range(60))
+    ]
+    return {
+        name: min(
+            (i for i in range(60) if found[i][name]),
+            key=lambda i: len(Without(name, **WARD).case_of(i).lesions),
+        )
+        for name in FINDINGS
+    }
 
 
 @pytest.mark.parametrize("finding", FINDINGS[1:])
 def test_a_finding_lies_where_the_film_changes_without_it(clearest, finding, monkeypatch):
-    """Drawn with the finding and without it, the line integrals differ where `where` says, and hardly elsewhere."""
+    """Drawn with the finding and without it, the line integrals differ where `where` says, and
+    hardly elsewhere.
+    """
     monkeypatch.setattr(film, "expose", lambda integral, *rest: (integral, (0, 0, 1, 1)))
     i = clearest[finding]
     change = np.abs(cohort.Hospital(**WARD)[i].image - Without(finding, **WARD)[i].image)
     place = cohort.Hospital(**WARD).where(i, finding)
     assert place.any() and place.mean() < 0.4
     assert (change[place] >= disease.MIN_LESION).mean() > 0.98
-    assert (change[~place] > 1.15 * disease.MIN_LESION).mean() < 0.003  # a turned film is mirrored beyond its edge, truth is not
+    # a turned film is mirrored beyond its edge, truth is not
+    assert (change[~place] > 1.15 * disease.MIN_LESION).mean() < 0.003
 
 
 @pytest.mark.parametrize("finding", FINDINGS)
@@ -382,9 +529,16 @@ def test_an_absent_finding_lies_nowhere(finding):
 
 
 def test_opacity_lies_inside_the_lungs_where_the_lesion_is_true():
-    """Of a patient whose lesions are all of the lung itself, the place of the opacity is the lesion mask, before it is cut to the lungs."""
+    """Of a patient whose lesions are all of the lung itself, the place of the opacity is the lesion
+    mask, before it is cut to the lungs.
+    """
     hospital = cohort.Hospital("fir", ward="diagnosis", size=128)
-    own = [i for i in range(40) if hospital.case_of(i).lesions and all(disease.KINDS[s.kind][2] for s in hospital.case_of(i).lesions)]
+    own = [
+        i
+        for i in range(40)
+        if hospital.case_of(i).lesions
+        and all(disease.KINDS[s.kind][2] for s in hospital.case_of(i).lesions)
+    ]
     assert len(own) >= 3
     for i in own[:6]:
         patient, place = hospital[i], hospital.where(i, "opacity")
@@ -393,10 +547,14 @@ def test_opacity_lies_inside_the_lungs_where_the_lesion_is_true():
 
 def test_a_place_is_found_by_its_url(clearest):
     hospital, i = cohort.Hospital(**WARD), clearest["pleural_effusion"]
-    assert np.array_equal(cohort.place_from_url(hospital.url(i), "pleural_effusion"), hospital.where(i, "pleural_effusion"))
+    assert np.array_equal(
+        cohort.place_from_url(hospital.url(i), "pleural_effusion"),
+        hospital.where(i, "pleural_effusion"),
+    )
 
 
-# --- drawn cohorts -----------------------------------------------------------------------------------------------------------
+# --- drawn cohorts
+# -----------------------------------------------------------------------------------------------------------
 
 TINY = Cohort(findings=9, diagnosis=9, severity=9, size=64)
 
@@ -412,9 +570,13 @@ def test_drawn_films_are_the_hospitals_films(drawn):
     assert len(drawn) == 27 and drawn.images.shape == (27, 64, 64)
     for row in (0, 13, 26):
         p = cohort.from_url(drawn.table.url[row])
-        assert np.array_equal(drawn.images[row], p.image) and np.array_equal(drawn.lesion(row), p.lesion)
+        assert np.array_equal(drawn.images[row], p.image) and np.array_equal(
+            drawn.lesion(row), p.lesion
+        )
         assert all(np.array_equal(a, b) for a, b in zip(drawn.lungs(row), p.lungs, strict=True))
-        assert np.array_equal(drawn.arrays(row), p.array) and drawn.findings(row).tolist() == list(p.findings.values())
+        assert np.array_equal(drawn.arrays(row), p.array) and drawn.findings(row).tolist() == list(
+            p.findings.values()
+        )
 
 
 def test_a_killed_drawing_goes_on_and_ends_the_same(drawn, tmp_path):
@@ -429,10 +591,14 @@ def test_a_killed_drawing_goes_on_and_ends_the_same(drawn, tmp_path):
 
 
 def test_digest_is_the_same_in_other_processes(drawn, tmp_path):
-    """Two new interpreters, each with hash seeds of its own, plan the same films and draw them alike."""
+    """Two new interpreters, each with hash seeds of its own, plan the same films and draw them
+    alike.
+    """
     films.draw(tmp_path, TINY, seed=0, workers=2)
     assert films.digest(tmp_path) == films.digest(drawn.folder)
-    pid, elsewhere = joblib.Parallel(2)([joblib.delayed(os.getpid)(), joblib.delayed(films.plan)(TINY, 0)])
+    pid, elsewhere = joblib.Parallel(2)(
+        [joblib.delayed(os.getpid)(), joblib.delayed(films.plan)(TINY, 0)]
+    )
     assert pid != os.getpid() and elsewhere.equals(films.plan(TINY, 0))
 
 
@@ -449,7 +615,16 @@ def test_what_is_drawn_is_the_same_on_any_machine():
             hospital = cohort.Hospital(site, ward=ward)
             for i in range(7):
                 case = hospital.case_of(i)
-                sha.update(repr((case.diagnosis, case.devices, hospital.view_of(i), hospital.marker_of(i, case.diagnosis))).encode())
+                sha.update(
+                    repr(
+                        (
+                            case.diagnosis,
+                            case.devices,
+                            hospital.view_of(i),
+                            hospital.marker_of(i, case.diagnosis),
+                        )
+                    ).encode()
+                )
                 for lesion in case.lesions:
                     numbers = np.round([*lesion.centre, *lesion.radius, lesion.hu], 9).tolist()
                     sha.update(repr((lesion.kind, lesion.lobes, lesion.seed, numbers)).encode())
@@ -475,7 +650,11 @@ def test_drawing_takes_as_many_processes_as_fit(tmp_path, monkeypatch, left, wor
     asked = []
     monkeypatch.setattr(films, "memory_left", lambda: left)
     monkeypatch.setattr(films.os, "cpu_count", lambda: 3)
-    monkeypatch.setattr(films.joblib, "Parallel", lambda n_jobs, **_: asked.append(n_jobs) or (lambda jobs: iter(())))
+    monkeypatch.setattr(
+        films.joblib,
+        "Parallel",
+        lambda n_jobs, **_: asked.append(n_jobs) or (lambda jobs: iter(())),
+    )
     monkeypatch.setattr(films, "_join", lambda *_: None)
     films.draw(tmp_path, TINY, seed=0)
     assert asked == [workers]

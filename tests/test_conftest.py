@@ -17,12 +17,14 @@ def test_known(mirror): assert False
 @pytest.fixture
 def outcomes(pytester, monkeypatch):
     """Function (mirror folder, CI) -> outcomes of TESTS under the kit's conftest."""
+
     def run(folder, ci):
         monkeypatch.setenv("CXRKIT_MIRROR", str(folder))
         monkeypatch.setenv("CI", "1") if ci else monkeypatch.delenv("CI", raising=False)
         pytester.makeconftest((CHECKOUT / "tests" / "conftest.py").read_text())
         pytester.makepyfile(TESTS)
         return pytester.runpytest_inprocess("-q", "-p", "no:cacheprovider").parseoutcomes()
+
     return run
 
 

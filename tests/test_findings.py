@@ -1,4 +1,6 @@
-"""The findings task against hand-worked numbers, planted maps and a tiny training; the keys of its stage; committed results."""
+"""The findings task against hand-worked numbers, planted maps and a tiny training; the keys of its
+stage; committed results.
+"""
 
 import json
 import math
@@ -18,9 +20,15 @@ from cxrkit.profiles import Choices, Cohort, DenseNet, Training
 from cxrkit.schema import COLUMNS, FINDINGS
 
 pytestmark = pytest.mark.usefixtures("few_draws")
-TINY = replace(profiles.demo(), image_size=64, cohort=Cohort(findings=45, diagnosis=6, severity=6, size=64),
-               backbone=DenseNet(growth_rate=4, block_config=(1, 1, 1, 1), num_init_features=8, stem=1, stride=16),
-               backbone_training=Training("adamw", lr=2e-3, batch=4, steps=6, log_every=2, checkpoint_every=2))
+TINY = replace(
+    profiles.demo(),
+    image_size=64,
+    cohort=Cohort(findings=45, diagnosis=6, severity=6, size=64),
+    backbone=DenseNet(
+        growth_rate=4, block_config=(1, 1, 1, 1), num_init_features=8, stem=1, stride=16
+    ),
+    backbone_training=Training("adamw", lr=2e-3, batch=4, steps=6, log_every=2, checkpoint_every=2),
+)
 
 
 class Given(torch.nn.Module):
@@ -32,7 +40,7 @@ class Given(torch.nn.Module):
 
     def forward(self, image):
         self.at += len(image)
-        return {self.name: self.values[self.at - len(image):self.at]}
+        return {self.name: self.values[self.at - len(image) : self.at]}
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +48,8 @@ def store(tmp_path_factory):
     """A store with the tiny cohort drawn."""
     torch.set_num_threads(1)
     made = Store(tmp_path_factory.mktemp("store"))
-    with pytest.MonkeyPatch.context() as alone:  # drawn in this process: others would import the kit anew
+    # drawn in this process: others would import the kit anew
+    with pytest.MonkeyPatch.context() as alone:
         alone.setattr(os, "cpu_count", lambda: 1)
         stages.cohort(TINY, made)
     return made
@@ -57,7 +66,8 @@ def few(monkeypatch):
     monkeypatch.setattr(findings, "FEWEST", 2)
 
 
-# --- loss and schedule -------------------------------------------------------------------------------------------------------
+# --- loss and schedule
+# -------------------------------------------------------------------------------------------------------
 
 
 def softplus(x):
@@ -75,7 +85,9 @@ def test_loss_counts_known_labels_only():
 
 def test_a_batch_without_labels_costs_nothing():
     logits = torch.randn(2, 3, requires_grad=True)
-    value = findings.loss(Given("logits", logits), {"image": logits, "findings": torch.full((2, 3), math.nan)})
+    value = findings.loss(
+        Given("logits", logits), {"image": logits, "findings": torch.full((2, 3), math.nan)}
+    )
     value.backward()
     assert value.item() == 0 and not logits.grad.any()
 
@@ -88,7 +100,9 @@ def test_step_decay_of_both_readings():
     third = findings.with_decay(training, 1000, Choices(lr_decay="two_thirds"))
     assert third.milestones == (2000,) and third.decay == 0.1
     assert replace(late, milestones=(), decay=0.1) == training
-    assert findings.with_decay(replace(training, schedule="cosine"), 1000, Choices()) == replace(training, schedule="cosine")
+    assert findings.with_decay(replace(training, schedule="cosine"), 1000, Choices()) == replace(
+        training, schedule="cosine"
+    )
 
 
 def test_the_papers_decay_never_fires_in_the_papers_steps():
@@ -99,7 +113,8 @@ def test_the_papers_decay_never_fires_in_the_papers_steps():
     assert min(training.milestones) > training.steps
 
 
-# --- scores ------------------------------------------------------------------------------------------------------------------
+# --- scores
+# ------------------------------------------------------------------------------------------------------------------
 
 
 def test_mean_auc_leaves_out_what_has_one_class():
@@ -111,31 +126,52 @@ def test_mean_auc_leaves_out_what_has_one_class():
 
 @pytest.fixture
 def judged():
-    """100 films of 50 patients: cardiomegaly in 25 patients (ranked well), edema in 19 (38 films), the rest in none or all."""
+    """100 films of 50 patients: cardiomegaly in 25 patients (ranked well), edema in 19 (38 films),
+    the rest in none or all.
+    """
     rng = np.random.default_rng(0)
     patient = np.arange(100) // 2
     table = pd.DataFrame({name: np.zeros(100) for name in FINDINGS})
     table["cardiomegaly"], table["edema"] = patient % 2 == 0, patient < 19
-    table["opacity"], table["pneumonia"], table["no_finding"] = patient % 5 < 3, patient % 5 < 3, patient % 5 >= 3
-    table = table.astype(float).assign(patient_id=[f"p{p}" for p in patient], group_id=[f"g{p}" for p in patient], site="elm")
+    table["opacity"], table["pneumonia"], table["no_finding"] = (
+        patient % 5 < 3,
+        patient % 5 < 3,
+        patient % 5 >= 3,
+    )
+    table = table.astype(float).assign(
+        patient_id=[f"p{p}" for p in patient], group_id=[f"g{p}" for p in patient], site="elm"
+    )
     table.loc[:9, "opacity"] = np.nan
     logits = {name: rng.normal(size=100) for name in LOGITS}
-    return table.assign(**logits | {"logit_cardiomegaly": table["cardiomegaly"] + rng.normal(size=100)})
+    return table.assign(
+        **logits | {"logit_cardiomegaly": table["cardiomegaly"] + rng.normal(size=100)}
+    )
 
 
 def test_scores_by_hand(judged):
     out = findings.scores(judged)
     area = out["findings"]["cardiomegaly"]["auc"]
     truth, logit = judged["cardiomegaly"].to_numpy(), judged["logit_cardiomegaly"].to_numpy()
-    assert area["value"] == pytest.approx(np.mean(logit[truth == 1][:, None] > logit[truth == 0])) and area["n"] == 50
-    assert (area["value"], area["low"], area["high"]) == pytest.approx(metrics.auc_ci(truth, logit, groups=judged["group_id"]))
+    assert (
+        area["value"] == pytest.approx(np.mean(logit[truth == 1][:, None] > logit[truth == 0]))
+        and area["n"] == 50
+    )
+    assert (area["value"], area["low"], area["high"]) == pytest.approx(
+        metrics.auc_ci(truth, logit, groups=judged["group_id"])
+    )
     probability = 1 / (1 + np.exp(-logit))
-    assert out["findings"]["cardiomegaly"]["brier"] == pytest.approx(np.mean((probability - truth) ** 2))
+    assert out["findings"]["cardiomegaly"]["brier"] == pytest.approx(
+        np.mean((probability - truth) ** 2)
+    )
     shown = {name for name, found in out["findings"].items() if found["auc"]["value"] is not None}
-    assert shown == {"no_finding", "cardiomegaly", "opacity", "pneumonia"}  # edema: 38 films, but of 19 patients
-    assert out["auc"]["value"] == pytest.approx(np.mean([out["findings"][name]["auc"]["value"] for name in shown]))
+    # edema: 38 films, but of 19 patients
+    assert shown == {"no_finding", "cardiomegaly", "opacity", "pneumonia"}
+    assert out["auc"]["value"] == pytest.approx(
+        np.mean([out["findings"][name]["auc"]["value"] for name in shown])
+    )
     assert out["auc"]["low"] < out["auc"]["value"] < out["auc"]["high"] and out["auc"]["n"] == 100
-    assert out["findings"]["opacity"]["auc"]["n"] == int(judged["opacity"].sum())  # unknown labels are not counted
+    # unknown labels are not counted
+    assert out["findings"]["opacity"]["auc"]["n"] == int(judged["opacity"].sum())
     json.dumps(out, allow_nan=False)
 
 
@@ -146,23 +182,40 @@ def test_a_finding_in_everybody_has_no_auc(judged):
 
 
 def test_labels_that_say_the_same_are_named(judged):
-    assert findings.scores(judged)["same"] == ["opacity = 1 - no_finding", "pneumonia = 1 - no_finding", "pneumonia = opacity"]
-    assert findings.twins(pd.DataFrame({"a": [0, 1, 1, np.nan], "b": [0, 1, 0, 1], "c": [1, 0, np.nan, 1.0], "d": [1, 1, 1, 1]})) == [
-        "c = 1 - a"]
+    assert findings.scores(judged)["same"] == [
+        "opacity = 1 - no_finding",
+        "pneumonia = 1 - no_finding",
+        "pneumonia = opacity",
+    ]
+    assert findings.twins(
+        pd.DataFrame(
+            {"a": [0, 1, 1, np.nan], "b": [0, 1, 0, 1], "c": [1, 0, np.nan, 1.0], "d": [1, 1, 1, 1]}
+        )
+    ) == ["c = 1 - a"]
 
 
 def test_every_external_site_stands_alone(judged):
-    both = pd.concat([judged, judged.assign(site="fir", logit_cardiomegaly=-judged["logit_cardiomegaly"])])
+    both = pd.concat(
+        [judged, judged.assign(site="fir", logit_cardiomegaly=-judged["logit_cardiomegaly"])]
+    )
     out = findings.report({"external": both})
-    first, second = (out[name]["findings"]["cardiomegaly"]["auc"]["value"] for name in ("external1", "external2"))
-    assert (out["external1"]["site"], out["external2"]["site"]) == ("elm", "fir") and first == pytest.approx(1 - second)
+    first, second = (
+        out[name]["findings"]["cardiomegaly"]["auc"]["value"] for name in ("external1", "external2")
+    )
+    assert (out["external1"]["site"], out["external2"]["site"]) == (
+        "elm",
+        "fir",
+    ) and first == pytest.approx(1 - second)
 
 
-# --- folds -------------------------------------------------------------------------------------------------------------------
+# --- folds
+# -------------------------------------------------------------------------------------------------------------------
 
 
 def test_folds_never_share_a_patient_and_are_always_the_same(monkeypatch, tmp_path):
-    table = pd.DataFrame({"group_id": [f"g{i // 3}" for i in range(90)], "path": [f"{i}.png" for i in range(90)]})
+    table = pd.DataFrame(
+        {"group_id": [f"g{i // 3}" for i in range(90)], "path": [f"{i}.png" for i in range(90)]}
+    )
     asked = []
 
     def fit(folder, profile, table, **options):
@@ -170,7 +223,9 @@ def test_folds_never_share_a_patient_and_are_always_the_same(monkeypatch, tmp_pa
 
     def predict(model, table, profile, store):
         asked.append(model.folder)
-        assert model.seen.isdisjoint(table["group_id"]) and model.seen | set(table["group_id"]) == {f"g{i}" for i in range(30)}
+        assert model.seen.isdisjoint(table["group_id"]) and model.seen | set(table["group_id"]) == {
+            f"g{i}" for i in range(30)
+        }
         return table
 
     monkeypatch.setattr(findings, "fit", fit)
@@ -179,20 +234,27 @@ def test_folds_never_share_a_patient_and_are_always_the_same(monkeypatch, tmp_pa
     once = findings.cross_validate(tmp_path, profile, table)
     assert sorted(once["path"]) == sorted(table["path"]) and asked == [f"fold{k}" for k in range(5)]
     assert (once["fold"] == once["group_id"].map(lambda group: manifest.fold_of(group, 5))).all()
-    shuffled = findings.cross_validate(tmp_path, profile, table.sample(frac=1, random_state=1).reset_index(drop=True))
+    shuffled = findings.cross_validate(
+        tmp_path, profile, table.sample(frac=1, random_state=1).reset_index(drop=True)
+    )
     assert once.set_index("path")["fold"].to_dict() == shuffled.set_index("path")["fold"].to_dict()
 
 
-# --- pointing ----------------------------------------------------------------------------------------------------------------
+# --- pointing
+# ----------------------------------------------------------------------------------------------------------------
 
 
 def test_pointing_at_the_truth_hits_and_away_from_it_misses(store):
-    """Maps made of the truth itself, on three films of a real ward: 1.0; turned round: 0; the chance is the share of cells, by hand."""
+    """Maps made of the truth itself, on three films of a real ward: 1.0; turned round: 0; the
+    chance is the share of cells, by hand.
+    """
     hospital = cohort.Hospital("elm", ward="findings", n=30, size=64)
     found = pd.DataFrame([hospital[i].findings for i in range(30)])
     most = found.drop(columns="no_finding").sum(axis=1).nlargest(3).index
     urls = [hospital.url(int(i)) for i in most]
-    table = found.loc[most].reset_index(drop=True).assign(path=urls, url=urls, group_id=["a", "b", "b"])
+    table = (
+        found.loc[most].reset_index(drop=True).assign(path=urls, url=urls, group_id=["a", "b", "b"])
+    )
     table = table.reindex(columns=[*COLUMNS, "url"])
     cells, chance = np.zeros((3, 10, 8, 8), np.float32), []
     for i, url in enumerate(urls):
@@ -200,16 +262,28 @@ def test_pointing_at_the_truth_hits_and_away_from_it_misses(store):
             place = cohort.place_from_url(url, name)
             for row in range(8):
                 for column in range(8):
-                    cells[i, k, row, column] = place[8 * row:8 * row + 8, 8 * column:8 * column + 8].any()
+                    cells[i, k, row, column] = place[
+                        8 * row : 8 * row + 8, 8 * column : 8 * column + 8
+                    ].any()
             chance += [cells[i, k].mean()] if k and table[name][i] == 1 else []
     played = findings.pointing(Given("logit_map", torch.from_numpy(cells)), table, TINY, store)
-    assert len(played) == len(chance) == found.loc[most].drop(columns="no_finding").to_numpy().sum() >= 9
+    assert (
+        len(played)
+        == len(chance)
+        == found.loc[most].drop(columns="no_finding").to_numpy().sum()
+        >= 9
+    )
     assert played["hit"].eq(1).all() and played["chance"].tolist() == pytest.approx(chance)
     assert "no_finding" not in set(played["finding"]) and set(played["group_id"]) == {"a", "b"}
-    assert findings.pointing(Given("logit_map", -torch.from_numpy(cells)), table, TINY, store)["hit"].eq(0).all()
+    assert (
+        findings.pointing(Given("logit_map", -torch.from_numpy(cells)), table, TINY, store)["hit"]
+        .eq(0)
+        .all()
+    )
 
 
-# --- the stage ---------------------------------------------------------------------------------------------------------------
+# --- the stage
+# ---------------------------------------------------------------------------------------------------------------
 
 
 def weights(folder):
@@ -226,17 +300,32 @@ def trained(store):
 def test_the_stage_leaves_what_the_others_read(trained, films, store):
     split = data.parts(films)
     result, kept = read_json(trained / "metrics.json"), pd.read_csv(trained / "predictions.csv")
-    assert result["images"] == {name: len(part) for name, part in split.items()} and sum(result["images"].values()) == 45
+    assert (
+        result["images"] == {name: len(part) for name, part in split.items()}
+        and sum(result["images"].values()) == 45
+    )
     assert [result[f"external{i}"]["site"] for i in (1, 2, 3)] == ["dogwood", "elm", "fir"]
-    assert sum(result[f"external{i}"]["auc"]["n"] for i in (1, 2, 3)) == result["external"]["auc"]["n"] == len(split["external"])
-    assert kept["judged"].value_counts().to_dict() == {name: len(split[name]) for name in ("val", "test", "external")}
+    assert (
+        sum(result[f"external{i}"]["auc"]["n"] for i in (1, 2, 3))
+        == result["external"]["auc"]["n"]
+        == len(split["external"])
+    )
+    assert kept["judged"].value_counts().to_dict() == {
+        name: len(split[name]) for name in ("val", "test", "external")
+    }
     again = findings.predict(findings.load(trained, TINY), split["external"], TINY, store)
-    np.testing.assert_allclose(again[LOGITS], kept.loc[kept["judged"] == "external", LOGITS], atol=1e-5)
+    np.testing.assert_allclose(
+        again[LOGITS], kept.loc[kept["judged"] == "external", LOGITS], atol=1e-5
+    )
     assert [row["step"] for row in read_json(trained / "history.json")] == [2, 4, 6]
-    assert set(kept.loc[kept["judged"] != "external", "patient_id"]).isdisjoint(split["train"]["patient_id"])
+    assert set(kept.loc[kept["judged"] != "external", "patient_id"]).isdisjoint(
+        split["train"]["patient_id"]
+    )
 
 
-def test_a_stage_that_was_killed_goes_on_and_ends_the_same(trained, films, store, few, monkeypatch, tmp_path):
+def test_a_stage_that_was_killed_goes_on_and_ends_the_same(
+    trained, films, store, few, monkeypatch, tmp_path
+):
     calls, true_loss = [], findings.loss
 
     def dies(model, batch):
@@ -272,7 +361,9 @@ def test_validation_picks_the_step_of_the_best_auc(films, store, tmp_path):
     history = read_json(tmp_path / "history.json")
     logits = findings.predict(model, split["val"], profile, store)[LOGITS].to_numpy()
     best = max(row["score"] for row in history)
-    assert len(history) == 3 and findings.mean_auc(split["val"][list(FINDINGS)].to_numpy(), logits) == pytest.approx(best)
+    assert len(history) == 3 and findings.mean_auc(
+        split["val"][list(FINDINGS)].to_numpy(), logits
+    ) == pytest.approx(best)
 
 
 def test_training_starts_from_the_weights_it_is_given(films, store, trained, tmp_path):
@@ -280,29 +371,51 @@ def test_training_starts_from_the_weights_it_is_given(films, store, trained, tmp
     start = weights(trained)
     model = findings.fit(tmp_path, still, films.iloc[:8].reset_index(drop=True), (), store, start)
     own = dict(model.named_parameters())
-    assert all(torch.equal(tensor, start[name]) for name, tensor in own.items() if name.startswith("features."))
-    assert not torch.equal(own["head.weight"], start["head.weight"])  # the head is new: other findings, other patients
+    assert all(
+        torch.equal(tensor, start[name])
+        for name, tensor in own.items()
+        if name.startswith("features.")
+    )
+    # the head is new: other findings, other patients
+    assert not torch.equal(own["head.weight"], start["head.weight"])
 
 
-# --- keys --------------------------------------------------------------------------------------------------------------------
+# --- keys
+# --------------------------------------------------------------------------------------------------------------------
 
 
 def of_backbone(profile):
     return stages.settings(profile, "backbone")
 
 
-@pytest.mark.parametrize("change", [{"transformer": profiles.ViT(depth=1)}, {"transformer_training": Training(steps=1)},
-                                    {"severity_training": Training(steps=1)}, {"choices": replace(TINY.choices, mlp_dim=2048)},
-                                    {"lesson_minutes": 1}, {"name": "other"}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"transformer": profiles.ViT(depth=1)},
+        {"transformer_training": Training(steps=1)},
+        {"severity_training": Training(steps=1)},
+        {"choices": replace(TINY.choices, mlp_dim=2048)},
+        {"lesson_minutes": 1},
+        {"name": "other"},
+    ],
+)
 def test_what_comes_after_the_backbone_leaves_its_key(change):
     assert of_backbone(replace(TINY, **change)) == of_backbone(TINY)
 
 
-@pytest.mark.parametrize("change", [{"image_size": 96}, {"seed": 1}, {"folds": 2}, {"cohort": Cohort(findings=46)},
-                                    {"backbone": replace(TINY.backbone, pool="average")},
-                                    {"backbone_training": replace(TINY.backbone_training, steps=7)},
-                                    {"choices": replace(TINY.choices, uncertain="ones")},
-                                    {"choices": replace(TINY.choices, resize="pad")}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"image_size": 96},
+        {"seed": 1},
+        {"folds": 2},
+        {"cohort": Cohort(findings=46)},
+        {"backbone": replace(TINY.backbone, pool="average")},
+        {"backbone_training": replace(TINY.backbone_training, steps=7)},
+        {"choices": replace(TINY.choices, uncertain="ones")},
+        {"choices": replace(TINY.choices, resize="pad")},
+    ],
+)
 def test_what_the_backbone_depends_on_changes_its_key_and_that_of_what_follows(change):
     changed = replace(TINY, **change)
     assert of_backbone(changed) != of_backbone(TINY)
@@ -311,18 +424,23 @@ def test_what_the_backbone_depends_on_changes_its_key_and_that_of_what_follows(c
 
 def test_a_start_from_the_virtual_hospitals_is_part_of_the_key():
     started = replace(TINY, seed=3, backbone=replace(TINY.backbone, start="virtual"))
-    assert of_backbone(started)["start"] == of_backbone(replace(profiles.demo(), seed=3)) and "start" not in of_backbone(TINY)
+    assert of_backbone(started)["start"] == of_backbone(
+        replace(profiles.demo(), seed=3)
+    ) and "start" not in of_backbone(TINY)
     assert of_backbone(started) != of_backbone(replace(TINY, seed=3))
 
 
 def test_an_unknown_start_or_stage_is_refused_with_the_known_ones(store):
-    with pytest.raises(ValueError, match="start of the backbone 'chexpert'.*imagenet.*random.*virtual"):
+    with pytest.raises(
+        ValueError, match="start of the backbone 'chexpert'.*imagenet.*random.*virtual"
+    ):
         stages.backbone(replace(TINY, backbone=replace(TINY.backbone, start="chexpert")), store)
     with pytest.raises(ValueError, match="stage 'spine'.*backbone"):
         stages.settings(TINY, "spine")
 
 
-# --- committed results -------------------------------------------------------------------------------------------------------
+# --- committed results
+# -------------------------------------------------------------------------------------------------------
 
 
 def test_results_are_read_as_they_were_written(monkeypatch, tmp_path):
@@ -331,7 +449,10 @@ def test_results_are_read_as_they_were_written(monkeypatch, tmp_path):
     rows = [{"seed": 0, "pool": "pcam", "auc": 0.9}, {"seed": 1, "pool": "pcam", "auc": None}]
     results.write("seeds_backbone", rows, {"commit": "abc"})
     results.write("a", [], {})
-    assert results.read("seeds_backbone") == {"made": {"commit": "abc"}, "rows": rows} and results.names() == ["a", "seeds_backbone"]
+    assert results.read("seeds_backbone") == {
+        "made": {"commit": "abc"},
+        "rows": rows,
+    } and results.names() == ["a", "seeds_backbone"]
     with pytest.raises(FileNotFoundError, match="no result 'seeds'; there are: a, seeds_backbone"):
         results.read("seeds")
     with pytest.raises(ValueError):
@@ -343,8 +464,15 @@ def test_committed_seeds_of_the_backbone_have_the_form_that_lesson_02_reads():
         pytest.skip("not measured yet: make seeds")
     study = results.read("seeds_backbone")
     rows = pd.DataFrame(study["rows"])
-    assert rows.groupby("pool")["seed"].nunique().to_dict() == {"average": len(rows) // 2, "pcam": len(rows) // 2} and len(rows) >= 6
-    assert rows[["auc", "hit", "hit_low", "hit_high", "chance"]].stack().between(0, 1).all() and {"commit", "command"} <= set(study["made"])
+    assert (
+        rows.groupby("pool")["seed"].nunique().to_dict()
+        == {"average": len(rows) // 2, "pcam": len(rows) // 2}
+        and len(rows) >= 6
+    )
+    assert rows[["auc", "hit", "hit_low", "hit_high", "chance"]].stack().between(0, 1).all() and {
+        "commit",
+        "command",
+    } <= set(study["made"])
     hits = rows.pivot(index="seed", columns="pool", values="hit")
     gain = rows[rows["pool"] == "pcam"].set_index("seed")["gain"]
     assert (hits["pcam"] - hits["average"]).to_numpy() == pytest.approx(gain.to_numpy())

@@ -1,4 +1,6 @@
-"""Anything at all as a film, a table, a manifest or a weights file: a sound result or the kit's own error, never another, never a hang."""
+"""Anything at all as a film, a table, a manifest or a weights file: a sound result or the kit's own
+error, never another, never a hang.
+"""
 
 import json
 import pickle
@@ -43,7 +45,11 @@ def film_or_error(path, content):
         except images.ImageError as error:
             assert str(path) in str(error)
             return
-    assert film.pixels.ndim == 2 and film.pixels.dtype in (np.uint8, np.uint16) and trees.NAME not in repr(film)
+    assert (
+        film.pixels.ndim == 2
+        and film.pixels.dtype in (np.uint8, np.uint16)
+        and trees.NAME not in repr(film)
+    )
 
 
 def spoilt(content, places, cut):
@@ -54,7 +60,10 @@ def spoilt(content, places, cut):
     return bytes(content[: len(content) - cut % len(content)])
 
 
-SPOIL = {"places": st.lists(st.tuples(st.integers(0, 2**20), st.integers(0, 255)), max_size=20), "cut": st.integers(0, 2**20) | st.just(0)}
+SPOIL = {
+    "places": st.lists(st.tuples(st.integers(0, 2**20), st.integers(0, 255)), max_size=20),
+    "cut": st.integers(0, 2**20) | st.just(0),
+}
 
 
 @FAST
@@ -77,35 +86,54 @@ def test_spoilt_dicom(folder, deep, places, cut):
     assert images.view_of(str(folder / "spoilt.dcm")) in (None, *schema.VIEWS)
 
 
-CELL = st.text(max_size=8) | st.sampled_from(["a.png", "p1", "PA", "edema", "covid19", "012301", "=1+1", "../x", "-1", "1e9", '"', "|"])
+CELL = st.text(max_size=8) | st.sampled_from(
+    ["a.png", "p1", "PA", "edema", "covid19", "012301", "=1+1", "../x", "-1", "1e9", '"', "|"]
+)
 
 
 @FAST
-@given(rows=st.lists(st.lists(CELL, min_size=1, max_size=6), max_size=5), bom=st.booleans(), quoted=st.booleans(),
-       names=st.lists(st.sampled_from([*schema.COLUMNS[:9], "findings", "array", "brixia", "file", "x", ""]), max_size=6))
+@given(
+    rows=st.lists(st.lists(CELL, min_size=1, max_size=6), max_size=5),
+    bom=st.booleans(),
+    quoted=st.booleans(),
+    names=st.lists(
+        st.sampled_from([*schema.COLUMNS[:9], "findings", "array", "brixia", "file", "x", ""]),
+        max_size=6,
+    ),
+)
 def test_any_table(folder, names, rows, bom, quoted):
     cell = (lambda text: '"' + text.replace('"', '""') + '"') if quoted else (lambda text: text)
     text = "\n".join(",".join(map(cell, row)) for row in [["path", "patient_id", *names], *rows])
-    (folder / "films.csv").write_bytes((b"\xef\xbb\xbf" if bom else b"") + text.encode("utf-8", "surrogatepass"))
+    (folder / "films.csv").write_bytes(
+        (b"\xef\xbb\xbf" if bom else b"") + text.encode("utf-8", "surrogatepass")
+    )
     try:
         table = manifest.read("local", folder)
     except (ValueError, FileNotFoundError) as error:
         assert "local" in str(error) or "films.csv" in str(error)
         return
-    assert list(table.columns) == list(schema.COLUMNS) and table["split"].isin(list(schema.SPLITS)).all()
+    assert (
+        list(table.columns) == list(schema.COLUMNS)
+        and table["split"].isin(list(schema.SPLITS)).all()
+    )
     assert table["path"].is_unique and data.arrays(table).shape == (len(table), 3, 2)
 
 
 FIELDS = st.sampled_from([*schema.Manifest.model_fields, "x"])
-JSON = st.recursive(st.none() | st.booleans() | st.integers() | st.text(max_size=5),
-                    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(FIELDS, inner, max_size=4), max_leaves=12)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(FIELDS, inner, max_size=4),
+    max_leaves=12,
+)
 
 
 @FAST
 @given(value=JSON)
 def test_any_manifest(folder, value):
     good = json.loads((schema.manifest_dir() / "local.json").read_text())
-    (folder / "made_up.json").write_text(json.dumps({**good, **value} if isinstance(value, dict) else value))
+    (folder / "made_up.json").write_text(
+        json.dumps({**good, **value} if isinstance(value, dict) else value)
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(schema, "manifest_dir", lambda: folder)
         try:
@@ -114,12 +142,18 @@ def test_any_manifest(folder, value):
             assert "made_up.json" in str(error)
 
 
-@pytest.mark.parametrize("address", ["http://a.org/x", "ftp://a.org/x", "s3://bucket/x", "file:///etc/passwd", "javascript:x"])
+@pytest.mark.parametrize(
+    "address",
+    ["http://a.org/x", "ftp://a.org/x", "s3://bucket/x", "file:///etc/passwd", "javascript:x"],
+)
 def test_manifests_point_to_https_alone(folder, address):
     good = json.loads((schema.manifest_dir() / "local.json").read_text())
     for change in ({"address": address}, {"tables": [{"file": "x.csv", "address": address}]}):
         (folder / "bad.json").write_text(json.dumps({**good, **change}))
-        with pytest.MonkeyPatch.context() as patch, pytest.raises(ValueError, match="bad.json, field .*address"):
+        with (
+            pytest.MonkeyPatch.context() as patch,
+            pytest.raises(ValueError, match="bad.json, field .*address"),
+        ):
             patch.setattr(schema, "manifest_dir", lambda: folder)
             schema.load("bad")
 
@@ -141,11 +175,19 @@ class Bomb:
         return exec, ("raise SystemExit('a pickle was run')",)
 
 
-@pytest.mark.parametrize("write", [lambda path: torch.save({"w": torch.zeros(3)}, path),
-                                   lambda path: path.write_bytes(pickle.dumps(Bomb()))], ids=["torch", "hostile"])
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda path: torch.save({"w": torch.zeros(3)}, path),
+        lambda path: path.write_bytes(pickle.dumps(Bomb())),
+    ],
+    ids=["torch", "hostile"],
+)
 def test_a_pickle_is_refused_with_a_way_out(folder, write):
     write(folder / "weights.safetensors")
-    with pytest.raises(ValueError, match="no sound safetensors file .*pickle can run code; .*weights_only=True"):
+    with pytest.raises(
+        ValueError, match="no sound safetensors file .*pickle can run code; .*weights_only=True"
+    ):
         checkpoint.load_weights(torch.nn.Linear(1, 1), folder / "weights.safetensors")
 
 
@@ -158,9 +200,14 @@ def test_spellings_never_break(text):
 
 
 def test_published_weights_are_read_as_tensors_alone(monkeypatch):
-    """torchvision's own files are pickles: nothing in them but tensors may come to life, and their hash is checked."""
+    """torchvision's own files are pickles: nothing in them but tensors may come to life, and their
+    hash is checked.
+    """
     from torchvision.models import DenseNet121_Weights
+
     asked = {}
-    monkeypatch.setattr(DenseNet121_Weights, "get_state_dict", lambda self, **how: asked.update(how) or {})
+    monkeypatch.setattr(
+        DenseNet121_Weights, "get_state_dict", lambda self, **how: asked.update(how) or {}
+    )
     backbone.imagenet_state()
     assert asked["weights_only"] and asked["check_hash"]

@@ -1,4 +1,6 @@
-"""Artifact keys of every stage and grid cell, as they were before the package was divided into rooms: nobody's store may lose an artifact."""
+"""Artifact keys of every stage and grid cell, as they were before the package was divided into
+rooms: nobody's store may lose an artifact.
+"""
 
 import json
 
@@ -21,6 +23,10 @@ def test_the_key_of_every_stage_is_the_old_one(name):
 @pytest.mark.parametrize("name", GOLDEN)
 def test_the_key_of_every_grid_cell_is_the_old_one(name):
     profile = profiles.get(name)
-    listed = [("", cell) for cell in (*experiments.cells(profile), *experiments.open_choices(profile))]
+    listed = [
+        ("", cell) for cell in (*experiments.cells(profile), *experiments.open_choices(profile))
+    ]
     listed += [("rehearsal ", cell) for cell in experiments.rehearsal(profile)]
-    assert {f"{kind}{cell.table}: {cell.name}": f"{cell.stage}-{cell.key}" for kind, cell in listed} == GOLDEN[name]["cells"]
+    assert {
+        f"{kind}{cell.table}: {cell.name}": f"{cell.stage}-{cell.key}" for kind, cell in listed
+    } == GOLDEN[name]["cells"]

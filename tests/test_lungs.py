@@ -1,4 +1,6 @@
-"""The segmenter's task on made-up chests: who teaches, who is judged, and that no abnormal mask is looked at."""
+"""The segmenter's task on made-up chests: who teaches, who is judged, and that no abnormal mask is
+looked at.
+"""
 
 import json
 from dataclasses import replace
@@ -17,8 +19,21 @@ from cxrkit.schema import COLUMNS, ZONES
 pytestmark = pytest.mark.usefixtures("few_draws")
 SIZE = 32
 QUICK = Training("adam", lr=2e-3, batch=4, steps=2, log_every=1)
-TINY = replace(profiles.demo(), image_size=SIZE, segmenter_training=QUICK, student_training=QUICK, unet_training=QUICK, segmenter=Segmenter(
-    size=SIZE, widths=(4, 6, 8), judge_widths=(4, 6), unet_widths=(6, 8, 12), hidden=8, residual=True))
+TINY = replace(
+    profiles.demo(),
+    image_size=SIZE,
+    segmenter_training=QUICK,
+    student_training=QUICK,
+    unet_training=QUICK,
+    segmenter=Segmenter(
+        size=SIZE,
+        widths=(4, 6, 8),
+        judge_widths=(4, 6),
+        unet_widths=(6, 8, 12),
+        hidden=8,
+        residual=True,
+    ),
+)
 
 
 def chest(rng, ill):
@@ -28,7 +43,7 @@ def chest(rng, ill):
     mask[top:bottom, 4:14], mask[top:bottom, 18:28] = 255, 255
     film[mask > 0] = 60
     if ill:
-        film[top:(top + bottom) // 2, 4:14] = 180
+        film[top : (top + bottom) // 2, 4:14] = 180
     return (film + rng.normal(0, 8, film.shape)).clip(0, 255).astype(np.uint8), mask
 
 
@@ -40,13 +55,24 @@ def table(tmp_path_factory):
         film, mask = chest(rng, ill=i % 2)
         cv2.imwrite(str(folder / f"{i}.png"), film)
         cv2.imwrite(str(folder / f"{i}_mask.png"), mask)
-        rows.append({"path": str(folder / f"{i}.png"), "lung_mask": str(folder / f"{i}_mask.png"), "dataset": "made",
-                     "site": "a" if i < 14 else "b", "group_id": f"p{i}", "external": i >= 14,
-                     "split": "train" if i < 8 else "val" if i < 10 else "test",
-                     "diagnosis": "covid19" if i % 2 else "normal", **dict.fromkeys(ZONES, float(i % 2))})
+        rows.append(
+            {
+                "path": str(folder / f"{i}.png"),
+                "lung_mask": str(folder / f"{i}_mask.png"),
+                "dataset": "made",
+                "site": "a" if i < 14 else "b",
+                "group_id": f"p{i}",
+                "external": i >= 14,
+                "split": "train" if i < 8 else "val" if i < 10 else "test",
+                "diagnosis": "covid19" if i % 2 else "normal",
+                **dict.fromkeys(ZONES, float(i % 2)),
+            }
+        )
     whole = pd.DataFrame(rows)
     missing = [c for c in COLUMNS if c not in whole]
-    return pd.concat([whole, pd.DataFrame(np.nan, whole.index, missing)], axis=1).astype({"lesion_mask": object})
+    return pd.concat([whole, pd.DataFrame(np.nan, whole.index, missing)], axis=1).astype(
+        {"lesion_mask": object}
+    )
 
 
 @pytest.fixture(scope="module")
@@ -60,15 +86,25 @@ def test_roles_follow_split_site_and_diagnosis(table):
 
 
 def test_a_patient_who_teaches_is_not_judged_and_an_unmasked_one_may_teach(table):
-    """Real films: Brixia sum <= 3 teaches the drawing; unmasked films are the abnormal ones, unless their patient is judged."""
+    """Real films: Brixia sum <= 3 teaches the drawing; unmasked films are the abnormal ones, unless
+    their patient is judged.
+    """
     changed = table.copy()
     changed.loc[:, [c for c in COLUMNS if c.startswith("brixia_")]] = 0.0
     changed.loc[1:, "brixia_A"] = 3.0
     changed.loc[2:, "brixia_B"] = 1.0
     changed.loc[[3, 5, 7], "lung_mask"] = np.nan
-    changed.loc[5, "group_id"] = "p4"  # p4 has a mask and does not teach: it will be judged, so its film 5 teaches nothing
+    # p4 has a mask and does not teach: it will be judged, so its film 5 teaches nothing
+    changed.loc[5, "group_id"] = "p4"
     changed.loc[6, "group_id"] = "p0"  # p0 teaches: its film 6 is not judged
-    profile = replace(TINY, segmenter=replace(TINY.segmenter, normal="brixia <= 3", abnormal="lung_mask.isna() and diagnosis == 'covid19'"))
+    profile = replace(
+        TINY,
+        segmenter=replace(
+            TINY.segmenter,
+            normal="brixia <= 3",
+            abnormal="lung_mask.isna() and diagnosis == 'covid19'",
+        ),
+    )
     roles = lungs.roles(profile, changed)["role"]
     assert list(roles[:8]) == ["normal", "normal", "test", "abnormal", "test", "", "", "abnormal"]
 
@@ -81,14 +117,20 @@ def test_a_domain_without_films_is_refused(table):
 
 def pairs_of(table, store, profile=TINY):
     roles = lungs.roles(profile, table)
-    return lungs.Pairs(*(lungs.dataset(roles[roles["role"] == name], profile, store) for name in ("abnormal", "normal")))
+    return lungs.Pairs(
+        *(
+            lungs.dataset(roles[roles["role"] == name], profile, store)
+            for name in ("abnormal", "normal")
+        )
+    )
 
 
 def test_pairs_never_hand_out_an_abnormal_mask(table, store):
     batch = pairs_of(table, store).batch([0, 1, 2])
     assert set(batch) == {"abnormal", "normal", "lung_mask"}
     lung = batch["lung_mask"] == 255
-    assert (batch["normal"][:, 0][lung] < 0).all()  # dark all over: these are the masks of the normal films
+    # dark all over: these are the masks of the normal films
+    assert (batch["normal"][:, 0][lung] < 0).all()
 
 
 def test_stage_one_does_not_feel_the_masks_of_abnormal_films(table, store, tmp_path):
@@ -98,7 +140,13 @@ def test_stage_one_does_not_feel_the_masks_of_abnormal_films(table, store, tmp_p
     for films in (table, upset):
         torch.manual_seed(0)
         nets = lungs.translator(TINY)
-        losses.append(float(lungs.adaptation_loss(TINY, nets, pairs_of(films, store).batch([0, 1]))["loss"].detach()))
+        losses.append(
+            float(
+                lungs.adaptation_loss(TINY, nets, pairs_of(films, store).batch([0, 1]))[
+                    "loss"
+                ].detach()
+            )
+        )
     assert losses[0] == losses[1]
 
 
@@ -109,7 +157,12 @@ def test_the_losses_are_weighted_as_the_profile_says(table, store):
         torch.manual_seed(3)
         nets = lungs.translator(TINY)
         torch.manual_seed(4)
-        return lungs.adaptation_loss(replace(TINY, segmenter=replace(TINY.segmenter, diversity=0.0, r1=0.0, **weights)), nets, batch)
+        return lungs.adaptation_loss(
+            replace(TINY, segmenter=replace(TINY.segmenter, diversity=0.0, r1=0.0, **weights)),
+            nets,
+            batch,
+        )
+
     parts, base = loss(), float(loss()["loss"].detach())
     for weight, name in (("segment", "lungs"), ("style", "style"), ("cycle", "cycle")):
         more = float(loss(**{weight: getattr(TINY.segmenter, weight) + 1})["loss"].detach())
@@ -117,7 +170,10 @@ def test_the_losses_are_weighted_as_the_profile_says(table, store):
 
 
 def test_diversity_falls_to_zero(table, store):
-    batch, profile = pairs_of(table, store).batch([0, 1]), replace(TINY, segmenter=replace(TINY.segmenter, r1=0.0))
+    batch, profile = (
+        pairs_of(table, store).batch([0, 1]),
+        replace(TINY, segmenter=replace(TINY.segmenter, r1=0.0)),
+    )
 
     def loss(profile, step):
         torch.manual_seed(3)
@@ -125,9 +181,12 @@ def test_diversity_falls_to_zero(table, store):
         nets.step += step
         torch.manual_seed(4)
         return float(lungs.adaptation_loss(profile, nets, batch)["loss"])
+
     none = loss(replace(profile, segmenter=replace(profile.segmenter, diversity=0.0)), 0)
     full, half, end = (none - loss(profile, step) for step in (0, 1, 2))  # of two steps
-    assert full > 0 and half == pytest.approx(full / 2, rel=1e-2) and end == pytest.approx(0, abs=1e-6)
+    assert (
+        full > 0 and half == pytest.approx(full / 2, rel=1e-2) and end == pytest.approx(0, abs=1e-6)
+    )
 
 
 def test_without_translation_the_teacher_sees_the_film_as_it_is(table, store):
@@ -135,11 +194,16 @@ def test_without_translation_the_teacher_sees_the_film_as_it_is(table, store):
     nets, image = lungs.translator(plain), torch.randn(2, 1, SIZE, SIZE)
     torch.testing.assert_close(lungs.teach(plain, nets, image), nets.generator(image)["logits"])
     assert not torch.allclose(lungs.teach(TINY, nets, image), nets.generator(image)["logits"])
-    assert set(lungs.adaptation_loss(plain, nets, pairs_of(table, store).batch([0]))) == {"loss", "lungs"}
+    assert set(lungs.adaptation_loss(plain, nets, pairs_of(table, store).batch([0]))) == {
+        "loss",
+        "lungs",
+    }
 
 
 def test_the_student_draws_in_use_as_it_did_in_training(table, store):
-    """The trap of the public fork: another style code in evaluation than in training. The code of training is the self code."""
+    """The trap of the public fork: another style code in evaluation than in training. The code of
+    training is the self code.
+    """
     torch.manual_seed(0)
     nets = lungs.translator(TINY).eval()
     student = lungs.network(TINY)
@@ -147,22 +211,31 @@ def test_the_student_draws_in_use_as_it_did_in_training(table, store):
     test = lungs.roles(TINY, table).query("role == 'test'").reset_index(drop=True)
     image = lungs.dataset(test, TINY, store).batch(range(len(test)))["image"]
     with torch.no_grad():
-        student.to_mask.bias -= student(image, self_code=True)["logits"].mean()  # about half of the pixels are lung
+        # about half of the pixels are lung
+        student.to_mask.bias -= student(image, self_code=True)["logits"].mean()
     logits = student(image, self_code=True)["logits"]
     loss = lungs.student_loss(TINY, nets, student, {"abnormal": image, "normal": image})
-    torch.testing.assert_close(loss["abnormal"], (logits - lungs.teach(TINY, nets, image)).abs().mean())
+    torch.testing.assert_close(
+        loss["abnormal"], (logits - lungs.teach(TINY, nets, image)).abs().mean()
+    )
     torch.testing.assert_close(loss["loss"], 10 * loss["abnormal"] + loss["normal"])
     drawn = lungs.predict(student, test, TINY, store)
-    np.testing.assert_array_equal(drawn, [lungs.to_mask(one[0].detach().numpy(), SIZE) for one in logits])
+    np.testing.assert_array_equal(
+        drawn, [lungs.to_mask(one[0].detach().numpy(), SIZE) for one in logits]
+    )
     other = lungs.masks(student, lambda model, image: model(image)["logits"], test, TINY, store)
     assert (drawn != other).any()
 
 
 def test_a_unet_learns_the_planted_lungs(table, store, tmp_path):
-    """Taught by normal films alone it draws normal lungs, and leaves out what is as bright as the chest wall."""
+    """Taught by normal films alone it draws normal lungs, and leaves out what is as bright as the
+    chest wall.
+    """
     profile = replace(TINY, unet_training=replace(QUICK, lr=1e-2, batch=8, steps=60))
     roles = lungs.roles(profile, table)
-    model = lungs.fit_unet(tmp_path, profile, roles[lungs.unet_films(profile, roles)["unet_normal"]], store)
+    model = lungs.fit_unet(
+        tmp_path, profile, roles[lungs.unet_films(profile, roles)["unet_normal"]], store
+    )
     test = roles[roles["role"] == "test"].reset_index(drop=True)
     judged = lungs.judge(model, lambda model, image: model(image)["logits"], test, profile, store)
     by = judged.groupby("diagnosis")[["dice", "dice_right", "dice_left"]].mean()
@@ -179,6 +252,7 @@ def test_a_stage_is_made_cut_off_and_gone_on_with(table, store, tmp_path, monkey
         if len(calls) == 3:
             raise KeyboardInterrupt
         return fit(*args, **options)
+
     monkeypatch.setattr(lungs.train, "fit", cut_off)
     with pytest.raises(KeyboardInterrupt):
         lungs.make(tmp_path / "cut", TINY, table, store)
@@ -187,9 +261,22 @@ def test_a_stage_is_made_cut_off_and_gone_on_with(table, store, tmp_path, monkey
     assert one == two
     result = json.loads((tmp_path / "whole" / "metrics.json").read_text())
     assert result["images"] == {"test": 10, "normal": 4, "abnormal": 4, "val": 2, "judged": 10}
-    assert set(result["external"]) == {"student", "teacher", "direct", "unet_normal", "unet_both", "gain", "headroom"}
-    assert result["external1"]["site"] == "b" and result["external"]["student"]["abnormal"]["dice"]["n"] == 3
-    loaded = [lungs.load(tmp_path / "whole", TINY, name) for name in lungs.NETWORKS] + [lungs.load_teacher(tmp_path / "whole", TINY)]
+    assert set(result["external"]) == {
+        "student",
+        "teacher",
+        "direct",
+        "unet_normal",
+        "unet_both",
+        "gain",
+        "headroom",
+    }
+    assert (
+        result["external1"]["site"] == "b"
+        and result["external"]["student"]["abnormal"]["dice"]["n"] == 3
+    )
+    loaded = [lungs.load(tmp_path / "whole", TINY, name) for name in lungs.NETWORKS] + [
+        lungs.load_teacher(tmp_path / "whole", TINY)
+    ]
     assert not any(model.training for model in loaded)
 
 
@@ -200,19 +287,38 @@ def test_the_network_of_the_profile_is_delivered(table, store, tmp_path, name):
     image = torch.randn(1, 1, SIZE, SIZE)
     delivered, others = lungs.load(tmp_path, profile), set(lungs.NETWORKS) - {name}
     assert torch.equal(delivered.draw(image), lungs.load(tmp_path, profile, name).draw(image))
-    assert not any(torch.equal(delivered.draw(image), lungs.load(tmp_path, profile, other).draw(image)) for other in others)
+    assert not any(
+        torch.equal(delivered.draw(image), lungs.load(tmp_path, profile, other).draw(image))
+        for other in others
+    )
 
 
 def test_an_unknown_network_is_refused_before_the_training(table, store, tmp_path):
     with pytest.raises(ValueError, match="unet_both"):
-        lungs.make(tmp_path, replace(TINY, segmenter=replace(TINY.segmenter, deliver="teacher")), table, store)
+        lungs.make(
+            tmp_path,
+            replace(TINY, segmenter=replace(TINY.segmenter, deliver="teacher")),
+            table,
+            store,
+        )
     assert not list(tmp_path.iterdir())
 
 
-def test_virtual_films_teach_only_the_second_unet_and_by_their_share(table, store, tmp_path, monkeypatch):
-    """12 own films of which 4 normal ones teach, 8 virtual ones: a virtual share of 0.75 is 0.75 / 8 for each of these."""
-    profile = replace(TINY, segmenter=replace(TINY.segmenter, virtual=0.75, normal="diagnosis == 'normal'",
-                                              abnormal="lung_mask.isna() and diagnosis == 'covid19'"))
+def test_virtual_films_teach_only_the_second_unet_and_by_their_share(
+    table, store, tmp_path, monkeypatch
+):
+    """12 own films of which 4 normal ones teach, 8 virtual ones: a virtual share of 0.75 is 0.75 /
+    8 for each of these.
+    """
+    profile = replace(
+        TINY,
+        segmenter=replace(
+            TINY.segmenter,
+            virtual=0.75,
+            normal="diagnosis == 'normal'",
+            abnormal="lung_mask.isna() and diagnosis == 'covid19'",
+        ),
+    )
     own, lent = table[:12].copy(), table[12:].assign(external=False, split="train")
     own.loc[own["diagnosis"] == "covid19", "lung_mask"] = np.nan
     asked = {}
@@ -221,9 +327,14 @@ def test_virtual_films_teach_only_the_second_unet_and_by_their_share(table, stor
     def spy(model, loss, dataset, training, **options):
         asked[options["folder"].name] = (len(dataset), options.get("sample_weights"))
         return fit(model, loss, dataset, training, **options)
+
     monkeypatch.setattr(lungs.train, "fit", spy)
     lungs.make(tmp_path, profile, own, store, lent)
-    assert asked["unet_normal"][0] == 4 and asked["unet_normal"][1] is None and asked["teacher"][0] == 4
+    assert (
+        asked["unet_normal"][0] == 4
+        and asked["unet_normal"][1] is None
+        and asked["teacher"][0] == 4
+    )
     films, chances = asked["unet_both"]
     assert films == 12 and chances == pytest.approx([0.25 / 4] * 4 + [0.75 / 8] * 8)
     judged = pd.read_csv(tmp_path / "predictions.csv")
@@ -249,11 +360,18 @@ def test_the_stage_is_named_by_what_it_reads():
     demo = profiles.demo()
     again = stages.settings(replace(demo, transformer=profiles.ViT(depth=9)), "segmenter")
     assert again == stages.settings(demo, "segmenter")
-    assert stages.settings(replace(demo, segmenter=replace(demo.segmenter, cycle=9.0)), "segmenter") != again
+    assert (
+        stages.settings(replace(demo, segmenter=replace(demo.segmenter, cycle=9.0)), "segmenter")
+        != again
+    )
     lent = replace(demo, segmenter=replace(demo.segmenter, virtual=0.5))
     assert stages.settings(lent, "segmenter")["virtual"] == stages.settings(demo, "cohort")
 
 
 def test_masks_come_at_the_size_asked_for(table, store):
     test = lungs.roles(TINY, table).query("role == 'test'").reset_index(drop=True)
-    assert lungs.masks(lungs.network(TINY), lungs.draw, test, TINY, store, size=48).shape == (len(test), 48, 48)
+    assert lungs.masks(lungs.network(TINY), lungs.draw, test, TINY, store, size=48).shape == (
+        len(test),
+        48,
+        48,
+    )

@@ -1,4 +1,6 @@
-"""The count of a training step's memory against sums worked by hand, and against the same count on real tensors."""
+"""The count of a training step's memory against sums worked by hand, and against the same count on
+real tensors.
+"""
 
 import pytest
 import torch
@@ -16,7 +18,9 @@ def perceptron():
 
 
 def test_a_perceptron_keeps_its_input_and_what_the_relu_gave():
-    """The first layer needs the (5, 3) input, the ReLU and the second layer one and the same (5, 4) output; weights do not count."""
+    """The first layer needs the (5, 3) input, the ReLU and the second layer one and the same (5, 4)
+    output; weights do not count.
+    """
     assert memory.kept_for_backward(perceptron(), torch.zeros(5, 3)) == 4 * (5 * 3 + 5 * 4)
 
 
@@ -25,7 +29,10 @@ def test_a_step_is_what_is_kept_and_the_numbers_of_each_weight(optimizer, number
     training = Training(optimizer, batch=5)
     kept, weights = 5 * 3 + 5 * 4, 3 * 4 + 4 * 2
     assert memory.training_bytes(perceptron, (3,), training) == 4 * (kept + numbers * weights)
-    assert memory.training_bytes(perceptron, (3,), training, "bf16") == 2 * kept + (4 * numbers + 2) * weights
+    assert (
+        memory.training_bytes(perceptron, (3,), training, "bf16")
+        == 2 * kept + (4 * numbers + 2) * weights
+    )
 
 
 def test_meta_counts_what_real_tensors_count():
@@ -44,9 +51,17 @@ def test_the_papers_backbone_fits_a_card_of_8_gb():
     """Measured on a CPU with 4 films: resident memory grew by 2.72 GB, counted 2.63."""
     paper = profiles.paper()
     for name, low, high in (("float32", 5.0, 5.4), ("bf16", 2.6, 2.8)):
-        assert low < memory.training_bytes(Backbone, (1, 512, 512), paper.backbone_training, name) / 2**30 < high
+        assert (
+            low
+            < memory.training_bytes(Backbone, (1, 512, 512), paper.backbone_training, name) / 2**30
+            < high
+        )
     check = doctor.check_paper(None)
-    assert check.name == "paper" and "5.2 GB in float32" in check.value and "2.7 GB in bf16" in check.value
+    assert (
+        check.name == "paper"
+        and "5.2 GB in float32" in check.value
+        and "2.7 GB in bf16" in check.value
+    )
 
 
 def test_an_unknown_precision_is_refused():

@@ -1,4 +1,6 @@
-"""Metrics against scikit-learn, closed forms, ties worked by hand, slow pairwise sums and simulated coverage."""
+"""Metrics against scikit-learn, closed forms, ties worked by hand, slow pairwise sums and simulated
+coverage.
+"""
 
 import itertools
 import math
@@ -24,7 +26,12 @@ def sample(rng, n=60, signal=1.0, ties=False):
 
 def slow_delong(y, *scores):
     """DeLong 1988, equations 4-6: every pair of a positive and a negative."""
-    psi = np.array([[[1.0 if a > b else 0.5 if a == b else 0.0 for b in p[y == 0]] for a in p[y == 1]] for p in scores])
+    psi = np.array(
+        [
+            [[1.0 if a > b else 0.5 if a == b else 0.0 for b in p[y == 0]] for a in p[y == 1]]
+            for p in scores
+        ]
+    )
     theta = psi.mean((1, 2))
     s10, s01 = np.atleast_2d(np.cov(psi.mean(2))), np.atleast_2d(np.cov(psi.mean(1)))
     return theta, s10 / psi.shape[1] + s01 / psi.shape[2]
@@ -46,7 +53,8 @@ def test_delong_is_the_pairwise_sum(rng, ties):
 
 
 def test_ties_by_hand():
-    # positives 3, 2, 2; negatives 2, 1: pairs 1+1, .5+1, .5+1 of 6 -> 5/6; V10 = 1, .75, .75; V01 = 2/3, 1
+    # positives 3, 2, 2; negatives 2, 1: pairs 1+1, .5+1, .5+1 of 6 -> 5/6; V10 = 1, .75, .75; V01 =
+    # 2/3, 1
     y, p = [1, 1, 1, 0, 0], [3, 2, 2, 2, 1]
     assert metrics.auc(y, p) == pytest.approx(5 / 6)
     variance = metrics.delong(y, p)[1][0, 0]
@@ -96,7 +104,9 @@ def test_interval_covers_the_truth_in_95_of_100(rng):
     """Binormal scores whose AUC is known; 40 positives, 60 negatives."""
     truth, y = stats.norm.cdf(1.2 / math.sqrt(2)), np.r_[np.ones(40), np.zeros(60)]
     limits = np.array([metrics.auc_ci(y, rng.normal(size=100) + 1.2 * y)[1:] for _ in range(1500)])
-    assert np.mean((limits[:, 0] <= truth) & (truth <= limits[:, 1])) == pytest.approx(0.95, abs=0.02)
+    assert np.mean((limits[:, 0] <= truth) & (truth <= limits[:, 1])) == pytest.approx(
+        0.95, abs=0.02
+    )
 
 
 def clustered(rng, patients=50, films=4):
@@ -107,18 +117,34 @@ def clustered(rng, patients=50, films=4):
 
 
 def test_groups_widen_the_interval_to_the_truth(rng):
-    """Four near-copies of a film are one piece of evidence: with groups the interval covers, without it does not."""
+    """Four near-copies of a film are one piece of evidence: with groups the interval covers,
+    without it does not.
+    """
     truth = stats.norm.cdf(1.2 / math.sqrt(2 * 1.01))
     draws = [clustered(rng) for _ in range(600)]
-    covered = {name: np.mean([low <= truth <= high for _, low, high in (
-        metrics.auc_ci(y, p, groups=g if name == "groups" else None) for y, p, g in draws)]) for name in ("groups", "rows")}
+    covered = {
+        name: np.mean(
+            [
+                low <= truth <= high
+                for _, low, high in (
+                    metrics.auc_ci(y, p, groups=g if name == "groups" else None)
+                    for y, p, g in draws
+                )
+            ]
+        )
+        for name in ("groups", "rows")
+    }
     assert covered["groups"] > 0.92 and covered["rows"] < 0.75
     y, p, g = draws[0]
-    np.testing.assert_allclose(metrics.auc_ci(y, p, groups=g), metrics.auc_ci(y, p, "bootstrap", groups=g), atol=0.03)
+    np.testing.assert_allclose(
+        metrics.auc_ci(y, p, groups=g), metrics.auc_ci(y, p, "bootstrap", groups=g), atol=0.03
+    )
 
 
 def test_groups_with_both_labels_correlate(rng):
-    """A patient's sick and healthy films share an offset, which cancels in the AUC: the cross term narrows the interval."""
+    """A patient's sick and healthy films share an offset, which cancels in the AUC: the cross term
+    narrows the interval.
+    """
     areas, variances = [], []
     for _ in range(400):
         offset = np.repeat(rng.normal(size=30) * 2, 2)
@@ -141,8 +167,12 @@ def test_macro_auc_is_sklearns(rng):
     p /= p.sum(1, keepdims=True)
     assert metrics.macro_auc(y, p) == pytest.approx(sk.roc_auc_score(y, p, multi_class="ovr"))
     assert math.isnan(metrics.macro_auc(y[y < 2], p[y < 2]))
-    assert metrics.macro_auc(y[y < 2], p[y < 2], classes=[0]) == pytest.approx(metrics.auc(y[y < 2] == 0, p[y < 2][:, 0]))
-    assert metrics.macro_auc(np.r_[y, np.nan], np.r_[p, p[:1]]) == pytest.approx(metrics.macro_auc(y, p))
+    assert metrics.macro_auc(y[y < 2], p[y < 2], classes=[0]) == pytest.approx(
+        metrics.auc(y[y < 2] == 0, p[y < 2][:, 0])
+    )
+    assert metrics.macro_auc(np.r_[y, np.nan], np.r_[p, p[:1]]) == pytest.approx(
+        metrics.macro_auc(y, p)
+    )
 
 
 # operating point
@@ -156,21 +186,38 @@ def test_operating_point_is_the_best_of_a_scan(rng, ties, target):
         point = metrics.operating_point(y, p, target)
         best = max(t for t in p if (p[y == 1] >= t).mean() >= target - 1e-12)
         (tn, fp), (fn, tp) = sk.confusion_matrix(y, p >= best)
-        assert point == pytest.approx({"threshold": best, "sensitivity": tp / (tp + fn), "specificity": tn / (tn + fp),
-                                       "accuracy": (tp + tn) / len(y)})
+        assert point == pytest.approx(
+            {
+                "threshold": best,
+                "sensitivity": tp / (tp + fn),
+                "specificity": tn / (tn + fp),
+                "accuracy": (tp + tn) / len(y),
+            }
+        )
 
 
 def test_operating_point_counts_exactly():
     y, p = np.r_[np.ones(100), np.zeros(1)], np.r_[np.arange(100), -1]
-    assert metrics.operating_point(y, p, 0.07)["threshold"] == 93  # 0.07 * 100 > 7 in floating point
+    # 0.07 * 100 > 7 in floating point
+    assert metrics.operating_point(y, p, 0.07)["threshold"] == 93
     assert metrics.at_threshold([1, 1, 0, 0], [0.9, 0.2, 0.5, 0.1], 0.5) == {
-        "threshold": 0.5, "sensitivity": 0.5, "specificity": 0.5, "accuracy": 0.5}
+        "threshold": 0.5,
+        "sensitivity": 0.5,
+        "specificity": 0.5,
+        "accuracy": 0.5,
+    }
 
 
 def test_operating_point_without_a_class_is_nan():
-    assert all(math.isnan(v) for y in ([1, 1], [0, 0], [np.nan, np.nan]) for v in metrics.operating_point(y, [1, 2]).values())
+    assert all(
+        math.isnan(v)
+        for y in ([1, 1], [0, 0], [np.nan, np.nan])
+        for v in metrics.operating_point(y, [1, 2]).values()
+    )
     point = metrics.at_threshold([1, 1], [0.2, 0.9], 0.5)
-    assert (point["sensitivity"], point["accuracy"]) == (0.5, 0.5) and math.isnan(point["specificity"])
+    assert (point["sensitivity"], point["accuracy"]) == (0.5, 0.5) and math.isnan(
+        point["specificity"]
+    )
     assert all(math.isnan(v) for v in metrics.at_threshold([1, 0], [0.2, 0.9], math.nan).values())
     with pytest.raises(ValueError, match="sensitivity must be"):
         metrics.operating_point([0, 1], [1, 2], 80)
@@ -182,9 +229,14 @@ def test_operating_point_without_a_class_is_nan():
 def test_severity_metrics_are_sklearns(rng):
     y = rng.integers(0, 7, 50).astype(float)
     p = y + rng.normal(size=50)
-    assert metrics.severity_metrics(y, p) == pytest.approx({
-        "mse": sk.mean_squared_error(y, p), "mae": sk.mean_absolute_error(y, p), "cc": stats.pearsonr(y, p)[0],
-        "r2": sk.r2_score(y, p)})
+    assert metrics.severity_metrics(y, p) == pytest.approx(
+        {
+            "mse": sk.mean_squared_error(y, p),
+            "mae": sk.mean_absolute_error(y, p),
+            "cc": stats.pearsonr(y, p)[0],
+            "r2": sk.r2_score(y, p),
+        }
+    )
 
 
 def test_undefined_severity_metrics_are_nan():
@@ -198,13 +250,19 @@ def test_undefined_severity_metrics_are_nan():
 def test_quadratic_kappa_is_sklearns(rng):
     for _ in range(5):
         a, b = rng.integers(0, 4, 40), rng.integers(0, 4, 40)
-        assert metrics.quadratic_kappa(a, b) == pytest.approx(sk.cohen_kappa_score(a, b, weights="quadratic"))
-    assert metrics.quadratic_kappa([0, 1, 3], [0, 1, 3]) == 1 and math.isnan(metrics.quadratic_kappa([2, 2], [2, 2]))
+        assert metrics.quadratic_kappa(a, b) == pytest.approx(
+            sk.cohen_kappa_score(a, b, weights="quadratic")
+        )
+    assert metrics.quadratic_kappa([0, 1, 3], [0, 1, 3]) == 1 and math.isnan(
+        metrics.quadratic_kappa([2, 2], [2, 2])
+    )
 
 
 def test_bland_altman_by_hand():
     got = metrics.bland_altman([1, 2, 6], [0, 2, 4])  # differences 1, 0, 2
-    assert got == pytest.approx({"bias": 1, "sd": 1, "low": 1 - 1.959964, "high": 1 + 1.959964}, rel=1e-6)
+    assert got == pytest.approx(
+        {"bias": 1, "sd": 1, "low": 1 - 1.959964, "high": 1 + 1.959964}, rel=1e-6
+    )
 
 
 # calibration and use
@@ -248,9 +306,17 @@ def test_paired_delong_is_the_z_test_of_the_pairwise_sum(rng):
     theta, cov = slow_delong(y, a, b)
     sd = math.sqrt(cov[0, 0] + cov[1, 1] - 2 * cov[0, 1])
     got = metrics.delong_test(y, a, b)
-    assert got == pytest.approx({"auc_a": theta[0], "auc_b": theta[1], "difference": theta[0] - theta[1],
-                                 "low": theta[0] - theta[1] - 1.959964 * sd, "high": theta[0] - theta[1] + 1.959964 * sd,
-                                 "p_value": math.erfc(abs(theta[0] - theta[1]) / sd / math.sqrt(2))}, rel=1e-6)
+    assert got == pytest.approx(
+        {
+            "auc_a": theta[0],
+            "auc_b": theta[1],
+            "difference": theta[0] - theta[1],
+            "low": theta[0] - theta[1] - 1.959964 * sd,
+            "high": theta[0] - theta[1] + 1.959964 * sd,
+            "p_value": math.erfc(abs(theta[0] - theta[1]) / sd / math.sqrt(2)),
+        },
+        rel=1e-6,
+    )
     same = metrics.delong_test(y, a, 2 * a + 1)
     assert (same["difference"], same["p_value"]) == (0, 1)
     missing = metrics.delong_test([1, 1], [1, 2], [2, 1])
@@ -262,12 +328,19 @@ def test_paired_tests_keep_their_level(rng):
     p_values = []
     for _ in range(800):
         y, a = sample(rng, n=100, signal=0.0)
-        p_values.append(metrics.delong_test(y, a + y + rng.normal(size=100), a + y + rng.normal(size=100))["p_value"])
+        p_values.append(
+            metrics.delong_test(y, a + y + rng.normal(size=100), a + y + rng.normal(size=100))[
+                "p_value"
+            ]
+        )
     assert np.mean(np.array(p_values) < 0.05) == pytest.approx(0.05, abs=0.025)
 
 
 def slow_holm(p):
-    """Step down: adjusted p = the smallest level at which the hypothesis falls, found from the definition."""
+    """Step down: adjusted p = the smallest level at which the hypothesis falls, found from the
+    definition.
+    """
+
     def rejected(level):
         out = set()
         for rank, i in enumerate(sorted(range(len(p)), key=lambda i: p[i])):
@@ -275,7 +348,10 @@ def slow_holm(p):
                 break
             out.add(i)
         return out
-    levels = sorted({min(1.0, x * k) for x, k in itertools.product(p, range(1, len(p) + 1))} | {1.0})
+
+    levels = sorted(
+        {min(1.0, x * k) for x, k in itertools.product(p, range(1, len(p) + 1))} | {1.0}
+    )
     return [next((a for a in levels if i in rejected(a * (1 + 1e-12))), 1.0) for i in range(len(p))]
 
 

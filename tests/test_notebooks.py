@@ -1,4 +1,6 @@
-"""The committed lessons keep the rules of the kit, and the machinery that builds and runs lessons fails when it should."""
+"""The committed lessons keep the rules of the kit, and the machinery that builds and runs lessons
+fails when it should.
+"""
 
 import copy
 import json
@@ -30,7 +32,9 @@ def built(tmp_path_factory):
     """(notebook as `make notebooks` would commit it, the lesson it came from), of a made-up source."""
     folder = tmp_path_factory.mktemp("built")
     source = folder / "00_made_up.py"
-    noise = code("import sys\nprint('progress', file=sys.stderr)\nimport ipywidgets\nipywidgets.IntSlider()")
+    noise = code(
+        "import sys\nprint('progress', file=sys.stderr)\nimport ipywidgets\nipywidgets.IntSlider()"
+    )
     source.write_text(lesson(CHECKED, noise, SOLUTION, fill=11))
     builder.build(source, folder / "00_made_up.ipynb")
     return nbformat.read(folder / "00_made_up.ipynb", as_version=4), notebooks.read_lesson(source)
@@ -50,7 +54,11 @@ def test_a_built_lesson_holds_nothing_that_changes_from_run_to_run(pair):
     assert notebook.metadata == notebooks.METADATA
     assert [cell.id for cell in notebook.cells] == [str(i) for i in range(len(notebook.cells))]
     text = json.dumps(notebook)
-    assert "progress" not in text.replace("print('progress'", "") and builder.WIDGET not in text and builder.WIDGET_TEXT in text
+    assert (
+        "progress" not in text.replace("print('progress'", "")
+        and builder.WIDGET not in text
+        and builder.WIDGET_TEXT in text
+    )
     assert notebook.cells[2].outputs[0].text == "42\n" and notebook.cells[2].execution_count == 2
 
 
@@ -97,7 +105,9 @@ def not_executed(notebook, lesson):
 
 
 def failed(notebook, lesson):
-    notebook.cells[3].outputs = [nbformat.v4.new_output("error", ename="E", evalue="e", traceback=["tb"])]
+    notebook.cells[3].outputs = [
+        nbformat.v4.new_output("error", ename="E", evalue="e", traceback=["tb"])
+    ]
 
 
 def widget_state(notebook, lesson):
@@ -105,20 +115,36 @@ def widget_state(notebook, lesson):
 
 
 def machine_path(notebook, lesson):
-    notebook.cells[3].outputs = [nbformat.v4.new_output("stream", text="saved in /home/someone/artifacts")]
+    notebook.cells[3].outputs = [
+        nbformat.v4.new_output("stream", text="saved in /home/someone/artifacts")
+    ]
 
 
 def address(notebook, lesson):
-    notebook.cells[3].outputs = [nbformat.v4.new_output("execute_result", {"text/plain": "<Axes at 0x7f12ab34cd56>"})]
+    notebook.cells[3].outputs = [
+        nbformat.v4.new_output("execute_result", {"text/plain": "<Axes at 0x7f12ab34cd56>"})
+    ]
 
 
-@pytest.mark.parametrize("damage, rule", [
-    (without_outputs, "no outputs"), (stale, "differs from its source"), (untitled, "title"),
-    (no_parameters, "`parameters`"), (too_short, "14 code cells"), (long_cell, "30 lines"), (no_check, "no cell with # NBVAL"),
-    (silent_check, "check cell without"), (not_executed, "not executed"), (failed, "error"),
-    (widget_state, "metadata.widgets"), (machine_path, "path of this machine"),
-    (address, "memory address"),
-], ids=lambda value: getattr(value, "__name__", ""))
+@pytest.mark.parametrize(
+    "damage, rule",
+    [
+        (without_outputs, "no outputs"),
+        (stale, "differs from its source"),
+        (untitled, "title"),
+        (no_parameters, "`parameters`"),
+        (too_short, "14 code cells"),
+        (long_cell, "30 lines"),
+        (no_check, "no cell with # NBVAL"),
+        (silent_check, "check cell without"),
+        (not_executed, "not executed"),
+        (failed, "error"),
+        (widget_state, "metadata.widgets"),
+        (machine_path, "path of this machine"),
+        (address, "memory address"),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
 def test_each_broken_rule_is_seen(pair, damage, rule):
     damage(*pair)
     assert any(rule in problem for problem in builder.problems(*pair))
@@ -126,7 +152,13 @@ def test_each_broken_rule_is_seen(pair, damage, rule):
 
 def test_solutions_are_blank_in_the_lesson_and_whole_in_its_twin(tmp_path):
     source = tmp_path / "00_made_up.py"
-    source.write_text(lesson(SOLUTION, '# %% [markdown] tags=["solution"]\n# Because it is six times seven.\n', fill=1))
+    source.write_text(
+        lesson(
+            SOLUTION,
+            '# %% [markdown] tags=["solution"]\n# Because it is six times seven.\n',
+            fill=1,
+        )
+    )
     blank, solved = notebooks.read_lesson(source), notebooks.read_lesson(source, solved=True)
     assert blank.cells[2].source == "# Exercise 1: the answer to everything.\n# your solution"
     assert blank.cells[3].source == "*Your answer.*"
@@ -143,14 +175,31 @@ def test_build_refuses_a_lesson_that_breaks_a_rule_and_writes_nothing(tmp_path):
 
 
 def test_nbval_compares_the_checks_of_a_built_lesson(pair, tmp_path):
-    """End to end: the stripped notebook passes nbval as `make test` calls it, and a wrong stored output fails it."""
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(tmp_path), "--nbval-lax",
-               "--nbval-current-env", "--nbval-cell-timeout=60"]
+    """End to end: the stripped notebook passes nbval as `make test` calls it, and a wrong stored
+    output fails it.
+    """
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "--rootdir",
+        str(tmp_path),
+        "--nbval-lax",
+        "--nbval-current-env",
+        "--nbval-cell-timeout=60",
+    ]
     notebook, _ = pair
     nbformat.write(notebook, tmp_path / "right.ipynb")
     notebook.cells[2].outputs[0].text = "43\n"
     nbformat.write(notebook, tmp_path / "wrong.ipynb")
-    result = subprocess.run([*command, tmp_path / "right.ipynb", tmp_path / "wrong.ipynb"], capture_output=True, text=True)
+    result = subprocess.run(
+        [*command, tmp_path / "right.ipynb", tmp_path / "wrong.ipynb"],
+        capture_output=True,
+        text=True,
+    )
     assert result.returncode == 1 and "1 failed" in result.stdout, result.stdout
     assert "wrong.ipynb::Cell 1" in result.stdout and "right.ipynb::Cell" not in result.stdout
 
@@ -159,16 +208,24 @@ def run(source, tmp_path, parameters=None, seconds=60, force=False):
     """`notebooks.run` of percent text -> (record, ran, folder)."""
     path = tmp_path / "00_made_up.py"
     path.write_text(source)
-    return *notebooks.run(path, tmp_path / "runs", parameters or {"profile": "demo"}, seconds, force), tmp_path / "runs"
+    return *notebooks.run(
+        path, tmp_path / "runs", parameters or {"profile": "demo"}, seconds, force
+    ), tmp_path / "runs"
 
 
 def test_a_second_run_is_skipped_until_something_changes(tmp_path, monkeypatch):
     first, ran, folder = run(lesson(), tmp_path)
-    assert ran and first["seconds"] > 0 and first["peak_gb"] > 0.02 and first["provenance"]["commit"]
+    assert (
+        ran and first["seconds"] > 0 and first["peak_gb"] > 0.02 and first["provenance"]["commit"]
+    )
     again, ran, _ = run(lesson(), tmp_path)
     assert not ran and again == first
     # what decides is tested, not papermill once more
-    monkeypatch.setattr(notebooks, "execute", lambda notebook, path, given, seconds: (path.write_text("ran"), (1.0, 1))[1])
+    monkeypatch.setattr(
+        notebooks,
+        "execute",
+        lambda notebook, path, given, seconds: (path.write_text("ran"), (1.0, 1))[1],
+    )
     assert run(lesson(), tmp_path, force=True)[1], "--force"
     assert run(lesson(code("1")), tmp_path)[1], "another source"
     assert run(lesson(code("1")), tmp_path, {"profile": "mini"})[1], "another parameter"
@@ -198,15 +255,24 @@ def test_package_digest_sees_every_module(tmp_path, monkeypatch):
 
 
 def test_parameters_arrive(tmp_path):
-    _, _, folder = run(lesson(code("print(profile, out is None)")), tmp_path, {"profile": "mini", "mirror": "/unknown/here"})
+    _, _, folder = run(
+        lesson(code("print(profile, out is None)")),
+        tmp_path,
+        {"profile": "mini", "mirror": "/unknown/here"},
+    )
     text = nbformat.read(folder / "00_made_up.ipynb", as_version=4).cells[-1].outputs[0].text
-    assert text == "mini True\n", "the value is injected; what a lesson does not declare is left out"
+    assert text == "mini True\n", (
+        "the value is injected; what a lesson does not declare is left out"
+    )
 
 
-@pytest.mark.parametrize("cell, message", [
-    ("raise RuntimeError('no film')", "RuntimeError: no film"),
-    ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "DeadKernel"),
-])
+@pytest.mark.parametrize(
+    "cell, message",
+    [
+        ("raise RuntimeError('no film')", "RuntimeError: no film"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "DeadKernel"),
+    ],
+)
 def test_a_failed_lesson_is_kept_and_named_and_stale_results_go(tmp_path, cell, message):
     _, _, folder = run(lesson(), tmp_path)
     with pytest.raises(notebooks.LessonFailed, match=message) as caught:
@@ -235,7 +301,9 @@ def test_an_unknown_parameter_is_refused(tmp_path):
     notebook = tmp_path / "00_made_up.py"
     notebook.write_text(lesson())
     with pytest.raises(ValueError, match="no parameter profil; it declares"):
-        notebooks.execute(notebooks.read_lesson(notebook), tmp_path / "out.ipynb", {"profil": "demo"}, 60)
+        notebooks.execute(
+            notebooks.read_lesson(notebook), tmp_path / "out.ipynb", {"profil": "demo"}, 60
+        )
     with pytest.raises(ValueError, match="profil"):
         notebooks.reproduce({"profil": "demo"}, root=tmp_path)
     notebook.write_text(lesson(parameters='profile = "demo"\nout = None\nsteps = 5'))

@@ -17,17 +17,30 @@ def visits():
 
 def texts(figure):
     """All words of a figure."""
-    return " ".join(text.get_text() for text in figure.findobj(lambda artist: hasattr(artist, "get_text")))
+    return " ".join(
+        text.get_text() for text in figure.findobj(lambda artist: hasattr(artist, "get_text"))
+    )
 
 
 def test_figures_of_virtual_patients_say_synthetic(visits):
     images = [visit.image for visit in visits]
-    figures = [plots.plot_film(visits[0]), plots.plot_film(visits[0], truth=False), plots.plot_series(visits),
-               plots.plot_sheet([images], ["row"], ["a", "b", "c"], "sheet"), plots.plot_steps(images, ["a", "b", "c"], "steps"),
-               plots.plot_bars(["x"], [1.5], "bars", "unit")]
+    figures = [
+        plots.plot_film(visits[0]),
+        plots.plot_film(visits[0], truth=False),
+        plots.plot_series(visits),
+        plots.plot_sheet([images], ["row"], ["a", "b", "c"], "sheet"),
+        plots.plot_steps(images, ["a", "b", "c"], "steps"),
+        plots.plot_bars(["x"], [1.5], "bars", "unit"),
+    ]
     for figure in figures:
-        assert isinstance(figure, Figure) and "synthetic" in texts(figure) and plots.png(figure).startswith(PNG)
-    assert "real films" in texts(plots.plot_steps(images, ["a", "b", "c"], "steps", stamped="real films"))
+        assert (
+            isinstance(figure, Figure)
+            and "synthetic" in texts(figure)
+            and plots.png(figure).startswith(PNG)
+        )
+    assert "real films" in texts(
+        plots.plot_steps(images, ["a", "b", "c"], "steps", stamped="real films")
+    )
 
 
 def test_a_film_shows_its_truth(visits):
@@ -40,7 +53,9 @@ def test_zones_are_numbered_and_filled_where_involved():
     lungs[0, 6:42, 4:16] = lungs[1, 6:42, 24:36] = True
     zones = severity.zones_of_sides(*lungs)
     figure, axes = plots.grid(1, 1)
-    plots.show_zones(axes[0, 0], np.zeros((48, 40), np.uint8), zones, np.array([[0, 0], [1, 0], [0, 0]]))
+    plots.show_zones(
+        axes[0, 0], np.zeros((48, 40), np.uint8), zones, np.array([[0, 0], [1, 0], [0, 0]])
+    )
     assert sorted(text.get_text() for text in axes[0, 0].texts) == ["0"] * 5 + ["1"]
     tint = np.asarray(axes[0, 0].images[-1].get_array())
     assert np.array_equal(tint[..., 3] > 0, zones[1, 0])
@@ -51,28 +66,65 @@ def test_finding_maps_share_one_scale_and_outline_what_is_present():
     heat[1, 2, 1], heat[2] = 0.25, 1.0
     places = np.zeros((3, 32, 32), bool)
     places[1, 16:24, 8:16] = True
-    figure = maps.plot_findings(np.zeros((32, 32), np.uint8), heat, ["no finding", "edema", "opacity"], [0.1, 0.25, 0.9], places, "t")
+    figure = maps.plot_findings(
+        np.zeros((32, 32), np.uint8),
+        heat,
+        ["no finding", "edema", "opacity"],
+        [0.1, 0.25, 0.9],
+        places,
+        "t",
+    )
     panels = [axis for axis in figure.axes if axis.get_title()]
-    assert [axis.get_title() for axis in panels] == ["no finding: 0.10", "edema: 0.25", "opacity: 0.90"]
+    assert [axis.get_title() for axis in panels] == [
+        "no finding: 0.10",
+        "edema: 0.25",
+        "opacity: 0.90",
+    ]
     assert [axis.title.get_weight() == "bold" for axis in panels] == [False, True, False]
     drawn = [np.asarray(axis.images[-1].get_array()) for axis in panels]
-    assert drawn[0].max() == 0 and np.allclose(drawn[2], 1) and 0.1 < drawn[1].max() <= 0.25  # not stretched to its own maximum
-    assert np.unravel_index(drawn[1].argmax(), (32, 32)) in [(row, column) for row in range(16, 24) for column in range(8, 16)]
+    # not stretched to its own maximum
+    assert drawn[0].max() == 0 and np.allclose(drawn[2], 1) and 0.1 < drawn[1].max() <= 0.25
+    assert np.unravel_index(drawn[1].argmax(), (32, 32)) in [
+        (row, column) for row in range(16, 24) for column in range(8, 16)
+    ]
     outlines = [line for axis in panels for line in axis.lines]
-    assert len(outlines) == 1 and np.ptp(outlines[0].get_xdata()) == 7 and outlines[0].axes is panels[1]
-    unknown = maps.plot_findings(np.zeros((32, 32), np.uint8), heat, "abc", [0] * 3, None, "t", "real films")
-    assert "synthetic" in texts(figure) and "real films" in texts(unknown) and not any(axis.lines for axis in unknown.axes)
+    assert (
+        len(outlines) == 1
+        and np.ptp(outlines[0].get_xdata()) == 7
+        and outlines[0].axes is panels[1]
+    )
+    unknown = maps.plot_findings(
+        np.zeros((32, 32), np.uint8), heat, "abc", [0] * 3, None, "t", "real films"
+    )
+    assert (
+        "synthetic" in texts(figure)
+        and "real films" in texts(unknown)
+        and not any(axis.lines for axis in unknown.axes)
+    )
 
 
 def test_a_training_without_validation_has_one_curve():
-    figure = curves.plot_history({"backbone": [{"step": 1, "loss": 1.0}, {"step": 2, "loss": 0.5}]}, "t")
-    assert [axis.get_ylabel() for axis in figure.axes] == ["training loss"] and figure.axes[0].get_ylim()[0] == 0
+    figure = curves.plot_history(
+        {"backbone": [{"step": 1, "loss": 1.0}, {"step": 2, "loss": 0.5}]}, "t"
+    )
+    assert [axis.get_ylabel() for axis in figure.axes] == ["training loss"] and figure.axes[
+        0
+    ].get_ylim()[0] == 0
 
 
 def test_histograms_count_every_pixel():
-    figure = plots.plot_steps([np.full((8, 8), 255, np.uint8), np.arange(64, dtype=np.uint8).reshape(8, 8)], ["white", "ramp"], "t")
+    figure = plots.plot_steps(
+        [np.full((8, 8), 255, np.uint8), np.arange(64, dtype=np.uint8).reshape(8, 8)],
+        ["white", "ramp"],
+        "t",
+    )
     white, ramp = (np.array([bar.get_height() for bar in axis.patches]) for axis in figure.axes[2:])
-    assert white[-1] == 1 and white.sum() == 1 and np.allclose(ramp[:8], 1 / 8) and np.isclose(ramp.sum(), 1)
+    assert (
+        white[-1] == 1
+        and white.sum() == 1
+        and np.allclose(ramp[:8], 1 / 8)
+        and np.isclose(ramp.sum(), 1)
+    )
 
 
 def test_a_widget_follows_its_controls_and_remembers():

@@ -1,4 +1,6 @@
-"""One film in, everything out: against the path that training and testing take, hand-made files and planted faults."""
+"""One film in, everything out: against the path that training and testing take, hand-made files and
+planted faults.
+"""
 
 import shutil
 from dataclasses import replace
@@ -12,37 +14,70 @@ import ship_weights
 import torch
 from click.testing import CliRunner
 
-from cxrkit import NOTICE, audit, checkpoint, cli, cohort, diagnosis, inspection, lungs, predict, profiles, quantification
+from cxrkit import (
+    NOTICE,
+    audit,
+    checkpoint,
+    cli,
+    cohort,
+    diagnosis,
+    inspection,
+    lungs,
+    predict,
+    profiles,
+    quantification,
+)
 from cxrkit.artifacts import Store, read_json
 from cxrkit.profiles import Choices, Segmenter
 from cxrkit.schema import COLUMNS, DIAGNOSES, ZONES
 from tests.test_data import dicom
 
 SIZE = 64
-needs_inspector = pytest.mark.skipif(not predict.INSPECTOR.exists(), reason="no inspector.safetensors: run make inspector MIRROR=DIR")
+needs_inspector = pytest.mark.skipif(
+    not predict.INSPECTOR.exists(), reason="no inspector.safetensors: run make inspector MIRROR=DIR"
+)
 
 
-needs_shipped = pytest.mark.skipif(not (predict.SHIPPED / "research" / "segmenter.safetensors").exists(), reason="no shipped segmenter")
+needs_shipped = pytest.mark.skipif(
+    not (predict.SHIPPED / "research" / "segmenter.safetensors").exists(),
+    reason="no shipped segmenter",
+)
 
 
 def profile(**changes):
     """Models that are quick to make."""
-    return replace(profiles.demo(), image_size=SIZE,
-                   backbone=profiles.DenseNet(growth_rate=8, block_config=(2, 2, 2, 2), num_init_features=8, stem=1, stride=16),
-                   segmenter=Segmenter(size=32, widths=(8, 8), residual=True), transformer=profiles.ViT(embed_dim=32, depth=2, num_heads=2),
-                   **changes)
+    return replace(
+        profiles.demo(),
+        image_size=SIZE,
+        backbone=profiles.DenseNet(
+            growth_rate=8, block_config=(2, 2, 2, 2), num_init_features=8, stem=1, stride=16
+        ),
+        segmenter=Segmenter(size=32, widths=(8, 8), residual=True),
+        transformer=profiles.ViT(embed_dim=32, depth=2, num_heads=2),
+        **changes,
+    )
 
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
-    """Folder of random networks, shipped as `tools/ship_weights.py` does: in 16 bit, with profile and licence in the header."""
+    """Folder of random networks, shipped as `tools/ship_weights.py` does: in 16 bit, with profile
+    and licence in the header.
+    """
     folder = tmp_path_factory.mktemp("weights")
     for i, (stage, network) in enumerate(predict.NETWORKS.items()):
         torch.manual_seed(i)
-        state = {name: t + 0.1 * torch.randn_like(t) if t.is_floating_point() and "var" not in name else t
-                 for name, t in network(profile()).state_dict().items()}
-        checkpoint.save_tensors(folder / f"{stage}.safetensors", ship_weights.rounded(state), profile=profile().to_dict(),
-                                licence="made-up")
+        state = {
+            name: t + 0.1 * torch.randn_like(t)
+            if t.is_floating_point() and "var" not in name
+            else t
+            for name, t in network(profile()).state_dict().items()
+        }
+        checkpoint.save_tensors(
+            folder / f"{stage}.safetensors",
+            ship_weights.rounded(state),
+            profile=profile().to_dict(),
+            licence="made-up",
+        )
     return folder
 
 
@@ -53,28 +88,48 @@ def models(weights):
 
 @pytest.fixture(scope="module")
 def films(tmp_path_factory):
-    """Four virtual films as PNG, two of them cut so that they are not square -> DataFrame as a stage sees it."""
+    """Four virtual films as PNG, two of them cut so that they are not square -> DataFrame as a
+    stage sees it.
+    """
     folder, paths = tmp_path_factory.mktemp("films"), []
     for i, site in enumerate(list(cohort.SITES)[:4]):
         image = cohort.Hospital(site, n=1, size=128)[0].image
         paths.append(str(folder / f"film{i}.png"))
         cv2.imwrite(paths[-1], image[: 128 - 20 * (i % 2)])
-    return pd.DataFrame({"path": paths}).reindex(columns=list(COLUMNS)).assign(external=False, split="test")
+    return (
+        pd.DataFrame({"path": paths})
+        .reindex(columns=list(COLUMNS))
+        .assign(external=False, split="test")
+    )
 
 
 # the same path as in training
 
 
 def test_a_film_is_read_as_training_and_testing_read_it(models, films, tmp_path):
-    """`diagnosis.predict`, `lungs.predict` and `quantification` go through the image cache and batches; `predict` through one film."""
-    store, own, nets = Store(tmp_path), profile(), {name: part.network for name, part in models.parts.items()}
+    """`diagnosis.predict`, `lungs.predict` and `quantification` go through the image cache and
+    batches; `predict` through one film.
+    """
+    store, own, nets = (
+        Store(tmp_path),
+        profile(),
+        {name: part.network for name, part in models.parts.items()},
+    )
     masks = lungs.predict(nets["segmenter"], films, own, store)
     assert 0.02 < masks.mean() < 0.98, "random networks must draw something, or nothing is compared"
-    np.save(tmp_path / "masks.npy", quantification.predicted_lungs(nets["segmenter"], films, own, store))
-    scored = quantification.predict(nets["severity"], films.assign(lung_mask=[f"{tmp_path / 'masks.npy'}#{i}" for i in range(len(films))]),
-                                    own, store)
+    np.save(
+        tmp_path / "masks.npy", quantification.predicted_lungs(nets["segmenter"], films, own, store)
+    )
+    scored = quantification.predict(
+        nets["severity"],
+        films.assign(lung_mask=[f"{tmp_path / 'masks.npy'}#{i}" for i in range(len(films))]),
+        own,
+        store,
+    )
     for view in ("PA", "AP"):
-        want = diagnosis.predict(nets[f"diagnosis_{view.lower()}"], films, own, store)[diagnosis.PROBABILITIES].to_numpy()
+        want = diagnosis.predict(nets[f"diagnosis_{view.lower()}"], films, own, store)[
+            diagnosis.PROBABILITIES
+        ].to_numpy()
         assert np.ptp(want, axis=0).max() > 1e-3, "all films alike: nothing is compared"
         got = [predict.predict(path, models, view, maps=False) for path in films["path"]]
         np.testing.assert_allclose([list(one.probs.values()) for one in got], want, atol=1e-5)
@@ -84,18 +139,42 @@ def test_a_film_is_read_as_training_and_testing_read_it(models, films, tmp_path)
 
 
 def test_a_model_that_sees_nothing_but_lungs_is_shown_nothing_else(models, films, tmp_path):
-    """`audit.blacken` on the masks of the segmenter, as in training, against `predict`, which draws them itself."""
+    """`audit.blacken` on the masks of the segmenter, as in training, against `predict`, which draws
+    them itself.
+    """
     part, store = models.parts["diagnosis_pa"], Store(tmp_path)
-    np.save(tmp_path / "masks.npy", quantification.predicted_lungs(models.parts["segmenter"].network, films, profile(), store))
+    np.save(
+        tmp_path / "masks.npy",
+        quantification.predicted_lungs(models.parts["segmenter"].network, films, profile(), store),
+    )
     (tmp_path / "black").mkdir()
-    audit.blacken(tmp_path / "black", films.assign(lung_mask=[f"{tmp_path / 'masks.npy'}#{i}" for i in range(len(films))]))
+    audit.blacken(
+        tmp_path / "black",
+        films.assign(lung_mask=[f"{tmp_path / 'masks.npy'}#{i}" for i in range(len(films))]),
+    )
     black = films.assign(path=[str(tmp_path / "black" / f"{i}.png") for i in range(len(films))])
-    want = diagnosis.predict(part.network, black, profile(), store)[diagnosis.PROBABILITIES].to_numpy()
-    own = replace(part, profile=replace(part.profile, sources=replace(part.profile.sources, lungs_only=True)))
+    want = diagnosis.predict(part.network, black, profile(), store)[
+        diagnosis.PROBABILITIES
+    ].to_numpy()
+    own = replace(
+        part, profile=replace(part.profile, sources=replace(part.profile.sources, lungs_only=True))
+    )
     blind = replace(models, parts={**models.parts, "diagnosis_pa": own})
-    got = [list(predict.predict(path, blind, "PA", maps=False).probs.values()) for path in films["path"]]
+    got = [
+        list(predict.predict(path, blind, "PA", maps=False).probs.values())
+        for path in films["path"]
+    ]
     np.testing.assert_allclose(got, want, atol=1e-5)
-    assert np.abs(want - [list(predict.predict(path, models, "PA", maps=False).probs.values()) for path in films["path"]]).max() > 1e-3
+    assert (
+        np.abs(
+            want
+            - [
+                list(predict.predict(path, models, "PA", maps=False).probs.values())
+                for path in films["path"]
+            ]
+        ).max()
+        > 1e-3
+    )
 
 
 @pytest.mark.parametrize("resize", ["plain", "pad"])
@@ -114,7 +193,9 @@ def test_maps_have_the_size_of_the_film_and_keep_to_the_lungs(models, films):
     found = predict.predict(films["path"][1], models, "PA")
     assert set(found.maps) == {"lungs", "severity", *(f"saliency_{name}" for name in DIAGNOSES)}
     assert {values.shape for values in found.maps.values()} == {(108, 128)}
-    assert (found.maps["severity"][~found.maps["lungs"]] == 0).all() and 0 < found.maps["severity"].max() <= 1
+    assert (found.maps["severity"][~found.maps["lungs"]] == 0).all() and 0 < found.maps[
+        "severity"
+    ].max() <= 1
     heat = np.stack([found.maps[f"saliency_{name}"] for name in DIAGNOSES])
     assert heat.min() >= 0 and heat.max() == pytest.approx(1), "one scale for the three classes"
 
@@ -123,7 +204,8 @@ def test_arrays_work_as_paths_do(models, films):
     pixels = cv2.imread(films["path"][0], cv2.IMREAD_GRAYSCALE)
     a, b = predict.predict(pixels, models), predict.predict(films["path"][0], models)
     assert a.probs == b.probs and a.severity == b.severity and a.warnings == b.warnings
-    sixteen = predict.predict(pixels.astype(np.uint16) * 200, models)  # min-max scaled before equalising: nearly the same film
+    # min-max scaled before equalising: nearly the same film
+    sixteen = predict.predict(pixels.astype(np.uint16) * 200, models)
     assert sixteen.probs == pytest.approx(a.probs, abs=0.05)
 
 
@@ -136,16 +218,29 @@ def test_the_view_asked_for_then_the_tag_then_both(models, films, tmp_path):
     only = {view: predict.predict(tagged, models, view, maps=False) for view in ("PA", "AP")}
     assert only["PA"].probs != only["AP"].probs
     assert predict.predict(tagged, models, maps=False).probs == only["AP"].probs
-    blank = predict.predict(dicom(tmp_path / "b.dcm", pixels.astype(np.uint16) * 16), models, maps=False)
+    blank = predict.predict(
+        dicom(tmp_path / "b.dcm", pixels.astype(np.uint16) * 16), models, maps=False
+    )
     assert blank.view == "PA+AP" and "view unknown: mean of the PA and AP models" in blank.warnings
-    assert blank.probs == pytest.approx({k: (only["PA"].probs[k] + only["AP"].probs[k]) / 2 for k in DIAGNOSES})
-    side = predict.predict(dicom(tmp_path / "c.dcm", pixels.astype(np.uint16) * 16, ViewPosition="LL"), models, maps=False)
+    assert blank.probs == pytest.approx(
+        {k: (only["PA"].probs[k] + only["AP"].probs[k]) / 2 for k in DIAGNOSES}
+    )
+    side = predict.predict(
+        dicom(tmp_path / "c.dcm", pixels.astype(np.uint16) * 16, ViewPosition="LL"),
+        models,
+        maps=False,
+    )
     assert any("the file says view LL" in text for text in side.warnings) and side.view == "PA+AP"
 
 
 def test_a_view_without_a_model_is_said(models):
-    one = replace(models, parts={name: part for name, part in models.parts.items() if name != "diagnosis_ap"})
-    assert predict.views(one, "AP", None) == (["PA"], ("no model of AP films: the PA model was used",))
+    one = replace(
+        models, parts={name: part for name, part in models.parts.items() if name != "diagnosis_ap"}
+    )
+    assert predict.views(one, "AP", None) == (
+        ["PA"],
+        ("no model of AP films: the PA model was used",),
+    )
     assert predict.views(one, None, None) == (["PA"], ("view unknown: the PA model was used",))
     with pytest.raises(ValueError, match="unknown view 'lateral'; known: .'AP', 'PA'."):
         predict.predict(np.zeros((64, 64), np.uint8), models, "lateral")
@@ -156,7 +251,9 @@ def test_a_view_without_a_model_is_said(models):
 
 @pytest.fixture(scope="module")
 def folder(films, tmp_path_factory):
-    """A folder with two films of one stem, a truncated JPEG, an empty file, a text file and a hidden one."""
+    """A folder with two films of one stem, a truncated JPEG, an empty file, a text file and a
+    hidden one.
+    """
     folder = tmp_path_factory.mktemp("in")
     (folder / "sub").mkdir()
     shutil.copy(films["path"][0], folder / "film.png")
@@ -177,7 +274,11 @@ def test_a_broken_file_is_named_and_skipped_and_the_rest_is_read(folder, weights
     result = call(folder, "--out", tmp_path / "out", "--weights", weights, "--maps")
     assert result.exit_code == 1 and NOTICE in result.output and "made-up" in result.output
     assert "Traceback" not in result.output and not isinstance(result.exception, ValueError)
-    assert result.output.count("skipped") == 2 and "cut.jpg" in result.output and "empty.dcm: empty file" in result.output
+    assert (
+        result.output.count("skipped") == 2
+        and "cut.jpg" in result.output
+        and "empty.dcm: empty file" in result.output
+    )
     table = pd.read_csv(tmp_path / "out" / "predictions.csv")
     assert list(table) == ["path", "p_normal", "p_other", "p_covid", "severity", *ZONES, "warnings"]
     assert list(table["path"]) == [str(folder / "film.png"), str(folder / "sub" / "film.png")]
@@ -185,16 +286,30 @@ def test_a_broken_file_is_named_and_skipped_and_the_rest_is_read(folder, weights
     np.testing.assert_allclose(table[list(ZONES)].sum(axis=1), table["severity"], atol=4e-4)
     kinds = ("lungs", "severity", *(f"saliency_{name}" for name in DIAGNOSES))
     assert {p.name for p in (tmp_path / "out").iterdir()} == {
-        "predictions.csv", "about.txt", *(f"{stem}_{kind}.png" for stem in ("film", "film_2") for kind in kinds)}
+        "predictions.csv",
+        "about.txt",
+        *(f"{stem}_{kind}.png" for stem in ("film", "film_2") for kind in kinds),
+    }
     for stem, shape in (("film", (128, 128)), ("film_2", (108, 128))):
-        assert {cv2.imread(str(tmp_path / "out" / f"{stem}_{kind}.png"), cv2.IMREAD_UNCHANGED).shape for kind in kinds} == {shape}
+        assert {
+            cv2.imread(str(tmp_path / "out" / f"{stem}_{kind}.png"), cv2.IMREAD_UNCHANGED).shape
+            for kind in kinds
+        } == {shape}
     about = (tmp_path / "out" / "about.txt").read_text()
     assert NOTICE in about and about in result.output
-    assert "Learnt from virtual patients alone, so expect these to fail on real films: diagnosis_pa, diagnosis_ap, seg" in about
+    assert (
+        "Learnt from virtual patients alone, so expect these to fail on real films: diagnosis_pa, "
+        "diagnosis_ap, seg" in about
+    )
 
 
 def test_all_read_is_0_and_nothing_to_read_is_1(films, weights, tmp_path):
-    assert call(films["path"][0], "--view", "PA", "--out", tmp_path / "a", "--weights", weights).exit_code == 0
+    assert (
+        call(
+            films["path"][0], "--view", "PA", "--out", tmp_path / "a", "--weights", weights
+        ).exit_code
+        == 0
+    )
     (tmp_path / "void").mkdir()
     result = call(tmp_path / "void", "--out", tmp_path / "b", "--weights", weights)
     assert result.exit_code == 1 and "no film in" in result.output
@@ -202,9 +317,15 @@ def test_all_read_is_0_and_nothing_to_read_is_1(films, weights, tmp_path):
     assert result.exit_code == 1 and "no such file" in result.output
 
 
-def test_a_film_that_breaks_the_model_does_not_stop_the_others(films, models, tmp_path, monkeypatch):
+def test_a_film_that_breaks_the_model_does_not_stop_the_others(
+    films, models, tmp_path, monkeypatch
+):
     right = predict.predict
-    monkeypatch.setattr(predict, "predict", lambda path, *rest: 1 / 0 if path.stem == "film1" else right(path, *rest))
+    monkeypatch.setattr(
+        predict,
+        "predict",
+        lambda path, *rest: 1 / 0 if path.stem == "film1" else right(path, *rest),
+    )
     failures = predict.run(films["path"][:3], tmp_path, models, "PA", progress=False)
     assert failures == [f"skipped {films['path'][1]}: ZeroDivisionError: division by zero"]
     assert len(pd.read_csv(tmp_path / "predictions.csv")) == 2
@@ -217,8 +338,12 @@ def test_names_of_maps_never_meet():
 
 def test_identifiers_are_warned_of_and_not_repeated(films, models, tmp_path):
     pixels = cv2.imread(films["path"][0], cv2.IMREAD_GRAYSCALE).astype(np.uint16)
-    found = predict.predict(dicom(tmp_path / "a.dcm", pixels * 16, PatientName="Doe^Jane"), models, "PA", maps=False)
-    assert any("patient identifiers (PatientName)" in text for text in found.warnings) and "Doe" not in " ".join(found.warnings)
+    found = predict.predict(
+        dicom(tmp_path / "a.dcm", pixels * 16, PatientName="Doe^Jane"), models, "PA", maps=False
+    )
+    assert any(
+        "patient identifiers (PatientName)" in text for text in found.warnings
+    ) and "Doe" not in " ".join(found.warnings)
 
 
 # weights
@@ -226,7 +351,9 @@ def test_identifiers_are_warned_of_and_not_repeated(films, models, tmp_path):
 
 def test_weights_come_from_the_folder_then_the_store_then_the_kit(weights, tmp_path, monkeypatch):
     monkeypatch.setattr(predict, "SHIPPED", tmp_path / "shipped")
-    with pytest.raises(FileNotFoundError, match="no complete set of weights .* cxrkit reproduce --profile demo"):
+    with pytest.raises(
+        FileNotFoundError, match="no complete set of weights .* cxrkit reproduce --profile demo"
+    ):
         predict.load(profile(), Store(tmp_path / "empty"))
     (tmp_path / "shipped" / "open").mkdir(parents=True)
     for stage in predict.NETWORKS:
@@ -252,7 +379,9 @@ def test_a_shipped_file_carries_its_profile(weights):
 def test_rounding_halves_matrices_alone(weights):
     tensors, _ = checkpoint.load_tensors(weights / "severity.safetensors")
     assert {t.dtype for t in tensors.values() if t.ndim > 1} == {torch.float16}
-    assert torch.float16 not in {t.dtype for t in tensors.values() if t.ndim < 2}, "a running variance may be too small for 16 bit"
+    assert torch.float16 not in {t.dtype for t in tensors.values() if t.ndim < 2}, (
+        "a running variance may be too small for 16 bit"
+    )
 
 
 def cards():
@@ -262,30 +391,45 @@ def cards():
 @pytest.mark.skipif(not cards(), reason="no weights are shipped yet: run make weights")
 def test_shipped_weights_are_small_and_say_what_they_are():
     files = list(predict.SHIPPED.rglob("*.safetensors"))
-    assert max(path.stat().st_size for path in files) <= 6e6 and sum(path.stat().st_size for path in files) <= 20e6
+    assert (
+        max(path.stat().st_size for path in files) <= 6e6
+        and sum(path.stat().st_size for path in files) <= 20e6
+    )
     for card in cards():
         for stage, says in read_json(card)["models"].items():
             path = card.parent / says["file"]
             assert ship_weights.hashlib.sha256(path.read_bytes()).hexdigest() == says["sha256"]
             assert says["rounding"]["largest_change"] <= 0.01 and says["rounding"]["films"] >= 16
-            assert (set(says["films_of"]) <= ship_weights.OPEN) == (card.parent.name == "open"), stage
+            assert (set(says["films_of"]) <= ship_weights.OPEN) == (card.parent.name == "open"), (
+                stage
+            )
             assert says["groups_never_seen"] and says["metrics"] and says["recipe"]
         assert "Not a diagnostic device" in (card.parent / "LICENSE-NOTE.md").read_text()
     assert predict.enough(predict.in_folder(predict.SHIPPED))
 
 
 def test_what_a_stage_stands_on_taught_it_too():
-    """Severity that starts from the virtual hospitals; a film of Cohen in any of them makes the weights research only."""
+    """Severity that starts from the virtual hospitals; a film of Cohen in any of them makes the
+    weights research only.
+    """
     own = replace(profiles.mini(), quantifier=replace(profiles.mini().quantifier, virtual=True))
     stood = {(stage, p.name) for stage, p in ship_weights.ancestry(own, "severity")}
-    assert {("severity", "mini"), ("severity", "demo"), ("backbone", "mini"), ("segmenter", "mini"), ("backbone", "demo")} <= stood
+    assert {
+        ("severity", "mini"),
+        ("severity", "demo"),
+        ("backbone", "mini"),
+        ("segmenter", "mini"),
+        ("backbone", "demo"),
+    } <= stood
 
 
 # warnings
 
 
 def test_a_film_smaller_than_the_input_is_too_small():
-    assert inspection.too_small((100, 300), 128) == ["too small: 300x100 px, the models look at 128x128"]
+    assert inspection.too_small((100, 300), 128) == [
+        "too small: 300x100 px, the models look at 128x128"
+    ]
     assert inspection.too_small((128, 128), 128) == []
 
 
@@ -293,12 +437,20 @@ def lung_pair(left=True, scale=1.0):
     mask = np.zeros((64, 64), bool)
     mask[10:54, 6:28] = True
     if left:
-        mask[10:10 + int(44 * scale), 36:58] = True
+        mask[10 : 10 + int(44 * scale), 36:58] = True
     return mask
 
 
-@pytest.mark.parametrize("mask, word", [(lung_pair(), None), (lung_pair(False), "only one"), (lung_pair(scale=0.1), "far smaller"),
-                                        (np.zeros((64, 64), bool), "0% of the film"), (lung_pair() & (np.eye(64) > 0), "of the film")])
+@pytest.mark.parametrize(
+    "mask, word",
+    [
+        (lung_pair(), None),
+        (lung_pair(False), "only one"),
+        (lung_pair(scale=0.1), "far smaller"),
+        (np.zeros((64, 64), bool), "0% of the film"),
+        (lung_pair() & (np.eye(64) > 0), "of the film"),
+    ],
+)
 def test_lungs_are_a_pair(mask, word):
     found = inspection.lungs_missing(mask)
     assert (word is None and not found) or word in found[0]
@@ -307,7 +459,10 @@ def test_lungs_are_a_pair(mask, word):
 def test_doubt_agreement_and_contrast_by_hand():
     mask = np.zeros((128, 128), bool)
     mask[32:96, 32:64] = True  # 1/8 of the film
-    assert inspection.doubt(mask.astype(float), mask) == 0 and inspection.doubt(np.full((8, 8), 0.5), mask) == 8
+    assert (
+        inspection.doubt(mask.astype(float), mask) == 0
+        and inspection.doubt(np.full((8, 8), 0.5), mask) == 8
+    )
     assert inspection.doubt(np.full((8, 8), 0.9), mask) == pytest.approx(4 * 0.9 * 0.1 * 8)
     half = np.where(mask, 0.5, 0.0)
     assert inspection.agreement(mask, mask) == 1 and inspection.agreement(mask, ~mask) == 0
@@ -319,14 +474,20 @@ def test_doubt_agreement_and_contrast_by_hand():
     rng = np.random.default_rng(0)
     noise = rng.integers(0, 256, (128, 128)).astype(np.uint8)
     rows, columns = np.mgrid[:128, :128]
-    distance = np.maximum(np.maximum(32 - rows, rows - 95), np.maximum(32 - columns, columns - 63))  # px to the lung, its own way
+    # px to the lung, its own way
+    distance = np.maximum(np.maximum(32 - rows, rows - 95), np.maximum(32 - columns, columns - 63))
     ring = noise[(distance > 1) & (distance <= 6)].astype(int)
     pairs = ring[:, None] - noise[mask].astype(int)[None]
-    assert inspection.contrast(noise, mask) == pytest.approx(((pairs > 0) + 0.5 * (pairs == 0)).mean())
+    assert inspection.contrast(noise, mask) == pytest.approx(
+        ((pairs > 0) + 0.5 * (pairs == 0)).mean()
+    )
     assert np.isnan(inspection.contrast(film, np.zeros((128, 128), bool)))
 
 
-@pytest.mark.parametrize("fault, word", [("none", None), ("bright", "brighter"), ("doubt", "in doubt"), ("mirror", "mirror image")])
+@pytest.mark.parametrize(
+    "fault, word",
+    [("none", None), ("bright", "brighter"), ("doubt", "in doubt"), ("mirror", "mirror image")],
+)
 def test_lungs_must_be_dark_sure_and_the_same_in_the_mirror(fault, word):
     mask = lung_pair()
     film, probs = np.where(mask, 60, 160).astype(np.uint8), np.stack([mask, mask]).astype(float)
@@ -343,15 +504,26 @@ def test_lungs_must_be_dark_sure_and_the_same_in_the_mirror(fault, word):
 @needs_shipped
 def test_the_shipped_segmenter_finds_lungs_in_films_and_none_in_other_pictures():
     """Films that no training drew, and planted failures; rates on real films: docs/predict.md."""
-    part, rng = predict.load(profiles.mini(), weights=predict.SHIPPED).parts["segmenter"], np.random.default_rng(0)
+    part, rng = (
+        predict.load(profiles.mini(), weights=predict.SHIPPED).parts["segmenter"],
+        np.random.default_rng(0),
+    )
 
     def said(grey):
         mask, probs = predict.drawn_lungs(grey, part)
         return bool(inspection.lungs_missing(mask, grey, probs))
 
-    films = [patient.image for site in cohort.SITES for patient in (cohort.Hospital(site, seed=77, n=3)[i] for i in range(3))]
+    films = [
+        patient.image
+        for site in cohort.SITES
+        for patient in (cohort.Hospital(site, seed=77, n=3)[i] for i in range(3))
+    ]
     assert np.mean([said(film) for film in films]) <= 0.15
-    for kind, draw in {**judge_lungs.fit_inspector.NEW, "hand": judge_lungs.hand, "gradient": judge_lungs.gradient}.items():
+    for kind, draw in {
+        **judge_lungs.fit_inspector.NEW,
+        "hand": judge_lungs.hand,
+        "gradient": judge_lungs.gradient,
+    }.items():
         assert np.mean([said(draw(rng)) for _ in range(8)]) >= 0.6, kind
     turned = [np.ascontiguousarray(np.rot90(film)) for film in films]
     assert np.mean([said(film) for film in turned]) >= 0.7
@@ -359,13 +531,23 @@ def test_the_shipped_segmenter_finds_lungs_in_films_and_none_in_other_pictures()
 
 @needs_inspector
 def test_a_film_that_passes_the_inspector_is_asked_for_its_lungs(models, films, monkeypatch):
-    """The whole way through `predict`, with an inspector that never objects: the random segmenter finds no lungs, and it is said."""
-    lenient = replace(models, inspection=replace(models.inspection, thresholds=dict.fromkeys(inspection.FAULTS, 2.0)))
-    mask, sure = predict.drawn_lungs(cv2.imread(films["path"][0], cv2.IMREAD_GRAYSCALE), models.parts["segmenter"])
+    """The whole way through `predict`, with an inspector that never objects: the random segmenter
+    finds no lungs, and it is said.
+    """
+    lenient = replace(
+        models,
+        inspection=replace(models.inspection, thresholds=dict.fromkeys(inspection.FAULTS, 2.0)),
+    )
+    mask, sure = predict.drawn_lungs(
+        cv2.imread(films["path"][0], cv2.IMREAD_GRAYSCALE), models.parts["segmenter"]
+    )
     want = inspection.lungs_missing(mask, cv2.imread(films["path"][0], cv2.IMREAD_GRAYSCALE), sure)
     assert want and want[0] in predict.predict(films["path"][0], lenient, "PA", maps=False).warnings
     monkeypatch.setattr(inspection, "lungs_missing", lambda *of: [])
-    assert not any("lungs not found" in text for text in predict.predict(films["path"][0], lenient, "PA", maps=False).warnings)
+    assert not any(
+        "lungs not found" in text
+        for text in predict.predict(films["path"][0], lenient, "PA", maps=False).warnings
+    )
 
 
 def test_painted_over_means_that_nothing_of_the_lungs_is_left():
@@ -373,7 +555,9 @@ def test_painted_over_means_that_nothing_of_the_lungs_is_left():
     lungs[30:90, 20:50], grey[30:90, 20:50] = True, 10
     painted = judge_lungs.blank(grey, lungs, np.random.default_rng(0))
     assert abs(float(painted[lungs].mean()) - 150) < 10 and painted[5, 100] == 150
-    assert judge_lungs.half(lungs)[:, 60:].sum() == 0 and judge_lungs.half(lungs).sum() == lungs.sum()
+    assert (
+        judge_lungs.half(lungs)[:, 60:].sum() == 0 and judge_lungs.half(lungs).sum() == lungs.sum()
+    )
     assert judge_lungs.window(grey, np.random.default_rng(1)).shape == (42, 42)
 
 
@@ -385,21 +569,38 @@ def test_a_measure_outside_its_range_is_named():
     wide = dict.fromkeys(measured, (0, 10))
     assert inspection.out_of_range(grey, wide) == []
     assert inspection.out_of_range(grey, {**wide, "aspect": (0.7, 1.4)}) == [
-        "out of the training range: width over height 2, trained on 0.7 to 1.4"]
+        "out of the training range: width over height 2, trained on 0.7 to 1.4"
+    ]
 
 
 @needs_inspector
 def test_the_inspector_sees_planted_faults_and_leaves_sound_films_alone():
-    """Virtual patients that no training drew (another seed): spoiled in a known way, each warning comes; as they are, hardly one."""
+    """Virtual patients that no training drew (another seed): spoiled in a known way, each warning
+    comes; as they are, hardly one.
+    """
     look, rng = inspection.load(predict.INSPECTOR), np.random.default_rng(0)
-    films = [patient.image for site in cohort.SITES for patient in (cohort.Hospital(site, seed=77, n=4)[i] for i in range(4))]
+    films = [
+        patient.image
+        for site in cohort.SITES
+        for patient in (cohort.Hospital(site, seed=77, n=4)[i] for i in range(4))
+    ]
     assert np.mean([bool(look.faults(film)) for film in films]) <= 0.1
-    spoil = {"inverted": lambda film: 255 - film, "turned": np.rot90, "flipped": lambda film: film[:, ::-1],
-             "not_frontal": lambda film: rng.integers(0, 256, film.shape, np.uint8)}
+    spoil = {
+        "inverted": lambda film: 255 - film,
+        "turned": np.rot90,
+        "flipped": lambda film: film[:, ::-1],
+        "not_frontal": lambda film: rng.integers(0, 256, film.shape, np.uint8),
+    }
     for name, how in spoil.items():
-        hits = [inspection.FAULTS[name] in look.faults(np.ascontiguousarray(how(film))) for film in films]
+        hits = [
+            inspection.FAULTS[name] in look.faults(np.ascontiguousarray(how(film)))
+            for film in films
+        ]
         assert np.mean(hits) >= 0.8, name
-    assert look.warnings(rng.integers(0, 256, (300, 300), np.uint8), lung_pair(), 128)[0] == inspection.FAULTS["not_frontal"]
+    assert (
+        look.warnings(rng.integers(0, 256, (300, 300), np.uint8), lung_pair(), 128)[0]
+        == inspection.FAULTS["not_frontal"]
+    )
 
 
 @needs_inspector
@@ -408,4 +609,12 @@ def test_real_films_that_were_never_seen_are_mostly_left_alone(mirror):
     files = sorted((mirror / "cohen" / "images").iterdir())[::12]
     films = [predict.load_image(path).pixels for path in files]
     assert np.mean([bool(look.faults(film)) for film in films]) <= 0.25
-    assert np.mean([inspection.FAULTS["inverted"] in look.faults(np.subtract(film.max(), film)) for film in films]) >= 0.9
+    assert (
+        np.mean(
+            [
+                inspection.FAULTS["inverted"] in look.faults(np.subtract(film.max(), film))
+                for film in films
+            ]
+        )
+        >= 0.9
+    )

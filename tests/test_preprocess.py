@@ -1,4 +1,6 @@
-"""Preprocessing against slow oracles, and the claims the specification makes about order and padding."""
+"""Preprocessing against slow oracles, and the claims the specification makes about order and
+padding.
+"""
 
 import re
 
@@ -13,13 +15,17 @@ from cxrkit.choices import OPEN_CHOICES, Choices
 def film():
     """A smooth made-up film, uint8 (300, 240)."""
     rng = np.random.default_rng(3)
-    waves = sum(np.outer(np.sin(np.linspace(0, f, 300) + rng.uniform(0, 6)), np.cos(np.linspace(0, g, 240))) for f, g in
-                [(3, 2), (7, 5), (20, 31)])
+    waves = sum(
+        np.outer(np.sin(np.linspace(0, f, 300) + rng.uniform(0, 6)), np.cos(np.linspace(0, g, 240)))
+        for f, g in [(3, 2), (7, 5), (20, 31)]
+    )
     return np.uint8(np.clip(110 + 25 * waves + rng.normal(0, 3, (300, 240)), 0, 255))
 
 
 def slow_equalize(image):
-    """Every grey value becomes the share of darker-or-equal pixels, stretched so that the darkest present is 0."""
+    """Every grey value becomes the share of darker-or-equal pixels, stretched so that the darkest
+    present is 0.
+    """
     values = sorted(set(image.ravel().tolist()))
     counts = [int((image == v).sum()) for v in values]
     table, seen = {}, 0
@@ -32,14 +38,19 @@ def slow_equalize(image):
 def test_equalize_is_the_cumulative_histogram(film):
     assert np.abs(preprocess.equalize(film).astype(int) - slow_equalize(film)).max() <= 1
     flat = preprocess.equalize(film)
-    assert [abs(int(q) - p * 255) <= 8 for p, q in zip((0.25, 0.5, 0.75), np.quantile(flat, [0.25, 0.5, 0.75]))] == [True] * 3
+    assert [
+        abs(int(q) - p * 255) <= 8
+        for p, q in zip((0.25, 0.5, 0.75), np.quantile(flat, [0.25, 0.5, 0.75]))
+    ] == [True] * 3
 
 
 def test_uint16_is_scaled_by_its_own_range(film):
     deep = film.astype(np.uint16) * 10 + 5000
     wanted = np.rint((film - film.min()) * (255 / (film.max() - film.min()).astype(float)))
     np.testing.assert_array_equal(preprocess.to_uint8(deep), wanted)
-    np.testing.assert_array_equal(preprocess.equalize(deep), preprocess.equalize(preprocess.to_uint8(deep)))
+    np.testing.assert_array_equal(
+        preprocess.equalize(deep), preprocess.equalize(preprocess.to_uint8(deep))
+    )
     assert preprocess.to_uint8(film) is film
 
 
@@ -51,7 +62,8 @@ def test_blur_is_1_2_1():
     np.testing.assert_array_equal(preprocess.blur(image), wanted)
     edge = np.zeros((5, 5), np.uint8)
     edge[0] = 160
-    assert preprocess.blur(edge)[:2, 2].tolist() == [80, 40]  # mirrored without the edge row: (2 * 160 + 0 + 0) / 4
+    # mirrored without the edge row: (2 * 160 + 0 + 0) / 4
+    assert preprocess.blur(edge)[:2, 2].tolist() == [80, 40]
 
 
 def test_resize_plain_is_the_area_average():
@@ -70,7 +82,9 @@ def test_resize_pad_keeps_the_aspect():
     assert (preprocess.preprocess(noise, 64, Choices.author())[:, 32:] == 0).all()
 
 
-@pytest.mark.parametrize("how, low, high", [("fixed", -2, 127 / 64), ("imagenet", -0.449 / 0.226, 0.551 / 0.226)])
+@pytest.mark.parametrize(
+    "how, low, high", [("fixed", -2, 127 / 64), ("imagenet", -0.449 / 0.226, 0.551 / 0.226)]
+)
 def test_normalize(how, low, high):
     found = preprocess.normalize(np.array([[0, 255]], np.uint8), how)
     assert found.dtype == np.float32
@@ -84,8 +98,11 @@ def test_normalize_zscore(film):
 
 
 def test_normalising_before_resizing_gives_the_same_to_half_a_grey_level(film):
-    """The text's order is equalise, blur, normalise, resize; normalisation is affine, so only uint8 rounding differs."""
+    """The text's order is equalise, blur, normalise, resize; normalisation is affine, so only uint8
+    rounding differs.
+    """
     import cv2
+
     blurred = preprocess.blur(preprocess.equalize(film))
     text = cv2.resize(preprocess.normalize(blurred), (128, 128), interpolation=cv2.INTER_AREA)
     ours = preprocess.preprocess(film, 128)
@@ -93,7 +110,9 @@ def test_normalising_before_resizing_gives_the_same_to_half_a_grey_level(film):
 
 
 def test_resizing_first_is_another_image(film):
-    a, b = (preprocess.preprocess(film, 64, Choices(order=order)) for order in OPEN_CHOICES["order"][1])
+    a, b = (
+        preprocess.preprocess(film, 64, Choices(order=order)) for order in OPEN_CHOICES["order"][1]
+    )
     assert 1 < np.abs(a - b).max() * 64 and np.corrcoef(a.ravel(), b.ravel())[0, 1] > 0.95
 
 
@@ -102,8 +121,15 @@ def test_resizing_first_is_another_image(film):
 @pytest.mark.parametrize("order", list(OPEN_CHOICES["order"][1]))
 @pytest.mark.parametrize("normalize", list(OPEN_CHOICES["normalize"][1]))
 def test_every_choice_gives_a_square_of_floats(film, dtype, resize, order, normalize):
-    found = preprocess.preprocess(film.astype(dtype) * dtype(1), 96, Choices(resize=resize, order=order, normalize=normalize))
-    assert found.shape == (96, 96) and found.dtype == np.float32 and np.isfinite(found).all() and found.std() > 0
+    found = preprocess.preprocess(
+        film.astype(dtype) * dtype(1), 96, Choices(resize=resize, order=order, normalize=normalize)
+    )
+    assert (
+        found.shape == (96, 96)
+        and found.dtype == np.float32
+        and np.isfinite(found).all()
+        and found.std() > 0
+    )
 
 
 def test_default_size_and_an_enlarged_film(film):
@@ -111,8 +137,14 @@ def test_default_size_and_an_enlarged_film(film):
     assert preprocess.preprocess(film[:64, :64], 200, Choices(resize="pad")).shape == (200, 200)
 
 
-@pytest.mark.parametrize("bad, message", [
-    (np.zeros((3, 8, 8), np.uint8), "uint8 (3, 8, 8)"), (np.zeros((8, 8)), "float64 (8, 8)"), ("film.png", "<class 'str'>")])
+@pytest.mark.parametrize(
+    "bad, message",
+    [
+        (np.zeros((3, 8, 8), np.uint8), "uint8 (3, 8, 8)"),
+        (np.zeros((8, 8)), "float64 (8, 8)"),
+        ("film.png", "<class 'str'>"),
+    ],
+)
 def test_wrong_input_says_what_to_do(bad, message):
     with pytest.raises(ValueError, match=re.escape(f"got {message}")):
         preprocess.preprocess(bad)
@@ -121,7 +153,10 @@ def test_wrong_input_says_what_to_do(bad, message):
 def test_unknown_names_list_the_known_ones(film):
     with pytest.raises(ValueError, match=r"unknown resize 'stretch'; known: \['pad', 'plain'\]"):
         preprocess.resize(film, 64, "stretch")
-    with pytest.raises(ValueError, match=r"unknown normalisation 'max'; known: \['fixed', 'imagenet', 'signed', 'zscore'\]"):
+    with pytest.raises(
+        ValueError,
+        match=r"unknown normalisation 'max'; known: \['fixed', 'imagenet', 'signed', 'zscore'\]",
+    ):
         preprocess.normalize(film, "max")
 
 

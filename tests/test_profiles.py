@@ -1,4 +1,6 @@
-"""Profiles and Choices: frozen values, defaults that a reader can look up, ablations that change one thing."""
+"""Profiles and Choices: frozen values, defaults that a reader can look up, ablations that change
+one thing.
+"""
 
 import dataclasses
 import json
@@ -10,11 +12,27 @@ from cxrkit.choices import Choices
 
 # SPEC 2.1, the bold values, written out by hand.
 DEFAULTS = {
-    "brixia_threshold": 1, "array_columns": "patient_right", "zone_height": "joint", "zone_origin": "lungs",
-    "lung_sides": "components", "map_scale": 16, "sigmoid": "before_mask", "severity_loss": "mse", "severity_score": "soft",
-    "class_head": "softmax", "mlp_dim": 3072, "weighted_maps": "channels", "lr_decay": "epochs_10_15", "uncertain": "mixed",
-    "resize": "plain", "augmentation": "affine", "order": "equalize_first", "threshold_from": "validation", "views": "known",
-    "normalize": "fixed", "severity_start": "classifier",
+    "brixia_threshold": 1,
+    "array_columns": "patient_right",
+    "zone_height": "joint",
+    "zone_origin": "lungs",
+    "lung_sides": "components",
+    "map_scale": 16,
+    "sigmoid": "before_mask",
+    "severity_loss": "mse",
+    "severity_score": "soft",
+    "class_head": "softmax",
+    "mlp_dim": 3072,
+    "weighted_maps": "channels",
+    "lr_decay": "epochs_10_15",
+    "uncertain": "mixed",
+    "resize": "plain",
+    "augmentation": "affine",
+    "order": "equalize_first",
+    "threshold_from": "validation",
+    "views": "known",
+    "normalize": "fixed",
+    "severity_start": "classifier",
 }
 
 
@@ -29,7 +47,9 @@ def test_every_choice_is_explained():
 
 
 def test_an_unknown_value_is_refused_with_the_known_ones():
-    with pytest.raises(ValueError, match=r"zone_origin .* = 'top'; known values: \['lungs', 'row0'\]"):
+    with pytest.raises(
+        ValueError, match=r"zone_origin .* = 'top'; known values: \['lungs', 'row0'\]"
+    ):
         Choices(zone_origin="top")
     with pytest.raises(ValueError):
         dataclasses.replace(Choices(), mlp_dim=1000)
@@ -37,9 +57,19 @@ def test_an_unknown_value_is_refused_with_the_known_ones():
 
 def test_presets_differ_from_the_defaults_where_the_paper_or_the_code_does():
     def changed(choices):
-        return {name: value for name, value in dataclasses.asdict(choices).items() if value != DEFAULTS[name]}
+        return {
+            name: value
+            for name, value in dataclasses.asdict(choices).items()
+            if value != DEFAULTS[name]
+        }
+
     assert changed(Choices.text()) == {"threshold_from": "test", "lr_decay": "two_thirds"}
-    assert changed(Choices.author()) == {"zone_origin": "row0", "class_head": "binary", "mlp_dim": 2048, "resize": "pad"}
+    assert changed(Choices.author()) == {
+        "zone_origin": "row0",
+        "class_head": "binary",
+        "mlp_dim": 2048,
+        "resize": "pad",
+    }
 
 
 @pytest.mark.parametrize("name", profiles.PROFILES)
@@ -48,7 +78,8 @@ def test_a_profile_is_frozen_complete_and_json(name):
     assert profile.name == name and profile.manifests and profile.lesson_minutes > 0
     with pytest.raises(dataclasses.FrozenInstanceError):
         profile.seed = 1
-    own = {"augmentation": "shift"} if name == "demo" else {}  # a hundred seconds of training: no film is resampled
+    # a hundred seconds of training: no film is resampled
+    own = {"augmentation": "shift"} if name == "demo" else {}
     assert json.loads(json.dumps(profile.to_dict()))["choices"] == DEFAULTS | own
 
 
@@ -64,16 +95,31 @@ def test_an_unknown_profile_is_refused():
 def test_a_name_may_leave_datasets_out_and_ask_for_a_dry_run():
     paper = profiles.paper()
     name = "paper-local-brixia"
-    assert profiles.get(name) == dataclasses.replace(paper, name=name, manifests=(
-        "chexpert", "bimcv_covid19", "nih_chestxray14", "cohen_full"))
+    assert profiles.get(name) == dataclasses.replace(
+        paper, name=name, manifests=("chexpert", "bimcv_covid19", "nih_chestxray14", "cohen_full")
+    )
     dry = profiles.get("paper+dry-local")
     assert dry.name == "paper+dry-local" and "local" not in dry.manifests
     for name, training in vars(paper).items():
         if isinstance(training, profiles.Training):
             short = getattr(dry, name)
-            assert (short.steps, short.batch * short.accumulate) == (2, training.batch)  # the batch is whole
-            assert dataclasses.replace(short, steps=training.steps, batch=training.batch, accumulate=1, warmup=training.warmup) == training
-    assert (dry.court_films, dry.court_parts, dry.films) == (2, 2, 3) and (paper.court_films, paper.court_parts, paper.films) == (48, 0, 0)
+            # the batch is whole
+            assert (short.steps, short.batch * short.accumulate) == (2, training.batch)
+            assert (
+                dataclasses.replace(
+                    short,
+                    steps=training.steps,
+                    batch=training.batch,
+                    accumulate=1,
+                    warmup=training.warmup,
+                )
+                == training
+            )
+    assert (dry.court_films, dry.court_parts, dry.films) == (2, 2, 3) and (
+        paper.court_films,
+        paper.court_parts,
+        paper.films,
+    ) == (48, 0, 0)
     assert profiles.get("mini+dry").films == 0, "no fold without films"
     for same in ("image_size", "backbone", "segmenter", "transformer", "choices", "external"):
         assert getattr(dry, same) == getattr(paper, same)
@@ -83,13 +129,20 @@ def test_a_name_may_leave_datasets_out_and_ask_for_a_dry_run():
 
 
 def test_results_of_few_films_have_a_name_of_their_own_and_those_of_all_keep_theirs():
-    """Every stage that reads a table of the profile knows of profile.films, and says nothing of it where all are taken."""
+    """Every stage that reads a table of the profile knows of profile.films, and says nothing of it
+    where all are taken.
+    """
     for name in profiles.PROFILES:
         whole = profiles.get(name)
         few = dataclasses.replace(whole, films=3)
         for stage in dependencies.DEPENDS:
-            said, short = (json.dumps(dependencies.settings(profile, stage)) for profile in (whole, few))
-            assert '"films": 3' not in said and (short == said) == (stage in ("cohort", "dial")), (name, stage)
+            said, short = (
+                json.dumps(dependencies.settings(profile, stage)) for profile in (whole, few)
+            )
+            assert '"films": 3' not in said and (short == said) == (stage in ("cohort", "dial")), (
+                name,
+                stage,
+            )
             assert stage in ("cohort", "dial") or short.replace('"films": 3, ', "") == said
 
 
@@ -101,4 +154,9 @@ def test_each_ablation_changes_one_choice():
         name, _, value = label.partition("=")
         before = getattr(demo.choices, name)
         assert str(getattr(profile.choices, name)) == value != str(before)
-        assert dataclasses.replace(profile, choices=dataclasses.replace(profile.choices, **{name: before})) == demo
+        assert (
+            dataclasses.replace(
+                profile, choices=dataclasses.replace(profile.choices, **{name: before})
+            )
+            == demo
+        )

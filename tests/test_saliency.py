@@ -1,4 +1,6 @@
-"""Relevance against the formulas of Chefer et al. written out for one image, and its rivals against closed forms."""
+"""Relevance against the formulas of Chefer et al. written out for one image, and its rivals against
+closed forms.
+"""
 
 import math
 
@@ -13,7 +15,9 @@ TINY = {"in_channels": 5, "grid": (2, 3), "embed_dim": 8, "depth": 3, "num_heads
 
 
 def tiny(seed=0, std=0.4, batch=4, **changes):
-    """A model with weights large enough that no part of it is idle, and a corpus without negative values, as ReLU leaves it."""
+    """A model with weights large enough that no part of it is idle, and a corpus without negative
+    values, as ReLU leaves it.
+    """
     torch.manual_seed(seed)
     model = CorpusViT(**TINY | changes).double().eval()
     for p in model.parameters():
@@ -21,11 +25,14 @@ def tiny(seed=0, std=0.4, batch=4, **changes):
     return model, torch.rand(batch, model.in_channels, *model.grid, dtype=torch.float64)
 
 
-# One image by the book: no hooks, no batch, one head after another, and every rule of SPEC 2.3 as it stands there.
+# One image by the book: no hooks, no batch, one head after another, and every rule of SPEC 2.3 as
+# it stands there.
 
 
 def sd(a, b):
-    return torch.where(b == 0, torch.zeros_like(b), a / torch.where(b == 0, torch.ones_like(b), b + 1e-9))
+    return torch.where(
+        b == 0, torch.zeros_like(b), a / torch.where(b == 0, torch.ones_like(b), b + 1e-9)
+    )
 
 
 def slow_linear(x, weight, R):
@@ -34,7 +41,7 @@ def slow_linear(x, weight, R):
     xp, xm, wp, wm = x.clamp(min=0), x.clamp(max=0), weight.clamp(min=0), weight.clamp(max=0)
     for o in range(len(weight)):
         z = (xp * wp[o] + xm * wm[o]).sum(-1, keepdim=True)
-        out += (xp * wp[o] + xm * wm[o]) * sd(R[:, o:o + 1], z)
+        out += (xp * wp[o] + xm * wm[o]) * sd(R[:, o : o + 1], z)
     return out
 
 
@@ -52,12 +59,21 @@ def slow_clone(x, R1, R2):
 
 
 def slow_forward(model, features):
-    """Tokens before each block and what happens inside, for one image (C, h, w); attention matrices are leaves of the graph."""
+    """Tokens before each block and what happens inside, for one image (C, h, w); attention matrices
+    are leaves of the graph.
+    """
+
     def norm(layer, x):
         centred = x - x.mean(-1, keepdim=True)
-        return centred / (centred.square().mean(-1, keepdim=True) + 1e-6).sqrt() * layer.weight + layer.bias
+        return (
+            centred / (centred.square().mean(-1, keepdim=True) + 1e-6).sqrt() * layer.weight
+            + layer.bias
+        )
 
-    x = features.flatten(1).T @ model.patch_embed.proj.weight[:, :, 0, 0].T + model.patch_embed.proj.bias
+    x = (
+        features.flatten(1).T @ model.patch_embed.proj.weight[:, :, 0, 0].T
+        + model.patch_embed.proj.bias
+    )
     x = torch.cat([model.cls_token[0], x]) + model.pos_embed[0]
     blocks, D = [], x.shape[1]
     for block in model.blocks:
@@ -84,9 +100,13 @@ def slow_forward(model, features):
 def slow_block(block, saved, R):
     """R of the block's output (T, D) -> R of its input, and of its attention matrices [(T, T)]."""
     R_mid, R_mlp = slow_add(saved["mid"], saved["mlp"], R)
-    R_mlp = slow_linear(saved["n2"], block.mlp.fc1.weight, slow_linear(saved["act"], block.mlp.fc2.weight, R_mlp))
+    R_mlp = slow_linear(
+        saved["n2"], block.mlp.fc1.weight, slow_linear(saved["act"], block.mlp.fc2.weight, R_mlp)
+    )
     R_x, R_attn = slow_add(saved["x"], saved["attn"], slow_clone(saved["mid"], R_mid, R_mlp))
-    R_heads = slow_linear(saved["av"], block.attn.proj.weight, R_attn).split(saved["heads"][0][0].shape[1], dim=1)
+    R_heads = slow_linear(saved["av"], block.attn.proj.weight, R_attn).split(
+        saved["heads"][0][0].shape[1], dim=1
+    )
     R_q, R_k, R_v, R_matrices = [], [], [], []
     for (q, k, v, attention, out), R_head in zip(saved["heads"], R_heads, strict=True):
         S = sd(R_head, out)
@@ -101,7 +121,9 @@ def slow_block(block, saved, R):
 
 
 def slow_relevance(model, features, target=None, start_layer=0, start=None):
-    """Map (h, w) of one image (C, h, w) for a class, or from given start (T, D), row (T,) and gradients of each attention."""
+    """Map (h, w) of one image (C, h, w) for a class, or from given start (T, D), row (T,) and
+    gradients of each attention.
+    """
     x, logits, blocks = slow_forward(model, features)
     if start is None:
         logits[target].backward()
@@ -119,7 +141,9 @@ def slow_relevance(model, features, target=None, start_layer=0, start=None):
             R, matrices = slow_block(model.blocks[layer], blocks[layer], R)
             if layer >= start_layer:
                 gradients = [head[3].grad for head in blocks[layer]["heads"]]
-                C = torch.stack([(g * m).clamp(min=0) for g, m in zip(gradients, matrices, strict=True)]).mean(0)
+                C = torch.stack(
+                    [(g * m).clamp(min=0) for g, m in zip(gradients, matrices, strict=True)]
+                ).mean(0)
                 rollout = rollout @ (torch.eye(len(x), dtype=x.dtype) + C)
         return (row @ rollout)[1:].view(model.grid).detach()
 
@@ -132,14 +156,20 @@ def slow_maps(model, inputs, target, **options):
 @pytest.mark.parametrize("start_layer", [0, 2])
 def test_relevance_is_the_papers_formulas(seed, start_layer):
     model, inputs = tiny(seed)
-    expected = torch.stack([slow_maps(model, inputs, target, start_layer=start_layer) for target in range(3)], dim=1)
+    expected = torch.stack(
+        [slow_maps(model, inputs, target, start_layer=start_layer) for target in range(3)], dim=1
+    )
     assert expected.max() > 1e-4 and expected.min() >= 0
-    found = torch.stack([saliency.relevance(model, inputs, target, start_layer) for target in range(3)], dim=1)
+    found = torch.stack(
+        [saliency.relevance(model, inputs, target, start_layer) for target in range(3)], dim=1
+    )
     assert ((found - expected).abs() <= 1e-9 * expected.amax((0, 2, 3), keepdim=True)).all()
 
 
 def test_a_middle_sized_model_agrees_too():
-    model, inputs = tiny(std=0.1, batch=2, in_channels=16, grid=4, embed_dim=48, num_heads=4, depth=4, mlp_dim=96)
+    model, inputs = tiny(
+        std=0.1, batch=2, in_channels=16, grid=4, embed_dim=48, num_heads=4, depth=4, mlp_dim=96
+    )
     expected = slow_maps(model, inputs, 1)
     assert (saliency.relevance(model, inputs, 1) - expected).abs().max() < 1e-9 * expected.max()
 
@@ -163,7 +193,9 @@ def test_relevance_of_a_severity_is_the_formulas_too(seed):
 
     expected = slow_maps(model, inputs, None, start=start)
     assert expected.abs().max() > 1e-4
-    assert (saliency.relevance(model, inputs, worst) - expected).abs().max() < 1e-9 * expected.abs().max()
+    assert (
+        saliency.relevance(model, inputs, worst) - expected
+    ).abs().max() < 1e-9 * expected.abs().max()
 
 
 def test_a_rule_by_hand():
@@ -171,12 +203,16 @@ def test_a_rule_by_hand():
     layer = torch.nn.Linear(3, 2).double()
     layer.weight.data = torch.tensor([[1.0, 1, -1], [0, -1, 1]], dtype=torch.float64)
     x = torch.tensor([[1.0, -1, 2]], dtype=torch.float64)
-    found = relevance.linear_rule(layer, (x,), layer(x), torch.tensor([[[5.0, 6]]], dtype=torch.float64))
+    found = relevance.linear_rule(
+        layer, (x,), layer(x), torch.tensor([[[5.0, 6]]], dtype=torch.float64)
+    )
     torch.testing.assert_close(found, torch.tensor([[[5.0, 2, 4]]], dtype=torch.float64))
 
 
 def test_the_sum_rule_conserves_and_shares_by_size():
-    a, b, R = (torch.tensor([[v]], dtype=torch.float64) for v in ([3.0, 0.0], [1.0, -2.0], [4.0, 2.0]))
+    a, b, R = (
+        torch.tensor([[v]], dtype=torch.float64) for v in ([3.0, 0.0], [1.0, -2.0], [4.0, 2.0])
+    )
     # raw: ra = (3, 0), rb = (1, 2): A = 3, B = 3, so each gets half of 6
     found = relevance.add_rule(None, (a, b), a + b, R[None])
     torch.testing.assert_close(found[0], torch.tensor([[[[3.0, 0.0]]]], dtype=torch.float64))
@@ -187,7 +223,7 @@ def test_the_sum_rule_conserves_and_shares_by_size():
 def test_relevance_is_conserved_from_block_to_block(target):
     model, inputs = tiny(0, map_head=True, map_scale=4, embed_dim=32, num_heads=4, depth=6)
     row, steps = relevance.trace(model, inputs, target)
-    totals = torch.stack([step.tokens.sum((-2, -1)) for step in steps])                       # (depth, n, B)
+    totals = torch.stack([step.tokens.sum((-2, -1)) for step in steps])  # (depth, n, B)
     begun = row.sum(-1)
     assert totals.shape == (6, 1 if callable(target) else 3, 4) and begun.abs().min() > 1e-3
     assert ((totals - begun) / begun).abs().max() < 1e-6
@@ -199,20 +235,28 @@ def test_targets_in_all_forms_agree():
     assert maps.shape == (4, 3, 2, 3)
     for k in range(3):
         for target in (k, lambda out, k=k: out["logits"][:, k]):
-            torch.testing.assert_close(maps[:, k], saliency.relevance(model, inputs, target), rtol=1e-9, atol=1e-15)
+            torch.testing.assert_close(
+                maps[:, k], saliency.relevance(model, inputs, target), rtol=1e-9, atol=1e-15
+            )
     own = torch.tensor([2, 0, 1, 1])
     picked = maps[torch.arange(4), own]
     for each in (own, own.numpy(), own.int()):
-        torch.testing.assert_close(saliency.relevance(model, inputs, each), picked, rtol=1e-9, atol=1e-15)
-    torch.testing.assert_close(saliency.relevance(model, inputs, (1,)), maps[:, 1:2], rtol=1e-9, atol=1e-15)
-    torch.testing.assert_close(saliency.relevance(model, inputs, np.int64(1)), maps[:, 1], rtol=1e-9, atol=1e-15)
+        torch.testing.assert_close(
+            saliency.relevance(model, inputs, each), picked, rtol=1e-9, atol=1e-15
+        )
+    torch.testing.assert_close(
+        saliency.relevance(model, inputs, (1,)), maps[:, 1:2], rtol=1e-9, atol=1e-15
+    )
+    torch.testing.assert_close(
+        saliency.relevance(model, inputs, np.int64(1)), maps[:, 1], rtol=1e-9, atol=1e-15
+    )
 
 
 def test_an_image_has_the_same_map_alone_and_in_a_batch():
     model, inputs = tiny(3, batch=6, map_head=True)
     for target in ([0, 1, 2], worst):
         together = saliency.relevance(model, inputs, target)
-        alone = torch.cat([saliency.relevance(model, inputs[i:i + 1], target) for i in range(6)])
+        alone = torch.cat([saliency.relevance(model, inputs[i : i + 1], target) for i in range(6)])
         torch.testing.assert_close(together, alone, rtol=1e-9, atol=1e-15)
 
 
@@ -221,7 +265,12 @@ def test_cells_moved_without_positions_move_the_map():
     torch.nn.init.zeros_(model.pos_embed)
     order = torch.randperm(9, generator=torch.Generator().manual_seed(0))
     moved = saliency.relevance(model, inputs.flatten(2)[:, :, order].view_as(inputs), 1)
-    torch.testing.assert_close(moved.flatten(1), saliency.relevance(model, inputs, 1).flatten(1)[:, order], rtol=1e-9, atol=1e-15)
+    torch.testing.assert_close(
+        moved.flatten(1),
+        saliency.relevance(model, inputs, 1).flatten(1)[:, order],
+        rtol=1e-9,
+        atol=1e-15,
+    )
 
 
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 1e-3), (torch.bfloat16, None)])
@@ -254,7 +303,9 @@ def test_every_method_takes_every_target_and_leaves_the_model_alone(name):
     maps = explain(model, inputs, [0, 1, 2])
     assert maps.shape == (4, 3, 2, 3) and maps.isfinite().all() and not maps.requires_grad
     own = torch.tensor([2, 0, 1, 1])
-    torch.testing.assert_close(explain(model, inputs, own), maps[torch.arange(4), own], rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(
+        explain(model, inputs, own), maps[torch.arange(4), own], rtol=1e-9, atol=1e-12
+    )
     assert explain(model, inputs, worst).shape == (4, 2, 3)
     assert (name in saliency.BLIND) == bool(torch.equal(maps[:, 0], maps[:, 1]))
     with torch.inference_mode():
@@ -274,9 +325,16 @@ def test_after_an_error_the_model_is_as_it_was():
     assert not any(module._forward_hooks for module in model.modules())
 
 
-@pytest.mark.parametrize("target, words", [
-    (3, "the model has 0 to 2"), ([0, -1], "the model has 0 to 2"), ([], "the model has"),
-    (torch.tensor([0, 1]), "2 classes for a batch of 4"), (lambda out: out["tokens"].sum((1, 2)), "must read `logits`")])
+@pytest.mark.parametrize(
+    "target, words",
+    [
+        (3, "the model has 0 to 2"),
+        ([0, -1], "the model has 0 to 2"),
+        ([], "the model has"),
+        (torch.tensor([0, 1]), "2 classes for a batch of 4"),
+        (lambda out: out["tokens"].sum((1, 2)), "must read `logits`"),
+    ],
+)
 def test_targets_that_do_not_exist_are_refused(target, words):
     with pytest.raises(ValueError, match=words):
         saliency.relevance(*tiny(), target)
@@ -292,16 +350,20 @@ def test_layers_that_do_not_exist_are_refused(layer):
 
 
 def attention_of(saved):
-    return torch.stack([head[3] for head in saved["heads"]])                                  # (N, T, T)
+    return torch.stack([head[3] for head in saved["heads"]])  # (N, T, T)
 
 
 def slow_rival(model, features, target, matrix_of):
-    """Class token's row in the product of matrix_of(attention, gradient) (T, T) over all blocks, from the last down."""
+    """Class token's row in the product of matrix_of(attention, gradient) (T, T) over all blocks,
+    from the last down.
+    """
     _, logits, blocks = slow_forward(model, features)
     logits[target].backward()
     product = torch.eye(len(blocks[0]["x"]), dtype=torch.float64)
     for saved in reversed(blocks):
-        product = product @ matrix_of(attention_of(saved), torch.stack([head[3].grad for head in saved["heads"]]))
+        product = product @ matrix_of(
+            attention_of(saved), torch.stack([head[3].grad for head in saved["heads"]])
+        )
     return product[0, 1:].view(model.grid).detach()
 
 
@@ -309,24 +371,34 @@ def identity(A):
     return torch.eye(A.shape[-1], dtype=A.dtype)
 
 
-@pytest.mark.parametrize("name, matrix_of", [
-    ("rollout", lambda A, g: (A.mean(0) + identity(A)) / 2),
-    ("gradient_rollout", lambda A, g: identity(A) + (A * g).clamp(min=0).mean(0))])
+@pytest.mark.parametrize(
+    "name, matrix_of",
+    [
+        ("rollout", lambda A, g: (A.mean(0) + identity(A)) / 2),
+        ("gradient_rollout", lambda A, g: identity(A) + (A * g).clamp(min=0).mean(0)),
+    ],
+)
 def test_rollouts(name, matrix_of):
     model, inputs = tiny(1)
     expected = torch.stack([slow_rival(model, one, 2, matrix_of) for one in inputs])
-    torch.testing.assert_close(saliency.METHODS[name](model, inputs, 2), expected, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(
+        saliency.METHODS[name](model, inputs, 2), expected, rtol=1e-10, atol=1e-12
+    )
 
 
 def test_last_blocks_attention_and_its_gradcam():
     model, inputs = tiny(1)
-    raw, cam = (saliency.METHODS[name](model, inputs, 2) for name in ("raw_attention", "attention_gradcam"))
+    raw, cam = (
+        saliency.METHODS[name](model, inputs, 2) for name in ("raw_attention", "attention_gradcam")
+    )
     for b in range(4):
         _, logits, blocks = slow_forward(model, inputs[b])
         logits[2].backward()
         heads = blocks[-1]["heads"]
         expected = sum(head[3][0, 1:] * head[3].grad[0, 1:].mean() for head in heads) / len(heads)
-        torch.testing.assert_close(raw[b].flatten(), attention_of(blocks[-1]).mean(0)[0, 1:].detach())
+        torch.testing.assert_close(
+            raw[b].flatten(), attention_of(blocks[-1]).mean(0)[0, 1:].detach()
+        )
         torch.testing.assert_close(cam[b].flatten(), expected.clamp(min=0).detach())
     assert cam.max() > 0
 
@@ -347,18 +419,24 @@ def test_occlusion_one_window_at_a_time():
         for top in range(2):
             for left in range(3):
                 keep = torch.ones(3, 4, dtype=torch.float64)
-                keep[top:top + 2, left:left + 2] = 0
+                keep[top : top + 2, left : left + 2] = 0
                 fall = whole - model(inputs * keep)["logits"][:, 1]
                 for cell in [(top, left), (top, left + 1), (top + 1, left), (top + 1, left + 1)]:
                     drops[cell[0]][cell[1]].append(fall)
-    expected = torch.stack([torch.stack([sum(each) / len(each) for each in line], -1) for line in drops], 1)
+    expected = torch.stack(
+        [torch.stack([sum(each) / len(each) for each in line], -1) for line in drops], 1
+    )
     torch.testing.assert_close(found, expected)
 
 
 def test_smoothgrad_of_a_linear_value_is_its_gradient():
-    """Without blocks' influence on the value (head reads a linear map of cells) noise changes nothing; at noise 0 never."""
+    """Without blocks' influence on the value (head reads a linear map of cells) noise changes
+    nothing; at noise 0 never.
+    """
     model, inputs = tiny(1)
-    one, many = (saliency.METHODS["smoothgrad"](model, inputs, 0, samples=n, noise=0.0) for n in (1, 5))
+    one, many = (
+        saliency.METHODS["smoothgrad"](model, inputs, 0, samples=n, noise=0.0) for n in (1, 5)
+    )
     x = inputs.clone().requires_grad_()
     gradient = torch.autograd.grad(model(x)["logits"][:, 0].sum(), x)[0]
     torch.testing.assert_close(one, gradient.abs().sum(1))
@@ -373,21 +451,37 @@ def test_fullgrad_token_by_token():
     for b in range(2):
         x = inputs[b].clone().requires_grad_()
         final, logits, blocks = slow_forward(model, x)
-        terms = [(blocks[0]["x"], model.pos_embed[0] + model.patch_embed.proj.bias), (final, model.norm.bias)]
+        terms = [
+            (blocks[0]["x"], model.pos_embed[0] + model.patch_embed.proj.bias),
+            (final, model.norm.bias),
+        ]
         for block, saved in zip(model.blocks, blocks, strict=True):
             d = saved["heads"][0][0].shape[1]
-            qkv = [(head[part], block.attn.qkv.bias[part * D + i * d: part * D + (i + 1) * d])
-                   for i, head in enumerate(saved["heads"]) for part in range(3)]
-            terms += [*qkv, (saved["n1"], block.norm1.bias), (saved["attn"], block.attn.proj.bias), (saved["n2"], block.norm2.bias),
-                      (saved["fc1"], block.mlp.fc1.bias), (saved["mlp"], block.mlp.fc2.bias)]
+            qkv = [
+                (head[part], block.attn.qkv.bias[part * D + i * d : part * D + (i + 1) * d])
+                for i, head in enumerate(saved["heads"])
+                for part in range(3)
+            ]
+            terms += [
+                *qkv,
+                (saved["n1"], block.norm1.bias),
+                (saved["attn"], block.attn.proj.bias),
+                (saved["n2"], block.norm2.bias),
+                (saved["fc1"], block.mlp.fc1.bias),
+                (saved["mlp"], block.mlp.fc2.bias),
+            ]
         at_x, *gradients = torch.autograd.grad(logits[1], [x, *(tensor for tensor, _ in terms)])
-        tokens = sum((g * bias).abs().sum(-1) for g, (_, bias) in zip(gradients, terms, strict=True))
+        tokens = sum(
+            (g * bias).abs().sum(-1) for g, (_, bias) in zip(gradients, terms, strict=True)
+        )
         expected = (at_x * x).sum(0).abs() + tokens[1:].view(model.grid)
         torch.testing.assert_close(found[b], expected.detach())
 
 
 def test_captum_agrees():
-    attr = pytest.importorskip("captum.attr", reason="captum is not installed: pip install cxrkit[saliency]")
+    attr = pytest.importorskip(
+        "captum.attr", reason="captum is not installed: pip install cxrkit[saliency]"
+    )
 
     class Logits(torch.nn.Module):
         def __init__(self, model):
@@ -400,21 +494,35 @@ def test_captum_agrees():
     model, inputs = tiny(1, grid=(3, 4))
     net = Logits(model)
     cam = attr.LayerGradCam(net, net.corpus).attribute(inputs, target=2)
-    torch.testing.assert_close(saliency.METHODS["gradcam"](model, inputs, 2), cam[:, 0].clamp(min=0).detach())
-    path = attr.IntegratedGradients(net).attribute(inputs, target=2, n_steps=16, method="riemann_middle")
-    torch.testing.assert_close(saliency.METHODS["integrated_gradients"](model, inputs, 2), path.sum(1).detach())
+    torch.testing.assert_close(
+        saliency.METHODS["gradcam"](model, inputs, 2), cam[:, 0].clamp(min=0).detach()
+    )
+    path = attr.IntegratedGradients(net).attribute(
+        inputs, target=2, n_steps=16, method="riemann_middle"
+    )
+    torch.testing.assert_close(
+        saliency.METHODS["integrated_gradients"](model, inputs, 2), path.sum(1).detach()
+    )
     hidden = attr.Occlusion(net).attribute(inputs, sliding_window_shapes=(5, 1, 1), target=2)
-    torch.testing.assert_close(saliency.METHODS["occlusion"](model, inputs, 2, window=1), hidden[:, 0].double(),
-                               rtol=1e-5, atol=1e-6)  # captum's is float32
+    torch.testing.assert_close(
+        saliency.METHODS["occlusion"](model, inputs, 2, window=1),
+        hidden[:, 0].double(),
+        rtol=1e-5,
+        atol=1e-6,
+    )  # captum's is float32
     slope = attr.Saliency(net).attribute(inputs, target=2, abs=True)
-    torch.testing.assert_close(saliency.METHODS["smoothgrad"](model, inputs, 2, samples=1, noise=0.0), slope.sum(1))
+    torch.testing.assert_close(
+        saliency.METHODS["smoothgrad"](model, inputs, 2, samples=1, noise=0.0), slope.sum(1)
+    )
 
 
 # What it is for
 
 
 def planted(n, generator, grid=6, channels=8):
-    """Corpora of noise; in half of them one cell, anywhere, carries a pattern -> corpus, label, cell number."""
+    """Corpora of noise; in half of them one cell, anywhere, carries a pattern -> corpus, label,
+    cell number.
+    """
     corpus = torch.rand(n, channels, grid * grid, generator=generator)
     label, cell = torch.arange(n) % 2, torch.randint(grid * grid, (n,), generator=generator)
     pattern = torch.tensor([1.0, 0, 1, 0, 1, 0, 1, 0])
@@ -424,14 +532,29 @@ def planted(n, generator, grid=6, channels=8):
 
 def test_relevance_finds_a_planted_lesion_for_class_and_severity():
     torch.manual_seed(0)
-    model = CorpusViT(in_channels=8, grid=6, embed_dim=32, depth=2, num_heads=4, mlp_dim=64, num_classes=2, map_head=True, map_scale=1)
-    generator, optimizer = torch.Generator().manual_seed(0), torch.optim.AdamW(model.parameters(), lr=3e-3)
+    model = CorpusViT(
+        in_channels=8,
+        grid=6,
+        embed_dim=32,
+        depth=2,
+        num_heads=4,
+        mlp_dim=64,
+        num_classes=2,
+        map_head=True,
+        map_scale=1,
+    )
+    generator, optimizer = (
+        torch.Generator().manual_seed(0),
+        torch.optim.AdamW(model.parameters(), lr=3e-3),
+    )
     for _ in range(150):
         corpus, label, cell = planted(64, generator)
         out = model(corpus)
         place = torch.nn.functional.one_hot(cell, 36) * label[:, None]
         loss = torch.nn.functional.cross_entropy(out["logits"], label)
-        loss = loss + torch.nn.functional.binary_cross_entropy(out["severity_map"].flatten(1), place.float())
+        loss = loss + torch.nn.functional.binary_cross_entropy(
+            out["severity_map"].flatten(1), place.float()
+        )
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -439,18 +562,31 @@ def test_relevance_finds_a_planted_lesion_for_class_and_severity():
     with torch.no_grad():
         assert (model(corpus)["logits"].argmax(1) == label).float().mean() > 0.95
     ill, cell = corpus[label == 1], cell[label == 1]
-    found = {name: (explain(model, ill, 1).flatten(1).argmax(1) == cell).float().mean() for name, explain in saliency.METHODS.items()}
+    found = {
+        name: (explain(model, ill, 1).flatten(1).argmax(1) == cell).float().mean()
+        for name, explain in saliency.METHODS.items()
+    }
     assert found["relevance"] > 0.5 and found["random"] < 0.15  # chance is 1 in 36
     severity = saliency.relevance(model, ill, lambda out: out["severity_map"].flatten(1).amax(1))
     assert (severity.flatten(1).argmax(1) == cell).float().mean() > 0.9
 
 
 def test_a_map_goes_on_to_the_pixels():
-    """Without biases gradient x input shares out each cell's worth, and a pixel that no cell sees gets none."""
+    """Without biases gradient x input shares out each cell's worth, and a pixel that no cell sees
+    gets none.
+    """
     torch.manual_seed(0)
-    net = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3, padding=1, bias=False), torch.nn.ReLU(), torch.nn.AvgPool2d(2),
-                              torch.nn.Conv2d(4, 6, 1, bias=False), torch.nn.ReLU()).double()
-    image, maps = torch.randn(2, 1, 8, 8, dtype=torch.float64), torch.zeros(2, 4, 4, dtype=torch.float64)
+    net = torch.nn.Sequential(
+        torch.nn.Conv2d(1, 4, 3, padding=1, bias=False),
+        torch.nn.ReLU(),
+        torch.nn.AvgPool2d(2),
+        torch.nn.Conv2d(4, 6, 1, bias=False),
+        torch.nn.ReLU(),
+    ).double()
+    image, maps = (
+        torch.randn(2, 1, 8, 8, dtype=torch.float64),
+        torch.zeros(2, 4, 4, dtype=torch.float64),
+    )
     assert (net(image).sum(1) > 1e-3).all()
     maps[0, 1, 2], maps[1] = 3.0, torch.rand(4, 4)
     pixels = saliency.through_backbone(net, image, maps)

@@ -31,31 +31,45 @@ def slow_zones(right, left, top, height):
 def test_zones_by_hand():
     mask = two_lungs()
     right, left = severity.sides(mask)
-    assert right[:, :20].sum() == right.sum() == 24 * 12 and left[:, 20:].sum() == left.sum() == 24 * 14
+    assert (
+        right[:, :20].sum() == right.sum() == 24 * 12
+        and left[:, 20:].sum() == left.sum() == 24 * 14
+    )
     zones = severity.zones(mask[None])[0]
     assert np.array_equal(zones, slow_zones(right, left, top=6, height=30))  # joint: rows 6 to 35
     # the lines: f < 5/12 <=> r < 6 + 12.5 - 0.5 = 18; f < 2/3 <=> r < 6 + 20 - 0.5 = 25.5
     assert np.where(zones[0, 0].any(1))[0].tolist() == list(range(12, 18))
     assert np.where(zones[1, 0].any(1))[0].tolist() == list(range(18, 26))
     assert np.where(zones[2, 0].any(1))[0].tolist() == list(range(26, 36))
-    assert np.array_equal(zones.sum((0, 1)), mask.astype(int))  # every lung pixel in exactly one zone
+    # every lung pixel in exactly one zone
+    assert np.array_equal(zones.sum((0, 1)), mask.astype(int))
 
 
-@pytest.mark.parametrize("choices, top, heights", [
-    (Choices(zone_height="own"), (12, 6), (24, 24)), (Choices(zone_height="image"), (0, 0), (48, 48)),
-    (Choices(zone_origin="row0"), (0, 0), (30, 30)), (Choices(zone_height="own", zone_origin="row0"), (0, 0), (24, 24)),
-])
+@pytest.mark.parametrize(
+    "choices, top, heights",
+    [
+        (Choices(zone_height="own"), (12, 6), (24, 24)),
+        (Choices(zone_height="image"), (0, 0), (48, 48)),
+        (Choices(zone_origin="row0"), (0, 0), (30, 30)),
+        (Choices(zone_height="own", zone_origin="row0"), (0, 0), (24, 24)),
+    ],
+)
 def test_other_readings_of_the_lines(choices, top, heights):
     mask = two_lungs()
     right, left = severity.sides(mask)
     zones = severity.zones(mask[None], choices)[0]
     for column in range(2):
-        assert np.array_equal(zones[:, column], slow_zones(right, left, top[column], heights[column])[:, column])
+        assert np.array_equal(
+            zones[:, column], slow_zones(right, left, top[column], heights[column])[:, column]
+        )
 
 
 def test_patient_left_swaps_the_columns():
     mask = two_lungs()[None]
-    assert np.array_equal(severity.zones(mask, Choices(array_columns="patient_left")), severity.zones(mask)[:, :, ::-1])
+    assert np.array_equal(
+        severity.zones(mask, Choices(array_columns="patient_left")),
+        severity.zones(mask)[:, :, ::-1],
+    )
 
 
 def test_sides_ignore_debris_and_take_the_two_largest():
@@ -70,8 +84,13 @@ def test_fused_lungs_are_cut_where_they_are_thinnest():
     mask[20:22, 16:22] = True  # a bridge two rows high between columns 16 and 21
     right, left = severity.sides(mask)
     assert not (right & left).any() and (right | left)[:, [*range(16), *range(22, 40)]].sum() == 624
-    assert right[:, 4:16].all(axis=0).sum() == 0 and right[12:36, 4:16].all() and left[6:30, 22:36].all()
-    assert np.argwhere(right)[:, 1].max() + 1 < np.argwhere(left)[:, 1].min()  # a free column between them
+    assert (
+        right[:, 4:16].all(axis=0).sum() == 0
+        and right[12:36, 4:16].all()
+        and left[6:30, 22:36].all()
+    )
+    # a free column between them
+    assert np.argwhere(right)[:, 1].max() + 1 < np.argwhere(left)[:, 1].min()
 
 
 @pytest.mark.parametrize("columns, side", [(slice(4, 16), 0), (slice(24, 36), 1)])
@@ -91,7 +110,9 @@ def test_no_lung_gives_no_zone():
 def test_midline_reading():
     mask = two_lungs()
     right, left = severity.sides(mask, Choices(lung_sides="midline"))
-    assert np.array_equal(right, mask & (np.arange(40) < 20)) and np.array_equal(left, mask & (np.arange(40) >= 20))
+    assert np.array_equal(right, mask & (np.arange(40) < 20)) and np.array_equal(
+        left, mask & (np.arange(40) >= 20)
+    )
 
 
 def test_masks_with_ignore_are_refused():
@@ -153,9 +174,16 @@ def test_roi_pool_is_finite_where_a_zone_is_absent():
 
 def test_brixia_zones_run_down_each_lung():
     scores = np.array([0, 1, 2, 3, 0, np.nan])  # A B C right, D E F left
-    assert np.array_equal(severity.brixia_to_array(scores), [[0, 1], [1, 0], [1, np.nan]], equal_nan=True)
-    assert np.array_equal(severity.brixia_to_array(scores, threshold=2), [[0, 1], [0, 0], [1, np.nan]], equal_nan=True)
-    assert torch.equal(severity.brixia_to_array(torch.tensor([0, 1, 2, 3, 0, 1])), torch.tensor([[0.0, 1], [1, 0], [1, 1]]))
+    assert np.array_equal(
+        severity.brixia_to_array(scores), [[0, 1], [1, 0], [1, np.nan]], equal_nan=True
+    )
+    assert np.array_equal(
+        severity.brixia_to_array(scores, threshold=2), [[0, 1], [0, 0], [1, np.nan]], equal_nan=True
+    )
+    assert torch.equal(
+        severity.brixia_to_array(torch.tensor([0, 1, 2, 3, 0, 1])),
+        torch.tensor([[0.0, 1], [1, 0], [1, 1]]),
+    )
     with pytest.raises(ValueError, match="A-F"):
         severity.brixia_to_array(np.zeros(5))
 
@@ -179,7 +207,8 @@ def test_coverage_by_hand():
 def test_areas_are_the_coverage_of_each_film():
     mask = np.stack([two_lungs(), two_lungs(right=(0, 0))])
     involved = np.zeros_like(mask)
-    involved[:, :18] = True  # all of the upper left zone; of the right lung rows 12 to 17, its whole upper zone
+    # all of the upper left zone; of the right lung rows 12 to 17, its whole upper zone
+    involved[:, :18] = True
     shares = severity.areas(involved, mask)
     assert shares[0].tolist() == [[1, 1], [0, 0], [0, 0]] and shares[1, :, 0].tolist() == [0, 0, 0]
     zones = severity.zones(mask)
@@ -194,7 +223,11 @@ def test_contours_run_around_what_exceeds_the_threshold_inside_the_lungs():
     severity_map[0:4, 0:4] = 0.9  # outside the lungs
     found = severity.contours(severity_map, two_lungs(), 0.5)
     outer, hole = sorted(found, key=len, reverse=True)
-    assert (outer[0] == outer[-1]).all() and (outer.min(0) == (6, 14)).all() and (outer.max(0) == (11, 19)).all()
+    assert (
+        (outer[0] == outer[-1]).all()
+        and (outer.min(0) == (6, 14)).all()
+        and (outer.max(0) == (11, 19)).all()
+    )
     assert len(outer) == 4 * 5 + 1  # every pixel of the rim once, and the first again
     assert (hole.min(0) >= (7, 15)).all() and (hole.max(0) <= (10, 18)).all()
     assert severity.contours(severity_map, two_lungs(), 0.8) == []
@@ -202,7 +235,9 @@ def test_contours_run_around_what_exceeds_the_threshold_inside_the_lungs():
 
 
 def test_zones_are_fast_enough_for_a_batch():
-    """256 masks of 256x256 in a second is what lessons rely on; ten times that is a sign of a loop over pixels."""
+    """256 masks of 256x256 in a second is what lessons rely on; ten times that is a sign of a loop
+    over pixels.
+    """
     masks = np.repeat(np.kron(two_lungs(), np.ones((5, 6), bool))[None, :240, :240], 256, axis=0)
     start = time.perf_counter()
     severity.zones(masks)

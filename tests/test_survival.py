@@ -1,5 +1,6 @@
-"""Runs survive: a full disk, a lost worker, a damaged film, a killed cache. Kills and NaN in training are in test_train, two runs in one
-folder in test_artifacts."""
+"""Runs survive: a full disk, a lost worker, a damaged film, a killed cache. Kills and NaN in
+training are in test_train, two runs in one folder in test_artifacts.
+"""
 
 import contextlib
 import errno
@@ -24,14 +25,18 @@ from cxrkit.profiles import Training
 from tests import processes
 
 CPU = torch.device("cpu")
-TRAINING = Training(lr=0.01, batch=4, steps=12, checkpoint_every=3, threads=1)  # alike in every process
+# alike in every process
+TRAINING = Training(lr=0.01, batch=4, steps=12, checkpoint_every=3, threads=1)
 
 
 class Pixels:
     """A dataset of one item at a time; `trouble(i)` may do anything before item i is handed out."""
 
     def __init__(self, trouble=lambda i: None):
-        self.image, self.trouble = torch.randn(40, 1, 8, 8, generator=torch.Generator().manual_seed(0)), trouble
+        self.image, self.trouble = (
+            torch.randn(40, 1, 8, 8, generator=torch.Generator().manual_seed(0)),
+            trouble,
+        )
 
     def __len__(self):
         return len(self.image)
@@ -52,7 +57,16 @@ def loss(model, batch):
 
 def fit(folder, trouble=lambda i: None, workers=0):
     model = net()
-    train.fit(model, loss, Pixels(trouble), TRAINING, folder=folder, device=CPU, progress=False, workers=workers)
+    train.fit(
+        model,
+        loss,
+        Pixels(trouble),
+        TRAINING,
+        folder=folder,
+        device=CPU,
+        progress=False,
+        workers=workers,
+    )
     return model.state_dict()
 
 
@@ -83,11 +97,15 @@ def test_a_full_disk_leaves_the_last_checkpoint_and_no_rest(tmp_path, whole):
     def fills(i):
         seen.append(i)
         if len(seen) == 4 * 7:  # in step 7, after two checkpoints
-            resource.setrlimit(resource.RLIMIT_FSIZE, (2000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+            resource.setrlimit(
+                resource.RLIMIT_FSIZE, (2000, resource.getrlimit(resource.RLIMIT_FSIZE)[1])
+            )
 
     with pytest.raises(OSError), largest_file(resource.RLIM_INFINITY):
         fit(tmp_path, fills)
-    assert checkpoint.load_tensors(tmp_path / "checkpoint.safetensors")[1]["step"] == 6 and not list(tmp_path.glob("*.part"))
+    assert checkpoint.load_tensors(tmp_path / "checkpoint.safetensors")[1][
+        "step"
+    ] == 6 and not list(tmp_path.glob("*.part"))
     assert same(fit(tmp_path), whole)
 
 
@@ -95,7 +113,9 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path):
     write_atomic(tmp_path / "a", "old")
     with pytest.raises(OSError), largest_file(10):
         write_atomic(tmp_path / "a", "x" * 100)
-    assert [path.name for path in tmp_path.iterdir()] == ["a"] and (tmp_path / "a").read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["a"] and (
+        tmp_path / "a"
+    ).read_text() == "old"
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EACCES])
@@ -113,12 +133,16 @@ def test_a_write_that_cannot_begin_says_why(tmp_path, monkeypatch, code):
 
 @pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="this system cannot reserve room")
 def test_a_cache_without_room_is_refused_before_it_starts(tmp_path, films):
-    with pytest.raises(OSError, match=r"images.npy: no room for 0.1 GB .*CXRKIT_STORE"), largest_file(10**6):
+    with (
+        pytest.raises(OSError, match=r"images.npy: no room for 0.1 GB .*CXRKIT_STORE"),
+        largest_file(10**6),
+    ):
         data.cached(films, 1024, store=Store(tmp_path / "store"))
 
 
 def lose_a_worker(folder):
     """What the stopped process does: a training whose worker is killed at film 7."""
+
     def killed(i):
         if i == 7 and torch.utils.data.get_worker_info():
             os.kill(os.getpid(), signal.SIGKILL)
@@ -159,13 +183,18 @@ def films(tmp_path):
 
 
 def test_training_does_not_notice_a_film_that_is_damaged_after_it_was_decoded(tmp_path, films):
-    table = "path,patient_id,view,site\n" + "".join(f"{Path(path).name},p{i},PA,S\n" for i, path in enumerate(films))
+    table = "path,patient_id,view,site\n" + "".join(
+        f"{Path(path).name},p{i},PA,S\n" for i, path in enumerate(films)
+    )
     (tmp_path / "films.csv").write_text(table)
     dataset = data.CXRDataset(manifest.read("local", tmp_path), 32, store=Store(tmp_path / "store"))
     before = dataset.batch(range(120))["image"]
     Path(films[5]).write_bytes(b"damaged")
     assert torch.equal(dataset.batch(range(120))["image"], before)
-    with pytest.raises(ImageError, match=r"1 of 120 films cannot be read \(all of them: .*failures.txt\)(.|\n)*5.png"):
+    with pytest.raises(
+        ImageError,
+        match=r"1 of 120 films cannot be read \(all of them: .*failures.txt\)(.|\n)*5.png",
+    ):
         data.CXRDataset(manifest.read("local", tmp_path), 32, store=Store(tmp_path / "store"))
 
 
@@ -191,4 +220,6 @@ def test_a_cache_killed_at_any_moment_ends_the_same(tmp_path, films):
         process.join()
     assert kills == 2 and part.exists()
     file = data.cached(films, 48, store=Store(tmp_path / "store"))
-    assert np.array_equal(np.load(file), np.load(data.cached(pd.Series(films), 48, store=Store(tmp_path / "other"))))
+    assert np.array_equal(
+        np.load(file), np.load(data.cached(pd.Series(films), 48, store=Store(tmp_path / "other")))
+    )

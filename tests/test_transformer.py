@@ -1,4 +1,6 @@
-"""The corpus ViT against a transformer written out head by head, timm's keys, and the paper's parameter counts."""
+"""The corpus ViT against a transformer written out head by head, timm's keys, and the paper's
+parameter counts.
+"""
 
 import math
 
@@ -11,11 +13,28 @@ from cxrkit.transformer import Attention, CorpusViT
 
 TINY = {"in_channels": 5, "grid": (2, 3), "embed_dim": 8, "depth": 2, "num_heads": 2, "mlp_dim": 12}
 # timm.models.VisionTransformer(depth=1), in its order
-TIMM_KEYS = ["cls_token", "pos_embed", "patch_embed.proj.weight", "patch_embed.proj.bias",
-             "blocks.0.norm1.weight", "blocks.0.norm1.bias", "blocks.0.attn.qkv.weight", "blocks.0.attn.qkv.bias",
-             "blocks.0.attn.proj.weight", "blocks.0.attn.proj.bias", "blocks.0.norm2.weight", "blocks.0.norm2.bias",
-             "blocks.0.mlp.fc1.weight", "blocks.0.mlp.fc1.bias", "blocks.0.mlp.fc2.weight", "blocks.0.mlp.fc2.bias",
-             "norm.weight", "norm.bias", "head.weight", "head.bias"]
+TIMM_KEYS = [
+    "cls_token",
+    "pos_embed",
+    "patch_embed.proj.weight",
+    "patch_embed.proj.bias",
+    "blocks.0.norm1.weight",
+    "blocks.0.norm1.bias",
+    "blocks.0.attn.qkv.weight",
+    "blocks.0.attn.qkv.bias",
+    "blocks.0.attn.proj.weight",
+    "blocks.0.attn.proj.bias",
+    "blocks.0.norm2.weight",
+    "blocks.0.norm2.bias",
+    "blocks.0.mlp.fc1.weight",
+    "blocks.0.mlp.fc1.bias",
+    "blocks.0.mlp.fc2.weight",
+    "blocks.0.mlp.fc2.bias",
+    "norm.weight",
+    "norm.bias",
+    "head.weight",
+    "head.bias",
+]
 
 
 def tiny(seed=0, **changes):
@@ -35,23 +54,29 @@ def slow_attention(attention, tokens):
     qkv = tokens @ attention.qkv.weight.T + attention.qkv.bias
     out = torch.zeros(T, D, dtype=tokens.dtype)
     for head in range(attention.num_heads):
-        q, k, v = (qkv[:, part * D + head * d: part * D + (head + 1) * d] for part in range(3))
+        q, k, v = (qkv[:, part * D + head * d : part * D + (head + 1) * d] for part in range(3))
         for i in range(T):
             scores = [math.exp(float(q[i] @ k[j]) / math.sqrt(d)) for j in range(T)]
             for j in range(T):
-                out[i, head * d:(head + 1) * d] += scores[j] / sum(scores) * v[j]
+                out[i, head * d : (head + 1) * d] += scores[j] / sum(scores) * v[j]
     return out @ attention.proj.weight.T + attention.proj.bias
 
 
 def slow_norm(norm, tokens):
     centred = tokens - tokens.mean(-1, keepdim=True)
-    return centred / (centred.square().mean(-1, keepdim=True) + 1e-6).sqrt() * norm.weight + norm.bias
+    return (
+        centred / (centred.square().mean(-1, keepdim=True) + 1e-6).sqrt() * norm.weight + norm.bias
+    )
 
 
 def slow_vit(model, features):
     """One image (C, h, w): the paper's equations in order."""
     projection = model.patch_embed.proj.weight[:, :, 0, 0]
-    cells = [features[:, i, j] @ projection.T + model.patch_embed.proj.bias for i in range(2) for j in range(3)]
+    cells = [
+        features[:, i, j] @ projection.T + model.patch_embed.proj.bias
+        for i in range(2)
+        for j in range(3)
+    ]
     tokens = torch.stack([model.cls_token[0, 0], *cells]) + model.pos_embed[0]
     for block in model.blocks:
         tokens = tokens + slow_attention(block.attn, slow_norm(block.norm1, tokens))
@@ -75,7 +100,11 @@ def test_paper_shapes():
     with torch.device("meta"):
         out = CorpusViT(map_head=True)(torch.zeros(2, 1024, 16, 16))
     assert {name: tuple(t.shape) for name, t in out.items()} == {
-        "logits": (2, 3), "tokens": (2, 257, 768), "severity_logits": (2, 1, 256, 256), "severity_map": (2, 1, 256, 256)}
+        "logits": (2, 3),
+        "tokens": (2, 257, 768),
+        "severity_logits": (2, 1, 256, 256),
+        "severity_map": (2, 1, 256, 256),
+    }
 
 
 def test_keys_are_timms():
@@ -86,17 +115,34 @@ def test_keys_are_timms():
 
 def test_timms_own_model_agrees():
     """Its weights load with nothing missing or foreign and give its logits."""
-    vision = pytest.importorskip("timm.models.vision_transformer", reason="timm is not installed: pip install cxrkit[weights]")
+    vision = pytest.importorskip(
+        "timm.models.vision_transformer",
+        reason="timm is not installed: pip install cxrkit[weights]",
+    )
     torch.manual_seed(0)
-    theirs = vision.VisionTransformer(img_size=3, patch_size=1, in_chans=5, num_classes=4, embed_dim=8, depth=2, num_heads=2,
-                                      mlp_ratio=1.5).double().eval()
+    theirs = (
+        vision.VisionTransformer(
+            img_size=3,
+            patch_size=1,
+            in_chans=5,
+            num_classes=4,
+            embed_dim=8,
+            depth=2,
+            num_heads=2,
+            mlp_ratio=1.5,
+        )
+        .double()
+        .eval()
+    )
     for p in theirs.parameters():
         torch.nn.init.normal_(p, std=0.5)
     ours = CorpusViT(**TINY | {"grid": 3, "num_classes": 4}).double()
     ours.load_state_dict(theirs.state_dict())
     features = torch.randn(3, 5, 3, 3, dtype=torch.float64)
     torch.testing.assert_close(ours(features)["logits"], theirs(features), rtol=1e-10, atol=1e-10)
-    torch.testing.assert_close(ours(features)["tokens"], theirs.forward_features(features), rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(
+        ours(features)["tokens"], theirs.forward_features(features), rtol=1e-10, atol=1e-10
+    )
 
 
 def test_the_model_is_the_papers_equations():
@@ -126,7 +172,9 @@ def test_hooks_reach_softmax_products_and_sums():
     model, features = tiny()
     seen = {}
     for name, module in model.named_modules():
-        module.register_forward_hook(lambda m, inputs, output, name=name: seen.update({name: (inputs, output)}))
+        module.register_forward_hook(
+            lambda m, inputs, output, name=name: seen.update({name: (inputs, output)})
+        )
     out = model(features)
     attention = seen["blocks.1.attn.softmax"][1]
     assert attention.shape == (3, 2, 7, 7)
@@ -139,7 +187,9 @@ def test_hooks_reach_softmax_products_and_sums():
     for name in ("blocks.0.add1", "blocks.0.add2"):
         (a, b), total = seen[name]
         assert torch.equal(total, a + b)
-    assert torch.equal(seen["select"][1], out["tokens"][:, 0]) and torch.equal(seen["head"][1], out["logits"])
+    assert torch.equal(seen["select"][1], out["tokens"][:, 0]) and torch.equal(
+        seen["head"][1], out["logits"]
+    )
 
 
 def test_without_positions_the_class_token_sees_a_bag_of_cells():
@@ -150,7 +200,9 @@ def test_without_positions_the_class_token_sees_a_bag_of_cells():
     torch.nn.init.zeros_(model.pos_embed)
     a, b = model(features), model(shuffled)
     torch.testing.assert_close(b["logits"], a["logits"], rtol=1e-10, atol=1e-10)
-    torch.testing.assert_close(b["tokens"][:, 1:], a["tokens"][:, 1:][:, order], rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(
+        b["tokens"][:, 1:], a["tokens"][:, 1:][:, order], rtol=1e-10, atol=1e-10
+    )
 
 
 @pytest.mark.parametrize("map_scale", [1, 8, 16])
@@ -173,8 +225,15 @@ def test_map_head_reads_patch_tokens_where_they_lie_and_no_class_token():
     changed[:, :, 1, 5] += 1
     moved = (model.map_head(changed) != model.map_head(cells)).any(0)[0]
     rows, columns = torch.where(moved)
-    assert 16 * 1 - 16 <= rows.min() and rows.max() < 16 * 2 + 16 and 16 * 5 - 16 <= columns.min() and columns.max() < 16 * 6 + 16
-    gradient = torch.autograd.grad(out := model(features)["severity_logits"].sum(), model.norm.weight)[0]
+    assert (
+        16 * 1 - 16 <= rows.min()
+        and rows.max() < 16 * 2 + 16
+        and 16 * 5 - 16 <= columns.min()
+        and columns.max() < 16 * 6 + 16
+    )
+    gradient = torch.autograd.grad(
+        out := model(features)["severity_logits"].sum(), model.norm.weight
+    )[0]
     assert out.isfinite() and gradient.abs().sum() > 0
 
 
@@ -186,7 +245,10 @@ def test_a_fresh_model_trains_in_every_weight():
     assert out["severity_logits"].std() > 0.05  # four blocks in, the signal is still there
     loss = F.cross_entropy(out["logits"], torch.arange(8) % 3) + out["severity_map"].square().mean()
     loss.backward()
-    assert all(p.grad is not None and p.grad.isfinite().all() and p.grad.abs().sum() > 0 for p in model.parameters())
+    assert all(
+        p.grad is not None and p.grad.isfinite().all() and p.grad.abs().sum() > 0
+        for p in model.parameters()
+    )
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     for _ in range(60):
         optimizer.zero_grad()
@@ -196,8 +258,14 @@ def test_a_fresh_model_trains_in_every_weight():
     assert last < 0.1
 
 
-@pytest.mark.parametrize("bad, words", [({"num_heads": 3}, "8 is no multiple of num_heads 3"), ({"map_scale": 12}, "power of 2"),
-                                        ({"map_scale": 0}, "power of 2")])
+@pytest.mark.parametrize(
+    "bad, words",
+    [
+        ({"num_heads": 3}, "8 is no multiple of num_heads 3"),
+        ({"map_scale": 12}, "power of 2"),
+        ({"map_scale": 0}, "power of 2"),
+    ],
+)
 def test_impossible_sizes_are_refused(bad, words):
     with pytest.raises(ValueError, match=words):
         CorpusViT(**TINY | bad)
@@ -224,7 +292,11 @@ def test_two_true_size_steps():
     for _ in range(2):
         optimizer.zero_grad()
         out = model(torch.randn(2, 1024, 16, 16))
-        (F.cross_entropy(out["logits"], torch.tensor([0, 2])) + out["severity_map"].mean()).backward()
+        (
+            F.cross_entropy(out["logits"], torch.tensor([0, 2])) + out["severity_map"].mean()
+        ).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-    assert all(torch.isfinite(p).all() for p in model.parameters()) and not torch.equal(before, model.head.weight)
+    assert all(torch.isfinite(p).all() for p in model.parameters()) and not torch.equal(
+        before, model.head.weight
+    )

@@ -1,4 +1,6 @@
-"""Random changes of films: that films and masks move as one, that what is painted lies in the lungs, and that greys stay greys."""
+"""Random changes of films: that films and masks move as one, that what is painted lies in the
+lungs, and that greys stay greys.
+"""
 
 import cv2
 import numpy as np
@@ -23,21 +25,28 @@ def seed():
 
 
 def test_film_and_mask_move_as_one():
-    """Dark is lung before and after, up to the pixels that a border runs through; half of the films are mirrored."""
+    """Dark is lung before and after, up to the pixels that a border runs through; half of the films
+    are mirrored.
+    """
     image, mask = films(32)
     mask[:, :, 32:] //= 2  # the lung on the right of the image: 127
     moved, drawn = variation.move(image, mask)
     assert set(drawn.unique().tolist()) == {0, 127, 255}
     inside = (moved[:, 0] < -0.55) & (moved[:, 0] > -0.65)
     assert (drawn[inside] > 0).float().mean() > 0.97
-    middles = [[float(torch.nonzero(one == v)[:, 1].float().mean()) for v in (255, 127)] for one in drawn]
+    middles = [
+        [float(torch.nonzero(one == v)[:, 1].float().mean()) for v in (255, 127)] for one in drawn
+    ]
     mirrored = sum(a > b for a, b in middles)
     assert 8 <= mirrored <= 24
     assert len({round(float((one > 0).float().mean()), 3) for one in drawn}) > 20  # zoom
 
 
 def test_outside_the_film_lies_one_grey_and_no_lung():
-    image, mask = torch.full((16, 1, SIZE, SIZE), 0.25), torch.full((16, SIZE, SIZE), 255, dtype=torch.uint8)
+    image, mask = (
+        torch.full((16, 1, SIZE, SIZE), 0.25),
+        torch.full((16, SIZE, SIZE), 255, dtype=torch.uint8),
+    )
     moved, drawn = variation.move(image, mask)
     out = (moved[:, 0] - 0.25).abs() > 1e-5
     assert out.any() and (drawn[out] == 0).all() and (drawn[~out] == 255).float().mean() > 0.99
@@ -48,7 +57,9 @@ def test_outside_the_film_lies_one_grey_and_no_lung():
 def test_clouds_lie_in_the_lungs_and_only_brighten():
     image, mask = films(64)
     painted = variation.opacify(image, mask, chance=0.5)
-    far = torch.nn.functional.max_pool2d((mask == 255)[:, None].float(), 5, stride=1, padding=2) == 0
+    far = (
+        torch.nn.functional.max_pool2d((mask == 255)[:, None].float(), 5, stride=1, padding=2) == 0
+    )
     assert torch.equal(painted[far], image[far])
     assert (painted >= image - 1e-6).all() and painted.max() <= 1
     changed = ((painted - image).flatten(1).amax(1) > 0.05).float().mean()
@@ -63,10 +74,14 @@ def test_no_chance_no_clouds():
 
 
 def test_equalisation_is_opencvs():
-    """OpenCV maps the darkest grey to 0, so its values are the shares stretched from there; on many greys the two agree."""
+    """OpenCV maps the darkest grey to 0, so its values are the shares stretched from there; on many
+    greys the two agree.
+    """
     rng = np.random.default_rng(0)
     film = rng.gamma(2.0, 20.0, (SIZE, SIZE)).clip(0, 255).astype(np.uint8)
-    ours = variation.equalize(torch.tensor(film / 255.0, dtype=torch.float32)[None, None] + 1e-4)[0, 0].numpy()
+    ours = variation.equalize(torch.tensor(film / 255.0, dtype=torch.float32)[None, None] + 1e-4)[
+        0, 0
+    ].numpy()
     np.testing.assert_allclose(ours, cv2.equalizeHist(film) / 255, atol=0.01)
 
 

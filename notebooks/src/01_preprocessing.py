@@ -37,9 +37,17 @@ drawn = stages.cohort(settings, store)
 # display software do.
 
 # %% tags=["report"]
-normal = drawn.table[(drawn.table.diagnosis == "normal") & (drawn.table.ward == "diagnosis") & (drawn.table.view == "PA")]
+normal = drawn.table[
+    (drawn.table.diagnosis == "normal")
+    & (drawn.table.ward == "diagnosis")
+    & (drawn.table.view == "PA")
+]
 rows = [int(normal[normal.site == site].index[0]) for site in cohort.SITES]
-plots.plot_steps([drawn.images[row] for row in rows], list(cohort.SITES), "One normal PA film of each hospital, as it leaves the machine")
+plots.plot_steps(
+    [drawn.images[row] for row in rows],
+    list(cohort.SITES),
+    "One normal PA film of each hospital, as it leaves the machine",
+)
 
 # %% [markdown]
 # ## Equalisation by hand
@@ -53,16 +61,25 @@ below = counts.cumsum()  # pixels at most as bright
 lowest = below[toy.min()]  # OpenCV sends the darkest level to 0
 table = np.rint((below - lowest) / (toy.size - lowest) * 255).clip(0, 255).astype(np.uint8)
 np.testing.assert_array_equal(table[toy], preprocess.equalize(toy))
-pd.DataFrame({"grey level": [10, 20, 200], "pixels at most as bright": below[[10, 20, 200]], "becomes": table[[10, 20, 200]]})
+pd.DataFrame(
+    {
+        "grey level": [10, 20, 200],
+        "pixels at most as bright": below[[10, 20, 200]],
+        "becomes": table[[10, 20, 200]],
+    }
+)
 
 # %% [markdown]
 # The same lines on a real-sized film, proved equal to the package's.
+
 
 # %%
 def equalize_by_hand(image):
     below = np.bincount(image.ravel(), minlength=256).cumsum()
     lowest = below[image.min()]
-    return np.rint((below - lowest) / (image.size - lowest) * 255).clip(0, 255).astype(np.uint8)[image]
+    return (
+        np.rint((below - lowest) / (image.size - lowest) * 255).clip(0, 255).astype(np.uint8)[image]
+    )
 
 
 image = np.array(drawn.images[rows[4]])
@@ -96,7 +113,11 @@ smooth = preprocess.blur(equal)
 small = preprocess.resize(smooth, size)
 ready = preprocess.normalize(small)
 steps = [image, equal, smooth, small]
-plots.plot_steps(steps, ["film", "equalised", "blurred 3x3", f"resized to {size}"], "The chain on a film of hospital elm")
+plots.plot_steps(
+    steps,
+    ["film", "equalised", "blurred 3x3", f"resized to {size}"],
+    "The chain on a film of hospital elm",
+)
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -105,24 +126,46 @@ np.testing.assert_array_equal(whole, ready)
 print("shape:", whole.shape, whole.dtype)
 print("range inside [-2, 1.984]:", bool(whole.min() >= -2 and whole.max() <= 127 / 64))
 print("the steps one by one give the same:", bool((whole == ready).all()))
-print("16-bit films go the same way:", bool(np.array_equal(preprocess.equalize(image.astype(np.uint16)), preprocess.equalize(
-    preprocess.to_uint8(image.astype(np.uint16))))))
+print(
+    "16-bit films go the same way:",
+    bool(
+        np.array_equal(
+            preprocess.equalize(image.astype(np.uint16)),
+            preprocess.equalize(preprocess.to_uint8(image.astype(np.uint16))),
+        )
+    ),
+)
 
 # %% [markdown]
 # ## What equalisation buys
 #
 # How far apart are hospitals before and after? Below, the spread between sites of the mean grey level of normal films, in grey levels.
 
+
 # %%
 def mean_by_site(step):
-    return pd.Series({site: np.mean([step(np.array(drawn.images[i])).mean() for i in group.index[:20]])
-                      for site, group in normal.groupby("site")})
+    return pd.Series(
+        {
+            site: np.mean([step(np.array(drawn.images[i])).mean() for i in group.index[:20]])
+            for site, group in normal.groupby("site")
+        }
+    )
 
 
-spread = {name: float(mean_by_site(step).std()) for name, step in
-          {"raw": lambda x: x, "equalised": preprocess.equalize,
-           "equalised and blurred": lambda x: preprocess.blur(preprocess.equalize(x))}.items()}
-plots.plot_bars(list(spread), list(spread.values()), "Spread of mean grey between hospitals", "standard deviation (grey levels)")
+spread = {
+    name: float(mean_by_site(step).std())
+    for name, step in {
+        "raw": lambda x: x,
+        "equalised": preprocess.equalize,
+        "equalised and blurred": lambda x: preprocess.blur(preprocess.equalize(x)),
+    }.items()
+}
+plots.plot_bars(
+    list(spread),
+    list(spread.values()),
+    "Spread of mean grey between hospitals",
+    "standard deviation (grey levels)",
+)
 
 # %% [markdown]
 # ## What the paper leaves open
@@ -137,19 +180,25 @@ for name in ("resize", "order", "normalize"):
 
 # %% tags=["report"]
 wide = image[70:]
-readings = {f"{resize}, {order}": preprocess.prepare(wide, size, Choices(resize=resize, order=order))
-            for resize in ("plain", "pad") for order in ("equalize_first", "resize_first")}
+readings = {
+    f"{resize}, {order}": preprocess.prepare(wide, size, Choices(resize=resize, order=order))
+    for resize in ("plain", "pad")
+    for order in ("equalize_first", "resize_first")
+}
 plots.plot_steps(list(readings.values()), list(readings), "Four readings of one sentence")
 
 # %%
 reference = preprocess.prepare(image, size)
 other = preprocess.prepare(image, size, Choices(order="resize_first"))
-print(f"equalising before or after the resize: {np.abs(reference.astype(float) - other).mean():.0f} grey levels apart on average")
+print(
+    f"equalising before or after the resize: {np.abs(reference.astype(float) - other).mean():.0f} grey levels apart on average"
+)
 
 # %% [markdown]
 # ## Turn the knobs
 #
 # Strength of the blur, equalisation on or off, how coarse the model's input is. First as a figure, then as a widget.
+
 
 # %%
 def look(site, pixels, passes, equalise):
@@ -157,13 +206,24 @@ def look(site, pixels, passes, equalise):
     seen = preprocess.equalize(film) if equalise else film
     for _ in range(passes):
         seen = preprocess.blur(seen)
-    return plots.plot_steps([film, preprocess.resize(seen, pixels)], ["film", f"what the model sees at {pixels} px"], f"Hospital {site}")
+    return plots.plot_steps(
+        [film, preprocess.resize(seen, pixels)],
+        ["film", f"what the model sees at {pixels} px"],
+        f"Hospital {site}",
+    )
 
 
 look("fir", 64, 2, True)
 
 # %%
-widgets.explore(look, start={"pixels": 128}, site=list(cohort.SITES), pixels=[32, 64, 128, 256], passes=(0, 8, 1), equalise=True)
+widgets.explore(
+    look,
+    start={"pixels": 128},
+    site=list(cohort.SITES),
+    pixels=[32, 64, 128, 256],
+    passes=(0, 8, 1),
+    equalise=True,
+)
 
 # %% [markdown]
 # ## Real films
@@ -179,10 +239,13 @@ if mirror:
         scored = real[real.brixia_A.notna()]
         pictures = [data.load_image(path).pixels for path in scored.path]
     shown = [cv2.resize(p, (256, 256)) for p in pictures[:3]]
-    figure = plots.plot_steps(shown + [preprocess.prepare(p, 256) for p in pictures[:3]], ["film"] * 3 + ["prepared"] * 3,
-                              f"{len(scored)} real films with Brixia scores, {len(failures)} failures",
-                              stamped="real films, research use only")
-    display(figure)  # noqa: F821
+    figure = plots.plot_steps(
+        shown + [preprocess.prepare(p, 256) for p in pictures[:3]],
+        ["film"] * 3 + ["prepared"] * 3,
+        f"{len(scored)} real films with Brixia scores, {len(failures)} failures",
+        stamped="real films, research use only",
+    )
+    display(figure)
 else:
     print("not available here: set the parameter `mirror` to a folder of prepared real films")
 
@@ -197,7 +260,11 @@ else:
 # %% tags=["solution"]
 # Exercise 1: equalising twice.
 twice = preprocess.equalize(preprocess.equalize(image))
-print("mean change:", np.abs(twice.astype(int) - equal).mean().round(2), "grey levels: a flat histogram is its own image")
+print(
+    "mean change:",
+    np.abs(twice.astype(int) - equal).mean().round(2),
+    "grey levels: a flat histogram is its own image",
+)
 
 # %% tags=["solution"]
 # Exercise 2: what a border does to the inside.
@@ -209,7 +276,12 @@ print("the inside moves by", np.abs(inside).mean().round(1), "grey levels")
 # %% tags=["solution"]
 # Exercise 3: means under two normalisations.
 for how in ("fixed", "zscore"):
-    print(how, np.round([preprocess.normalize(np.array(drawn.images[row]), how).mean() for row in rows], 2))
+    print(
+        how,
+        np.round(
+            [preprocess.normalize(np.array(drawn.images[row]), how).mean() for row in rows], 2
+        ),
+    )
 
 # %% [markdown]
 # ## Next

@@ -26,7 +26,22 @@ import numpy as np
 import pandas as pd
 import torch
 
-from cxrkit import artifacts, backbone, cohort, curves, data, fetch, findings, manifest, maps, plots, profiles, results, stages, widgets
+from cxrkit import (
+    artifacts,
+    backbone,
+    cohort,
+    curves,
+    data,
+    fetch,
+    findings,
+    manifest,
+    maps,
+    plots,
+    profiles,
+    results,
+    stages,
+    widgets,
+)
 from cxrkit.schema import FINDINGS
 from cxrkit.selection import for_task
 
@@ -55,7 +70,10 @@ for i in range(4):
     for j in range(4):
         pooled[:, 0] += weight[:, 0, i, j] * features[:, :, i, j]
 torch.testing.assert_close(pooled, backbone.pcam_pool(features, logit_map))
-print("equal to backbone.pcam_pool; the two sure cells together weigh", f"{weight[0, 0, 2:, 1].sum():.2f} of 1")
+print(
+    "equal to backbone.pcam_pool; the two sure cells together weigh",
+    f"{weight[0, 0, 2:, 1].sum():.2f} of 1",
+)
 
 # %% [markdown]
 # The package writes the weight as a softmax of log-probabilities: the same number, but finite where the quotient is 0/0.
@@ -63,8 +81,12 @@ print("equal to backbone.pcam_pool; the two sure cells together weigh", f"{weigh
 # %%
 print(inspect.getsource(backbone.pcam_weights), inspect.getsource(backbone.pcam_pool), sep="\n")
 far = torch.full((1, 1, 4, 4), -110.0)
-print("quotient at logits of -110:", float((far.sigmoid() / far.sigmoid().sum())[0, 0, 0, 0]),
-      " package:", float(backbone.pcam_weights(far)[0, 0, 0, 0]))
+print(
+    "quotient at logits of -110:",
+    float((far.sigmoid() / far.sigmoid().sum())[0, 0, 0, 0]),
+    " package:",
+    float(backbone.pcam_weights(far)[0, 0, 0, 0]),
+)
 
 # %% [markdown]
 # ## What PCAM does to the gradient
@@ -81,8 +103,12 @@ L = film_logit.detach()
 torch.testing.assert_close(cells.grad, weight * (1 + (1 - probability) * (logit_map - L)))
 
 figure, axes = plots.grid(1, 4, size=3.1, title="One finding on a 4x4 map")
-shown = {"logit of each cell": logit_map, "weight under PCAM": weight, "gradient under PCAM": cells.grad,
-         "gradient under the mean": torch.full_like(weight, 1 / 16)}
+shown = {
+    "logit of each cell": logit_map,
+    "weight under PCAM": weight,
+    "gradient under PCAM": cells.grad,
+    "gradient under the mean": torch.full_like(weight, 1 / 16),
+}
 for axis, (title, values) in zip(axes[0], shown.items(), strict=True):
     low, high = (-2, 2) if "logit" in title else (-0.1, 0.3)
     drawn = plots.show(axis, values[0, 0], title, cmap="viridis", vmin=low, vmax=high)
@@ -105,10 +131,20 @@ print(inspect.getsource(backbone.Backbone))
 with torch.device("meta"):
     full = backbone.Backbone()
     corpus = full.features(torch.empty(1, 1, 512, 512))
-print("paper: corpus", tuple(corpus.shape[1:]), "from 512 px,", f"{sum(w.numel() for w in full.features.parameters()):,}", "weights")
+print(
+    "paper: corpus",
+    tuple(corpus.shape[1:]),
+    "from 512 px,",
+    f"{sum(w.numel() for w in full.features.parameters()):,}",
+    "weights",
+)
 small = findings.network(profiles.demo()).eval()
 side = profiles.demo().image_size
-print("demo: corpus", tuple(small.features(torch.zeros(1, 1, side, side)).shape[1:]), f"from {side} px")
+print(
+    "demo: corpus",
+    tuple(small.features(torch.zeros(1, 1, side, side)).shape[1:]),
+    f"from {side} px",
+)
 
 # %% [markdown]
 # ## Labels that nobody is sure of
@@ -117,15 +153,40 @@ print("demo: corpus", tuple(small.features(torch.zeros(1, 1, side, side)).shape[
 # the paper's open questions (choice 14). A made-up row that hedges everything but the effusion, in the four readings:
 
 # %%
-columns = ["No Finding", "Cardiomegaly", "Lung Opacity", "Edema", "Consolidation", "Pneumonia", "Atelectasis", "Pneumothorax",
-           "Pleural Effusion", "Support Devices"]
-row = ["CheXpert-v1.0/train/patient00001/study1/view1_frontal.jpg", "Frontal", "AP", "", *["-1.0"] * 7, "1.0", ""]
+columns = [
+    "No Finding",
+    "Cardiomegaly",
+    "Lung Opacity",
+    "Edema",
+    "Consolidation",
+    "Pneumonia",
+    "Atelectasis",
+    "Pneumothorax",
+    "Pleural Effusion",
+    "Support Devices",
+]
+row = [
+    "CheXpert-v1.0/train/patient00001/study1/view1_frontal.jpg",
+    "Frontal",
+    "AP",
+    "",
+    *["-1.0"] * 7,
+    "1.0",
+    "",
+]
 head = ["Path", "Frontal/Lateral", "AP/PA", *columns]
 with tempfile.TemporaryDirectory() as folder:
     Path(folder, "train.csv").write_text("\n".join([",".join(head), ",".join(row)]) + "\n")
-    read = {how: manifest.read("chexpert", folder, replace(settings.choices, uncertain=how)).loc[0, list(FINDINGS)]
-            for how in profiles.OPEN_CHOICES["uncertain"][1]}
-answers = {how: values.map(lambda v: "unknown" if np.isnan(v) else f"{v:.0f}").to_numpy() for how, values in read.items()}
+    read = {
+        how: manifest.read("chexpert", folder, replace(settings.choices, uncertain=how)).loc[
+            0, list(FINDINGS)
+        ]
+        for how in profiles.OPEN_CHOICES["uncertain"][1]
+    }
+answers = {
+    how: values.map(lambda v: "unknown" if np.isnan(v) else f"{v:.0f}").to_numpy()
+    for how, values in read.items()
+}
 pd.DataFrame({"in the file": row[3:], **answers}, index=names)
 
 # %% [markdown]
@@ -143,8 +204,11 @@ found = artifacts.read_json(folder / "metrics.json")
 print(found["images"])
 
 # %% tags=["report"]
-curves.plot_history({"backbone": artifacts.read_json(folder / "history.json")},
-                    f"Training of the backbone: binary cross-entropy, {len(FINDINGS)} findings", synthetic=stamped == "synthetic")
+curves.plot_history(
+    {"backbone": artifacts.read_json(folder / "history.json")},
+    f"Training of the backbone: binary cross-entropy, {len(FINDINGS)} findings",
+    synthetic=stamped == "synthetic",
+)
 
 # %% [markdown]
 # ## Judged on hospitals never seen
@@ -156,31 +220,58 @@ curves.plot_history({"backbone": artifacts.read_json(folder / "history.json")},
 # %% tags=["report"]
 unseen = next(part for part in ("external", "folds", "test") if part in found)
 outside = found[unseen]
-rows = [{"label": f"{name} (n = {outside['findings'][key]['auc']['n']})", **outside["findings"][key]["auc"], "group": "finding"}
-        for key, name in zip(FINDINGS, names, strict=True) if outside["findings"][key]["auc"]["value"] is not None]
+rows = [
+    {
+        "label": f"{name} (n = {outside['findings'][key]['auc']['n']})",
+        **outside["findings"][key]["auc"],
+        "group": "finding",
+    }
+    for key, name in zip(FINDINGS, names, strict=True)
+    if outside["findings"][key]["auc"]["value"] is not None
+]
 rows.sort(key=lambda row: -row["value"])
 forest = pd.DataFrame([*rows, {"label": "mean", **outside["auc"], "group": "mean"}])
-curves.plot_forest(forest, "Findings on hospitals never seen", "AUC (95 % interval; n = films with the finding)",
-                   synthetic=stamped == "synthetic")
+curves.plot_forest(
+    forest,
+    "Findings on hospitals never seen",
+    "AUC (95 % interval; n = films with the finding)",
+    synthetic=stamped == "synthetic",
+)
 
 # %% [markdown]
 # The same, hospital by hospital, beside the internal test films. One mean hides that a finding may be easy at one site and hard at another.
 
+
 # %%
 def cell(area):
-    return "-" if area["value"] is None else f"{area['value']:.2f} [{area['low']:.2f}, {area['high']:.2f}]"
+    return (
+        "-"
+        if area["value"] is None
+        else f"{area['value']:.2f} [{area['low']:.2f}, {area['high']:.2f}]"
+    )
 
 
-places = {"internal test": found["test"], **{part["site"]: part for key, part in found.items() if key.removeprefix("external").isdigit()}}
-pd.DataFrame({where: [cell(part["findings"][key]["auc"]) for key in FINDINGS] + [cell(part["auc"])] for where, part in places.items()},
-             index=[*names, "mean"])
+places = {
+    "internal test": found["test"],
+    **{part["site"]: part for key, part in found.items() if key.removeprefix("external").isdigit()},
+}
+pd.DataFrame(
+    {
+        where: [cell(part["findings"][key]["auc"]) for key in FINDINGS] + [cell(part["auc"])]
+        for where, part in places.items()
+    },
+    index=[*names, "mean"],
+)
 
 # %%
 # NBVAL_CHECK_OUTPUT
 areas = [found[unseen]["findings"][key]["auc"]["value"] for key in FINDINGS]
 print("mean AUC on hospitals never seen at least 0.85:", bool(outside["auc"]["value"] >= 0.85))
 print("every finding above chance:", all(area > 0.5 for area in areas if area is not None))
-print("patients in training and test:", len(set(data.parts(table)["train"].patient_id) & set(data.parts(table)["test"].patient_id)))
+print(
+    "patients in training and test:",
+    len(set(data.parts(table)["train"].patient_id) & set(data.parts(table)["test"].patient_id)),
+)
 
 # %% [markdown]
 # ## May one believe the probability?
@@ -192,9 +283,17 @@ print("patients in training and test:", len(set(data.parts(table)["train"].patie
 # %% tags=["report"]
 judged = pd.read_csv(folder / "predictions.csv")
 judged = judged[judged["judged"] == unseen]
-shown = [key for key in ("cardiomegaly", "consolidation", "atelectasis", "support_device") if set(judged[key]) == {0, 1}]
-scores = {key.replace("_", " "): (judged[key], 1 / (1 + np.exp(-judged[f"logit_{key}"]))) for key in shown}
-curves.plot_use(scores, "Calibration of four findings, hospitals never seen", synthetic=stamped == "synthetic")
+shown = [
+    key
+    for key in ("cardiomegaly", "consolidation", "atelectasis", "support_device")
+    if set(judged[key]) == {0, 1}
+]
+scores = {
+    key.replace("_", " "): (judged[key], 1 / (1 + np.exp(-judged[f"logit_{key}"]))) for key in shown
+}
+curves.plot_use(
+    scores, "Calibration of four findings, hospitals never seen", synthetic=stamped == "synthetic"
+)
 
 # %% [markdown]
 # ## Where it lies
@@ -219,26 +318,48 @@ def truth(film, key):
     if "url" not in gallery:
         return None
     place = cohort.place_from_url(gallery.url[film], key)
-    return cv2.resize(place.astype(np.uint8), (settings.image_size,) * 2, interpolation=cv2.INTER_NEAREST).astype(bool)
+    return cv2.resize(
+        place.astype(np.uint8), (settings.image_size,) * 2, interpolation=cv2.INTER_NEAREST
+    ).astype(bool)
 
 
 lies = np.stack([truth(0, key) for key in FINDINGS]) if "url" in table else None
-maps.plot_findings(images[0], probability[0], names, chances[0], lies,
-                   f"Ten findings on a film of {gallery.site[0]} (bold: present)", stamped)
+maps.plot_findings(
+    images[0],
+    probability[0],
+    names,
+    chances[0],
+    lies,
+    f"Ten findings on a film of {gallery.site[0]} (bold: present)",
+    stamped,
+)
 
 # %% [markdown]
 # Choose a film, a finding and what to see: the probability of each cell, or its weight in PCAM (which sums to 1 even where nothing is: a
 # weight map always points somewhere). First as a figure, then as a widget.
+
 
 # %%
 def look(film, finding, show):
     k = names.index(finding)
     heat = probability[film, k] if show == "probability" else output["weight_map"][film, k].numpy()
     place, top = truth(film, FINDINGS[k]), 1.0 if show == "probability" else float(heat.max())
-    figure, axes = plots.grid(1, 2, size=3.8, title=f"{finding}: film says {chances[film, k]:.2f}, truth {gallery[FINDINGS[k]][film]:.0f}")
+    figure, axes = plots.grid(
+        1,
+        2,
+        size=3.8,
+        title=f"{finding}: film says {chances[film, k]:.2f}, truth {gallery[FINDINGS[k]][film]:.0f}",
+    )
     plots.show(axes[0, 0], images[film], f"hospital {gallery.site[film]}, {gallery.view[film]}")
-    drawn = maps.over(axes[0, 1], images[film], heat, f"{show} of each cell (blue: truth)", place, top)
-    figure.colorbar(drawn, ax=axes[0, 1], shrink=0.8, label="of the finding" if show == "probability" else f"as a share of {top:.2f}")
+    drawn = maps.over(
+        axes[0, 1], images[film], heat, f"{show} of each cell (blue: truth)", place, top
+    )
+    figure.colorbar(
+        drawn,
+        ax=axes[0, 1],
+        shrink=0.8,
+        label="of the finding" if show == "probability" else f"as a share of {top:.2f}",
+    )
     return plots.stamp(figure, stamped)
 
 
@@ -246,7 +367,13 @@ first = names[int(gallery.loc[1, list(FINDINGS)].to_numpy(float).argmax())]
 look(1, first, "weight")
 
 # %%
-widgets.explore(look, start={"film": 1, "finding": first}, film=(0, len(gallery) - 1, 1), finding=names, show=["probability", "weight"])
+widgets.explore(
+    look,
+    start={"film": 1, "finding": first},
+    film=(0, len(gallery) - 1, 1),
+    finding=names,
+    show=["probability", "weight"],
+)
 
 # %% [markdown]
 # ## What PCAM buys, and what it does not
@@ -261,10 +388,23 @@ if "seeds_backbone" in results.names():
     study = results.read("seeds_backbone")
     seeds = pd.DataFrame(study["rows"])
     labels = seeds["pool"].replace("pcam", "PCAM") + ", seed " + seeds["seed"].astype(str)
-    hits = pd.DataFrame({"label": labels, "group": seeds["pool"], "value": seeds["hit"], "low": seeds["hit_low"],
-                         "high": seeds["hit_high"]})
-    display(curves.plot_forest(hits.sort_values("group", kind="stable"), "Pointing game on hospitals never seen (dashed: chance)",  # noqa: F821
-                               "share of findings that the highest cell touches", chance=seeds["chance"].mean()))
+    hits = pd.DataFrame(
+        {
+            "label": labels,
+            "group": seeds["pool"],
+            "value": seeds["hit"],
+            "low": seeds["hit_low"],
+            "high": seeds["hit_high"],
+        }
+    )
+    display(
+        curves.plot_forest(
+            hits.sort_values("group", kind="stable"),
+            "Pointing game on hospitals never seen (dashed: chance)",
+            "share of findings that the highest cell touches",
+            chance=seeds["chance"].mean(),
+        )
+    )
     print(f"measured at commit {study['made']['commit']} by {study['made']['command']}")
 else:
     print("not available here: `make seeds` has not been run")
@@ -273,12 +413,23 @@ else:
 if "seeds_backbone" in results.names():
     gains = seeds[seeds["pool"] == "pcam"].set_index("seed")
     area = seeds.pivot(index="seed", columns="pool", values="auc")
-    display(pd.DataFrame({  # noqa: F821
-        "AUC, PCAM": area["pcam"].round(3), "AUC, average": area["average"].round(3),
-        "AUC gained": (area["pcam"] - area["average"]).round(3),
-        "hits gained [95 %]": [f"{g.gain:+.3f} [{g.gain_low:+.3f}, {g.gain_high:+.3f}]" for g in gains.itertuples()]}))
+    display(
+        pd.DataFrame(
+            {
+                "AUC, PCAM": area["pcam"].round(3),
+                "AUC, average": area["average"].round(3),
+                "AUC gained": (area["pcam"] - area["average"]).round(3),
+                "hits gained [95 %]": [
+                    f"{g.gain:+.3f} [{g.gain_low:+.3f}, {g.gain_high:+.3f}]"
+                    for g in gains.itertuples()
+                ],
+            }
+        )
+    )
     better = int((gains["gain_low"] > 0).sum()), int((gains["gain_high"] < 0).sum())
-    print(f"of {len(gains)} seeds, PCAM points better beyond doubt in {better[0]}, worse in {better[1]}")
+    print(
+        f"of {len(gains)} seeds, PCAM points better beyond doubt in {better[0]}, worse in {better[1]}"
+    )
 
 # %% [markdown]
 # ## The corpus
@@ -290,7 +441,12 @@ if "seeds_backbone" in results.names():
 features = output["features"][0].numpy()  # (C, h, w)
 most = features.std(axis=(1, 2)).argsort()[::-1][:8]
 heats = features[most] / features[most].max(axis=(1, 2), keepdims=True)
-figure, axes = plots.grid(2, 4, size=2.1, title=f"Eight of {len(features)} channels of the corpus, each to its own maximum")
+figure, axes = plots.grid(
+    2,
+    4,
+    size=2.1,
+    title=f"Eight of {len(features)} channels of the corpus, each to its own maximum",
+)
 for axis, channel, heat in zip(axes.ravel(), most, heats, strict=True):
     drawn = maps.over(axis, images[0], heat, f"channel {channel}", top=1)
 figure.colorbar(drawn, ax=axes, shrink=0.8, label="feature (0 to its maximum)")
@@ -308,8 +464,12 @@ if mirror and profile == "demo":
         failures = fetch.fetch("nih_cxr14", temporary, mirror, say=lambda text: None)
         real = manifest.read("nih_cxr14", temporary, settings.choices)
         seen = findings.scores(findings.predict(model, real, settings, artifacts.Store(temporary)))
-    print(f"{len(real)} NIH films, {len(failures)} failures; labels that say the same: {', '.join(seen['same'])}")
-    display(pd.DataFrame({"AUC": [cell(seen["findings"][key]["auc"]) for key in FINDINGS]}, index=names))  # noqa: F821
+    print(
+        f"{len(real)} NIH films, {len(failures)} failures; labels that say the same: {', '.join(seen['same'])}"
+    )
+    display(
+        pd.DataFrame({"AUC": [cell(seen["findings"][key]["auc"]) for key in FINDINGS]}, index=names)
+    )
 else:
     print("not available here: set the parameter `mirror` to a folder of prepared real films")
 
@@ -333,7 +493,12 @@ for scale in (0, 1, 4, 16):
 # %% tags=["solution"]
 # Exercise 2: labels that say the same.
 print("identical or opposite:", findings.twins(outer[list(FINDINGS)]) or "none")
-print("films where consolidation and pneumonia differ:", int((outer["consolidation"] != outer["pneumonia"]).sum()), "of", len(outer))
+print(
+    "films where consolidation and pneumonia differ:",
+    int((outer["consolidation"] != outer["pneumonia"]).sum()),
+    "of",
+    len(outer),
+)
 
 # %% tags=["solution"]
 # Exercise 3: thresholds carried over.

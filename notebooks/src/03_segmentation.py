@@ -21,7 +21,21 @@ import numpy as np
 import pandas as pd
 import torch
 
-from cxrkit import adversarial, artifacts, curves, lungs, maps, overlap, plots, profiles, results, segmentation, severity, stages, widgets
+from cxrkit import (
+    adversarial,
+    artifacts,
+    curves,
+    lungs,
+    maps,
+    overlap,
+    plots,
+    profiles,
+    results,
+    segmentation,
+    severity,
+    stages,
+    widgets,
+)
 from cxrkit.artifacts import Store
 
 settings, store = profiles.get(profile), Store(out, mirror)
@@ -45,6 +59,7 @@ pd.crosstab(table["role"].replace("", "not used"), table["diagnosis"])
 #
 # Instance normalisation gives every channel of every image mean 0 and standard deviation 1: contrast and brightness are forgotten, shapes
 # stay. *Adaptive* instance normalisation then gives it a new mean and spread, and those are read off a *style*.
+
 
 # %%
 def adain(x, gamma, beta):
@@ -91,7 +106,10 @@ print(inspect.getsource(segmentation.Generator.draw))
 logits = torch.tensor([0.0, 2.0])
 by_hand = -torch.log(torch.sigmoid(logits)).mean()  # "both are real": minus log of the probability
 torch.testing.assert_close(adversarial.nonsaturating(logits, True), by_hand)
-print("chance level of the game, log 2 =", round(float(adversarial.nonsaturating(torch.zeros(1), True)), 3))
+print(
+    "chance level of the game, log 2 =",
+    round(float(adversarial.nonsaturating(torch.zeros(1), True)), 3),
+)
 
 # %% [markdown]
 # ## Train, or load
@@ -107,9 +125,17 @@ teacher = lungs.load_teacher(folder, settings)
 print("The other lessons get their masks from:", result["delivered"])
 
 # %% tags=["report"]
-shares = {"lungs": "drawing the lungs", "real": "discriminator: real", "fake": "discriminator: made", "cycle": "there and back"}
-parts = {name: [{"step": row["step"], "loss": row[key]} for row in history["teacher"]] for key, name in shares.items()
-         if key in history["teacher"][0]}
+shares = {
+    "lungs": "drawing the lungs",
+    "real": "discriminator: real",
+    "fake": "discriminator: made",
+    "cycle": "there and back",
+}
+parts = {
+    name: [{"step": row["step"], "loss": row[key]} for row in history["teacher"]]
+    for key, name in shares.items()
+    if key in history["teacher"][0]
+}
 curves.plot_history(parts, "Stage 1: four of its losses")
 
 # %% [markdown]
@@ -127,7 +153,9 @@ curves.plot_history(parts, "Stage 1: four of its losses")
 
 # %%
 judged = pd.read_csv(folder / "predictions.csv")
-opaque = judged[(judged["network"] == "unet_normal") & (judged["diagnosis"] != "normal")].sort_values("opaque", ascending=False)
+opaque = judged[
+    (judged["network"] == "unet_normal") & (judged["diagnosis"] != "normal")
+].sort_values("opaque", ascending=False)
 worst = opaque.head(40).sort_values("dice").head(6)
 cases = table.set_index("path").loc[worst["path"]].reset_index()
 inputs = lungs.dataset(cases, settings, store).batch(range(len(cases)))["image"]
@@ -137,7 +165,13 @@ inputs = lungs.dataset(cases, settings, store).batch(range(len(cases)))["image"]
 def carried(case, steps):
     image = inputs[case : case + 1]
     abnormal, normal = teacher.style(torch.arange(2))
-    return np.stack([teacher.generator(image, torch.lerp(abnormal, normal, t)[None])["image"][0, 0].numpy() for t in steps])
+    return np.stack(
+        [
+            teacher.generator(image, torch.lerp(abnormal, normal, t)[None])["image"][0, 0].numpy()
+            for t in steps
+        ]
+    )
+
 
 # %% tags=["report"]
 steps = (0.0, 0.5, 1.0)
@@ -146,7 +180,12 @@ steps = (0.0, 0.5, 1.0)
 def slide(case, style):
     films = carried(case, (*steps, style))
     names = ["abnormal", "half way", "normal", f"style {style:.1f}"]
-    return maps.plot_styles(inputs[case, 0].numpy(), films, names, f"Film {case + 1} of {len(cases)}, carried by the style")
+    return maps.plot_styles(
+        inputs[case, 0].numpy(),
+        films,
+        names,
+        f"Film {case + 1} of {len(cases)}, carried by the style",
+    )
 
 
 slide(0, 1.0)
@@ -163,11 +202,20 @@ widgets.explore(slide, start={"style": 1.0}, case=list(range(len(cases))), style
 
 # %% tags=["report"]
 seen = lungs.dataset(cases, settings, store, size=settings.image_size)
-images, truth = (np.stack(stack) for stack in zip(*(seen.pixels(i) for i in range(len(cases))), strict=True))
-drawn = {"truth": truth == 255,
-         "U-Net, normal only": lungs.predict(unet, cases, settings, store),
-         "AdaIN student": lungs.predict(student, cases, settings, store)}
-maps.plot_masks(images, drawn, [f"{100 * share:.0f} % opaque" for share in worst["opaque"]], "Lungs full of pneumonia")
+images, truth = (
+    np.stack(stack) for stack in zip(*(seen.pixels(i) for i in range(len(cases))), strict=True)
+)
+drawn = {
+    "truth": truth == 255,
+    "U-Net, normal only": lungs.predict(unet, cases, settings, store),
+    "AdaIN student": lungs.predict(student, cases, settings, store),
+}
+maps.plot_masks(
+    images,
+    drawn,
+    [f"{100 * share:.0f} % opaque" for share in worst["opaque"]],
+    "Lungs full of pneumonia",
+)
 
 # %% [markdown]
 # ## Measured
@@ -178,17 +226,27 @@ maps.plot_masks(images, drawn, [f"{100 * share:.0f} % opaque" for share in worst
 # same network without that.
 
 # %%
-place = "external" if "external" in result else "test"  # real films: the test, which holds sources that taught no network
+# real films: the test, which holds sources that taught no network
+place = "external" if "external" in result else "test"
 overlap.table(result, place)
 
 # %%
-overlap.table(result, place, "missed").dropna(axis=1, how="all")  # share of the lesion that the mask leaves out
+# share of the lesion that the mask leaves out
+overlap.table(result, place, "missed").dropna(axis=1, how="all")
 
 # %% tags=["report"]
-gain = pd.DataFrame([{"label": overlap.words(group), "group": part, **entry} for part in ("test", "external") if part in result
-                     for group, entry in result[part]["gain"].items()])
+gain = pd.DataFrame(
+    [
+        {"label": overlap.words(group), "group": part, **entry}
+        for part in ("test", "external")
+        if part in result
+        for group, entry in result[part]["gain"].items()
+    ]
+)
 title = "Student minus U-Net taught by normal lungs (blue: test, red: unseen hospitals)"
-curves.plot_forest(gain, title, "difference in Dice (> 0: the student is better)", chance=0, digits=3)
+curves.plot_forest(
+    gain, title, "difference in Dice (> 0: the student is better)", chance=0, digits=3
+)
 
 # %% [markdown]
 # Three of its comparisons say different things: `unet_both` against `unet_normal` what masks of abnormal lungs are worth (the most there
@@ -201,7 +259,8 @@ curves.plot_forest(gain, title, "difference in Dice (> 0: the student is better)
 # through it. Below, the share of the lesion's pixels that each mask keeps (recall), by brightness.
 
 # %%
-ill = judged[(judged["external"].astype(bool) == (place == "external")) & judged["bright"].notna()]  # none where nobody drew lesions
+# none where nobody drew lesions
+ill = judged[(judged["external"].astype(bool) == (place == "external")) & judged["bright"].notna()]
 bins, names = [-9, 0, 0.25, 0.5, 9], ["< 0", "0 to 0.25", "to 0.5", "> 0.5"]
 ill = ill.assign(kept=1 - ill["missed"], brightness=pd.cut(ill["bright"], bins, labels=names))
 kept = ill.pivot_table("kept", "network", "brightness", observed=True).round(3)
@@ -217,17 +276,34 @@ kept
 
 # %% tags=["report"]
 longer = results.read("segmenter_large")
-print(longer["made"]["date"], "commit", longer["made"]["commit"], "discriminator", longer["made"]["discriminator"])
+print(
+    longer["made"]["date"],
+    "commit",
+    longer["made"]["commit"],
+    "discriminator",
+    longer["made"]["discriminator"],
+)
 pairs = pd.DataFrame([row for row in longer["rows"] if "minus" in row and row["measure"] == "dice"])
 pairs = pairs[pairs["group"].isin(["normal", "zones_4_6", "opaque", "bright"])]
-pairs["label"] = pairs["network"] + " - " + pairs["minus"] + ", " + pairs["group"].map(overlap.words)
+pairs["label"] = (
+    pairs["network"] + " - " + pairs["minus"] + ", " + pairs["group"].map(overlap.words)
+)
 pairs["group"] = pairs["network"] + pairs["minus"]  # a colour for each comparison
-curves.plot_forest(pairs, "Ten times the budget, unseen hospitals", "difference in Dice", chance=0, digits=3)
+curves.plot_forest(
+    pairs, "Ten times the budget, unseen hospitals", "difference in Dice", chance=0, digits=3
+)
 
 # %%
-missed = pd.DataFrame([row for row in longer["rows"] if row["measure"] == "missed" and row["group"] in ("zones_4_6", "bright")])
+missed = pd.DataFrame(
+    [
+        row
+        for row in longer["rows"]
+        if row["measure"] == "missed" and row["group"] in ("zones_4_6", "bright")
+    ]
+)
 missed = missed.assign(network=missed["network"] + (" - " + missed["minus"]).fillna(""))
-missed.pivot_table("value", "network", "group").round(3)  # share of the lesion left out; with "-": difference on the films that both saw
+# share of the lesion left out; with "-": difference on the films that both saw
+missed.pivot_table("value", "network", "group").round(3)
 
 # %% [markdown]
 # The ablation was judged on all films of the test and the others on 1,500 of them, so two rows do not subtract to the row of their
@@ -243,11 +319,20 @@ missed.pivot_table("value", "network", "group").round(3)  # share of the lesion 
 # NBVAL_CHECK_OUTPUT
 away = result[place]
 print("films judged:", result["images"]["judged"])
-print("student, abnormal lungs, unseen hospitals: Dice above 0.93:", away["student"]["abnormal"]["dice"]["value"] > 0.93)
+print(
+    "student, abnormal lungs, unseen hospitals: Dice above 0.93:",
+    away["student"]["abnormal"]["dice"]["value"] > 0.93,
+)
 if "opaque" in away["unet_normal"]:
-    print("student, 4 to 6 zones, unseen hospitals: Dice above 0.90:", away["student"]["zones_4_6"]["dice"]["value"] > 0.90)
-    print("opaque lungs, more of the lesion missed without abnormal masks:",
-          away["unet_normal"]["opaque"]["missed"]["value"] > away["unet_both"]["opaque"]["missed"]["value"])
+    print(
+        "student, 4 to 6 zones, unseen hospitals: Dice above 0.90:",
+        away["student"]["zones_4_6"]["dice"]["value"] > 0.90,
+    )
+    print(
+        "opaque lungs, more of the lesion missed without abnormal masks:",
+        away["unet_normal"]["opaque"]["missed"]["value"]
+        > away["unet_both"]["opaque"]["missed"]["value"],
+    )
 
 # %% [markdown]
 # ## What a wrong mask does to the six zones
@@ -257,7 +342,13 @@ if "opaque" in away["unet_normal"]:
 
 # %%
 drawn_lesions = cases["lesion_mask"].notna().all()
-lesion = lungs.dataset(cases.assign(lung_mask=cases["lesion_mask"]), settings, store, size=settings.image_size) if drawn_lesions else None
+lesion = (
+    lungs.dataset(
+        cases.assign(lung_mask=cases["lesion_mask"]), settings, store, size=settings.image_size
+    )
+    if drawn_lesions
+    else None
+)
 
 
 def zones_of(case, name):
@@ -267,7 +358,9 @@ def zones_of(case, name):
 
 
 def compare_zones(case):
-    figure, axes = plots.grid(1, len(drawn), size=3.4, title=f"Film {case + 1}: zones and which of them are ill")
+    figure, axes = plots.grid(
+        1, len(drawn), size=3.4, title=f"Film {case + 1}: zones and which of them are ill"
+    )
     for axis, name in zip(axes[0], drawn, strict=True):
         zones, array = zones_of(case, name)
         plots.show_zones(axis, images[case], zones, array)
@@ -275,7 +368,9 @@ def compare_zones(case):
     return plots.stamp(figure)
 
 
-compare_zones(0) if drawn_lesions else print("not available here: nobody has drawn the lesions of these films")
+compare_zones(0) if drawn_lesions else print(
+    "not available here: nobody has drawn the lesions of these films"
+)
 
 # %%
 widgets.explore(compare_zones, case=list(range(len(cases)))) if drawn_lesions else None

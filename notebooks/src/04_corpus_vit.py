@@ -23,7 +23,22 @@ import numpy as np
 import pandas as pd
 import torch
 
-from cxrkit import NOTICE, batches, contrasts, curves, data, diagnosis, fetch, manifest, maps, metrics, profiles, results, stages, widgets
+from cxrkit import (
+    NOTICE,
+    batches,
+    contrasts,
+    curves,
+    data,
+    diagnosis,
+    fetch,
+    manifest,
+    maps,
+    metrics,
+    profiles,
+    results,
+    stages,
+    widgets,
+)
 from cxrkit.artifacts import Store, read_json
 from cxrkit.backbone import Backbone
 from cxrkit.schema import DIAGNOSES
@@ -42,19 +57,30 @@ names = dict(zip(DIAGNOSES, ("normal", "other infection", "COVID-19"), strict=Tr
 
 # %%
 torch.manual_seed(0)
-toy = CorpusViT(in_channels=3, grid=2, embed_dim=4, depth=1, num_heads=1, mlp_dim=8).requires_grad_(False)
+toy = CorpusViT(in_channels=3, grid=2, embed_dim=4, depth=1, num_heads=1, mlp_dim=8).requires_grad_(
+    False
+)
 for weight in toy.parameters():
     torch.nn.init.normal_(weight)
 corpus = torch.rand(1, 3, 2, 2)
 
 W, b = toy.patch_embed.proj.weight[:, :, 0, 0], toy.patch_embed.proj.bias  # (4, 3), (4,)
-words = torch.stack([W @ corpus[0, :, i, j] + b for i in range(2) for j in range(2)])  # (4 cells, 4)
+# (4 cells, 4)
+words = torch.stack([W @ corpus[0, :, i, j] + b for i in range(2) for j in range(2)])
 torch.testing.assert_close(words, toy.patch_embed(corpus)[0])
 tokens = torch.cat([toy.cls_token[0], words]) + toy.pos_embed[0]  # (5 tokens, 4)
 places = ["class token", "upper left", "upper right", "lower left", "lower right"]
-curves.plot_matrix({"words": pd.DataFrame(torch.cat([toy.cls_token[0], words]), places),
-                    "+ positions": pd.DataFrame(toy.pos_embed[0], places), "= tokens": pd.DataFrame(tokens, places)},
-                   "Five tokens of four numbers", "value", columns="number of the embedding", synthetic=False)
+curves.plot_matrix(
+    {
+        "words": pd.DataFrame(torch.cat([toy.cls_token[0], words]), places),
+        "+ positions": pd.DataFrame(toy.pos_embed[0], places),
+        "= tokens": pd.DataFrame(tokens, places),
+    },
+    "Five tokens of four numbers",
+    "value",
+    columns="number of the embedding",
+    synthetic=False,
+)
 
 # %% [markdown]
 # ## Without positions, a bag of words
@@ -70,7 +96,9 @@ toy.pos_embed.zero_()
 without = (toy(corpus)["logits"] - toy(shuffled)["logits"]).abs().max()
 toy.pos_embed.copy_(kept)
 torch.testing.assert_close(without, torch.tensor(0.0), atol=1e-5, rtol=0)
-print(f"largest change of a logit when the cells are shuffled: {with_positions:.2f} with positions, {without:.0e} without")
+print(
+    f"largest change of a logit when the cells are shuffled: {with_positions:.2f} with positions, {without:.0e} without"
+)
 
 # %% [markdown]
 # ## One attention head by hand
@@ -78,6 +106,7 @@ print(f"largest change of a logit when the cells are shuffled: {with_positions:.
 # Each token asks a question (its *query*), offers a headline (*key*) and a content (*value*): three linear layers. How well a question fits
 # a headline is their scalar product over the square root of the length; softmax turns the fits of one question into shares that sum to 1;
 # and the answer is the mean of the contents with those shares. A row of the matrix below belongs to the token that looks.
+
 
 # %%
 def one_head(tokens, weight, bias):
@@ -90,8 +119,16 @@ def one_head(tokens, weight, bias):
 block = toy.blocks[0]
 attention, answer = one_head(block.norm1(tokens), block.attn.qkv.weight, block.attn.qkv.bias)
 torch.testing.assert_close(block.attn.proj(answer), block.attn(block.norm1(tokens)[None])[0])
-curves.plot_matrix({"": pd.DataFrame(attention, places, places)}, "Who looks at whom (each row sums to 1)", "attention", 0, 1,
-                   columns="looked at", rows="looks", synthetic=False)
+curves.plot_matrix(
+    {"": pd.DataFrame(attention, places, places)},
+    "Who looks at whom (each row sums to 1)",
+    "attention",
+    0,
+    1,
+    columns="looked at",
+    rows="looks",
+    synthetic=False,
+)
 
 # %% [markdown]
 # A layer of the encoder adds this answer to the tokens, then adds what a small network makes of each token alone. Layer upon layer, at the
@@ -102,7 +139,10 @@ after = tokens + block.attn.proj(answer)
 after = after + block.mlp.fc2(torch.nn.functional.gelu(block.mlp.fc1(block.norm2(after))))
 logits = toy.head(toy.norm(after)[0])  # (3,)
 torch.testing.assert_close(logits, toy(corpus)["logits"][0])
-print("probabilities of the toy:", {name: round(float(p), 3) for name, p in zip(names.values(), logits.softmax(0), strict=True)})
+print(
+    "probabilities of the toy:",
+    {name: round(float(p), 3) for name, p in zip(names.values(), logits.softmax(0), strict=True)},
+)
 
 # %%
 print(inspect.getsource(CorpusViT))
@@ -114,10 +154,18 @@ print(inspect.getsource(CorpusViT))
 # %%
 with torch.device("meta"):
     features = sum(p.numel() for p in Backbone().features.parameters())
-    readings = {width: sum(p.numel() for p in CorpusViT(mlp_dim=width).parameters()) for width in (3072, 2048)}
+    readings = {
+        width: sum(p.numel() for p in CorpusViT(mlp_dim=width).parameters())
+        for width in (3072, 2048)
+    }
 assert [round((features + n) / 1e6, 1) for n in readings.values()] == [93.0, 74.1]
-pd.DataFrame({"backbone": features, "transformer": readings, "together, millions": {w: (features + n) / 1e6 for w, n in readings.items()}}
-             ).rename_axis("width of the MLP").round(1)
+pd.DataFrame(
+    {
+        "backbone": features,
+        "transformer": readings,
+        "together, millions": {w: (features + n) / 1e6 for w, n in readings.items()},
+    }
+).rename_axis("width of the MLP").round(1)
 
 # %% [markdown]
 # ## Two models, and films to judge them
@@ -131,7 +179,10 @@ folders = {view: stages.transformer(settings, view, store) for view in ("PA", "A
 found = {view: read_json(folder / "metrics.json") for view, folder in folders.items()}
 judged = {view: pd.read_csv(folder / "predictions.csv") for view, folder in folders.items()}
 outside = {view: table[table["external"]].reset_index(drop=True) for view, table in judged.items()}
-inside = {view: table[(table["split"] == "val") & ~table["external"]].reset_index(drop=True) for view, table in judged.items()}
+inside = {
+    view: table[(table["split"] == "val") & ~table["external"]].reset_index(drop=True)
+    for view, table in judged.items()
+}
 synthetic = all(table["dataset"].eq("virtual").all() for table in judged.values())
 films = stages.diagnosis_films(settings, store)[0]
 where = films["external"].map({True: "external", False: "internal"})
@@ -146,13 +197,23 @@ pd.crosstab([films["view"], where, films["site"]], films["diagnosis"])[list(DIAG
 train_films = data.parts(diagnosis.of_view(films, "PA"))["train"]
 weights = diagnosis.class_weights(train_films)
 drawn = train_films["diagnosis"].iloc[batches.Order(len(train_films), 0, weights).take(0, 10_000)]
-pd.DataFrame({"share of the training films": train_films["diagnosis"].value_counts(normalize=True),
-              "chance of one film to be drawn (mean 1)": pd.Series(weights).groupby(train_films["diagnosis"]).first(),
-              "share of 10,000 draws": drawn.value_counts(normalize=True)}).loc[list(DIAGNOSES)].round(2)
+pd.DataFrame(
+    {
+        "share of the training films": train_films["diagnosis"].value_counts(normalize=True),
+        "chance of one film to be drawn (mean 1)": pd.Series(weights)
+        .groupby(train_films["diagnosis"])
+        .first(),
+        "share of 10,000 draws": drawn.value_counts(normalize=True),
+    }
+).loc[list(DIAGNOSES)].round(2)
 
 # %%
-curves.plot_history({view: read_json(folder / "history.json") for view, folder in folders.items()},
-                    "Training on the internal hospitals", "macro AUC on validation", synthetic)
+curves.plot_history(
+    {view: read_json(folder / "history.json") for view, folder in folders.items()},
+    "Training on the internal hospitals",
+    "macro AUC on validation",
+    synthetic,
+)
 
 # %% [markdown]
 # The weights that count are those of the highest validation AUC. Where the score still rises at the last step, longer training would pay;
@@ -166,46 +227,95 @@ curves.plot_history({view: read_json(folder / "history.json") for view, folder i
 # and the rates are means over the three classes. Intervals are 95 %, by patient; of virtual films by anatomy, of which many patients are
 # made.
 
+
 # %%
 def shown(leaf):
-    return "-" if None in (leaf["value"], leaf["low"]) else f"{leaf['value']:.2f} [{leaf['low']:.2f}, {leaf['high']:.2f}]"
+    return (
+        "-"
+        if None in (leaf["value"], leaf["low"])
+        else f"{leaf['value']:.2f} [{leaf['low']:.2f}, {leaf['high']:.2f}]"
+    )
 
 
 lines = {}
 for view, metric in found.items():
-    for part in [name for name in metric if name.startswith("external") and name != "external"] + ["external"]:
+    for part in [name for name in metric if name.startswith("external") and name != "external"] + [
+        "external"
+    ]:
         one = metric[part]
         lines[f"{view} films", one.get("site", "all external")] = {
             ("", "films"): sum(one["n"].values()),
-            **{("AUC", names[name]): shown(one["classes"][name]["auc"]) for name in DIAGNOSES}, ("AUC", "macro"): shown(one["auc"]),
+            **{("AUC", names[name]): shown(one["classes"][name]["auc"]) for name in DIAGNOSES},
+            ("AUC", "macro"): shown(one["auc"]),
             **{("threshold carried", what): shown(one[what]) for what in diagnosis.RATES},
-            **{("optimistic", what): f"{one['optimistic'][what]['value'] or np.nan:.2f}" for what in diagnosis.RATES}}
+            **{
+                ("optimistic", what): f"{one['optimistic'][what]['value'] or np.nan:.2f}"
+                for what in diagnosis.RATES
+            },
+        }
 print(NOTICE)
 pd.DataFrame(lines).T
 
 # %% tags=["report"]
-rows = [{"label": f"{view}, {found[view][part].get('site', 'all external')}: {names.get(name, 'macro')}", "group": view, **area}
-        for view in found for part in ("external1", "external2", "external3", "external") if part in found[view]
-        for name, area in [(None, found[view][part]["auc"])] + [
-            (name, found[view][part]["classes"][name]["auc"]) for name in DIAGNOSES if part == "external"]]
-curves.plot_forest(pd.DataFrame(rows).dropna(), "Diagnosis at hospitals never seen (bars: 95 % intervals by patient)",
-                   "AUC (dashed: chance)", chance=0.5, synthetic=synthetic)
+rows = [
+    {
+        "label": f"{view}, {found[view][part].get('site', 'all external')}: {names.get(name, 'macro')}",
+        "group": view,
+        **area,
+    }
+    for view in found
+    for part in ("external1", "external2", "external3", "external")
+    if part in found[view]
+    for name, area in [(None, found[view][part]["auc"])]
+    + [
+        (name, found[view][part]["classes"][name]["auc"])
+        for name in DIAGNOSES
+        if part == "external"
+    ]
+]
+curves.plot_forest(
+    pd.DataFrame(rows).dropna(),
+    "Diagnosis at hospitals never seen (bars: 95 % intervals by patient)",
+    "AUC (dashed: chance)",
+    chance=0.5,
+    synthetic=synthetic,
+)
 
 # %%
 # NBVAL_CHECK_OUTPUT
 models = {view: diagnosis.load(folder, settings) for view, folder in folders.items()}
-batch = diagnosis.dataset(outside["PA"], settings, store).batch(range(min(16, len(outside["PA"]))))["image"]
+batch = diagnosis.dataset(outside["PA"], settings, store).batch(range(min(16, len(outside["PA"]))))[
+    "image"
+]
 with torch.no_grad():
     fused = models["PA"](batch)["logits"]
-    models["PA"].transformer.fused = models["AP"].transformer.fused = False  # from here on hooks see the attention
+    # from here on hooks see the attention
+    models["PA"].transformer.fused = models["AP"].transformer.fused = False
     plain = models["PA"](batch)["logits"]
 patients = {split: set(part["group_id"]) for split, part in data.parts(films).items()}
-print("no patient in two splits:", not any(patients[a] & patients[b] for a in patients for b in patients if a < b))
+print(
+    "no patient in two splits:",
+    not any(patients[a] & patients[b] for a in patients for b in patients if a < b),
+)
 print("fast attention gives the same logits:", bool(torch.allclose(fused, plain, atol=1e-4)))
-print("probabilities sum to 1:", all(np.allclose(table[diagnosis.PROBABILITIES].sum(axis=1), 1, atol=1e-4) for table in judged.values()))
-print("better than chance on all external films:", all(metric["external"]["auc"]["low"] > 0.5 for metric in found.values()))
-print("optimistic sensitivity reaches 0.8:", all(metric["external"]["optimistic"]["sensitivity"]["value"] >= diagnosis.SENSITIVITY
-                                                 for metric in found.values()))
+print(
+    "probabilities sum to 1:",
+    all(
+        np.allclose(table[diagnosis.PROBABILITIES].sum(axis=1), 1, atol=1e-4)
+        for table in judged.values()
+    ),
+)
+print(
+    "better than chance on all external films:",
+    all(metric["external"]["auc"]["low"] > 0.5 for metric in found.values()),
+)
+print(
+    "optimistic sensitivity reaches 0.8:",
+    all(
+        metric["external"]["optimistic"]["sensitivity"]["value"] >= diagnosis.SENSITIVITY
+        for metric in found.values()
+    ),
+)
 
 # %% [markdown]
 # ## The operating point
@@ -213,21 +323,31 @@ print("optimistic sensitivity reaches 0.8:", all(metric["external"]["optimistic"
 # A threshold is a point on the ROC curve, and the *same* threshold is another point at another hospital. The dotted line is a sensitivity
 # of 0.8. First at the threshold that validation chose, then with a handle to drag.
 
+
 # %%
 def operate(view, diagnosed, threshold):
     name = next(key for key, words in names.items() if words == diagnosed)
     parts = {"validation": inside[view], **dict(iter(outside[view].groupby("site")))}
     scores = {site: (part["diagnosis"] == name, part[f"p_{name}"]) for site, part in parts.items()}
-    return curves.plot_roc(scores, f"{diagnosed} against the rest, {view} films, called from p = {threshold:.2f}\nNot for diagnosis",
-                           threshold, synthetic)
+    return curves.plot_roc(
+        scores,
+        f"{diagnosed} against the rest, {view} films, called from p = {threshold:.2f}\nNot for diagnosis",
+        threshold,
+        synthetic,
+    )
 
 
 carried = diagnosis.thresholds(inside["PA"])["covid19"]
 operate("PA", "COVID-19", carried)
 
 # %%
-widgets.explore(operate, view=["PA", "AP"], diagnosed=list(names.values()), threshold=(0.0, 1.0, 0.01),
-                start={"diagnosed": "COVID-19", "threshold": round(carried, 2)})
+widgets.explore(
+    operate,
+    view=["PA", "AP"],
+    diagnosed=list(names.values()),
+    threshold=(0.0, 1.0, 0.01),
+    start={"diagnosed": "COVID-19", "threshold": round(carried, 2)},
+)
 
 # %% [markdown]
 # ## Carrying thresholds from hospital to hospital
@@ -236,8 +356,15 @@ widgets.explore(operate, view=["PA", "AP"], diagnosed=list(names.values()), thre
 # another (column). The diagonal holds by construction. Off it: a model may rank well at both and still need another threshold.
 
 # %% tags=["report"]
-curves.plot_matrix({f"{view} films": diagnosis.transfer(outside[view]) for view in outside}, "Sensitivity for COVID-19 with a threshold "
-                   "from elsewhere", "sensitivity", high=1, columns="used at", rows="chosen at", synthetic=synthetic)
+curves.plot_matrix(
+    {f"{view} films": diagnosis.transfer(outside[view]) for view in outside},
+    "Sensitivity for COVID-19 with a threshold from elsewhere",
+    "sensitivity",
+    high=1,
+    columns="used at",
+    rows="chosen at",
+    synthetic=synthetic,
+)
 
 # %% [markdown]
 # ## May one believe the probability?
@@ -247,8 +374,14 @@ curves.plot_matrix({f"{view} films": diagnosis.transfer(outside[view]) for view 
 
 # %%
 print(NOTICE)
-curves.plot_use({f"{view} films": (table["diagnosis"] == "covid19", table["p_covid19"]) for view, table in outside.items()},
-                "Probability of COVID-19, external hospitals", synthetic=synthetic)
+curves.plot_use(
+    {
+        f"{view} films": (table["diagnosis"] == "covid19", table["p_covid19"])
+        for view, table in outside.items()
+    },
+    "Probability of COVID-19, external hospitals",
+    synthetic=synthetic,
+)
 
 # %% [markdown]
 # ## Where does a word look?
@@ -257,12 +390,17 @@ curves.plot_use({f"{view} films": (table["diagnosis"] == "covid19", table["p_cov
 # says from which cells it takes its content. This is what a token *reads*, not yet why the model *answers*: that is lesson 05.
 
 # %%
-surest = [int(outside["PA"][f"p_{name}"].where(outside["PA"]["diagnosis"] == name, -1).argmax()) for name in reversed(DIAGNOSES)]
+surest = [
+    int(outside["PA"][f"p_{name}"].where(outside["PA"]["diagnosis"] == name, -1).argmax())
+    for name in reversed(DIAGNOSES)
+]
 some = outside["PA"].loc[surest].reset_index(drop=True)
 pixels = np.load(data.cached(some["path"], settings.image_size, settings.choices, store=store))
 seen = []  # (films, heads, T, T) of each layer
-hooks = [block.attn.softmax.register_forward_hook(lambda module, inputs, output: seen.append(output))
-         for block in models["PA"].transformer.blocks]
+hooks = [
+    block.attn.softmax.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    for block in models["PA"].transformer.blocks
+]
 with torch.no_grad():
     models["PA"](diagnosis.dataset(some, settings, store).batch(range(len(some)))["image"])
 for hook in hooks:
@@ -272,16 +410,29 @@ side = models["PA"].transformer.grid[0]
 
 def look(film, layer, row, column, class_token):
     token = 0 if class_token else 1 + row * side + column
-    heads = seen[layer - 1][film, :, token, 1:].unflatten(-1, (side, side))  # the class token has no place in the film
-    return maps.plot_attention(pixels[film], heads, None if class_token else (row, column), f"Layer {layer} of the PA model, a film of "
-                               f"{names[some['diagnosis'][film]]}", stamped="synthetic" if synthetic else "research use only")
+    # the class token has no place in the film
+    heads = seen[layer - 1][film, :, token, 1:].unflatten(-1, (side, side))
+    return maps.plot_attention(
+        pixels[film],
+        heads,
+        None if class_token else (row, column),
+        f"Layer {layer} of the PA model, a film of {names[some['diagnosis'][film]]}",
+        stamped="synthetic" if synthetic else "research use only",
+    )
 
 
 look(0, len(seen), side // 2, side // 4, False)
 
 # %%
-widgets.explore(look, film=(0, len(some) - 1, 1), layer=(1, len(seen), 1), row=(0, side - 1, 1), column=(0, side - 1, 1),
-                class_token=False, start={"layer": len(seen), "row": side // 2, "column": side // 4})
+widgets.explore(
+    look,
+    film=(0, len(some) - 1, 1),
+    layer=(1, len(seen), 1),
+    row=(0, side - 1, 1),
+    column=(0, side - 1, 1),
+    class_token=False,
+    start={"layer": len(seen), "row": side // 2, "column": side // 4},
+)
 
 # %% [markdown]
 # ## How much is luck?
@@ -293,12 +444,23 @@ widgets.explore(look, film=(0, len(some) - 1, 1), layer=(1, len(seen), 1), row=(
 # %% tags=["report"]
 if "seeds_diagnosis" in results.names():
     measured = results.read("seeds_diagnosis")
-    seeds = pd.DataFrame(measured["rows"]).groupby("view", sort=False)[["auc", "sensitivity", "specificity", "accuracy", "ece"]]
-    spread = pd.concat({"value": seeds.mean().stack(), "low": seeds.min().stack(), "high": seeds.max().stack()}, axis=1).reset_index(
-        names=["group", "what"])
-    spread["label"] = spread["group"] + ": " + spread["what"].replace({"auc": "macro AUC", "ece": "ECE"})
-    display(curves.plot_forest(spread, f"Three seeds, external hospitals ({measured['made']['date'][:10]})",  # noqa: F821
-                               "mean; bars: lowest and highest"))
+    seeds = pd.DataFrame(measured["rows"]).groupby("view", sort=False)[
+        ["auc", "sensitivity", "specificity", "accuracy", "ece"]
+    ]
+    spread = pd.concat(
+        {"value": seeds.mean().stack(), "low": seeds.min().stack(), "high": seeds.max().stack()},
+        axis=1,
+    ).reset_index(names=["group", "what"])
+    spread["label"] = (
+        spread["group"] + ": " + spread["what"].replace({"auc": "macro AUC", "ece": "ECE"})
+    )
+    display(
+        curves.plot_forest(
+            spread,
+            f"Three seeds, external hospitals ({measured['made']['date'][:10]})",
+            "mean; bars: lowest and highest",
+        )
+    )
 else:
     print("not measured here yet: make seeds")
 
@@ -315,20 +477,43 @@ else:
 # %%
 if mirror and settings.sources.together:
     counts, alone = contrasts.ties(films)
-    display(counts)  # noqa: F821
-    print(f"macro AUC of guessing the diagnosis from the dataset alone, over all films: {alone:.2f}")
+    display(counts)
+    print(
+        f"macro AUC of guessing the diagnosis from the dataset alone, over all films: {alone:.2f}"
+    )
     judgement = read_json(stages.both_views(settings, store) / "metrics.json")["contrasts"]
-    display(contrasts.table(judgement["inside"]).style.set_caption("Normal against other infection inside the NIH, five folds"))  # noqa: F821
-    display(contrasts.table(judgement["away"]).style.set_caption("COVID-19 against other infection inside Cohen's"))  # noqa: F821
+    display(
+        contrasts.table(judgement["inside"]).style.set_caption(
+            "Normal against other infection inside the NIH, five folds"
+        )
+    )
+    display(
+        contrasts.table(judgement["away"]).style.set_caption(
+            "COVID-19 against other infection inside Cohen's"
+        )
+    )
 elif mirror:
     with tempfile.TemporaryDirectory() as folder:
         fetch.fetch("nih_cxr14", folder, mirror, say=lambda text: None)
         real = manifest.read("nih_cxr14", folder)
-        real = {view: diagnosis.predict(models[view], diagnosis.of_view(real[real["diagnosis"].notna()], view), settings, Store(folder))
-                for view in models}
+        real = {
+            view: diagnosis.predict(
+                models[view],
+                diagnosis.of_view(real[real["diagnosis"].notna()], view),
+                settings,
+                Store(folder),
+            )
+            for view in models
+        }
     for view, table in real.items():
-        area = metrics.auc_ci((table["diagnosis"] == "normal").astype(float), table["p_normal"], groups=table["group_id"])
-        print(f"{view}: {len(table)} real films, AUC of p(normal) {area[0]:.2f} [{area[1]:.2f}, {area[2]:.2f}]. {NOTICE}")
+        area = metrics.auc_ci(
+            (table["diagnosis"] == "normal").astype(float),
+            table["p_normal"],
+            groups=table["group_id"],
+        )
+        print(
+            f"{view}: {len(table)} real films, AUC of p(normal) {area[0]:.2f} [{area[1]:.2f}, {area[2]:.2f}]. {NOTICE}"
+        )
 else:
     print("not available here: set the parameter `mirror` to a folder of prepared real films")
 
@@ -344,8 +529,15 @@ else:
 # %% tags=["solution"]
 # Exercise 1: paired comparison on the same films.
 other = diagnosis.predict(models["AP"], outside["PA"], settings, store)
-tests = {names[name]: metrics.delong_test((other["diagnosis"] == name).astype(float), outside["PA"][f"p_{name}"], other[f"p_{name}"],
-                                          groups=other["group_id"]) for name in DIAGNOSES}
+tests = {
+    names[name]: metrics.delong_test(
+        (other["diagnosis"] == name).astype(float),
+        outside["PA"][f"p_{name}"],
+        other[f"p_{name}"],
+        groups=other["group_id"],
+    )
+    for name in DIAGNOSES
+}
 table = pd.DataFrame(tests).T.rename(columns={"auc_a": "PA model", "auc_b": "AP model"})
 print(table.assign(holm=metrics.holm(table["p_value"])).round(3))
 
@@ -356,7 +548,9 @@ torch.nn.init.zeros_(blind.transformer.pos_embed)
 bag = diagnosis.predict(blind, outside["PA"], settings, store)
 truth = diagnosis.codes(bag)
 for what, table in (("with positions", outside["PA"]), ("without", bag)):
-    print(f"{what}: macro AUC {metrics.macro_auc(truth, table[diagnosis.PROBABILITIES].to_numpy()):.3f}")
+    print(
+        f"{what}: macro AUC {metrics.macro_auc(truth, table[diagnosis.PROBABILITIES].to_numpy()):.3f}"
+    )
 
 # %% tags=["solution"]
 # Exercise 3: from even shares to those of each hospital.

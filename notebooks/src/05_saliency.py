@@ -22,14 +22,32 @@ import numpy as np
 import pandas as pd
 import torch
 
-from cxrkit import court, curves, data, diagnosis, evidence, maps, plots, profiles, relevance, results, saliency, stages, widgets
+from cxrkit import (
+    court,
+    curves,
+    data,
+    diagnosis,
+    evidence,
+    maps,
+    plots,
+    profiles,
+    relevance,
+    results,
+    saliency,
+    stages,
+    widgets,
+)
 from cxrkit.artifacts import Store
 from cxrkit.schema import DIAGNOSES
 from cxrkit.transformer import CorpusViT
 
 settings, store = profiles.get(profile), Store(out, mirror)
-models = {view: diagnosis.load(stages.transformer(settings, view, store), settings) for view in ("PA", "AP")}
-table, exhibits = stages.diagnosis_films(settings, store)[0], stages.exhibits(settings, store)  # real films have no drawn lesions
+models = {
+    view: diagnosis.load(stages.transformer(settings, view, store), settings)
+    for view in ("PA", "AP")
+}
+# real films have no drawn lesions
+table, exhibits = stages.diagnosis_films(settings, store)[0], stages.exhibits(settings, store)
 names = ["normal", "other infection", "COVID-19"]
 
 # %% [markdown]
@@ -50,7 +68,8 @@ R[0, 0], R[2, 1] = 1.0, 3.0
 by_hand = torch.zeros_like(x)
 for token in range(3):
     for o in range(2):
-        added = (x[token] * layer.weight[o]).clamp(min=0).detach()  # what each input added to output o
+        # what each input added to output o
+        added = (x[token] * layer.weight[o]).clamp(min=0).detach()
         if added.sum() > 0:
             by_hand[token] += R[token, o] * added / added.sum()
 torch.testing.assert_close(by_hand, relevance.linear_rule(layer, (x,), layer(x), R[None])[0])
@@ -88,7 +107,13 @@ C = [step.attention[0, 0] for step in steps]  # last block first, (3, 3) each
 product = (torch.eye(3) + C[0]) @ (torch.eye(3) + C[1])
 by_hand = product[0, 1:]  # the class token's row, itself left out
 torch.testing.assert_close(by_hand, relevance.relevance(toy, corpus, 2).flatten())
-print("I + C, last block:", np.array2string((torch.eye(3) + C[0]).numpy(), precision=4), "map:", by_hand.numpy().round(4), sep="\n")
+print(
+    "I + C, last block:",
+    np.array2string((torch.eye(3) + C[0]).numpy(), precision=4),
+    "map:",
+    by_hand.numpy().round(4),
+    sep="\n",
+)
 
 # %%
 print(inspect.getsource(relevance.relevance))
@@ -108,7 +133,10 @@ pixels = np.load(data.cached(films["path"], settings.image_size, settings.choice
 _, steps = relevance.trace(model.transformer.double(), seen.corpus[:8].double(), court.COVID)
 totals = torch.stack([step.tokens.sum((-2, -1))[0] for step in steps])  # (blocks, films)
 model.transformer.float()
-print(f"{len(films)} films; relevance after each block, from the last down, of one film:", totals[:, 0].numpy().round(6))
+print(
+    f"{len(films)} films; relevance after each block, from the last down, of one film:",
+    totals[:, 0].numpy().round(6),
+)
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -119,7 +147,10 @@ model.transformer.float()
 print("three classes at once:", tuple(three.shape))
 print("never negative:", bool((three >= 0).all()))
 print("conserved through the blocks:", bool((totals - 1).abs().max() < 1e-4))
-print("a film alone has the map it has in a batch:", bool((alone - batch[:1]).abs().max() <= 1e-9 * batch.max()))
+print(
+    "a film alone has the map it has in a batch:",
+    bool((alone - batch[:1]).abs().max() <= 1e-9 * batch.max()),
+)
 
 # %% [markdown]
 # ## Figure 5: each disease, on hospitals never seen
@@ -130,19 +161,43 @@ print("a film alone has the map it has in a batch:", bool((alone - batch[:1]).ab
 # %% tags=["report"]
 outside = data.parts(diagnosis.of_view(table, view))["external"]
 judged = diagnosis.predict(model, outside, settings, store)
-surest = [int(judged[f"p_{name}"].where(judged["diagnosis"] == name, -1).argmax()) for name in DIAGNOSES]
+surest = [
+    int(judged[f"p_{name}"].where(judged["diagnosis"] == name, -1).argmax()) for name in DIAGNOSES
+]
 batch = diagnosis.dataset(outside, settings, store).batch(surest)["image"]
 with torch.no_grad():
     features = model.features(batch)
 heat = saliency.relevance(model.transformer, features, [0, 1, 2])
-shown = np.load(data.cached(outside["path"], settings.image_size, settings.choices, store=store))[surest]
+shown = np.load(data.cached(outside["path"], settings.image_size, settings.choices, store=store))[
+    surest
+]
 truth = None
 if outside["lesion_mask"].notna().all():
-    truth = np.load(data.cached(outside["lesion_mask"], settings.image_size, settings.choices, "lesion", store))[surest] == 255
-labels = [f"{name}\n(p {judged.loc[i, f'p_{DIAGNOSES[k]}']:.2f})" for k, (i, name) in enumerate(zip(surest, names, strict=True))]
-plots_of = {"stamped": "synthetic" if outside["dataset"].eq("virtual").all() else "research use only"}
-maps.plot_saliency(shown, heat, labels, [f"for {name}" for name in names],
-                   "Relevance for each class, external hospitals (blue: true lesion)", truth, shared=True, **plots_of)
+    truth = (
+        np.load(
+            data.cached(
+                outside["lesion_mask"], settings.image_size, settings.choices, "lesion", store
+            )
+        )[surest]
+        == 255
+    )
+labels = [
+    f"{name}\n(p {judged.loc[i, f'p_{DIAGNOSES[k]}']:.2f})"
+    for k, (i, name) in enumerate(zip(surest, names, strict=True))
+]
+plots_of = {
+    "stamped": "synthetic" if outside["dataset"].eq("virtual").all() else "research use only"
+}
+maps.plot_saliency(
+    shown,
+    heat,
+    labels,
+    [f"for {name}" for name in names],
+    "Relevance for each class, external hospitals (blue: true lesion)",
+    truth,
+    shared=True,
+    **plots_of,
+)
 
 # %% [markdown]
 # ## Method, class, layer
@@ -150,26 +205,60 @@ maps.plot_saliency(shown, heat, labels, [f"for {name}" for name in names],
 # Eleven methods answer the same question differently. Raw attention and rollout look at attention only and say the same for every class;
 # *random* is noise, which all of them must beat.
 
+
 # %%
 def look(film, method, explained, start_layer):
     options = {"start_layer": start_layer} if method == "relevance" else {}
-    heat = saliency.METHODS[method](model.transformer, seen.corpus[film : film + 1], names.index(explained), **options)
-    title = f"{method.replace('_', ' ')} for {explained}" + (f", blocks from {start_layer}" if options else "")
-    return maps.plot_saliency(pixels[film : film + 1], heat[:, None], [films.site[film]], [title], "", lesion[film : film + 1], **plots_of)
+    heat = saliency.METHODS[method](
+        model.transformer, seen.corpus[film : film + 1], names.index(explained), **options
+    )
+    title = f"{method.replace('_', ' ')} for {explained}" + (
+        f", blocks from {start_layer}" if options else ""
+    )
+    return maps.plot_saliency(
+        pixels[film : film + 1],
+        heat[:, None],
+        [films.site[film]],
+        [title],
+        "",
+        lesion[film : film + 1],
+        **plots_of,
+    )
 
 
 kinds = list(saliency.METHODS)
 for part in (kinds[:5], kinds[5:]):
-    shots = torch.stack([saliency.METHODS[name](model.transformer, seen.corpus[::16], court.COVID) for name in part], dim=1)
-    display(maps.plot_saliency(pixels[::16], shots, list(films.site[::16]), [name.replace("_", " ") for name in part],  # noqa: F821
-                               "Saliency for COVID-19, three films (blue: true lesion)", lesion[::16], **plots_of))
+    shots = torch.stack(
+        [
+            saliency.METHODS[name](model.transformer, seen.corpus[::16], court.COVID)
+            for name in part
+        ],
+        dim=1,
+    )
+    display(
+        maps.plot_saliency(
+            pixels[::16],
+            shots,
+            list(films.site[::16]),
+            [name.replace("_", " ") for name in part],
+            "Saliency for COVID-19, three films (blue: true lesion)",
+            lesion[::16],
+            **plots_of,
+        )
+    )
 
 # %%
 look(0, "relevance", "COVID-19", 0)
 
 # %%
-widgets.explore(look, film=(0, min(len(films), 12) - 1, 1), method=list(saliency.METHODS), explained=names,
-                start={"explained": "COVID-19"}, start_layer=(0, len(model.transformer.blocks) - 1, 1))
+widgets.explore(
+    look,
+    film=(0, min(len(films), 12) - 1, 1),
+    method=list(saliency.METHODS),
+    explained=names,
+    start={"explained": "COVID-19"},
+    start_layer=(0, len(model.transformer.blocks) - 1, 1),
+)
 
 # %% [markdown]
 # ## The trial
@@ -183,9 +272,13 @@ widgets.explore(look, film=(0, min(len(films), 12) - 1, 1), method=list(saliency
 trial = stages.court(settings, store)
 rows = pd.read_csv(trial / "rows.csv")
 verdict = court.verdict(rows, draws=400)
-cells = verdict.assign(text=[f"{v:.2f} [{a:.2f}, {b:.2f}]" for v, a, b in verdict[["value", "low", "high"]].to_numpy()])
+cells = verdict.assign(
+    text=[f"{v:.2f} [{a:.2f}, {b:.2f}]" for v, a, b in verdict[["value", "low", "high"]].to_numpy()]
+)
 cells.pivot(index="method", columns="criterion", values="text").reindex(
-    index=["relevance", *[m for m in saliency.METHODS if m != "relevance"], "chance"], columns=list(court.CRITERIA)).fillna("")
+    index=["relevance", *[m for m in saliency.METHODS if m != "relevance"], "chance"],
+    columns=list(court.CRITERIA),
+).fillna("")
 
 # %% tags=["report"]
 count = rows.groupby("view")["film"].nunique()
@@ -195,14 +288,22 @@ curves.plot_court(verdict, court.CRITERIA, f"The court: {count.sum()} films of C
 # Relevance minus each rival on the same films: what makes a film hard for both falls out, so small differences show.
 
 # %% tags=["report"]
-gaps = pd.concat({name: court.against(rows, "relevance", name, draws=400) for name in ("pointing", "lesion", "deletion")}, axis=1)
+gaps = pd.concat(
+    {
+        name: court.against(rows, "relevance", name, draws=400)
+        for name in ("pointing", "lesion", "deletion")
+    },
+    axis=1,
+)
 gaps.loc[[m for m in saliency.METHODS if m in gaps.index] + ["chance"]].round(3)
 
 # %% [markdown]
 # Shuffle the weights part by part, from the head down. A map that stays has never looked at the weights it claims to explain.
 
 # %% tags=["report"]
-curves.plot_cascade(pd.read_csv(trial / "cascade.csv"), "Does the map notice that the weights are gone?")
+curves.plot_cascade(
+    pd.read_csv(trial / "cascade.csv"), "Does the map notice that the weights are gone?"
+)
 
 # %% [markdown]
 # ## The verdict
@@ -218,7 +319,10 @@ curves.plot_cascade(pd.read_csv(trial / "cascade.csv"), "Does the map notice tha
 # %%
 order = court.ranking(verdict)
 for column in ("not clearly worse", "not above chance"):
-    order[column] = ["no chance known" if found is None else ", ".join(found) or "none" for found in order[column]]
+    order[column] = [
+        "no chance known" if found is None else ", ".join(found) or "none"
+        for found in order[column]
+    ]
 pd.set_option("display.max_colwidth", None)
 order.round(3)
 
@@ -232,10 +336,21 @@ order.round(3)
 # %% tags=["report"]
 if "seeds_court" in results.names():
     measured = results.read("seeds_court")
-    played = pd.DataFrame(measured["rows"]).query("criterion == 'pointing'").assign(label=lambda t: t["method"].str.replace("_", " "))
-    played = played[played["method"].isin(["relevance", "raw_attention", "rollout", "gradcam", "chance"])]
-    display(curves.plot_forest(played.assign(group="seed " + played["seed"].astype(str)),  # noqa: F821
-                               "Pointing game: seeds 0 (blue), 1 (red), 2 (green)", "share of films hit"))
+    played = (
+        pd.DataFrame(measured["rows"])
+        .query("criterion == 'pointing'")
+        .assign(label=lambda t: t["method"].str.replace("_", " "))
+    )
+    played = played[
+        played["method"].isin(["relevance", "raw_attention", "rollout", "gradcam", "chance"])
+    ]
+    display(
+        curves.plot_forest(
+            played.assign(group="seed " + played["seed"].astype(str)),
+            "Pointing game: seeds 0 (blue), 1 (red), 2 (green)",
+            "share of films hit",
+        )
+    )
 else:
     print("not measured here yet: make seeds STUDY=court")
 
@@ -246,15 +361,28 @@ else:
 
 # %%
 called = diagnosis.predict(model, films, settings, store)
-right = (called[diagnosis.PROBABILITIES].to_numpy().argmax(1) == court.COVID)
+right = called[diagnosis.PROBABILITIES].to_numpy().argmax(1) == court.COVID
 share = (lesion & lungs).sum((1, 2)) / lungs.sum((1, 2))
-groups = {"called COVID-19": right, "called something else": ~right, "smaller lesions": share <= np.median(share),
-          "larger lesions": share > np.median(share)}
+groups = {
+    "called COVID-19": right,
+    "called something else": ~right,
+    "smaller lesions": share <= np.median(share),
+    "larger lesions": share > np.median(share),
+}
 strongest = saliency.relevance(model.transformer, seen.corpus, court.COVID)
 hits = evidence.pointing(strongest, lesion)
 chance = evidence.near(lesion, seen.corpus.shape[-2:]).mean((1, 2))
-pd.DataFrame({name: {"films": int(on.sum()), "relevance hits": hits[on].mean(), "chance": chance[on].mean()}
-              for name, on in groups.items() if on.any()}).T.round(2)
+pd.DataFrame(
+    {
+        name: {
+            "films": int(on.sum()),
+            "relevance hits": hits[on].mean(),
+            "chance": chance[on].mean(),
+        }
+        for name, on in groups.items()
+        if on.any()
+    }
+).T.round(2)
 
 # %% [markdown]
 # ## Down to the pixels
@@ -265,12 +393,19 @@ pd.DataFrame({name: {"films": int(on.sum()), "relevance hits": hits[on].mean(), 
 # %%
 image = diagnosis.dataset(films, settings, store).batch([0])["image"]
 fine = saliency.through_backbone(model.features, image, strongest[:1]).abs()
-fine = torch.nn.functional.avg_pool2d(fine[:, None], 3, 1, 1)[:, 0]  # single pixels are too small to see
+# single pixels are too small to see
+fine = torch.nn.functional.avg_pool2d(fine[:, None], 3, 1, 1)[:, 0]
 fine = fine / torch.quantile(fine, 0.995) * strongest[0].max()
 figure, axes = plots.grid(1, 3, size=3.4, title="One map at two resolutions")
 plots.show(axes[0, 0], pixels[0], "film")
 maps.over(axes[0, 1], pixels[0], strongest[0], "relevance of cells (enlarged)", lesion[0])
-maps.over(axes[0, 2], pixels[0], fine[0].clamp(max=float(strongest[0].max())), "carried on to pixels", lesion[0])
+maps.over(
+    axes[0, 2],
+    pixels[0],
+    fine[0].clamp(max=float(strongest[0].max())),
+    "carried on to pixels",
+    lesion[0],
+)
 plots.stamp(figure, plots_of["stamped"])
 
 # %% [markdown]
@@ -284,15 +419,28 @@ plots.stamp(figure, plots_of["stamped"])
 if mirror and (Path(mirror) / "nih_cxr14" / "bbox.csv").exists():
     paths, boxes = court.read_boxes(Path(mirror) / "nih_cxr14", settings.image_size)
     if settings.sources.lungs_only:  # the model sees nothing else
-        paths = table.set_index(table["origin"].map(lambda path: Path(path).name))["path"].loc[[Path(path).name for path in paths]]
+        paths = table.set_index(table["origin"].map(lambda path: Path(path).name))["path"].loc[
+            [Path(path).name for path in paths]
+        ]
     real = np.load(data.cached(paths, settings.image_size, settings.choices, store=store))
-    film = torch.stack([torch.from_numpy(data.preprocess.normalize(pixels, settings.choices.normalize))[None] for pixels in real])
+    film = torch.stack(
+        [
+            torch.from_numpy(data.preprocess.normalize(pixels, settings.choices.normalize))[None]
+            for pixels in real
+        ]
+    )
     with torch.no_grad():
         features = model.features(film)
-    hit = {name: evidence.pointing(explain(model.transformer, features, 1), boxes) for name, explain in saliency.METHODS.items()}
+    hit = {
+        name: evidence.pointing(explain(model.transformer, features, 1), boxes)
+        for name, explain in saliency.METHODS.items()
+    }
     hit["chance"] = evidence.near(boxes, features.shape[-2:]).mean((1, 2))
-    lines = [pd.DataFrame({"method": name, "criterion": "boxes", "group": range(len(v)), "value": v}) for name, v in hit.items()]
-    display(court.verdict(pd.concat(lines)))  # noqa: F821
+    lines = [
+        pd.DataFrame({"method": name, "criterion": "boxes", "group": range(len(v)), "value": v})
+        for name, v in hit.items()
+    ]
+    display(court.verdict(pd.concat(lines)))
 else:
     print("not available here: set the parameter `mirror` to a folder of prepared real films")
 
@@ -312,13 +460,25 @@ for layer in range(len(model.transformer.blocks)):
 
 # %% tags=["solution"]
 # Exercise 2: a contrast.
-contrast = saliency.relevance(model.transformer, seen.corpus, lambda out: out["logits"][:, 2] - out["logits"][:, 1])
-print("pointing game:", evidence.pointing(contrast, lesion).mean().round(2), "against", hits.mean().round(2))
-print("rank correlation of the two maps:", np.nanmean(evidence.rank_correlation(contrast, strongest)).round(2))
+contrast = saliency.relevance(
+    model.transformer, seen.corpus, lambda out: out["logits"][:, 2] - out["logits"][:, 1]
+)
+print(
+    "pointing game:",
+    evidence.pointing(contrast, lesion).mean().round(2),
+    "against",
+    hits.mean().round(2),
+)
+print(
+    "rank correlation of the two maps:",
+    np.nanmean(evidence.rank_correlation(contrast, strongest)).round(2),
+)
 
 # %% tags=["solution"]
 # Exercise 3: a cell more of tolerance on each side.
-wide = torch.nn.functional.max_pool2d(torch.from_numpy(evidence.near(lesion, seen.corpus.shape[-2:])).float()[:, None], 3, 1, 1)[:, 0]
+wide = torch.nn.functional.max_pool2d(
+    torch.from_numpy(evidence.near(lesion, seen.corpus.shape[-2:])).float()[:, None], 3, 1, 1
+)[:, 0]
 peak = strongest.flatten(1).argmax(1, keepdim=True)
 print("hits:", wide.flatten(1).gather(1, peak).mean().item(), "chance:", wide.mean().item())
 

@@ -21,20 +21,41 @@ import numpy as np
 import pandas as pd
 import torch
 
-from cxrkit import curves, data, followup, manifest, maps, plots, profiles, quantification, results, severity, stages, widgets
+from cxrkit import (
+    curves,
+    data,
+    followup,
+    manifest,
+    maps,
+    plots,
+    profiles,
+    quantification,
+    results,
+    severity,
+    stages,
+    widgets,
+)
 from cxrkit.artifacts import Store, read_json
 from cxrkit.profiles import Choices
 
 settings, store = profiles.get(profile), Store(out, mirror)
-drawn = stages.cohort(profiles.demo(), store)  # the exhibits below need truth, which only virtual films have
+# the exhibits below need truth, which only virtual films have
+drawn = stages.cohort(profiles.demo(), store)
 ward = drawn.table[(drawn.table.ward == "severity") & drawn.table.external]
 
 
 def array_of(i, choices=Choices()):
-    return severity.coverage(drawn.lesion(i), severity.zones_of_sides(*drawn.lungs(i), choices)) >= 0.01
+    return (
+        severity.coverage(drawn.lesion(i), severity.zones_of_sides(*drawn.lungs(i), choices))
+        >= 0.01
+    )
 
 
-row = next(int(i) for i in ward.index if ward.severity[i] == 4 and array_of(i, Choices(zone_origin="row0")).sum() != 4)
+row = next(
+    int(i)
+    for i in ward.index
+    if ward.severity[i] == 4 and array_of(i, Choices(zone_origin="row0")).sum() != 4
+)
 image, (right, left), lesion = np.array(drawn.images[row]), drawn.lungs(row), drawn.lesion(row)
 
 # %% [markdown]
@@ -60,7 +81,8 @@ torch.manual_seed(0)
 toy_map, toy_lungs = torch.rand(1, 1, 12, 8).round(decimals=1), np.zeros((1, 12, 8), bool)
 toy_lungs[0, :, 1:4] = toy_lungs[0, :, 5:7] = True
 by_hand = torch.zeros(3, 2)
-for line, rows in enumerate((slice(0, 5), slice(5, 8), slice(8, 12))):  # 5/12 and 2/3 of twelve rows
+# 5/12 and 2/3 of twelve rows
+for line, rows in enumerate((slice(0, 5), slice(5, 8), slice(8, 12))):
     for side, columns in enumerate((slice(1, 4), slice(5, 7))):
         by_hand[line, side] = toy_map[0, 0, rows, columns].max()
 torch.testing.assert_close(by_hand, severity.roi_pool(toy_map, toy_lungs)[0])
@@ -73,6 +95,7 @@ print(inspect.getsource(severity.roi_pool))
 # Through the maximum, the error of a zone moves one pixel of the map and no other. With the average it moves all of them, also the healthy
 # ones: Table 10 of the paper compares the two.
 
+
 # %% tags=["report"]
 def touched(how):
     free = torch.rand(1, 1, 48, 48, generator=torch.Generator().manual_seed(1)).requires_grad_()
@@ -82,8 +105,13 @@ def touched(how):
     return (255 * (free.grad[0, 0] > 0)).byte().numpy()
 
 
-plots.plot_sheet([[touched("max"), touched("average")]], [""], ["maximum", "average"], "Pixels that learn from one film (white)",
-                 synthetic=False)
+plots.plot_sheet(
+    [[touched("max"), touched("average")]],
+    [""],
+    ["maximum", "average"],
+    "Pixels that learn from one film (white)",
+    synthetic=False,
+)
 
 # %% [markdown]
 # ## The model
@@ -103,9 +131,15 @@ folder = stages.severity(settings, store)
 result, model = read_json(folder / "metrics.json"), quantification.load(folder, settings)
 judged = pd.read_csv(folder / "predictions.csv")
 where = "external" if "external" in result else "test"
-away = judged[judged.external.astype(bool) if where == "external" else judged.split == "test"].reset_index(drop=True)
+away = judged[
+    judged.external.astype(bool) if where == "external" else judged.split == "test"
+].reset_index(drop=True)
 synthetic = judged.dataset.eq("virtual").all()
-curves.plot_history({"severity": read_json(folder / "history.json")}, "Squared error on six values while training", synthetic=synthetic)
+curves.plot_history(
+    {"severity": read_json(folder / "history.json")},
+    "Squared error on six values while training",
+    synthetic=synthetic,
+)
 
 # %% [markdown]
 # ## How well
@@ -115,28 +149,56 @@ curves.plot_history({"severity": read_json(folder / "history.json")}, "Squared e
 
 # %% tags=["report"]
 unseen = "Unseen hospitals" if where == "external" else "Unseen patients"
-sites = {part["site"]: part for name, part in result.items() if name[:-1] == "external"} or {"test": result["test"]}
-lines = [{"label": f"{site}: {what}", "group": what, **found["mse"]} for site, part in sites.items()
-         for what, found in (("model", part), ("constant guess", part["constant"]))]
-curves.plot_forest(pd.DataFrame(lines), f"{unseen}: squared error of the 0-6 score", "MSE (less is better)", synthetic=synthetic)
+sites = {part["site"]: part for name, part in result.items() if name[:-1] == "external"} or {
+    "test": result["test"]
+}
+lines = [
+    {"label": f"{site}: {what}", "group": what, **found["mse"]}
+    for site, part in sites.items()
+    for what, found in (("model", part), ("constant guess", part["constant"]))
+]
+curves.plot_forest(
+    pd.DataFrame(lines),
+    f"{unseen}: squared error of the 0-6 score",
+    "MSE (less is better)",
+    synthetic=synthetic,
+)
 
 # %% tags=["report"]
-pd.DataFrame({site: {name.upper(): f"{part[name]['value']:.2f} [{part[name]['low']:.2f}, {part[name]['high']:.2f}]"
-                             for name in ("mse", "mae", "cc", "r2")} for site, part in sites.items()}).T
+pd.DataFrame(
+    {
+        site: {
+            name.upper(): f"{part[name]['value']:.2f} [{part[name]['low']:.2f}, {part[name]['high']:.2f}]"
+            for name in ("mse", "mae", "cc", "r2")
+        }
+        for site, part in sites.items()
+    }
+).T
 
 # %% tags=["report"]
 truth = quantification.score_of(away, settings.choices)
-curves.plot_agreement(truth, away.score, f"Read against true severity, {unseen.lower()}", synthetic=synthetic)
+curves.plot_agreement(
+    truth, away.score, f"Read against true severity, {unseen.lower()}", synthetic=synthetic
+)
 
 # %%
 # NBVAL_CHECK_OUTPUT
 example = quantification.predict(model, away.head(4), settings, store)
 arrays = quantification.arrays_of(model, away.head(4), settings, store)
 print("array:", arrays.shape, "inside [0, 1]:", bool(arrays.min() >= 0 and arrays.max() <= 1))
-print("score is the sum of six values:", bool(np.allclose(example.soft, arrays.sum((1, 2)), atol=1e-5)))
-print("better than a constant guess:", result[where]["mse"]["value"] < result[where]["constant"]["mse"]["value"])
+print(
+    "score is the sum of six values:",
+    bool(np.allclose(example.soft, arrays.sum((1, 2)), atol=1e-5)),
+)
+print(
+    "better than a constant guess:",
+    result[where]["mse"]["value"] < result[where]["constant"]["mse"]["value"],
+)
 found = result[where].get("map")
-print("maps rank lung pixels better than chance:", found["auprc"]["value"] > found["chance"]["value"] if found else "no truth here")
+print(
+    "maps rank lung pixels better than chance:",
+    found["auprc"]["value"] > found["chance"]["value"] if found else "no truth here",
+)
 
 # %% [markdown]
 # ## Luck, and each hospital in turn
@@ -149,11 +211,24 @@ print("maps rank lung pixels better than chance:", found["auprc"]["value"] > fou
 if "seeds_severity" in results.names():
     measured = results.read("seeds_severity")
     seeds = pd.DataFrame(measured["rows"]).replace({"aside": {"usual": "the usual three"}})
-    spread = seeds.melt("aside", ["mse", "constant"]).groupby(["variable", "aside"], sort=False)["value"].agg(["mean", "min", "max"])
+    spread = (
+        seeds.melt("aside", ["mse", "constant"])
+        .groupby(["variable", "aside"], sort=False)["value"]
+        .agg(["mean", "min", "max"])
+    )
     spread = spread.reset_index().set_axis(["group", "aside", "value", "low", "high"], axis=1)
-    spread["label"] = spread["aside"] + ": " + spread["group"].replace({"mse": "model", "constant": "constant guess"})
-    display(curves.plot_forest(spread, f"Three seeds, each hospital set aside in turn ({measured['made']['date'][:10]})",  # noqa: F821
-                               "MSE (less is better): mean; bars: lowest and highest"))
+    spread["label"] = (
+        spread["aside"]
+        + ": "
+        + spread["group"].replace({"mse": "model", "constant": "constant guess"})
+    )
+    display(
+        curves.plot_forest(
+            spread,
+            f"Three seeds, each hospital set aside in turn ({measured['made']['date'][:10]})",
+            "MSE (less is better): mean; bars: lowest and highest",
+        )
+    )
 else:
     print("not measured here yet: make seeds STUDY=severity")
 
@@ -165,9 +240,17 @@ else:
 # lesions. The map is smooth: it tells zones apart better than places inside them. Weak labels have a price.
 
 # %% tags=["report"]
-shown = pd.concat([away[(truth == score) & (away.site == site)].head(1) for score, site in zip((1, 3, 5), away.site.unique())])
+shown = pd.concat(
+    [
+        away[(truth == score) & (away.site == site)].head(1)
+        for score, site in zip((1, 3, 5), away.site.unique())
+    ]
+)
 shown = (shown if len(shown) else away.head(3)).reset_index(drop=True)
-heat, six = quantification.maps(model, shown, settings, store), quantification.arrays_of(model, shown, settings, store)
+heat, six = (
+    quantification.maps(model, shown, settings, store),
+    quantification.arrays_of(model, shown, settings, store),
+)
 
 
 def stack(column, kind):
@@ -180,8 +263,18 @@ best = found["threshold"] if found else 0.5
 
 
 def contours(threshold):
-    return maps.plot_severity(films, heat, lungs, six, quantification.score_of(shown, settings.choices), list(shown.site),
-                              "Severity maps", threshold, lesions, "synthetic" if found else "real films, research use only")
+    return maps.plot_severity(
+        films,
+        heat,
+        lungs,
+        six,
+        quantification.score_of(shown, settings.choices),
+        list(shown.site),
+        "Severity maps",
+        threshold,
+        lesions,
+        "synthetic" if found else "real films, research use only",
+    )
 
 
 contours(best)
@@ -190,12 +283,20 @@ contours(best)
 widgets.explore(contours, threshold=(0.1, 0.9, 0.1))
 
 # %% tags=["report"]
-labels = {"dice": f"Dice at the threshold {best:.2g} of validation", "auprc": "average precision of lung pixels",
-          "chance": "the same by chance", "pointing": "hottest point of an involved zone on the lesion",
-          "pointing_chance": "the same by chance"}
+labels = {
+    "dice": f"Dice at the threshold {best:.2g} of validation",
+    "auprc": "average precision of lung pixels",
+    "chance": "the same by chance",
+    "pointing": "hottest point of an involved zone on the lesion",
+    "pointing_chance": "the same by chance",
+}
 if found:
     rows = [{"label": label, **found[key]} for key, label in labels.items()]
-    display(curves.plot_forest(pd.DataFrame(rows), "Map against the true lesion, unseen hospitals", "share (0-1)"))  # noqa: F821
+    display(
+        curves.plot_forest(
+            pd.DataFrame(rows), "Map against the true lesion, unseen hospitals", "share (0-1)"
+        )
+    )
 
 # %% [markdown]
 # ## What limits it
@@ -214,15 +315,24 @@ if found:
 # The score is a count of zones, so whoever moves the lines moves the score. The authors' later code forgets to add the top of the lungs:
 # its lines sit too high (`slip`).
 
+
 # %%
 def drag(upper, lower, slip):
-    return maps.plot_zone_lines(image, right, left, lesion, upper, lower, slip, "Whoever moves the lines moves the score")
+    return maps.plot_zone_lines(
+        image, right, left, lesion, upper, lower, slip, "Whoever moves the lines moves the score"
+    )
 
 
 drag(5 / 12, 2 / 3, True)
 
 # %%
-widgets.explore(drag, start={"upper": 0.4, "lower": 0.65}, upper=(0.2, 0.5, 0.05), lower=(0.5, 0.85, 0.05), slip=True)
+widgets.explore(
+    drag,
+    start={"upper": 0.4, "lower": 0.65},
+    upper=(0.2, 0.5, 0.05),
+    lower=(0.5, 0.85, 0.05),
+    slip=True,
+)
 
 # %% [markdown]
 # ## What makes a 1
@@ -238,11 +348,29 @@ if mirror:
     readings = {t: Choices(brixia_threshold=t) for t in (1, 2)}
     lines = []
     for t, choice in readings.items():
-        senior, junior = quantification.score_of(real, choice), quantification.second_reader(real, choice)
-        for name, guess in (("second reader", junior), ("constant guess", np.full(len(real), senior.mean()))):
-            lines.append({"label": f">= {t}: {name}", "group": name,
-                          **quantification.errors(senior, guess, real.group_id.to_numpy())["mse"]})
-    display(curves.plot_forest(pd.DataFrame(lines), f"{len(real)} real films, against the first reader", "MSE", synthetic=False))  # noqa: F821
+        senior, junior = (
+            quantification.score_of(real, choice),
+            quantification.second_reader(real, choice),
+        )
+        for name, guess in (
+            ("second reader", junior),
+            ("constant guess", np.full(len(real), senior.mean())),
+        ):
+            lines.append(
+                {
+                    "label": f">= {t}: {name}",
+                    "group": name,
+                    **quantification.errors(senior, guess, real.group_id.to_numpy())["mse"],
+                }
+            )
+    display(
+        curves.plot_forest(
+            pd.DataFrame(lines),
+            f"{len(real)} real films, against the first reader",
+            "MSE",
+            synthetic=False,
+        )
+    )
 else:
     print("not available here: set the parameter `mirror` to a folder of prepared real films")
 
@@ -252,11 +380,27 @@ else:
 
 # %%
 if "folds" in result:
-    lines = [{"label": f"{reading[-1]} and more: {name}", "group": name, **found[name]["mse"]} for reading, found in result["folds"].items()
-             for name in ("model", "reader", "constant", "ridge")]
-    display(curves.plot_forest(pd.DataFrame(lines), "Real films, five folds by patient", "MSE of the 0-6 score", synthetic=False))  # noqa: F821
+    lines = [
+        {"label": f"{reading[-1]} and more: {name}", "group": name, **found[name]["mse"]}
+        for reading, found in result["folds"].items()
+        for name in ("model", "reader", "constant", "ridge")
+    ]
+    display(
+        curves.plot_forest(
+            pd.DataFrame(lines),
+            "Real films, five folds by patient",
+            "MSE of the 0-6 score",
+            synthetic=False,
+        )
+    )
     for reading, found in result["folds"].items():
-        print(reading, {name: f"{d['difference']:+.2f} [{d['low']:+.2f}, {d['high']:+.2f}]" for name, d in found["difference"].items()})
+        print(
+            reading,
+            {
+                name: f"{d['difference']:+.2f} [{d['low']:+.2f}, {d['high']:+.2f}]"
+                for name, d in found["difference"].items()
+            },
+        )
 else:
     print("not available here: the virtual hospitals have one reader, who is always right")
 
@@ -272,12 +416,21 @@ else:
 followed, noise = away, result
 if "folds" in result:  # every real film, read by a model that never saw its patient
     noise = result["folds"]["threshold1"]
-    followed = pd.read_csv(folder / "crossvalidated.csv").query("threshold == 1").reset_index(drop=True)
+    followed = (
+        pd.read_csv(folder / "crossvalidated.csv").query("threshold == 1").reset_index(drop=True)
+    )
 known = noise.get("followup", {})
 limit = known.get("limit", np.inf)
-shares = {name: f"{known[name]['value']:.0%} of {known[name]['n']}" for name in ("false_alarms", "caught", "direction") if name in known
-          and known[name]["n"]}
-print(f"a change counts from {limit:.2f} points on:", shares, f"({known.get('pairs', 0)} pairs of films)")
+shares = {
+    name: f"{known[name]['value']:.0%} of {known[name]['n']}"
+    for name in ("false_alarms", "caught", "direction")
+    if name in known and known[name]["n"]
+}
+print(
+    f"a change counts from {limit:.2f} points on:",
+    shares,
+    f"({known.get('pairs', 0)} pairs of films)",
+)
 films_of = followup.series(followed)
 chosen = films_of.patient_id.value_counts(sort=False).loc[lambda n: n == n.max()].index[:4]
 each = [films_of[films_of.patient_id == name] for name in chosen]
@@ -296,7 +449,12 @@ curves.plot_followup(visits, read, true, limit, title, synthetic) if each else p
 # %% tags=["solution"]
 # Exercise 1: soft and hard score.
 for how in ("soft", "hard"):
-    print(how, "MSE", round(float(np.mean((away[how] - truth) ** 2)), 2), "- an uncertain zone costs less as 0.5 than as a wrong 0 or 1")
+    print(
+        how,
+        "MSE",
+        round(float(np.mean((away[how] - truth) ** 2)), 2),
+        "- an uncertain zone costs less as 0.5 than as a wrong 0 or 1",
+    )
 
 # %% tags=["solution"]
 # Exercise 2: the origin slip on fifty films.
@@ -308,7 +466,12 @@ print(f"{moved} of {len(some)} films get another array")
 # Exercise 3: average pooling of maps that were trained for the maximum.
 inside = torch.from_numpy(data.load_mask(shown.lung_mask[0]) > 0)[None]
 grown = torch.nn.functional.interpolate(torch.from_numpy(heat[:1, None]), inside.shape[-2:])
-print({how: round(float(severity.score(severity.roi_pool(grown, inside, how))[0]), 2) for how in severity.POOLS})
+print(
+    {
+        how: round(float(severity.score(severity.roi_pool(grown, inside, how))[0]), 2)
+        for how in severity.POOLS
+    }
+)
 
 # %% [markdown]
 # ## Next

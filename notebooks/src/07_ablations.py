@@ -26,7 +26,20 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 
-from cxrkit import artifacts, comparisons, curves, diagnosis, experiments, metrics, plots, profiles, resampling, results, stages, widgets
+from cxrkit import (
+    artifacts,
+    comparisons,
+    curves,
+    diagnosis,
+    experiments,
+    metrics,
+    plots,
+    profiles,
+    resampling,
+    results,
+    stages,
+    widgets,
+)
 from cxrkit.baselines import PATCH, ResNet
 from cxrkit.contrastive import TEMPERATURE, nt_xent
 from cxrkit.dependencies import upstream
@@ -45,12 +58,29 @@ grid = experiments.cells(settings)
 
 # %%
 torch.manual_seed(0)
-film, kernel = torch.randn(1, 1, 32, 32), torch.randn(5, 1, 16, 16)  # a film of 2x2 patches, 5 numbers a word
-words = torch.stack([(kernel[:, 0] * film[0, 0, 16 * i:16 * i + 16, 16 * j:16 * j + 16]).sum((1, 2)) for i in range(2) for j in range(2)])
+# a film of 2x2 patches, 5 numbers a word
+film, kernel = torch.randn(1, 1, 32, 32), torch.randn(5, 1, 16, 16)
+words = torch.stack(
+    [
+        (kernel[:, 0] * film[0, 0, 16 * i : 16 * i + 16, 16 * j : 16 * j + 16]).sum((1, 2))
+        for i in range(2)
+        for j in range(2)
+    ]
+)
 cells = F.pixel_unshuffle(film, PATCH)  # (1, 256, 2, 2)
-torch.testing.assert_close(F.conv2d(cells, kernel.flatten(1)[:, :, None, None]).flatten(2)[0].T, words, atol=1e-4, rtol=1e-4)
-curves.plot_matrix({"": pd.DataFrame(words.numpy(), [f"patch {i + 1}" for i in range(4)])}, "Four words of a toy film", "value",
-                   columns="number of the embedding", synthetic=False)
+torch.testing.assert_close(
+    F.conv2d(cells, kernel.flatten(1)[:, :, None, None]).flatten(2)[0].T,
+    words,
+    atol=1e-4,
+    rtol=1e-4,
+)
+curves.plot_matrix(
+    {"": pd.DataFrame(words.numpy(), [f"patch {i + 1}" for i in range(4)])},
+    "Four words of a toy film",
+    "value",
+    columns="number of the embedding",
+    synthetic=False,
+)
 
 # %% [markdown]
 # ## SimCLR by hand
@@ -70,8 +100,14 @@ for i in range(6):
     loss = loss - torch.log(fits[twin] / sum(fits.values())) / 6
 torch.testing.assert_close(loss, nt_xent(a, b))
 names = [f"film {i + 1}{view}" for view in "ab" for i in range(3)]
-curves.plot_matrix({"": pd.DataFrame(cosine.numpy(), names, names)}, f"Cosines of six views; loss {loss:.2f}, by chance log 5 = 1.61",
-                   "cosine", -1, 1, synthetic=False)
+curves.plot_matrix(
+    {"": pd.DataFrame(cosine.numpy(), names, names)},
+    f"Cosines of six views; loss {loss:.2f}, by chance log 5 = 1.61",
+    "cosine",
+    -1,
+    1,
+    synthetic=False,
+)
 
 # %% [markdown]
 # ## The other models
@@ -88,10 +124,18 @@ print(inspect.getsource(experiments.rivals))
 counted = {}
 for cell in grid:
     if cell.stage == experiments.DIAGNOSIS:
-        with contextlib.suppress(RuntimeError):  # the published hybrid ViT needs the extra `weights`
-            counted[cell.name] = sum(weight.numel() for weight in diagnosis.network(cell.profile).parameters())
-plots.plot_bars(list(counted), [n / 1000 for n in counted.values()], "Weights of each model of Tables 7 and 9", "thousands",
-                synthetic=False)
+        # the published hybrid ViT needs the extra `weights`
+        with contextlib.suppress(RuntimeError):
+            counted[cell.name] = sum(
+                weight.numel() for weight in diagnosis.network(cell.profile).parameters()
+            )
+plots.plot_bars(
+    list(counted),
+    [n / 1000 for n in counted.values()],
+    "Weights of each model of Tables 7 and 9",
+    "thousands",
+    synthetic=False,
+)
 
 # %% [markdown]
 # The slim models have about as many weights as ours (the DenseNet is by construction our backbone, and the "ResNet-152" is the deep one, as
@@ -109,9 +153,22 @@ plots.plot_bars(list(counted), [n / 1000 for n in counted.values()], "Weights of
 # ablation of the transformer never trains a backbone again.
 
 # %%
-pd.DataFrame([{"table": cell.table, "cell": cell.name, "compared with": cell.against, "stage": cell.stage, "key": cell.key[:6],
-               "backbone": artifacts.key(stages.settings(cell.profile, "backbone"))[:6],
-               "stands on": ", ".join(dict.fromkeys(stage for stage, _ in upstream(cell.profile, cell.stage)))} for cell in grid])
+pd.DataFrame(
+    [
+        {
+            "table": cell.table,
+            "cell": cell.name,
+            "compared with": cell.against,
+            "stage": cell.stage,
+            "key": cell.key[:6],
+            "backbone": artifacts.key(stages.settings(cell.profile, "backbone"))[:6],
+            "stands on": ", ".join(
+                dict.fromkeys(stage for stage, _ in upstream(cell.profile, cell.stage))
+            ),
+        }
+        for cell in grid
+    ]
+)
 
 # %% [markdown]
 # ## Rehearsal
@@ -122,9 +179,19 @@ pd.DataFrame([{"table": cell.table, "cell": cell.name, "compared with": cell.aga
 
 # %%
 rehearsal = experiments.rehearsal(settings)
-able = min(2, os.cpu_count() or 1, int(memory_left() // WORKER))  # 0: one after the other, as on a card that all would share
-several = workers if workers is not None else able if find_spec("distributed") and not torch.cuda.is_available() else 0
-errors = {(cell.name, cell.stage): error for cell, error in experiments.run(rehearsal, store, scheduler, several)}
+# 0: one after the other, as on a card that all would share
+able = min(2, os.cpu_count() or 1, int(memory_left() // WORKER))
+several = (
+    workers
+    if workers is not None
+    else able
+    if find_spec("distributed") and not torch.cuda.is_available()
+    else 0
+)
+errors = {
+    (cell.name, cell.stage): error
+    for cell, error in experiments.run(rehearsal, store, scheduler, several)
+}
 print(f"{sum(error is None for error in errors.values())} of {len(rehearsal)} cells done")
 for (name, stage), error in errors.items():
     if error:
@@ -132,10 +199,18 @@ for (name, stage), error in errors.items():
 
 # %%
 whole = not settings.grid.steps
-made = {(cell.stage, cell.name): cell for cell in rehearsal if errors[cell.name, cell.stage] is None}
-rows = [comparisons.measure(cell, store, made.get((cell.stage, cell.against))) for cell in made.values()]
+made = {
+    (cell.stage, cell.name): cell for cell in rehearsal if errors[cell.name, cell.stage] is None
+}
+rows = [
+    comparisons.measure(cell, store, made.get((cell.stage, cell.against))) for cell in made.values()
+]
 tried = comparisons.over_seeds(rows)
-print("one seed, whole budget" if whole else f"updates of each: {settings.grid.steps}; not converged, no ranking")
+print(
+    "one seed, whole budget"
+    if whole
+    else f"updates of each: {settings.grid.steps}; not converged, no ranking"
+)
 tried[["table", "cell", "metric", "value", "parameters", "seconds", "memory_gb"]].round(2)
 
 # %% [markdown]
@@ -147,12 +222,30 @@ tried[["table", "cell", "metric", "value", "parameters", "seconds", "memory_gb"]
 # %%
 rng = np.random.default_rng(0)
 truth, films = rng.integers(0, 2, 300), rng.normal(0, 1.3, 300)
-strong, weak = truth * 2.0 + films + rng.normal(0, 0.3, 300), truth * 1.7 + films + rng.normal(0, 0.3, 300)
+strong, weak = (
+    truth * 2.0 + films + rng.normal(0, 0.3, 300),
+    truth * 1.7 + films + rng.normal(0, 0.3, 300),
+)
 alone = {name: metrics.auc_ci(truth, p) for name, p in (("strong", strong), ("weak", weak))}
 pair = resampling.paired_bootstrap(metrics.auc, truth, strong, weak, draws=500)
-shown = [{"label": name, "value": v, "low": low, "high": high} for name, (v, low, high) in alone.items()]
-shown += [{"label": "0.5 + difference, paired", "value": 0.5 + pair["difference"], "low": 0.5 + pair["low"], "high": 0.5 + pair["high"]}]
-curves.plot_forest(pd.DataFrame(shown), "Intervals overlap, and yet the difference is clear", "AUC (dashed: no difference)", 0.5, False)
+shown = [
+    {"label": name, "value": v, "low": low, "high": high} for name, (v, low, high) in alone.items()
+]
+shown += [
+    {
+        "label": "0.5 + difference, paired",
+        "value": 0.5 + pair["difference"],
+        "low": 0.5 + pair["low"],
+        "high": 0.5 + pair["high"],
+    }
+]
+curves.plot_forest(
+    pd.DataFrame(shown),
+    "Intervals overlap, and yet the difference is clear",
+    "AUC (dashed: no difference)",
+    0.5,
+    False,
+)
 
 # %% [markdown]
 # But a patient interval knows nothing of the luck of *training*. So every seed draws new patients and new weights, and the difference is
@@ -175,17 +268,45 @@ pd.DataFrame({"p": p, "adjusted by Holm": by_hand})
 # compared with, on the same films.
 
 # %%
-committed = results.read("grid") if "grid" in results.names() else {"rows": [], "made": {"date": "-", "commit": "-"}}
-keys = [cell.key for seed in settings.grid.seeds for cell in experiments.cells(profiles.replace(settings, seed=seed))]
-current = [row for row in committed["rows"] if row["profile"] == settings.name and row["key"] in keys]
-current.sort(key=lambda row: keys.index(row["key"]))  # as in the paper's tables, whatever was run first
+committed = (
+    results.read("grid")
+    if "grid" in results.names()
+    else {"rows": [], "made": {"date": "-", "commit": "-"}}
+)
+keys = [
+    cell.key
+    for seed in settings.grid.seeds
+    for cell in experiments.cells(profiles.replace(settings, seed=seed))
+]
+current = [
+    row for row in committed["rows"] if row["profile"] == settings.name and row["key"] in keys
+]
+# as in the paper's tables, whatever was run first
+current.sort(key=lambda row: keys.index(row["key"]))
 table = comparisons.over_seeds(current) if current else tried[:0]
 ran = set(zip(table["cell"], table["stage"]))
-print(f"last written {committed['made']['date']}, commit {committed['made']['commit']}: {len(ran)} of {len(grid)} cells, seeds each: "
-      f"{sorted(set(table['seeds'])) or 'none'}")
+print(
+    f"last written {committed['made']['date']}, commit {committed['made']['commit']}: {len(ran)} of {len(grid)} cells, seeds each: "
+    f"{sorted(set(table['seeds'])) or 'none'}"
+)
 missing = [f"{cell.name} ({cell.table})" for cell in grid if (cell.name, cell.stage) not in ran]
 print("not run yet:", ", ".join(missing) or "nothing")
-table[["table", "cell", "against", "seeds", "value", "low", "high", "difference", "difference_low", "difference_high", "holm"]].round(3)
+table[
+    [
+        "table",
+        "cell",
+        "against",
+        "seeds",
+        "value",
+        "low",
+        "high",
+        "difference",
+        "difference_low",
+        "difference_high",
+        "holm",
+    ]
+].round(3)
+
 
 # %%
 def forest(stage):
@@ -194,11 +315,24 @@ def forest(stage):
     if part.empty:
         return f"{stage}: not run yet"
     scale = 100 if stage == experiments.DIAGNOSIS else 1
-    lines = pd.DataFrame({"label": part["table"] + ": " + part["cell"] + " - " + part["against"], "value": scale * part["difference"],
-                          "low": scale * part["difference_low"], "high": scale * part["difference_high"], "group": part["table"]})
-    unit = "hundredths of macro AUC (below 0: worse)" if scale == 100 else "MSE of the score 0-6 (above 0: worse)"
+    lines = pd.DataFrame(
+        {
+            "label": part["table"] + ": " + part["cell"] + " - " + part["against"],
+            "value": scale * part["difference"],
+            "low": scale * part["difference_low"],
+            "high": scale * part["difference_high"],
+            "group": part["table"],
+        }
+    )
+    unit = (
+        "hundredths of macro AUC (below 0: worse)"
+        if scale == 100
+        else "MSE of the score 0-6 (above 0: worse)"
+    )
     seeds = "-".join(map(str, sorted({part["seeds"].min(), part["seeds"].max()})))
-    return curves.plot_forest(lines, f"Difference; {seeds} seeds a row; 95 % intervals", unit, 0, synthetic)
+    return curves.plot_forest(
+        lines, f"Difference; {seeds} seeds a row; 95 % intervals", unit, 0, synthetic
+    )
 
 
 # %% tags=["report"]
@@ -213,12 +347,17 @@ forest(experiments.SEVERITY)
 # A claim is kept only where three seeds carry it after Holm's correction. With fewer the kit says so and ranks nobody.
 
 # %%
-claims = {"Table 7": "ours beats all others in diagnosis", "Table 8": "ours beats all others in severity",
-          "Table 9": "12 layers, the corpus before PCAM, a trained backbone and 512 px are best; SimCLR helps the ViT only, a little",
-          "Table 10": "max-pooling beats average, more hospitals beat Brixia alone"}
+claims = {
+    "Table 7": "ours beats all others in diagnosis",
+    "Table 8": "ours beats all others in severity",
+    "Table 9": "12 layers, the corpus before PCAM, a trained backbone and 512 px are best; SimCLR helps the ViT only, a little",
+    "Table 10": "max-pooling beats average, more hospitals beat Brixia alone",
+}
 for name, claim in claims.items():
     part = table[table["table"] == name]
-    print(f"{name}. The paper: {claim}. Its numbers: not available.\n    Here: {comparisons.verdict(part) if len(part) else 'not run yet'}")
+    print(
+        f"{name}. The paper: {claim}. Its numbers: not available.\n    Here: {comparisons.verdict(part) if len(part) else 'not run yet'}"
+    )
 
 # %% [markdown]
 # **On the virtual hospitals ours does not rank first, and the fairness rows say why.** A DenseNet that begins with the same findings, and
@@ -241,23 +380,39 @@ for name, claim in claims.items():
 # they are too many (the least of the seeds is shown): compare them only within one quiet run. First a static figure, then the same with
 # another cost.
 
+
 # %%
 def cost(task, axis):
     """Value against cost, one task."""
     stage = {"diagnosis": experiments.DIAGNOSIS, "severity": experiments.SEVERITY}[task]
     part = (table if (table["stage"] == stage).any() else tried).query("stage == @stage")
-    part = part.assign(**{"training, s": part["seconds"], "with pre-training, s": part["seconds"] + part["seconds_before"],
-                          "weights, thousands": part["parameters"] / 1e3, "memory of a step, GB": part["memory_gb"]})
+    part = part.assign(
+        **{
+            "training, s": part["seconds"],
+            "with pre-training, s": part["seconds"] + part["seconds_before"],
+            "weights, thousands": part["parameters"] / 1e3,
+            "memory of a step, GB": part["memory_gb"],
+        }
+    )
     note = "" if (table["stage"] == stage).any() else " (rehearsal: not converged, no ranking)"
     unit = {"diagnosis": "macro AUC", "severity": "MSE"}[task]
-    return curves.plot_cost(part.rename(columns={"cell": "label"}), axis, f"{task}, hospitals never seen{note}", unit, synthetic)
+    return curves.plot_cost(
+        part.rename(columns={"cell": "label"}),
+        axis,
+        f"{task}, hospitals never seen{note}",
+        unit,
+        synthetic,
+    )
 
 
 cost("diagnosis", "with pre-training, s")
 
 # %%
-widgets.explore(cost, task=["diagnosis", "severity"], axis=["with pre-training, s", "training, s", "weights, thousands",
-                                                            "memory of a step, GB"])
+widgets.explore(
+    cost,
+    task=["diagnosis", "severity"],
+    axis=["with pre-training, s", "training, s", "weights, thousands", "memory of a step, GB"],
+)
 
 # %% [markdown]
 # ## The named choices
@@ -267,27 +422,47 @@ widgets.explore(cost, task=["diagnosis", "severity"], axis=["with pre-training, 
 # touches. A bar across 0 means that no effect of the choice was shown here, not that it has none. The slip of the authors'
 # later code (`zone_origin=row0`) is the first to look at.
 
+
 # %% tags=["report"]
 def moved(stage):
     """What a choice moves, of the committed cells of this profile and seed that were trained again."""
     asked = {cell.key for cell in experiments.open_choices(settings) if cell.stage == stage}
-    return [{"choice": row["cell"], "value": row["difference"], "low": row["difference_low"], "high": row["difference_high"]}
-            for row in committed["rows"] if row["table"] == "choices" and row["key"] in asked and "difference" in row]
+    return [
+        {
+            "choice": row["cell"],
+            "value": row["difference"],
+            "low": row["difference_low"],
+            "high": row["difference_high"],
+        }
+        for row in committed["rows"]
+        if row["table"] == "choices" and row["key"] in asked and "difference" in row
+    ]
 
 
 def plot_moved(rows, title, unit):
-    return curves.plot_forest(pd.DataFrame(rows).rename(columns={"choice": "label"}), f"How much a choice moves {title}",
-                              f"change of the {unit} (hospitals never seen, one seed)", 0, synthetic, digits=3)
+    return curves.plot_forest(
+        pd.DataFrame(rows).rename(columns={"choice": "label"}),
+        f"How much a choice moves {title}",
+        f"change of the {unit} (hospitals never seen, one seed)",
+        0,
+        synthetic,
+        digits=3,
+    )
 
 
 read, again = comparisons.readings(settings, store), moved(experiments.SEVERITY)
 groups = ["read again"] * len(read) + ["trained again"] * len(again)
-plot_moved([row | {"group": group} for row, group in zip(read + again, groups, strict=True)],
-           "the severity score (blue: read again, red: trained again)", "MSE, above 0: worse")
+plot_moved(
+    [row | {"group": group} for row, group in zip(read + again, groups, strict=True)],
+    "the severity score (blue: read again, red: trained again)",
+    "MSE, above 0: worse",
+)
 
 # %% tags=["report"]
 again = moved(experiments.DIAGNOSIS)
-plot_moved(again, "the diagnosis", "macro AUC, below 0: worse") if again else "not measured here yet: python tools/grid.py --choices"
+plot_moved(
+    again, "the diagnosis", "macro AUC, below 0: worse"
+) if again else "not measured here yet: python tools/grid.py --choices"
 
 # %% [markdown]
 # How a trained map is *read* matters: with lines that start at row 0, the slip in the authors' later code, the score gets clearly worse,
@@ -298,11 +473,26 @@ plot_moved(again, "the diagnosis", "macro AUC, below 0: worse") if again else "n
 
 # %%
 # NBVAL_CHECK_OUTPUT
-print("cells:", len(grid), "all with a key of their own:", len({(cell.stage, cell.key) for cell in grid}) == len(grid))
-print("backbones that the grid trains:", len({artifacts.key(stages.settings(cell.profile, "backbone")) for cell in grid}))
+print(
+    "cells:",
+    len(grid),
+    "all with a key of their own:",
+    len({(cell.stage, cell.key) for cell in grid}) == len(grid),
+)
+print(
+    "backbones that the grid trains:",
+    len({artifacts.key(stages.settings(cell.profile, "backbone")) for cell in grid}),
+)
 print("no cell failed:", not any(errors.values()))
 print("rehearsed:", "not converged, no ranking" if settings.grid.steps else "whole budget")
-print("weights, times ours:", {name: round(counted[name] / counted["ours"], 2) for name in experiments.rivals(settings) if name in counted})
+print(
+    "weights, times ours:",
+    {
+        name: round(counted[name] / counted["ours"], 2)
+        for name in experiments.rivals(settings)
+        if name in counted
+    },
+)
 
 # %% [markdown]
 # ## Exercises
@@ -316,7 +506,9 @@ print("weights, times ours:", {name: round(counted[name] / counted["ours"], 2) f
 
 # %% tags=["solution"]
 # Exercise 1: a rule fixed beforehand: three seeds and Holm below 5 %; an interval inside +-1 hundredth of AUC is no difference.
-for row in table[table["difference"].notna() & (table["stage"] == experiments.DIAGNOSIS)].to_dict("records"):
+for row in table[table["difference"].notna() & (table["stage"] == experiments.DIAGNOSIS)].to_dict(
+    "records"
+):
     sure = row["seeds"] >= 3 and row["holm"] < 0.05
     tiny = max(abs(row["difference_low"]), abs(row["difference_high"])) < 0.01
     print(f"{row['cell']}: {'publish' if sure else 'no difference' if tiny else 'more seeds'}")
@@ -327,16 +519,25 @@ from scipy import stats
 
 spread = pd.DataFrame(results.read("seeds_diagnosis")["rows"]).groupby("view")["auc"].std()["PA"]
 for n in (3, 5, 10):
-    print(f"{n} seeds: a mean difference of {stats.t.ppf(0.975, n - 1) * spread * 2**0.5 / n**0.5:.3f} in AUC")
+    print(
+        f"{n} seeds: a mean difference of {stats.t.ppf(0.975, n - 1) * spread * 2**0.5 / n**0.5:.3f} in AUC"
+    )
 
 # %% tags=["solution"]
 # Exercise 3: the time of the pre-training for the rival.
 resnet = experiments.rivals(settings)["ResNet-50"]
 training = settings.transformer_training
 extra = round(settings.backbone_training.steps * settings.backbone_training.batch / training.batch)
-longer = profiles.replace(resnet, transformer_training=profiles.replace(training, steps=training.steps + extra))
-print(training.steps, "->", longer.transformer_training.steps, "updates;", *(artifacts.key(stages.settings(x, experiments.DIAGNOSIS))
-                                                                            for x in (resnet, longer)))
+longer = profiles.replace(
+    resnet, transformer_training=profiles.replace(training, steps=training.steps + extra)
+)
+print(
+    training.steps,
+    "->",
+    longer.transformer_training.steps,
+    "updates;",
+    *(artifacts.key(stages.settings(x, experiments.DIAGNOSIS)) for x in (resnet, longer)),
+)
 
 # %% [markdown]
 # ## Next

@@ -21,14 +21,30 @@ import inspect
 import numpy as np
 import pandas as pd
 
-from cxrkit import audit, curves, diagnosis, dial, film, findings, leakage, maps, metrics, plots, profiles, results, stages, widgets
+from cxrkit import (
+    audit,
+    curves,
+    diagnosis,
+    dial,
+    film,
+    findings,
+    leakage,
+    maps,
+    metrics,
+    plots,
+    profiles,
+    results,
+    stages,
+    widgets,
+)
 from cxrkit.artifacts import Store, read_json
 from cxrkit.contrasts import table as contrast_table
 from cxrkit.schema import DIAGNOSES
 from cxrkit.selection import for_task
 
 settings, store = profiles.get(profile), Store(out, mirror)
-home = stages.virtual(settings)  # the virtual hospitals, whatever the profile: only there can a marker be exchanged
+# the virtual hospitals, whatever the profile: only there can a marker be exchanged
+home = stages.virtual(settings)
 drawn = stages.cohort(home, store)
 names = ["normal", "other infection", "COVID-19"]
 
@@ -57,18 +73,29 @@ print(inspect.getsource(dial.markers))
 # One film with each marker. Its own is painted over and written anew, so nothing else differs.
 
 # %% tags=["report"]
-swaps = np.load(stages.dial(settings, store) / "swapped.npz")  # the answers of every model below, film by film
+# the answers of every model below, film by film
+swaps = np.load(stages.dial(settings, store) / "swapped.npz")
 table = drawn.table.assign(number=(drawn.table["ward"] == "diagnosis").cumsum() - 1)
 
 
 def with_markers(row):
     """The raw film `row` with each marker, uint8 (3, S, S)."""
     bare = dial.erase(np.array(drawn.images[row]), table.loc[row])
-    return np.stack([dial.write(bare, marker, table.loc[row, "number"])[0] for marker in range(len(film.MARKERS))])
+    return np.stack(
+        [
+            dial.write(bare, marker, table.loc[row, "number"])[0]
+            for marker in range(len(film.MARKERS))
+        ]
+    )
 
 
 corner = with_markers(int(swaps["rows"][0]))[:, :100, :150]
-plots.plot_sheet([corner], [""], [f'"{name}"' for name in film.MARKERS], "One patient, three markers: upper corner of the film")
+plots.plot_sheet(
+    [corner],
+    [""],
+    [f'"{name}"' for name in film.MARKERS],
+    "One patient, three markers: upper corner of the film",
+)
 
 # %% [markdown]
 # ## How far does one get without seeing disease?
@@ -91,19 +118,46 @@ site = some["site"].astype("category").cat.codes.to_numpy()
 fold = audit.fold_of(some["group_id"].to_numpy(), 3)
 network = findings.load(stages.backbone(home, store), home)
 seen = {"trained backbone": audit.pooled(network, some, home, store)}
-trivial = ["thumbnail", "mean and SD", "file size", "border", "lungs removed", "lungs only", "lung shape"]
+trivial = [
+    "thumbnail",
+    "mean and SD",
+    "file size",
+    "border",
+    "lungs removed",
+    "lungs only",
+    "lung shape",
+]
 by_site, _ = audit.probe(trivial, site, some, fold, home, store, more=seen, draws=100)
 accuracy = by_site[by_site["score"] == "balanced_accuracy"].rename(columns={"features": "label"})
-curves.plot_forest(accuracy, "Which of six hospitals is it from?", "balanced accuracy (0-1; dashed: chance)", chance=1 / 6)
+curves.plot_forest(
+    accuracy,
+    "Which of six hospitals is it from?",
+    "balanced accuracy (0-1; dashed: chance)",
+    chance=1 / 6,
+)
 
 # %% [markdown]
 # Second question: which *diagnosis*? The three training hospitals are judged by models fitted on the three external ones, and these by
 # models fitted on those. The virtual hospitals are built to give little away; real collections are not (below).
 
 # %% tags=["report"]
-illness, _ = audit.probe(trivial, diagnosis.codes(some), some, some["external"].astype(int).to_numpy(), home, store, more=seen, draws=100)
+illness, _ = audit.probe(
+    trivial,
+    diagnosis.codes(some),
+    some,
+    some["external"].astype(int).to_numpy(),
+    home,
+    store,
+    more=seen,
+    draws=100,
+)
 areas = illness[illness["score"] == "auc"].rename(columns={"features": "label"})
-curves.plot_forest(areas, "Diagnosis on hospitals never seen, from trivial features", "macro AUC (0-1; dashed: chance)", chance=0.5)
+curves.plot_forest(
+    areas,
+    "Diagnosis on hospitals never seen, from trivial features",
+    "macro AUC (0-1; dashed: chance)",
+    chance=0.5,
+)
 
 # %% [markdown]
 # ## Our model against the best of them
@@ -121,10 +175,18 @@ truth, groups = diagnosis.codes(films), films["group_id"].to_numpy()
 rivals = {}
 for name in ("thumbnail", "equalised thumbnail", "border", "lungs removed"):
     x = audit.features(name, films, home, store)
-    rivals[name] = audit.fit(x[~outside], truth[~outside], groups[~outside]).predict_proba(x[outside])
+    rivals[name] = audit.fit(x[~outside], truth[~outside], groups[~outside]).predict_proba(
+        x[outside]
+    )
 gap = audit.against_best(metrics.macro_auc, truth[outside], p, rivals, groups[outside])
-pd.DataFrame({"AUC": {"corpus ViT": metrics.macro_auc(truth[outside], p), **gap["values"]},
-              "difference": {gap["rival"]: f"{gap['difference']:.2f} [{gap['low']:.2f}, {gap['high']:.2f}]"}}).fillna("").round(2)
+pd.DataFrame(
+    {
+        "AUC": {"corpus ViT": metrics.macro_auc(truth[outside], p), **gap["values"]},
+        "difference": {
+            gap["rival"]: f"{gap['difference']:.2f} [{gap['low']:.2f}, {gap['high']:.2f}]"
+        },
+    }
+).fillna("").round(2)
 
 # %% [markdown]
 # ## Turn the dial
@@ -144,8 +206,18 @@ curves.plot_dial(rows, "The confound dial")
 # changes when nothing else does:
 
 # %% tags=["report"]
-obeys = rows.drop_duplicates(["reader", "rho"]).pivot(index="reader", columns="rho", values="obeys").loc[list(dial.READERS)]
-curves.plot_matrix({"": obeys.rename_axis(index=None, columns=None)}, "Share of films whose answer the marker changes", "share (0-1)", 0, 1)
+obeys = (
+    rows.drop_duplicates(["reader", "rho"])
+    .pivot(index="reader", columns="rho", values="obeys")
+    .loc[list(dial.READERS)]
+)
+curves.plot_matrix(
+    {"": obeys.rename_axis(index=None, columns=None)},
+    "Share of films whose answer the marker changes",
+    "share (0-1)",
+    0,
+    1,
+)
 
 # %% [markdown]
 # The corpus resists best: the backbone learnt the ten findings where markers tell nothing, and kept little of the letters. What a frozen
@@ -160,11 +232,30 @@ curves.plot_matrix({"": obeys.rename_axis(index=None, columns=None)}, "Share of 
 
 # %% tags=["report"]
 vit = read_json(folder / "metrics.json")["network"]
-shares = pd.DataFrame([{"label": f"trained at {name.replace('rho', 'rho = ')}", **found["relevance"]} for name, found in vit.items()])
-display(pd.DataFrame({name: {"internal AUC": f["internal"]["value"], "external AUC": f["external"]["value"],  # noqa: F821
-                             "answers changed by the marker": f["obeys"]} for name, f in vit.items()}).T.round(2))
-curves.plot_forest(shares, "Relevance on the marker, external films", "share of the relevance (0-1; dashed: share of the cells)",
-                   chance=shares["chance"].mean())
+shares = pd.DataFrame(
+    [
+        {"label": f"trained at {name.replace('rho', 'rho = ')}", **found["relevance"]}
+        for name, found in vit.items()
+    ]
+)
+display(
+    pd.DataFrame(
+        {
+            name: {
+                "internal AUC": f["internal"]["value"],
+                "external AUC": f["external"]["value"],
+                "answers changed by the marker": f["obeys"],
+            }
+            for name, f in vit.items()
+        }
+    ).T.round(2)
+)
+curves.plot_forest(
+    shares,
+    "Relevance on the marker, external films",
+    "share of the relevance (0-1; dashed: share of the cells)",
+    chance=shares["chance"].mean(),
+)
 
 # %% [markdown]
 # ## What helps, and what does it cost?
@@ -175,16 +266,22 @@ curves.plot_forest(shares, "Relevance on the marker, external films", "share of 
 
 # %% tags=["report"]
 fixes = pd.read_csv(folder / "fixes.csv")
-fixes = fixes.assign(label=fixes["fix"] + np.where(fixes["rho"] > 0, ", biased films", ", unbiased films"), group=fixes["rho"]).sort_values(
-    "rho", ascending=False, kind="stable")
+fixes = fixes.assign(
+    label=fixes["fix"] + np.where(fixes["rho"] > 0, ", biased films", ", unbiased films"),
+    group=fixes["rho"],
+).sort_values("rho", ascending=False, kind="stable")
 curves.plot_forest(fixes, "External AUC with each remedy", "macro AUC, external (0-1)")
 
 # %%
 cured = fixes.pivot(index="fix", columns="rho", values=["value", "obeys"]).loc[list(dial.FIXES)]
 low, high = sorted(fixes["rho"].unique())
-pd.DataFrame({"gain at rho 0.75": cured["value", high] - cured.loc["none", ("value", high)],
-              "cost at rho 0": cured["value", low] - cured.loc["none", ("value", low)],
-              "answers changed by the marker": cured["obeys", high]}).round(3)
+pd.DataFrame(
+    {
+        "gain at rho 0.75": cured["value", high] - cured.loc["none", ("value", high)],
+        "cost at rho 0": cured["value", low] - cured.loc["none", ("value", low)],
+        "answers changed by the marker": cured["obeys", high],
+    }
+).round(3)
 
 # %% [markdown]
 # Taking the letters away restores what they cost, at hardly a price here, and so does showing the lungs alone; all of this is one run,
@@ -198,31 +295,50 @@ pd.DataFrame({"gain at rho 0.75": cured["value", high] - cured.loc["none", ("val
 # A film of an external hospital under the three markers: the first one, chosen for that, to which each marker gives its own answer. Then a
 # widget: turn rho and see when the letters win.
 
+
 # %%
 def exchange(external_film, reads, rho):
     """The film, each marker, and what the reader trained at rho makes of it."""
     row = int(swaps["rows"][external_film])
     p = swaps[reads.replace(" ", "_")][dial.RHOS.index(rho), :, external_film]
     true = names[DIAGNOSES.index(table.loc[row, "diagnosis"])]
-    return maps.plot_markers(with_markers(row), p, film.MARKERS, names, f"{true}, read from the {reads} by a model trained at rho = {rho}")
+    return maps.plot_markers(
+        with_markers(row),
+        p,
+        film.MARKERS,
+        names,
+        f"{true}, read from the {reads} by a model trained at rho = {rho}",
+    )
 
 
 fooled = swaps["first_layers"][-1].argmax(2)
-victim = int((fooled == np.arange(3)[:, None]).all(0).argmax())  # the first film that every marker persuades, if there is one
+# the first film that every marker persuades, if there is one
+victim = int((fooled == np.arange(3)[:, None]).all(0).argmax())
 exchange(victim, "first layers", 1.0)
 
 # %%
-widgets.explore(exchange, start={"reads": "first layers", "rho": 1.0}, external_film=(0, 19, 1), reads=list(dial.READERS),
-                rho=list(dial.RHOS))
+widgets.explore(
+    exchange,
+    start={"reads": "first layers", "rho": 1.0},
+    external_film=(0, 19, 1),
+    reads=list(dial.READERS),
+    rho=list(dial.RHOS),
+)
 
 # %%
 # NBVAL_CHECK_OUTPUT
 value = rows.set_index(["reader", "place", "rho"])["value"]
 print("marker alone, rho = 1: AUC", metrics.macro_auc(codes, np.eye(3)[dial.markers(codes, 1)]))
-print("inside better than outside at rho = 1:", bool(all(value[r, "internal", 1] > value[r, "external", 1] for r in dial.READERS[:2])))
+print(
+    "inside better than outside at rho = 1:",
+    bool(all(value[r, "internal", 1] > value[r, "external", 1] for r in dial.READERS[:2])),
+)
 print("answers obey the marker more at rho = 1 than at 0:", bool((obeys[1.0] > obeys[0.0]).all()))
 print("the corpus obeys least:", obeys[1.0].idxmin() == "corpus")
-print("erased markers change no answer:", bool((fixes.loc[fixes["fix"] == "marker erased", "obeys"] == 0).all()))
+print(
+    "erased markers change no answer:",
+    bool((fixes.loc[fixes["fix"] == "marker erased", "obeys"] == 0).all()),
+)
 
 # %% [markdown]
 # ## A leak that a public loader has
@@ -235,15 +351,22 @@ print("erased markers change no answer:", bool((fixes.loc[fixes["fix"] == "marke
 rng = np.random.default_rng(0)
 patient = np.repeat([f"p{i:03}" for i in range(140)], rng.choice([1, 1, 1, 2, 3], 140))
 made_up = pd.DataFrame({"path": [f"film{i:03}" for i in range(len(patient))], "group_id": patient})
-prints = rng.integers(0, 256, (len(made_up), 32), dtype=np.uint8)  # of images that are all different
-by_image = made_up.assign(split=np.where(rng.permutation(len(made_up)) < len(made_up) // 4, "test", "train"))
+# of images that are all different
+prints = rng.integers(0, 256, (len(made_up), 32), dtype=np.uint8)
+by_image = made_up.assign(
+    split=np.where(rng.permutation(len(made_up)) < len(made_up) // 4, "test", "train")
+)
 tested = rng.permutation(140)[:35]
-by_patient = made_up.assign(split=np.where(made_up["group_id"].isin([f"p{i:03}" for i in tested]), "test", "train"))
+by_patient = made_up.assign(
+    split=np.where(made_up["group_id"].isin([f"p{i:03}" for i in tested]), "test", "train")
+)
 for name, split in (("by image", by_image), ("by patient", by_patient)):
     leaks = leakage.find(split, prints)
     test = split[split["split"] == "test"]
     shared = test["group_id"].isin(leaks["what"]).sum()
-    print(f"split {name}: {'FAILED' if len(leaks) else 'passed'}, {shared} of {len(test)} test images share a patient with training")
+    print(
+        f"split {name}: {'FAILED' if len(leaks) else 'passed'}, {shared} of {len(test)} test images share a patient with training"
+    )
 
 # %% [markdown]
 # ## Other seeds
@@ -254,7 +377,11 @@ for name, split in (("by image", by_image), ("by patient", by_patient)):
 if "seeds_dial" in results.names():
     many = pd.DataFrame(results.read("seeds_dial")["rows"])
     spread = many.groupby(["reader", "place", "rho"])["value"].agg(["mean", "min", "max"])
-    display(spread.apply(lambda r: f"{r['mean']:.2f} ({r['min']:.2f}-{r['max']:.2f})", axis=1).unstack("rho"))  # noqa: F821
+    display(
+        spread.apply(lambda r: f"{r['mean']:.2f} ({r['min']:.2f}-{r['max']:.2f})", axis=1).unstack(
+            "rho"
+        )
+    )
 else:
     print("not measured yet: make seeds STUDY=dial")
 
@@ -272,23 +399,56 @@ if mirror and settings.sources.lungs_only:
     found = read_json(stages.both_views(settings, store) / "metrics.json")["contrasts"]
     for asked, told in found["probes"].items():
         chance = told.pop("chance")
-        rows = pd.DataFrame([{"label": name, **scores["balanced_accuracy"]} for name, scores in told.items()])
-        display(curves.plot_forest(rows, f"Which {asked}, from films without a look at disease?",  # noqa: F821
-                                   "balanced accuracy (0-1; dashed: chance)", chance=chance, synthetic=False))
+        rows = pd.DataFrame(
+            [{"label": name, **scores["balanced_accuracy"]} for name, scores in told.items()]
+        )
+        display(
+            curves.plot_forest(
+                rows,
+                f"Which {asked}, from films without a look at disease?",
+                "balanced accuracy (0-1; dashed: chance)",
+                chance=chance,
+                synthetic=False,
+            )
+        )
     for name, what in (("inside", "whole films"), ("inside_lungs", "nothing but lungs")):
-        display(contrast_table(found[name]).style.set_caption(f"Normal against other infection inside the NIH; trivial models see {what}"))  # noqa: F821
+        display(
+            contrast_table(found[name]).style.set_caption(
+                f"Normal against other infection inside the NIH; trivial models see {what}"
+            )
+        )
 elif mirror:
     real = profiles.mini()
     every = for_task(real, "diagnosis", store).drop_duplicates("group_id")
     few = every.sample(frac=1, random_state=0).groupby("dataset").head(80).reset_index(drop=True)
-    for asked, rows_of in (("of all", few), ("with masks", every[every["lung_mask"].notna()].reset_index(drop=True))):
+    for asked, rows_of in (
+        ("of all", few),
+        ("with masks", every[every["lung_mask"].notna()].reset_index(drop=True)),
+    ):
         source = rows_of["dataset"].astype("category").cat.codes.to_numpy()
-        which = ["thumbnail", "file size", "border"] + ["lungs removed", "lungs only"] * (asked == "with masks")
-        told, _ = audit.probe(which, source, rows_of, audit.fold_of(rows_of["group_id"].to_numpy(), 3), real, store, draws=100)
+        which = ["thumbnail", "file size", "border"] + ["lungs removed", "lungs only"] * (
+            asked == "with masks"
+        )
+        told, _ = audit.probe(
+            which,
+            source,
+            rows_of,
+            audit.fold_of(rows_of["group_id"].to_numpy(), 3),
+            real,
+            store,
+            draws=100,
+        )
         label = f"{asked}: {len(rows_of)} of {rows_of['dataset'].nunique()} sources"
         told = told[told["score"] == "balanced_accuracy"].rename(columns={"features": "label"})
-        display(curves.plot_forest(told, f"Which source is a real film from? ({label})", "balanced accuracy (0-1; dashed: chance)",  # noqa: F821
-                                   chance=1 / rows_of["dataset"].nunique(), synthetic=False))
+        display(
+            curves.plot_forest(
+                told,
+                f"Which source is a real film from? ({label})",
+                "balanced accuracy (0-1; dashed: chance)",
+                chance=1 / rows_of["dataset"].nunique(),
+                synthetic=False,
+            )
+        )
 else:
     print("not available here: set the parameter `mirror` to a folder of prepared real films")
 
@@ -315,7 +475,11 @@ value["first layers"].unstack("place").round(3)
 few = np.arange(600) % 3
 letters = np.where(np.arange(600) < 30, (few + 1) % 3, few)
 chances = dial.even(few, letters)
-print("chance of an exception under balanced draws:", round(chances[:30].sum() / chances.sum(), 2), "from only 30 films")
+print(
+    "chance of an exception under balanced draws:",
+    round(chances[:30].sum() / chances.sum(), 2),
+    "from only 30 films",
+)
 
 # %% [markdown]
 # ## Next

@@ -47,7 +47,9 @@ pd.Series(where).value_counts().rename("films on the list").to_frame()
 name = next(iter(room.cases))
 case = room.cases[name]
 reading = room.read(case)
-pd.Series({what: str(np.shape(value)) for what, value in vars(reading).items()}, name="shape").to_frame()
+pd.Series(
+    {what: str(np.shape(value)) for what, value in vars(reading).items()}, name="shape"
+).to_frame()
 
 # %%
 print(inspect.getsource(Room.look))
@@ -63,8 +65,15 @@ row, column = 4, 2
 words = torch.from_numpy(reading.tokens[0, 1:])  # the class token left out: (h*w, D)
 own = words[row * room.grid[1] + column]
 by_hand = torch.stack([word @ own / (word.norm() * own.norm()) for word in words]).view(room.grid)
-torch.testing.assert_close(by_hand, torch.from_numpy(alike(reading.tokens, (row, column), room.grid)[0]), rtol=0, atol=1e-5)
-print("itself:", round(float(by_hand[row, column]), 3), "- the least alike:", round(float(by_hand.min()), 2))
+torch.testing.assert_close(
+    by_hand, torch.from_numpy(alike(reading.tokens, (row, column), room.grid)[0]), rtol=0, atol=1e-5
+)
+print(
+    "itself:",
+    round(float(by_hand[row, column]), 3),
+    "- the least alike:",
+    round(float(by_hand.min()), 2),
+)
 
 # %% tags=["report"]
 panels.draw(room, State("tokens", name, cell=(row, column)))
@@ -77,12 +86,23 @@ panels.draw(room, State("tokens", name, cell=(row, column)))
 
 # %%
 judged = room.judged["PA"]
-away = judged[judged.external.astype(bool)] if judged.external.any() else judged[judged.split == "test"]
+away = (
+    judged[judged.external.astype(bool)]
+    if judged.external.any()
+    else judged[judged.split == "test"]
+)
 said, has = away.p_covid19.to_numpy(), (away.diagnosis == "covid19").to_numpy()
-counted = [has[(said >= k / 5) & (said < (k + 1) / 5 if k < 4 else said <= 1)].mean() for k in range(5)]
+counted = [
+    has[(said >= k / 5) & (said < (k + 1) / 5 if k < 4 else said <= 1)].mean() for k in range(5)
+]
 np.testing.assert_allclose(counted, room.calibration("PA", "covid19")["observed"])
-pd.DataFrame({"model says": [f"{k / 5:.1f} to {(k + 1) / 5:.1f}" for k in range(5)], "films": room.calibration("PA", "covid19")["n"],
-              "share that has COVID-19": np.round(counted, 2)})
+pd.DataFrame(
+    {
+        "model says": [f"{k / 5:.1f} to {(k + 1) / 5:.1f}" for k in range(5)],
+        "films": room.calibration("PA", "covid19")["n"],
+        "share that has COVID-19": np.round(counted, 2),
+    }
+)
 
 # %% [markdown]
 # ## Panels, as pictures
@@ -121,21 +141,41 @@ panels.draw(room, State("prediction", name, edit="erase the lungs", truth=True))
 # %%
 edits = ("paint the marker R ICU", "erase the lungs", "erase all but the lungs")
 twelve = list(room.cases.values())[:12]
-sure = pd.DataFrame({edit: [abs(room.read(one, edit).diagnosis - room.read(one).diagnosis).max() for one in twelve] for edit in edits})
-plots.plot_bars(list(edits), sure.mean().round(3), "How far the prediction moves", "largest change of a probability, mean of twelve films")
+sure = pd.DataFrame(
+    {
+        edit: [
+            abs(room.read(one, edit).diagnosis - room.read(one).diagnosis).max() for one in twelve
+        ]
+        for edit in edits
+    }
+)
+plots.plot_bars(
+    list(edits),
+    sure.mean().round(3),
+    "How far the prediction moves",
+    "largest change of a probability, mean of twelve films",
+)
 
 # %%
 # NBVAL_CHECK_OUTPUT
 again = room.look(case.pixels, case.view)
 with torch.no_grad():
     network = room.models[case.view]
-    direct = diagnosis.HEADS[settings.choices.class_head][1](network(features=reading.corpus)["logits"])[0]
+    direct = diagnosis.HEADS[settings.choices.class_head][1](
+        network(features=reading.corpus)["logits"]
+    )[0]
 print("probabilities sum to one:", bool(abs(reading.diagnosis.sum() - 1) < 1e-5))
-print("the room says what the model says:", bool(np.allclose(direct.numpy(), reading.diagnosis, atol=1e-4)))
+print(
+    "the room says what the model says:",
+    bool(np.allclose(direct.numpy(), reading.diagnosis, atol=1e-4)),
+)
 print("a second look gives the same:", bool(np.allclose(again.severity_map, reading.severity_map)))
 print("severity is the sum of six values:", bool(np.isclose(reading.severity, reading.array.sum())))
 print("kept, not computed again:", room.read(case) is reading)
-print("erasing the lungs moves the prediction more than a marker:", bool(sure["erase the lungs"].mean() > sure[edits[0]].mean()))
+print(
+    "erasing the lungs moves the prediction more than a marker:",
+    bool(sure["erase the lungs"].mean() > sure[edits[0]].mean()),
+)
 
 # %% [markdown]
 # ## The room
@@ -156,8 +196,12 @@ reader.page
 
 # %%
 example = quiz.mark(room, quiz.films(room)[0], "an example", "normal", set())
-print("you said normal and no zone: diagnosis", "right" if example["diagnosis"] == example["true"] else "not so",
-      "- zones right:", example["zones"])
+print(
+    "you said normal and no zone: diagnosis",
+    "right" if example["diagnosis"] == example["true"] else "not so",
+    "- zones right:",
+    example["zones"],
+)
 
 # %% tags=["room"]
 contest = pages.QuizPage(room, store.root / "quiz")
@@ -175,14 +219,22 @@ contest.page
 # %% tags=["solution"]
 # Exercise 1: occlusion by hand, on the film itself.
 h, w = room.grid
-after = [[room.read(case, "erase the framed cell", (i, j)).diagnosis[2] for j in range(w)] for i in range(h)]
+after = [
+    [room.read(case, "erase the framed cell", (i, j)).diagnosis[2] for j in range(w)]
+    for i in range(h)
+]
 drop = reading.diagnosis[2] - np.array(after)
 both = np.corrcoef(drop.ravel(), room.relevance(case)[2].ravel())[0, 1]
-print(f"correlation with relevance: {both:.2f}; largest fall {drop.max():.2f} at cell {np.unravel_index(drop.argmax(), drop.shape)}")
+print(
+    f"correlation with relevance: {both:.2f}; largest fall {drop.max():.2f} at cell {np.unravel_index(drop.argmax(), drop.shape)}"
+)
 
 # %% tags=["solution"]
 # Exercise 2: who reads outside the lungs?
-moves = {n: float(abs(room.read(c, "erase all but the lungs").diagnosis - room.read(c).diagnosis).max()) for n, c in room.cases.items()}
+moves = {
+    n: float(abs(room.read(c, "erase all but the lungs").diagnosis - room.read(c).diagnosis).max())
+    for n, c in room.cases.items()
+}
 worst = max(moves, key=moves.get)
 print(worst, round(moves[worst], 2))
 panels.draw(room, State("prediction", worst, edit="erase all but the lungs"))
@@ -191,8 +243,15 @@ panels.draw(room, State("prediction", worst, edit="erase all but the lungs"))
 # Exercise 3: the smallest score by lines.
 from cxrkit.room import rezone
 
-tries = {(a, b): rezone(reading, (a, b))[1].sum() for a in np.arange(0.2, 0.6, 0.1) for b in np.arange(0.6, 0.95, 0.1)}
-print(min(tries, key=tries.get), "- comparable only where all cut at the same lines, of lungs drawn the same way")
+tries = {
+    (a, b): rezone(reading, (a, b))[1].sum()
+    for a in np.arange(0.2, 0.6, 0.1)
+    for b in np.arange(0.6, 0.95, 0.1)
+}
+print(
+    min(tries, key=tries.get),
+    "- comparable only where all cut at the same lines, of lungs drawn the same way",
+)
 
 # %% [markdown]
 # ## Next
