@@ -17,15 +17,18 @@ import time
 import cv2
 import numpy as np
 
-from cxrkit import anatomy, audit, cohort, films, metrics, profiles
-from cxrkit.schema import DIAGNOSES
+from cxrkit.config import profiles
+from cxrkit.config.vocabulary import DIAGNOSES
+from cxrkit.evaluation import linear_probe, metrics
+from cxrkit.simulation import anatomy, cohort
+from cxrkit.simulation import hospital as hospital_module
 
 
 def films_a_second(ward, n=60):
     """Films a second of one core, all of one anatomy and view, which is projected before the clock
     starts.
     """
-    hospital = cohort.Hospital("alder", ward=ward, n=3000)
+    hospital = hospital_module.Hospital("alder", ward=ward, n=3000)
     body, view = hospital.body_of(0), hospital.view_of(0)
     same = [
         i
@@ -44,13 +47,15 @@ def grey_auc(drawn):
     rows = np.where(drawn.table.ward == "diagnosis")[0]
     table = drawn.table.iloc[rows]
     y, site = table["diagnosis"].map(DIAGNOSES.index).to_numpy(), table["site"].to_numpy()
-    p = audit.refit(audit.histogram(drawn.images[rows]), y, table["group_id"].to_numpy(), site)
-    return audit.by_site(metrics.macro_auc)(y, p, site)
+    p = linear_probe.refit(
+        linear_probe.histogram(drawn.images[rows]), y, table["group_id"].to_numpy(), site
+    )
+    return linear_probe.by_site(metrics.macro_auc)(y, p, site)
 
 
 def main():
     cv2.setNumThreads(1)
-    for ward in cohort.WARDS:
+    for ward in hospital_module.WARDS:
         print(f"{ward:<12} {films_a_second(ward):6.1f} films a second and core   (bar 30)")
     start = time.process_time()
     for seed in range(3):
@@ -58,14 +63,14 @@ def main():
     print(f"projection   {(time.process_time() - start) / 3 * 1000:6.0f} ms an anatomy and view")
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
-        films.draw(folder, profiles.demo().cohort, seed=0)
+        cohort.draw(folder, profiles.demo().cohort, seed=0)
         seconds = time.perf_counter() - start
         print(
-            f"demo cohort  {seconds:6.1f} s for {len(films.Films(folder))} films on "
+            f"demo cohort  {seconds:6.1f} s for {len(cohort.Films(folder))} films on "
             f"{os.cpu_count()} cores   (bar 90 on 2)"
         )
         print(
-            f"grey statistics, site held out: macro AUC {grey_auc(films.Films(folder)):.3f}   (bar "
+            f"grey statistics, site held out: macro AUC {grey_auc(cohort.Films(folder)):.3f}   (bar "
             "0.65)"
         )
 

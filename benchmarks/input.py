@@ -19,8 +19,8 @@ import cv2
 import numpy as np
 import torch
 
-from cxrkit import data, manifest
-from cxrkit.artifacts import Store
+from cxrkit.data import cache, datasets, manifests
+from cxrkit.storage.artifacts import Store
 
 DISTINCT = 64
 BATCHES = 200  # of 8 films
@@ -56,9 +56,9 @@ def measure(folder, count, side, size):
     """One line of the table."""
     films(folder / "films", count, side)
     store = Store(folder / "store")
-    table_s, table = clock(lambda: manifest.read("local", folder / "films"))
-    decode_s, dataset = clock(lambda: data.CXRDataset(table, size, train=True, store=store))
-    again_s, _ = clock(lambda: data.CXRDataset(table, size, train=True, store=store))
+    table_s, table = clock(lambda: manifests.read("local", folder / "films"))
+    decode_s, dataset = clock(lambda: datasets.CXRDataset(table, size, train=True, store=store))
+    again_s, _ = clock(lambda: datasets.CXRDataset(table, size, train=True, store=store))
     order = np.random.default_rng(1).permutation(count)
     draws = [order[i % count : i % count + 8].tolist() for i in range(0, 8 * BATCHES, 8)]
     draw_s, _ = clock(lambda: [dataset.batch(draw) for draw in draws])
@@ -82,7 +82,7 @@ def main():
     asked = parser.parse_args()
     warnings.simplefilter("ignore")
     print(
-        f"{data.cpus()} cores, torch with {torch.get_num_threads()} threads, files of {asked.side} "
+        f"{cache.cpus()} cores, torch with {torch.get_num_threads()} threads, files of {asked.side} "
         f"px, cache of {asked.size} px"
     )
     print(

@@ -15,14 +15,16 @@ from pathlib import Path
 import cv2
 import torch
 
-from cxrkit import cohort, predict, profiles
+from cxrkit.config import profiles
+from cxrkit.inference import predictor
+from cxrkit.simulation import hospital
 
 
 def films(folder, n, side):
     """n virtual films as PNG files."""
     paths = []
     for i in range(n):
-        image = cohort.Hospital(list(cohort.SITES)[i % 6], seed=5, n=n, size=256)[i].image
+        image = hospital.Hospital(list(hospital.SITES)[i % 6], seed=5, n=n, size=256)[i].image
         paths.append(str(folder / f"{i}.png"))
         cv2.imwrite(paths[-1], cv2.resize(image, (side, side), interpolation=cv2.INTER_CUBIC))
     return paths
@@ -31,7 +33,7 @@ def films(folder, n, side):
 def seconds(models, path, maps, folder):
     """(time, processor time) of one film, its maps written."""
     start, cpu = time.perf_counter(), time.process_time()
-    predict.write_maps(predict.predict(path, models, maps=maps), folder, "film")
+    predictor.write_maps(predictor.predict(path, models, maps=maps), folder, "film")
     return time.perf_counter() - start, time.process_time() - cpu
 
 
@@ -44,7 +46,7 @@ def main():
     parser.add_argument("--side", type=int, default=2048)
     options = parser.parse_args()
     start = time.perf_counter()
-    models = predict.load(profiles.get(options.profile), weights=options.weights)
+    models = predictor.load(profiles.get(options.profile), weights=options.weights)
     print(
         f"{models.origin}, {torch.get_num_threads()} threads; models loaded in "
         f"{time.perf_counter() - start:.1f} s"

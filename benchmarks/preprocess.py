@@ -17,8 +17,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from cxrkit import data, manifest, preprocess
-from cxrkit.artifacts import Store
+from cxrkit.data import datasets, images, manifests, preprocessing
+from cxrkit.storage.artifacts import Store
 
 ROUNDS = 5
 
@@ -36,7 +36,7 @@ def synthetic(folder, n):
         )
     rows = [f"{i}.png,p{i},PA,synthetic\n" for i in range(n)]
     (folder / "films.csv").write_text("path,patient_id,view,site\n" + "".join(rows))
-    return manifest.read("local", folder)
+    return manifests.read("local", folder)
 
 
 def real(mirror, n):
@@ -44,7 +44,7 @@ def real(mirror, n):
     Hannover's PNGs, as a table.
     """
     table = pd.concat(
-        [manifest.read(name, mirror) for name in ("cohen", "hannover")], ignore_index=True
+        [manifests.read(name, mirror) for name in ("cohen", "hannover")], ignore_index=True
     )
     table = table[table["brixia_A"].notna() | (table["dataset"] == "hannover")]
     return table.iloc[np.linspace(0, len(table) - 1, min(n, len(table))).astype(int)].reset_index(
@@ -106,16 +106,16 @@ def main():
 def report(table, size, store, what):
     """Measure both pairs on the films of a table and print them."""
     n, paths = len(table), list(table["path"])
-    grey = [data.load_image(path).pixels for path in paths]
-    np.testing.assert_array_equal(bare(grey[0], size), preprocess.preprocess(grey[0], size))
-    dataset = data.CXRDataset(table, size, store=store)
+    grey = [images.load_image(path).pixels for path in paths]
+    np.testing.assert_array_equal(bare(grey[0], size), preprocessing.preprocess(grey[0], size))
+    dataset = datasets.CXRDataset(table, size, store=store)
     found = rates(
         n,
-        ours=lambda: drop(preprocess.preprocess(image, size) for image in grey),
+        ours=lambda: drop(preprocessing.preprocess(image, size) for image in grey),
         bare=lambda: drop(bare(image, size) for image in grey),
-        cached=lambda: drop(data.make_loader(dataset, 16)),
+        cached=lambda: drop(datasets.make_loader(dataset, 16)),
         decode=lambda: drop(
-            preprocess.preprocess(data.load_image(path).pixels, size) for path in paths
+            preprocessing.preprocess(images.load_image(path).pixels, size) for path in paths
         ),
     )
     print(

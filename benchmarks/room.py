@@ -13,10 +13,11 @@ import time
 
 import psutil
 
-from cxrkit import pages, panels, profiles
-from cxrkit.artifacts import Store
-from cxrkit.edits import EDITS
-from cxrkit.room import Room
+from cxrkit.config import profiles
+from cxrkit.reading_room import figures, pages
+from cxrkit.reading_room.edits import EDITS
+from cxrkit.reading_room.state import Room
+from cxrkit.storage.artifacts import Store
 
 BAR = 300  # ms
 
@@ -26,7 +27,7 @@ def moves(room):
     names = list(room.cases)
     series = [name for name, case in room.cases.items() if len(room.visits(case)) > 2]
     yield "severity", "film", names[1:9]
-    yield "severity", "panel", list(panels.PANELS)
+    yield "severity", "panel", list(figures.PANELS)
     yield "severity", "threshold", [0.3, 0.4, 0.6, 0.7]
     yield "severity", "truth", [True, False, True, False]
     yield "zone lines", "lines", [(0.3, 0.6), (0.35, 0.65), (0.45, 0.7), (0.2, 0.5)]

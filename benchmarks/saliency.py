@@ -14,8 +14,8 @@ import time
 
 import torch
 
-from cxrkit import saliency
-from cxrkit.transformer import CorpusViT
+from cxrkit.explain import deep_taylor
+from cxrkit.models.corpus_vit import CorpusViT
 
 BARS = {"one class": 6.5, "three classes": 13.0}
 
@@ -49,8 +49,8 @@ def main():
 
     ways = {
         "forward": forward,
-        "one class": lambda: saliency.relevance(model, corpus, 2),
-        "three classes": lambda: saliency.relevance(model, corpus, [0, 1, 2]),
+        "one class": lambda: deep_taylor.relevance(model, corpus, 2),
+        "three classes": lambda: deep_taylor.relevance(model, corpus, [0, 1, 2]),
     }
     memory = {}
     # warms up, and a later way needs more memory than an earlier one

@@ -11,7 +11,8 @@ import time
 import numpy as np
 import torch
 
-from cxrkit import cohort, severity
+from cxrkit.data import lung_zones
+from cxrkit.simulation import hospital
 
 
 def masks(n=256, size=256):
@@ -19,7 +20,7 @@ def masks(n=256, size=256):
     different ones.
     """
     films = [
-        np.logical_or(*cohort.Hospital(site, n=1, size=size)[0].lungs) for site in cohort.SITES
+        np.logical_or(*hospital.Hospital(site, n=1, size=size)[0].lungs) for site in hospital.SITES
     ]
     return np.stack(
         [
@@ -43,17 +44,19 @@ def main():
     lungs = masks()
     print(
         f"zones of {len(lungs)} masks of {lungs.shape[1]}x{lungs.shape[2]}: "
-        f"{seconds(lambda: severity.zones(lungs)):.2f} s   (bar 1)"
+        f"{seconds(lambda: lung_zones.zones(lungs)):.2f} s   (bar 1)"
     )
     maps = torch.rand(
         16, 1, 256, 256, generator=torch.Generator().manual_seed(0), requires_grad=True
     )
     inside = torch.from_numpy(lungs[:16])
-    for how in severity.POOLS:
-        cost = seconds(lambda how=how: severity.roi_pool(maps, inside, how).sum().backward())
+    for how in lung_zones.POOLS:
+        cost = seconds(lambda how=how: lung_zones.roi_pool(maps, inside, how).sum().backward())
         print(f"roi_pool, {how}, forward and backward: {cost / 16 * 1000:.1f} ms a film")
     smooth = torch.nn.functional.avg_pool2d(maps, 15, 1, 7).detach().numpy()[:, 0]
-    cost = seconds(lambda: [severity.contours(one, lung, 0.5) for one, lung in zip(smooth, lungs)])
+    cost = seconds(
+        lambda: [lung_zones.contours(one, lung, 0.5) for one, lung in zip(smooth, lungs)]
+    )
     print(f"contours: {cost / 16 * 1000:.1f} ms a film")
 
 

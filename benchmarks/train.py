@@ -21,14 +21,18 @@ import torch
 import torch.nn.functional as F
 from input import films as made_up
 
-from cxrkit import batches, data, diagnosis, findings, machine, manifest, profiles, train
-from cxrkit.artifacts import Store
+from cxrkit.config import profiles
+from cxrkit.data import datasets, manifests
+from cxrkit.models import factory
+from cxrkit.storage.artifacts import Store
+from cxrkit.tasks import findings
+from cxrkit.training import batches, devices, loop
 
 FILMS = 256
 TASKS = {
-    "backbone": (findings.network, findings.loss, "backbone_training"),
+    "backbone": (factory.backbone_network, findings.loss, "backbone_training"),
     "diagnosis": (
-        diagnosis.network,
+        factory.network,
         lambda model, batch: F.cross_entropy(model(batch["image"])["logits"], batch["target"]),
         "transformer_training",
     ),
@@ -69,17 +73,17 @@ def measure(task, profile, dataset, asked):
     network, loss, name = TASKS[task]
     training = getattr(profile, name)
     training = replace(training, batch=asked.batch or training.batch, accumulate=1, eval_every=0)
-    device = train.pick_device()
+    device = devices.pick_device()
     workers = asked.workers if asked.workers is not None else 0 if device.type == "cpu" else 8
 
     def run():
         torch.manual_seed(0)
-        made = train.Run(network(profile), training, {}, device, None, None)
+        made = loop.Run(network(profile), training, {}, device, None, None)
         made.model = torch.compile(made.model) if asked.compile else made.model
-        train.train_mode(made.model)
+        loop.train_mode(made.model)
         return made
 
-    with machine.cpu_threads(training.threads):
+    with devices.cpu_threads(training.threads):
         order, pinned = batches.Order(len(dataset), 0), device.type == "cuda"
         source = batches.stream(
             dataset, order, training.batch, 0, workers=workers, pin_memory=pinned
@@ -116,8 +120,8 @@ def main():
     profile = profiles.get(asked.profile)
     with tempfile.TemporaryDirectory() as folder:
         made_up(Path(folder) / "films", FILMS, 2 * profile.image_size)
-        table = manifest.read("local", Path(folder) / "films")
-        dataset = data.CXRDataset(
+        table = manifests.read("local", Path(folder) / "films")
+        dataset = datasets.CXRDataset(
             table,
             profile.image_size,
             profile.choices,
@@ -125,7 +129,7 @@ def main():
             store=Store(Path(folder) / "store"),
         )
         print(
-            f"images/s on {train.pick_device()}, torch {torch.__version__}\n"
+            f"images/s on {devices.pick_device()}, torch {torch.__version__}\n"
             f"{'':<10} {'batch':>6} {'px':>6} {'bare':>10} {'training':>10} {'ratio':>6} "
             f"{'input share':>11}"
         )

@@ -46,10 +46,10 @@ ROOT = click.option(
 @data.command("list")
 def list_datasets():
     """All datasets: films, licence, what their rows carry, how to obtain them."""
-    from cxrkit import manifest
+    from cxrkit.data import schema
 
-    for name in manifest.names():
-        spec = manifest.load(name)
+    for name in schema.names():
+        spec = schema.load(name)
         click.echo(
             f"{name:16} {spec.expected.get('films', '?'):>7} films  {spec.licence_class:32} "
             f"{', '.join(spec.provides)}"
@@ -85,14 +85,14 @@ def fetch(name, mirror, root, archives, jobs):
     """Get the films of NAME, verified; says first how many bytes. Exit status 1 if a file failed,
     naming it.
     """
-    from cxrkit import fetch as fetching
-    from cxrkit import manifest
+    from cxrkit.data import download, manifests, schema
+    from cxrkit.data import fetch as fetching
 
     try:
-        folder = manifest.data_root(root) / manifest.load(name).name
-        unpacked = [path for archive in archives for path in fetching.extract(archive, folder)]
+        folder = manifests.data_root(root) / schema.load(name).name
+        unpacked = [path for archive in archives for path in download.extract(archive, folder)]
         failures = [] if archives else fetching.fetch(name, root, mirror, jobs, say=click.echo)
-    except (fetching.FetchError, ValueError, OSError) as error:
+    except (download.FetchError, ValueError, OSError) as error:
         raise click.ClickException(str(error)) from error
     click.echo(
         f"{folder}: {len(unpacked)} files unpacked"
@@ -109,7 +109,7 @@ def verify(name, root):
     """Check a copy of NAME against its manifest: hashes of films, counts of tables. Exit status 1
     on a difference.
     """
-    from cxrkit import fetch as fetching
+    from cxrkit.data import fetch as fetching
 
     try:
         problems, counts = fetching.verify(name, root)
@@ -129,12 +129,12 @@ def leakage(names, root):
     """
     import pandas as pd
 
-    from cxrkit import leakage as leaks
-    from cxrkit import manifest
+    from cxrkit.data import leakage as leaks
+    from cxrkit.data import manifests
 
     try:
         table = pd.concat(
-            [manifest.read(name, root, apart=False) for name in names], ignore_index=True
+            [manifests.read(name, root, apart=False) for name in names], ignore_index=True
         )
         found = leaks.find(table)
     except (ValueError, OSError) as error:
@@ -206,9 +206,10 @@ def reproduce(profile, mirror, data_dir, dry_run, only_plan, only, scheduler, wo
     --dry-run the plan comes first: films, updates, hours, memory and disk, from an update measured
     on this machine.
     """
-    from cxrkit import crew, notebooks, report
+    from cxrkit.reproduction import report, runner
+    from cxrkit.training import distributed
 
-    if crew.size() > 1:
+    if distributed.size() > 1:
         raise click.ClickException(
             "torchrun would run every lesson in each of its processes: make the stages with "
             "`torchrun ... -m cxrkit "
@@ -224,14 +225,16 @@ def reproduce(profile, mirror, data_dir, dry_run, only_plan, only, scheduler, wo
     }
     try:
         if data_dir or dry_run or only_plan:
-            from cxrkit import artifacts, plan, profiles
+            from cxrkit.config import profiles
+            from cxrkit.reproduction import plan
+            from cxrkit.storage import artifacts
 
             click.echo(plan.apart(profiles.get(profile), artifacts.Store(out, data_dir or mirror)))
         if only_plan:
             return
-        failed = notebooks.reproduce(parameters, root=out, only=only, force=force)
+        failed = runner.reproduce(parameters, root=out, only=only, force=force)
         path = report.write(profile, root=out, data=mirror or data_dir)
-    except (notebooks.CannotRun, ValueError, OSError) as error:
+    except (runner.CannotRun, ValueError, OSError) as error:
         raise click.ClickException(str(error)) from error
     click.echo(f"report: {path}")
     if failed:
@@ -258,11 +261,15 @@ def stage(name, profile, data_dir, out):
     which then share each training: torchrun --standalone --nproc-per-node 4 -m cxrkit stage NAME
     ...
     """
-    from cxrkit import artifacts, crew, profiles, schema, stages
+    from cxrkit.config import profiles
+    from cxrkit.config.vocabulary import known
+    from cxrkit.pipeline import stages
+    from cxrkit.storage import artifacts
+    from cxrkit.training import distributed
 
     try:
-        make = stages.MAKE[schema.known(name, stages.MAKE, "stage")]
-        folder = crew.lead(
+        make = stages.MAKE[known(name, stages.MAKE, "stage")]
+        folder = distributed.lead(
             lambda: make(profiles.get(profile), artifacts.Store(out, data_dir, wait=-1))
         )
     except (ValueError, OSError) as error:
@@ -276,7 +283,7 @@ def stage(name, profile, data_dir, out):
 @OUT
 def report(profile, out):
     """Write report.html from what is in the store, running nothing."""
-    from cxrkit import report as pages
+    from cxrkit.reproduction import report as pages
 
     try:
         click.echo(f"report: {pages.write(profile, root=out)}")
@@ -320,8 +327,8 @@ def predict(images, out, profile, view, weights, maps):
 
     A file that cannot be read is skipped and named; the exit status is then 1.
     """
-    from cxrkit import predict as predicting
-    from cxrkit import profiles
+    from cxrkit.config import profiles
+    from cxrkit.inference import predictor as predicting
 
     try:
         models = predicting.load(profiles.get(profile), weights=weights)
@@ -338,7 +345,7 @@ def predict(images, out, profile, view, weights, maps):
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
 def doctor(out, as_json):
     """Check this machine for the kit and say what to do. Exit status 1 only if something blocks."""
-    from cxrkit import doctor as checks
+    from cxrkit.reproduction import environment as checks
 
     found = checks.examine(out)
     click.echo(checks.as_json(found) if as_json else checks.as_text(found))

@@ -37,7 +37,7 @@ def few_draws():
     """Intervals from 40 draws of patients instead of hundreds: for stages of which a test reads no
     limits. test_resampling proves these.
     """
-    from cxrkit import resampling
+    from cxrkit.evaluation import resampling
 
     with pytest.MonkeyPatch.context() as patch:
         for name in ("bootstrap", "paired_bootstrap"):

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from cxrkit import manifest
-from cxrkit.artifacts import write_atomic
+from cxrkit.data import manifests, schema
+from cxrkit.storage.atomic import write_atomic
 
 PREPARED = {
     "downscaled to longest side 640 px, 8-bit grayscale JPEG q90": "640",
@@ -53,7 +53,7 @@ def films(spec, table):
             "bytes": table["bytes"],
             "prepared": table["modified"].map(PREPARED).fillna(""),
             "group_id": table["group_id"],
-            "split": table["group_id"].map(manifest.split_of),
+            "split": table["group_id"].map(manifests.split_of),
             "licence_class": table["licence_class"],
             "mask_id": table.get("mask_source_id", ""),
             "mask_sha256": table["mask_sha256"],
@@ -71,8 +71,8 @@ def main():
     parser.add_argument("copy", type=Path, help="folder with <name>/labels.csv")
     for name in LABELS:
         table = pd.read_csv(parser.parse_args().copy / name / "labels.csv", dtype=str)
-        text = films(manifest.load(name), table).to_csv(index=False, lineterminator="\n")
-        write_atomic(manifest.manifest_dir() / f"{name}.csv", text)
+        text = films(schema.load(name), table).to_csv(index=False, lineterminator="\n")
+        write_atomic(schema.manifest_dir() / f"{name}.csv", text)
         print(f"{name}: {len(table)} films, {len(text)} bytes")
 
 

@@ -17,7 +17,8 @@ import nbformat
 import nbstripout
 from PIL import Image
 
-from cxrkit import artifacts, notebooks
+from cxrkit.reproduction import runner
+from cxrkit.storage import atomic
 
 ROOT = Path(__file__).resolve().parent.parent
 BUILT = ROOT / "notebooks"
@@ -37,7 +38,7 @@ def strip(notebook):
     next.
     """
     nbstripout.strip_output(notebook, keep_output=True, keep_count=True, keep_id=False)
-    notebook.metadata = nbformat.from_dict(notebooks.METADATA)
+    notebook.metadata = nbformat.from_dict(runner.METADATA)
     for cell in notebook.cells:
         cell.metadata = nbformat.from_dict(
             {"tags": cell.metadata.tags} if cell.metadata.get("tags") else {}
@@ -128,22 +129,22 @@ def build(source, target):
     """Execute a lesson with its defaults (demo, no mirror) and write it stripped. Raises ValueError
     if it breaks a rule.
     """
-    lesson = notebooks.read_lesson(source)
+    lesson = runner.read_lesson(source)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / target.name
-        notebooks.execute(lesson, path, {}, 60 * MINUTES)
+        runner.execute(lesson, path, {}, 60 * MINUTES)
         built = strip(nbformat.read(path, as_version=4))
     wrong = problems(built, lesson)
     if wrong:
         raise ValueError(f"{target.name}:\n  " + "\n  ".join(wrong))
-    artifacts.write_atomic(target, nbformat.writes(built) + "\n")
+    atomic.write_atomic(target, nbformat.writes(built) + "\n")
 
 
 def state(source, target):
     """The problems of the committed notebook of a source."""
     if not target.exists():
         return [f"{target.name} is missing: run make notebooks"]
-    return problems(nbformat.read(target, as_version=4), notebooks.read_lesson(source))
+    return problems(nbformat.read(target, as_version=4), runner.read_lesson(source))
 
 
 def orphans():
@@ -170,11 +171,11 @@ def main(arguments=None):
     )
     options = parser.parse_args(arguments)
     wrong = [f"{path.name} has no source in notebooks/src" for path in orphans()]
-    for source in notebooks.sources(options.lessons, BUILT / "src"):
+    for source in runner.sources(options.lessons, BUILT / "src"):
         target = BUILT / f"{source.stem}.ipynb"
         try:
             if options.solved:
-                _, ran = notebooks.run(
+                _, ran = runner.run(
                     source, BUILT / "solved", {}, 60 * MINUTES, options.force, solved=True
                 )
                 print(f"{source.stem}, solved: {'ran' if ran else 'up to date'}")
@@ -183,7 +184,7 @@ def main(arguments=None):
             elif options.force or state(source, target):
                 build(source, target)
                 print(f"{source.stem}: built")
-        except (notebooks.LessonFailed, ValueError) as error:
+        except (runner.LessonFailed, ValueError) as error:
             wrong.append(str(error))
     print("\n".join(wrong), file=sys.stderr, end="\n" if wrong else "")
     return 1 if wrong else 0

@@ -20,27 +20,23 @@ import torch
 from scipy import ndimage
 from sklearn.datasets import load_sample_images
 
-from cxrkit import (
-    anatomy,
-    checkpoint,
-    doctor,
-    film,
-    findings,
-    inspection,
-    manifest,
-    profiles,
-    results,
-    selection,
-    train,
-)
-from cxrkit.artifacts import Store
-from cxrkit.data import cached, load_image
-from cxrkit.profiles import Training
+from cxrkit.config import profiles
+from cxrkit.config.profiles import Training
+from cxrkit.data import manifests, preprocessing
+from cxrkit.data.cache import cached
+from cxrkit.data.images import load_image
+from cxrkit.inference import quality
+from cxrkit.pipeline import task_data
+from cxrkit.reproduction import environment, results
+from cxrkit.simulation import anatomy, radiograph
+from cxrkit.storage.artifacts import Store
+from cxrkit.tasks import findings
+from cxrkit.training import checkpoint, loop
 
 OPEN = ("nih_cxr14", "hannover", "kermany", "kermany_224")
 FOREIGN = ("cohen", "cxnet")
 SIZE = 128  # px of the films that are spoiled, before the inspector's 64
-OUT = Path(inspection.__file__).parent / "weights" / "open" / "inspector.safetensors"
+OUT = Path(quality.__file__).parent / "weights" / "open" / "inspector.safetensors"
 TRAINING = Training(
     "adamw",
     lr=3e-3,
@@ -56,9 +52,9 @@ TRAINING = Training(
 
 def films(mirror, store):
     """Table of all frontal films and their grey pixels, uint8 (n, SIZE, SIZE)."""
-    parts = [manifest.read(name, mirror).assign(external=False) for name in (*OPEN, *FOREIGN)]
+    parts = [manifests.read(name, mirror).assign(external=False) for name in (*OPEN, *FOREIGN)]
     parts = [part[part["view"].isin(["PA", "AP"])] for part in parts]
-    virtual = selection.for_task(profiles.demo(), "diagnosis", store).sample(1200, random_state=0)
+    virtual = task_data.for_task(profiles.demo(), "diagnosis", store).sample(1200, random_state=0)
     table = pd.concat([*parts, virtual], ignore_index=True)
     table["part"] = (
         table["split"]
@@ -180,9 +176,9 @@ def _projection(angle):
 
 def _lateral(angles):
     def draw(rng):
-        film_ = film.develop(
-            film.detect(_projection(int(rng.choice(angles))), film.Detector(), rng),
-            film.Detector(),
+        film_ = radiograph.develop(
+            radiograph.detect(_projection(int(rng.choice(angles))), radiograph.Detector(), rng),
+            radiograph.Detector(),
             "PA",
             rng,
         )
@@ -257,9 +253,7 @@ class Spoiled:
         ]
         images, labels = zip(*pairs)
         return {
-            "image": torch.from_numpy(np.stack([inspection.seen(grey) for grey in images]))[
-                :, None
-            ],
+            "image": torch.from_numpy(np.stack([quality.seen(grey) for grey in images]))[:, None],
             "label": torch.tensor(labels, dtype=torch.float32),
         }
 
@@ -268,7 +262,7 @@ class Spoiled:
         return (255 - grey if rng.random() < 0.2 else grey), [1.0] + [float("nan")] * 4
 
     def spoil(self, grey, rng):
-        grey, label = _jitter(grey, rng), dict.fromkeys(inspection.FAULTS, 0.0)
+        grey, label = _jitter(grey, rng), dict.fromkeys(quality.FAULTS, 0.0)
         for name in ("cropped", "flipped", "turned", "inverted"):
             if rng.random() < CHANCES[name]:
                 grey, label[name] = FAULTS[name](grey, rng), 1.0
@@ -286,7 +280,7 @@ def probabilities(network, images):
     """List of grey films -> (n, 5)."""
     with torch.no_grad():
         return (
-            network(torch.from_numpy(np.stack([inspection.seen(grey) for grey in images]))[:, None])
+            network(torch.from_numpy(np.stack([quality.seen(grey) for grey in images]))[:, None])
             .sigmoid()
             .numpy()
         )
@@ -300,7 +294,7 @@ def rates(network, thresholds, table, grey):
     ):
         whole = [np.asarray(grey[i]) for i in films.index]
         raised = (probabilities(network, whole) > limits).mean(0)
-        for k, name in enumerate(inspection.FAULTS):
+        for k, name in enumerate(quality.FAULTS):
             row = {
                 "films": dataset,
                 "seen": part,
@@ -336,7 +330,7 @@ def ranges_of(table):
     """Range of each measure over training films: from 0.9 of the 0.5th percentile to 1.1 of the
     99.5th.
     """
-    rows = pd.DataFrame([inspection.quantities(load_image(path).pixels) for path in table["path"]])
+    rows = pd.DataFrame([quality.quantities(load_image(path).pixels) for path in table["path"]])
     low, high = rows.quantile(0.005), rows.quantile(0.995)
     return {name: (0.9 * low[name], 1.1 * high[name]) for name in rows}
 
@@ -360,9 +354,9 @@ def range_rates(ranges, table):
     rows = []
     for dataset, films in table[table["part"].isin(["test", "foreign"])].groupby("dataset"):
         some = films.sample(min(60, len(films)), random_state=0)
-        pixels = [inspection.preprocess.to_uint8(load_image(path).pixels) for path in some["path"]]
+        pixels = [preprocessing.to_uint8(load_image(path).pixels) for path in some["path"]]
         for name, change in CHANGES.items():
-            called = [bool(inspection.out_of_range(change(grey), ranges)) for grey in pixels]
+            called = [bool(quality.out_of_range(change(grey), ranges)) for grey in pixels]
             rows.append(
                 {
                     "films": dataset,
@@ -384,8 +378,8 @@ def main():
     store = Store(options.store, data=options.mirror)
     table, grey = films(options.mirror, store)
     torch.manual_seed(0)
-    network = inspection.Inspector()
-    train.fit(
+    network = quality.Inspector()
+    loop.fit(
         network,
         loss,
         Spoiled(grey[np.where(table["part"] == "train")[0]]),
@@ -399,7 +393,7 @@ def main():
     )
     thresholds = {
         name: max(0.2, float(np.quantile(quiet[:, k], 0.99)))
-        for k, name in enumerate(inspection.FAULTS)
+        for k, name in enumerate(quality.FAULTS)
     }
     ranges = ranges_of(table[table["part"] == "train"].sample(600, random_state=0))
     rows = [*rates(network, thresholds, table, grey), *range_rates(ranges, table)]
@@ -407,7 +401,11 @@ def main():
     results.write(
         "inspector",
         rows,
-        {"command": "make inspector MIRROR=DIR", "thresholds": thresholds, **doctor.provenance()},
+        {
+            "command": "make inspector MIRROR=DIR",
+            "thresholds": thresholds,
+            **environment.provenance(),
+        },
     )
     print(pd.DataFrame(rows).to_string())
 

@@ -10,16 +10,19 @@ from dataclasses import replace
 
 import filelock
 
-from cxrkit import artifacts, comparisons, doctor, experiments, profiles, results
+from cxrkit.config import profiles
+from cxrkit.reproduction import comparisons, environment, results
+from cxrkit.reproduction import grid as grid_module
+from cxrkit.storage import artifacts, remote
 
-TASKS = {"diagnosis": experiments.DIAGNOSIS, "severity": experiments.SEVERITY}
+TASKS = {"diagnosis": grid_module.DIAGNOSIS, "severity": grid_module.SEVERITY}
 
 
 def chosen(profile, only, with_choices, stages):
     """The cells of one seed whose name begins with one of `only` (all without) -> (them and what
     they are compared with, them).
     """
-    grid = experiments.cells(profile) + (experiments.open_choices(profile) if with_choices else [])
+    grid = grid_module.cells(profile) + (grid_module.open_choices(profile) if with_choices else [])
     asked = [
         cell
         for cell in grid
@@ -46,7 +49,7 @@ def keep(row, store, same_settings=True):
         if not same_settings and any(other["key"] == row["key"] for other in before):
             return
         rows = [other for other in old if other not in before] + [row]
-        results.write("grid", rows, {"command": "make grid", **doctor.provenance()})
+        results.write("grid", rows, {"command": "make grid", **environment.provenance()})
 
 
 def record(cell, against, store, asked):
@@ -56,7 +59,7 @@ def record(cell, against, store, asked):
     try:
         row = comparisons.measure(cell, store, against)
         keep(
-            row | {name: doctor.provenance()[name] for name in ("commit", "date")},
+            row | {name: environment.provenance()[name] for name in ("commit", "date")},
             store,
             asked and against is not None,
         )
@@ -69,7 +72,7 @@ def work(grid, asked, store, scheduler, workers):
     yields (cell, what is to be said of it, whether it failed).
     """
     named, ended, waiting = {(cell.stage, cell.name): cell for cell in grid}, {}, []
-    for cell, error in experiments.run(grid, store, scheduler, workers):
+    for cell, error in grid_module.run(grid, store, scheduler, workers):
         yield cell, error or "done", bool(error)
         ended[cell.stage, cell.name] = error
         waiting += [] if error else [cell]
@@ -118,7 +121,7 @@ def main(arguments=None):
     options = parser.parse_args(arguments)
     store, failed = artifacts.Store(wait=-1), 0
     if options.url:
-        store = artifacts.Shared(options.url, store.root)
+        store = remote.Shared(options.url, store.root)
     profile, only = profiles.get(options.profile), tuple(name.lower() for name in options.only)
     for seed in options.seeds if options.seeds is not None else profile.grid.seeds:
         grid, asked = chosen(

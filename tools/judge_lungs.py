@@ -16,9 +16,14 @@ import numpy as np
 import pandas as pd
 import torch
 
-from cxrkit import doctor, inspection, predict, preprocess, profiles, results, stages
-from cxrkit.artifacts import Store
-from cxrkit.data import load_image
+from cxrkit.config import profiles
+from cxrkit.data import preprocessing
+from cxrkit.data.images import load_image
+from cxrkit.inference import predictor, quality
+from cxrkit.pipeline import stages
+from cxrkit.reproduction import environment, results
+from cxrkit.storage.artifacts import Store
+from cxrkit.tasks import segmentation
 
 # films of a dataset, films of it that are spoiled, pictures of a kind
 CHOSEN, JUDGED, SPOILED, STRANGE = 70, 100, 20, 60
@@ -100,8 +105,8 @@ def gradient(rng):
 def said(grey, part):
     """(whether the warning comes, the mask at the size of the film)."""
     grey = np.ascontiguousarray(grey)
-    mask, probs = predict.drawn_lungs(grey, part)
-    return bool(inspection.lungs_missing(mask, grey, probs)), predict.to_film(mask, grey.shape)
+    mask, probs = predictor.drawn_lungs(grey, part)
+    return bool(quality.lungs_missing(mask, grey, probs)), predictor.to_film(mask, grey.shape)
 
 
 def judge(table, part):
@@ -112,7 +117,7 @@ def judge(table, part):
     for dataset, films in table.groupby("dataset"):
         films, called = films.sample(frac=1, random_state=0)[CHOSEN : CHOSEN + JUDGED], []
         for i, path in enumerate(films["path"]):
-            grey = preprocess.to_uint8(load_image(path).pixels)
+            grey = preprocessing.to_uint8(load_image(path).pixels)
             warned, lungs = said(grey, part)
             called.append(warned)
             for name, change in SPOIL.items() if i < SPOILED else ():
@@ -141,11 +146,11 @@ def main():
     options = parser.parse_args()
     torch.set_num_threads(1)
     profile, store = profiles.mini(), Store(options.store, data=options.mirror)
-    part = predict.Part(stages.lungs.load(stages.segmenter(profile, store), profile), profile, "")
+    part = predictor.Part(segmentation.load(stages.segmenter(profile, store), profile), profile, "")
     films = stages.segmenter_films(profile, store)
-    rows = judge(films[films["view"].isin(predict.FRONTAL)], part)
+    rows = judge(films[films["view"].isin(predictor.FRONTAL)], part)
     limits = {
-        name: getattr(inspection, name)
+        name: getattr(quality, name)
         for name in ("LUNG_SHARE", "LUNG_BALANCE", "LUNG_DOUBT", "LUNG_AGREEMENT", "LUNG_CONTRAST")
     }
     results.write(
@@ -154,7 +159,7 @@ def main():
         {
             "command": "python tools/judge_lungs.py --mirror DIR",
             "limits": limits,
-            **doctor.provenance(),
+            **environment.provenance(),
         },
     )
     print(pd.DataFrame(rows).to_string())

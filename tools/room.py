@@ -15,7 +15,8 @@ from pathlib import Path
 
 import nbformat
 
-from cxrkit import artifacts, notebooks
+from cxrkit.reproduction import runner
+from cxrkit.storage import artifacts, atomic
 
 IDLE = 1800  # s
 TAG = "room"
@@ -23,14 +24,14 @@ TAG = "room"
 
 def page(parameters):
     """The lesson's title and its cells tagged `room`, with these values in its parameters cell."""
-    lesson = notebooks.read_lesson(notebooks.sources(["09"])[0])
+    lesson = runner.read_lesson(runner.sources(["09"])[0])
     cells = [cell for cell in lesson.cells if TAG in cell.metadata.get("tags", [])]
     cells[0].source = "\n".join(f"{name} = {value!r}" for name, value in parameters.items())
     title = nbformat.v4.new_markdown_cell(
         "# The reading room\nResearch and teaching only: nothing here is a diagnostic device."
     )
     return nbformat.v4.new_notebook(
-        cells=[title, *cells], metadata={**notebooks.METADATA, "title": "The reading room"}
+        cells=[title, *cells], metadata={**runner.METADATA, "title": "The reading room"}
     )
 
 
@@ -45,7 +46,7 @@ def main(arguments=None):
     options, rest = parser.parse_known_args(arguments)
     root = (options.out or artifacts.default_root()).resolve()
     path = root / "room" / "reading_room.ipynb"
-    artifacts.write_atomic(
+    atomic.write_atomic(
         path,
         nbformat.writes(
             page({"profile": options.profile, "out": str(root), "mirror": options.mirror})

@@ -11,24 +11,20 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from cxrkit import (
-    artifacts,
-    court,
-    doctor,
-    findings,
-    profiles,
-    resampling,
-    results,
-    selection,
-    stages,
-)
+from cxrkit.config import profiles
+from cxrkit.evaluation import resampling
+from cxrkit.explain import saliency_benchmark
+from cxrkit.pipeline import stages, task_data
+from cxrkit.reproduction import environment, results
+from cxrkit.storage import artifacts, atomic
+from cxrkit.tasks import findings
 
 SEEDS = (0, 1, 2)
 
 
 def external(folder):
     """The metrics of a stage on the hospitals never seen, and its metrics as a whole."""
-    found = artifacts.read_json(folder / "metrics.json")
+    found = atomic.read_json(folder / "metrics.json")
     return found["external"], found
 
 
@@ -39,7 +35,7 @@ def study_backbone(profile, store):
         variant = replace(profile, backbone=replace(profile.backbone, pool=pool))
         folder = stages.backbone(variant, store)
         outside = external(folder)[0]
-        films = selection.for_task(variant, "findings", store)
+        films = task_data.for_task(variant, "findings", store)
         played = findings.pointing(
             findings.load(folder, variant),
             films[films["external"]].reset_index(drop=True),
@@ -134,10 +130,10 @@ def study_court(profile, store):
     relevance is ahead of each rival there.
     """
     rows = pd.read_csv(stages.court(profile, store) / "rows.csv")
-    found = court.verdict(rows).set_index(["criterion", "method"])
+    found = saliency_benchmark.verdict(rows).set_index(["criterion", "method"])
     out = []
     for criterion in ("pointing", "touching"):
-        ahead = court.against(rows, "relevance", criterion)
+        ahead = saliency_benchmark.against(rows, "relevance", criterion)
         out += [
             {
                 "criterion": criterion,
@@ -179,7 +175,7 @@ def main(arguments=None):
         results.write(
             f"seeds_{name}",
             rows,
-            {"command": f"make seeds STUDY={name}", "profile": "demo", **doctor.provenance()},
+            {"command": f"make seeds STUDY={name}", "profile": "demo", **environment.provenance()},
         )
 
 

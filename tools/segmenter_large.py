@@ -11,7 +11,12 @@ from functools import partial
 
 import pandas as pd
 
-from cxrkit import artifacts, doctor, lungs, overlap, profiles, results, selection, stages
+from cxrkit.config import profiles
+from cxrkit.evaluation import overlap
+from cxrkit.pipeline import dependencies, task_data
+from cxrkit.reproduction import environment, results
+from cxrkit.storage import artifacts, atomic
+from cxrkit.tasks import segmentation
 
 PAIRS = (
     ("student", "unet_normal"),
@@ -49,18 +54,20 @@ def large():
 
 def make(folder, profile, store):
     """The stage as ever, then the ablation -> predictions.csv of all networks."""
-    films = selection.for_task(profile, "lungs", store)
-    lungs.make(folder, profile, films, store)
+    films = task_data.for_task(profile, "lungs", store)
+    segmentation.make(folder, profile, films, store)
     alone = replace(
         profile,
         segmenter=replace(profile.segmenter, translate=False),
         # it starts as its teacher: nothing is left to learn
         student_training=replace(profile.student_training, steps=1),
     )
-    table = lungs.roles(profile, films)
-    _, student = lungs.fit_adain(folder / "ablation", alone, table, store)
+    table = segmentation.roles(profile, films)
+    _, student = segmentation.fit_adain(folder / "ablation", alone, table, store)
     test = table[table["role"] == "test"].reset_index(drop=True)
-    judged = lungs.judge(student, lungs.draw, test, profile, store).assign(network="ablation")
+    judged = segmentation.judge(student, segmentation.draw, test, profile, store).assign(
+        network="ablation"
+    )
     pd.concat([pd.read_csv(folder / "predictions.csv"), judged]).to_csv(
         folder / "predictions.csv", index=False
     )
@@ -68,10 +75,12 @@ def make(folder, profile, store):
 
 def main():
     profile, store = large(), artifacts.Store()
-    made = doctor.provenance()  # of the code that runs, not of what has become of it an hour later
+    made = (
+        environment.provenance()
+    )  # of the code that runs, not of what has become of it an hour later
     folder = store.load_or_make(
         "segmenter_large",
-        stages.settings(profile, "segmenter"),
+        dependencies.settings(profile, "segmenter"),
         partial(make, profile=profile, store=store),
     )
     judged = pd.read_csv(folder / "predictions.csv")
@@ -89,7 +98,7 @@ def main():
         for measure in ("dice", "missed")
         for group, found in overlap.gain(away, ours, theirs, measure).items()
     ]
-    game = artifacts.read_json(folder / "history.json")["teacher"][-1]
+    game = atomic.read_json(folder / "history.json")["teacher"][-1]
     recipe = {name: getattr(profile.segmenter, name) for name in RECIPE}
     trainings = {
         name: asdict(getattr(profile, name))

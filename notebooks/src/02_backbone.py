@@ -26,27 +26,21 @@ import numpy as np
 import pandas as pd
 import torch
 
-from cxrkit import (
-    artifacts,
-    backbone,
-    cohort,
-    curves,
-    data,
-    fetch,
-    findings,
-    manifest,
-    maps,
-    plots,
-    profiles,
-    results,
-    stages,
-    widgets,
-)
-from cxrkit.schema import FINDINGS
-from cxrkit.selection import for_task
+from cxrkit.config import choices, profiles
+from cxrkit.config.vocabulary import FINDINGS
+from cxrkit.data import cache, datasets, fetch, manifests
+from cxrkit.evaluation import metrics
+from cxrkit.models import densenet, factory
+from cxrkit.pipeline import stages
+from cxrkit.pipeline.task_data import for_task
+from cxrkit.reproduction import results
+from cxrkit.simulation import hospital
+from cxrkit.storage import artifacts, atomic
+from cxrkit.tasks import findings
+from cxrkit.viz import curves, overlays, sliders, style
 
 settings, store = profiles.get(profile), artifacts.Store(out, mirror)
-names = plots.finding_names()
+names = style.finding_names()
 table = for_task(settings, "findings", store)
 stamped = "synthetic" if table["dataset"].eq("virtual").all() else "research use only"
 
@@ -69,7 +63,7 @@ pooled = torch.zeros(1, 1, 6)
 for i in range(4):
     for j in range(4):
         pooled[:, 0] += weight[:, 0, i, j] * features[:, :, i, j]
-torch.testing.assert_close(pooled, backbone.pcam_pool(features, logit_map))
+torch.testing.assert_close(pooled, densenet.pcam_pool(features, logit_map))
 print(
     "equal to backbone.pcam_pool; the two sure cells together weigh",
     f"{weight[0, 0, 2:, 1].sum():.2f} of 1",
@@ -79,13 +73,13 @@ print(
 # The package writes the weight as a softmax of log-probabilities: the same number, but finite where the quotient is 0/0.
 
 # %%
-print(inspect.getsource(backbone.pcam_weights), inspect.getsource(backbone.pcam_pool), sep="\n")
+print(inspect.getsource(densenet.pcam_weights), inspect.getsource(densenet.pcam_pool), sep="\n")
 far = torch.full((1, 1, 4, 4), -110.0)
 print(
     "quotient at logits of -110:",
     float((far.sigmoid() / far.sigmoid().sum())[0, 0, 0, 0]),
     " package:",
-    float(backbone.pcam_weights(far)[0, 0, 0, 0]),
+    float(densenet.pcam_weights(far)[0, 0, 0, 0]),
 )
 
 # %% [markdown]
@@ -97,12 +91,12 @@ print(
 
 # %%
 cells = logit_map.clone().requires_grad_()
-film_logit = (backbone.pcam_weights(cells) * cells).sum()
+film_logit = (densenet.pcam_weights(cells) * cells).sum()
 film_logit.backward()
 L = film_logit.detach()
 torch.testing.assert_close(cells.grad, weight * (1 + (1 - probability) * (logit_map - L)))
 
-figure, axes = plots.grid(1, 4, size=3.1, title="One finding on a 4x4 map")
+figure, axes = style.grid(1, 4, size=3.1, title="One finding on a 4x4 map")
 shown = {
     "logit of each cell": logit_map,
     "weight under PCAM": weight,
@@ -111,7 +105,7 @@ shown = {
 }
 for axis, (title, values) in zip(axes[0], shown.items(), strict=True):
     low, high = (-2, 2) if "logit" in title else (-0.1, 0.3)
-    drawn = plots.show(axis, values[0, 0], title, cmap="viridis", vmin=low, vmax=high)
+    drawn = style.show(axis, values[0, 0], title, cmap="viridis", vmin=low, vmax=high)
     figure.colorbar(drawn, ax=axis, shrink=0.8)
 figure
 
@@ -121,7 +115,7 @@ figure
 # DenseNet features, a ReLU, one 1x1 convolution. `features` is the corpus.
 
 # %%
-print(inspect.getsource(backbone.Backbone))
+print(inspect.getsource(densenet.Backbone))
 
 # %% [markdown]
 # Sizes are values of a profile. The paper's backbone stands here without memory or weights, on torch's `meta` device:
@@ -129,7 +123,7 @@ print(inspect.getsource(backbone.Backbone))
 # %%
 # NBVAL_CHECK_OUTPUT
 with torch.device("meta"):
-    full = backbone.Backbone()
+    full = densenet.Backbone()
     corpus = full.features(torch.empty(1, 1, 512, 512))
 print(
     "paper: corpus",
@@ -138,7 +132,7 @@ print(
     f"{sum(w.numel() for w in full.features.parameters()):,}",
     "weights",
 )
-small = findings.network(profiles.demo()).eval()
+small = factory.backbone_network(profiles.demo()).eval()
 side = profiles.demo().image_size
 print(
     "demo: corpus",
@@ -178,10 +172,10 @@ head = ["Path", "Frontal/Lateral", "AP/PA", *columns]
 with tempfile.TemporaryDirectory() as folder:
     Path(folder, "train.csv").write_text("\n".join([",".join(head), ",".join(row)]) + "\n")
     read = {
-        how: manifest.read("chexpert", folder, replace(settings.choices, uncertain=how)).loc[
+        how: manifests.read("chexpert", folder, replace(settings.choices, uncertain=how)).loc[
             0, list(FINDINGS)
         ]
-        for how in profiles.OPEN_CHOICES["uncertain"][1]
+        for how in choices.OPEN_CHOICES["uncertain"][1]
     }
 answers = {
     how: values.map(lambda v: "unknown" if np.isnan(v) else f"{v:.0f}").to_numpy()
@@ -200,12 +194,12 @@ pd.DataFrame({"in the file": row[3:], **answers}, index=names)
 print(inspect.getsource(findings.loss), inspect.getsource(findings.cross_entropy), sep="\n")
 folder = stages.backbone(settings, store)
 model = findings.load(folder, settings)
-found = artifacts.read_json(folder / "metrics.json")
+found = atomic.read_json(folder / "metrics.json")
 print(found["images"])
 
 # %% tags=["report"]
 curves.plot_history(
-    {"backbone": artifacts.read_json(folder / "history.json")},
+    {"backbone": atomic.read_json(folder / "history.json")},
     f"Training of the backbone: binary cross-entropy, {len(FINDINGS)} findings",
     synthetic=stamped == "synthetic",
 )
@@ -270,7 +264,10 @@ print("mean AUC on hospitals never seen at least 0.85:", bool(outside["auc"]["va
 print("every finding above chance:", all(area > 0.5 for area in areas if area is not None))
 print(
     "patients in training and test:",
-    len(set(data.parts(table)["train"].patient_id) & set(data.parts(table)["test"].patient_id)),
+    len(
+        set(datasets.parts(table)["train"].patient_id)
+        & set(datasets.parts(table)["test"].patient_id)
+    ),
 )
 
 # %% [markdown]
@@ -303,13 +300,13 @@ curves.plot_use(
 # lies nowhere.
 
 # %% tags=["report"]
-outer = data.parts(table)["external"]
-outer = outer if len(outer) else data.parts(table)["test"]
+outer = datasets.parts(table)["external"]
+outer = outer if len(outer) else datasets.parts(table)["test"]
 order = (outer[list(FINDINGS[1:])].sum(axis=1) - 4).abs().sort_values(kind="stable").index
 gallery = outer.loc[order[:12]].reset_index(drop=True)
-images = np.load(data.cached(gallery["path"], settings.image_size, settings.choices, store=store))
+images = np.load(cache.cached(gallery["path"], settings.image_size, settings.choices, store=store))
 with torch.no_grad():
-    output = model(findings.dataset(gallery, settings, store).batch(range(len(gallery)))["image"])
+    output = model(datasets.dataset(gallery, settings, store).batch(range(len(gallery)))["image"])
 probability, chances = output["logit_map"].sigmoid().numpy(), output["logits"].sigmoid().numpy()
 
 
@@ -317,14 +314,14 @@ def truth(film, key):
     """bool (S, S), at the size of the model's input; None for films that nobody drew."""
     if "url" not in gallery:
         return None
-    place = cohort.place_from_url(gallery.url[film], key)
+    place = hospital.place_from_url(gallery.url[film], key)
     return cv2.resize(
         place.astype(np.uint8), (settings.image_size,) * 2, interpolation=cv2.INTER_NEAREST
     ).astype(bool)
 
 
 lies = np.stack([truth(0, key) for key in FINDINGS]) if "url" in table else None
-maps.plot_findings(
+overlays.plot_findings(
     images[0],
     probability[0],
     names,
@@ -344,14 +341,14 @@ def look(film, finding, show):
     k = names.index(finding)
     heat = probability[film, k] if show == "probability" else output["weight_map"][film, k].numpy()
     place, top = truth(film, FINDINGS[k]), 1.0 if show == "probability" else float(heat.max())
-    figure, axes = plots.grid(
+    figure, axes = style.grid(
         1,
         2,
         size=3.8,
         title=f"{finding}: film says {chances[film, k]:.2f}, truth {gallery[FINDINGS[k]][film]:.0f}",
     )
-    plots.show(axes[0, 0], images[film], f"hospital {gallery.site[film]}, {gallery.view[film]}")
-    drawn = maps.over(
+    style.show(axes[0, 0], images[film], f"hospital {gallery.site[film]}, {gallery.view[film]}")
+    drawn = overlays.over(
         axes[0, 1], images[film], heat, f"{show} of each cell (blue: truth)", place, top
     )
     figure.colorbar(
@@ -360,14 +357,14 @@ def look(film, finding, show):
         shrink=0.8,
         label="of the finding" if show == "probability" else f"as a share of {top:.2f}",
     )
-    return plots.stamp(figure, stamped)
+    return style.stamp(figure, stamped)
 
 
 first = names[int(gallery.loc[1, list(FINDINGS)].to_numpy(float).argmax())]
 look(1, first, "weight")
 
 # %%
-widgets.explore(
+sliders.explore(
     look,
     start={"film": 1, "finding": first},
     film=(0, len(gallery) - 1, 1),
@@ -441,16 +438,16 @@ if "seeds_backbone" in results.names():
 features = output["features"][0].numpy()  # (C, h, w)
 most = features.std(axis=(1, 2)).argsort()[::-1][:8]
 heats = features[most] / features[most].max(axis=(1, 2), keepdims=True)
-figure, axes = plots.grid(
+figure, axes = style.grid(
     2,
     4,
     size=2.1,
     title=f"Eight of {len(features)} channels of the corpus, each to its own maximum",
 )
 for axis, channel, heat in zip(axes.ravel(), most, heats, strict=True):
-    drawn = maps.over(axis, images[0], heat, f"channel {channel}", top=1)
+    drawn = overlays.over(axis, images[0], heat, f"channel {channel}", top=1)
 figure.colorbar(drawn, ax=axes, shrink=0.8, label="feature (0 to its maximum)")
-plots.stamp(figure, stamped)
+style.stamp(figure, stamped)
 
 # %% [markdown]
 # ## Real films
@@ -462,7 +459,7 @@ plots.stamp(figure, stamped)
 if mirror and profile == "demo":
     with tempfile.TemporaryDirectory() as temporary:
         failures = fetch.fetch("nih_cxr14", temporary, mirror, say=lambda text: None)
-        real = manifest.read("nih_cxr14", temporary, settings.choices)
+        real = manifests.read("nih_cxr14", temporary, settings.choices)
         seen = findings.scores(findings.predict(model, real, settings, artifacts.Store(temporary)))
     print(
         f"{len(real)} NIH films, {len(failures)} failures; labels that say the same: {', '.join(seen['same'])}"
@@ -488,7 +485,7 @@ ones = torch.zeros(1, 1, 4, 4)
 ones[0, 0, 2:, 1] = 1.0
 toy = ones.clone()  # one feature: 1 in two cells of sixteen, so mean 0.125 and maximum 1
 for scale in (0, 1, 4, 16):
-    print(f"logits x {scale}: PCAM {float(backbone.pcam_pool(toy, scale * (2 * ones - 1))):.3f}")
+    print(f"logits x {scale}: PCAM {float(densenet.pcam_pool(toy, scale * (2 * ones - 1))):.3f}")
 
 # %% tags=["solution"]
 # Exercise 2: labels that say the same.
@@ -502,7 +499,6 @@ print(
 
 # %% tags=["solution"]
 # Exercise 3: thresholds carried over.
-from cxrkit import metrics
 
 every = pd.read_csv(folder / "predictions.csv")
 val, far = every[every["judged"] == "val"], every[every["judged"] == unseen]

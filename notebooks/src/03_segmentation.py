@@ -21,22 +21,18 @@ import numpy as np
 import pandas as pd
 import torch
 
-from cxrkit import (
-    adversarial,
-    artifacts,
-    curves,
-    lungs,
-    maps,
-    overlap,
-    plots,
-    profiles,
-    results,
-    segmentation,
-    severity,
-    stages,
-    widgets,
-)
-from cxrkit.artifacts import Store
+from cxrkit.config import profiles
+from cxrkit.data import lung_zones, masks
+from cxrkit.evaluation import overlap
+from cxrkit.models import adain_networks
+from cxrkit.pipeline import stages
+from cxrkit.reproduction import results
+from cxrkit.storage import atomic
+from cxrkit.storage.artifacts import Store
+from cxrkit.tasks import segmentation
+from cxrkit.training import losses
+from cxrkit.viz import curves, overlays, sliders
+from cxrkit.viz import style as style_module
 
 settings, store = profiles.get(profile), Store(out, mirror)
 
@@ -51,7 +47,7 @@ settings, store = profiles.get(profile), Store(out, mirror)
 # as abnormal ones: a small network cannot tell them from normal films, so there would be nothing to learn from the difference.
 
 # %%
-table = lungs.roles(settings, stages.segmenter_films(settings, store))
+table = segmentation.roles(settings, stages.segmenter_films(settings, store))
 pd.crosstab(table["role"].replace("", "not used"), table["diagnosis"])
 
 # %% [markdown]
@@ -70,19 +66,19 @@ def adain(x, gamma, beta):
 
 
 x, gamma, beta = torch.rand(2, 3, 8, 8), torch.randn(2, 3), torch.randn(2, 3)
-torch.testing.assert_close(adain(x, gamma, beta), segmentation.adain(x, gamma, beta))
+torch.testing.assert_close(adain(x, gamma, beta), adain_networks.adain(x, gamma, beta))
 
 # %% [markdown]
 # On a film (one channel): the same picture under five styles. Nothing moved; only mean and spread are new. Inside the network the same
 # happens to dozens of channels, some of which mean "opacity".
 
 # %%
-films = lungs.dataset(table, settings, store, size=settings.image_size)
+films = segmentation.dataset(table, settings, store, size=settings.image_size)
 film = films[0]["image"][None]  # (1, 1, S, S), -1 to 1
 styles = [(-0.6, 0.0), (-0.6, 0.5), (-0.6, -0.5), (-0.8, 0.0), (-0.3, 0.0)]
 shown = [adain(film, *(torch.tensor([[v]]) for v in style))[0, 0].numpy() for style in styles]
 grey = [np.uint8(np.clip((picture + 1) * 127.5, 0, 255)) for picture in shown]
-plots.plot_steps(grey, [f"gamma {g}, beta {b}" for g, b in styles], "One film, five styles")
+style_module.plot_steps(grey, [f"gamma {g}, beta {b}" for g, b in styles], "One film, five styles")
 
 # %% [markdown]
 # ## One network, three jobs
@@ -90,9 +86,9 @@ plots.plot_steps(grey, [f"gamma {g}, beta {b}" for g, b in styles], "One film, f
 # The generator has no flag that says what to do. With the style of a domain it makes a film of that domain; with none, it draws the lungs.
 
 # %%
-print(inspect.getsource(segmentation.Generator.forward))
-print(inspect.getsource(lungs.teach))
-print(inspect.getsource(segmentation.Generator.draw))
+print(inspect.getsource(adain_networks.Generator.forward))
+print(inspect.getsource(segmentation.teach))
+print(inspect.getsource(adain_networks.Generator.draw))
 
 # %% [markdown]
 # Training is a game in two stages. **Stage 1**: a *discriminator* learns to tell real films of a domain from made ones, the generator to
@@ -105,10 +101,10 @@ print(inspect.getsource(segmentation.Generator.draw))
 # %%
 logits = torch.tensor([0.0, 2.0])
 by_hand = -torch.log(torch.sigmoid(logits)).mean()  # "both are real": minus log of the probability
-torch.testing.assert_close(adversarial.nonsaturating(logits, True), by_hand)
+torch.testing.assert_close(losses.nonsaturating(logits, True), by_hand)
 print(
     "chance level of the game, log 2 =",
-    round(float(adversarial.nonsaturating(torch.zeros(1), True)), 3),
+    round(float(losses.nonsaturating(torch.zeros(1), True)), 3),
 )
 
 # %% [markdown]
@@ -119,9 +115,9 @@ print(
 
 # %%
 folder = stages.segmenter(settings, store)
-result, history = (artifacts.read_json(folder / f"{name}.json") for name in ("metrics", "history"))
-student, unet = (lungs.load(folder, settings, name) for name in ("student", "unet_normal"))
-teacher = lungs.load_teacher(folder, settings)
+result, history = (atomic.read_json(folder / f"{name}.json") for name in ("metrics", "history"))
+student, unet = (segmentation.load(folder, settings, name) for name in ("student", "unet_normal"))
+teacher = segmentation.load_teacher(folder, settings)
 print("The other lessons get their masks from:", result["delivered"])
 
 # %% tags=["report"]
@@ -158,7 +154,7 @@ opaque = judged[
 ].sort_values("opaque", ascending=False)
 worst = opaque.head(40).sort_values("dice").head(6)
 cases = table.set_index("path").loc[worst["path"]].reset_index()
-inputs = lungs.dataset(cases, settings, store).batch(range(len(cases)))["image"]
+inputs = segmentation.dataset(cases, settings, store).batch(range(len(cases)))["image"]
 
 
 @torch.no_grad()
@@ -180,7 +176,7 @@ steps = (0.0, 0.5, 1.0)
 def slide(case, style):
     films = carried(case, (*steps, style))
     names = ["abnormal", "half way", "normal", f"style {style:.1f}"]
-    return maps.plot_styles(
+    return overlays.plot_styles(
         inputs[case, 0].numpy(),
         films,
         names,
@@ -191,7 +187,7 @@ def slide(case, style):
 slide(0, 1.0)
 
 # %%
-widgets.explore(slide, start={"style": 1.0}, case=list(range(len(cases))), style=(-0.5, 1.5, 0.1))
+sliders.explore(slide, start={"style": 1.0}, case=list(range(len(cases))), style=(-0.5, 1.5, 0.1))
 
 # %% [markdown]
 # ## Under-segmentation, seen
@@ -201,16 +197,16 @@ widgets.explore(slide, start={"style": 1.0}, case=list(range(len(cases))), style
 # virtual hospitals), by that U-Net, and by the AdaIN student, which has seen no mask of an abnormal lung either.
 
 # %% tags=["report"]
-seen = lungs.dataset(cases, settings, store, size=settings.image_size)
+seen = segmentation.dataset(cases, settings, store, size=settings.image_size)
 images, truth = (
     np.stack(stack) for stack in zip(*(seen.pixels(i) for i in range(len(cases))), strict=True)
 )
 drawn = {
     "truth": truth == 255,
-    "U-Net, normal only": lungs.predict(unet, cases, settings, store),
-    "AdaIN student": lungs.predict(student, cases, settings, store),
+    "U-Net, normal only": segmentation.predict(unet, cases, settings, store),
+    "AdaIN student": segmentation.predict(student, cases, settings, store),
 }
-maps.plot_masks(
+overlays.plot_masks(
     images,
     drawn,
     [f"{100 * share:.0f} % opaque" for share in worst["opaque"]],
@@ -343,7 +339,7 @@ if "opaque" in away["unet_normal"]:
 # %%
 drawn_lesions = cases["lesion_mask"].notna().all()
 lesion = (
-    lungs.dataset(
+    segmentation.dataset(
         cases.assign(lung_mask=cases["lesion_mask"]), settings, store, size=settings.image_size
     )
     if drawn_lesions
@@ -352,20 +348,20 @@ lesion = (
 
 
 def zones_of(case, name):
-    zones = severity.zones(drawn[name][case][None])[0]
-    array = (severity.coverage(lesion.pixels(case)[1] == 255, zones) >= 0.01).astype(float)
+    zones = lung_zones.zones(drawn[name][case][None])[0]
+    array = (lung_zones.coverage(lesion.pixels(case)[1] == 255, zones) >= 0.01).astype(float)
     return zones, array
 
 
 def compare_zones(case):
-    figure, axes = plots.grid(
+    figure, axes = style_module.grid(
         1, len(drawn), size=3.4, title=f"Film {case + 1}: zones and which of them are ill"
     )
     for axis, name in zip(axes[0], drawn, strict=True):
         zones, array = zones_of(case, name)
-        plots.show_zones(axis, images[case], zones, array)
+        style_module.show_zones(axis, images[case], zones, array)
         axis.set_title(f"{name}: {array.sum():.0f} of 6")
-    return plots.stamp(figure)
+    return style_module.stamp(figure)
 
 
 compare_zones(0) if drawn_lesions else print(
@@ -373,7 +369,7 @@ compare_zones(0) if drawn_lesions else print(
 )
 
 # %%
-widgets.explore(compare_zones, case=list(range(len(cases)))) if drawn_lesions else None
+sliders.explore(compare_zones, case=list(range(len(cases)))) if drawn_lesions else None
 
 # %% [markdown]
 # ## Exercises
@@ -388,7 +384,7 @@ widgets.explore(compare_zones, case=list(range(len(cases)))) if drawn_lesions el
 mask = np.zeros((12, 24), bool)
 mask[1:11, 1:10], mask[1:11, 13:22] = True, True
 mask[4:6, 4:6], mask[11, 23] = False, True
-print(mask.sum(), "->", segmentation.clean_mask(mask).sum())
+print(mask.sum(), "->", masks.clean_mask(mask).sum())
 
 # %% tags=["solution"]
 # Exercise 2: pixels of lesion outside each mask.

@@ -23,26 +23,21 @@ import numpy as np
 import pandas as pd
 import torch
 
-from cxrkit import (
-    NOTICE,
-    batches,
-    contrasts,
-    curves,
-    data,
-    diagnosis,
-    fetch,
-    manifest,
-    maps,
-    metrics,
-    profiles,
-    results,
-    stages,
-    widgets,
-)
-from cxrkit.artifacts import Store, read_json
-from cxrkit.backbone import Backbone
-from cxrkit.schema import DIAGNOSES
-from cxrkit.transformer import CorpusViT
+from cxrkit import NOTICE
+from cxrkit.config import profiles
+from cxrkit.config.vocabulary import DIAGNOSES
+from cxrkit.data import cache, datasets, fetch, manifests
+from cxrkit.evaluation import metrics
+from cxrkit.models.corpus_vit import CorpusViT
+from cxrkit.models.densenet import Backbone
+from cxrkit.pipeline import stages
+from cxrkit.reproduction import results
+from cxrkit.shortcuts import within_source
+from cxrkit.storage.artifacts import Store
+from cxrkit.storage.atomic import read_json
+from cxrkit.tasks import diagnosis
+from cxrkit.training import batches
+from cxrkit.viz import curves, overlays, sliders
 
 settings, store = profiles.get(profile), Store(out, mirror)
 names = dict(zip(DIAGNOSES, ("normal", "other infection", "COVID-19"), strict=True))
@@ -194,7 +189,7 @@ pd.crosstab([films["view"], where, films["site"]], films["diagnosis"])[list(DIAG
 # nearly even over all; at a real one COVID-19 may be one film in fifty, and one drawn at random would hardly ever be seen.
 
 # %%
-train_films = data.parts(diagnosis.of_view(films, "PA"))["train"]
+train_films = datasets.parts(diagnosis.of_view(films, "PA"))["train"]
 weights = diagnosis.class_weights(train_films)
 drawn = train_films["diagnosis"].iloc[batches.Order(len(train_films), 0, weights).take(0, 10_000)]
 pd.DataFrame(
@@ -292,7 +287,7 @@ with torch.no_grad():
     # from here on hooks see the attention
     models["PA"].transformer.fused = models["AP"].transformer.fused = False
     plain = models["PA"](batch)["logits"]
-patients = {split: set(part["group_id"]) for split, part in data.parts(films).items()}
+patients = {split: set(part["group_id"]) for split, part in datasets.parts(films).items()}
 print(
     "no patient in two splits:",
     not any(patients[a] & patients[b] for a in patients for b in patients if a < b),
@@ -341,7 +336,7 @@ carried = diagnosis.thresholds(inside["PA"])["covid19"]
 operate("PA", "COVID-19", carried)
 
 # %%
-widgets.explore(
+sliders.explore(
     operate,
     view=["PA", "AP"],
     diagnosed=list(names.values()),
@@ -395,7 +390,7 @@ surest = [
     for name in reversed(DIAGNOSES)
 ]
 some = outside["PA"].loc[surest].reset_index(drop=True)
-pixels = np.load(data.cached(some["path"], settings.image_size, settings.choices, store=store))
+pixels = np.load(cache.cached(some["path"], settings.image_size, settings.choices, store=store))
 seen = []  # (films, heads, T, T) of each layer
 hooks = [
     block.attn.softmax.register_forward_hook(lambda module, inputs, output: seen.append(output))
@@ -412,7 +407,7 @@ def look(film, layer, row, column, class_token):
     token = 0 if class_token else 1 + row * side + column
     # the class token has no place in the film
     heads = seen[layer - 1][film, :, token, 1:].unflatten(-1, (side, side))
-    return maps.plot_attention(
+    return overlays.plot_attention(
         pixels[film],
         heads,
         None if class_token else (row, column),
@@ -424,7 +419,7 @@ def look(film, layer, row, column, class_token):
 look(0, len(seen), side // 2, side // 4, False)
 
 # %%
-widgets.explore(
+sliders.explore(
     look,
     film=(0, len(some) - 1, 1),
     layer=(1, len(seen), 1),
@@ -476,26 +471,26 @@ else:
 
 # %%
 if mirror and settings.sources.together:
-    counts, alone = contrasts.ties(films)
+    counts, alone = within_source.ties(films)
     display(counts)
     print(
         f"macro AUC of guessing the diagnosis from the dataset alone, over all films: {alone:.2f}"
     )
     judgement = read_json(stages.both_views(settings, store) / "metrics.json")["contrasts"]
     display(
-        contrasts.table(judgement["inside"]).style.set_caption(
+        within_source.table(judgement["inside"]).style.set_caption(
             "Normal against other infection inside the NIH, five folds"
         )
     )
     display(
-        contrasts.table(judgement["away"]).style.set_caption(
+        within_source.table(judgement["away"]).style.set_caption(
             "COVID-19 against other infection inside Cohen's"
         )
     )
 elif mirror:
     with tempfile.TemporaryDirectory() as folder:
         fetch.fetch("nih_cxr14", folder, mirror, say=lambda text: None)
-        real = manifest.read("nih_cxr14", folder)
+        real = manifests.read("nih_cxr14", folder)
         real = {
             view: diagnosis.predict(
                 models[view],

@@ -22,24 +22,16 @@ import numpy as np
 import pandas as pd
 import torch
 
-from cxrkit import (
-    court,
-    curves,
-    data,
-    diagnosis,
-    evidence,
-    maps,
-    plots,
-    profiles,
-    relevance,
-    results,
-    saliency,
-    stages,
-    widgets,
-)
-from cxrkit.artifacts import Store
-from cxrkit.schema import DIAGNOSES
-from cxrkit.transformer import CorpusViT
+from cxrkit.config import profiles
+from cxrkit.config.vocabulary import DIAGNOSES
+from cxrkit.data import cache, datasets, preprocessing
+from cxrkit.explain import deep_taylor, measures, methods, saliency_benchmark
+from cxrkit.models.corpus_vit import CorpusViT
+from cxrkit.pipeline import stages
+from cxrkit.reproduction import results
+from cxrkit.storage.artifacts import Store
+from cxrkit.tasks import diagnosis
+from cxrkit.viz import curves, overlays, sliders, style
 
 settings, store = profiles.get(profile), Store(out, mirror)
 models = {
@@ -72,14 +64,14 @@ for token in range(3):
         added = (x[token] * layer.weight[o]).clamp(min=0).detach()
         if added.sum() > 0:
             by_hand[token] += R[token, o] * added / added.sum()
-torch.testing.assert_close(by_hand, relevance.linear_rule(layer, (x,), layer(x), R[None])[0])
+torch.testing.assert_close(by_hand, deep_taylor.linear_rule(layer, (x,), layer(x), R[None])[0])
 print(by_hand)
 
 # %% [markdown]
 # The sum of the relevance is the same before and after, 4: nothing is lost. The package's rule gives the same from three matrix products:
 
 # %%
-print(inspect.getsource(relevance.linear_rule))
+print(inspect.getsource(deep_taylor.linear_rule))
 
 # %% [markdown]
 # ## From rules to a map
@@ -87,7 +79,7 @@ print(inspect.getsource(relevance.linear_rule))
 # Every kind of module has its rule, and hooks find the modules from outside: the model does not know that it is being explained.
 
 # %%
-for kind, rule in relevance.RULES.items():
+for kind, rule in deep_taylor.RULES.items():
     print(f"{kind.__name__:10} {rule.__name__:12} {rule.__doc__.splitlines()[0]}")
 
 # %% [markdown]
@@ -102,11 +94,11 @@ for weight in toy.parameters():
     torch.nn.init.normal_(weight, std=0.5)
 corpus = torch.rand(1, 4, 1, 2, dtype=torch.float64)
 
-_, steps = relevance.trace(toy, corpus, 2)
+_, steps = deep_taylor.trace(toy, corpus, 2)
 C = [step.attention[0, 0] for step in steps]  # last block first, (3, 3) each
 product = (torch.eye(3) + C[0]) @ (torch.eye(3) + C[1])
 by_hand = product[0, 1:]  # the class token's row, itself left out
-torch.testing.assert_close(by_hand, relevance.relevance(toy, corpus, 2).flatten())
+torch.testing.assert_close(by_hand, deep_taylor.relevance(toy, corpus, 2).flatten())
 print(
     "I + C, last block:",
     np.array2string((torch.eye(3) + C[0]).numpy(), precision=4),
@@ -116,7 +108,7 @@ print(
 )
 
 # %%
-print(inspect.getsource(relevance.relevance))
+print(inspect.getsource(deep_taylor.relevance))
 
 # %% [markdown]
 # ## On films: what the court will see
@@ -127,10 +119,14 @@ print(inspect.getsource(relevance.relevance))
 # %%
 view = "PA"
 model = models[view]
-films, lesion, lungs = court.exhibits(diagnosis.of_view(exhibits, view), settings, store)
-seen = court.case(model, films, lesion, lungs, settings, store)
-pixels = np.load(data.cached(films["path"], settings.image_size, settings.choices, store=store))
-_, steps = relevance.trace(model.transformer.double(), seen.corpus[:8].double(), court.COVID)
+films, lesion, lungs = saliency_benchmark.exhibits(
+    diagnosis.of_view(exhibits, view), settings, store
+)
+seen = saliency_benchmark.case(model, films, lesion, lungs, settings, store)
+pixels = np.load(cache.cached(films["path"], settings.image_size, settings.choices, store=store))
+_, steps = deep_taylor.trace(
+    model.transformer.double(), seen.corpus[:8].double(), saliency_benchmark.COVID
+)
 totals = torch.stack([step.tokens.sum((-2, -1))[0] for step in steps])  # (blocks, films)
 model.transformer.float()
 print(
@@ -140,9 +136,11 @@ print(
 
 # %%
 # NBVAL_CHECK_OUTPUT
-three = saliency.relevance(model.transformer, seen.corpus[:8], [0, 1, 2])
-alone = saliency.relevance(model.transformer.double(), seen.corpus[:1].double(), court.COVID)
-batch = saliency.relevance(model.transformer, seen.corpus[:8].double(), court.COVID)
+three = deep_taylor.relevance(model.transformer, seen.corpus[:8], [0, 1, 2])
+alone = deep_taylor.relevance(
+    model.transformer.double(), seen.corpus[:1].double(), saliency_benchmark.COVID
+)
+batch = deep_taylor.relevance(model.transformer, seen.corpus[:8].double(), saliency_benchmark.COVID)
 model.transformer.float()
 print("three classes at once:", tuple(three.shape))
 print("never negative:", bool((three >= 0).all()))
@@ -159,7 +157,7 @@ print(
 # The paper shows such examples and calls them plausible. Looking is not judging: keep that in mind until the trial below.
 
 # %% tags=["report"]
-outside = data.parts(diagnosis.of_view(table, view))["external"]
+outside = datasets.parts(diagnosis.of_view(table, view))["external"]
 judged = diagnosis.predict(model, outside, settings, store)
 surest = [
     int(judged[f"p_{name}"].where(judged["diagnosis"] == name, -1).argmax()) for name in DIAGNOSES
@@ -167,15 +165,15 @@ surest = [
 batch = diagnosis.dataset(outside, settings, store).batch(surest)["image"]
 with torch.no_grad():
     features = model.features(batch)
-heat = saliency.relevance(model.transformer, features, [0, 1, 2])
-shown = np.load(data.cached(outside["path"], settings.image_size, settings.choices, store=store))[
+heat = deep_taylor.relevance(model.transformer, features, [0, 1, 2])
+shown = np.load(cache.cached(outside["path"], settings.image_size, settings.choices, store=store))[
     surest
 ]
 truth = None
 if outside["lesion_mask"].notna().all():
     truth = (
         np.load(
-            data.cached(
+            cache.cached(
                 outside["lesion_mask"], settings.image_size, settings.choices, "lesion", store
             )
         )[surest]
@@ -188,7 +186,7 @@ labels = [
 plots_of = {
     "stamped": "synthetic" if outside["dataset"].eq("virtual").all() else "research use only"
 }
-maps.plot_saliency(
+overlays.plot_saliency(
     shown,
     heat,
     labels,
@@ -209,13 +207,13 @@ maps.plot_saliency(
 # %%
 def look(film, method, explained, start_layer):
     options = {"start_layer": start_layer} if method == "relevance" else {}
-    heat = saliency.METHODS[method](
+    heat = methods.METHODS[method](
         model.transformer, seen.corpus[film : film + 1], names.index(explained), **options
     )
     title = f"{method.replace('_', ' ')} for {explained}" + (
         f", blocks from {start_layer}" if options else ""
     )
-    return maps.plot_saliency(
+    return overlays.plot_saliency(
         pixels[film : film + 1],
         heat[:, None],
         [films.site[film]],
@@ -226,17 +224,17 @@ def look(film, method, explained, start_layer):
     )
 
 
-kinds = list(saliency.METHODS)
+kinds = list(methods.METHODS)
 for part in (kinds[:5], kinds[5:]):
     shots = torch.stack(
         [
-            saliency.METHODS[name](model.transformer, seen.corpus[::16], court.COVID)
+            methods.METHODS[name](model.transformer, seen.corpus[::16], saliency_benchmark.COVID)
             for name in part
         ],
         dim=1,
     )
     display(
-        maps.plot_saliency(
+        overlays.plot_saliency(
             pixels[::16],
             shots,
             list(films.site[::16]),
@@ -251,10 +249,10 @@ for part in (kinds[:5], kinds[5:]):
 look(0, "relevance", "COVID-19", 0)
 
 # %%
-widgets.explore(
+sliders.explore(
     look,
     film=(0, min(len(films), 12) - 1, 1),
-    method=list(saliency.METHODS),
+    method=list(methods.METHODS),
     explained=names,
     start={"explained": "COVID-19"},
     start_layer=(0, len(model.transformer.blocks) - 1, 1),
@@ -271,18 +269,20 @@ widgets.explore(
 # %%
 trial = stages.court(settings, store)
 rows = pd.read_csv(trial / "rows.csv")
-verdict = court.verdict(rows, draws=400)
+verdict = saliency_benchmark.verdict(rows, draws=400)
 cells = verdict.assign(
     text=[f"{v:.2f} [{a:.2f}, {b:.2f}]" for v, a, b in verdict[["value", "low", "high"]].to_numpy()]
 )
 cells.pivot(index="method", columns="criterion", values="text").reindex(
-    index=["relevance", *[m for m in saliency.METHODS if m != "relevance"], "chance"],
-    columns=list(court.CRITERIA),
+    index=["relevance", *[m for m in methods.METHODS if m != "relevance"], "chance"],
+    columns=list(saliency_benchmark.CRITERIA),
 ).fillna("")
 
 # %% tags=["report"]
 count = rows.groupby("view")["film"].nunique()
-curves.plot_court(verdict, court.CRITERIA, f"The court: {count.sum()} films of COVID-19")
+curves.plot_court(
+    verdict, saliency_benchmark.CRITERIA, f"The court: {count.sum()} films of COVID-19"
+)
 
 # %% [markdown]
 # Relevance minus each rival on the same films: what makes a film hard for both falls out, so small differences show.
@@ -290,12 +290,12 @@ curves.plot_court(verdict, court.CRITERIA, f"The court: {count.sum()} films of C
 # %% tags=["report"]
 gaps = pd.concat(
     {
-        name: court.against(rows, "relevance", name, draws=400)
+        name: saliency_benchmark.against(rows, "relevance", name, draws=400)
         for name in ("pointing", "lesion", "deletion")
     },
     axis=1,
 )
-gaps.loc[[m for m in saliency.METHODS if m in gaps.index] + ["chance"]].round(3)
+gaps.loc[[m for m in methods.METHODS if m in gaps.index] + ["chance"]].round(3)
 
 # %% [markdown]
 # Shuffle the weights part by part, from the head down. A map that stays has never looked at the weights it claims to explain.
@@ -317,7 +317,7 @@ curves.plot_cascade(
 # takes no part in that question.
 
 # %%
-order = court.ranking(verdict)
+order = saliency_benchmark.ranking(verdict)
 for column in ("not clearly worse", "not above chance"):
     order[column] = [
         "no chance known" if found is None else ", ".join(found) or "none"
@@ -361,7 +361,7 @@ else:
 
 # %%
 called = diagnosis.predict(model, films, settings, store)
-right = called[diagnosis.PROBABILITIES].to_numpy().argmax(1) == court.COVID
+right = called[diagnosis.PROBABILITIES].to_numpy().argmax(1) == saliency_benchmark.COVID
 share = (lesion & lungs).sum((1, 2)) / lungs.sum((1, 2))
 groups = {
     "called COVID-19": right,
@@ -369,9 +369,9 @@ groups = {
     "smaller lesions": share <= np.median(share),
     "larger lesions": share > np.median(share),
 }
-strongest = saliency.relevance(model.transformer, seen.corpus, court.COVID)
-hits = evidence.pointing(strongest, lesion)
-chance = evidence.near(lesion, seen.corpus.shape[-2:]).mean((1, 2))
+strongest = deep_taylor.relevance(model.transformer, seen.corpus, saliency_benchmark.COVID)
+hits = measures.pointing(strongest, lesion)
+chance = measures.near(lesion, seen.corpus.shape[-2:]).mean((1, 2))
 pd.DataFrame(
     {
         name: {
@@ -392,21 +392,21 @@ pd.DataFrame(
 
 # %%
 image = diagnosis.dataset(films, settings, store).batch([0])["image"]
-fine = saliency.through_backbone(model.features, image, strongest[:1]).abs()
+fine = methods.through_backbone(model.features, image, strongest[:1]).abs()
 # single pixels are too small to see
 fine = torch.nn.functional.avg_pool2d(fine[:, None], 3, 1, 1)[:, 0]
 fine = fine / torch.quantile(fine, 0.995) * strongest[0].max()
-figure, axes = plots.grid(1, 3, size=3.4, title="One map at two resolutions")
-plots.show(axes[0, 0], pixels[0], "film")
-maps.over(axes[0, 1], pixels[0], strongest[0], "relevance of cells (enlarged)", lesion[0])
-maps.over(
+figure, axes = style.grid(1, 3, size=3.4, title="One map at two resolutions")
+style.show(axes[0, 0], pixels[0], "film")
+overlays.over(axes[0, 1], pixels[0], strongest[0], "relevance of cells (enlarged)", lesion[0])
+overlays.over(
     axes[0, 2],
     pixels[0],
     fine[0].clamp(max=float(strongest[0].max())),
     "carried on to pixels",
     lesion[0],
 )
-plots.stamp(figure, plots_of["stamped"])
+style.stamp(figure, plots_of["stamped"])
 
 # %% [markdown]
 # ## Real boxes
@@ -417,30 +417,30 @@ plots.stamp(figure, plots_of["stamped"])
 
 # %%
 if mirror and (Path(mirror) / "nih_cxr14" / "bbox.csv").exists():
-    paths, boxes = court.read_boxes(Path(mirror) / "nih_cxr14", settings.image_size)
+    paths, boxes = saliency_benchmark.read_boxes(Path(mirror) / "nih_cxr14", settings.image_size)
     if settings.sources.lungs_only:  # the model sees nothing else
         paths = table.set_index(table["origin"].map(lambda path: Path(path).name))["path"].loc[
             [Path(path).name for path in paths]
         ]
-    real = np.load(data.cached(paths, settings.image_size, settings.choices, store=store))
+    real = np.load(cache.cached(paths, settings.image_size, settings.choices, store=store))
     film = torch.stack(
         [
-            torch.from_numpy(data.preprocess.normalize(pixels, settings.choices.normalize))[None]
+            torch.from_numpy(preprocessing.normalize(pixels, settings.choices.normalize))[None]
             for pixels in real
         ]
     )
     with torch.no_grad():
         features = model.features(film)
     hit = {
-        name: evidence.pointing(explain(model.transformer, features, 1), boxes)
-        for name, explain in saliency.METHODS.items()
+        name: measures.pointing(explain(model.transformer, features, 1), boxes)
+        for name, explain in methods.METHODS.items()
     }
-    hit["chance"] = evidence.near(boxes, features.shape[-2:]).mean((1, 2))
+    hit["chance"] = measures.near(boxes, features.shape[-2:]).mean((1, 2))
     lines = [
         pd.DataFrame({"method": name, "criterion": "boxes", "group": range(len(v)), "value": v})
         for name, v in hit.items()
     ]
-    display(court.verdict(pd.concat(lines)))
+    display(saliency_benchmark.verdict(pd.concat(lines)))
 else:
     print("not available here: set the parameter `mirror` to a folder of prepared real films")
 
@@ -455,29 +455,31 @@ else:
 # %% tags=["solution"]
 # Exercise 1: the pointing game by the first block used.
 for layer in range(len(model.transformer.blocks)):
-    heat = saliency.relevance(model.transformer, seen.corpus, court.COVID, start_layer=layer)
-    print(f"blocks from {layer}: {evidence.pointing(heat, lesion).mean():.2f}")
+    heat = deep_taylor.relevance(
+        model.transformer, seen.corpus, saliency_benchmark.COVID, start_layer=layer
+    )
+    print(f"blocks from {layer}: {measures.pointing(heat, lesion).mean():.2f}")
 
 # %% tags=["solution"]
 # Exercise 2: a contrast.
-contrast = saliency.relevance(
+contrast = deep_taylor.relevance(
     model.transformer, seen.corpus, lambda out: out["logits"][:, 2] - out["logits"][:, 1]
 )
 print(
     "pointing game:",
-    evidence.pointing(contrast, lesion).mean().round(2),
+    measures.pointing(contrast, lesion).mean().round(2),
     "against",
     hits.mean().round(2),
 )
 print(
     "rank correlation of the two maps:",
-    np.nanmean(evidence.rank_correlation(contrast, strongest)).round(2),
+    np.nanmean(measures.rank_correlation(contrast, strongest)).round(2),
 )
 
 # %% tags=["solution"]
 # Exercise 3: a cell more of tolerance on each side.
 wide = torch.nn.functional.max_pool2d(
-    torch.from_numpy(evidence.near(lesion, seen.corpus.shape[-2:])).float()[:, None], 3, 1, 1
+    torch.from_numpy(measures.near(lesion, seen.corpus.shape[-2:])).float()[:, None], 3, 1, 1
 )[:, 0]
 peak = strongest.flatten(1).argmax(1, keepdim=True)
 print("hits:", wide.flatten(1).gather(1, peak).mean().item(), "chance:", wide.mean().item())

@@ -21,32 +21,26 @@ import numpy as np
 import pandas as pd
 import torch
 
-from cxrkit import (
-    curves,
-    data,
-    followup,
-    manifest,
-    maps,
-    plots,
-    profiles,
-    quantification,
-    results,
-    severity,
-    stages,
-    widgets,
-)
-from cxrkit.artifacts import Store, read_json
-from cxrkit.profiles import Choices
+from cxrkit.config import profiles
+from cxrkit.config.choices import Choices
+from cxrkit.data import cache, lung_zones, manifests, masks
+from cxrkit.evaluation import follow_up
+from cxrkit.pipeline import stages, task_data
+from cxrkit.reproduction import results
+from cxrkit.storage.artifacts import Store
+from cxrkit.storage.atomic import read_json
+from cxrkit.tasks import severity
+from cxrkit.viz import curves, overlays, sliders, style
 
 settings, store = profiles.get(profile), Store(out, mirror)
 # the exhibits below need truth, which only virtual films have
-drawn = stages.cohort(profiles.demo(), store)
+drawn = task_data.cohort(profiles.demo(), store)
 ward = drawn.table[(drawn.table.ward == "severity") & drawn.table.external]
 
 
 def array_of(i, choices=Choices()):
     return (
-        severity.coverage(drawn.lesion(i), severity.zones_of_sides(*drawn.lungs(i), choices))
+        lung_zones.coverage(drawn.lesion(i), lung_zones.zones_of_sides(*drawn.lungs(i), choices))
         >= 0.01
     )
 
@@ -65,10 +59,10 @@ image, (right, left), lesion = np.array(drawn.images[row]), drawn.lungs(row), dr
 # is the severity. A reader needs seconds for it; drawing the lesions would take an hour.
 
 # %% tags=["report"]
-figure, axes = plots.grid(1, 1, size=4.4, title="Six zones; involved ones are red")
-plots.show_zones(axes[0, 0], image, severity.zones_of_sides(right, left), array_of(row) * 1.0)
-plots.outline(axes[0, 0], lesion, "white")
-plots.stamp(figure)
+figure, axes = style.grid(1, 1, size=4.4, title="Six zones; involved ones are red")
+style.show_zones(axes[0, 0], image, lung_zones.zones_of_sides(right, left), array_of(row) * 1.0)
+style.outline(axes[0, 0], lesion, "white")
+style.stamp(figure)
 
 # %% [markdown]
 # ## ROI max-pooling by hand
@@ -85,11 +79,11 @@ by_hand = torch.zeros(3, 2)
 for line, rows in enumerate((slice(0, 5), slice(5, 8), slice(8, 12))):
     for side, columns in enumerate((slice(1, 4), slice(5, 7))):
         by_hand[line, side] = toy_map[0, 0, rows, columns].max()
-torch.testing.assert_close(by_hand, severity.roi_pool(toy_map, toy_lungs)[0])
+torch.testing.assert_close(by_hand, lung_zones.roi_pool(toy_map, toy_lungs)[0])
 pd.DataFrame(by_hand.numpy(), ["upper", "middle", "lower"], ["patient's right", "patient's left"])
 
 # %%
-print(inspect.getsource(severity.roi_pool))
+print(inspect.getsource(lung_zones.roi_pool))
 
 # %% [markdown]
 # Through the maximum, the error of a zone moves one pixel of the map and no other. With the average it moves all of them, also the healthy
@@ -101,11 +95,11 @@ def touched(how):
     free = torch.rand(1, 1, 48, 48, generator=torch.Generator().manual_seed(1)).requires_grad_()
     lungs = np.zeros((1, 48, 48), bool)
     lungs[0, 4:44, 6:22] = lungs[0, 4:44, 26:42] = True
-    severity.roi_pool(free, lungs, how).sum().backward()
+    lung_zones.roi_pool(free, lungs, how).sum().backward()
     return (255 * (free.grad[0, 0] > 0)).byte().numpy()
 
 
-plots.plot_sheet(
+style.plot_sheet(
     [[touched("max"), touched("average")]],
     [""],
     ["maximum", "average"],
@@ -119,8 +113,8 @@ plots.plot_sheet(
 # Patch tokens of the corpus ViT, back on their grid, go through upsizing convolution blocks to a map; sigmoid; times the lung mask; pooled.
 
 # %%
-print(inspect.getsource(quantification.read))
-print(inspect.getsource(quantification.loss))
+print(inspect.getsource(severity.read))
+print(inspect.getsource(severity.loss))
 
 # %% [markdown]
 # One stage call trains it on PA and AP films of three hospitals, or loads it: those of the severity ward, and the COVID-19 films of the
@@ -128,7 +122,7 @@ print(inspect.getsource(quantification.loss))
 
 # %%
 folder = stages.severity(settings, store)
-result, model = read_json(folder / "metrics.json"), quantification.load(folder, settings)
+result, model = read_json(folder / "metrics.json"), severity.load(folder, settings)
 judged = pd.read_csv(folder / "predictions.csv")
 where = "external" if "external" in result else "test"
 away = judged[
@@ -176,15 +170,15 @@ pd.DataFrame(
 ).T
 
 # %% tags=["report"]
-truth = quantification.score_of(away, settings.choices)
+truth = severity.score_of(away, settings.choices)
 curves.plot_agreement(
     truth, away.score, f"Read against true severity, {unseen.lower()}", synthetic=synthetic
 )
 
 # %%
 # NBVAL_CHECK_OUTPUT
-example = quantification.predict(model, away.head(4), settings, store)
-arrays = quantification.arrays_of(model, away.head(4), settings, store)
+example = severity.predict(model, away.head(4), settings, store)
+arrays = severity.arrays_of(model, away.head(4), settings, store)
 print("array:", arrays.shape, "inside [0, 1]:", bool(arrays.min() >= 0 and arrays.max() <= 1))
 print(
     "score is the sum of six values:",
@@ -248,13 +242,13 @@ shown = pd.concat(
 )
 shown = (shown if len(shown) else away.head(3)).reset_index(drop=True)
 heat, six = (
-    quantification.maps(model, shown, settings, store),
-    quantification.arrays_of(model, shown, settings, store),
+    severity.maps(model, shown, settings, store),
+    severity.arrays_of(model, shown, settings, store),
 )
 
 
 def stack(column, kind):
-    return np.load(data.cached(shown[column], settings.image_size, settings.choices, kind, store))
+    return np.load(cache.cached(shown[column], settings.image_size, settings.choices, kind, store))
 
 
 films, lungs = stack("path", "film"), stack("lung_mask", "lungs") == 255
@@ -263,12 +257,12 @@ best = found["threshold"] if found else 0.5
 
 
 def contours(threshold):
-    return maps.plot_severity(
+    return overlays.plot_severity(
         films,
         heat,
         lungs,
         six,
-        quantification.score_of(shown, settings.choices),
+        severity.score_of(shown, settings.choices),
         list(shown.site),
         "Severity maps",
         threshold,
@@ -280,7 +274,7 @@ def contours(threshold):
 contours(best)
 
 # %%
-widgets.explore(contours, threshold=(0.1, 0.9, 0.1))
+sliders.explore(contours, threshold=(0.1, 0.9, 0.1))
 
 # %% tags=["report"]
 labels = {
@@ -318,7 +312,7 @@ if found:
 
 # %%
 def drag(upper, lower, slip):
-    return maps.plot_zone_lines(
+    return overlays.plot_zone_lines(
         image, right, left, lesion, upper, lower, slip, "Whoever moves the lines moves the score"
     )
 
@@ -326,7 +320,7 @@ def drag(upper, lower, slip):
 drag(5 / 12, 2 / 3, True)
 
 # %%
-widgets.explore(
+sliders.explore(
     drag,
     start={"upper": 0.4, "lower": 0.65},
     upper=(0.2, 0.5, 0.05),
@@ -343,14 +337,14 @@ widgets.explore(
 
 # %%
 if mirror:
-    real = manifest.read("cohen", mirror)
+    real = manifests.read("cohen", mirror)
     real = real[real.brixia_A.notna() & real.brixia2_A.notna()].reset_index(drop=True)
     readings = {t: Choices(brixia_threshold=t) for t in (1, 2)}
     lines = []
     for t, choice in readings.items():
         senior, junior = (
-            quantification.score_of(real, choice),
-            quantification.second_reader(real, choice),
+            severity.score_of(real, choice),
+            severity.second_reader(real, choice),
         )
         for name, guess in (
             ("second reader", junior),
@@ -360,7 +354,7 @@ if mirror:
                 {
                     "label": f">= {t}: {name}",
                     "group": name,
-                    **quantification.errors(senior, guess, real.group_id.to_numpy())["mse"],
+                    **severity.errors(senior, guess, real.group_id.to_numpy())["mse"],
                 }
             )
     display(
@@ -431,11 +425,11 @@ print(
     shares,
     f"({known.get('pairs', 0)} pairs of films)",
 )
-films_of = followup.series(followed)
+films_of = follow_up.series(followed)
 chosen = films_of.patient_id.value_counts(sort=False).loc[lambda n: n == n.max()].index[:4]
 each = [films_of[films_of.patient_id == name] for name in chosen]
 visits, read = [part.visit.to_numpy() for part in each], [part.score.to_numpy() for part in each]
-true = [quantification.score_of(part, settings.choices) for part in each]
+true = [severity.score_of(part, settings.choices) for part in each]
 title, none = "Patients followed up", "not available here: no patient has two films at known times"
 curves.plot_followup(visits, read, true, limit, title, synthetic) if each else print(none)
 
@@ -464,12 +458,12 @@ print(f"{moved} of {len(some)} films get another array")
 
 # %% tags=["solution"]
 # Exercise 3: average pooling of maps that were trained for the maximum.
-inside = torch.from_numpy(data.load_mask(shown.lung_mask[0]) > 0)[None]
+inside = torch.from_numpy(masks.load_mask(shown.lung_mask[0]) > 0)[None]
 grown = torch.nn.functional.interpolate(torch.from_numpy(heat[:1, None]), inside.shape[-2:])
 print(
     {
-        how: round(float(severity.score(severity.roi_pool(grown, inside, how))[0]), 2)
-        for how in severity.POOLS
+        how: round(float(lung_zones.score(lung_zones.roi_pool(grown, inside, how))[0]), 2)
+        for how in lung_zones.POOLS
     }
 )
 

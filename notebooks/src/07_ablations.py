@@ -26,28 +26,22 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 
-from cxrkit import (
-    artifacts,
-    comparisons,
-    curves,
-    diagnosis,
-    experiments,
-    metrics,
-    plots,
-    profiles,
-    resampling,
-    results,
-    stages,
-    widgets,
-)
-from cxrkit.baselines import PATCH, ResNet
-from cxrkit.contrastive import TEMPERATURE, nt_xent
-from cxrkit.dependencies import upstream
-from cxrkit.films import WORKER, memory_left
+from cxrkit.config import profiles
+from cxrkit.evaluation import metrics, resampling
+from cxrkit.models import factory
+from cxrkit.models.baselines import PATCH, ResNet
+from cxrkit.models.simclr import TEMPERATURE, nt_xent
+from cxrkit.pipeline import dependencies
+from cxrkit.pipeline.dependencies import upstream
+from cxrkit.reproduction import comparisons, results
+from cxrkit.reproduction import grid as grid_module
+from cxrkit.simulation.cohort import WORKER, memory_left
+from cxrkit.storage import artifacts
+from cxrkit.viz import curves, sliders, style
 
 settings, store = profiles.get(profile), artifacts.Store(out, mirror, wait=-1)
 synthetic = settings.manifests == ("virtual",)
-grid = experiments.cells(settings)
+grid = grid_module.cells(settings)
 
 # %% [markdown]
 # ## The standard ViT is ours without a corpus
@@ -118,18 +112,18 @@ curves.plot_matrix(
 
 # %%
 print(inspect.getsource(ResNet))
-print(inspect.getsource(experiments.rivals))
+print(inspect.getsource(grid_module.rivals))
 
 # %%
 counted = {}
 for cell in grid:
-    if cell.stage == experiments.DIAGNOSIS:
+    if cell.stage == grid_module.DIAGNOSIS:
         # the published hybrid ViT needs the extra `weights`
         with contextlib.suppress(RuntimeError):
             counted[cell.name] = sum(
-                weight.numel() for weight in diagnosis.network(cell.profile).parameters()
+                weight.numel() for weight in factory.network(cell.profile).parameters()
             )
-plots.plot_bars(
+style.plot_bars(
     list(counted),
     [n / 1000 for n in counted.values()],
     "Weights of each model of Tables 7 and 9",
@@ -161,7 +155,7 @@ pd.DataFrame(
             "compared with": cell.against,
             "stage": cell.stage,
             "key": cell.key[:6],
-            "backbone": artifacts.key(stages.settings(cell.profile, "backbone"))[:6],
+            "backbone": artifacts.key(dependencies.settings(cell.profile, "backbone"))[:6],
             "stands on": ", ".join(
                 dict.fromkeys(stage for stage, _ in upstream(cell.profile, cell.stage))
             ),
@@ -178,7 +172,7 @@ pd.DataFrame(
 # A profile without `grid.steps` runs its whole budget at this point.
 
 # %%
-rehearsal = experiments.rehearsal(settings)
+rehearsal = grid_module.rehearsal(settings)
 # 0: one after the other, as on a card that all would share
 able = min(2, os.cpu_count() or 1, int(memory_left() // WORKER))
 several = (
@@ -190,7 +184,7 @@ several = (
 )
 errors = {
     (cell.name, cell.stage): error
-    for cell, error in experiments.run(rehearsal, store, scheduler, several)
+    for cell, error in grid_module.run(rehearsal, store, scheduler, several)
 }
 print(f"{sum(error is None for error in errors.values())} of {len(rehearsal)} cells done")
 for (name, stage), error in errors.items():
@@ -276,7 +270,7 @@ committed = (
 keys = [
     cell.key
     for seed in settings.grid.seeds
-    for cell in experiments.cells(profiles.replace(settings, seed=seed))
+    for cell in grid_module.cells(profiles.replace(settings, seed=seed))
 ]
 current = [
     row for row in committed["rows"] if row["profile"] == settings.name and row["key"] in keys
@@ -314,7 +308,7 @@ def forest(stage):
     part = table[(table["stage"] == stage) & table["difference"].notna()]
     if part.empty:
         return f"{stage}: not run yet"
-    scale = 100 if stage == experiments.DIAGNOSIS else 1
+    scale = 100 if stage == grid_module.DIAGNOSIS else 1
     lines = pd.DataFrame(
         {
             "label": part["table"] + ": " + part["cell"] + " - " + part["against"],
@@ -336,10 +330,10 @@ def forest(stage):
 
 
 # %% tags=["report"]
-forest(experiments.DIAGNOSIS)
+forest(grid_module.DIAGNOSIS)
 
 # %% tags=["report"]
-forest(experiments.SEVERITY)
+forest(grid_module.SEVERITY)
 
 # %% [markdown]
 # ## What the paper claims, and what we see
@@ -384,7 +378,7 @@ for name, claim in claims.items():
 # %%
 def cost(task, axis):
     """Value against cost, one task."""
-    stage = {"diagnosis": experiments.DIAGNOSIS, "severity": experiments.SEVERITY}[task]
+    stage = {"diagnosis": grid_module.DIAGNOSIS, "severity": grid_module.SEVERITY}[task]
     part = (table if (table["stage"] == stage).any() else tried).query("stage == @stage")
     part = part.assign(
         **{
@@ -408,7 +402,7 @@ def cost(task, axis):
 cost("diagnosis", "with pre-training, s")
 
 # %%
-widgets.explore(
+sliders.explore(
     cost,
     task=["diagnosis", "severity"],
     axis=["with pre-training, s", "training, s", "weights, thousands", "memory of a step, GB"],
@@ -426,7 +420,7 @@ widgets.explore(
 # %% tags=["report"]
 def moved(stage):
     """What a choice moves, of the committed cells of this profile and seed that were trained again."""
-    asked = {cell.key for cell in experiments.open_choices(settings) if cell.stage == stage}
+    asked = {cell.key for cell in grid_module.open_choices(settings) if cell.stage == stage}
     return [
         {
             "choice": row["cell"],
@@ -450,7 +444,7 @@ def plot_moved(rows, title, unit):
     )
 
 
-read, again = comparisons.readings(settings, store), moved(experiments.SEVERITY)
+read, again = comparisons.readings(settings, store), moved(grid_module.SEVERITY)
 groups = ["read again"] * len(read) + ["trained again"] * len(again)
 plot_moved(
     [row | {"group": group} for row, group in zip(read + again, groups, strict=True)],
@@ -459,7 +453,7 @@ plot_moved(
 )
 
 # %% tags=["report"]
-again = moved(experiments.DIAGNOSIS)
+again = moved(grid_module.DIAGNOSIS)
 plot_moved(
     again, "the diagnosis", "macro AUC, below 0: worse"
 ) if again else "not measured here yet: python tools/grid.py --choices"
@@ -481,7 +475,7 @@ print(
 )
 print(
     "backbones that the grid trains:",
-    len({artifacts.key(stages.settings(cell.profile, "backbone")) for cell in grid}),
+    len({artifacts.key(dependencies.settings(cell.profile, "backbone")) for cell in grid}),
 )
 print("no cell failed:", not any(errors.values()))
 print("rehearsed:", "not converged, no ranking" if settings.grid.steps else "whole budget")
@@ -489,7 +483,7 @@ print(
     "weights, times ours:",
     {
         name: round(counted[name] / counted["ours"], 2)
-        for name in experiments.rivals(settings)
+        for name in grid_module.rivals(settings)
         if name in counted
     },
 )
@@ -506,7 +500,7 @@ print(
 
 # %% tags=["solution"]
 # Exercise 1: a rule fixed beforehand: three seeds and Holm below 5 %; an interval inside +-1 hundredth of AUC is no difference.
-for row in table[table["difference"].notna() & (table["stage"] == experiments.DIAGNOSIS)].to_dict(
+for row in table[table["difference"].notna() & (table["stage"] == grid_module.DIAGNOSIS)].to_dict(
     "records"
 ):
     sure = row["seeds"] >= 3 and row["holm"] < 0.05
@@ -525,7 +519,7 @@ for n in (3, 5, 10):
 
 # %% tags=["solution"]
 # Exercise 3: the time of the pre-training for the rival.
-resnet = experiments.rivals(settings)["ResNet-50"]
+resnet = grid_module.rivals(settings)["ResNet-50"]
 training = settings.transformer_training
 extra = round(settings.backbone_training.steps * settings.backbone_training.batch / training.batch)
 longer = profiles.replace(
@@ -536,7 +530,7 @@ print(
     "->",
     longer.transformer_training.steps,
     "updates;",
-    *(artifacts.key(stages.settings(x, experiments.DIAGNOSIS)) for x in (resnet, longer)),
+    *(artifacts.key(dependencies.settings(x, grid_module.DIAGNOSIS)) for x in (resnet, longer)),
 )
 
 # %% [markdown]

@@ -21,31 +21,25 @@ import inspect
 import numpy as np
 import pandas as pd
 
-from cxrkit import (
-    audit,
-    curves,
-    diagnosis,
-    dial,
-    film,
-    findings,
-    leakage,
-    maps,
-    metrics,
-    plots,
-    profiles,
-    results,
-    stages,
-    widgets,
-)
-from cxrkit.artifacts import Store, read_json
-from cxrkit.contrasts import table as contrast_table
-from cxrkit.schema import DIAGNOSES
-from cxrkit.selection import for_task
+from cxrkit.config import profiles
+from cxrkit.config.vocabulary import DIAGNOSES
+from cxrkit.data import leakage
+from cxrkit.evaluation import linear_probe, metrics
+from cxrkit.pipeline import dependencies, stages, task_data
+from cxrkit.pipeline.task_data import for_task
+from cxrkit.reproduction import results
+from cxrkit.shortcuts import marker_study
+from cxrkit.shortcuts.within_source import table as contrast_table
+from cxrkit.simulation import radiograph
+from cxrkit.storage.artifacts import Store
+from cxrkit.storage.atomic import read_json
+from cxrkit.tasks import diagnosis, findings
+from cxrkit.viz import curves, overlays, sliders, style
 
 settings, store = profiles.get(profile), Store(out, mirror)
 # the virtual hospitals, whatever the profile: only there can a marker be exchanged
-home = stages.virtual(settings)
-drawn = stages.cohort(home, store)
+home = dependencies.virtual(settings)
+drawn = task_data.cohort(home, store)
 names = ["normal", "other infection", "COVID-19"]
 
 # %% [markdown]
@@ -58,16 +52,21 @@ names = ["normal", "other infection", "COVID-19"]
 codes = np.arange(30_000) % 3
 rng = np.random.default_rng(0)
 by_hand = {}
-for rho in dial.RHOS:
+for rho in marker_study.RHOS:
     marker = np.where(rng.random(len(codes)) < rho, codes, rng.integers(3, size=len(codes)))
     by_hand[rho] = np.mean([metrics.auc(codes == k, marker == k) for k in range(3)])
-np.testing.assert_allclose(list(by_hand.values()), 0.5 + np.array(dial.RHOS) / 2, atol=0.01)
-package = [metrics.macro_auc(codes, np.eye(3)[dial.markers(codes, rho)]) for rho in dial.RHOS]
+np.testing.assert_allclose(list(by_hand.values()), 0.5 + np.array(marker_study.RHOS) / 2, atol=0.01)
+package = [
+    metrics.macro_auc(codes, np.eye(3)[marker_study.markers(codes, rho)])
+    for rho in marker_study.RHOS
+]
 np.testing.assert_allclose(package, list(by_hand.values()), atol=0.02)
-pd.DataFrame({"rho": dial.RHOS, "AUC of the marker alone": np.round(list(by_hand.values()), 2)})
+pd.DataFrame(
+    {"rho": marker_study.RHOS, "AUC of the marker alone": np.round(list(by_hand.values()), 2)}
+)
 
 # %%
-print(inspect.getsource(dial.markers))
+print(inspect.getsource(marker_study.markers))
 
 # %% [markdown]
 # One film with each marker. Its own is painted over and written anew, so nothing else differs.
@@ -80,20 +79,20 @@ table = drawn.table.assign(number=(drawn.table["ward"] == "diagnosis").cumsum() 
 
 def with_markers(row):
     """The raw film `row` with each marker, uint8 (3, S, S)."""
-    bare = dial.erase(np.array(drawn.images[row]), table.loc[row])
+    bare = marker_study.erase(np.array(drawn.images[row]), table.loc[row])
     return np.stack(
         [
-            dial.write(bare, marker, table.loc[row, "number"])[0]
-            for marker in range(len(film.MARKERS))
+            marker_study.write(bare, marker, table.loc[row, "number"])[0]
+            for marker in range(len(radiograph.MARKERS))
         ]
     )
 
 
 corner = with_markers(int(swaps["rows"][0]))[:, :100, :150]
-plots.plot_sheet(
+style.plot_sheet(
     [corner],
     [""],
-    [f'"{name}"' for name in film.MARKERS],
+    [f'"{name}"' for name in radiograph.MARKERS],
     "One patient, three markers: upper corner of the film",
 )
 
@@ -106,7 +105,7 @@ plots.plot_sheet(
 
 # %%
 for name in ("border", "cover", "refit"):
-    print(inspect.getsource(getattr(audit, name)))
+    print(inspect.getsource(getattr(linear_probe, name)))
 
 # %% [markdown]
 # First question: which *hospital* is a film from? Folds of whole patients, 600 films, six hospitals; chance is 1/6 for the balanced
@@ -115,9 +114,9 @@ for name in ("border", "cover", "refit"):
 # %% tags=["report"]
 some = for_task(home, "diagnosis", store).sample(600, random_state=0).reset_index(drop=True)
 site = some["site"].astype("category").cat.codes.to_numpy()
-fold = audit.fold_of(some["group_id"].to_numpy(), 3)
+fold = linear_probe.fold_of(some["group_id"].to_numpy(), 3)
 network = findings.load(stages.backbone(home, store), home)
-seen = {"trained backbone": audit.pooled(network, some, home, store)}
+seen = {"trained backbone": linear_probe.pooled(network, some, home, store)}
 trivial = [
     "thumbnail",
     "mean and SD",
@@ -127,7 +126,7 @@ trivial = [
     "lungs only",
     "lung shape",
 ]
-by_site, _ = audit.probe(trivial, site, some, fold, home, store, more=seen, draws=100)
+by_site, _ = linear_probe.probe(trivial, site, some, fold, home, store, more=seen, draws=100)
 accuracy = by_site[by_site["score"] == "balanced_accuracy"].rename(columns={"features": "label"})
 curves.plot_forest(
     accuracy,
@@ -141,7 +140,7 @@ curves.plot_forest(
 # models fitted on those. The virtual hospitals are built to give little away; real collections are not (below).
 
 # %% tags=["report"]
-illness, _ = audit.probe(
+illness, _ = linear_probe.probe(
     trivial,
     diagnosis.codes(some),
     some,
@@ -174,11 +173,11 @@ p = judged.loc[films["path"][outside], diagnosis.PROBABILITIES].to_numpy()
 truth, groups = diagnosis.codes(films), films["group_id"].to_numpy()
 rivals = {}
 for name in ("thumbnail", "equalised thumbnail", "border", "lungs removed"):
-    x = audit.features(name, films, home, store)
-    rivals[name] = audit.fit(x[~outside], truth[~outside], groups[~outside]).predict_proba(
+    x = linear_probe.features(name, films, home, store)
+    rivals[name] = linear_probe.fit(x[~outside], truth[~outside], groups[~outside]).predict_proba(
         x[outside]
     )
-gap = audit.against_best(metrics.macro_auc, truth[outside], p, rivals, groups[outside])
+gap = linear_probe.against_best(metrics.macro_auc, truth[outside], p, rivals, groups[outside])
 pd.DataFrame(
     {
         "AUC": {"corpus ViT": metrics.macro_auc(truth[outside], p), **gap["values"]},
@@ -209,7 +208,7 @@ curves.plot_dial(rows, "The confound dial")
 obeys = (
     rows.drop_duplicates(["reader", "rho"])
     .pivot(index="reader", columns="rho", values="obeys")
-    .loc[list(dial.READERS)]
+    .loc[list(marker_study.READERS)]
 )
 curves.plot_matrix(
     {"": obeys.rename_axis(index=None, columns=None)},
@@ -273,7 +272,9 @@ fixes = fixes.assign(
 curves.plot_forest(fixes, "External AUC with each remedy", "macro AUC, external (0-1)")
 
 # %%
-cured = fixes.pivot(index="fix", columns="rho", values=["value", "obeys"]).loc[list(dial.FIXES)]
+cured = fixes.pivot(index="fix", columns="rho", values=["value", "obeys"]).loc[
+    list(marker_study.FIXES)
+]
 low, high = sorted(fixes["rho"].unique())
 pd.DataFrame(
     {
@@ -300,12 +301,12 @@ pd.DataFrame(
 def exchange(external_film, reads, rho):
     """The film, each marker, and what the reader trained at rho makes of it."""
     row = int(swaps["rows"][external_film])
-    p = swaps[reads.replace(" ", "_")][dial.RHOS.index(rho), :, external_film]
+    p = swaps[reads.replace(" ", "_")][marker_study.RHOS.index(rho), :, external_film]
     true = names[DIAGNOSES.index(table.loc[row, "diagnosis"])]
-    return maps.plot_markers(
+    return overlays.plot_markers(
         with_markers(row),
         p,
-        film.MARKERS,
+        radiograph.MARKERS,
         names,
         f"{true}, read from the {reads} by a model trained at rho = {rho}",
     )
@@ -317,21 +318,24 @@ victim = int((fooled == np.arange(3)[:, None]).all(0).argmax())
 exchange(victim, "first layers", 1.0)
 
 # %%
-widgets.explore(
+sliders.explore(
     exchange,
     start={"reads": "first layers", "rho": 1.0},
     external_film=(0, 19, 1),
-    reads=list(dial.READERS),
-    rho=list(dial.RHOS),
+    reads=list(marker_study.READERS),
+    rho=list(marker_study.RHOS),
 )
 
 # %%
 # NBVAL_CHECK_OUTPUT
 value = rows.set_index(["reader", "place", "rho"])["value"]
-print("marker alone, rho = 1: AUC", metrics.macro_auc(codes, np.eye(3)[dial.markers(codes, 1)]))
+print(
+    "marker alone, rho = 1: AUC",
+    metrics.macro_auc(codes, np.eye(3)[marker_study.markers(codes, 1)]),
+)
 print(
     "inside better than outside at rho = 1:",
-    bool(all(value[r, "internal", 1] > value[r, "external", 1] for r in dial.READERS[:2])),
+    bool(all(value[r, "internal", 1] > value[r, "external", 1] for r in marker_study.READERS[:2])),
 )
 print("answers obey the marker more at rho = 1 than at 0:", bool((obeys[1.0] > obeys[0.0]).all()))
 print("the corpus obeys least:", obeys[1.0].idxmin() == "corpus")
@@ -429,11 +433,11 @@ elif mirror:
         which = ["thumbnail", "file size", "border"] + ["lungs removed", "lungs only"] * (
             asked == "with masks"
         )
-        told, _ = audit.probe(
+        told, _ = linear_probe.probe(
             which,
             source,
             rows_of,
-            audit.fold_of(rows_of["group_id"].to_numpy(), 3),
+            linear_probe.fold_of(rows_of["group_id"].to_numpy(), 3),
             real,
             store,
             draws=100,
@@ -474,7 +478,7 @@ value["first layers"].unstack("place").round(3)
 # Exercise 4: a few exceptions are enough to draw from, but hardly to learn from.
 few = np.arange(600) % 3
 letters = np.where(np.arange(600) < 30, (few + 1) % 3, few)
-chances = dial.even(few, letters)
+chances = marker_study.even(few, letters)
 print(
     "chance of an exception under balanced draws:",
     round(chances[:30].sum() / chances.sum(), 2),

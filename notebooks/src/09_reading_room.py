@@ -21,10 +21,13 @@ import numpy as np
 import pandas as pd
 import torch
 
-from cxrkit import diagnosis, pages, panels, plots, profiles, quiz
-from cxrkit.artifacts import Store
-from cxrkit.panels import State
-from cxrkit.room import Room, alike
+from cxrkit.config import profiles
+from cxrkit.reading_room import figures, pages, quiz
+from cxrkit.reading_room.figures import State
+from cxrkit.reading_room.state import Room, alike, rezone
+from cxrkit.storage.artifacts import Store
+from cxrkit.tasks import diagnosis
+from cxrkit.viz import style
 
 settings, store = profiles.get(profile), Store(out, mirror)
 
@@ -76,7 +79,7 @@ print(
 )
 
 # %% tags=["report"]
-panels.draw(room, State("tokens", name, cell=(row, column)))
+figures.draw(room, State("tokens", name, cell=(row, column)))
 
 # %% [markdown]
 # ## A probability and its record, by hand
@@ -110,20 +113,20 @@ pd.DataFrame(
 # What follows is the room without a kernel: some of its ten panels. The page below draws all of them with the same function.
 
 # %% tags=["report"]
-panels.draw(room, State("relevance", name, truth=True))
+figures.draw(room, State("relevance", name, truth=True))
 
 # %% tags=["report"]
-panels.draw(room, State("severity", name, truth=True))
+figures.draw(room, State("severity", name, truth=True))
 
 # %%
-panels.draw(room, State("zone lines", name, truth=True, lines=(0.30, 0.55)))
+figures.draw(room, State("zone lines", name, truth=True, lines=(0.30, 0.55)))
 
 # %% [markdown]
 # A patient who was followed up: contours at each visit, the score over time, and a ring where it moved by more than noise.
 
 # %% tags=["report"]
 patient = next((n for n, c in room.cases.items() if len(room.visits(c)) > 1), name)
-panels.draw(room, State("follow-up", patient, truth=True))
+figures.draw(room, State("follow-up", patient, truth=True))
 
 # %% [markdown]
 # ## Change the film
@@ -136,7 +139,7 @@ panels.draw(room, State("follow-up", patient, truth=True))
 # sees; and a film with a hole is like no film of the training. That the prediction moves says that something there mattered, not what.
 
 # %% tags=["report"]
-panels.draw(room, State("prediction", name, edit="erase the lungs", truth=True))
+figures.draw(room, State("prediction", name, edit="erase the lungs", truth=True))
 
 # %%
 edits = ("paint the marker R ICU", "erase the lungs", "erase all but the lungs")
@@ -149,7 +152,7 @@ sure = pd.DataFrame(
         for edit in edits
     }
 )
-plots.plot_bars(
+style.plot_bars(
     list(edits),
     sure.mean().round(3),
     "How far the prediction moves",
@@ -237,11 +240,10 @@ moves = {
 }
 worst = max(moves, key=moves.get)
 print(worst, round(moves[worst], 2))
-panels.draw(room, State("prediction", worst, edit="erase all but the lungs"))
+figures.draw(room, State("prediction", worst, edit="erase all but the lungs"))
 
 # %% tags=["solution"]
 # Exercise 3: the smallest score by lines.
-from cxrkit.room import rezone
 
 tries = {
     (a, b): rezone(reading, (a, b))[1].sum()

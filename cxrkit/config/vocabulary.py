@@ -1,0 +1,61 @@
+"""Vocabulary: the words that data, models and metrics share, and the columns of a table of images."""
+
+FINDINGS = (
+    "no_finding",
+    "cardiomegaly",
+    "opacity",
+    "edema",
+    "consolidation",
+    "pneumonia",
+    "atelectasis",
+    "pneumothorax",
+    "pleural_effusion",
+    "support_device",
+)  # the order of the backbone's outputs (section 4)
+# 0/1: patient's right upper, middle, lower, then left (the 3x2 array)
+ZONES = ("rul", "rml", "rll", "lul", "lml", "lll")
+# 0-3: A B C = right upper, middle, lower; D E F = left
+BRIXIA = tuple(f"brixia_{zone}" for zone in "ABCDEF")
+SECOND = tuple(f"brixia2_{zone}" for zone in "ABCDEF")  # a second reader of the same film
+DIAGNOSES = ("normal", "other_infection", "covid19")
+# L lateral, LL and RL the two sides of it; other: CT slices and the like
+VIEWS = ("PA", "AP", "L", "LL", "RL", "other")
+SPLITS = {"train": 0.7, "val": 0.1, "test": 0.2}
+COLUMNS = (
+    "path",
+    "dataset",
+    "site",
+    "patient_id",
+    "group_id",
+    "view",
+    "supine",
+    "split",
+    "diagnosis",
+    *FINDINGS,
+    *ZONES,
+    *BRIXIA,
+    *SECOND,
+    "lung_mask",
+    "lesion_mask",
+    "visit",
+)  # number of the visit, or days since onset: orders the films of a patient
+HAS = {
+    "findings": FINDINGS,
+    "diagnosis": ("diagnosis",),
+    "view": ("view",),
+    "severity": ZONES + BRIXIA,
+    "readers": SECOND,
+    "lungs": ("lung_mask",),
+    "lesion": ("lesion_mask",),
+}
+
+
+def known(name, names, kind):
+    """`name`, if it is one of `names`; else ValueError with the list."""
+    if name not in names:
+        raise ValueError(f"unknown {kind} {name!r}; known: {sorted(names)}")
+    return name
+
+
+# patients with a finding, below which its AUC is not worth a number
+FEWEST = 20

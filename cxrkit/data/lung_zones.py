@@ -1,0 +1,209 @@
+"""Severity geometry: which lung is which, the six zones, pooling a map into a 3x2 array, Brixia
+scores, the 0-6 score.
+
+Park et al. 2021, section 3.3: each lung is cut at 5/12 and 2/3 of the height into upper, middle and
+lower zone; the largest value of the severity map inside a zone is its value; the sum of six values
+is the severity. What the text leaves open is in `profiles.Choices` and decided there. Pure
+functions; nothing here knows files or models.
+
+B batch, H W image; a 3x2 array has row 0 = upper zone, column 0 = patient's right = image left.
+"""
+
+import cv2
+import numpy as np
+import torch
+
+from cxrkit.config.choices import Choices
+
+CUTS = (5 / 12, 2 / 3)
+# right/left upper/middle/lower lung zone
+ZONE_NAMES = (("rul", "lul"), ("rml", "lml"), ("rll", "lll"))
+DEBRIS = 0.05  # a component below this share of the largest one is no lung
+
+
+def _as_bool(mask):
+    """Mask of 0/1 or 0/255 -> bool. Raises ValueError on other values, such as 127 = ignore: settle
+    those before.
+    """
+    if mask.dtype == bool:
+        return mask
+    if not np.isin(mask, (0, 1, 255)).all():
+        found = np.unique(mask)[:8].tolist()
+        raise ValueError(
+            f"lung mask holds {found}; only 0, 1 and 255 are allowed (127 = ignore must be settled "
+            "first)"
+        )
+    return mask > 0
+
+
+def _split_fused(mask):
+    """Both lungs in one component: cut it at the column of least height in the middle third of its
+    width.
+    """
+    columns = np.where(mask.any(axis=0))[0]
+    left, width = columns[0], len(columns)
+    third = slice(left + width // 3, left + 2 * width // 3 + 1)
+    cut = third.start + int(mask[:, third].sum(axis=0).argmin())
+    right_lung, left_lung = mask.copy(), mask.copy()
+    right_lung[:, cut:] = False
+    left_lung[:, : cut + 1] = False
+    return right_lung, left_lung
+
+
+def sides(mask, choices=Choices()):
+    """Right and left lung of a lung mask (H, W) -> two bool (H, W), the patient's right lung (image
+    left) first.
+
+    The two largest components are the lungs. Fallbacks: one component that covers both halves of
+    the image by at least a quarter of its area each is two fused lungs and is cut; any other single
+    component is one lung, on the side of its centre; an empty mask gives two empty ones.
+    `choices.lung_sides = "midline"` cuts at the middle column instead.
+    """
+    mask = _as_bool(np.asarray(mask))
+    half = mask.shape[1] // 2
+    empty = np.zeros_like(mask)
+    if choices.lung_sides == "midline":
+        right, left = mask.copy(), mask.copy()
+        right[:, half:], left[:, :half] = False, False
+        return right, left
+    n, pieces, stats, centres = cv2.connectedComponentsWithStats(
+        mask.astype(np.uint8), connectivity=4
+    )
+    order = 1 + np.argsort(-stats[1:, cv2.CC_STAT_AREA], kind="stable")[:2]
+    if n == 1:
+        return empty, empty.copy()
+    if n > 2 and stats[order[1], cv2.CC_STAT_AREA] >= DEBRIS * stats[order[0], cv2.CC_STAT_AREA]:
+        first, second = sorted(order, key=lambda piece: centres[piece][0])
+        return pieces == first, pieces == second
+    lung = pieces == order[0]
+    if 0.25 <= lung[:, :half].sum() / lung.sum() <= 0.75:
+        return _split_fused(lung)
+    return (lung, empty) if centres[order[0]][0] < half else (empty, lung)
+
+
+def zones_of_sides(right, left, choices=Choices(), cuts=CUTS):
+    """Zones of lungs whose sides are known: bool (H, W) each -> bool (3, 2, H, W), cut at shares
+    `cuts` of the height. See `zones`.
+    """
+    H = right.shape[0]
+    extents = {
+        "joint": (right | left, right | left),
+        "own": (right, left),
+        "image": (np.ones_like(right),) * 2,
+    }[choices.zone_height]
+    out = np.zeros((3, 2, *right.shape), bool)
+    for column, (lung, extent) in enumerate(zip((right, left), extents, strict=True)):
+        rows = np.where(extent.any(axis=1))[0]
+        if len(rows) == 0:
+            continue
+        top, height = rows[0], rows[-1] - rows[0] + 1
+        origin = top if choices.zone_origin == "lungs" else 0
+        # 0 above 5/12, 1 above 2/3, else 2
+        zone_of_row = np.digitize((np.arange(H) + 0.5 - origin) / height, cuts)
+        out[:, column] = lung & (zone_of_row[:, None] == np.arange(3)[:, None, None])
+    return out if choices.array_columns == "patient_right" else out[:, ::-1]
+
+
+def zones(lung_mask, choices=Choices()):
+    """Lung masks (B, H, W), bool or 0/1 or 0/255, NumPy or torch -> zones bool (B, 3, 2, H, W) of
+    the same kind.
+
+    A pixel row r lies at f = (r + 0.5 - top) / (bottom - top + 1) of the height of the lungs: zone
+    0 if f < 5/12, 1 if f < 2/3, else 2 (Park et al. 2021, section 3.3; SPEC 2.1 choices 2 to 5).
+    Raises ValueError for another shape or other mask values.
+    """
+    is_tensor = isinstance(lung_mask, torch.Tensor)
+    masks = lung_mask.detach().cpu().numpy() if is_tensor else np.asarray(lung_mask)
+    if masks.ndim != 3:
+        raise ValueError(f"lung_mask has shape {masks.shape}; expected (B, H, W)")
+    # (B, 3, 2, H, W)
+    out = np.stack([zones_of_sides(*sides(mask, choices), choices) for mask in masks])
+    return torch.from_numpy(out).to(lung_mask.device) if is_tensor else out
+
+
+def coverage(lesion, zone_masks):
+    """Share of each zone that a lesion covers: bool (H, W), bool (3, 2, H, W) -> (3, 2) in [0, 1];
+    0 for an absent zone.
+    """
+    area = zone_masks.sum(axis=(-2, -1))
+    return (zone_masks & lesion).sum(axis=(-2, -1)) / np.maximum(area, 1)
+
+
+def areas(involved, lung_mask, choices=Choices()):
+    """Share of each zone that is involved: bool (B, H, W), lung masks (B, H, W) -> (B, 3, 2) in [0,
+    1]; 0 for an absent zone.
+    """
+    return np.stack(
+        [
+            coverage(one, six)
+            for one, six in zip(np.asarray(involved), zones(np.asarray(lung_mask), choices))
+        ]
+    )
+
+
+def contours(severity_map, lung_mask, threshold=0.5):
+    """Outlines of the lesions: where a map (H, W) is at least `threshold` inside the lungs (H, W)
+    -> list of (n, 2) x, y px, closed.
+
+    Holes have outlines of their own. Section 5.3 and Figure 6: the map "can also be used to contour
+    lesions".
+    """
+    involved = (np.asarray(severity_map) >= threshold) & _as_bool(np.asarray(lung_mask))
+    found, _ = cv2.findContours(involved.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+    return [np.vstack([points[:, 0], points[:1, 0]]) for points in found]
+
+
+POOLS = {
+    "max": lambda values, inside: torch.where(inside, values, -torch.inf).amax(dim=(-2, -1)),
+    "average": lambda values, inside: (
+        (values * inside).sum(dim=(-2, -1)) / inside.sum(dim=(-2, -1)).clamp(min=1)
+    ),
+}
+
+
+def roi_pool(severity_map, lung_mask, how="max", choices=Choices()):
+    """ROI pooling (section 3.3): severity map (B, 1, H, W) in [0, 1], lung mask (B, H, W) -> (B, 3,
+    2), differentiable.
+
+    `how` = "max" (the paper) or "average" over a zone's lung pixels. A zone that is absent gives 0,
+    never NaN. Raises ValueError where the sizes differ (resize the mask with nearest neighbours
+    first) or `how` is unknown.
+    """
+    if how not in POOLS:
+        raise ValueError(f"roi_pool how={how!r}; known: {list(POOLS)}")
+    if severity_map.shape[-2:] != lung_mask.shape[-2:]:
+        raise ValueError(
+            f"severity map {tuple(severity_map.shape[-2:])} and lung mask "
+            f"{tuple(lung_mask.shape[-2:])} differ in size; "
+            "resize the mask with nearest neighbours"
+        )
+    # (B, 3, 2, H, W)
+    inside = torch.as_tensor(zones(lung_mask, choices), device=severity_map.device)
+    pooled = POOLS[how](severity_map[:, :, None], inside)  # (B, 3, 2)
+    return torch.where(inside.any(dim=-1).any(dim=-1), pooled, torch.zeros_like(pooled))
+
+
+def brixia_to_array(scores, threshold=1):
+    """Brixia zone scores 0-3 (..., 6) in the order A-F -> float array (..., 3, 2) of 0/1: involved
+    if >= threshold; NaN stays NaN.
+
+    A, B, C run down the patient's right lung (image left), D, E, F down the left (Borghesi and
+    Maroldi 2020). NumPy or torch.
+    """
+    if scores.shape[-1] != 6:
+        raise ValueError(
+            f"Brixia scores have shape {tuple(scores.shape)}; the last axis must hold the six "
+            "zones A-F"
+        )
+    lib = torch if isinstance(scores, torch.Tensor) else np
+    involved = lib.where(lib.isnan(scores * 1.0), scores * 1.0, (scores >= threshold) * 1.0)
+    return lib.stack([involved[..., :3], involved[..., 3:]], -1)  # (..., 3, 2)
+
+
+def score(array, how="soft"):
+    """Severity 0-6 of arrays (..., 3, 2): the sum of six values ("soft"), or of the values
+    thresholded at 0.5 ("hard").
+    """
+    if how not in ("soft", "hard"):
+        raise ValueError(f"score how={how!r}; known: ['soft', 'hard']")
+    return ((array >= 0.5) * 1.0 if how == "hard" else array).sum(-1).sum(-1)

@@ -1,0 +1,276 @@
+"""The command line: what it runs, what it refuses, and its exit status."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from click.testing import CliRunner
+
+from cxrkit import __version__, cli
+from cxrkit.pipeline import stages
+from cxrkit.reproduction import environment, runner
+from cxrkit.storage import artifacts
+from tests.fakes.lessons import CHECKED, FIGURE, code, lesson
+
+
+@pytest.fixture
+def lessons(tmp_path, monkeypatch):
+    """Folder of percent sources that the command sees as the kit's lessons."""
+    folder = tmp_path / "src"
+    folder.mkdir()
+    monkeypatch.setattr(runner, "lessons_folder", lambda: folder)
+    return folder
+
+
+def call(*arguments):
+    return CliRunner().invoke(cli.main, [str(argument) for argument in arguments])
+
+
+def test_reproduce_runs_every_lesson_and_writes_the_report(lessons, tmp_path):
+    (lessons / "00_first.py").write_text(lesson(CHECKED, FIGURE))
+    (lessons / "01_second.py").write_text(lesson(code("print(profile, out)")))
+    first = call("reproduce", "--out", tmp_path / "store")
+    assert first.exit_code == 0, first.output
+    assert (
+        "[1/2] 00_first ... (then: 01_second)" in first.output
+        and "[2/2] 01_second ... (then: nothing)" in first.output
+    )
+    assert first.output.rstrip().endswith(f"report: {tmp_path / 'store' / 'report.html'}")
+    assert sorted(path.name for path in (tmp_path / "store" / "runs" / "demo").iterdir()) == [
+        "00_first.html",
+        "00_first.ipynb",
+        "00_first.json",
+        "01_second.html",
+        "01_second.ipynb",
+        "01_second.json",
+    ]
+    assert (
+        f"demo {tmp_path / 'store'}"
+        in (tmp_path / "store" / "runs" / "demo" / "01_second.ipynb").read_text()
+    )
+    second = call("reproduce", "--out", tmp_path / "store")
+    assert second.exit_code == 0 and second.output.count("up to date") == 2
+    page = (tmp_path / "store" / "report.html").read_text()
+    assert 'href="runs/demo/00_first.html"' in page and "data:image/png;base64,iVBOR" in page
+
+
+def test_a_failing_lesson_gives_1_and_the_rest_still_runs(lessons, tmp_path):
+    (lessons / "00_bad.py").write_text(lesson(code("1 / 0")))
+    (lessons / "01_good.py").write_text(lesson())
+    result = call("reproduce", "--out", tmp_path)
+    assert result.exit_code == 1
+    assert "FAILED 00_bad: cell In [3] raised ZeroDivisionError: division by zero" in result.output
+    runs = tmp_path / "runs" / "demo"
+    assert (runs / "00_bad.failed.ipynb").exists() and (runs / "01_good.ipynb").exists()
+    assert (
+        "failed: 00_bad" in result.output
+        and 'class="tag failed"' in (tmp_path / "report.html").read_text()
+    )
+
+
+def test_a_killed_kernel_gives_1(lessons, tmp_path):
+    (lessons / "00_killed.py").write_text(
+        lesson(code("import os, signal; os.kill(os.getpid(), signal.SIGKILL)"))
+    )
+    result = call("reproduce", "--out", tmp_path)
+    assert result.exit_code == 1 and "FAILED 00_killed: DeadKernelError" in result.output
+
+
+def test_only_runs_what_is_named(lessons, tmp_path):
+    for name in ("00_a", "01_b", "02_c"):
+        (lessons / f"{name}.py").write_text(lesson())
+    result = call("reproduce", "--out", tmp_path, "--only", "01")
+    assert result.exit_code == 0 and "[1/1] 01_b" in result.output
+    assert [path.name for path in (tmp_path / "runs" / "demo").glob("*.ipynb")] == ["01_b.ipynb"]
+    assert [path.stem for path in runner.sources(("02_c", "00"), lessons)] == ["00_a", "02_c"], (
+        "by number or by name"
+    )
+    result = call("reproduce", "--out", tmp_path, "--only", "07")
+    assert result.exit_code == 1 and "no lesson 07; there are: 00_a, 01_b, 02_c" in result.output
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--profile", "huge"], "unknown profile 'huge'; known: ['demo', 'mini', 'paper']"),
+        (["--mirror", "."], "no chosen lesson takes mirror; their parameters: out, profile"),
+        (["--mirror", "/no/such/folder"], "does not exist"),
+    ],
+)
+def test_reproduce_refuses_before_it_starts(lessons, tmp_path, arguments, message):
+    (lessons / "00_a.py").write_text(lesson())
+    result = call("reproduce", "--out", tmp_path / "store", *arguments)
+    assert result.exit_code != 0 and message in result.output
+    assert not (tmp_path / "store" / "runs").exists()
+
+
+def test_a_mirror_reaches_the_lessons_that_declare_it(lessons, tmp_path):
+    (lessons / "00_a.py").write_text(lesson())
+    (lessons / "01_b.py").write_text(
+        lesson(code("print(mirror)"), parameters='profile = "demo"\nout = None\nmirror = None')
+    )
+    result = call("reproduce", "--out", tmp_path / "store", "--mirror", tmp_path)
+    assert result.exit_code == 0, result.output
+    assert f'"{tmp_path}\\n"' in (tmp_path / "store" / "runs" / "demo" / "01_b.ipynb").read_text()
+
+
+def test_no_lessons_is_an_error(lessons, tmp_path):
+    result = call("reproduce", "--out", tmp_path)
+    assert result.exit_code == 1 and "no lesson in" in result.output
+
+
+def test_a_stage_is_made_into_the_store_and_named(tmp_path, monkeypatch):
+    def make(profile, store):
+        return store.load_or_make(
+            "lungs", {"of": profile.name, "data": str(store.data)}, lambda folder: None
+        )
+
+    monkeypatch.setattr(stages, "MAKE", {"lungs": make})
+    result = call(
+        "stage", "lungs", "--profile", "mini", "--data", tmp_path, "--out", tmp_path / "store"
+    )
+    folder = artifacts.Store(tmp_path / "store").folder(
+        "lungs", {"of": "mini", "data": str(tmp_path)}
+    )
+    assert result.exit_code == 0 and result.output == f"{folder}\n" and folder.is_dir()
+    result = call("stage", "heart", "--out", tmp_path / "store")
+    assert result.exit_code == 1 and "unknown stage 'heart'; known: ['lungs']" in result.output
+
+
+def test_reproduce_refuses_torchrun_and_says_what_to_run(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    result = call("reproduce", "--out", tmp_path / "store")
+    assert (
+        result.exit_code == 1
+        and "torchrun ... -m cxrkit stage NAME" in result.output
+        and not (tmp_path / "store").exists()
+    )
+
+
+def test_the_package_runs_as_a_module_as_torchrun_calls_it():
+    done = subprocess.run(
+        [sys.executable, "-m", "cxrkit", "stage", "--help"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0 and "torchrun --standalone" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "check, step", [("check_kernel", "ipykernel install"), ("check_packages", "pip install")]
+)
+def test_an_environment_that_blocks_gives_the_next_step(
+    lessons, tmp_path, monkeypatch, check, step
+):
+    (lessons / "00_a.py").write_text(lesson())
+    broken = {
+        "check_kernel": environment.Check(
+            "kernel", "blocks", "no Jupyter kernel", "python -m ipykernel install"
+        ),
+        "check_packages": environment.Check(
+            "packages", "blocks", "torch missing", environment.INSTALL
+        ),
+    }[check]
+    monkeypatch.setattr(environment, "BEFORE_A_RUN", (lambda root: broken,))
+    result = call("reproduce", "--out", tmp_path)
+    assert (
+        result.exit_code == 1
+        and broken.value in result.output
+        and f"next step: {broken.todo}" in result.output
+    )
+    assert step in result.output
+
+
+def test_a_store_that_cannot_be_written_blocks(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    found = environment.check_store(tmp_path / "file" / "store")
+    assert found.status == "blocks" and "CXRKIT_STORE" in found.todo
+    assert call("doctor", "--out", tmp_path / "file" / "store").exit_code != 0
+
+
+def test_doctor_says_ready_here_and_json_says_the_same(tmp_path):
+    result = call("doctor", "--out", tmp_path)
+    assert result.exit_code == 0 and result.output.rstrip().endswith("Ready."), result.output
+    found = json.loads(call("doctor", "--out", tmp_path, "--json").output)
+    assert found["ready"] is True
+    assert [check["name"] for check in found["checks"]] == [
+        "python",
+        "packages",
+        "device",
+        "threads",
+        "memory",
+        "paper",
+        "store",
+        "mirror",
+        "kernel",
+        "extras",
+    ]
+
+
+def test_doctor_sees_what_is_missing_or_too_old():
+    from packaging.requirements import Requirement
+
+    needs = [Requirement(text) for text in ("no-such-package", "click>=99", "click>=1")]
+    missing, old = environment.unmet(needs)
+    assert missing == "no-such-package" and old.startswith("click ") and ">=99" in old
+
+
+@pytest.mark.parametrize("value, todo", [("4000", "more threads than cores"), ("two", "number")])
+def test_doctor_sees_odd_thread_settings(monkeypatch, value, todo):
+    monkeypatch.setenv("OMP_NUM_THREADS", value)
+    found = environment.check_threads(None)
+    assert found.status == "note" and todo in found.todo
+
+
+def test_doctor_finds_the_mirror_or_says_that_the_path_is_wrong(monkeypatch, tmp_path):
+    (tmp_path / "cohen").mkdir()
+    monkeypatch.setenv("CXRKIT_MIRROR", str(tmp_path))
+    assert environment.check_mirror(None).value == f"{tmp_path} (1 folders)"
+    monkeypatch.setenv("CXRKIT_MIRROR", str(tmp_path / "gone"))
+    assert environment.check_mirror(None).status == "note"
+    monkeypatch.delenv("CXRKIT_MIRROR")
+    assert environment.check_mirror(None).status == "ok"
+
+
+def test_a_kernel_of_another_environment_blocks(tmp_path, monkeypatch):
+    spec = tmp_path / "kernels" / "python3"
+    spec.mkdir(parents=True)
+    (spec / "kernel.json").write_text(
+        json.dumps(
+            {
+                "argv": [str(tmp_path / "python"), "-m", "x"],
+                "display_name": "Other",
+                "language": "python",
+            }
+        )
+    )
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))
+    found = environment.check_kernel(None)
+    assert (
+        found.status == "blocks"
+        and "another interpreter" in found.value
+        and "ipykernel install" in found.todo
+    )
+
+
+def test_the_installed_command_answers(tmp_path):
+    script = os.path.join(os.path.dirname(sys.executable), "cxrkit")
+    result = subprocess.run([script, "--version"], capture_output=True, text=True, cwd=tmp_path)
+    assert (result.returncode, result.stdout) == (0, f"cxrkit, version {__version__}\n"), (
+        result.stderr
+    )
+
+
+def test_report_writes_without_running_and_refuses_an_unknown_profile(tmp_path):
+    assert call("report", "--out", tmp_path).output == f"report: {tmp_path / 'report.html'}\n"
+    unknown = call("report", "--profile", "huge", "--out", tmp_path)
+    assert unknown.exit_code == 1 and "known: ['demo'" in unknown.output
+
+
+def test_provenance_names_commit_and_versions_but_no_machine():
+    facts = environment.provenance()
+    assert {"date", "commit", "torch", "numpy", "device", "cores"} <= set(facts)
+    assert os.uname().nodename not in json.dumps(facts) if hasattr(os, "uname") else True

@@ -1,0 +1,164 @@
+"""Profiles and Choices: frozen values, defaults that a reader can look up, ablations that change
+one thing.
+"""
+
+import dataclasses
+import json
+
+import pytest
+
+from cxrkit.config import choices as choices_module
+from cxrkit.config import profiles
+from cxrkit.config.choices import Choices
+from cxrkit.pipeline import dependencies
+
+# SPEC 2.1, the bold values, written out by hand.
+DEFAULTS = {
+    "brixia_threshold": 1,
+    "array_columns": "patient_right",
+    "zone_height": "joint",
+    "zone_origin": "lungs",
+    "lung_sides": "components",
+    "map_scale": 16,
+    "sigmoid": "before_mask",
+    "severity_loss": "mse",
+    "severity_score": "soft",
+    "class_head": "softmax",
+    "mlp_dim": 3072,
+    "weighted_maps": "channels",
+    "lr_decay": "epochs_10_15",
+    "uncertain": "mixed",
+    "resize": "plain",
+    "augmentation": "affine",
+    "order": "equalize_first",
+    "threshold_from": "validation",
+    "views": "known",
+    "normalize": "fixed",
+    "severity_start": "classifier",
+}
+
+
+def test_defaults_are_those_of_the_specification():
+    assert dataclasses.asdict(Choices()) == DEFAULTS
+
+
+def test_every_choice_is_explained():
+    assert set(choices_module.OPEN_CHOICES) == {field.name for field in dataclasses.fields(Choices)}
+    for question, values in choices_module.OPEN_CHOICES.values():
+        assert question and all(values.values())
+
+
+def test_an_unknown_value_is_refused_with_the_known_ones():
+    with pytest.raises(
+        ValueError, match=r"zone_origin .* = 'top'; known values: \['lungs', 'row0'\]"
+    ):
+        Choices(zone_origin="top")
+    with pytest.raises(ValueError):
+        dataclasses.replace(Choices(), mlp_dim=1000)
+
+
+def test_presets_differ_from_the_defaults_where_the_paper_or_the_code_does():
+    def changed(choices):
+        return {
+            name: value
+            for name, value in dataclasses.asdict(choices).items()
+            if value != DEFAULTS[name]
+        }
+
+    assert changed(Choices.text()) == {"threshold_from": "test", "lr_decay": "two_thirds"}
+    assert changed(Choices.author()) == {
+        "zone_origin": "row0",
+        "class_head": "binary",
+        "mlp_dim": 2048,
+        "resize": "pad",
+    }
+
+
+@pytest.mark.parametrize("name", profiles.PROFILES)
+def test_a_profile_is_frozen_complete_and_json(name):
+    profile = profiles.get(name)
+    assert profile.name == name and profile.manifests and profile.lesson_minutes > 0
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        profile.seed = 1
+    # a hundred seconds of training: no film is resampled
+    own = {"augmentation": "shift"} if name == "demo" else {}
+    assert json.loads(json.dumps(profile.to_dict()))["choices"] == DEFAULTS | own
+
+
+def test_the_paper_profile_has_the_paper_s_input_and_demo_needs_no_download():
+    assert profiles.paper().image_size == 512 and profiles.demo().manifests == ("virtual",)
+
+
+def test_an_unknown_profile_is_refused():
+    with pytest.raises(ValueError, match=r"'big'; known: \['demo', 'mini', 'paper'\]"):
+        profiles.get("big")
+
+
+def test_a_name_may_leave_datasets_out_and_ask_for_a_dry_run():
+    paper = profiles.paper()
+    name = "paper-local-brixia"
+    assert profiles.get(name) == dataclasses.replace(
+        paper, name=name, manifests=("chexpert", "bimcv_covid19", "nih_chestxray14", "cohen_full")
+    )
+    dry = profiles.get("paper+dry-local")
+    assert dry.name == "paper+dry-local" and "local" not in dry.manifests
+    for name, training in vars(paper).items():
+        if isinstance(training, profiles.Training):
+            short = getattr(dry, name)
+            # the batch is whole
+            assert (short.steps, short.batch * short.accumulate) == (2, training.batch)
+            assert (
+                dataclasses.replace(
+                    short,
+                    steps=training.steps,
+                    batch=training.batch,
+                    accumulate=1,
+                    warmup=training.warmup,
+                )
+                == training
+            )
+    assert (dry.court_films, dry.court_parts, dry.films) == (2, 2, 3) and (
+        paper.court_films,
+        paper.court_parts,
+        paper.films,
+    ) == (48, 0, 0)
+    assert profiles.get("mini+dry").films == 0, "no fold without films"
+    for same in ("image_size", "backbone", "segmenter", "transformer", "choices", "external"):
+        assert getattr(dry, same) == getattr(paper, same)
+    for wrong in ("paper-mars", "paper+wet", "demo-local"):
+        with pytest.raises(ValueError, match="unknown change"):
+            profiles.get(wrong)
+
+
+def test_results_of_few_films_have_a_name_of_their_own_and_those_of_all_keep_theirs():
+    """Every stage that reads a table of the profile knows of profile.films, and says nothing of it
+    where all are taken.
+    """
+    for name in profiles.PROFILES:
+        whole = profiles.get(name)
+        few = dataclasses.replace(whole, films=3)
+        for stage in dependencies.DEPENDS:
+            said, short = (
+                json.dumps(dependencies.settings(profile, stage)) for profile in (whole, few)
+            )
+            assert '"films": 3' not in said and (short == said) == (stage in ("cohort", "dial")), (
+                name,
+                stage,
+            )
+            assert stage in ("cohort", "dial") or short.replace('"films": 3, ', "") == said
+
+
+def test_each_ablation_changes_one_choice():
+    demo = profiles.demo()
+    made = profiles.ablations(demo)
+    assert len(made) == sum(len(values) - 1 for _, values in choices_module.OPEN_CHOICES.values())
+    for label, profile in made.items():
+        name, _, value = label.partition("=")
+        before = getattr(demo.choices, name)
+        assert str(getattr(profile.choices, name)) == value != str(before)
+        assert (
+            dataclasses.replace(
+                profile, choices=dataclasses.replace(profile.choices, **{name: before})
+            )
+            == demo
+        )

@@ -1,0 +1,441 @@
+"""The court's measures against cases worked out by hand, and verdicts on models whose truth was
+planted.
+"""
+
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy import stats
+
+from cxrkit.config import profiles
+from cxrkit.data import manifests
+from cxrkit.explain import measures, methods, saliency_benchmark
+from cxrkit.models import factory
+from cxrkit.models.corpus_vit import CorpusViT
+from cxrkit.storage.artifacts import Store
+from cxrkit.storage.atomic import read_json
+
+
+def square(side, top, left, height, width):
+    mask = np.zeros((side, side), bool)
+    mask[top : top + height, left : left + width] = True
+    return mask
+
+
+def one_cell(grid, row, column):
+    maps = torch.zeros(1, grid, grid)
+    maps[0, row, column] = 1
+    return maps
+
+
+def test_cells_that_a_lesion_touches():
+    found = measures.near(
+        np.stack([square(16, 3, 4, 2, 4), square(16, 0, 0, 0, 0)]), (4, 4), tolerance=0.5
+    )
+    np.testing.assert_array_equal(
+        found[0], [[0, 1, 0, 0], [0, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]]
+    )
+    assert not found[1].any()
+
+
+@pytest.mark.parametrize(
+    "side, grid, tolerance",
+    [(128, (8, 8), 0.5), (128, (8, 8), 1.0), (128, (4, 8), 1.5), (64, (4, 4), 1.0)],
+)
+def test_cells_near_a_lesion_pixel_by_pixel(side, grid, tolerance):
+    lesion = np.random.default_rng(0).random((3, side, side)) < 3 / side**2 * 2
+    h, w = grid
+    y, x = (np.arange(n) * side / n + side / n / 2 for n in grid)  # middles, on pixel edges
+    for b, found in enumerate(measures.near(lesion, grid, tolerance)):
+        rows, columns = np.where(lesion[b])
+        for i in range(h):
+            for j in range(w):
+                down, across = (
+                    np.maximum(at - middle, middle - at - 1)
+                    for at, middle in ((rows, y[i]), (columns, x[j]))
+                )
+                expected = ((down < tolerance * side / h) & (across < tolerance * side / w)).any()
+                assert found[i, j] == expected
+    assert measures.near(lesion, grid, tolerance).any()
+
+
+def test_less_than_half_a_cell_is_refused():
+    with pytest.raises(ValueError, match="at least 0.5"):
+        measures.near(np.ones((1, 16, 16), bool), (4, 4), 0.2)
+
+
+@pytest.mark.parametrize(
+    "row, column, strict, lenient",
+    [(0, 1, 1, 1), (1, 1, 1, 1), (1, 2, 0, 1), (2, 1, 0, 0), (3, 3, 0, 0)],
+)
+def test_pointing_game(row, column, strict, lenient):
+    lesion = square(16, 3, 4, 2, 4)[None]
+    assert measures.pointing(one_cell(4, row, column), lesion, tolerance=0.5).tolist() == [strict]
+    assert measures.pointing(one_cell(4, row, column), lesion).tolist() == [lenient]
+
+
+def test_a_constant_map_points_nowhere():
+    assert measures.pointing(torch.full((1, 4, 4), 0.3), np.ones((1, 16, 16), bool)).tolist() == [0]
+
+
+def test_the_strongest_cell_is_where_the_enlarged_map_has_its_maximum():
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(20):
+        maps = torch.rand(1, 6, 6, generator=generator)
+        large = methods.upsample(maps, 54)[0]  # 9 px a cell: it has a middle
+        y, x = divmod(int(large.argmax()), 54)
+        assert (y // 9, x // 9) == divmod(int(maps.flatten().argmax()), 6)
+
+
+def test_chance_of_the_pointing_game_is_what_noise_reaches():
+    lesion = np.repeat(square(32, 5, 6, 9, 14)[None], 4000, axis=0)
+    noise = torch.rand(4000, 8, 8, generator=torch.Generator().manual_seed(0))
+    chance = measures.near(lesion[:1], (8, 8), 0.5).mean()
+    assert chance == 12 / 64  # rows 5-13 reach into cells 1-3, columns 6-19 into cells 1-4
+    assert abs(measures.pointing(noise, lesion, 0.5).mean() - chance) < 4 * np.sqrt(chance / 4000)
+
+
+def test_mass_in_a_mask():
+    maps = torch.stack([torch.ones(4, 4), -torch.ones(4, 4), torch.ones(4, 4)])
+    maps[2, :2] = -5  # negative parts do not count
+    mask = np.stack([square(16, 0, 0, 4, 8)] * 2 + [square(16, 8, 0, 8, 16)])
+    found = measures.mass(maps, mask)
+    assert found[0] == pytest.approx(32 / 256) and np.isnan(found[1]) and 0.8 < found[2] < 1
+    rim = methods.upsample(maps[2:].clamp(min=0), 16)[0].numpy()
+    assert found[2] == pytest.approx(rim[8:].sum() / rim.sum())
+
+
+def test_rank_correlation_is_spearmans():
+    generator = torch.Generator().manual_seed(0)
+    a, b = (
+        torch.rand(5, 3, 4, generator=generator).round(decimals=1),
+        torch.rand(5, 3, 4, generator=generator),
+    )
+    expected = [
+        stats.spearmanr(x.flatten(), y.flatten()).statistic for x, y in zip(a, b, strict=True)
+    ]
+    np.testing.assert_allclose(measures.rank_correlation(a, b), expected)
+    np.testing.assert_allclose(measures.rank_correlation(a, a.exp()), 1)
+    assert np.isnan(measures.rank_correlation(torch.ones(1, 3, 4), b[:1])).all()
+
+
+def test_deletion_and_insertion_of_a_sum_by_hand():
+    """Four cells of one channel, 8 4 2 2, whose mean is 4; the score is their sum, and the map is
+    right.
+    """
+    corpus = torch.tensor([[[[8.0, 4], [2, 2]]]])
+    maps = torch.tensor([[[4.0, 3], [2, 1]]])
+    deletion, insertion = measures.removal(
+        lambda x: x.square().sum((1, 2, 3)), corpus, maps, steps=4
+    )
+    # 8 4 2 2, 4 4 2 2, 4 4 2 2, 4 4 4 2, 4 4 4 4
+    assert deletion.tolist() == [[88.0, 40, 40, 52, 64]]
+    # 4 4 4 4, 8 4 4 4, 8 4 4 4, 8 4 2 4, 8 4 2 2
+    assert insertion.tolist() == [[64.0, 112, 112, 100, 88]]
+    assert measures.area(deletion).tolist() == [52.0] and measures.area(insertion).tolist() == [
+        100.0
+    ]
+
+
+def test_ties_are_broken_once_and_for_all():
+    corpus, flat = torch.rand(2, 3, 4, 4), torch.zeros(2, 4, 4)
+    first, again = (measures.removal(lambda x: x.amax((1, 2, 3)), corpus, flat) for _ in range(2))
+    assert torch.equal(first[0], again[0]) and first[0].shape == (2, 9)
+    torch.testing.assert_close(first[0][:, 0], corpus.amax((1, 2, 3)))
+    torch.testing.assert_close(first[1][:, -1], corpus.amax((1, 2, 3)))
+
+
+@pytest.fixture(scope="module")
+def ward():
+    """A model that has learnt a planted pattern, films of it, and the score of class 1."""
+    torch.manual_seed(0)
+    model = CorpusViT(
+        in_channels=8, grid=6, embed_dim=32, depth=2, num_heads=4, mlp_dim=64, num_classes=2
+    )
+    generator, optimizer = (
+        torch.Generator().manual_seed(0),
+        torch.optim.AdamW(model.parameters(), lr=3e-3),
+    )
+
+    def films(n):
+        corpus = torch.rand(n, 8, 36, generator=generator)
+        label, cell = torch.arange(n) % 2, torch.randint(36, (n,), generator=generator)
+        corpus[torch.arange(n)[label == 1], :, cell[label == 1]] = torch.tensor([2.0, 0] * 4)
+        return corpus.unflatten(2, (6, 6)), label, cell
+
+    for _ in range(150):
+        corpus, label, _ = films(64)
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(model(corpus)["logits"], label).backward()
+        optimizer.step()
+    corpus, label, cell = films(120)
+    corpus, cell = corpus[label == 1], cell[label == 1]
+    lesion = np.stack([square(48, 8 * (c // 6) + 2, 8 * (c % 6) + 2, 4, 4) for c in cell.tolist()])
+    lungs = np.stack([square(48, 0, 0, 48, 40)] * len(lesion))
+    case = saliency_benchmark.Case(
+        corpus,
+        corpus + 0.01 * torch.randn(corpus.shape, generator=generator),
+        lesion,
+        lungs,
+        np.arange(60) // 2,
+    )
+    return model.eval(), case, lambda x: model(x)["logits"].softmax(1)[:, 1]
+
+
+def test_cascade_shuffles_part_after_part_and_spares_the_model(ward):
+    model, _, _ = ward
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    seen = []
+    for part, shuffled in measures.cascade(model):
+        state = shuffled.state_dict()
+        for name, value in state.items():
+            torch.testing.assert_close(
+                value.flatten().sort().values, before[name].flatten().sort().values, rtol=0, atol=0
+            )
+        seen.append((part, {name for name in state if not torch.equal(state[name], before[name])}))
+    assert [part for part, _ in seen] == ["head", "block 1", "block 0", "projection"]
+    assert all(a < b for (_, a), (_, b) in zip(seen, seen[1:], strict=False))
+    assert {"head.weight"} <= seen[0][1] <= {"head.weight", "head.bias", "norm.weight", "norm.bias"}
+    assert "patch_embed.proj.weight" not in seen[2][1] and "patch_embed.proj.weight" in seen[3][1]
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_randomised_weights_expose_what_never_looked_at_them(ward):
+    model, case, _ = ward
+    rows = saliency_benchmark.randomised(model, case.corpus[:20], 1, ["relevance", "random"])
+    assert (
+        list(rows["part"].unique()) == ["head", "block 1", "block 0", "projection"]
+        and len(rows) == 4 * 2 * 20
+    )
+    last = rows[rows["part"] == "projection"].groupby("method")["value"].mean()
+    assert last["random"] == pytest.approx(1) and last["relevance"] < 0.5
+    first = saliency_benchmark.randomised(
+        model, case.corpus[:20], 1, ["relevance", "random"], parts=1
+    )
+    assert first.equals(rows[rows["part"] == "head"].reset_index(drop=True))
+
+
+def test_the_verdict_on_a_planted_truth(ward):
+    model, case, score = ward
+    rows = saliency_benchmark.judge(
+        model, case, 1, score, ["relevance", "integrated_gradients", "random"], few=10
+    )
+    assert set(rows["criterion"]) == set(saliency_benchmark.CRITERIA)
+    assert (rows[rows["criterion"] == "stability"].groupby("method").size() == 10).all()
+    table = saliency_benchmark.verdict(rows, draws=200).set_index(["method", "criterion"])
+    assert (table["low"] <= table["value"]).all() and (table["value"] <= table["high"]).all()
+    value = table["value"]
+    assert value["chance", "touching"] == pytest.approx(1 / 36) and value[
+        "chance", "lesion"
+    ] == pytest.approx(16 / 48**2)
+    assert value["chance", "lungs"] == pytest.approx(40 / 48)
+    good = value["integrated_gradients"]
+    assert (
+        good["pointing"] >= good["touching"] > 0.95
+        and good["lesion"] > 5 * value["chance", "lesion"]
+    )
+    for name, (_, sign) in saliency_benchmark.CRITERIA.items():
+        if name != "seconds" and name not in ("lungs", "stability"):
+            assert sign * (good[name] - value["random", name]) > 0, name
+    # noise that never looks at the film is stable: no criterion alone convicts
+    assert value["random", "stability"] == pytest.approx(1)
+    assert table.loc[("relevance", "touching"), "low"] > table.loc[("chance", "touching"), "high"]
+
+
+def test_intervals_draw_patients_and_leave_out_what_is_undefined():
+    rows = pd.DataFrame(
+        {
+            "method": "m",
+            "criterion": "lesion",
+            "film": range(6),
+            "group": [0, 0, 0, 1, 1, 2],
+            "value": [1.0, 1, 1, 0, 0, np.nan],
+        }
+    )
+    found = saliency_benchmark.verdict(rows, draws=500).iloc[0]
+    assert (found["value"], found["low"], found["high"], found["n"]) == (
+        pytest.approx(0.6),
+        0,
+        1,
+        5,
+    )
+
+
+def test_differences_are_taken_film_by_film():
+    """b is 0.1 below a on every film, however much the films differ; c is a in another order."""
+    a = np.linspace(0, 1, 20)
+    values = {"a": a, "b": a - 0.1, "c": a[::-1]}
+    rows = pd.concat(
+        [
+            pd.DataFrame(
+                {
+                    "method": m,
+                    "criterion": "lesion",
+                    "film": range(20),
+                    "group": np.arange(20) // 2,
+                    "value": v,
+                }
+            )
+            for m, v in values.items()
+        ]
+    )
+    rows.loc[(rows["method"] == "b") & (rows["film"] == 3), "value"] = np.nan
+    found = saliency_benchmark.against(rows, "a", "lesion", draws=200)
+    np.testing.assert_allclose(found.loc["b", ["difference", "low", "high"]].astype(float), 0.1)
+    assert found["n"].tolist() == [19, 20] and abs(found.loc["c", "difference"]) < 1e-12
+    assert found.loc["c", "low"] < -0.1 and found.loc["c", "high"] > 0.1
+
+
+def test_ranking_by_intervals():
+    rows = [
+        ("a", "lungs", 0.9, 0.85, 0.95),
+        ("b", "lungs", 0.8, 0.7, 0.9),
+        ("c", "lungs", 0.3, 0.2, 0.4),
+        ("chance", "lungs", 0.3, 0.25, 0.35),
+        ("a", "deletion", 0.5, 0.4, 0.6),
+        ("b", "deletion", 0.2, 0.1, 0.3),
+        ("c", "deletion", 0.35, 0.25, 0.45),
+    ]
+    table = pd.DataFrame(rows, columns=["method", "criterion", "value", "low", "high"])
+    table = pd.concat(
+        [
+            table,
+            *(
+                table[table["criterion"] == "deletion"].assign(criterion=name)
+                for name in saliency_benchmark.CRITERIA
+                if name not in ("lungs", "deletion")
+            ),
+        ]
+    )
+    found = saliency_benchmark.ranking(table)
+    assert list(found.index) == list(saliency_benchmark.CRITERIA)
+    assert found.loc["lungs"].tolist() == ["a", 0.9, ["b"], ["c"]]
+    # less is better: 0.25-0.45 overlaps 0.1-0.3, 0.4-0.6 does not
+    assert found.loc["deletion"].tolist() == ["b", 0.2, ["c"], None]
+    assert found.loc["insertion", "best"] == "a"
+    unknown = saliency_benchmark.ranking(
+        table.assign(
+            low=table["low"].where(table["method"] != "a"),
+            high=table["high"].where(table["method"] != "a"),
+        )
+    )
+    # the best value, but on too few films for an interval
+    assert unknown.loc["lungs"].tolist() == ["b", 0.8, [], ["c"]]
+    alone = saliency_benchmark.ranking(table.assign(low=np.nan, high=np.nan))
+    assert alone.loc["lungs"].tolist() == ["a", 0.9, [], []]  # one film: nobody has any
+
+
+# From films to a verdict
+
+
+def hospital(folder, n=6, side=64):
+    """A table of made-up films: a bright square is the lesion, and films 2 and 5 have one that
+    fills the lungs.
+    """
+    rng = np.random.default_rng(0)
+    names = {
+        kind: [str(folder / f"{kind}{i}.png") for i in range(n)]
+        for kind in ("film", "lungs", "lesion")
+    }
+    for i in range(n):
+        lungs, lesion = (
+            square(side, 8, 8, 48, 48),
+            square(side, 12 + 4 * i, 20, 8, 8) if i % 3 != 2 else square(side, 8, 8, 48, 40),
+        )
+        film = rng.uniform(60, 120, (side, side)) + 100 * lesion
+        for kind, picture in (("film", film), ("lungs", 255 * lungs), ("lesion", 255 * lesion)):
+            cv2.imwrite(names[kind][i], np.uint8(picture))
+    text = ["path,patient_id,view,site,diagnosis,lung_mask,lesion_mask"]
+    text += [
+        ",".join(
+            [
+                names["film"][i],
+                f"p{i // 2},PA,s,{'normal' if i == 1 else 'covid19'}",
+                names["lungs"][i],
+                names["lesion"][i],
+            ]
+        )
+        for i in range(n)
+    ]
+    (folder / "films.csv").write_text("\n".join(text) + "\n")
+    return manifests.read("local", folder).assign(external=True)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A court held over made-up films by an untrained model: table, profile, store, model, folder."""
+    folder = tmp_path_factory.mktemp("hospital")
+    profile = replace(
+        profiles.demo(),
+        image_size=64,
+        backbone=profiles.DenseNet(4, (1, 1, 1, 1), 8, stem=1, stride=16),
+        transformer=profiles.ViT(embed_dim=16, depth=2, num_heads=2),
+    )
+    torch.manual_seed(0)
+    model, store, table = (
+        factory.network(profile).eval(),
+        Store(folder / "store"),
+        hospital(folder),
+    )
+    saliency_benchmark.make(folder, replace(profile, court_films=6), table, {"PA": model}, store)
+    return table, profile, store, model, folder
+
+
+def test_exhibits_are_covid_films_with_small_lesions(made):
+    table, profile, store, _, _ = made
+    films, lesion, lungs = saliency_benchmark.exhibits(table, profile, store)
+    assert films["path"].tolist() == table["path"][[0, 3, 4]].tolist()
+    assert lesion.sum((1, 2)).tolist() == [64] * 3 and (lungs.sum((1, 2)) == 48 * 48).all()
+    assert (
+        saliency_benchmark.exhibits(table, profile, store, most=2)[0]["path"].tolist()
+        == table["path"][[0, 4]].tolist()
+    )
+    with pytest.raises(ValueError, match="lesion and lung masks"):
+        saliency_benchmark.exhibits(table.assign(lesion_mask=None), profile, store)
+
+
+def test_the_noisier_film_is_the_film_with_a_little_noise(made):
+    table, profile, store, model, _ = made
+    exhibits = saliency_benchmark.exhibits(table, profile, store)
+    one, two = (saliency_benchmark.case(model, *exhibits, profile, store) for _ in range(2))
+    assert torch.equal(one.shaken, two.shaken) and one.corpus.shape == (
+        3,
+        model.transformer.in_channels,
+        4,
+        4,
+    )
+    assert 0 < (one.shaken - one.corpus).abs().mean() < one.corpus.abs().mean()
+    assert list(one.groups) == list(exhibits[0]["group_id"])
+
+
+def test_a_finished_court(made):
+    *_, folder = made
+    rows, found = pd.read_csv(folder / "rows.csv"), read_json(folder / "metrics.json")
+    assert found["films"] == {"PA": 3} and set(found) == {"films", "chance", *methods.METHODS}
+    assert set(found["relevance"]) == set(saliency_benchmark.CRITERIA)
+    mine = rows[(rows["method"] == "gradcam") & (rows["criterion"] == "deletion")]["value"]
+    assert (
+        found["gradcam"]["deletion"]["value"] == pytest.approx(mine.mean())
+        and found["gradcam"]["deletion"]["n"] == 3
+    )
+    assert set(rows["site"]) == {"s"} and set(rows["view"]) == {"PA"}
+    assert set(pd.read_csv(folder / "cascade.csv")["method"]) == set(methods.METHODS)
+
+
+def test_boxes_of_one_film_make_one_mask(tmp_path):
+    for name in "ab":
+        cv2.imwrite(
+            str(tmp_path / f"{name}.png"),
+            np.random.default_rng(0).integers(0, 255, (40, 80), np.uint8),
+        )
+    (tmp_path / "bbox.csv").write_text(
+        "file,finding,x,y,w,h\na.png,Mass,0,0,20,10\nb.png,Mass,8,4,8,8\na.png,Effusion,60.2,19.9,20,20\n"
+    )
+    paths, masks = saliency_benchmark.read_boxes(tmp_path, 40)
+    assert [path[-5:] for path in paths] == ["a.png", "b.png"] and masks.shape == (2, 40, 40)
+    np.testing.assert_array_equal(masks[0], square(40, 0, 0, 10, 10) | square(40, 20, 30, 20, 10))
+    assert masks[1].sum() == 8 * 4

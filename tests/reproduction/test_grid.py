@@ -1,0 +1,627 @@
+"""The grid: what it shares and keeps apart, a failed cell, comparisons worked by hand, and a
+cluster that loses a worker mid-run.
+"""
+
+import os
+import pickle
+import signal
+import threading
+import time
+from collections import Counter
+from dataclasses import replace
+from functools import partial
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from cxrkit.config import profiles
+from cxrkit.config.vocabulary import DIAGNOSES
+from cxrkit.data import datasets
+from cxrkit.evaluation import metrics
+from cxrkit.models import factory
+from cxrkit.pipeline import dependencies, stages, task_data
+from cxrkit.reproduction import comparisons, ledger, results
+from cxrkit.reproduction import grid as grid_module
+from cxrkit.reproduction.grid import DIAGNOSIS, OURS, SEVERITY, Cell
+from cxrkit.storage import artifacts, remote
+from cxrkit.tasks import diagnosis
+from cxrkit.training import checkpoint
+from cxrkit.training import loop as loop_module
+from tests.fakes import processes
+
+pytestmark = pytest.mark.usefixtures("few_draws")
+SIZE = 64
+# alike in every process
+QUICK = profiles.Training(
+    "adamw", lr=1e-3, batch=8, steps=2, log_every=1, checkpoint_every=1, threads=1
+)
+
+
+def tiny(**changes):
+    """A profile of one hospital's 90 films whose every stage takes a second."""
+    demo = profiles.demo()
+    return replace(
+        demo,
+        manifests=("local",),
+        image_size=SIZE,
+        backbone=profiles.DenseNet(
+            growth_rate=8, block_config=(1, 1, 1, 1), num_init_features=8, stem=1, stride=16
+        ),
+        transformer=profiles.ViT(embed_dim=16, depth=1, num_heads=2),
+        backbone_training=QUICK,
+        transformer_training=QUICK,
+        grid=replace(
+            demo.grid,
+            widths=(4, 6, 8, 10),
+            resnet_50=(1, 1, 1, 1),
+            vit=profiles.ViT(16, 1, 2),
+            steps=1,
+            films=9,
+        ),
+        **changes,
+    )
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory):
+    """Films of noise with findings and a diagnosis, a patient each."""
+    folder, rng, rows = tmp_path_factory.mktemp("films"), np.random.default_rng(0), []
+    for i in range(90):
+        cv2.imwrite(str(folder / f"{i}.png"), rng.integers(0, 256, (SIZE, SIZE), dtype=np.uint8))
+        rows.append(
+            {
+                "path": f"{i}.png",
+                "patient_id": f"p{i}",
+                "view": "PA",
+                "site": "here",
+                "diagnosis": DIAGNOSES[i % 3],
+                "findings": ("no finding", "pneumonia", "edema")[i % 3],
+                "split": ("train", "train", "train", "val", "test")[i // 3 % 5],
+            }
+        )
+    pd.DataFrame(rows).to_csv(folder / "films.csv", index=False)
+    return folder
+
+
+# keys
+
+
+def test_a_variant_shares_what_it_does_not_touch():
+    profile = profiles.demo()
+    keys = {(cell.name, cell.stage): cell.key for cell in grid_module.cells(profile)}
+    assert len(set(keys.values())) == len(keys)
+    for cell in grid_module.cells(profile):
+        shared = dependencies.settings(cell.profile, "backbone") == dependencies.settings(
+            profile, "backbone"
+        )
+        assert shared == (cell.name != "ours, average-pooled backbone"), cell.name
+    pooled = grid_module.vary(profile, pooling="average", sites=("alder",))
+    assert dependencies.settings(pooled, DIAGNOSIS) == dependencies.settings(profile, DIAGNOSIS)
+    assert not [
+        name for name in dependencies.settings(profile, SEVERITY) if name.startswith("variant.")
+    ], "the paper's own model has no variant"
+
+
+def test_every_row_of_the_ledger_has_its_cell():
+    names = {(cell.table, ledger.slug(cell.name)) for cell in grid_module.cells(profiles.paper())}
+    wanted = {
+        (row.table, row.key.split(".")[2])
+        for row in ledger.rows()
+        if row.key.startswith(("comparison.", "ablation."))
+    }
+    assert wanted and wanted <= names
+
+
+def test_a_rehearsal_trains_shortly_and_leaves_the_backbone_alone():
+    profile = profiles.demo()
+    full, short = grid_module.cells(profile), grid_module.rehearsal(profile)
+    for cell, quick in zip(full, short, strict=True):
+        assert (
+            quick.key != cell.key
+            and quick.profile.transformer_training.steps
+            == quick.profile.severity_training.steps
+            == 8
+        )
+        own = cell.name == "ours, average-pooled backbone"
+        assert (
+            dependencies.settings(quick.profile, "backbone")
+            == dependencies.settings(cell.profile, "backbone")
+        ) != own
+    assert grid_module.rehearsal(profiles.paper()) == grid_module.cells(profiles.paper())
+
+
+def test_on_real_films_only_a_model_with_the_same_weights_begins_as_that_of_the_virtual_hospitals():
+    profile = profiles.mini()
+    kept = {cell.name for cell in grid_module.cells(profile) if cell.profile.sources.virtual}
+    assert kept == {
+        cell.name for cell in grid_module.cells(profile) if cell.profile.quantifier.virtual
+    }
+    assert kept == {"ours", "frozen backbone", "ROI average pooling", "Brixia alone"}
+    # what begins as another model has its weights, name by name
+    for cell in grid_module.cells(profile):
+        if cell.name in kept:
+            models = [
+                factory.network(other, map_head=cell.stage == SEVERITY)
+                for other in (cell.profile, dependencies.virtual(profile))
+            ]
+            shapes = [
+                {name: tensor.shape for name, tensor in model.state_dict().items()}
+                for model in models
+            ]
+            assert shapes[0] == shapes[1], cell.name
+
+
+def test_what_is_upstream_is_what_the_key_holds():
+    hybrid = grid_module.fair(profiles.demo())["hybrid ViT, from findings"]
+    simclr = grid_module.ablated(profiles.demo())["SimCLR: ours"][0]
+    assert [stage for stage, _ in dependencies.upstream(hybrid, DIAGNOSIS)] == ["backbone", "trunk"]
+    assert [stage for stage, _ in dependencies.upstream(simclr, DIAGNOSIS)] == [
+        "backbone",
+        "contrastive",
+    ]
+    assert [stage for stage, _ in dependencies.upstream(simclr, "contrastive")] == [
+        "cohort",
+        "backbone",
+    ]
+    assert "contrastive" in dependencies.settings(
+        simclr, DIAGNOSIS
+    ) and "contrastive" not in dependencies.settings(hybrid, DIAGNOSIS)
+
+
+def test_what_the_grid_trains_beside_the_own_models():
+    """Demo: the average-pooled backbone, a ResNet that learns findings, three SimCLR, and a model a
+    cell save for ours in both tasks.
+    """
+    profile = profiles.demo()
+    found = grid_module.trainings(replace(profile, grid=replace(profile.grid, steps=0)))
+    kinds = Counter(training.steps for training in found.values())
+    models = Counter(cell.stage for cell in grid_module.cells(profile) if cell.name != OURS)
+    assert kinds == {
+        profile.severity_training.steps: models[SEVERITY],
+        profile.transformer_training.steps: models[DIAGNOSIS],
+        profile.backbone_training.steps: 2,
+        profile.grid.pretraining.steps: 3,
+    }
+    dry = profiles.get("paper+dry")
+    assert {training.steps for training in grid_module.trainings(dry).values()} == {1}
+    assert {
+        training.batch * training.accumulate for training in grid_module.trainings(dry).values()
+    } == {1, 2}, "1 at 1024 px"
+
+
+def test_weights_of_the_virtual_hospitals_count_in_the_budget():
+    """The models of mini begin as those of the demo: their trainings count, a backbone of mini that
+    gave them nothing does not.
+    """
+    profile = profiles.mini()
+    learnt = {
+        stage: comparisons.lessons_before(Cell("Table 7", OURS, stage, profile))
+        for stage in (DIAGNOSIS, SEVERITY)
+    }
+    home = replace(profiles.demo(), seed=profile.seed)
+    assert learnt[DIAGNOSIS] == [("backbone", home), (DIAGNOSIS, home)]
+    assert learnt[SEVERITY] == [("backbone", home), (DIAGNOSIS, home), (SEVERITY, home)]
+
+
+def test_committed_differences_are_of_the_committed_values():
+    """A row's difference was taken from the row that it stands beside: the same training of the
+    model it is compared with.
+    """
+    rows = results.read("grid")["rows"]
+    values = {
+        (row["profile"], row["seed"], row["stage"], row["cell"]): row["value"] for row in rows
+    }
+    for row in rows:
+        if "difference" in row:
+            other = values[row["profile"], row["seed"], row["stage"], row["against"]]
+            assert row["value"] - row["difference"] == pytest.approx(other, abs=1e-5), (
+                row["seed"],
+                row["table"],
+                row["cell"],
+            )
+
+
+def test_few_films_are_whole_splits_cut_by_the_seed():
+    table = pd.DataFrame(
+        {
+            "path": range(60),
+            "split": ["train", "val", "test"] * 20,
+            "external": [False] * 30 + [True] * 30,
+        }
+    )
+    profile = grid_module.vary(profiles.demo(), films=7)
+    cut = task_data.few(table, profile)
+    assert len(cut) == 4 * 7 and cut["external"].sum() == 7
+    assert task_data.few(table, profile).equals(cut) and not task_data.few(
+        table, replace(profile, seed=1)
+    ).equals(cut)
+    assert task_data.few(table, profiles.demo()) is table
+
+
+# running
+
+
+def test_a_failed_cell_is_reported_and_the_rest_goes_on(tmp_path, films):
+    store, profile = artifacts.Store(tmp_path, films), tiny()
+    three = {
+        OURS: profile,
+        "ViT from findings": grid_module.vary(profile, model="vit"),
+        "ViT": grid_module.rivals(profile)["ViT"],
+    }
+    grid = [Cell("Table 7", name, DIAGNOSIS, other) for name, other in three.items()]
+    found = {cell.name: error for cell, error in grid_module.run(grid, store)}
+    assert found[OURS] is None and found["ViT"] is None
+    assert "ValueError: the ViT reads pixels: it has no trunk" in found["ViT from findings"]
+    rows = [comparisons.measure(cell, store, grid[0]) for cell in (grid[0], grid[2])]
+    own, rival = (
+        datasets.parts(pd.read_csv(cell.folder(store) / "predictions.csv"))["test"]
+        for cell in (grid[0], grid[2])
+    )
+    truth = diagnosis.codes(own)
+    areas = [
+        metrics.macro_auc(truth, part[diagnosis.PROBABILITIES].to_numpy()) for part in (own, rival)
+    ]
+    assert rows[0]["value"] == pytest.approx(areas[0]) and "difference" not in rows[0]
+    assert rows[1]["difference"] == pytest.approx(areas[1] - areas[0])
+    assert rows[1]["seconds_before"] == 0 < rows[0]["seconds_before"], (
+        "ours stands on a backbone, and that counts"
+    )
+    seen = ledger.grid(tmp_path, profile)["comparison"]["diagnosis"]
+    assert (
+        list(seen) == ["vit"]
+        and seen["vit"]["auc"]["value"] == rows[1]["value"]
+        and seen["vit"]["auc"]["why"] == "one seed, no ranking"
+    )
+
+
+def test_two_processes_wait_for_each_other_where_they_are_told_to(tmp_path):
+    made, started = [], threading.Event()
+
+    def slow(folder):
+        started.set()
+        time.sleep(0.5)
+        made.append(folder)
+
+    first = threading.Thread(
+        target=lambda: artifacts.Store(tmp_path).load_or_make("x", {"a": 1}, slow)
+    )
+    first.start()
+    started.wait()
+    with pytest.raises(RuntimeError, match="being made by another process"):
+        artifacts.Store(tmp_path).load_or_make("x", {"a": 1}, made.append)
+    folder = artifacts.Store(tmp_path, wait=-1).load_or_make("x", {"a": 1}, made.append)
+    first.join()
+    assert folder.exists() and len(made) == 1
+
+
+@pytest.mark.parametrize("scheme", ["file", "memory"])
+def test_an_artifact_travels_by_an_address(tmp_path, scheme):
+    """Made on one machine, found on the other; images stay at home, and what was cut off on its way
+    is made again.
+    """
+    pytest.importorskip("fsspec", reason='needs the extra cluster: pip install "cxrkit[cluster]"')
+    url, made = f"{scheme}://{tmp_path}/far", []
+
+    def make(folder):
+        made.append(folder)
+        (folder / "deep").mkdir(exist_ok=True)
+        (folder / "deep" / "weights.bin").write_bytes(b"1234")
+
+    here, there = (remote.Shared(url, tmp_path / name) for name in ("here", "there"))
+    for store in (here, there):
+        assert (
+            store.load_or_make("backbone", {"a": 1}, make) / "deep" / "weights.bin"
+        ).read_bytes() == b"1234"
+    assert len(made) == 1
+    files, path = here._remote()
+    files.rm_file(f"{path}/{here.folder('backbone', {'a': 1}).name}/settings.json")
+    remote.Shared(url, tmp_path / "third").load_or_make("backbone", {"a": 1}, make)
+    assert len(made) == 2, "without its settings an artifact at the address is not complete"
+    for store in (here, there):
+        store.load_or_make("images", {"a": 1}, make)
+    assert len(made) == 4
+
+
+def test_a_cell_that_a_worker_made_in_a_root_of_its_own_is_seen_and_measured_here(
+    tmp_path, films, monkeypatch
+):
+    """The worker's CXRKIT_STORE is its root; the leader, which holds nothing, makes nothing again
+    and fetches what `measure` reads.
+    """
+    pytest.importorskip("fsspec", reason='needs the extra cluster: pip install "cxrkit[cluster]"')
+    leader, profile = remote.Shared(f"file://{tmp_path}/far", tmp_path / "leader", films), tiny()
+    grid = [
+        Cell("Table 7", OURS, DIAGNOSIS, profile),
+        Cell(
+            "Table 9",
+            "frozen backbone",
+            DIAGNOSIS,
+            grid_module.vary(profile, replace(profile.transformer, frozen=True)),
+        ),
+    ]
+    monkeypatch.delenv("CXRKIT_STORE", raising=False)
+    assert pickle.loads(pickle.dumps(leader)).root == leader.root
+    monkeypatch.setenv("CXRKIT_STORE", str(tmp_path / "worker"))
+    worker = pickle.loads(pickle.dumps(leader))
+    monkeypatch.delenv("CXRKIT_STORE")
+    assert (worker.root, worker.url, worker.data) == (tmp_path / "worker", leader.url, films)
+    assert [grid_module.make(cell.stage, cell.profile, worker) for cell in grid] == [None, None]
+    monkeypatch.setattr(grid_module, "make", None)
+    assert (
+        list(grid_module.run(grid, leader)) == [(cell, None) for cell in grid]
+        and not leader.root.exists()
+    )
+    ours, frozen = (
+        comparisons.measure(grid[0], leader),
+        comparisons.measure(grid[1], leader, grid[0]),
+    )
+    assert ours == comparisons.measure(grid[0], worker) and ours["seconds_before"] > 0, (
+        "the backbone's seconds count"
+    )
+    assert frozen == comparisons.measure(grid[1], worker, grid[0]) and "difference" in frozen
+    assert not leader.has("images", {"a": 1}) and not leader.fetch("backbone", {"a": 1}).exists()
+
+
+def test_without_dask_the_next_step_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "distributed", None)
+    with pytest.raises(RuntimeError, match=r'pip install "cxrkit\[cluster\]"'):
+        list(
+            grid_module.run(
+                [Cell("Table 7", OURS, DIAGNOSIS, tiny())], artifacts.Store(tmp_path), workers=2
+            )
+        )
+
+
+def test_a_scheduler_two_workers_and_one_of_them_killed_lose_nothing(tmp_path, films):
+    """The worker that trains the backbone dies in the middle: another goes on from its checkpoint,
+    not from step 0, to the same weights, to the bit.
+    """
+    distributed = pytest.importorskip(
+        "distributed", reason='needs the extra cluster: pip install "cxrkit[cluster]"'
+    )
+    dask = pytest.importorskip("dask")
+    profile = tiny()
+    profile = replace(profile, backbone_training=replace(QUICK, steps=60, checkpoint_every=3))
+    store, alone = (
+        artifacts.Store(tmp_path / "grid", films, wait=-1),
+        artifacts.Store(tmp_path / "alone", films),
+    )
+    grid = [
+        Cell("Table 7", OURS, DIAGNOSIS, profile),
+        Cell(
+            "Table 9",
+            "frozen backbone",
+            DIAGNOSIS,
+            grid_module.vary(profile, replace(profile.transformer, frozen=True)),
+        ),
+    ]
+    part = store.folder("backbone", dependencies.settings(profile, "backbone")).with_suffix(".part")
+    processes.serve()  # the workers fork from there
+    with (
+        dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"}),
+        distributed.LocalCluster(
+            n_workers=2, threads_per_worker=1, dashboard_address=None, silence_logs=50
+        ) as cluster,
+    ):
+        with distributed.Client(cluster) as client:
+            client.run(note_first_steps, tmp_path)
+            busy = threading.Thread(
+                target=kill_the_busy, args=(client, part / "checkpoint.safetensors", killed := [])
+            )
+            busy.start()
+            found = {
+                cell.name: error
+                for cell, error in grid_module.run(grid, store, scheduler=cluster.scheduler_address)
+            }
+            busy.join()
+    assert found == {OURS: None, "frozen backbone": None} and len(killed) == 1
+    first, second = sorted(int(line.read_text()) for line in tmp_path.glob("first-*"))
+    assert first == 0 < second < 60 and second % 3 == 0, (
+        "the second worker starts at a checkpoint of the first"
+    )
+    whole = checkpoint.load_tensors(stages.backbone(profile, alone) / "weights.safetensors")[0]
+    again = checkpoint.load_tensors(stages.backbone(profile, store) / "weights.safetensors")[0]
+    assert all(torch.equal(whole[name], again[name]) for name in whole)
+
+
+@pytest.fixture
+def crowd(monkeypatch):
+    """Stages that take 0.3 s and make nothing; of each, how many ran at that moment."""
+    running, seen = [], []
+
+    def busy(profile, store):
+        running.append(profile.seed)
+        time.sleep(0.3)
+        seen.append(len(running))
+        running.remove(profile.seed)
+
+    monkeypatch.setattr(stages, "MAKE", dict.fromkeys(stages.MAKE, busy))
+    monkeypatch.setattr(grid_module, "upstream", lambda profile, stage: [])
+    return seen
+
+
+FOUR = [Cell("Table 7", str(seed), DIAGNOSIS, tiny(seed=seed)) for seed in range(4)]
+
+
+@pytest.mark.parametrize("gpus, at_once", [({"GPU": 1}, 1), (None, 2)])
+def test_a_worker_that_offers_a_gpu_gets_one_task_at_a_time_even_if_the_cluster_has_yet_to_start_it(
+    tmp_path, crowd, gpus, at_once
+):
+    distributed = pytest.importorskip(
+        "distributed", reason='needs the extra cluster: pip install "cxrkit[cluster]"'
+    )
+    with distributed.LocalCluster(
+        n_workers=0, threads_per_worker=2, processes=False, resources=gpus, dashboard_address=None
+    ) as cluster:
+        cluster.adapt(minimum=0, maximum=1, interval="50ms")
+        with pytest.warns(UserWarning, match="no worker at .* yet: waiting for a first one"):
+            found = list(
+                grid_module.run(
+                    FOUR, artifacts.Store(tmp_path), scheduler=cluster.scheduler_address
+                )
+            )
+    assert {cell.name: error for cell, error in found} == dict.fromkeys("0123") and len(crowd) == 4
+    assert max(crowd) == at_once
+
+
+def test_as_many_workers_as_asked_for(tmp_path, crowd, monkeypatch):
+    """Whatever the cores of this machine; threads stand for the processes here."""
+    distributed = pytest.importorskip(
+        "distributed", reason='needs the extra cluster: pip install "cxrkit[cluster]"'
+    )
+    monkeypatch.setattr(
+        distributed, "LocalCluster", partial(distributed.LocalCluster, processes=False)
+    )
+    workers = (os.cpu_count() or 1) % 3 + 1
+    assert [
+        error for _, error in grid_module.run(FOUR, artifacts.Store(tmp_path), workers=workers)
+    ] == [None] * 4
+    assert max(crowd) == workers
+
+
+def note_first_steps(folder):
+    """From now on this process writes the step at which it starts, or goes on with, the training of
+    a backbone.
+    """
+    loop = loop_module._loop
+
+    def noting(run, *args):
+        if run.folder.name.startswith("backbone"):
+            (folder / f"first-{os.getpid()}").write_text(str(run.step))
+        return loop(run, *args)
+
+    loop_module._loop = noting
+
+
+def kill_the_busy(client, checkpoint_file, killed):
+    """Kill the worker that is busy once the checkpoint is there."""
+    pids = client.run(os.getpid)
+    while not checkpoint_file.exists():
+        time.sleep(0.05)
+    for worker, tasks in client.processing().items():
+        if any("backbone" in str(task) for task in tasks):
+            os.kill(pids[worker], signal.SIGKILL)
+            killed.append(worker)
+
+
+# over seeds
+
+
+def rows(differences, cell="ViT", table="Table 7", stage=DIAGNOSIS):
+    costs = dict.fromkeys(comparisons.COSTS, 1.0)
+    return [
+        {
+            "table": table,
+            "cell": cell,
+            "stage": stage,
+            "against": OURS,
+            "metric": "auc",
+            "seed": seed,
+            "value": 0.9 + d,
+            "low": 0.8,
+            "high": 0.95,
+            "difference": d,
+            "difference_low": d - 0.05,
+            "difference_high": d + 0.05,
+            **costs,
+        }
+        for seed, d in enumerate(differences)
+    ]
+
+
+def test_three_seeds_by_hand():
+    """-0.02, -0.03, -0.04: sd 0.01, t(2) = 4.3027, half width 4.3027 * 0.01 / sqrt(3); t = -5.196,
+    p = 0.0351; Holm of two doubles it.
+    """
+    table = comparisons.over_seeds(
+        rows([-0.02, -0.03, -0.04]) + rows([0.01, -0.01, 0.0], "ResNet-50")
+    ).set_index("cell")
+    vit = table.loc["ViT"]
+    assert vit[["difference", "difference_low", "difference_high"]].tolist() == pytest.approx(
+        [-0.03, -0.054841, -0.005159], abs=1e-6
+    )
+    assert vit["p_value"] == pytest.approx(0.035099, abs=1e-6) and vit["holm"] == pytest.approx(
+        0.070197, abs=1e-6
+    )
+    assert (
+        table.loc["ResNet-50", "p_value"] == pytest.approx(1)
+        and table.loc["ResNet-50", "seeds"] == 3
+    )
+
+
+def test_one_seed_keeps_its_patients_interval_and_has_no_p():
+    one = comparisons.over_seeds(rows([-0.02])).iloc[0]
+    assert one[["value", "low", "high"]].tolist() == [0.88, 0.8, 0.95] and np.isnan(one["p_value"])
+    assert one[["difference_low", "difference_high"]].tolist() == pytest.approx([-0.07, 0.03])
+
+
+def test_a_seed_without_a_difference_counts_for_the_value_alone():
+    """Where what a cell is compared with failed, in one seed or in all."""
+    three, one = rows([-0.02, -0.03, -0.04]), rows([-0.02])
+    for row in (three[2], one[0]):
+        for name in comparisons.DIFFERENCE:
+            del row[name]
+    mean, alone = comparisons.over_seeds(three), comparisons.over_seeds(one)
+    assert mean.loc[0, ["seeds", "compared"]].tolist() == [3, 2] and mean.loc[
+        0, "value"
+    ] == pytest.approx(0.87)
+    assert mean.loc[0, "difference"] == pytest.approx(-0.025) and np.isnan(mean.loc[0, "p_value"])
+    assert (
+        comparisons.verdict(mean) == "no ranking: fewer than three seeds (2 of the least measured)"
+    )
+    assert alone.loc[0, "value"] == 0.88 and np.isnan(alone.loc[0, "difference"])
+    assert comparisons.verdict(alone) == "nothing is compared yet"
+
+
+CLEAR = [0.020, 0.021, 0.019]  # p = 0.0008
+
+
+@pytest.mark.parametrize(
+    "differences, sentence",
+    [
+        ([-0.02], "no ranking: fewer than three seeds (1 of the least measured)"),
+        ([-d for d in CLEAR], "ours is ahead of ViT"),
+        (CLEAR, "ours is behind ViT"),
+        ([-0.02, 0.02, 0.01], "ours is not to be told from ViT"),
+    ],
+)
+def test_a_rank_is_claimed_only_where_three_seeds_carry_it(differences, sentence):
+    assert comparisons.verdict(comparisons.over_seeds(rows(differences))) == sentence
+
+
+def test_a_verdict_names_who_is_compared_with_whom():
+    """SimCLR's gain for the ViT is a gain over the ViT, not over ours."""
+    simclr = [{**row, "against": "ViT"} for row in rows(CLEAR, "SimCLR: ViT")]
+    table = comparisons.over_seeds(
+        rows([-d for d in CLEAR]) + rows([-0.02, 0.02, 0.01], "ResNet-50") + simclr
+    )
+    assert (
+        comparisons.verdict(table)
+        == "ours is ahead of ViT; not to be told from ResNet-50. ViT is behind SimCLR: ViT"
+    )
+
+
+def test_a_lower_error_is_better_in_severity():
+    table = comparisons.over_seeds(rows(CLEAR, stage=SEVERITY))
+    assert comparisons.verdict(table) == "ours is ahead of ViT"
+
+
+def test_cells_of_other_films_are_not_compared(tmp_path):
+    a, b = Cell("Table 7", OURS, DIAGNOSIS, tiny()), Cell("Table 7", "ViT", DIAGNOSIS, tiny(seed=1))
+    for cell, name in ((a, "x"), (b, "y")):
+        folder = cell.folder(artifacts.Store(tmp_path))
+        folder.mkdir()
+        pd.DataFrame(
+            {
+                "external": True,
+                "split": "test",
+                "group_id": [name],
+                "diagnosis": "normal",
+                **dict.fromkeys(diagnosis.PROBABILITIES, 0.0),
+            }
+        ).to_csv(folder / "predictions.csv")
+    with pytest.raises(ValueError, match="ViT and ours were not judged on the same films"):
+        comparisons.compare(b, a, artifacts.Store(tmp_path))

@@ -1,0 +1,311 @@
+"""The committed lessons keep the rules of the kit, and the machinery that builds and runs lessons
+fails when it should.
+"""
+
+import copy
+import json
+import subprocess
+import sys
+
+import build_notebooks as builder
+import nbformat
+import pytest
+
+from cxrkit.config import paths
+from cxrkit.reproduction import runner
+from tests.conftest import CHECKOUT
+from tests.fakes.lessons import CHECKED, SOLUTION, code, lesson
+
+SOURCES = sorted((CHECKOUT / "notebooks" / "src").glob("*.py"))
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
+def test_a_committed_lesson_keeps_the_rules(source):
+    assert builder.state(source, CHECKOUT / "notebooks" / f"{source.stem}.ipynb") == []
+
+
+def test_every_committed_lesson_has_a_source():
+    assert builder.orphans() == []
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory):
+    """(notebook as `make notebooks` would commit it, the lesson it came from), of a made-up source."""
+    folder = tmp_path_factory.mktemp("built")
+    source = folder / "00_made_up.py"
+    noise = code(
+        "import sys\nprint('progress', file=sys.stderr)\nimport ipywidgets\nipywidgets.IntSlider()"
+    )
+    source.write_text(lesson(CHECKED, noise, SOLUTION, fill=11))
+    builder.build(source, folder / "00_made_up.ipynb")
+    return nbformat.read(folder / "00_made_up.ipynb", as_version=4), runner.read_lesson(source)
+
+
+@pytest.fixture
+def pair(built):
+    return copy.deepcopy(built)
+
+
+def test_a_built_lesson_breaks_no_rule(pair):
+    assert builder.problems(*pair) == []
+
+
+def test_a_built_lesson_holds_nothing_that_changes_from_run_to_run(pair):
+    notebook, _ = pair
+    assert notebook.metadata == runner.METADATA
+    assert [cell.id for cell in notebook.cells] == [str(i) for i in range(len(notebook.cells))]
+    text = json.dumps(notebook)
+    assert (
+        "progress" not in text.replace("print('progress'", "")
+        and builder.WIDGET not in text
+        and builder.WIDGET_TEXT in text
+    )
+    assert notebook.cells[2].outputs[0].text == "42\n" and notebook.cells[2].execution_count == 2
+
+
+def without_outputs(notebook, lesson):
+    for cell in notebook.cells[1:]:
+        cell.outputs = []
+
+
+def stale(notebook, lesson):
+    lesson.cells[2].source += "\nprint('new')"
+
+
+def untitled(notebook, lesson):
+    for book in (notebook, lesson):
+        book.cells[0].source = "no title"
+
+
+def no_parameters(notebook, lesson):
+    for book in (notebook, lesson):
+        book.cells[1].metadata.tags = []
+
+
+def too_short(notebook, lesson):
+    for book in (notebook, lesson):
+        book.cells = book.cells[:-1]
+
+
+def long_cell(notebook, lesson):
+    for book in (notebook, lesson):
+        book.cells[1].source += "\n" * 30 + "x = 1"
+
+
+def no_check(notebook, lesson):
+    for book in (notebook, lesson):
+        book.cells[2].source = "print(6 * 7)"
+
+
+def silent_check(notebook, lesson):
+    notebook.cells[2].outputs = []
+
+
+def not_executed(notebook, lesson):
+    notebook.cells[3].execution_count = None
+
+
+def failed(notebook, lesson):
+    notebook.cells[3].outputs = [
+        nbformat.v4.new_output("error", ename="E", evalue="e", traceback=["tb"])
+    ]
+
+
+def widget_state(notebook, lesson):
+    notebook.metadata["widgets"] = {}
+
+
+def machine_path(notebook, lesson):
+    notebook.cells[3].outputs = [
+        nbformat.v4.new_output("stream", text="saved in /home/someone/artifacts")
+    ]
+
+
+def address(notebook, lesson):
+    notebook.cells[3].outputs = [
+        nbformat.v4.new_output("execute_result", {"text/plain": "<Axes at 0x7f12ab34cd56>"})
+    ]
+
+
+@pytest.mark.parametrize(
+    "damage, rule",
+    [
+        (without_outputs, "no outputs"),
+        (stale, "differs from its source"),
+        (untitled, "title"),
+        (no_parameters, "`parameters`"),
+        (too_short, "14 code cells"),
+        (long_cell, "30 lines"),
+        (no_check, "no cell with # NBVAL"),
+        (silent_check, "check cell without"),
+        (not_executed, "not executed"),
+        (failed, "error"),
+        (widget_state, "metadata.widgets"),
+        (machine_path, "path of this machine"),
+        (address, "memory address"),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_each_broken_rule_is_seen(pair, damage, rule):
+    damage(*pair)
+    assert any(rule in problem for problem in builder.problems(*pair))
+
+
+def test_solutions_are_blank_in_the_lesson_and_whole_in_its_twin(tmp_path):
+    source = tmp_path / "00_made_up.py"
+    source.write_text(
+        lesson(
+            SOLUTION,
+            '# %% [markdown] tags=["solution"]\n# Because it is six times seven.\n',
+            fill=1,
+        )
+    )
+    blank, solved = runner.read_lesson(source), runner.read_lesson(source, solved=True)
+    assert blank.cells[2].source == "# Exercise 1: the answer to everything.\n# your solution"
+    assert blank.cells[3].source == "*Your answer.*"
+    assert "answer = 42" in solved.cells[2].source and "six times" in solved.cells[3].source
+    assert blank.cells[4].source == solved.cells[4].source == "print(0)"
+
+
+def test_build_refuses_a_lesson_that_breaks_a_rule_and_writes_nothing(tmp_path):
+    source = tmp_path / "00_short.py"
+    source.write_text(lesson(CHECKED))
+    with pytest.raises(ValueError, match="2 code cells"):
+        builder.build(source, tmp_path / "00_short.ipynb")
+    assert not (tmp_path / "00_short.ipynb").exists()
+
+
+def test_nbval_compares_the_checks_of_a_built_lesson(pair, tmp_path):
+    """End to end: the stripped notebook passes nbval as `make test` calls it, and a wrong stored
+    output fails it.
+    """
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "--rootdir",
+        str(tmp_path),
+        "--nbval-lax",
+        "--nbval-current-env",
+        "--nbval-cell-timeout=60",
+    ]
+    notebook, _ = pair
+    nbformat.write(notebook, tmp_path / "right.ipynb")
+    notebook.cells[2].outputs[0].text = "43\n"
+    nbformat.write(notebook, tmp_path / "wrong.ipynb")
+    result = subprocess.run(
+        [*command, tmp_path / "right.ipynb", tmp_path / "wrong.ipynb"],
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 1 and "1 failed" in result.stdout, result.stdout
+    assert "wrong.ipynb::Cell 1" in result.stdout and "right.ipynb::Cell" not in result.stdout
+
+
+def run(source, tmp_path, parameters=None, seconds=60, force=False):
+    """`notebooks.run` of percent text -> (record, ran, folder)."""
+    path = tmp_path / "00_made_up.py"
+    path.write_text(source)
+    return *runner.run(
+        path, tmp_path / "runs", parameters or {"profile": "demo"}, seconds, force
+    ), tmp_path / "runs"
+
+
+def test_a_second_run_is_skipped_until_something_changes(tmp_path, monkeypatch):
+    first, ran, folder = run(lesson(), tmp_path)
+    assert (
+        ran and first["seconds"] > 0 and first["peak_gb"] > 0.02 and first["provenance"]["commit"]
+    )
+    again, ran, _ = run(lesson(), tmp_path)
+    assert not ran and again == first
+    # what decides is tested, not papermill once more
+    monkeypatch.setattr(
+        runner,
+        "execute",
+        lambda notebook, path, given, seconds: (path.write_text("ran"), (1.0, 1))[1],
+    )
+    assert run(lesson(), tmp_path, force=True)[1], "--force"
+    assert run(lesson(code("1")), tmp_path)[1], "another source"
+    assert run(lesson(code("1")), tmp_path, {"profile": "mini"})[1], "another parameter"
+    (folder / "00_made_up.ipynb").unlink()
+    assert run(lesson(code("1")), tmp_path, {"profile": "mini"})[1], "output gone"
+
+
+def test_changed_package_code_runs_a_lesson_again(tmp_path, monkeypatch):
+    notebook = runner.read_lesson(SOURCES[0]) if SOURCES else nbformat.v4.new_notebook()
+    before = runner.fingerprint(notebook, {})
+    assert runner.fingerprint(notebook, {}) == before
+    monkeypatch.setattr(runner, "package_digest", lambda: "other code")
+    assert runner.fingerprint(notebook, {}) != before
+
+
+def test_package_digest_sees_every_module(tmp_path, monkeypatch):
+    package = tmp_path / "cxrkit"
+    package.mkdir()
+    (package / "a.py").write_text("x = 1")
+    monkeypatch.setattr(paths, "PACKAGE", package)
+    before = runner.package_digest()
+    (package / "a.py").write_text("x = 2")
+    changed = runner.package_digest()
+    (tmp_path / "data_manifests").mkdir()
+    (tmp_path / "data_manifests" / "films.csv").write_text("path")
+    assert len({before, changed, runner.package_digest()}) == 3
+
+
+def test_parameters_arrive(tmp_path):
+    _, _, folder = run(
+        lesson(code("print(profile, out is None)")),
+        tmp_path,
+        {"profile": "mini", "mirror": "/unknown/here"},
+    )
+    text = nbformat.read(folder / "00_made_up.ipynb", as_version=4).cells[-1].outputs[0].text
+    assert text == "mini True\n", (
+        "the value is injected; what a lesson does not declare is left out"
+    )
+
+
+@pytest.mark.parametrize(
+    "cell, message",
+    [
+        ("raise RuntimeError('no film')", "RuntimeError: no film"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "DeadKernel"),
+    ],
+)
+def test_a_failed_lesson_is_kept_and_named_and_stale_results_go(tmp_path, cell, message):
+    _, _, folder = run(lesson(), tmp_path)
+    with pytest.raises(runner.LessonFailed, match=message) as caught:
+        run(lesson(code(cell)), tmp_path)
+    assert "00_made_up.failed.ipynb" in str(caught.value)
+    assert [path.name for path in folder.iterdir()] == ["00_made_up.failed.ipynb"]
+    assert run(lesson(), tmp_path)[1] and not (folder / "00_made_up.failed.ipynb").exists()
+
+
+def test_a_lesson_ends_at_its_deadline_even_if_it_ignores_interrupts(tmp_path):
+    deaf = "import signal, time\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\ntime.sleep(300)"
+    with pytest.raises(runner.LessonFailed, match="deadline of 0.05 minutes"):
+        run(lesson(code(deaf)), tmp_path, seconds=3)
+
+
+def test_a_second_run_in_the_same_folder_is_refused(tmp_path):
+    with runner.alone(tmp_path / "runs" / "demo") as folder:
+        with pytest.raises(runner.CannotRun, match=f"another run is at work in {folder}"):
+            runner.reproduce({"profile": "demo"}, root=tmp_path, only=("01",))
+        assert not list(folder.glob("*.ipynb"))
+    with runner.alone(folder):
+        pass  # free again
+
+
+def test_an_unknown_parameter_is_refused(tmp_path):
+    notebook = tmp_path / "00_made_up.py"
+    notebook.write_text(lesson())
+    with pytest.raises(ValueError, match="no parameter profil; it declares"):
+        runner.execute(runner.read_lesson(notebook), tmp_path / "out.ipynb", {"profil": "demo"}, 60)
+    with pytest.raises(ValueError, match="profil"):
+        runner.reproduce({"profil": "demo"}, root=tmp_path)
+    notebook.write_text(lesson(parameters='profile = "demo"\nout = None\nsteps = 5'))
+    with pytest.raises(ValueError, match="declares steps; known"):
+        runner.declared(runner.read_lesson(notebook))
+    assert not (tmp_path / "out.ipynb").exists()

@@ -1,0 +1,441 @@
+"""The ledger never guesses; the report shows what ran, says what did not, and needs nothing from
+outside.
+"""
+
+import dataclasses
+import re
+
+import nbformat
+import pandas as pd
+import pytest
+
+from cxrkit.config import choices, profiles, vocabulary
+from cxrkit.config.vocabulary import COLUMNS, ZONES
+from cxrkit.pipeline import dependencies, task_data
+from cxrkit.reproduction import ledger, report, results, runner
+from cxrkit.storage import artifacts, atomic
+from tests.fakes.lessons import FIGURE, code, lesson, markdown
+
+# SPEC 2, read numbers, written out by hand: (quantity, paper).
+READ = {
+    "severity, external hospital 1: MSE": "1.682",
+    "severity, external hospital 2: MSE": "1.677",
+    "severity, external hospital 3: MSE": "1.607",
+    "severity, external hospital 1: MAE": "1.028",
+    "severity, external hospital 2: MAE": "1.102",
+    "severity, external hospital 3: MAE": "0.930",
+    "severity, external hospital 1: CC": "0.781",
+    "severity, external hospital 2: CC": "0.777",
+    "severity, external hospital 3: CC": "0.682",
+    "severity, external hospital 1: R2": "0.572",
+    "severity, external hospital 2: R2": "0.572",
+    "severity, external hospital 3: R2": "0.432",
+    "severity, five readers against their majority: MSE": "1.683",
+    "AP films, external hospital 1: AUC": ">= 0.800",
+    "CheXpert, films kept: PA": "29,420",
+    "CheXpert, films kept: AP": "161,427",
+    "CheXpert, films in all": "224,316",
+    "channels of the corpus, at 16 x 16": "1024",
+}
+
+
+def test_the_ledger_has_the_numbers_of_the_text_and_no_other():
+    assert {row.quantity: row.paper for row in ledger.rows() if row.paper} == READ
+    ours = {row.status for row in ledger.rows() if row.table == "Beyond the paper"}
+    assert ours == {"not in the paper"}
+    assert all(row.status in ("not available", *ours) for row in ledger.rows() if not row.paper)
+    assert all(row.status != "not available" for row in ledger.rows() if row.paper)
+
+
+def test_every_row_and_key_is_one_of_its_kind():
+    rows = ledger.rows()
+    assert len({row.key for row in rows}) == len({row.quantity for row in rows}) == len(rows)
+    assert {row.table for row in rows} >= {f"Table {i}" for i in range(4, 11)} | {
+        f"Figure {i}" for i in range(1, 9)
+    }
+
+
+def test_figures_and_tables_come_in_the_order_of_the_paper():
+    seen = list(
+        dict.fromkeys(row.table for row in ledger.rows() if row.table[:5] in ("Figur", "Table"))
+    )
+    assert seen == [
+        "Figure 1",
+        "Figure 2",
+        "Figure 3",
+        "Figure 4",
+        "Tables 1 to 3",
+        "Table 4",
+        "Table 5",
+        "Figure 5",
+        "Table 6",
+        "Figure 6",
+        "Figure 7",
+        "Table 7",
+        "Table 8",
+        "Table 9",
+        "Table 10",
+        "Figure 8",
+    ]
+
+
+def test_what_the_text_says_twice_is_called_contradictory():
+    """Its films in all less the lateral ones are not its PA and AP films; its MSEs and its channels
+    have two values.
+    """
+    twice = {row.quantity for row in ledger.rows() if row.status == "contradictory in the text"}
+    assert twice == {
+        "CheXpert, films in all",
+        "channels of the corpus, at 16 x 16",
+        *(f"severity, external hospital {i}: MSE" for i in (1, 2, 3)),
+    }
+    assert 224_316 - 32_387 != 29_420 + 161_427
+
+
+def test_every_stage_and_figure_has_a_lesson_that_is_planned():
+    assert {lesson for lesson, _ in ledger.PLACES.values()} | {
+        row.lesson for row in ledger.rows() if row.lesson
+    } <= set(report.LESSONS)
+
+
+def test_tables_1_to_3_count_films_and_groups():
+    """By hand: three films of two patients at one site."""
+    table = pd.DataFrame(
+        {
+            "source": "a",
+            "view": ["PA", "PA", "AP"],
+            "diagnosis": ["normal", "normal", "covid19"],
+            "group_id": [1, 1, 2],
+        }
+    )
+    counted = ledger.counts(table, "diagnosis", list(vocabulary.DIAGNOSES))
+    assert counted.to_dict("records") == [
+        {"source": "a", "view": "AP", "normal": "-", "other_infection": "-", "covid19": "1 (1)"},
+        {"source": "a", "view": "PA", "normal": "2 (1)", "other_infection": "-", "covid19": "-"},
+    ]
+
+
+def test_tables_1_to_3_draw_nothing_and_count_every_task(tmp_path, monkeypatch):
+    """Five films of one site and an external one; severity by hand: six zones involved, none, and
+    one unknown.
+    """
+    store, demo = artifacts.Store(tmp_path), profiles.demo()
+    assert ledger.datasets(demo, store) == {} and not list(tmp_path.iterdir()), (
+        "a report draws nothing"
+    )
+    films = pd.DataFrame(
+        {
+            "group_id": [1, 1, 2, 3, 3],
+            "view": ["PA", "PA", "PA", "AP", None],
+            "external": [False] * 4 + [True],
+            "site": ["a"] * 4 + ["b"],
+            "dataset": "virtual",
+            "diagnosis": ["normal"] * 4 + ["covid19"],
+            "pneumonia": 1.0,
+            "opacity": [1, 0, 0, 0, 0],
+        }
+    ).reindex(columns=[*COLUMNS, "external"])
+    films.loc[0, list(ZONES)], films.loc[1, list(ZONES)] = 1, 0
+    monkeypatch.setattr(task_data, "for_task", lambda profile, task, store: films.copy())
+    store.folder("cohort", dependencies.settings(demo, "cohort")).mkdir(parents=True)
+    tables = {
+        title[:7]: table.set_index(["source", "view"])
+        for title, table in ledger.datasets(demo, store).items()
+    }
+    assert list(tables) == ["Table 1", "Table 2", "Table 3"]
+    inside, outside = ("virtual, a", "PA"), ("virtual, b (external)", "unknown")
+    assert tables["Table 1"].loc[inside, ["opacity", "pneumonia", "edema"]].tolist() == [
+        "1 (1)",
+        "3 (2)",
+        "-",
+    ]
+    assert tables["Table 2"].loc[outside].tolist() == ["-", "-", "1 (1)"]
+    assert tables["Table 3"].loc[inside].to_dict() == {
+        "score 0": "1 (1)",
+        "score 6": "1 (1)",
+        "unknown": "1 (1)",
+    }
+
+
+def test_ours_stands_beside_the_paper_with_its_interval():
+    measured = {
+        "severity": {
+            "external1": {"mse": {"value": 1.5, "low": 1.2, "high": 1.8, "n": 90}, "mae": 0.9}
+        }
+    }
+    lines = {line["quantity"]: line for line in ledger.table(measured)}
+    mse, mae = (
+        lines["severity, external hospital 1: MSE"],
+        lines["severity, external hospital 1: MAE"],
+    )
+    assert (mse["paper"], mse["ours"], mse["interval"]) == ("1.682", 1.5, [1.2, 1.8])
+    assert "1.657" in mse["why"] and "3.93" in mse["why"], (
+        "the contradiction and the constant guess are shown"
+    )
+    assert (mae["ours"], mae["interval"]) == (0.9, None)
+    assert lines["severity, external hospital 2: MSE"]["ours"] is None
+
+
+def test_our_hospital_is_named_beside_its_numbers():
+    """The form that `diagnosis.report` and `quantification.report` leave; a number that is missing
+    names nobody.
+    """
+    leaf = {"value": 0.9, "low": 0.8, "high": 0.95, "n": 60}
+    measured = {
+        "diagnosis_pa": {
+            "external1": {
+                "site": "dogwood",
+                "auc": leaf,
+                "optimistic": {"accuracy": {"value": 1.0}},
+            }
+        },
+        "diagnosis_ap": {"external1": {"site": "elm", "auc": leaf}},
+    }
+    lines = {line["quantity"]: line for line in ledger.table(measured)}
+    first = lines["PA films, external hospital 1: AUC"]
+    assert (first["ours"], first["interval"], first["why"]) == (0.9, [0.8, 0.95], "ours: dogwood")
+    assert (
+        lines["AP films, external hospital 1: AUC"]["why"]
+        == "ours: elm; a bound in the text, no value"
+    )
+    assert (
+        lines["PA films, external hospital 1: accuracy"]["ours"] is None
+        and not lines["PA films, external hospital 1: accuracy"]["why"]
+    )
+
+
+def test_a_paired_difference_is_a_number_with_its_interval_and_its_rival():
+    """The form of `contrasts`: the best of the rivals is named, and what each of them scored is
+    left to metrics.json.
+    """
+    gain = {
+        "rival": "thumbnail",
+        "difference": -0.11,
+        "low": -0.17,
+        "high": -0.06,
+        "p_value": 0.005,
+        "values": {"thumbnail": 0.91},
+    }
+    lines = {
+        line["quantity"]: line
+        for line in ledger.table({"diagnosis": {"contrasts": {"inside": {"PA": {"gain": gain}}}}})
+    }
+    line = next(
+        line
+        for quantity, line in lines.items()
+        if quantity.startswith("the same, PA, above the best")
+    )
+    assert (line["ours"], line["interval"], line["why"], line["status"]) == (
+        -0.11,
+        [-0.17, -0.06],
+        "against thumbnail",
+        "not in the paper",
+    )
+
+
+@pytest.fixture(scope="module")
+def save():
+    """Function that stores metrics for a stage; all stages depend on the same two fields here,
+    whatever they need in the kit.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        needs = dependencies.Depends(("image_size", "choices.resize"))
+        patch.setattr(dependencies, "DEPENDS", dict.fromkeys(dependencies.DEPENDS, needs))
+        # its cells have settings of their own
+        patch.setattr(ledger, "grid", lambda root, profile: {})
+
+        def make(root, stage, profile, metrics):
+            return artifacts.Store(root).load_or_make(
+                stage,
+                dependencies.settings(profile, stage),
+                lambda folder: atomic.write_json(folder / "metrics.json", metrics),
+            )
+
+        yield make
+
+
+def test_measurements_are_of_finished_stages_of_this_profile(save, tmp_path):
+    demo = profiles.demo()
+    save(tmp_path, "severity", demo, {"external1": {"mse": 2.0}})
+    save(tmp_path, "severity", profiles.mini(), {"external1": {"mse": 9.0}})
+    save(tmp_path, "severity", profiles.ablations(demo)["resize=pad"], {"external1": {"mse": 7.0}})
+    half = artifacts.Store(tmp_path).folder("backbone", dependencies.settings(demo, "backbone"))
+    atomic.write_json(half.with_name(half.name + ".part") / "metrics.json", {"auc": 1.0})
+    assert ledger.measurements(tmp_path, demo) == {"severity": {"external1": {"mse": 2.0}}}
+
+
+@pytest.fixture(scope="module")
+def page(save, tmp_path_factory):
+    """report.html after one lesson that ran, one that failed and one stage with metrics."""
+    root = tmp_path_factory.mktemp("store")
+    source = root / "00_start_here.py"
+    source.write_text(lesson(markdown("## Ribs & clavicles"), FIGURE, code("print('unmarked')")))
+    runner.run(source, root / "runs" / "demo", {"profile": "demo"}, 60)
+    bad = root / "01_preprocessing.py"
+    bad.write_text(lesson(code("1 / 0")))
+    with pytest.raises(runner.LessonFailed):
+        runner.run(bad, root / "runs" / "demo", {"profile": "demo"}, 60)
+    save(
+        root,
+        "severity",
+        profiles.demo(),
+        {"external1": {"mse": {"value": 1.25, "low": 1.0, "high": 1.5, "n": 1234}}},
+    )
+    return report.write("demo", root).read_text()
+
+
+def text_of(page):
+    return " ".join(re.sub(r"<style>.*?</style>|<[^>]+>", " ", page, flags=re.S).split())
+
+
+def test_the_page_needs_nothing_from_outside(page):
+    assert not re.findall(r"""(?:src|href)=["'](?!data:image/png;base64,|runs/|#)""", page)
+    assert (
+        "http" not in page
+        and "<script" not in page
+        and "@import" not in page
+        and "url(" not in page
+    )
+
+
+def test_the_page_says_what_it_is(page):
+    text = text_of(page)
+    assert text.count("Not a diagnostic device") == 2 and "synthetic" in text
+    assert "1 of 10 lessons ran" in text and "0 seed" in text
+
+
+def test_what_ran_what_failed_and_what_did_not_run(page):
+    text = text_of(page)
+    assert (
+        "Not run: 01_preprocessing, 02_backbone, 03_segmentation, 04_corpus_vit, 05_saliency, "
+        "06_severity" in text
+    )
+    assert re.search(r"00_start_here What the kit is.*? ran \d+ s 0\.\d+ GB", text)
+    assert "resize failed" in text and 'href="runs/demo/01_preprocessing.failed.ipynb"' in page
+    assert page.count("<figure>") == 1 and "Ribs &amp; clavicles (synthetic)" in page
+
+
+def test_numbers_stand_with_their_intervals(page):
+    text = text_of(page)
+    assert "external hospital 1: MSE 1.682 ? 1.250 1.000 – 1.500 the same paragraph" in text
+    assert "external hospital 2: MSE 1.677 ? not run" in text
+    assert "PA films, external hospital 1: AUC not available not run" in text
+    assert "external1.mse 1.250 1.000 – 1.500 1,234" in text
+
+
+def test_a_number_leads_to_the_first_cell_that_makes_it(tmp_path):
+    """Two cells call the stage: the first counts; its id is an anchor of the lesson's own page,
+    which fetches nothing.
+    """
+    code = [
+        nbformat.v4.new_code_cell(text)
+        for text in (
+            "import cxrkit",
+            "a = stages.severity(settings)",
+            "b = stages.severity(settings)",
+        )
+    ]
+    code[2].metadata["tags"] = ["report"]
+    notebook = nbformat.v4.new_notebook(
+        cells=[nbformat.v4.new_markdown_cell("# stages.severity("), *code]
+    )
+    page = report.as_html(notebook, tmp_path / "06_severity.ipynb")
+    links = report.cells(notebook, "runs/06.html")
+    assert links == {
+        "severity": f"runs/06.html#cell-id={code[1].id}",
+        "figure": f"runs/06.html#cell-id={code[2].id}",
+    }
+    html = page.read_text()
+    assert f'id="cell-id={code[1].id}"' in html and not re.findall(
+        r"""(?:src|href)=["']https?:""", html
+    )
+    entries = [
+        {"name": "06_severity", "status": "ran", "link": "top", "cells": links},
+        {"name": "05_saliency", "status": "failed"},
+    ]
+    assert report.link_of(entries, "06_severity", "severity") == links["severity"]
+    assert (
+        report.link_of(entries, "06_severity", "backbone") == "top"
+        and report.link_of(entries, "05_saliency", "court") is None
+    )
+
+
+def test_every_open_choice_stands_with_what_it_changed(monkeypatch):
+    """An effect is shown only where a committed result names the choice and its interval."""
+    row = {
+        "table": "choices",
+        "cell": "severity_loss=bce",
+        "difference": 0.25,
+        "difference_low": 0.1,
+        "difference_high": 0.4,
+        "metric": "mse",
+        "profile": "demo",
+        "seed": 0,
+    }
+    result = {
+        "made": {},
+        "rows": [
+            row,
+            {"table": "Table 8", "cell": "ours"},
+            {"table": "choices", "cell": "zone_origin=row0"},
+        ],
+    }
+    monkeypatch.setattr(results, "names", lambda: ["grid"])
+    monkeypatch.setattr(results, "read", lambda name: result)
+    rows = {row["name"]: row for row in report.choices(profiles.demo())}
+    assert set(rows) == set(choices.OPEN_CHOICES)
+    assert rows["severity_loss"]["others"] == [
+        {
+            "value": "binary cross-entropy on six values",
+            "effect": "+0.250 [+0.100, +0.400] mse (demo, seed 0)",
+        }
+    ]
+    assert rows["zone_origin"]["others"][0]["effect"] == ""
+
+
+def test_an_empty_store_gives_a_page_that_says_so(tmp_path):
+    text = text_of(report.write("mini", tmp_path).read_text())
+    assert (
+        "0 of 10 lessons ran" in text
+        and "cxrkit reproduce --profile mini" in text
+        and "synthetic" not in text
+    )
+    assert "No finished stage in the store belongs to this profile yet" in text
+
+
+@pytest.mark.parametrize(
+    "value, shown",
+    [
+        (0.12345, "0.123"),
+        (1234, "1,234"),
+        (None, "undefined"),
+        (float("nan"), "undefined"),
+        (True, "True"),
+        ("none", "none"),
+    ],
+)
+def test_a_number_as_printed(value, shown):
+    assert report.number(value) == shown
+
+
+def test_a_mixture_of_commits_is_seen():
+    entries = [
+        {"provenance": {"commit": "a", "date": "2026-01-02"}},
+        {},
+        {"provenance": {"commit": "b", "date": "2026-01-01"}},
+    ]
+    assert report.origins(entries) == {"commit": ["a", "b"], "date": ["2026-01-01", "2026-01-02"]}
+
+
+def test_profile_values_are_escaped(tmp_path):
+    values = report.context(profiles.demo(), tmp_path)
+    values["profile"] = dataclasses.replace(values["profile"], name="<b>demo</b>")
+    assert "<b>demo</b> profile" not in report.render(values)
+
+
+def test_what_is_undefined_is_not_called_missing():
+    leaf = {"value": None, "low": None, "high": None, "n": 3}
+    lines = ledger.table({"diagnosis_pa": {"external1": {"site": "here", "auc": leaf}}})
+    row = next(line for line in lines if line["quantity"] == "PA films, external hospital 1: AUC")
+    assert row["ours"] != row["ours"] and row["interval"] is None
+    assert row["why"] == "ours: here; undefined: not every class has films there"

@@ -1,0 +1,486 @@
+"""The findings task against hand-worked numbers, planted maps and a tiny training; the keys of its
+stage; committed results.
+"""
+
+import json
+import math
+import os
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from cxrkit.config import profiles, vocabulary
+from cxrkit.config.choices import Choices
+from cxrkit.config.profiles import Cohort, DenseNet, Training
+from cxrkit.config.vocabulary import COLUMNS, FINDINGS
+from cxrkit.data import datasets, manifests
+from cxrkit.evaluation import metrics
+from cxrkit.pipeline import dependencies, stages, task_data
+from cxrkit.reproduction import results
+from cxrkit.simulation import hospital as hospital_module
+from cxrkit.storage.artifacts import Store
+from cxrkit.storage.atomic import read_json
+from cxrkit.tasks import findings
+from cxrkit.tasks.findings import LOGITS
+
+pytestmark = pytest.mark.usefixtures("few_draws")
+TINY = replace(
+    profiles.demo(),
+    image_size=64,
+    cohort=Cohort(findings=45, diagnosis=6, severity=6, size=64),
+    backbone=DenseNet(
+        growth_rate=4, block_config=(1, 1, 1, 1), num_init_features=8, stem=1, stride=16
+    ),
+    backbone_training=Training("adamw", lr=2e-3, batch=4, steps=6, log_every=2, checkpoint_every=2),
+)
+
+
+class Given(torch.nn.Module):
+    """Stands for the network: hands out the tensor (n, ...) that it was given, film after film."""
+
+    def __init__(self, name, values):
+        super().__init__()
+        self.name, self.values, self.at = name, values, 0
+
+    def forward(self, image):
+        self.at += len(image)
+        return {self.name: self.values[self.at - len(image) : self.at]}
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """A store with the tiny cohort drawn."""
+    torch.set_num_threads(1)
+    made = Store(tmp_path_factory.mktemp("store"))
+    # drawn in this process: others would import the kit anew
+    with pytest.MonkeyPatch.context() as alone:
+        alone.setattr(os, "cpu_count", lambda: 1)
+        task_data.cohort(TINY, made)
+    return made
+
+
+@pytest.fixture(scope="module")
+def films(store):
+    return task_data.for_task(TINY, "findings", store)
+
+
+@pytest.fixture
+def few(monkeypatch):
+    """The tiny cohort has no finding in 20 patients of every part."""
+    monkeypatch.setattr(findings, "FEWEST", 2)
+
+
+# --- loss and schedule
+# -------------------------------------------------------------------------------------------------------
+
+
+def softplus(x):
+    return math.log(1 + math.exp(x))
+
+
+def test_loss_counts_known_labels_only():
+    logits = torch.tensor([[0.0, 2.0, -1.0], [5.0, 3.0, 0.5]], requires_grad=True)
+    labels = torch.tensor([[1.0, math.nan, 0.0], [math.nan, 0.0, math.nan]])
+    value = findings.loss(Given("logits", logits), {"image": logits, "findings": labels})
+    assert value.item() == pytest.approx((softplus(0) + softplus(-1) + softplus(3)) / 3, rel=1e-6)
+    value.backward()
+    assert torch.equal(logits.grad == 0, torch.isnan(labels))
+
+
+def test_a_batch_without_labels_costs_nothing():
+    logits = torch.randn(2, 3, requires_grad=True)
+    value = findings.loss(
+        Given("logits", logits), {"image": logits, "findings": torch.full((2, 3), math.nan)}
+    )
+    value.backward()
+    assert value.item() == 0 and not logits.grad.any()
+
+
+def test_step_decay_of_both_readings():
+    """1,000 films in batches of 4 x 2 are 125 updates an epoch."""
+    training = Training(schedule="step", steps=3000, batch=4, accumulate=2)
+    late = findings.with_decay(training, 1000, Choices(lr_decay="epochs_10_15"))
+    assert late.milestones == (1250, 1875) and late.decay == 0.5
+    third = findings.with_decay(training, 1000, Choices(lr_decay="two_thirds"))
+    assert third.milestones == (2000,) and third.decay == 0.1
+    assert replace(late, milestones=(), decay=0.1) == training
+    assert findings.with_decay(replace(training, schedule="cosine"), 1000, Choices()) == replace(
+        training, schedule="cosine"
+    )
+
+
+def test_the_papers_decay_never_fires_in_the_papers_steps():
+    """160,000 updates of 8 of the 190,847 films are 6.7 epochs (choice 13)."""
+    paper = profiles.paper()
+    training = findings.with_decay(paper.backbone_training, 29_420 + 161_427, paper.choices)
+    assert training.steps == 160_000 and f"{training.steps * training.batch / 190_847:.1f}" == "6.7"
+    assert min(training.milestones) > training.steps
+
+
+# --- scores
+# ------------------------------------------------------------------------------------------------------------------
+
+
+def test_mean_auc_leaves_out_what_has_one_class():
+    truth = np.array([[0, 1, 0], [1, 1, 1], [0, 1, 1], [1, 1, 0]], float)
+    scores = np.array([[0.1, 0, 1], [0.9, 5, 1], [0.2, 2, 1], [0.8, 1, 1]])
+    assert findings.mean_auc(truth, scores) == pytest.approx((1 + 0.5) / 2)
+    assert math.isnan(findings.mean_auc(truth[:, 1:2], scores[:, 1:2]))
+
+
+@pytest.fixture
+def judged():
+    """100 films of 50 patients: cardiomegaly in 25 patients (ranked well), edema in 19 (38 films),
+    the rest in none or all.
+    """
+    rng = np.random.default_rng(0)
+    patient = np.arange(100) // 2
+    table = pd.DataFrame({name: np.zeros(100) for name in FINDINGS})
+    table["cardiomegaly"], table["edema"] = patient % 2 == 0, patient < 19
+    table["opacity"], table["pneumonia"], table["no_finding"] = (
+        patient % 5 < 3,
+        patient % 5 < 3,
+        patient % 5 >= 3,
+    )
+    table = table.astype(float).assign(
+        patient_id=[f"p{p}" for p in patient], group_id=[f"g{p}" for p in patient], site="elm"
+    )
+    table.loc[:9, "opacity"] = np.nan
+    logits = {name: rng.normal(size=100) for name in LOGITS}
+    return table.assign(
+        **logits | {"logit_cardiomegaly": table["cardiomegaly"] + rng.normal(size=100)}
+    )
+
+
+def test_scores_by_hand(judged):
+    out = findings.scores(judged)
+    area = out["findings"]["cardiomegaly"]["auc"]
+    truth, logit = judged["cardiomegaly"].to_numpy(), judged["logit_cardiomegaly"].to_numpy()
+    assert (
+        area["value"] == pytest.approx(np.mean(logit[truth == 1][:, None] > logit[truth == 0]))
+        and area["n"] == 50
+    )
+    assert (area["value"], area["low"], area["high"]) == pytest.approx(
+        metrics.auc_ci(truth, logit, groups=judged["group_id"])
+    )
+    probability = 1 / (1 + np.exp(-logit))
+    assert out["findings"]["cardiomegaly"]["brier"] == pytest.approx(
+        np.mean((probability - truth) ** 2)
+    )
+    shown = {name for name, found in out["findings"].items() if found["auc"]["value"] is not None}
+    # edema: 38 films, but of 19 patients
+    assert shown == {"no_finding", "cardiomegaly", "opacity", "pneumonia"}
+    assert out["auc"]["value"] == pytest.approx(
+        np.mean([out["findings"][name]["auc"]["value"] for name in shown])
+    )
+    assert out["auc"]["low"] < out["auc"]["value"] < out["auc"]["high"] and out["auc"]["n"] == 100
+    # unknown labels are not counted
+    assert out["findings"]["opacity"]["auc"]["n"] == int(judged["opacity"].sum())
+    json.dumps(out, allow_nan=False)
+
+
+def test_a_finding_in_everybody_has_no_auc(judged):
+    out = findings.scores(judged.assign(cardiomegaly=1.0))
+    assert out["findings"]["cardiomegaly"]["auc"]["value"] is None
+    json.dumps(out, allow_nan=False)
+
+
+def test_labels_that_say_the_same_are_named(judged):
+    assert findings.scores(judged)["same"] == [
+        "opacity = 1 - no_finding",
+        "pneumonia = 1 - no_finding",
+        "pneumonia = opacity",
+    ]
+    assert findings.twins(
+        pd.DataFrame(
+            {"a": [0, 1, 1, np.nan], "b": [0, 1, 0, 1], "c": [1, 0, np.nan, 1.0], "d": [1, 1, 1, 1]}
+        )
+    ) == ["c = 1 - a"]
+
+
+def test_every_external_site_stands_alone(judged):
+    both = pd.concat(
+        [judged, judged.assign(site="fir", logit_cardiomegaly=-judged["logit_cardiomegaly"])]
+    )
+    out = findings.report({"external": both})
+    first, second = (
+        out[name]["findings"]["cardiomegaly"]["auc"]["value"] for name in ("external1", "external2")
+    )
+    assert (out["external1"]["site"], out["external2"]["site"]) == (
+        "elm",
+        "fir",
+    ) and first == pytest.approx(1 - second)
+
+
+# --- folds
+# -------------------------------------------------------------------------------------------------------------------
+
+
+def test_folds_never_share_a_patient_and_are_always_the_same(monkeypatch, tmp_path):
+    table = pd.DataFrame(
+        {"group_id": [f"g{i // 3}" for i in range(90)], "path": [f"{i}.png" for i in range(90)]}
+    )
+    asked = []
+
+    def fit(folder, profile, table, **options):
+        return SimpleNamespace(seen=set(table["group_id"]), folder=folder.name)
+
+    def predict(model, table, profile, store):
+        asked.append(model.folder)
+        assert model.seen.isdisjoint(table["group_id"]) and model.seen | set(table["group_id"]) == {
+            f"g{i}" for i in range(30)
+        }
+        return table
+
+    monkeypatch.setattr(findings, "fit", fit)
+    monkeypatch.setattr(findings, "predict", predict)
+    profile = replace(TINY, folds=5)
+    once = findings.cross_validate(tmp_path, profile, table)
+    assert sorted(once["path"]) == sorted(table["path"]) and asked == [f"fold{k}" for k in range(5)]
+    assert (once["fold"] == once["group_id"].map(lambda group: manifests.fold_of(group, 5))).all()
+    shuffled = findings.cross_validate(
+        tmp_path, profile, table.sample(frac=1, random_state=1).reset_index(drop=True)
+    )
+    assert once.set_index("path")["fold"].to_dict() == shuffled.set_index("path")["fold"].to_dict()
+
+
+# --- pointing
+# ----------------------------------------------------------------------------------------------------------------
+
+
+def test_pointing_at_the_truth_hits_and_away_from_it_misses(store):
+    """Maps made of the truth itself, on three films of a real ward: 1.0; turned round: 0; the
+    chance is the share of cells, by hand.
+    """
+    hospital = hospital_module.Hospital("elm", ward="findings", n=30, size=64)
+    found = pd.DataFrame([hospital[i].findings for i in range(30)])
+    most = found.drop(columns="no_finding").sum(axis=1).nlargest(3).index
+    urls = [hospital.url(int(i)) for i in most]
+    table = (
+        found.loc[most].reset_index(drop=True).assign(path=urls, url=urls, group_id=["a", "b", "b"])
+    )
+    table = table.reindex(columns=[*COLUMNS, "url"])
+    cells, chance = np.zeros((3, 10, 8, 8), np.float32), []
+    for i, url in enumerate(urls):
+        for k, name in enumerate(FINDINGS):
+            place = hospital_module.place_from_url(url, name)
+            for row in range(8):
+                for column in range(8):
+                    cells[i, k, row, column] = place[
+                        8 * row : 8 * row + 8, 8 * column : 8 * column + 8
+                    ].any()
+            chance += [cells[i, k].mean()] if k and table[name][i] == 1 else []
+    played = findings.pointing(Given("logit_map", torch.from_numpy(cells)), table, TINY, store)
+    assert (
+        len(played)
+        == len(chance)
+        == found.loc[most].drop(columns="no_finding").to_numpy().sum()
+        >= 9
+    )
+    assert played["hit"].eq(1).all() and played["chance"].tolist() == pytest.approx(chance)
+    assert "no_finding" not in set(played["finding"]) and set(played["group_id"]) == {"a", "b"}
+    assert (
+        findings.pointing(Given("logit_map", -torch.from_numpy(cells)), table, TINY, store)["hit"]
+        .eq(0)
+        .all()
+    )
+
+
+# --- the stage
+# ---------------------------------------------------------------------------------------------------------------
+
+
+def weights(folder):
+    return stages.weights(folder)
+
+
+@pytest.fixture(scope="module")
+def trained(store):
+    few, vocabulary.FEWEST = vocabulary.FEWEST, 2
+    yield stages.backbone(TINY, store)
+    vocabulary.FEWEST = few
+
+
+def test_the_stage_leaves_what_the_others_read(trained, films, store):
+    split = datasets.parts(films)
+    result, kept = read_json(trained / "metrics.json"), pd.read_csv(trained / "predictions.csv")
+    assert (
+        result["images"] == {name: len(part) for name, part in split.items()}
+        and sum(result["images"].values()) == 45
+    )
+    assert [result[f"external{i}"]["site"] for i in (1, 2, 3)] == ["dogwood", "elm", "fir"]
+    assert (
+        sum(result[f"external{i}"]["auc"]["n"] for i in (1, 2, 3))
+        == result["external"]["auc"]["n"]
+        == len(split["external"])
+    )
+    assert kept["judged"].value_counts().to_dict() == {
+        name: len(split[name]) for name in ("val", "test", "external")
+    }
+    again = findings.predict(findings.load(trained, TINY), split["external"], TINY, store)
+    np.testing.assert_allclose(
+        again[LOGITS], kept.loc[kept["judged"] == "external", LOGITS], atol=1e-5
+    )
+    assert [row["step"] for row in read_json(trained / "history.json")] == [2, 4, 6]
+    assert set(kept.loc[kept["judged"] != "external", "patient_id"]).isdisjoint(
+        split["train"]["patient_id"]
+    )
+
+
+def test_a_stage_that_was_killed_goes_on_and_ends_the_same(
+    trained, films, store, few, monkeypatch, tmp_path
+):
+    calls, true_loss = [], findings.loss
+
+    def dies(model, batch):
+        calls.append(1)
+        if len(calls) == 6:
+            raise RuntimeError("power cut")
+        return true_loss(model, batch)
+
+    monkeypatch.setattr(findings, "loss", dies)
+    with pytest.raises(RuntimeError, match="power cut"):
+        findings.make(tmp_path, TINY, films, store)
+    assert len(calls) == 6 and not (tmp_path / "weights.safetensors").exists()
+    findings.make(tmp_path, TINY, films, store)
+    assert len(calls) == 6 + 2  # from the checkpoint of step 4
+    want = weights(trained)
+    assert all(torch.equal(tensor, want[name]) for name, tensor in weights(tmp_path).items())
+    assert read_json(tmp_path / "metrics.json") == read_json(trained / "metrics.json")
+
+
+def test_folds_judge_every_internal_film(films, store, few, tmp_path):
+    profile = replace(TINY, folds=2, backbone_training=replace(TINY.backbone_training, steps=2))
+    findings.make(tmp_path, profile, films, store)
+    inside = films[~films["external"]]
+    result, kept = read_json(tmp_path / "metrics.json"), pd.read_csv(tmp_path / "predictions.csv")
+    assert result["folds"]["auc"]["n"] == len(inside)
+    assert sorted(kept.loc[kept["judged"] == "folds", "path"]) == sorted(inside["path"])
+
+
+def test_validation_picks_the_step_of_the_best_auc(films, store, tmp_path):
+    profile = replace(TINY, backbone_training=replace(TINY.backbone_training, eval_every=2))
+    split = datasets.parts(films)
+    model = findings.fit(tmp_path, profile, split["train"], split["val"], store)
+    history = read_json(tmp_path / "history.json")
+    logits = findings.predict(model, split["val"], profile, store)[LOGITS].to_numpy()
+    best = max(row["score"] for row in history)
+    assert len(history) == 3 and findings.mean_auc(
+        split["val"][list(FINDINGS)].to_numpy(), logits
+    ) == pytest.approx(best)
+
+
+def test_training_starts_from_the_weights_it_is_given(films, store, trained, tmp_path):
+    still = replace(TINY, backbone_training=replace(TINY.backbone_training, lr=0.0, steps=1))
+    start = weights(trained)
+    model = findings.fit(tmp_path, still, films.iloc[:8].reset_index(drop=True), (), store, start)
+    own = dict(model.named_parameters())
+    assert all(
+        torch.equal(tensor, start[name])
+        for name, tensor in own.items()
+        if name.startswith("features.")
+    )
+    # the head is new: other findings, other patients
+    assert not torch.equal(own["head.weight"], start["head.weight"])
+
+
+# --- keys
+# --------------------------------------------------------------------------------------------------------------------
+
+
+def of_backbone(profile):
+    return dependencies.settings(profile, "backbone")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"transformer": profiles.ViT(depth=1)},
+        {"transformer_training": Training(steps=1)},
+        {"severity_training": Training(steps=1)},
+        {"choices": replace(TINY.choices, mlp_dim=2048)},
+        {"lesson_minutes": 1},
+        {"name": "other"},
+    ],
+)
+def test_what_comes_after_the_backbone_leaves_its_key(change):
+    assert of_backbone(replace(TINY, **change)) == of_backbone(TINY)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"image_size": 96},
+        {"seed": 1},
+        {"folds": 2},
+        {"cohort": Cohort(findings=46)},
+        {"backbone": replace(TINY.backbone, pool="average")},
+        {"backbone_training": replace(TINY.backbone_training, steps=7)},
+        {"choices": replace(TINY.choices, uncertain="ones")},
+        {"choices": replace(TINY.choices, resize="pad")},
+    ],
+)
+def test_what_the_backbone_depends_on_changes_its_key_and_that_of_what_follows(change):
+    changed = replace(TINY, **change)
+    assert of_backbone(changed) != of_backbone(TINY)
+    assert dependencies.settings(changed, "diagnosis_pa")["after backbone"] == of_backbone(changed)
+
+
+def test_a_start_from_the_virtual_hospitals_is_part_of_the_key():
+    started = replace(TINY, seed=3, backbone=replace(TINY.backbone, start="virtual"))
+    assert of_backbone(started)["start"] == of_backbone(
+        replace(profiles.demo(), seed=3)
+    ) and "start" not in of_backbone(TINY)
+    assert of_backbone(started) != of_backbone(replace(TINY, seed=3))
+
+
+def test_an_unknown_start_or_stage_is_refused_with_the_known_ones(store):
+    with pytest.raises(
+        ValueError, match="start of the backbone 'chexpert'.*imagenet.*random.*virtual"
+    ):
+        stages.backbone(replace(TINY, backbone=replace(TINY.backbone, start="chexpert")), store)
+    with pytest.raises(ValueError, match="stage 'spine'.*backbone"):
+        dependencies.settings(TINY, "spine")
+
+
+# --- committed results
+# -------------------------------------------------------------------------------------------------------
+
+
+def test_results_are_read_as_they_were_written(monkeypatch, tmp_path):
+    monkeypatch.setattr(results, "FOLDER", tmp_path / "results")
+    assert results.names() == []
+    rows = [{"seed": 0, "pool": "pcam", "auc": 0.9}, {"seed": 1, "pool": "pcam", "auc": None}]
+    results.write("seeds_backbone", rows, {"commit": "abc"})
+    results.write("a", [], {})
+    assert results.read("seeds_backbone") == {
+        "made": {"commit": "abc"},
+        "rows": rows,
+    } and results.names() == ["a", "seeds_backbone"]
+    with pytest.raises(FileNotFoundError, match="no result 'seeds'; there are: a, seeds_backbone"):
+        results.read("seeds")
+    with pytest.raises(ValueError):
+        results.write("nan", [{"auc": math.nan}], {})
+
+
+def test_committed_seeds_of_the_backbone_have_the_form_that_lesson_02_reads():
+    if "seeds_backbone" not in results.names():
+        pytest.skip("not measured yet: make seeds")
+    study = results.read("seeds_backbone")
+    rows = pd.DataFrame(study["rows"])
+    assert (
+        rows.groupby("pool")["seed"].nunique().to_dict()
+        == {"average": len(rows) // 2, "pcam": len(rows) // 2}
+        and len(rows) >= 6
+    )
+    assert rows[["auc", "hit", "hit_low", "hit_high", "chance"]].stack().between(0, 1).all() and {
+        "commit",
+        "command",
+    } <= set(study["made"])
+    hits = rows.pivot(index="seed", columns="pool", values="hit")
+    gain = rows[rows["pool"] == "pcam"].set_index("seed")["gain"]
+    assert (hits["pcam"] - hits["average"]).to_numpy() == pytest.approx(gain.to_numpy())
