@@ -1,11 +1,12 @@
-"""Input at scale: reading the table, decoding once, opening again, and drawing shuffled batches,
-for growing numbers of films.
+"""Input at scale: reading the table, decoding once, opening again, and drawing shuffled batches.
 
-    python benchmarks/input.py [--films 1000 10000 100000] [--side 96] [--size 64] [--folder DIR]
+    python benchmarks/input.py [--images 1000 10000 100000] [--side 96] [--size 64] [--folder DIR]
 
-Films are made up: 64 different ones of `side` px under as many names as asked (hard links), decoded
-to `size` px. Linear = the last column stays level.
+Images are made up: 64 different ones of `side` px under as many names as asked (hard links),
+decoded to `size` px. The cost is linear where the last column stays level.
 """
+
+from __future__ import annotations
 
 import argparse
 import os
@@ -13,7 +14,9 @@ import resource
 import tempfile
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -22,77 +25,83 @@ import torch
 from cxrkit.data import cache, datasets, manifests
 from cxrkit.storage.artifacts import Store
 
-DISTINCT = 64
-BATCHES = 200  # of 8 films
+DISTINCT = 64  # different images
+BATCHES, BATCH = 200, 8
 
 
-def films(folder, count, side):
-    """`films.csv` and that many PNG files in `folder`."""
+def write_images(folder: Path, count: int, side: int) -> None:
+    """`films.csv` and that many PNG files of `side` px in a folder."""
     folder.mkdir(parents=True)
     rng = np.random.default_rng(0)
     for i in range(DISTINCT):
-        blurred = cv2.GaussianBlur(rng.normal(128, 400, (side, side)), (0, 0), side / 16)
-        cv2.imwrite(
-            str(folder / f"{i}.png"),
-            np.uint8(np.clip(blurred + rng.normal(0, 4, (side, side)), 0, 255)),
-        )
+        smooth = cv2.GaussianBlur(rng.normal(128, 400, (side, side)), (0, 0), side / 16)
+        pixels = np.clip(smooth + rng.normal(0, 4, (side, side)), 0, 255)
+        cv2.imwrite(str(folder / f"{i}.png"), np.uint8(pixels))
     for i in range(DISTINCT, count):
         os.link(folder / f"{i % DISTINCT}.png", folder / f"{i}.png")
-    rows = "".join(
-        f"{i}.png,p{i},{'AP' if i % 3 else 'PA'},S,{'edema' if i % 5 else 'no finding'}\n"
-        for i in range(count)
-    )
-    (folder / "films.csv").write_text("path,patient_id,view,site,findings\n" + rows)
+    rows = []
+    for i in range(count):
+        view = "AP" if i % 3 else "PA"
+        finding = "edema" if i % 5 else "no finding"
+        rows.append(f"{i}.png,p{i},{view},S,{finding}\n")
+    (folder / "films.csv").write_text("path,patient_id,view,site,findings\n" + "".join(rows))
 
 
-def clock(call):
+def clock(call: Callable[[], Any]) -> tuple[float, Any]:
     """(seconds, result) of a call."""
     began = time.perf_counter()
     result = call()
     return time.perf_counter() - began, result
 
 
-def measure(folder, count, side, size):
+def measure(folder: Path, count: int, side: int, size: int) -> str:
     """One line of the table."""
-    films(folder / "films", count, side)
+    write_images(folder / "films", count, side)
     store = Store(folder / "store")
-    table_s, table = clock(lambda: manifests.read("local", folder / "films"))
-    decode_s, dataset = clock(lambda: datasets.CXRDataset(table, size, train=True, store=store))
-    again_s, _ = clock(lambda: datasets.CXRDataset(table, size, train=True, store=store))
+    table_s, table = clock(lambda: manifests.read_manifest("local", folder / "films"))
+
+    def open_dataset() -> datasets.CXRDataset:
+        return datasets.CXRDataset(table, size, train=True, store=store)
+
+    decode_s, dataset = clock(open_dataset)
+    again_s, _ = clock(open_dataset)
     order = np.random.default_rng(1).permutation(count)
-    draws = [order[i % count : i % count + 8].tolist() for i in range(0, 8 * BATCHES, 8)]
+    draws = []
+    for i in range(0, BATCH * BATCHES, BATCH):
+        start = i % count
+        draws.append(order[start : start + BATCH].tolist())
     draw_s, _ = clock(lambda: [dataset.batch(draw) for draw in draws])
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    print(
+    microseconds = 1e6 * (table_s + decode_s + again_s) / count
+    return (
         f"{count:>8,} {table_s:>8.2f} {decode_s:>9.2f} {count / decode_s:>9.0f} {again_s:>8.2f} "
-        f"{8 * BATCHES / draw_s:>10.0f} "
-        f"{peak:>8.2f} {1e6 * (table_s + decode_s + again_s) / count:>10.0f}",
-        flush=True,
+        f"{BATCH * BATCHES / draw_s:>10.0f} {peak:>8.2f} {microseconds:>11.0f}"
     )
 
 
-def main():
+def main() -> None:
+    """Measure and print."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--films", type=int, nargs="+", default=[1_000, 10_000])
+    parser.add_argument("--images", type=int, nargs="+", default=[1_000, 10_000])
     parser.add_argument("--side", type=int, default=96, help="px of the files")
     parser.add_argument("--size", type=int, default=64, help="px of the cache")
     parser.add_argument("--folder", type=Path, default=None)
-    asked = parser.parse_args()
+    options = parser.parse_args()
     warnings.simplefilter("ignore")
     print(
-        f"{cache.cpus()} cores, torch with {torch.get_num_threads()} threads, files of {asked.side} "
-        f"px, cache of {asked.size} px"
+        f"{cache.cpus()} cores, torch with {torch.get_num_threads()} threads, files of "
+        f"{options.side} px, cache of {options.size} px"
     )
     print(
-        f"{'films':>8} {'table s':>8} {'decode s':>9} {'images/s':>9} {'again s':>8} "
-        f"{'drawn/s*':>10} {'peak GB':>8} {'us a film':>10}"
-        "\n(* images/s of shuffled, augmented batches of 8)"
+        f"{'images':>8} {'table s':>8} {'decode s':>9} {'images/s':>9} {'again s':>8} "
+        f"{'batched/s*':>10} {'peak GB':>8} {'us an image':>11}"
+        f"\n(* images/s of shuffled, augmented batches of {BATCH})"
     )
-    for count in asked.films:
-        with tempfile.TemporaryDirectory(dir=asked.folder) as folder:
-            measure(Path(folder), count, asked.side, asked.size)
+    for count in options.images:
+        with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+            print(measure(Path(folder), count, options.side, options.size), flush=True)
 
 
 if __name__ == "__main__":

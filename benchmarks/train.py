@@ -30,9 +30,9 @@ from cxrkit.training import batches, devices, loop
 
 FILMS = 256
 TASKS = {
-    "backbone": (factory.backbone_network, findings.loss, "backbone_training"),
+    "backbone": (factory.build_backbone, findings.loss, "backbone_training"),
     "diagnosis": (
-        factory.network,
+        factory.build_classifier,
         lambda model, batch: F.cross_entropy(model(batch["image"])["logits"], batch["target"]),
         "transformer_training",
     ),
@@ -78,7 +78,7 @@ def measure(task, profile, dataset, asked):
 
     def run():
         torch.manual_seed(0)
-        made = loop.Run(network(profile), training, {}, device, None, None)
+        made = loop.TrainingRun(network(profile), training, {}, device, None, None)
         made.model = torch.compile(made.model) if asked.compile else made.model
         loop.train_mode(made.model)
         return made
@@ -120,7 +120,7 @@ def main():
     profile = profiles.get(asked.profile)
     with tempfile.TemporaryDirectory() as folder:
         made_up(Path(folder) / "films", FILMS, 2 * profile.image_size)
-        table = manifests.read("local", Path(folder) / "films")
+        table = manifests.read_manifest("local", Path(folder) / "films")
         dataset = datasets.CXRDataset(
             table,
             profile.image_size,

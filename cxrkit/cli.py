@@ -1,131 +1,213 @@
 """The command `cxrkit`. Imports wait inside the commands, so that `--help` answers at once."""
 
+from __future__ import annotations
+
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from cxrkit import NOTICE, __version__
 
-PROFILE = click.option(
-    "--profile",
-    default="demo",
-    show_default=True,
-    help="demo (virtual hospitals, CPU), mini or paper.",
-)
+if TYPE_CHECKING:
+    from cxrkit.config.sections import Profile
+
+DRY_LESSONS = ("02", "03", "04", "05", "06", "07")  # of a dry run
+
+FOLDER = click.Path(file_okay=False, path_type=Path)
+EXISTING_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+EXISTING_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
 OUT = click.option(
     "--out",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=FOLDER,
     default=None,
     help="Store for results [default: CXRKIT_STORE, else artifacts/ of the checkout, else the "
     "user's cache].",
 )
-
-
-@click.group(epilog=NOTICE)
-@click.version_option(__version__, package_name="cxrkit")
-def main():
-    """cxrkit: the reference kit for chest X-ray transformers (Park et al. 2021)."""
-
-
-@main.group()
-def data():
-    """List, fetch and verify datasets, and look for leakage between splits."""
-
-
+DATA = click.option(
+    "--data",
+    "data_dir",
+    type=EXISTING_FOLDER,
+    default=None,
+    help="Folder with the datasets, each in a folder of its name (docs/paper.md) [default: "
+    "CXRKIT_DATA, else data/ of the store].",
+)
+MIRROR = click.option(
+    "--mirror",
+    type=EXISTING_FOLDER,
+    default=None,
+    help="Folder with prepared images, instead of a download.",
+)
 ROOT = click.option(
     "--root",
     "--mirror",
     "root",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    type=EXISTING_FOLDER,
     default=None,
     help="Folder of the datasets, or of this one [default: CXRKIT_DATA, else data/ of the store].",
 )
 
 
+def profile_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that choose a profile and change single fields of it."""
+    options = (
+        click.option(
+            "--profile",
+            default="demo",
+            show_default=True,
+            help="demo (virtual hospitals, CPU), mini or paper; or a settings file (YAML, TOML).",
+        ),
+        click.option(
+            "--set",
+            "assignments",
+            multiple=True,
+            metavar="FIELD=VALUE",
+            help="Another value for a field of the profile, e.g. --set seed=3 --set "
+            "transformer_training.batch=4; may be repeated.",
+        ),
+        click.option(
+            "--choices",
+            type=click.Choice(["author", "text"]),
+            default=None,
+            help="The open choices as the authors' later code or as the paper's text has them.",
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def fail(error: Exception) -> NoReturn:
+    """End with the message of an error that the user can repair."""
+    raise click.ClickException(str(error)) from error
+
+
+def chosen_profile(name: str, assignments: Sequence[str], choices: str | None) -> Profile:
+    """The profile of the command line; a wrong name or field ends the command."""
+    from cxrkit.config.settings_file import resolve_profile
+
+    try:
+        return resolve_profile(name, assignments, choices)
+    except ValueError as error:
+        fail(error)
+
+
+def end_with(problems: Sequence[str]) -> None:
+    """List what went wrong on stderr and leave with status 1, if anything did."""
+    shown = list(problems[:20])
+    if len(problems) > 20:
+        shown.append(f"... and {len(problems) - 20} more")
+    for problem in shown:
+        click.echo(problem, err=True)
+    if problems:
+        sys.exit(1)
+
+
+@click.group(epilog=NOTICE)
+@click.version_option(__version__, package_name="cxrkit")
+def main() -> None:
+    """cxrkit: the reference kit for chest X-ray transformers (Park et al. 2021)."""
+
+
+# data
+
+
+@main.group()
+def data() -> None:
+    """List, fetch and verify datasets, and look for leakage between splits."""
+
+
 @data.command("list")
-def list_datasets():
-    """All datasets: films, licence, what their rows carry, how to obtain them."""
+def list_datasets() -> None:
+    """All datasets: images, licence, what their rows carry, how to obtain them."""
     from cxrkit.data import schema
 
     for name in schema.names():
         spec = schema.load(name)
-        click.echo(
-            f"{name:16} {spec.expected.get('films', '?'):>7} films  {spec.licence_class:32} "
-            f"{', '.join(spec.provides)}"
-        )
-        click.echo(f"{'':16} {spec.title}\n{'':16} obtain: {spec.obtain}")
+        count = spec.expected.get("films", "?")
+        carries = ", ".join(spec.provides)
+        click.echo(f"{name:16} {count:>7} images  {spec.licence_class:32} {carries}")
+        click.echo(f"{'':16} {spec.title}")
+        click.echo(f"{'':16} obtain: {spec.obtain}")
 
 
 @data.command()
 @click.argument("name")
 @click.option(
     "--mirror",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    type=EXISTING_FOLDER,
     envvar="CXRKIT_MIRROR",
     default=None,
-    help="Take prepared films from this folder instead of the public addresses [env: "
+    help="Take prepared images from this folder instead of the public addresses [env: "
     "CXRKIT_MIRROR].",
 )
 @click.option(
     "--root",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=FOLDER,
     default=None,
     help="Where to put them [default: CXRKIT_DATA, else data/ of the store].",
 )
 @click.option(
     "--archive",
     "archives",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    type=EXISTING_FILE,
     multiple=True,
     help="Unpack this archive of a full dataset, downloaded by hand; may be repeated.",
 )
 @click.option("--jobs", default=4, show_default=True, help="Downloads at a time.")
-def fetch(name, mirror, root, archives, jobs):
-    """Get the films of NAME, verified; says first how many bytes. Exit status 1 if a file failed,
-    naming it.
-    """
-    from cxrkit.data import download, manifests, schema
-    from cxrkit.data import fetch as fetching
+def fetch(
+    name: str, mirror: Path | None, root: Path | None, archives: tuple[Path, ...], jobs: int
+) -> None:
+    """Get the images of NAME, verified; says first how many bytes.
 
+    Exit status 1 if a file failed, naming it.
+    """
+    from cxrkit.data import downloads, fetching, schema
+    from cxrkit.storage.locations import data_root
+
+    failures: list[str] = []
     try:
-        folder = manifests.data_root(root) / schema.load(name).name
-        unpacked = [path for archive in archives for path in download.extract(archive, folder)]
-        failures = [] if archives else fetching.fetch(name, root, mirror, jobs, say=click.echo)
-    except (download.FetchError, ValueError, OSError) as error:
-        raise click.ClickException(str(error)) from error
-    click.echo(
-        f"{folder}: {len(unpacked)} files unpacked"
-        if archives
-        else f"{folder}: {len(failures)} failures"
-    )
-    _end(failures)
+        folder = data_root(root) / schema.load(name).name
+        if archives:
+            unpacked = sum(len(downloads.extract(archive, folder)) for archive in archives)
+            click.echo(f"{folder}: {unpacked} files unpacked")
+        else:
+            failures = fetching.fetch(name, root, mirror, jobs, say=click.echo)
+            click.echo(f"{folder}: {len(failures)} failures")
+    except (downloads.FetchError, ValueError, OSError) as error:
+        fail(error)
+    end_with(failures)
 
 
 @data.command()
 @click.argument("name")
 @ROOT
-def verify(name, root):
-    """Check a copy of NAME against its manifest: hashes of films, counts of tables. Exit status 1
-    on a difference.
+def verify(name: str, root: Path | None) -> None:
+    """Check a copy of NAME against its manifest: hashes of images, counts of tables.
+
+    Exit status 1 on a difference.
     """
-    from cxrkit.data import fetch as fetching
+    from cxrkit.data import fetching
 
     try:
         problems, counts = fetching.verify(name, root)
     except (ValueError, OSError) as error:
-        raise click.ClickException(str(error)) from error
+        fail(error)
     click.echo(counts.dropna(axis=1, how="all").to_string(na_rep="-"))
     click.echo(f"{name}: {len(problems)} problems")
-    _end(problems)
+    end_with(problems)
 
 
 @data.command()
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
 @ROOT
-def leakage(names, root):
-    """Look for patients and near-identical films in two splits, within and between NAMEs. Exit
-    status 1 if there are any.
+def leakage(names: tuple[str, ...], root: Path | None) -> None:
+    """Look for patients and near-identical images in two splits, within and between NAMEs.
+
+    Exit status 1 if there are any.
     """
     import pandas as pd
 
@@ -133,48 +215,29 @@ def leakage(names, root):
     from cxrkit.data import manifests
 
     try:
-        table = pd.concat(
-            [manifests.read(name, root, apart=False) for name in names], ignore_index=True
-        )
-        found = leaks.find(table)
+        tables = [manifests.read_manifest(name, root, apart=False) for name in names]
+        table = pd.concat(tables, ignore_index=True)
+        found = leaks.find_leaks(table)
     except (ValueError, OSError) as error:
-        raise click.ClickException(str(error)) from error
+        fail(error)
     click.echo(pd.crosstab(table["dataset"], table["split"], margins=True).to_string())
-    _end([f"{row.kind}: {row.what} in {row.splits} ({row.detail})" for row in found.itertuples()])
-    click.echo("no patient and no near-identical film in two splits")
+    end_with(
+        [f"{row.kind}: {row.what} in {row.splits} ({row.detail})" for row in found.itertuples()]
+    )
+    click.echo("no patient and no near-identical image in two splits")
 
 
-def _end(problems):
-    """List what went wrong on stderr and leave with status 1, if anything did."""
-    for problem in problems[:20] + [f"... and {len(problems) - 20} more"] * (len(problems) > 20):
-        click.echo(problem, err=True)
-    if problems:
-        sys.exit(1)
-
-
-DRY = ("02", "03", "04", "05", "06", "07")  # lessons of a dry run
+# running
 
 
 @main.command()
-@PROFILE
-@click.option(
-    "--mirror",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-    default=None,
-    help="Folder with prepared films, instead of a download.",
-)
-@click.option(
-    "--data",
-    "data_dir",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-    default=None,
-    help="Folder with the full datasets, each in a folder of its name (docs/paper.md) [default: "
-    "CXRKIT_DATA].",
-)
+@profile_options
+@MIRROR
+@DATA
 @click.option(
     "--dry-run",
     is_flag=True,
-    help="Full size, few films, two updates a training, lessons 02 to 07: does it all run here?",
+    help="Full size, few images, two steps a training, lessons 02 to 07: does it all run here?",
 )
 @click.option(
     "--plan", "only_plan", is_flag=True, help="Say what it will cost on this machine, and stop."
@@ -199,108 +262,139 @@ DRY = ("02", "03", "04", "05", "06", "07")  # lessons of a dry run
 )
 @click.option("--force", is_flag=True, help="Run lessons again that are up to date.")
 @OUT
-def reproduce(profile, mirror, data_dir, dry_run, only_plan, only, scheduler, workers, force, out):
+def reproduce(
+    profile: str,
+    assignments: tuple[str, ...],
+    choices: str | None,
+    mirror: Path | None,
+    data_dir: Path | None,
+    dry_run: bool,
+    only_plan: bool,
+    only: tuple[str, ...],
+    scheduler: str | None,
+    workers: int | None,
+    force: bool,
+    out: Path | None,
+) -> None:
     """Run the notebooks headless, then write the report. Exit status 0 only if every lesson ran.
 
     PROFILE may leave datasets out: "paper-local" is paper without the dataset local. With --data or
-    --dry-run the plan comes first: films, updates, hours, memory and disk, from an update measured
-    on this machine.
+    --dry-run the plan comes first: images, steps, hours, memory and disk, from a step measured on
+    this machine.
     """
-    from cxrkit.reproduction import report, runner
+    from cxrkit.config.extras import require_extra
+
+    require_extra("lessons", "cxrkit reproduce")
+    from cxrkit.config import profiles
+    from cxrkit.config.settings_file import write_settings
+    from cxrkit.reproduction import plan, report, runner
+    from cxrkit.storage.artifacts import Store
     from cxrkit.training import distributed
 
-    if distributed.size() > 1:
+    if distributed.world_size() > 1:
         raise click.ClickException(
             "torchrun would run every lesson in each of its processes: make the stages with "
-            "`torchrun ... -m cxrkit "
-            "stage NAME` first, then run `cxrkit reproduce` without it"
+            "`torchrun ... -m cxrkit stage NAME` first, then run `cxrkit reproduce` without it"
         )
-    profile, only = (f"{profile}+dry", only or DRY) if dry_run else (profile, only)
-    parameters = {
-        "profile": profile,
-        "mirror": mirror and str(mirror.resolve()),
-        "data": data_dir and str(data_dir.resolve()),
-        "scheduler": scheduler,
-        "workers": workers,
-    }
+    if dry_run and not profile.endswith((".yaml", ".yml", ".toml")):
+        profile = f"{profile}+dry"
+    asked = chosen_profile(profile, assignments, choices)
+    if dry_run:
+        only = only or DRY_LESSONS
+    store = Store(out, data_dir or mirror)
     try:
+        if asked != _named(profiles, asked.name):
+            # lessons run in processes of their own, and read the changed profile from a file
+            path = store.root / "runs" / asked.name / "settings.yaml"
+            profile = str(write_settings(asked, path).resolve())
         if data_dir or dry_run or only_plan:
-            from cxrkit.config import profiles
-            from cxrkit.reproduction import plan
-            from cxrkit.storage import artifacts
-
-            click.echo(plan.apart(profiles.get(profile), artifacts.Store(out, data_dir or mirror)))
+            click.echo(plan.describe_in_subprocess(asked, store))
         if only_plan:
             return
+        parameters = {
+            "profile": profile,
+            "mirror": mirror and str(mirror.resolve()),
+            "data": data_dir and str(data_dir.resolve()),
+            "scheduler": scheduler,
+            "workers": workers,
+        }
         failed = runner.reproduce(parameters, root=out, only=only, force=force)
-        path = report.write(profile, root=out, data=mirror or data_dir)
+        path = report.write_report(profile, root=out, data=mirror or data_dir)
     except (runner.CannotRun, ValueError, OSError) as error:
-        raise click.ClickException(str(error)) from error
+        fail(error)
     click.echo(f"report: {path}")
     if failed:
         click.echo(f"failed: {', '.join(failed)}", err=True)
         sys.exit(1)
 
 
+def _named(profiles: Any, name: str) -> Profile | None:
+    """The kit's own profile of a name; None where there is none."""
+    try:
+        return profiles.get(name)
+    except ValueError:
+        return None
+
+
 @main.command()
 @click.argument("name")
-@PROFILE
-@click.option(
-    "--data",
-    "data_dir",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-    default=None,
-    help="Folder of the datasets [default: CXRKIT_DATA, else data/ of the store].",
-)
+@profile_options
+@DATA
 @OUT
-def stage(name, profile, data_dir, out):
-    """Make one stage, after those that it stands on, and say where it lies: cohort, backbone,
-    segmenter, diagnosis_pa, diagnosis_ap, severity, court, dial ...
+def stage(
+    name: str,
+    profile: str,
+    assignments: tuple[str, ...],
+    choices: str | None,
+    data_dir: Path | None,
+    out: Path | None,
+) -> None:
+    """Make one stage, after those that it depends on, and say where it lies.
 
-    What is in the store is loaded, what another process is making is waited for. On several GPUs,
-    which then share each training: torchrun --standalone --nproc-per-node 4 -m cxrkit stage NAME
-    ...
+    NAME is cohort, backbone, segmenter, diagnosis_pa, diagnosis_ap, severity, saliency_benchmark,
+    marker_study ... What is in the store is loaded, what another process is making is waited for.
+    On several GPUs, which then share each training: torchrun --standalone --nproc-per-node 4 -m
+    cxrkit stage NAME ...
     """
-    from cxrkit.config import profiles
-    from cxrkit.config.vocabulary import known
     from cxrkit.pipeline import stages
-    from cxrkit.storage import artifacts
+    from cxrkit.storage.artifacts import Store
     from cxrkit.training import distributed
 
+    asked = chosen_profile(profile, assignments, choices)
+    store = Store(out, data_dir, wait=-1)
     try:
-        make = stages.MAKE[known(name, stages.MAKE, "stage")]
-        folder = distributed.lead(
-            lambda: make(profiles.get(profile), artifacts.Store(out, data_dir, wait=-1))
-        )
+        stages.stage_of(name)
+        folder = distributed.on_rank0(lambda: stages.resolve(asked, name, store))
     except (ValueError, OSError) as error:
-        raise click.ClickException(str(error)) from error
+        fail(error)
     if folder:
         click.echo(folder)
 
 
 @main.command()
-@PROFILE
+@profile_options
 @OUT
-def report(profile, out):
-    """Write report.html from what is in the store, running nothing."""
-    from cxrkit.reproduction import report as pages
+def report(
+    profile: str, assignments: tuple[str, ...], choices: str | None, out: Path | None
+) -> None:
+    """Write the report from what is in the store, running nothing."""
+    from cxrkit.config.extras import require_extra
 
+    require_extra("lessons", "cxrkit report")
+    from cxrkit.reproduction.report import write_report
+
+    asked = chosen_profile(profile, assignments, choices)
     try:
-        click.echo(f"report: {pages.write(profile, root=out)}")
-    except ValueError as error:
-        raise click.ClickException(str(error)) from error
+        click.echo(f"report: {write_report(asked, root=out)}")
+    except (ValueError, OSError) as error:
+        fail(error)
 
 
 @main.command()
 @click.argument(
     "images", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="IMAGE..."
 )
-@click.option(
-    "--out",
-    required=True,
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Folder for predictions.csv and the maps.",
-)
+@click.option("--out", required=True, type=FOLDER, help="Folder for predictions.csv and the maps.")
 @click.option(
     "--profile", default="mini", show_default=True, help="Whose models: mini, demo or paper."
 )
@@ -308,11 +402,11 @@ def report(profile, out):
     "--view",
     type=click.Choice(["PA", "AP"]),
     default=None,
-    help="View of all films [default: the DICOM tag, else both models].",
+    help="View of all images [default: the DICOM tag, else both models].",
 )
 @click.option(
     "--weights",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    type=EXISTING_FOLDER,
     default=None,
     help="Folder with weights [default: the store's of this profile, else those that the kit "
     "ships].",
@@ -320,36 +414,94 @@ def report(profile, out):
 @click.option(
     "--maps",
     is_flag=True,
-    help="Also write lungs, severity and saliency as PNG, at the size of the film.",
+    help="Also write lungs, severity and saliency as PNG, at the size of the image.",
 )
-def predict(images, out, profile, view, weights, maps):
-    """Read films (PNG, JPEG, TIFF, DICOM, or folders of them): diagnosis, severity, warnings.
+def predict(
+    images: tuple[Path, ...],
+    out: Path,
+    profile: str,
+    view: str | None,
+    weights: Path | None,
+    maps: bool,
+) -> None:
+    """Read images (PNG, JPEG, TIFF, DICOM, or folders of them): diagnosis, severity, warnings.
 
     A file that cannot be read is skipped and named; the exit status is then 1.
     """
-    from cxrkit.config import profiles
-    from cxrkit.inference import predictor as predicting
+    from cxrkit.inference import load_models, predict_files
+
+    asked = chosen_profile(profile, (), None)
+    try:
+        models = load_models(asked, weights=weights)
+    except (FileNotFoundError, ValueError, RuntimeError) as error:
+        fail(error)
+    click.echo(models.about, nl=False)
+    failures = predict_files(images, out, models, view, maps)
+    click.echo(f"{out / 'predictions.csv'}")
+    end_with(failures)
+
+
+# the store and the machine
+
+
+@main.group()
+def store() -> None:
+    """See what the store holds, and remove what no profile needs."""
+
+
+@store.command("list")
+@OUT
+def list_store(out: Path | None) -> None:
+    """Every artifact: its size, its stage, and the profiles that need it."""
+    from cxrkit.reproduction import inventory
+    from cxrkit.storage.artifacts import Store
+
+    table = inventory.inventory(Store(out))
+    if not len(table):
+        click.echo(f"{Store(out).root}: empty")
+        return
+    click.echo(inventory.as_text(table))
+
+
+@store.command()
+@OUT
+@click.option(
+    "--keep",
+    multiple=True,
+    metavar="PROFILE",
+    help="Keep what this profile needs [default: every profile of the kit]; may be repeated.",
+)
+@click.option("--yes", is_flag=True, help="Remove it; without this, only say what would go.")
+def clean(out: Path | None, keep: tuple[str, ...], yes: bool) -> None:
+    """Remove the artifacts that no profile needs."""
+    from cxrkit.reproduction import inventory
+    from cxrkit.storage.artifacts import Store
 
     try:
-        models = predicting.load(profiles.get(profile), weights=weights)
-    except (FileNotFoundError, ValueError, RuntimeError) as error:
-        raise click.ClickException(str(error)) from error
-    click.echo(models.about, nl=False)
-    failures = predicting.run(images, out, models, view, maps)
-    click.echo(f"{out / 'predictions.csv'}")
-    _end(failures)
+        table = inventory.unneeded(Store(out), keep)
+    except ValueError as error:
+        fail(error)
+    if not len(table):
+        click.echo("every artifact is needed by a profile")
+        return
+    click.echo(inventory.as_text(table))
+    if yes:
+        inventory.remove(table)
+        click.echo(f"removed: {len(table)} folders")
+    else:
+        click.echo("nothing removed; run again with --yes")
 
 
 @main.command()
 @OUT
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
-def doctor(out, as_json):
+def doctor(out: Path | None, as_json: bool) -> None:
     """Check this machine for the kit and say what to do. Exit status 1 only if something blocks."""
-    from cxrkit.reproduction import environment as checks
+    from cxrkit.reproduction import environment
 
-    found = checks.examine(out)
-    click.echo(checks.as_json(found) if as_json else checks.as_text(found))
-    sys.exit(1 if checks.blocking(found) else 0)
+    found = environment.examine(out)
+    click.echo(environment.as_json(found) if as_json else environment.as_text(found))
+    sys.exit(1 if environment.blocking(found) else 0)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,14 @@
-"""Write data_manifests/<name>.csv for the public films from a prepared copy of them: python
-tools/build_manifests.py COPY.
+"""Write data_manifests/<name>.csv for the public images from a prepared copy of them.
+
+    python tools/build_manifests.py COPY
 
 A maintainer runs it when that copy changes. It keeps addresses, hashes, groups and, where their
-terms allow, labels. A value that can be derived is left blank (see `fetch.plan`): source_path = the
-same file name, sha256_source = sha256, prepared = untouched. Scores and metadata under
+terms allow, labels. A value that can be derived is left blank (see `fetching.plan`): source_path =
+the same file name, sha256_source = sha256, prepared = untouched. Scores and metadata under
 non-commercial terms (Cohen, Brixia) never get in: LABELS lists what may.
 """
+
+from __future__ import annotations
 
 import argparse
 import posixpath
@@ -33,47 +36,61 @@ LABELS = {
 }
 
 
-def films(spec, table):
-    """Rows of the prepared copy (labels.csv as text) -> rows of the manifest."""
-    source = table["source_repo"].map({s.repo: key for key, s in spec.sources.items()})
-    inside = [
-        posixpath.relpath(path, spec.sources[key].folder or ".")
-        for path, key in zip(table["source_path"], source)
-    ]
-    same = np.array([posixpath.basename(path) for path in table["file"]]) == inside
-    rows = pd.DataFrame(
-        {
-            "path": table["file"],
-            "source": source,
-            "source_path": np.where(same, "", inside),
-            "sha256": table["sha256"],
-            "sha256_source": table["sha256_source"].where(
-                table["sha256_source"] != table["sha256"], ""
-            ),
-            "bytes": table["bytes"],
-            "prepared": table["modified"].map(PREPARED).fillna(""),
-            "group_id": table["group_id"],
-            "split": table["group_id"].map(manifests.split_of),
-            "licence_class": table["licence_class"],
-            "mask_id": table.get("mask_source_id", ""),
-            "mask_sha256": table["mask_sha256"],
-            **{"findings" if c == "finding" else c: table[c] for c in LABELS[spec.name]},
-        }
-    )
-    constant = [c for c in ("source", "licence_class") if rows[c].nunique() == 1]
-    empty = [c for c in rows if not rows[c].replace("", np.nan).notna().any()]
-    return rows.drop(columns=constant + empty).sort_values("path")
+def manifest_rows(spec: schema.Manifest, table: pd.DataFrame) -> pd.DataFrame:
+    """Rows of the prepared copy as rows of the manifest.
+
+    Args:
+        spec: of the dataset.
+        table: labels.csv of the copy, as text.
+
+    Returns:
+        Sorted by path, without columns that are constant by definition or empty.
+    """
+    key_of_repo = {source.repo: key for key, source in spec.sources.items()}
+    sources = table["source_repo"].map(key_of_repo)
+    inside = []
+    for path, key in zip(table["source_path"], sources):
+        inside.append(posixpath.relpath(path, spec.sources[key].folder or "."))
+    names = [posixpath.basename(path) for path in table["file"]]
+    unchanged = np.array(names) == inside
+    differs = table["sha256_source"] != table["sha256"]
+    columns = {
+        "path": table["file"],
+        "source": sources,
+        "source_path": np.where(unchanged, "", inside),
+        "sha256": table["sha256"],
+        "sha256_source": table["sha256_source"].where(differs, ""),
+        "bytes": table["bytes"],
+        "prepared": table["modified"].map(PREPARED).fillna(""),
+        "group_id": table["group_id"],
+        "split": table["group_id"].map(manifests.split_of),
+        "licence_class": table["licence_class"],
+        "mask_id": table.get("mask_source_id", ""),
+        "mask_sha256": table["mask_sha256"],
+    }
+    for column in LABELS[spec.name]:
+        columns["findings" if column == "finding" else column] = table[column]
+    rows = pd.DataFrame(columns)
+    left_out = [name for name in ("source", "licence_class") if rows[name].nunique() == 1]
+    for name in rows:
+        if not rows[name].replace("", np.nan).notna().any():
+            left_out.append(name)
+    return rows.drop(columns=left_out).sort_values("path")
 
 
-def main():
+def main() -> None:
     """Write the CSV of each source of the copy and say how many bytes it has."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("copy", type=Path, help="folder with <name>/labels.csv")
+    options = parser.parse_args()
     for name in LABELS:
-        table = pd.read_csv(parser.parse_args().copy / name / "labels.csv", dtype=str)
-        text = films(schema.load(name), table).to_csv(index=False, lineterminator="\n")
+        table = pd.read_csv(options.copy / name / "labels.csv", dtype=str)
+        rows = manifest_rows(schema.load(name), table)
+        text = rows.to_csv(index=False, lineterminator="\n")
         write_atomic(schema.manifest_dir() / f"{name}.csv", text)
-        print(f"{name}: {len(table)} films, {len(text)} bytes")
+        print(f"{name}: {len(table)} images, {len(text)} bytes")
 
 
 if __name__ == "__main__":

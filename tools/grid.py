@@ -1,105 +1,164 @@
-"""Run Tables 7 to 10 with whole budgets and commit what they give: `make grid`. Resumes; a finished
-stage is loaded.
+"""Run Tables 7 to 10 with whole budgets and record what they give: `make grid`.
 
-Cells go seed by seed, the most telling first; each is written to cxrkit/results/grid.json as soon
-as it is done, with commit and date.
+It resumes: a finished stage is loaded. Cells go seed by seed, the most informative first; each is
+written to cxrkit/storage/recorded_results/grid.json as soon as it is done, with commit and date.
 """
 
+from __future__ import annotations
+
 import argparse
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import filelock
 
-from cxrkit.config import profiles
-from cxrkit.reproduction import comparisons, environment, results
+from cxrkit.config.sections import Profile
+from cxrkit.config.settings_file import get_profile
+from cxrkit.reproduction import comparisons, environment
 from cxrkit.reproduction import grid as grid_module
-from cxrkit.storage import artifacts, remote
+from cxrkit.reproduction.grid import Cell
+from cxrkit.reproduction.watch import signals_raise_exit
+from cxrkit.storage import recorded, remote
+from cxrkit.storage.artifacts import Store
 
 TASKS = {"diagnosis": grid_module.DIAGNOSIS, "severity": grid_module.SEVERITY}
+SAME_CELL = ("profile", "table", "cell", "stage", "seed")  # fields that name a row
 
 
-def chosen(profile, only, with_choices, stages):
-    """The cells of one seed whose name begins with one of `only` (all without) -> (them and what
-    they are compared with, them).
+def chosen(
+    profile: Profile, only: tuple[str, ...], with_choices: bool, stages: Sequence[str]
+) -> tuple[list[Cell], list[Cell]]:
+    """The cells of one seed that are asked for.
+
+    Args:
+        profile: with the seed.
+        only: beginnings of names in lowercase; () = all.
+        with_choices: also every other value of the open choices.
+        stages: those whose cells are meant.
+
+    Returns:
+        These cells and all that they are compared with; and these cells alone.
     """
-    grid = grid_module.cells(profile) + (grid_module.open_choices(profile) if with_choices else [])
-    asked = [
-        cell
-        for cell in grid
-        if cell.stage in stages and (not only or cell.name.lower().startswith(only))
-    ]
-    named, needed = {(cell.stage, cell.name): cell for cell in grid}, set(asked)
-    while others := {named[cell.stage, cell.against] for cell in needed} - needed:
-        needed |= others
-    return [cell for cell in grid if cell in needed], asked
+    cells = grid_module.grid_cells(profile)
+    if with_choices:
+        cells += grid_module.open_choice_cells(profile)
+    asked = []
+    for cell in cells:
+        if cell.stage in stages and (not only or cell.name.lower().startswith(only)):
+            asked.append(cell)
+    named, needed, waiting = _by_name(cells), set(), list(asked)
+    while waiting:
+        cell = waiting.pop()
+        if cell not in needed:
+            needed.add(cell)
+            waiting.append(named[cell.stage, cell.against])
+    return [cell for cell in cells if cell in needed], asked
 
 
-def keep(row, store, same_settings=True):
-    """Put a row into cxrkit/results/grid.json in the place of an older one of the same cell and
-    seed, one process at a time.
+def _by_name(cells: Sequence[Cell]) -> dict[tuple[str, str], Cell]:
+    """(stage, name) -> cell."""
+    return {(cell.stage, cell.name): cell for cell in cells}
 
-    same_settings: whether also in the place of one of the same settings. A cell that was not asked
-    for, but made for others to be compared with, does not replace it: the differences beside it
-    were taken from that. Nor does one that lost what it is compared with.
+
+def keep(row: dict[str, Any], store: Store, same_settings: bool = True) -> None:
+    """Record a row in the place of an older one of the same cell and seed, one process at a time.
+
+    A cell that was not asked for, but made for others to be compared with, does not replace one of
+    the same settings: the differences beside it were taken from that one. A row without the
+    difference that it should have does not either.
+
+    Args:
+        row: of `comparisons.measure_cell`.
+        store: its folder holds the lock.
+        same_settings: whether the row also replaces one of the same settings.
     """
-    same = ("profile", "table", "cell", "stage", "seed")
     with filelock.FileLock(store.root / "grid.lock"):
-        old = results.read("grid")["rows"] if "grid" in results.names() else []
-        before = [other for other in old if all(other[name] == row[name] for name in same)]
-        if not same_settings and any(other["key"] == row["key"] for other in before):
-            return
-        rows = [other for other in old if other not in before] + [row]
-        results.write("grid", rows, {"command": "make grid", **environment.provenance()})
+        rows = []
+        if "grid" in recorded.result_names():
+            rows = recorded.read_result("grid")["rows"]
+        others = []
+        for other in rows:
+            if any(other[name] != row[name] for name in SAME_CELL):
+                others.append(other)
+            elif not same_settings and other["key"] == row["key"]:
+                return
+        made = {"command": "make grid", **environment.provenance()}
+        recorded.write_result("grid", [*others, row], made)
 
 
-def record(cell, against, store, asked):
-    """Measure a finished cell, without a difference where `against` failed and is None, and keep
-    its row -> None, or what failed here.
+def record(cell: Cell, against: Cell | None, store: Store, asked: bool) -> str | None:
+    """Measure a finished cell and keep its row.
+
+    Args:
+        cell: finished.
+        against: what it is compared with; None where that failed.
+        store: where both lie.
+        asked: whether the cell was asked for.
+
+    Returns:
+        None, or what failed here.
     """
     try:
-        row = comparisons.measure(cell, store, against)
-        keep(
-            row | {name: environment.provenance()[name] for name in ("commit", "date")},
-            store,
-            asked and against is not None,
-        )
+        row = comparisons.measure_cell(cell, store, against)
+        origin = environment.provenance()
+        row |= {name: origin[name] for name in ("commit", "date")}
+        keep(row, store, same_settings=asked and against is not None)
     except Exception as error:  # whatever it is: the other cells go on
         return f"not measured: {type(error).__name__}: {error}"
+    return None
 
 
-def work(grid, asked, store, scheduler, workers):
-    """Make the cells of one seed and record each as soon as what it is compared with has ended too;
-    yields (cell, what is to be said of it, whether it failed).
+def work(
+    cells: Sequence[Cell],
+    asked: Sequence[Cell],
+    store: Store,
+    scheduler: str | None,
+    workers: int,
+) -> Iterator[tuple[Cell, str, bool]]:
+    """Make the cells of one seed; record each as soon as what it is compared with has ended too.
+
+    Args:
+        cells: what to make.
+        asked: those of them that were asked for.
+        store: where the artifacts go.
+        scheduler: as in `grid.run_cells`.
+        workers: as in `grid.run_cells`.
+
+    Yields:
+        (cell, message, whether it failed).
     """
-    named, ended, waiting = {(cell.stage, cell.name): cell for cell in grid}, {}, []
-    for cell, error in grid_module.run(grid, store, scheduler, workers):
-        yield cell, error or "done", bool(error)
-        ended[cell.stage, cell.name] = error
-        waiting += [] if error else [cell]
-        for ready in [c for c in waiting if (c.stage, c.against) in ended]:
-            waiting.remove(ready)
-            lost = ended[ready.stage, ready.against]
-            problem = record(
-                ready, None if lost else named[ready.stage, ready.against], store, ready in asked
-            )
-            if problem or lost:
-                yield (
-                    ready,
-                    problem or f"no difference: {ready.against}, which it is compared with, failed",
-                    bool(problem),
-                )
+    named, ended, waiting = _by_name(cells), {}, []
+    running = grid_module.run_cells(cells, store, scheduler, workers)
+    with contextlib.closing(running):
+        for cell, error in running:
+            yield cell, error or "done", bool(error)
+            ended[cell.stage, cell.name] = error
+            if not error:
+                waiting.append(cell)
+            for ready in [other for other in waiting if (other.stage, other.against) in ended]:
+                waiting.remove(ready)
+                lost = ended[ready.stage, ready.against]
+                against = None if lost else named[ready.stage, ready.against]
+                problem = record(ready, against, store, ready in asked)
+                if problem:
+                    yield ready, problem, True
+                elif lost:
+                    message = f"no difference: {ready.against}, which it is compared with, failed"
+                    yield ready, message, False
 
 
-def main(arguments=None):
-    """Exit status 1 if a cell failed."""
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The options of the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         "only",
         nargs="*",
         metavar="CELL",
-        help="beginnings of names, such as ResNet or 'SimCLR: ours' [all]",
+        help=f"beginnings of names, such as ResNet or 'SimCLR: {grid_module.PROPOSED}' [all]",
     )
-    parser.add_argument("--profile", default="demo")
+    parser.add_argument("--profile", default="demo", help="name, or path of a settings file")
     parser.add_argument("--seeds", nargs="*", type=int, help="[those of the profile]")
     parser.add_argument("--task", choices=TASKS, nargs="*", default=list(TASKS), help="[both]")
     parser.add_argument(
@@ -118,22 +177,28 @@ def main(arguments=None):
     parser.add_argument(
         "--url", help="share finished stages through an fsspec address instead of a folder"
     )
-    options = parser.parse_args(arguments)
-    store, failed = artifacts.Store(wait=-1), 0
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit status 1 if a cell failed."""
+    options = parse(arguments)
+    store, any_failed = Store(wait=-1), False
     if options.url:
-        store = remote.Shared(options.url, store.root)
-    profile, only = profiles.get(options.profile), tuple(name.lower() for name in options.only)
-    for seed in options.seeds if options.seeds is not None else profile.grid.seeds:
-        grid, asked = chosen(
-            replace(profile, seed=seed),
-            only,
-            options.choices,
-            [TASKS[task] for task in options.task],
-        )
-        for cell, said, bad in work(grid, asked, store, options.scheduler, options.workers):
-            print(f"seed {seed}, {cell.table}, {cell.name}, {cell.stage}: {said}", flush=True)
-            failed += bad
-    return int(failed > 0)
+        store = remote.RemoteStore(options.url, store.root)
+    profile, only = get_profile(options.profile), tuple(name.lower() for name in options.only)
+    stages = [TASKS[task] for task in options.task]
+    seeds = profile.grid.seeds if options.seeds is None else options.seeds
+    with signals_raise_exit():  # a cluster that was started here ends with this process
+        for seed in seeds:
+            cells, asked = chosen(replace(profile, seed=seed), only, options.choices, stages)
+            steps = work(cells, asked, store, options.scheduler, options.workers)
+            for cell, message, failed in steps:
+                print(
+                    f"seed {seed}, {cell.table}, {cell.name}, {cell.stage}: {message}", flush=True
+                )
+                any_failed = any_failed or failed
+    return int(any_failed)
 
 
 if __name__ == "__main__":

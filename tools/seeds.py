@@ -1,152 +1,131 @@
-"""Train what a lesson trains once, three times over, and commit the spread: `make seeds`. Resumes;
-a finished stage is loaded.
+"""Train what a lesson trains once, three times over, and record the spread: `make seeds`.
 
-A seed draws new virtual patients and new random weights. Each study gives flat rows, written to
-cxrkit/results/seeds_<study>.json.
+It resumes: a finished stage is loaded. A seed draws new virtual patients and new random weights.
+Each study gives flat rows, written to cxrkit/storage/recorded_results/seeds_<study>.json.
 """
 
+from __future__ import annotations
+
 import argparse
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from cxrkit.config import profiles
 from cxrkit.evaluation import resampling
+from cxrkit.evaluation.summaries import metrics_of, sites_of
 from cxrkit.explain import saliency_benchmark
-from cxrkit.pipeline import stages, task_data
-from cxrkit.reproduction import environment, results
-from cxrkit.storage import artifacts, atomic
+from cxrkit.pipeline.run import Run
+from cxrkit.reproduction import environment
+from cxrkit.storage import recorded
 from cxrkit.tasks import findings
 
 SEEDS = (0, 1, 2)
+HELD_OUT = ("", "alder", "birch", "cedar")  # "" = the three external hospitals of the profile
+
+Rows = list[dict[str, Any]]
 
 
-def external(folder):
-    """The metrics of a stage on the hospitals never seen, and its metrics as a whole."""
-    found = atomic.read_json(folder / "metrics.json")
-    return found["external"], found
+def difference_of_means(a: np.ndarray, b: np.ndarray) -> float:
+    """Mean of a minus mean of b."""
+    return np.mean(a) - np.mean(b)
 
 
-def study_backbone(profile, store):
-    """PCAM against average pooling with one budget: AUC on unseen hospitals, and the pointing game."""
-    rows, scores = [], {}
+def study_backbone(run: Run) -> Rows:
+    """PCAM against average pooling with one budget: AUC on external sites, pointing game."""
+    rows, hits = [], {}
     for pool in ("pcam", "average"):
-        variant = replace(profile, backbone=replace(profile.backbone, pool=pool))
-        folder = stages.backbone(variant, store)
-        outside = external(folder)[0]
-        films = task_data.for_task(variant, "findings", store)
-        played = findings.pointing(
-            findings.load(folder, variant),
-            films[films["external"]].reset_index(drop=True),
-            variant,
-            store,
-        )
-        scores[pool] = played
-        areas = {name: found["auc"]["value"] for name, found in outside["findings"].items()}
-        hit = resampling.bootstrap(np.mean, played["hit"], groups=played["group_id"])
-        rows.append(
-            {
-                "pool": pool,
-                "auc": outside["auc"]["value"],
-                **{f"auc_{name}": area for name, area in areas.items()},
-                "hit": hit[0],
-                "hit_low": hit[1],
-                "hit_high": hit[2],
-                "chance": played["chance"].mean(),
-                "n": len(played),
-                **{f"hit_{name}": part["hit"].mean() for name, part in played.groupby("finding")},
-            }
-        )
-    both = scores["pcam"].assign(other=scores["average"]["hit"])
-    gain = resampling.bootstrap(
-        lambda a, b: np.mean(a) - np.mean(b), both["hit"], both["other"], groups=both["group_id"]
+        backbone = replace(run.profile.backbone, pool=pool)
+        variant = run.with_profile(replace(run.profile, backbone=backbone))
+        result = variant.backbone
+        external = metrics_of(result.metrics, "external")
+        images = variant.images("findings")
+        images = images[images["external"]].reset_index(drop=True)
+        played = findings.pointing(result.task, result.model, images)
+        hits[pool] = played
+        hit, low, high = resampling.bootstrap(np.mean, played["hit"], groups=played["group_id"])
+        row = {"pool": pool, "auc": external["auc"]["value"]}
+        for name, found in external["findings"].items():
+            row[f"auc_{name}"] = found["auc"]["value"]
+        row |= {"hit": hit, "hit_low": low, "hit_high": high}
+        row |= {"chance": played["chance"].mean(), "n": len(played)}
+        for name, part in played.groupby("finding"):
+            row[f"hit_{name}"] = part["hit"].mean()
+        rows.append(row)
+    gain, low, high = resampling.bootstrap(
+        difference_of_means,
+        hits["pcam"]["hit"],
+        hits["average"]["hit"],
+        groups=hits["pcam"]["group_id"],
     )
-    return [{**row, "gain": gain[0], "gain_low": gain[1], "gain_high": gain[2]} for row in rows]
+    return [{**row, "gain": gain, "gain_low": low, "gain_high": high} for row in rows]
 
 
-def study_diagnosis(profile, store):
-    """Macro AUC of the PA and AP models on hospitals never seen, one by one."""
+def study_diagnosis(run: Run) -> Rows:
+    """Macro AUC of the PA and AP models on external sites, all and one by one."""
     rows = []
     for view in ("PA", "AP"):
-        outside, whole = external(stages.transformer(profile, view, store))
-        sites = {
-            f"auc_{whole[f'external{i}']['site']}": whole[f"external{i}"]["auc"]["value"]
-            for i in (1, 2, 3)
-        }
-        rows.append(
-            {
-                "view": view,
-                "auc": outside["auc"]["value"],
-                **sites,
-                "ece": outside["ece"],
-                **{
-                    f"auc_{name}": found["auc"]["value"]
-                    for name, found in outside["classes"].items()
-                },
-                **{
-                    what: outside[what]["value"]
-                    for what in ("sensitivity", "specificity", "accuracy")
-                },
-            }
-        )
+        metrics = run.diagnosis(view).metrics
+        external = metrics_of(metrics, "external")
+        row = {"view": view, "auc": external["auc"]["value"]}
+        for site, found in sites_of(metrics).items():
+            row[f"auc_{site}"] = found["auc"]["value"]
+        row["ece"] = external["ece"]
+        for name, found in external["classes"].items():
+            row[f"auc_{name}"] = found["auc"]["value"]
+        for name in ("sensitivity", "specificity", "accuracy"):
+            row[name] = external[name]["value"]
+        rows.append(row)
     return rows
 
 
-def study_severity(profile, store):
-    """Error of the 0-6 score on hospitals never seen: the usual three, then each training hospital
-    in turn (alternation, section 4).
+def study_severity(run: Run) -> Rows:
+    """Error of the 0-6 score on external sites.
+
+    The usual three, then each training hospital in turn (alternation, section 4).
     """
     rows = []
-    for aside in ("", "alder", "birch", "cedar"):
-        chosen = replace(profile, quantifier=replace(profile.quantifier, aside=aside))
-        outside = external(stages.severity(chosen, store))[0]
-        rows.append(
-            {
-                "aside": aside or "usual",
-                **{name: outside[name]["value"] for name in ("mse", "mae", "cc", "r2")},
-                "n": outside["mse"]["n"],
-                "constant": outside["constant"]["mse"]["value"],
-                "hard": outside["hard"]["mse"]["value"],
-                **{
-                    name: value["value"]
-                    for name, value in outside.get("map", {}).items()
-                    if isinstance(value, dict)
-                },
-            }
-        )
+    for site in HELD_OUT:
+        settings = replace(run.profile.severity, held_out=site)
+        metrics = run.with_profile(replace(run.profile, severity=settings)).severity.metrics
+        external = metrics_of(metrics, "external")
+        row = {"held_out": site or "usual"}
+        for name in ("mse", "mae", "cc", "r2"):
+            row[name] = external[name]["value"]
+        row["n"] = external["mse"]["n"]
+        row["constant"] = external["constant"]["mse"]["value"]
+        row["hard"] = external["hard"]["mse"]["value"]
+        for name, value in external.get("map", {}).items():
+            if isinstance(value, dict):
+                row[name] = value["value"]
+        rows.append(row)
     return rows
 
 
-def study_dial(profile, store):
-    """Every reader at every marker strength: AUC inside and outside, and how many answers the
-    marker changes.
-    """
-    return pd.read_csv(stages.dial(profile, store) / "dial.csv").to_dict("records")
+def study_marker(run: Run) -> Rows:
+    """Every probe at every marker strength: AUC inside and outside, and the flip rate."""
+    return run.marker_study.table("sweep.csv").to_dict("records")
 
 
-def study_court(profile, store):
-    """Pointing game of the saliency maps, within one cell and at the cell itself, and how far
-    relevance is ahead of each rival there.
+def study_saliency(run: Run) -> Rows:
+    """Pointing game of the saliency maps, within one cell and at the cell itself.
+
+    Beside each method stands how far relevance is ahead of it.
     """
-    rows = pd.read_csv(stages.court(profile, store) / "rows.csv")
-    found = saliency_benchmark.verdict(rows).set_index(["criterion", "method"])
+    rows = run.saliency_benchmark.table("rows.csv")
+    found = saliency_benchmark.summarise(rows).set_index(["criterion", "method"])
     out = []
     for criterion in ("pointing", "touching"):
-        ahead = saliency_benchmark.against(rows, "relevance", criterion)
-        out += [
-            {
-                "criterion": criterion,
-                "method": method,
-                **found.loc[criterion, method][["value", "low", "high", "n"]].to_dict(),
-                **{
-                    f"ahead_{name}": ahead.loc[method, name]
-                    for name in ("difference", "low", "high")
-                    if method in ahead.index
-                },
-            }
-            for method in found.loc[criterion].index
-        ]
+        ahead = saliency_benchmark.paired_differences(rows, "relevance", criterion)
+        for method in found.loc[criterion].index:
+            summary = found.loc[criterion, method][["value", "low", "high", "n"]]
+            row = {"criterion": criterion, "method": method, **summary.to_dict()}
+            if method in ahead.index:
+                for name in ("difference", "low", "high"):
+                    row[f"ahead_{name}"] = ahead.loc[method, name]
+            out.append(row)
     return out
 
 
@@ -154,29 +133,24 @@ STUDIES = {
     "backbone": study_backbone,
     "diagnosis": study_diagnosis,
     "severity": study_severity,
-    "dial": study_dial,
-    "court": study_court,
+    "marker_study": study_marker,
+    "saliency_benchmark": study_saliency,
 }
 
 
-def main(arguments=None):
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the studies and record their rows."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("studies", nargs="*", metavar="STUDY", help=f"{', '.join(STUDIES)} [all]")
     options = parser.parse_args(arguments)
-    store = artifacts.Store()
     for name in options.studies or STUDIES:
         rows = []
         for seed in SEEDS:
-            rows += [
-                {"seed": seed, **row}
-                for row in STUDIES[name](replace(profiles.demo(), seed=seed), store)
-            ]
+            run = Run(replace(profiles.demo(), seed=seed))
+            rows += [{"seed": seed, **row} for row in STUDIES[name](run)]
             print(f"{name}, seed {seed}: done", flush=True)
-        results.write(
-            f"seeds_{name}",
-            rows,
-            {"command": f"make seeds STUDY={name}", "profile": "demo", **environment.provenance()},
-        )
+        made = {"command": f"make seeds STUDY={name}", "profile": "demo"}
+        recorded.write_result(f"seeds_{name}", rows, {**made, **environment.provenance()})
 
 
 if __name__ == "__main__":

@@ -1,22 +1,31 @@
-"""Train the demo's segmenter ten times longer, and once more without its adversarial part: `make
-segmenter`. Resumes.
+"""Train the demo's segmenter ten times longer, and once without its adversarial part.
 
-At the demo's budget the adversarial part has no time to learn what disease looks like. Here it has
-(about 40 minutes on one core), and the ablation `translate=False` (the teacher sees abnormal films
-as they are) shares its steps. Written to cxrkit/results.
+    python tools/segmenter_large.py          # make segmenter; about 40 minutes on one core
+
+At the demo's budget the adversarial part has no time to learn what disease looks like. Here it has,
+and the ablation `translate=False` (the teacher sees abnormal images as they are) shares its steps.
+It resumes. Written to cxrkit/storage/recorded_results/segmenter_large.json.
 """
 
+from __future__ import annotations
+
 from dataclasses import asdict, replace
-from functools import partial
+from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from cxrkit.config import profiles
+from cxrkit.config.sections import Profile
 from cxrkit.evaluation import overlap
-from cxrkit.pipeline import dependencies, task_data
-from cxrkit.reproduction import environment, results
-from cxrkit.storage import artifacts, atomic
+from cxrkit.pipeline import stages
+from cxrkit.pipeline.run import Run
+from cxrkit.reproduction import environment
+from cxrkit.storage import recorded
+from cxrkit.storage.atomic import read_json
 from cxrkit.tasks import segmentation
+from cxrkit.tasks.segmentation import SegmentationTask
+from cxrkit.tasks.task import Inputs
 
 PAIRS = (
     ("student", "unet_normal"),
@@ -24,10 +33,10 @@ PAIRS = (
     ("teacher", "direct"),
     ("unet_both", "unet_normal"),
 )
-RECIPE = (
+SETTINGS = (
     "size",
     "widths",
-    "judge_widths",
+    "discriminator_widths",
     "unet_widths",
     "residual",
     "diversity",
@@ -35,9 +44,11 @@ RECIPE = (
     "augmentation",
     "abnormal",
 )
+TRAININGS = ("segmenter_training", "student_training", "unet_training")
+MEASURES = ("dice", "missed")
 
 
-def large():
+def large() -> Profile:
     """The demo profile with ten times its budget."""
     demo = profiles.demo()
     teacher = replace(
@@ -45,73 +56,73 @@ def large():
     )
     return replace(
         demo,
-        segmenter=replace(demo.segmenter, judged=1500),
+        segmenter=replace(demo.segmenter, max_eval_images=1500),
         segmenter_training=teacher,
         student_training=replace(demo.student_training, batch=8, steps=300, checkpoint_every=100),
         unet_training=replace(demo.unet_training, steps=800, checkpoint_every=100),
     )
 
 
-def make(folder, profile, store):
-    """The stage as ever, then the ablation -> predictions.csv of all networks."""
-    films = task_data.for_task(profile, "lungs", store)
-    segmentation.make(folder, profile, films, store)
-    alone = replace(
-        profile,
-        segmenter=replace(profile.segmenter, translate=False),
+def make(folder: Path, run: Run) -> None:
+    """The stage as ever, then the ablation; predictions.csv holds all networks."""
+    images, store = run.images("lungs"), run.store
+    SegmentationTask(run.profile, store, run.device).make(folder, Inputs(images))
+    without = replace(
+        run.profile,
+        segmenter=replace(run.profile.segmenter, translate=False),
         # it starts as its teacher: nothing is left to learn
-        student_training=replace(profile.student_training, steps=1),
+        student_training=replace(run.profile.student_training, steps=1),
     )
-    table = segmentation.roles(profile, films)
-    _, student = segmentation.fit_adain(folder / "ablation", alone, table, store)
+    task = SegmentationTask(without, store, run.device)
+    table = segmentation.assign_roles(run.profile, images)
+    _, student = task.fit_adain(folder / "ablation", table)
     test = table[table["role"] == "test"].reset_index(drop=True)
-    judged = segmentation.judge(student, segmentation.draw, test, profile, store).assign(
-        network="ablation"
-    )
-    pd.concat([pd.read_csv(folder / "predictions.csv"), judged]).to_csv(
-        folder / "predictions.csv", index=False
-    )
+    compared = task.compare(student, segmentation.lung_logits, test).assign(network="ablation")
+    predictions = store.read_table(folder / "predictions.csv")
+    store.write_table(folder / "predictions.csv", pd.concat([predictions, compared]))
 
 
-def main():
-    profile, store = large(), artifacts.Store()
-    made = (
-        environment.provenance()
-    )  # of the code that runs, not of what has become of it an hour later
-    folder = store.load_or_make(
+def rows_of(compared: pd.DataFrame) -> list[dict[str, Any]]:
+    """The measures of each network, then the difference of each of PAIRS, by group.
+
+    Args:
+        compared: predictions.csv of external sites.
+    """
+    rows = []
+    for name, groups in overlap.by_network(compared).items():
+        for group, measures in groups.items():
+            for measure in MEASURES:
+                if measure in measures:
+                    labels = {"network": name, "group": group, "measure": measure}
+                    rows.append({**labels, **measures[measure]})
+    for network, baseline in PAIRS:
+        for measure in MEASURES:
+            for group, found in overlap.gain(compared, network, baseline, measure).items():
+                labels = {"network": network, "minus": baseline, "group": group}
+                rows.append({**labels, "measure": measure, **found})
+    return rows
+
+
+def main() -> None:
+    """Train, compare, record."""
+    run = Run(large())
+    profile = run.profile
+    # of the code that runs, not of what has become of it an hour later
+    made = environment.provenance()
+    settings = stages.settings(profile, "segmenter")
+    folder = run.store.load_or_make("segmenter_large", settings, lambda part: make(part, run))
+    compared = run.store.read_table(folder / "predictions.csv")
+    last = read_json(folder / "history.json")["teacher"][-1]
+    used = {name: getattr(profile.segmenter, name) for name in SETTINGS}
+    used |= {name: asdict(getattr(profile, name)) for name in TRAININGS}
+    recorded.write_result(
         "segmenter_large",
-        dependencies.settings(profile, "segmenter"),
-        partial(make, profile=profile, store=store),
-    )
-    judged = pd.read_csv(folder / "predictions.csv")
-    away = judged[judged["external"].astype(bool)]
-    rows = [
-        {"network": name, "group": group, "measure": measure, **found}
-        for name, groups in overlap.by_network(away).items()
-        for group, measures in groups.items()
-        for measure, found in measures.items()
-        if measure in ("dice", "missed")
-    ]
-    rows += [
-        {"network": ours, "minus": theirs, "group": group, "measure": measure, **found}
-        for ours, theirs in PAIRS
-        for measure in ("dice", "missed")
-        for group, found in overlap.gain(away, ours, theirs, measure).items()
-    ]
-    game = atomic.read_json(folder / "history.json")["teacher"][-1]
-    recipe = {name: getattr(profile.segmenter, name) for name in RECIPE}
-    trainings = {
-        name: asdict(getattr(profile, name))
-        for name in ("segmenter_training", "student_training", "unet_training")
-    }
-    results.write(
-        "segmenter_large",
-        rows,
+        rows_of(compared[compared["external"].astype(bool)]),
         {
             "command": "make segmenter",
             "profile": "demo",
-            "recipe": {**recipe, **trainings},
-            "discriminator": {name: game[name] for name in ("real", "fake")},
+            "settings": used,
+            "discriminator": {name: last[name] for name in ("real", "fake")},
             **made,
         },
     )

@@ -1,10 +1,13 @@
-"""Choices: what the paper leaves open, a question each with its named answers, and a frozen value
-for every one of them.
-"""
+"""Choices: what the paper leaves open, a question each with its named answers."""
+
+from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import Any
 
-# What the paper leaves open (SPEC 2.1): name -> the question, then each value with its reading. The
+from pydantic import ConfigDict
+
+# What the paper leaves open: name -> the question, then each value with its reading. The
 # first value is the default.
 OPEN_CHOICES = {
     "brixia_threshold": (
@@ -113,7 +116,7 @@ OPEN_CHOICES = {
         "operating point chosen on",
         {"validation": "validation, then carried over", "test": "the test set itself (optimistic)"},
     ),
-    "views": ("films of unknown view", {"known": "left out and counted", "all": "kept"}),
+    "views": ("images of unknown view", {"known": "left out and counted", "all": "kept"}),
     "normalize": (
         "normalisation of 0-255 grey",
         {
@@ -129,17 +132,19 @@ OPEN_CHOICES = {
 }
 
 
-def _default(name):
+def _default(name: str) -> Any:
     return next(iter(OPEN_CHOICES[name][1]))
 
 
 @dataclass(frozen=True)
 class Choices:
-    """One value for each question the paper leaves open; `Choices()` is the kit's default reading
-    (SPEC 2.1).
+    """One value for each question the paper leaves open; `Choices()` is the kit's default reading.
 
-    Raises ValueError for an unknown value, listing the known ones.
+    Raises:
+        ValueError: a value is unknown; the message lists the known ones.
     """
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
 
     brixia_threshold: int = _default("brixia_threshold")
     array_columns: str = _default("array_columns")
@@ -163,7 +168,7 @@ class Choices:
     normalize: str = _default("normalize")
     severity_start: str = _default("severity_start")
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for f in fields(self):
             question, known = OPEN_CHOICES[f.name]
             if getattr(self, f.name) not in known:
@@ -173,13 +178,11 @@ class Choices:
                 )
 
     @classmethod
-    def text(cls):
-        """The plain reading of the paper's text: where it speaks against our default, the text
-        wins.
-        """
+    def text(cls) -> Choices:
+        """The plain reading of the paper's text: where it differs from our default, it wins."""
         return cls(threshold_from="test", lr_decay="two_thirds")
 
     @classmethod
-    def author(cls):
+    def author(cls) -> Choices:
         """What the authors' later public code does."""
         return cls(zone_origin="row0", class_head="binary", mlp_dim=2048, resize="pad")

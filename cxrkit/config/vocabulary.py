@@ -1,4 +1,7 @@
-"""Vocabulary: the words that data, models and metrics share, and the columns of a table of images."""
+"""Vocabulary: words that data, models and metrics share, and the columns of a table of images."""
+
+from collections.abc import Collection
+from typing import Any
 
 FINDINGS = (
     "no_finding",
@@ -16,7 +19,7 @@ FINDINGS = (
 ZONES = ("rul", "rml", "rll", "lul", "lml", "lll")
 # 0-3: A B C = right upper, middle, lower; D E F = left
 BRIXIA = tuple(f"brixia_{zone}" for zone in "ABCDEF")
-SECOND = tuple(f"brixia2_{zone}" for zone in "ABCDEF")  # a second reader of the same film
+SECOND = tuple(f"brixia2_{zone}" for zone in "ABCDEF")  # a second radiologist of the same image
 DIAGNOSES = ("normal", "other_infection", "covid19")
 # L lateral, LL and RL the two sides of it; other: CT slices and the like
 VIEWS = ("PA", "AP", "L", "LL", "RL", "other")
@@ -38,7 +41,7 @@ COLUMNS = (
     "lung_mask",
     "lesion_mask",
     "visit",
-)  # number of the visit, or days since onset: orders the films of a patient
+)  # number of the visit, or days since onset: orders the images of a patient
 HAS = {
     "findings": FINDINGS,
     "diagnosis": ("diagnosis",),
@@ -50,8 +53,17 @@ HAS = {
 }
 
 
-def known(name, names, kind):
-    """`name`, if it is one of `names`; else ValueError with the list."""
+def known(name: Any, names: Collection[Any], kind: str) -> Any:
+    """A name that must be one of several.
+
+    Args:
+        name: what was asked for.
+        names: what there is.
+        kind: what it is, for the message, such as "view".
+
+    Raises:
+        ValueError: the name is not among them; the message lists them.
+    """
     if name not in names:
         raise ValueError(f"unknown {kind} {name!r}; known: {sorted(names)}")
     return name

@@ -1,4 +1,8 @@
-"""Augmentation of images and their masks together."""
+"""Augmentation of an image and its mask alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
 
 import cv2
 import numpy as np
@@ -8,47 +12,121 @@ from cxrkit.config.vocabulary import known
 from cxrkit.data import preprocessing
 from cxrkit.data.masks import IGNORE
 
+# size, chance of a flip, generator -> (2x3 matrix or None, whether to flip)
+Transform = Callable[[int, float, torch.Generator | None], tuple[np.ndarray | None, bool]]
 
-def _affine(size, flip, generator):
-    """Random 2x3 matrix about the centre (+-15 deg, 5 % shift, 0.95-1.05 scale) and whether to flip
-    (chance `flip`).
+
+def _affine(size: int, flip: float, generator: torch.Generator | None) -> tuple[np.ndarray, bool]:
+    """Random 2x3 matrix about the centre and whether to flip.
+
+    +-15 degrees, 5 % shift, 0.95 to 1.05 scale.
     """
-    angle, across, down, scale, coin = (
-        2 * torch.rand(5, generator=generator, dtype=torch.float64) - 1
-    ).tolist()
+    draws = 2 * torch.rand(5, generator=generator, dtype=torch.float64) - 1
+    angle, across, down, scale, coin = draws.tolist()
     centre = (size - 1) / 2
     matrix = cv2.getRotationMatrix2D((centre, centre), 15 * angle, 1 + 0.05 * scale)
     matrix[:, 2] += 0.05 * size * across, 0.05 * size * down
     return matrix, (coin + 1) / 2 < flip
 
 
-def _shift(size, flip, generator):
-    """Random whole pixels (5 % of the size at most) and whether to flip: no grey value is
-    interpolated, so thin lines stay sharp.
+def _shift(size: int, flip: float, generator: torch.Generator | None) -> tuple[np.ndarray, bool]:
+    """Random shift by whole pixels (at most 5 % of the size) and whether to flip.
+
+    No grey value is interpolated, so thin lines stay sharp.
     """
-    across, down, coin = torch.rand(3, generator=generator, dtype=torch.float64).tolist()
-    x, y = (round((2 * u - 1) * 0.05 * size) for u in (across, down))
+    draws = torch.rand(3, generator=generator, dtype=torch.float64)
+    across, down, coin = draws.tolist()
+    x = round((2 * across - 1) * 0.05 * size)
+    y = round((2 * down - 1) * 0.05 * size)
     return np.float64([[1, 0, x], [0, 1, y]]), coin < flip
 
 
-AUGMENT = {"affine": _affine, "shift": _shift, "none": lambda size, flip, generator: (None, False)}
+def _none(size: int, flip: float, generator: torch.Generator | None) -> tuple[None, bool]:
+    return None, False
 
 
-def augment(image, mask=None, how="affine", flip=0.2, generator=None):
-    """Random copy of uint8 (S, S) and its mask -> (image, mask, flipped); outside the film 128,
-    outside the mask 127.
+AUGMENT: dict[str, Transform] = {"affine": _affine, "shift": _shift, "none": _none}
 
-    `generator`: torch.Generator, else torch's own (which `train.fit` seeds by the position in the
-    stream).
+
+def augment(
+    image: np.ndarray,
+    mask: np.ndarray | None = None,
+    how: str = "affine",
+    flip: float = 0.2,
+    generator: torch.Generator | None = None,
+) -> tuple[np.ndarray, np.ndarray | None, bool]:
+    """Random copy of an image and its mask.
+
+    Args:
+        image: uint8 (S, S).
+        mask: uint8 (S, S).
+        how: `Choices.augmentation`, a key of AUGMENT.
+        flip: chance of a flip.
+        generator: default torch's own, which `training.fit` seeds by the position in the stream.
+
+    Returns:
+        (image, mask, whether they were flipped); outside of the image lies 128, outside of the
+        mask 127.
+
+    Raises:
+        ValueError: `how` is unknown.
     """
-    matrix, flipped = AUGMENT[known(how, AUGMENT, "augmentation")](image.shape[0], flip, generator)
-    turn = (lambda a: a[:, ::-1]) if flipped else (lambda a: a)
+    transform = AUGMENT[known(how, AUGMENT, "augmentation")]
+    return _augment(image, mask, transform, flip, generator)
+
+
+def _augment(
+    image: np.ndarray,
+    mask: np.ndarray | None,
+    transform: Transform,
+    flip: float,
+    generator: torch.Generator | None,
+) -> tuple[np.ndarray, np.ndarray | None, bool]:
+    matrix, flipped = transform(image.shape[0], flip, generator)
     if matrix is not None:
         image = cv2.warpAffine(
             image, matrix, image.shape[::-1], flags=cv2.INTER_LINEAR, borderValue=preprocessing.GREY
         )
-        if mask is not None:
-            mask = cv2.warpAffine(
-                mask, matrix, mask.shape[::-1], flags=cv2.INTER_NEAREST, borderValue=IGNORE
-            )
-    return turn(image), mask if mask is None else turn(mask), flipped
+    if matrix is not None and mask is not None:
+        mask = cv2.warpAffine(
+            mask, matrix, mask.shape[::-1], flags=cv2.INTER_NEAREST, borderValue=IGNORE
+        )
+    if flipped:
+        image = image[:, ::-1]
+        mask = None if mask is None else mask[:, ::-1]
+    return image, mask, flipped
+
+
+def augment_batch(
+    images: np.ndarray,
+    masks: np.ndarray | None,
+    how: str,
+    flip: float,
+    seeds: Sequence[int | None],
+) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
+    """Random copies of a batch, image by image.
+
+    Args:
+        images: uint8 (B, S, S).
+        masks: uint8 (B, S, S).
+        how: `Choices.augmentation`, a key of AUGMENT.
+        flip: chance of a flip.
+        seeds: of each image; None draws from torch's own generator.
+
+    Returns:
+        (images, masks, whether each was flipped (B,)).
+
+    Raises:
+        ValueError: `how` is unknown.
+    """
+    transform = AUGMENT[known(how, AUGMENT, "augmentation")]
+    images = images.copy()
+    masks = None if masks is None else masks.copy()
+    flips = np.zeros(len(images), bool)
+    for i, seed in enumerate(seeds):
+        generator = None if seed is None else torch.Generator().manual_seed(seed)
+        mask = None if masks is None else masks[i]
+        images[i], mask, flips[i] = _augment(images[i], mask, transform, flip, generator)
+        if masks is not None:
+            masks[i] = mask
+    return images, masks, flips

@@ -1,183 +1,219 @@
-"""Data: tables of films -> tensors. Decoded, preprocessed films are kept as one uint8 array on
-disk, so no epoch decodes again.
+"""Tables of images -> tensors, from the image cache, so that no epoch decodes again.
 
 B batch, S image size, K findings.
 """
 
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence, Sized
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
+import pandas as pd
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from cxrkit.config.choices import Choices
 from cxrkit.config.vocabulary import BRIXIA, DIAGNOSES, FINDINGS, ZONES
 from cxrkit.data import lung_zones, preprocessing
-from cxrkit.data.augmentation import augment
-from cxrkit.data.cache import cached
+from cxrkit.data.augmentation import augment_batch
+from cxrkit.data.cache import cached_images
+
+if TYPE_CHECKING:
+    from cxrkit.config.sections import Profile
+    from cxrkit.storage.artifacts import Store
+
+Item = int | tuple[int, int]  # index of an image, or index and seed of its augmentation
 
 
-def parts(table):
-    """A table with `split` and `external` -> {"train", "val", "test", "external"}: external sites
-    are in none of the others.
+def split_parts(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """The parts of a table: "train", "val", "test", and "external", which is in none of the others.
+
+    Args:
+        table: with the columns `split` and `external`.
     """
-    inside = ~table["external"].astype(bool)
-    return {
-        **{
-            name: table[inside & (table["split"] == name)].reset_index(drop=True)
-            for name in ("train", "val", "test")
-        },
-        "external": table[~inside].reset_index(drop=True),
-    }
+    external = table["external"].astype(bool)
+    parts = {}
+    for name in ("train", "val", "test"):
+        parts[name] = table[~external & (table["split"] == name)].reset_index(drop=True)
+    parts["external"] = table[external].reset_index(drop=True)
+    return parts
 
 
-def unseen(table):
-    """The films of hospitals never seen, or, where there are none, those of the test split."""
-    outside = table["external"].astype(bool)
-    return table[outside if outside.any() else table["split"] == "test"].reset_index(drop=True)
+def external_or_test(table: pd.DataFrame) -> pd.DataFrame:
+    """The images of external hospitals, or, where there are none, those of the test split."""
+    external = table["external"].astype(bool)
+    if external.any():
+        return table[external].reset_index(drop=True)
+    return table[table["split"] == "test"].reset_index(drop=True)
 
 
-def arrays(table, choices=Choices()):
-    """Severity truth of a table: float32 (N, 3, 2) of 0/1, NaN where unknown; from the zones, else
-    from the Brixia scores.
+def severity_arrays(table: pd.DataFrame, choices: Choices = Choices()) -> np.ndarray:
+    """Severity arrays of a table: from its zones, else from its Brixia scores.
+
+    Args:
+        table: with the columns ZONES and BRIXIA.
+        choices: `brixia_threshold` and `array_columns` are read.
+
+    Returns:
+        float32 (N, 3, 2) of 0/1, NaN where unknown.
     """
-    zones = table[list(ZONES)].to_numpy(np.float32)
-    given = np.stack([zones[:, :3], zones[:, 3:]], -1)  # (N, 3, 2), column 0 = patient's right
-    scored = lung_zones.brixia_to_array(
-        table[list(BRIXIA)].to_numpy(np.float32), choices.brixia_threshold
-    )
-    both = np.where(np.isnan(given), scored, given).astype(np.float32)
-    return both if choices.array_columns == "patient_right" else both[:, :, ::-1].copy()
+    zones = table[list(ZONES)].to_numpy(np.float32)  # (N, 6)
+    from_zones = np.stack([zones[:, :3], zones[:, 3:]], -1)  # (N, 3, 2), column 0 = patient's right
+    scores = table[list(BRIXIA)].to_numpy(np.float32)  # (N, 6)
+    from_scores = lung_zones.brixia_to_array(scores, choices.brixia_threshold)  # (N, 3, 2)
+    arrays = np.where(np.isnan(from_zones), from_scores, from_zones).astype(np.float32)
+    if choices.array_columns == "patient_right":
+        return arrays
+    return arrays[:, :, ::-1].copy()
 
 
 class CXRDataset(Dataset):
-    """Films of a table (`manifest.read`) with what is known of them, from the image cache.
+    """Images of a table with what is known of them, from the image cache.
 
-    `dataset[i]` -> dict: image (1, S, S) float32; findings (K,), NaN unknown; diagnosis, -1
-    unknown; array (3, 2), NaN unknown; index; with `masks` also lung_mask (S, S) uint8 of 0, 127,
-    255. `train` augments by choices.augmentation; a flip swaps the columns of the array. `kind`
-    "grey" gives the segmenter's input: plain resize, [-1, 1].
+    `dataset[i]` -> dict: `image` (1, S, S) float32; `findings` (K,), NaN unknown; `diagnosis`, -1
+    unknown; `array` (3, 2), NaN unknown; `index`; with `masks` also `lung_mask` (S, S) uint8 of 0,
+    127, 255.
+
+    Args:
+        table: as `read_manifest` gives it.
+        size: S in pixels.
+        choices: preprocessing, augmentation, and how severity arrays are read.
+        train: augment by `choices.augmentation`; a flip swaps the columns of the array.
+        flip: chance that an image is flipped.
+        masks: give the lung masks too.
+        kind: "image", or "grey" for the segmenter's input: plain resize, [-1, 1].
+        store: where the cache lies.
+
+    Raises:
+        ImageError: images cannot be read; the message lists them.
     """
 
     def __init__(
         self,
-        table,
-        size=512,
-        choices=Choices(),
-        train=False,
-        flip=0.2,
-        masks=False,
-        kind="film",
-        store=None,
-    ):
+        table: pd.DataFrame,
+        size: int = 512,
+        choices: Choices = Choices(),
+        train: bool = False,
+        flip: float = 0.2,
+        masks: bool = False,
+        kind: str = "image",
+        store: Store | None = None,
+    ) -> None:
         self.size, self.choices, self.kind, self.flip = size, choices, kind, flip
-        self.how = choices.augmentation if train else "none"
-        self.files = [cached(table["path"], size, choices, kind, store)]
+        self.augmentation = choices.augmentation if train else "none"
+        self.images = cached_images(table["path"], size, choices, kind, store)
+        self.masks = None
         if masks:
-            self.files.append(
-                cached(
-                    table["lung_mask"],
-                    size,
-                    Choices() if kind == "grey" else choices,
-                    "lungs",
-                    store,
-                )
-            )
-        self.findings = torch.tensor(table[list(FINDINGS)].to_numpy(np.float32))
+            placed = Choices() if kind == "grey" else choices  # a mask lies where its image does
+            self.masks = cached_images(table["lung_mask"], size, placed, "lungs", store)
+        self.findings = torch.tensor(table[list(FINDINGS)].to_numpy(np.float32))  # (N, K)
         codes = {name: code for code, name in enumerate(DIAGNOSES)}
-        self.diagnosis = torch.tensor([codes.get(name, -1) for name in table["diagnosis"]])
-        self.arrays = torch.tensor(arrays(table, choices))
-        self._open = None
+        self.diagnosis = torch.tensor([codes.get(name, -1) for name in table["diagnosis"]])  # (N,)
+        self.arrays = torch.tensor(severity_arrays(table, choices))  # (N, 3, 2)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.findings)
 
-    def __getstate__(self):
-        # a worker opens the files itself instead of receiving a copy of them
-        return {**vars(self), "_open": None}
-
-    def pixels(self, i):
-        """[uint8 (S, S) of film i, and its mask]."""
-        self._open = self._open or [np.load(file, mmap_mode="r") for file in self.files]
-        return [np.asarray(array[i]) for array in self._open]
-
-    def __getitem__(self, item):
+    def __getitem__(self, item: Item) -> dict[str, torch.Tensor]:
         return {name: values[0] for name, values in self.batch([item]).items()}
 
-    def batch(self, items):
-        """The films `items`, each an index or (index, seed of its augmentation) -> dict of tensors
-        (B, ...).
+    def batch(self, items: Sequence[Item]) -> dict[str, torch.Tensor]:
+        """Images with their labels.
+
+        Args:
+            items: each an index or (index, seed of its augmentation).
+
+        Returns:
+            dict of tensors (B, ...).
         """
-        films, masks, flips = [], [], []
-        for item in items:
-            i, seed = item if isinstance(item, tuple) else (item, None)
-            generator = None if seed is None else torch.Generator().manual_seed(seed)
-            film, mask, flipped = augment(
-                *self.pixels(i), how=self.how, flip=self.flip, generator=generator
-            )
-            films.append(film)
-            masks += [] if mask is None else [mask]
-            flips.append(flipped)
-        at = torch.tensor([item[0] if isinstance(item, tuple) else item for item in items])
-        # (B, 3, 2)
-        array = torch.where(
-            torch.tensor(flips)[:, None, None], self.arrays[at].flip(-1), self.arrays[at]
+        indices = [item[0] if isinstance(item, tuple) else item for item in items]
+        seeds = [item[1] if isinstance(item, tuple) else None for item in items]
+        images, masks, flips = augment_batch(
+            self.images.gather(indices),
+            None if self.masks is None else self.masks.gather(indices),
+            self.augmentation,
+            self.flip,
+            seeds,
         )
-        labels = {
+        how = "signed" if self.kind == "grey" else self.choices.normalize
+        at = torch.tensor(indices)
+        arrays = self.arrays[at]
+        flipped = torch.from_numpy(flips)[:, None, None]  # (B, 1, 1)
+        batch = {
+            # (B, 1, S, S)
+            "image": torch.from_numpy(preprocessing.normalize_batch(images, how))[:, None],
             "findings": self.findings[at],
             "diagnosis": self.diagnosis[at],
-            "array": array,
+            "array": torch.where(flipped, arrays.flip(-1), arrays),  # (B, 3, 2)
             "index": at,
         }
-        out = {"image": self._scaled(films), **labels}
-        return {**out, "lung_mask": torch.from_numpy(np.stack(masks))} if masks else out
+        if self.masks is not None:
+            batch["lung_mask"] = torch.from_numpy(masks)  # (B, S, S)
+        return batch
 
     __getitems__ = batch  # a DataLoader asks for whole batches by this name
 
-    def _scaled(self, films):
-        """List of uint8 (S, S) -> (B, 1, S, S) float32 as the network sees them."""
-        how = "signed" if self.kind == "grey" else self.choices.normalize
-        out = np.empty((len(films), 1, self.size, self.size), np.float32)
-        for row, film in zip(out, films):
-            preprocessing.normalize(film, how, out=row[0])
-        return torch.from_numpy(out)
 
+class SeededSampler(Sampler):
+    """Shuffled (index, seed) pairs.
 
-class Draws(Sampler):
-    """(index, seed) pairs, shuffled: the seed makes a film's augmentation the same whichever worker
-    does it.
+    The seed makes the augmentation of an image the same whichever worker does it.
     """
 
-    def __init__(self, n, generator):
+    def __init__(self, n: int, generator: torch.Generator) -> None:
         self.n, self.generator = n, generator
 
-    def __len__(self):
+    def __len__(self) -> int:
         return self.n
 
-    def __iter__(self):
-        order = torch.randperm(self.n, generator=self.generator).tolist()
-        return iter(zip(order, torch.randint(2**31, (self.n,), generator=self.generator).tolist()))
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        order = torch.randperm(self.n, generator=self.generator)
+        seeds = torch.randint(2**31, (self.n,), generator=self.generator)
+        return iter(zip(order.tolist(), seeds.tolist(), strict=True))
 
 
-def make_loader(dataset, batch=16, generator=None, workers=0):
-    """DataLoader of a CXRDataset: in order, or, with a torch.Generator, shuffled and augmented in a
-    way that it alone decides.
+def make_loader(
+    dataset: Dataset | Sized,
+    batch: int = 16,
+    generator: torch.Generator | None = None,
+    workers: int = 0,
+) -> DataLoader:
+    """DataLoader of a CXRDataset.
 
-    Keep workers=0 in notebooks. For training, `train.fit` takes the dataset itself.
+    For training, `training.fit` takes the dataset itself.
+
+    Args:
+        dataset: a CXRDataset.
+        batch: B.
+        generator: None = images in order; else they are shuffled and augmented as it alone decides.
+        workers: processes that load; keep 0 in notebooks.
     """
-    sampler = None if generator is None else Draws(len(dataset), generator)
+    sampler = None if generator is None else SeededSampler(len(dataset), generator)
     return DataLoader(
         dataset,
         batch,
         sampler=sampler,
         num_workers=workers,
         persistent_workers=workers > 0,
-        collate_fn=_whole,
+        collate_fn=_unchanged,
     )
 
 
-def _whole(batch):
-    return batch  # CXRDataset.batch has put it together
+def _unchanged(batch: Any) -> Any:
+    """`CXRDataset.batch` has put the batch together already."""
+    return batch
 
 
-def dataset(table, profile, store=None, augmented=False):
-    """Films of a table as the backbone sees them."""
+def image_dataset(
+    table: pd.DataFrame, profile: Profile, store: Store | None = None, augmented: bool = False
+) -> CXRDataset:
+    """Images of a table as the backbone of a profile sees them.
+
+    Args:
+        table: as `read_manifest` gives it.
+        profile: its `image_size` and `choices` are read.
+        store: where the image cache lies.
+        augmented: augment by `choices.augmentation`.
+    """
     return CXRDataset(table, profile.image_size, profile.choices, train=augmented, store=store)

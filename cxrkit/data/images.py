@@ -1,11 +1,14 @@
-"""Images: a film from PNG, JPEG, TIFF or DICOM as one grey array with its metadata, or a clear word
-on what is wrong.
-"""
+"""Image files (PNG, JPEG, TIFF, DICOM) -> one grey array with its metadata, or what is wrong."""
 
+from __future__ import annotations
+
+import os
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -15,7 +18,10 @@ from PIL import ImageOps
 from cxrkit.data import sources
 from cxrkit.data.labels import ALIASES, plain
 
-SMALLEST = 32  # px; below that there is no film
+if TYPE_CHECKING:
+    import pydicom
+
+SMALLEST = 32  # px; a smaller image is no radiograph
 IDENTIFIERS = (
     "PatientName",
     "PatientID",
@@ -29,30 +35,45 @@ WARNED = set()  # folders
 
 
 class ImageError(ValueError):
-    """A file that cannot serve as a film; the message names it and says what to do."""
+    """A file that cannot serve as an image; the message names it and the next step."""
 
 
 @dataclass(frozen=True)
 class Image:
-    """A film: `pixels` uint8 or uint16 (H, W), bright = dense; never holds a name or an identifier."""
+    """A radiograph; it never holds a name or an identifier.
+
+    Attributes:
+        pixels: uint8 or uint16 (H, W), bright = dense.
+        range: lowest and highest grey value in `pixels`.
+        bits: stored bits per grey value in the file.
+        view: PA, AP ... where the file says so.
+        photometric: as in the file; MONOCHROME1 has been inverted.
+        spacing: mm per pixel at the detector, (row, column).
+        notes: what was done or is missing, in words.
+    """
 
     pixels: np.ndarray
-    range: tuple  # (lowest, highest) grey value in pixels
-    bits: int  # stored bits per grey value in the file
-    view: str | None = None  # PA, AP ... where the file says so
-    photometric: str = "MONOCHROME2"  # as in the file; MONOCHROME1 has been inverted
-    spacing: tuple | None = None  # (row, column) mm per pixel at the detector
-    notes: tuple = field(default=())  # what was done or is missing, in words
+    range: tuple[int, ...]
+    bits: int
+    view: str | None = None
+    photometric: str = "MONOCHROME2"
+    spacing: tuple[float, ...] | None = None
+    notes: tuple[str, ...] = field(default=())
 
 
-def load_image(path, empty=False):
-    """File, row of a drawn cohort (`images.npy#7`, see `films`) or virtual patient
-    (`virtual://...`) -> Image.
+def load_image(path: str | os.PathLike, empty: bool = False) -> Image:
+    """Read one radiograph.
 
     Colour becomes luminance, alpha lies on black, EXIF rotation and palettes are applied,
-    MONOCHROME1 is inverted, rescale and VOI LUT or window of a DICOM are applied. Raises ImageError
-    for anything that is not one sound grey film, and, unless `empty`, for one of a single grey
-    value.
+    MONOCHROME1 is inverted, rescale and VOI LUT or window of a DICOM are applied.
+
+    Args:
+        path: a file, a row of a cohort (`images.npy#7`, see `simulation.cohort`) or the address of
+            a virtual patient (`virtual://...`).
+        empty: accept an image of a single grey value.
+
+    Raises:
+        ImageError: it is not one sound grey image; the message names the file and the next step.
     """
     address = sources.parse(path)
     if address.scheme:
@@ -70,14 +91,13 @@ def load_image(path, empty=False):
         head = f.read(132)
     if not head:
         raise ImageError(f"{path}: empty file; fetch it again")
-    reader = (
-        _dicom if head[128:] == b"DICM" or path.suffix.lower() in (".dcm", ".dicom") else _raster
-    )
-    return _checked(reader(path), path, empty)
+    is_dicom = head[128:] == b"DICM" or path.suffix.lower() in (".dcm", ".dicom")
+    read = _dicom if is_dicom else _raster
+    return _checked(read(path), path, empty)
 
 
-def _checked(image, path, empty=False):
-    """Image with its range, if the pixels are one film."""
+def _checked(image: Image, path: str | os.PathLike, empty: bool = False) -> Image:
+    """The image with its range, if the pixels are one radiograph; else ImageError."""
     pixels = image.pixels
     if pixels.ndim != 2:
         raise ImageError(f"{path}: {pixels.ndim}-D, not one grey image; export one frame")
@@ -94,9 +114,16 @@ def _checked(image, path, empty=False):
     return Image(**{**vars(image), "pixels": pixels, "range": (int(low), int(high))})
 
 
-def load_images(paths):
-    """Read what can be read -> (dict path -> Image, list of (path, reason)); damaged files do not
-    stop the batch.
+def load_images(
+    paths: Iterable[str | os.PathLike],
+) -> tuple[dict[str, Image], list[tuple[str, str]]]:
+    """Read what can be read; damaged files do not stop the batch.
+
+    Args:
+        paths: as for `load_image`.
+
+    Returns:
+        The images by path, and (path, reason) of each file that cannot be read.
     """
     images, failures = {}, []
     for path in paths:
@@ -107,9 +134,10 @@ def load_images(paths):
     return images, failures
 
 
-def _raster(path):
-    """PNG, JPEG, TIFF and whatever else Pillow reads; unlike cv2.imread it raises on a truncated
-    file.
+def _raster(path: Path) -> Image:
+    """PNG, JPEG, TIFF and whatever else Pillow reads.
+
+    Unlike cv2.imread, Pillow raises on a truncated file.
     """
     try:
         with warnings.catch_warnings():
@@ -133,7 +161,7 @@ def _raster(path):
         ) from None
 
 
-def _grey(raster, path):
+def _grey(raster: Raster.Image, path: Path) -> Image:
     """Pillow image -> Image in 8 or 16 bit."""
     mode = raster.mode
     if mode not in ("L", "1", "F") and not mode.startswith("I"):
@@ -146,10 +174,8 @@ def _grey(raster, path):
     return Image(_unsigned(pixels, path), (), 8 * pixels.dtype.itemsize, notes=notes)
 
 
-def _unsigned(values, path):
-    """Any numbers (H, W) -> uint8 or uint16, with the same order and, where they fit, the same
-    values.
-    """
+def _unsigned(values: np.ndarray, path: Path) -> np.ndarray:
+    """Any numbers (H, W) -> uint8 or uint16 in the same order; the same values where they fit."""
     if not np.isfinite(values).all():
         raise ImageError(f"{path}: NaN or infinite pixels; export it again as integers")
     if values.dtype in (np.uint8, np.uint16):
@@ -161,10 +187,8 @@ def _unsigned(values, path):
     return np.rint((values - low) * (65535 / max(high - low, 1e-12))).astype(np.uint16)
 
 
-def _dicom(path):
-    """One-frame DICOM of any photometric interpretation; compressed ones need python-gdcm (the
-    extra `dicom`).
-    """
+def _dicom(path: Path) -> Image:
+    """One-frame DICOM of any photometric interpretation; compressed ones need python-gdcm."""
     try:
         import pydicom
     except ImportError:
@@ -180,43 +204,53 @@ def _dicom(path):
     except Exception as error:  # pydicom raises many kinds; all mean that this file cannot be read
         raise ImageError(
             f"{path}: unreadable DICOM ({type(error).__name__}: {error}); export it uncompressed, "
-            "or install the "
-            "plugins: pip install 'cxrkit[dicom]'"
+            "or install the plugins: pip install 'cxrkit[dicom]'"
         ) from None
     spacing = dataset.get("ImagerPixelSpacing") or dataset.get("PixelSpacing")
-    view = ALIASES["view"].get(plain(dataset.get("ViewPosition") or "unknown"))
-    view = view if isinstance(view, str) else None
+    view = _view(dataset.get("ViewPosition"))
     return Image(
         values,
         (),
         int(dataset.BitsStored),
         view,
         str(dataset.PhotometricInterpretation),
-        spacing and tuple(float(s) for s in spacing),
+        tuple(float(s) for s in spacing) if spacing else None,
         notes if view else (*notes, "no view in the file"),
     )
 
 
-@lru_cache(maxsize=2**20)
-def view_of(path):
-    """View of a DICOM file ("PA", "AP", "L" ...) by its tag, None where it says nothing; only the
-    header is read.
-    """
-    try:
-        import pydicom
-
-        position = pydicom.dcmread(
-            path, stop_before_pixels=True, specific_tags=["ViewPosition"], force=True
-        ).get("ViewPosition")
-    except Exception:  # without pydicom, or damaged: reading its pixels will say so
-        return None
+def _view(position: str | None) -> str | None:
+    """The view that a DICOM tag names, None where it is blank or unknown."""
     view = ALIASES["view"].get(plain(position or "unknown"))
     return view if isinstance(view, str) else None
 
 
-def _warn_of_identifiers(dataset, path):
+@lru_cache(maxsize=2**20)
+def view_of(path: str) -> str | None:
+    """View of a DICOM file ("PA", "AP", "L" ...) by its tag; only the header is read.
+
+    Args:
+        path: of the file.
+
+    Returns:
+        None where the file names no view, or cannot be read.
+    """
+    try:
+        import pydicom
+
+        header = pydicom.dcmread(
+            path, stop_before_pixels=True, specific_tags=["ViewPosition"], force=True
+        )
+        position = header.get("ViewPosition")
+    except Exception:  # without pydicom, or damaged: reading its pixels will say so
+        return None
+    return _view(position)
+
+
+def _warn_of_identifiers(dataset: pydicom.Dataset, path: Path) -> None:
+    """Warn once for a folder that its files carry identifiers of patients."""
     named = [tag for tag in IDENTIFIERS if str(dataset.get(tag) or "").strip()]
-    if named and path.parent not in WARNED:  # once for a folder of thousands
+    if named and path.parent not in WARNED:
         WARNED.add(path.parent)
         warnings.warn(
             f"{path.name}: carries patient identifiers ({', '.join(named)}), and so may others "
@@ -226,9 +260,10 @@ def _warn_of_identifiers(dataset, path):
         )
 
 
-def _dicom_values(dataset, path):
-    """Grey values (H, W) as a viewer shows them: modality LUT, VOI LUT or window, inversion ->
-    (uint8 or uint16, notes).
+def _dicom_values(dataset: pydicom.Dataset, path: Path) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Grey values, uint8 or uint16 (H, W), as a viewer shows them, and notes.
+
+    Modality LUT, VOI LUT or window, and inversion are applied.
     """
     from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi_lut
 
@@ -244,17 +279,19 @@ def _dicom_values(dataset, path):
         return cv2.cvtColor(scaled, cv2.COLOR_RGB2GRAY), (f"{photometric} made grey",)
     values = apply_voi_lut(apply_modality_lut(raw, dataset), dataset)
     padding = dataset.get("PixelPaddingValue")
-    background = raw == padding if padding is not None else np.zeros(raw.shape, bool)
+    background = np.zeros(raw.shape, bool) if padding is None else raw == padding
     if np.any(~background):
         values = np.clip(values, values[~background].min(), values[~background].max())
     if photometric == "MONOCHROME1":
-        top = (
-            2 ** int(dataset.BitsStored) - 1
-            if values is raw or np.array_equal(values, raw)
-            else values.min() + values.max()
-        )
-        values = top - values.astype(np.float64 if values.dtype.kind == "f" else np.int64)
+        values = _inverted(values, raw, int(dataset.BitsStored))
     values = np.where(background, values.min(), values)
     if raw.dtype == np.uint8 and values.min() >= 0 and values.max() <= 255:
         return np.rint(values).astype(np.uint8), ()
     return _unsigned(values, path), ()
+
+
+def _inverted(values: np.ndarray, raw: np.ndarray, bits: int) -> np.ndarray:
+    """MONOCHROME1 values, bright for dense: by the stored bits, or by their range where mapped."""
+    unmapped = values is raw or np.array_equal(values, raw)
+    top = 2**bits - 1 if unmapped else values.min() + values.max()
+    return top - values.astype(np.float64 if values.dtype.kind == "f" else np.int64)

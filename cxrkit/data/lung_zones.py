@@ -1,13 +1,16 @@
-"""Severity geometry: which lung is which, the six zones, pooling a map into a 3x2 array, Brixia
-scores, the 0-6 score.
+"""Severity geometry: the lungs, their six zones, severity arrays, Brixia and severity scores.
 
 Park et al. 2021, section 3.3: each lung is cut at 5/12 and 2/3 of the height into upper, middle and
 lower zone; the largest value of the severity map inside a zone is its value; the sum of six values
-is the severity. What the text leaves open is in `profiles.Choices` and decided there. Pure
+is the severity. What the text leaves open is a field of `Choices` and decided there. Pure
 functions; nothing here knows files or models.
 
 B batch, H W image; a 3x2 array has row 0 = upper zone, column 0 = patient's right = image left.
 """
+
+from __future__ import annotations
+
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -20,11 +23,11 @@ CUTS = (5 / 12, 2 / 3)
 ZONE_NAMES = (("rul", "lul"), ("rml", "lml"), ("rll", "lll"))
 DEBRIS = 0.05  # a component below this share of the largest one is no lung
 
+Array = TypeVar("Array", np.ndarray, torch.Tensor)
 
-def _as_bool(mask):
-    """Mask of 0/1 or 0/255 -> bool. Raises ValueError on other values, such as 127 = ignore: settle
-    those before.
-    """
+
+def _as_bool(mask: np.ndarray) -> np.ndarray:
+    """Mask of 0/1 or 0/255 -> bool. Raises ValueError on other values, such as 127 = ignore."""
     if mask.dtype == bool:
         return mask
     if not np.isin(mask, (0, 1, 255)).all():
@@ -36,10 +39,8 @@ def _as_bool(mask):
     return mask > 0
 
 
-def _split_fused(mask):
-    """Both lungs in one component: cut it at the column of least height in the middle third of its
-    width.
-    """
+def _split_fused(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Both lungs in one component, cut where its middle third has the least height."""
     columns = np.where(mask.any(axis=0))[0]
     left, width = columns[0], len(columns)
     third = slice(left + width // 3, left + 2 * width // 3 + 1)
@@ -50,21 +51,30 @@ def _split_fused(mask):
     return right_lung, left_lung
 
 
-def sides(mask, choices=Choices()):
-    """Right and left lung of a lung mask (H, W) -> two bool (H, W), the patient's right lung (image
-    left) first.
+def sides(mask: np.ndarray, choices: Choices = Choices()) -> tuple[np.ndarray, np.ndarray]:
+    """Right and left lung of a lung mask.
 
     The two largest components are the lungs. Fallbacks: one component that covers both halves of
     the image by at least a quarter of its area each is two fused lungs and is cut; any other single
     component is one lung, on the side of its centre; an empty mask gives two empty ones.
-    `choices.lung_sides = "midline"` cuts at the middle column instead.
+
+    Args:
+        mask: (H, W), bool or 0/1 or 0/255.
+        choices: `lung_sides` "midline" cuts at the middle column instead.
+
+    Returns:
+        Two bool (H, W), the patient's right lung (image left) first.
+
+    Raises:
+        ValueError: other mask values.
     """
     mask = _as_bool(np.asarray(mask))
     half = mask.shape[1] // 2
     empty = np.zeros_like(mask)
     if choices.lung_sides == "midline":
         right, left = mask.copy(), mask.copy()
-        right[:, half:], left[:, :half] = False, False
+        right[:, half:] = False
+        left[:, :half] = False
         return right, left
     n, pieces, stats, centres = cv2.connectedComponentsWithStats(
         mask.astype(np.uint8), connectivity=4
@@ -81,16 +91,27 @@ def sides(mask, choices=Choices()):
     return (lung, empty) if centres[order[0]][0] < half else (empty, lung)
 
 
-def zones_of_sides(right, left, choices=Choices(), cuts=CUTS):
-    """Zones of lungs whose sides are known: bool (H, W) each -> bool (3, 2, H, W), cut at shares
-    `cuts` of the height. See `zones`.
+def zones_of_sides(
+    right: np.ndarray,
+    left: np.ndarray,
+    choices: Choices = Choices(),
+    cuts: tuple[float, float] = CUTS,
+) -> np.ndarray:
+    """Zones of lungs whose sides are known; see `zones`.
+
+    Args:
+        right: the patient's right lung (image left), bool (H, W).
+        left: the other lung, bool (H, W).
+        choices: `zone_height`, `zone_origin` and `array_columns` are read.
+        cuts: shares of the height at which the lungs are cut.
+
+    Returns:
+        bool (3, 2, H, W).
     """
     H = right.shape[0]
-    extents = {
-        "joint": (right | left, right | left),
-        "own": (right, left),
-        "image": (np.ones_like(right),) * 2,
-    }[choices.zone_height]
+    both, image = right | left, np.ones_like(right)
+    extents = {"joint": (both, both), "own": (right, left), "image": (image, image)}
+    extents = extents[choices.zone_height]
     out = np.zeros((3, 2, *right.shape), bool)
     for column, (lung, extent) in enumerate(zip((right, left), extents, strict=True)):
         rows = np.where(extent.any(axis=1))[0]
@@ -104,70 +125,112 @@ def zones_of_sides(right, left, choices=Choices(), cuts=CUTS):
     return out if choices.array_columns == "patient_right" else out[:, ::-1]
 
 
-def zones(lung_mask, choices=Choices()):
-    """Lung masks (B, H, W), bool or 0/1 or 0/255, NumPy or torch -> zones bool (B, 3, 2, H, W) of
-    the same kind.
+def zones(lung_mask: Array, choices: Choices = Choices()) -> Array:
+    """The six zones of lung masks.
 
     A pixel row r lies at f = (r + 0.5 - top) / (bottom - top + 1) of the height of the lungs: zone
     0 if f < 5/12, 1 if f < 2/3, else 2 (Park et al. 2021, section 3.3; SPEC 2.1 choices 2 to 5).
-    Raises ValueError for another shape or other mask values.
+
+    Args:
+        lung_mask: (B, H, W), bool or 0/1 or 0/255, NumPy or torch.
+        choices: `lung_sides`, `zone_height`, `zone_origin` and `array_columns` are read.
+
+    Returns:
+        bool (B, 3, 2, H, W) of the same kind.
+
+    Raises:
+        ValueError: another shape or other mask values.
     """
     is_tensor = isinstance(lung_mask, torch.Tensor)
     masks = lung_mask.detach().cpu().numpy() if is_tensor else np.asarray(lung_mask)
     if masks.ndim != 3:
         raise ValueError(f"lung_mask has shape {masks.shape}; expected (B, H, W)")
-    # (B, 3, 2, H, W)
     out = np.stack([zones_of_sides(*sides(mask, choices), choices) for mask in masks])
+    # (B, 3, 2, H, W)
     return torch.from_numpy(out).to(lung_mask.device) if is_tensor else out
 
 
-def coverage(lesion, zone_masks):
-    """Share of each zone that a lesion covers: bool (H, W), bool (3, 2, H, W) -> (3, 2) in [0, 1];
-    0 for an absent zone.
+def coverage(lesion: np.ndarray, zone_masks: np.ndarray) -> np.ndarray:
+    """Share of each zone that a lesion covers.
+
+    Args:
+        lesion: bool (H, W).
+        zone_masks: bool (3, 2, H, W).
+
+    Returns:
+        (3, 2) in [0, 1]; 0 for an absent zone.
     """
     area = zone_masks.sum(axis=(-2, -1))
     return (zone_masks & lesion).sum(axis=(-2, -1)) / np.maximum(area, 1)
 
 
-def areas(involved, lung_mask, choices=Choices()):
-    """Share of each zone that is involved: bool (B, H, W), lung masks (B, H, W) -> (B, 3, 2) in [0,
-    1]; 0 for an absent zone.
+def areas(involved: np.ndarray, lung_mask: np.ndarray, choices: Choices = Choices()) -> np.ndarray:
+    """Share of each zone that is involved, for several images.
+
+    Args:
+        involved: bool (B, H, W).
+        lung_mask: (B, H, W), as for `zones`.
+        choices: as for `zones`.
+
+    Returns:
+        (B, 3, 2) in [0, 1]; 0 for an absent zone.
     """
-    return np.stack(
-        [
-            coverage(one, six)
-            for one, six in zip(np.asarray(involved), zones(np.asarray(lung_mask), choices))
-        ]
-    )
+    six = zones(np.asarray(lung_mask), choices)  # (B, 3, 2, H, W)
+    pairs = zip(np.asarray(involved), six, strict=True)
+    return np.stack([coverage(lesion, zone_masks) for lesion, zone_masks in pairs])
 
 
-def contours(severity_map, lung_mask, threshold=0.5):
-    """Outlines of the lesions: where a map (H, W) is at least `threshold` inside the lungs (H, W)
-    -> list of (n, 2) x, y px, closed.
+def contours(
+    severity_map: np.ndarray, lung_mask: np.ndarray, threshold: float = 0.5
+) -> list[np.ndarray]:
+    """Outlines of the lesions: where a severity map is high inside the lungs.
 
     Holes have outlines of their own. Section 5.3 and Figure 6: the map "can also be used to contour
     lesions".
+
+    Args:
+        severity_map: (H, W) in [0, 1].
+        lung_mask: (H, W), bool or 0/1 or 0/255.
+        threshold: lowest value of a lesion.
+
+    Returns:
+        Closed outlines, (n, 2) each: x, y in pixels.
     """
     involved = (np.asarray(severity_map) >= threshold) & _as_bool(np.asarray(lung_mask))
     found, _ = cv2.findContours(involved.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
     return [np.vstack([points[:, 0], points[:1, 0]]) for points in found]
 
 
-POOLS = {
-    "max": lambda values, inside: torch.where(inside, values, -torch.inf).amax(dim=(-2, -1)),
-    "average": lambda values, inside: (
-        (values * inside).sum(dim=(-2, -1)) / inside.sum(dim=(-2, -1)).clamp(min=1)
-    ),
-}
+def _max_pool(values: torch.Tensor, inside: torch.Tensor) -> torch.Tensor:
+    return torch.where(inside, values, -torch.inf).amax(dim=(-2, -1))
 
 
-def roi_pool(severity_map, lung_mask, how="max", choices=Choices()):
-    """ROI pooling (section 3.3): severity map (B, 1, H, W) in [0, 1], lung mask (B, H, W) -> (B, 3,
-    2), differentiable.
+def _average_pool(values: torch.Tensor, inside: torch.Tensor) -> torch.Tensor:
+    return (values * inside).sum(dim=(-2, -1)) / inside.sum(dim=(-2, -1)).clamp(min=1)
 
-    `how` = "max" (the paper) or "average" over a zone's lung pixels. A zone that is absent gives 0,
-    never NaN. Raises ValueError where the sizes differ (resize the mask with nearest neighbours
-    first) or `how` is unknown.
+
+POOLS = {"max": _max_pool, "average": _average_pool}  # values, inside (B, 3, 2, H, W) -> (B, 3, 2)
+
+
+def roi_pool(
+    severity_map: torch.Tensor,
+    lung_mask: torch.Tensor,
+    how: str = "max",
+    choices: Choices = Choices(),
+) -> torch.Tensor:
+    """ROI pooling of a severity map into its array (section 3.3); differentiable.
+
+    Args:
+        severity_map: (B, 1, H, W) in [0, 1].
+        lung_mask: (B, H, W), bool or 0/1 or 0/255, of the same size.
+        how: "max" (the paper) or "average" over the lung pixels of a zone.
+        choices: as for `zones`.
+
+    Returns:
+        (B, 3, 2); a zone that is absent gives 0, never NaN.
+
+    Raises:
+        ValueError: the sizes differ, or `how` is unknown.
     """
     if how not in POOLS:
         raise ValueError(f"roi_pool how={how!r}; known: {list(POOLS)}")
@@ -177,18 +240,27 @@ def roi_pool(severity_map, lung_mask, how="max", choices=Choices()):
             f"{tuple(lung_mask.shape[-2:])} differ in size; "
             "resize the mask with nearest neighbours"
         )
-    # (B, 3, 2, H, W)
-    inside = torch.as_tensor(zones(lung_mask, choices), device=severity_map.device)
+    six = zones(lung_mask, choices)
+    inside = torch.as_tensor(six, device=severity_map.device)  # (B, 3, 2, H, W)
     pooled = POOLS[how](severity_map[:, :, None], inside)  # (B, 3, 2)
     return torch.where(inside.any(dim=-1).any(dim=-1), pooled, torch.zeros_like(pooled))
 
 
-def brixia_to_array(scores, threshold=1):
-    """Brixia zone scores 0-3 (..., 6) in the order A-F -> float array (..., 3, 2) of 0/1: involved
-    if >= threshold; NaN stays NaN.
+def brixia_to_array(scores: Array, threshold: float = 1) -> Array:
+    """Brixia zone scores -> severity array.
 
     A, B, C run down the patient's right lung (image left), D, E, F down the left (Borghesi and
-    Maroldi 2020). NumPy or torch.
+    Maroldi 2020).
+
+    Args:
+        scores: (..., 6), 0-3 in the order A-F, NumPy or torch.
+        threshold: lowest score of a zone that counts as involved.
+
+    Returns:
+        float (..., 3, 2) of 0/1 of the same kind; NaN stays NaN.
+
+    Raises:
+        ValueError: the last axis does not hold six zones.
     """
     if scores.shape[-1] != 6:
         raise ValueError(
@@ -196,14 +268,26 @@ def brixia_to_array(scores, threshold=1):
             "zones A-F"
         )
     lib = torch if isinstance(scores, torch.Tensor) else np
-    involved = lib.where(lib.isnan(scores * 1.0), scores * 1.0, (scores >= threshold) * 1.0)
+    values = scores * 1.0
+    involved = lib.where(lib.isnan(values), values, (scores >= threshold) * 1.0)
     return lib.stack([involved[..., :3], involved[..., 3:]], -1)  # (..., 3, 2)
 
 
-def score(array, how="soft"):
-    """Severity 0-6 of arrays (..., 3, 2): the sum of six values ("soft"), or of the values
-    thresholded at 0.5 ("hard").
+def severity_score(array: Array, how: str = "soft") -> Array:
+    """Severity score of severity arrays (section 3.3).
+
+    Args:
+        array: (..., 3, 2), NumPy or torch.
+        how: "soft", the sum of the six values, or "hard", of the values thresholded at 0.5.
+
+    Returns:
+        (...), 0 to 6.
+
+    Raises:
+        ValueError: `how` is unknown.
     """
     if how not in ("soft", "hard"):
         raise ValueError(f"score how={how!r}; known: ['soft', 'hard']")
-    return ((array >= 0.5) * 1.0 if how == "hard" else array).sum(-1).sum(-1)
+    if how == "hard":
+        array = (array >= 0.5) * 1.0
+    return array.sum(-1).sum(-1)

@@ -1,45 +1,65 @@
-"""Images of which a part is covered: black outside of the lungs, or the lungs gone."""
+"""Images of which a part is covered: black outside of the lungs, or without the lungs."""
+
+from __future__ import annotations
+
+from pathlib import Path
 
 import cv2
 import numpy as np
+import pandas as pd
 
 from cxrkit.data import preprocessing
 from cxrkit.data.images import load_image
 from cxrkit.data.masks import load_mask
 
 
-def cover(films, gone):
-    """Films with the pixels of `gone` (bool, n, S, S) replaced by the mean grey of what is left of
-    the same film.
+def cover(images: np.ndarray, covered: np.ndarray) -> np.ndarray:
+    """Images of which some pixels are replaced by the mean grey of the other pixels.
+
+    Args:
+        images: uint8 (N, S, S).
+        covered: bool (N, S, S).
+
+    Returns:
+        uint8 (N, S, S); an image that is covered as a whole is 0.
     """
-    films = np.array(films)
-    for film, out in zip(films, gone, strict=True):
-        film[out] = np.rint(film[~out].mean()) if not out.all() else 0
-    return films
+    images = np.array(images)
+    for image, out in zip(images, covered, strict=True):
+        image[out] = 0 if out.all() else np.rint(image[~out].mean())
+    return images
 
 
-def only_lungs(pixels, mask):
-    """A film, uint8 or uint16 (H, W), black outside of a lung mask of the whole film, uint8 (h, w)
-    of 0, 127, 255 -> uint8 (H, W).
+def only_lungs(pixels: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """An image that is black outside of a lung mask.
 
     Histogram equalisation leaves out the lowest grey, so what it then does to the lungs is known
-    from the lungs alone. What nobody has drawn (127) is black too. A mask without lungs leaves the
-    film as it is.
+    from the lungs alone. What is not annotated (127) is black too. A mask without lungs leaves the
+    image as it is.
+
+    Args:
+        pixels: uint8 or uint16 (H, W).
+        mask: of the whole image, uint8 (h, w) of 0, 127, 255.
+
+    Returns:
+        uint8 (H, W).
     """
     grey = preprocessing.to_uint8(pixels)
     lung = cv2.resize(mask, grey.shape[::-1], interpolation=cv2.INTER_NEAREST) == 255
     return np.where(lung, grey, np.uint8(0)) if lung.any() else grey
 
 
-def blacken(folder, table):
-    """Films of a table with nothing but their lungs (`only_lungs`), one PNG a film in its own size:
-    `folder`/0.png, 1.png, ...
+def blacken(folder: Path, table: pd.DataFrame) -> None:
+    """Write the images of a table with nothing but their lungs: `folder`/0.png, 1.png, ...
+
+    Args:
+        folder: where they go, one PNG an image in its own size.
+        table: with `path` and `lung_mask`.
     """
-    for i, (path, drawn) in enumerate(zip(table["path"], table["lung_mask"], strict=True)):
-        black = only_lungs(load_image(path).pixels, load_mask(drawn))
+    for i, (path, mask) in enumerate(zip(table["path"], table["lung_mask"], strict=True)):
+        black = only_lungs(load_image(path).pixels, load_mask(mask))
         cv2.imwrite(str(folder / f"{i}.png"), black, [cv2.IMWRITE_PNG_COMPRESSION, 1])
 
 
-def whole(table):
-    """The table with its films as they came, where they were edited (`origin`)."""
+def with_original_images(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with its images as they came, where they were edited (`origin`)."""
     return table.assign(path=table["origin"]) if "origin" in table else table

@@ -1,20 +1,35 @@
 """Masks of lungs and lesions: read, fitted to the square that a network sees, cleaned."""
 
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
 import cv2
 import numpy as np
 
+from cxrkit.config.choices import Choices
 from cxrkit.data import sources
 from cxrkit.data.images import ImageError, load_image
 from cxrkit.storage import mapped
 
-IGNORE = 127  # in a lung mask: nobody has drawn here; loss and metric leave it out
+IGNORE = 127  # in a lung mask: not annotated; loss and metric leave it out
 
 
-def load_mask(path, kind="lungs"):
-    """Mask file, virtual patient or row of a drawn cohort -> uint8 (H, W) of 0, 127 (ignore), 255;
-    `kind` "lungs" or "lesion".
+def load_mask(path: str | os.PathLike, kind: str = "lungs") -> np.ndarray:
+    """Read a mask.
 
-    Raises ImageError naming the file for anything else.
+    Args:
+        path: a mask file, a row of the masks of a cohort or of the segmenter, or the address of a
+            virtual patient.
+        kind: "lungs" or "lesion"; it is read for a virtual patient only.
+
+    Returns:
+        uint8 (H, W) of 0, 127 (ignore), 255.
+
+    Raises:
+        ImageError: it is no such mask; the message names the file.
     """
     address = sources.parse(path)
     if address.scheme:
@@ -26,7 +41,7 @@ def load_mask(path, kind="lungs"):
     # the segmenter's masks; one may be empty, which `load_image` takes for damage
     if address.row is not None and address.file.suffix == ".npy":
         return np.load(address.file, mmap_mode="r")[address.row]
-    mask = load_image(path, empty=True).pixels  # a mask of the lesions of a normal film
+    mask = load_image(path, empty=True).pixels  # a normal image has an empty mask of lesions
     if not np.isin(mask, (0, 1, IGNORE, 255)).all():
         raise ImageError(
             f"{path}: a mask holds 0, 127 (ignore) and 255 (or 1), not "
@@ -35,55 +50,66 @@ def load_mask(path, kind="lungs"):
     return mask if mask.max() > 1 else mask * np.uint8(255)
 
 
-def _rendered(stack, row):
-    """Row of `lungs` or `lesion` in a cohort's folder: one bit a pixel, right and left lung apart
-    (`simulation.cohort`).
-    """
+def _rendered(stack: Path, row: int) -> np.ndarray:
+    """Row of `lungs` or `lesion` in a cohort's folder, where each lung is one bit a pixel."""
     side = np.load(stack.with_name("images.npy"), mmap_mode="r").shape[-1]
     names = ("right", "left") if stack.name == "lungs" else (stack.name,)
-    bits = np.bitwise_or.reduce(
-        [np.load(stack.with_name(f"{name}.npy"), mmap_mode="r")[row] for name in names]
-    )
-    return mapped.unpack(bits, side) * np.uint8(255)
+    rows = [np.load(stack.with_name(f"{name}.npy"), mmap_mode="r")[row] for name in names]
+    return mapped.unpack(np.bitwise_or.reduce(rows), side) * np.uint8(255)
 
 
-def fitted_mask(path, size, choices, kind):
-    """Mask of one image at the size and place that `choices.resize` gives the image: uint8 (size,
-    size); all IGNORE where `path` names none.
+def fitted_mask(path: Any, size: int, choices: Choices, kind: str) -> np.ndarray:
+    """Mask of one image at the size and place that `choices.resize` gives the image.
+
+    Args:
+        path: as for `load_mask`; NaN where no mask is known.
+        size: side in pixels.
+        choices: `resize` is read.
+        kind: "lungs" or "lesion".
+
+    Returns:
+        uint8 (size, size); all IGNORE where no mask is known.
     """
-    if not isinstance(path, str):
-        return np.full((size, size), IGNORE, np.uint8)  # nobody has drawn this film
+    if not isinstance(path, (str, os.PathLike)):
+        return np.full((size, size), IGNORE, np.uint8)
     mask = load_mask(path, kind)
     if choices.resize == "plain":
         return cv2.resize(mask, (size, size), interpolation=cv2.INTER_NEAREST)
     return letterbox(mask, size)
 
 
-def letterbox(mask, size):
-    """Mask (H, W) -> (size, size) as `preprocess.resize` "pad" places the film: aspect kept, the
-    rest is IGNORE.
+def letterbox(mask: np.ndarray, size: int) -> np.ndarray:
+    """Mask (H, W) -> (size, size) as `preprocessing.resize` "pad" places the image.
+
+    The aspect is kept, the rest is IGNORE.
     """
     h, w = (max(1, round(side * size / max(mask.shape))) for side in mask.shape)
     inner = cv2.resize(mask, (w, h), interpolation=cv2.INTER_NEAREST)
     return cv2.copyMakeBorder(inner, 0, size - h, 0, size - w, cv2.BORDER_CONSTANT, value=IGNORE)
 
 
-def clean_mask(mask):
-    """Mask (H, W), bool or 0/1 or 0/255 -> bool (H, W): the two largest components, their holes
-    filled.
+def clean_mask(mask: np.ndarray) -> np.ndarray:
+    """The two largest components of a mask, their holes filled.
 
     A component is connected over edges, not corners, as in `lung_zones.sides`; a hole is background
-    that cannot reach the border of the image that way. Raises ValueError for another shape or other
-    values (127 = ignore has no place in a prediction).
+    that cannot reach the border of the image that way.
+
+    Args:
+        mask: (H, W), bool or 0/1 or 0/255.
+
+    Returns:
+        bool (H, W).
+
+    Raises:
+        ValueError: another shape, or other values (127 = ignore has no place in a prediction).
     """
     mask = np.asarray(mask)
     if mask.ndim != 2 or not (mask.dtype == bool or np.isin(mask, (0, 1, 255)).all()):
         raise ValueError(
             f"clean_mask takes one mask (H, W) of bool, 0/1 or 0/255, not {mask.dtype} {mask.shape}"
         )
-    n, pieces, stats, _ = cv2.connectedComponentsWithStats(
-        (mask > 0).astype(np.uint8), connectivity=4
-    )
+    inside = (mask > 0).astype(np.uint8)
+    _, pieces, stats, _ = cv2.connectedComponentsWithStats(inside, connectivity=4)
     largest = 1 + np.argsort(-stats[1:, cv2.CC_STAT_AREA], kind="stable")[:2]
     lungs = np.isin(pieces, largest)
     # a ring of background joins all that is outside

@@ -1,7 +1,8 @@
-"""Schema: what `data_manifests/<name>.json` may say of a dataset, and the columns of the one table
-form for all of them.
-"""
+"""What `data_manifests/<name>.json` may say of a dataset."""
 
+from __future__ import annotations
+
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -21,7 +22,6 @@ LICENCES = (
     "your_own",
 )
 
-
 Https = Annotated[str, Field(pattern="^(https://.+)?$")]  # a manifest leads nowhere else
 
 
@@ -30,8 +30,9 @@ class _Strict(BaseModel):
 
 
 class Source(_Strict):
-    """A public repository at one commit; a film lies there under `folder`/<source_path, else the
-    name of our file>.
+    """A public repository at one commit.
+
+    An image lies there under `folder`/<source_path>, or under the name of our file.
     """
 
     repo: str
@@ -47,8 +48,9 @@ class Cut(_Strict):
 
 
 class Table(_Strict):
-    """An annotation file. With `key` (a column of public file names) it labels films; without, its
-    rows are the films.
+    """An annotation file.
+
+    With `key` (a column of public file names) it labels images; without, its rows are the images.
     """
 
     file: str  # in the dataset's folder
@@ -61,8 +63,9 @@ class Table(_Strict):
 
 
 class Masks(_Strict):
-    """Lung masks <mask_id>.png in a source, drawn on the whole film or on its centred square; 255
-    lung, 127 ignore, 0 else.
+    """Lung masks <mask_id>.png in a source: 255 lung, 127 ignore, 0 else.
+
+    They cover the whole image ("film") or its centred square.
     """
 
     source: str
@@ -81,12 +84,12 @@ class Manifest(_Strict):
     citation: list[str]
     provides: list[Literal[tuple(HAS)]]  # what its rows may carry
     group: str = ""  # group_id from patient_id, such as "n{:0>8}"; blank = <name>:<patient_id>
-    path: str = "{}"  # where a film lies in the folder
+    path: str = "{}"  # where an image lies in the folder
     tables: list[Table] = []
-    repeats: bool = False  # one film may fill several rows of a table (boxes); the first counts
-    glob: str | None = None  # lists the films where no table does
+    repeats: bool = False  # an image may fill several rows of a table (boxes); the first counts
+    glob: str | None = None  # lists the images where no table does
     pattern: str | None = None  # named groups of a found path
-    constants: dict[str, str] = {}  # columns with one value for all films
+    constants: dict[str, str] = {}  # columns with one value for all images
     # how findings are read (`labels.RULES`)
     rule: Literal["named", "listed", "columns"] | None = None
     findings: dict[str, list[str]] = {}  # for "listed": ours -> their words, any of which makes a 1
@@ -98,26 +101,36 @@ class Manifest(_Strict):
     expected: dict[str, int] = {}
     paper: dict[str, int] = {}  # what Park et al. state of the same counts
 
-    def has(self, what):
-        """May rows of this dataset carry `what` (a key of HAS, such as "lesion")? `manifest.has`
-        asks a table instead.
+    def has(self, what: str) -> bool:
+        """Whether rows of this dataset may carry `what`; `manifests.has` asks a table instead.
+
+        Args:
+            what: a key of HAS, such as "lesion".
         """
         return known(what, HAS, "question") in self.provides
 
 
-def manifest_dir():
+def manifest_dir() -> Path:
     """The checkout's `data_manifests/`, else the copy inside the installed package."""
     checkout = paths.PACKAGE.parent / "data_manifests"
     return checkout if checkout.is_dir() else paths.PACKAGE / "data_manifests"
 
 
-def names():
+def names() -> list[str]:
     """Names of all datasets, sorted."""
     return sorted(path.stem for path in manifest_dir().glob("*.json"))
 
 
-def load(name):
-    """Manifest by name. Raises ValueError naming file and field, or the known names."""
+def load(name: str) -> Manifest:
+    """The manifest of a dataset.
+
+    Args:
+        name: of the dataset.
+
+    Raises:
+        ValueError: the name is unknown (the message lists the known ones), or the file is wrong
+            (the message names file and field).
+    """
     path = manifest_dir() / f"{known(name, names(), 'dataset')}.json"
     try:
         return Manifest.model_validate_json(path.read_text("utf-8"))

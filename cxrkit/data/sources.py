@@ -1,4 +1,4 @@
-"""Sources: what the `path` of a table may say, and who opens an address that is no file.
+"""What the `path` of a table may say, and which module opens an address that is no file.
 
 A path is a file (`folder/a.png`), a row of a stack of images (`folder/images.npy#7`), a row of
 packed masks (`folder/lungs#7`, see `simulation.cohort`), or the address of a registered scheme
@@ -25,7 +25,11 @@ class Address:
 
 
 def parse(path: str | os.PathLike) -> Address:
-    """The one parser of the path grammar: text of a table's cell -> `Address`."""
+    """The parts of a path.
+
+    Args:
+        path: text of a table's cell, or a path.
+    """
     text = str(path)
     scheme, separator, _ = text.partition("://")
     if separator:
@@ -37,12 +41,24 @@ def parse(path: str | os.PathLike) -> Address:
 
 
 def register(scheme: str, module: str) -> None:
-    """Let `module`, by its dotted name, open addresses of a scheme; it is imported at the first one."""
+    """Let a module open the addresses of a scheme.
+
+    Args:
+        scheme: what stands before `://`.
+        module: dotted name of a module with `from_url`; it is imported at the first address.
+    """
     SCHEMES[scheme] = module
 
 
 def opener(scheme: str) -> ModuleType:
-    """The module that opens a scheme. Raises ValueError, with the known ones, for another."""
+    """The module that opens a scheme.
+
+    Args:
+        scheme: what stands before `://`.
+
+    Raises:
+        ValueError: the scheme is unknown; the message lists the known ones.
+    """
     if scheme not in SCHEMES:
         raise ValueError(f"unknown scheme {scheme}://; known: {sorted(SCHEMES)}")
     return importlib.import_module(SCHEMES[scheme])

@@ -1,92 +1,125 @@
-"""Localisation: severity maps against the true extent of the lesions, which only the virtual
-hospitals know.
+"""Severity maps against the true extent of the lesions, which only the virtual hospitals know.
 
-The paper shows pictures of its maps beside drawn lesions (Figure 7, 12 films) and gives no number;
-here are three. H W map.
+The paper shows its maps beside annotated lesions (Figure 7, 12 images) and gives no number; here
+are three. N images, H W map.
 """
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
+import pandas as pd
 from sklearn.metrics import average_precision_score
 
 from cxrkit.data import lung_zones
-from cxrkit.data.cache import cached
+from cxrkit.data.cache import cached_images
 from cxrkit.evaluation import overlap, resampling
-from cxrkit.evaluation.summaries import interval
+from cxrkit.evaluation.summaries import interval_dict
 
-CUTS = np.arange(1, 20) / 20  # thresholds tried for contours
+if TYPE_CHECKING:
+    from cxrkit.config.choices import Choices
+    from cxrkit.config.sections import Profile
+    from cxrkit.storage.artifacts import Store
+
+THRESHOLDS = np.arange(1, 20) / 20  # tried for contours
+MEASURES = ("auprc", "chance", "pointing", "pointing_chance")  # beside dice
 DRAWS = 400  # of patients, for an interval
 
 
-def places(drawn, profile, store=None):
-    """Maps (N, H, W) and their tables, {"val": (maps, table), ...}, against the true lesions ->
-    {"val": {...}, ...}; {} without val.
+def evaluate_maps(
+    maps: Mapping[str, tuple[np.ndarray, pd.DataFrame]],
+    profile: Profile,
+    store: Store | None = None,
+) -> dict[str, dict[str, Any]]:
+    """Severity maps of each split against the true lesions.
 
-    `dice` at the contour threshold that is best on validation and carried over; `auprc`, average
-    precision of the lung's pixels, beside the lesion's share of the lung (`chance`): both are means
-    over films with a lesion. `pointing`: share of the truly involved zones whose largest value lies
-    on the lesion, beside the lesion's share of those zones.
+    Args:
+        maps: {"val": (maps, table), ...}: maps (N, H, W) in [0, 1] and the table of their images,
+            which all have a `lesion_mask` and a `lung_mask`.
+        profile: Its image size and choices.
+        store: Where the image cache lies.
+
+    Returns:
+        {split: measures}, each a mean over images with a lesion, with its interval by patient:
+        `dice` at the contour `threshold` that is best on validation and carried over; `auprc`,
+        average precision of the lung's pixels, beside the lesion's share of the lung (`chance`);
+        `pointing`, the share of the truly involved zones whose largest value lies on the lesion,
+        beside the lesion's share of those zones (`pointing_chance`). {} without "val".
     """
-    films = {
-        name: _against_truth(found, table, profile, store) for name, (found, table) in drawn.items()
+    found = {
+        split: _compare_all(severity_maps, table, profile, store)
+        for split, (severity_maps, table) in maps.items()
     }
-    if "val" not in films:
+    if "val" not in found:
         return {}
-    best = int(films["val"]["dice"].mean(axis=0).argmax())
+    best = int(found["val"]["dice"].mean(axis=0).argmax())
     out = {}
-    for name, film in films.items():
-
-        def mean(values, groups=film["groups"]):
-            return interval(
-                resampling.bootstrap(np.nanmean, values, groups=groups, draws=DRAWS),
-                int(np.isfinite(values).sum()),
-            )
-
-        out[name] = {
-            "threshold": float(CUTS[best]),
-            "dice": mean(film["dice"][:, best]),
-            **{
-                what: mean(film[what])
-                for what in ("auprc", "chance", "pointing", "pointing_chance")
-            },
+    for split, images in found.items():
+        groups = images["groups"]
+        out[split] = {
+            "threshold": float(THRESHOLDS[best]),
+            "dice": _mean(images["dice"][:, best], groups),
+            **{name: _mean(images[name], groups) for name in MEASURES},
         }
     return out
 
 
-def _against_truth(found, table, profile, store):
-    """Films with a lesion: dict `dice` (n, CUTS), `auprc`, `chance`, `pointing`, `pointing_chance`
-    (n,), and their `groups`.
-    """
-    size, rows, kept = found.shape[-1], [], []
-    lesions, masks = (
-        np.load(
-            cached(table[column], profile.image_size, profile.choices, kind, store), mmap_mode="r"
-        )
-        for column, kind in (("lesion_mask", "lesion"), ("lung_mask", "lungs"))
-    )
-    for i, severity_map in enumerate(found):
-        lesion, lung = (
-            cv2.resize(m[i], (size, size), interpolation=cv2.INTER_NEAREST_EXACT) == 255
-            for m in (lesions, masks)
-        )
+def _mean(values: np.ndarray, groups: np.ndarray) -> dict[str, float | int | None]:
+    """Mean of the values (n,) that are known, with its interval by patient."""
+    triple = resampling.bootstrap(np.nanmean, values, groups=groups, draws=DRAWS)
+    return interval_dict(triple, int(np.isfinite(values).sum()))
+
+
+def _compare_all(
+    maps: np.ndarray, table: pd.DataFrame, profile: Profile, store: Store | None
+) -> dict[str, np.ndarray]:
+    """`compare_with_lesion` of the images with a lesion: arrays (n, ...), and their `groups`."""
+    size = maps.shape[-1]
+    at_size = (profile.image_size, profile.choices)
+    lesions = cached_images(table["lesion_mask"], *at_size, kind="lesion", store=store)
+    lungs = cached_images(table["lung_mask"], *at_size, kind="lungs", store=store)
+    rows, kept = [], []
+    for i, severity_map in enumerate(maps):
+        lesion = _fit_mask(lesions[i], size)
+        lung = _fit_mask(lungs[i], size)
         if (lesion & lung).any():
-            rows.append(against_lesion(severity_map, lesion & lung, lung, profile.choices))
+            rows.append(compare_with_lesion(severity_map, lesion & lung, lung, profile.choices))
             kept.append(i)
-    return {
-        **{name: np.array([row[name] for row in rows]) for name in rows[0]},
-        "groups": table["group_id"].to_numpy()[kept],
-    }
+    out = {name: np.array([row[name] for row in rows]) for name in rows[0]}
+    out["groups"] = table["group_id"].to_numpy()[kept]
+    return out
 
 
-def against_lesion(severity_map, lesion, lung, choices):
-    """One map (H, W) against the lesion, bool (H, W) inside the lung: the values of `places` for
-    one film.
+def _fit_mask(mask: np.ndarray, size: int) -> np.ndarray:
+    """A mask (S, S) of 0, 127, 255 at the size of the map: bool (size, size)."""
+    return cv2.resize(mask, (size, size), interpolation=cv2.INTER_NEAREST_EXACT) == 255
+
+
+def compare_with_lesion(
+    severity_map: np.ndarray, lesion: np.ndarray, lung: np.ndarray, choices: Choices
+) -> dict[str, Any]:
+    """One severity map against the true lesion.
+
+    Args:
+        severity_map: In [0, 1], (H, W).
+        lesion: Bool, inside the lung, (H, W).
+        lung: Bool, (H, W).
+        choices: How the lung is divided into zones.
+
+    Returns:
+        The values of `evaluate_maps` for one image; `dice` at each of THRESHOLDS.
     """
-    zones = lung_zones.zones(lung[None], choices)[0].reshape(6, *lung.shape)
+    zones = lung_zones.zones(lung[None], choices)[0].reshape(6, *lung.shape)  # (6, H, W)
     involved = [zone for zone in zones if (zone & lesion).any()]
-    hits = [lesion.flat[np.argmax(np.where(zone, severity_map, -1))] for zone in involved]
+    hits = []
+    for zone in involved:
+        highest = np.argmax(np.where(zone, severity_map, -1))
+        hits.append(lesion.flat[highest])
     return {
-        "dice": [overlap.dice(lesion, severity_map >= cut) for cut in CUTS],
+        "dice": [overlap.dice(lesion, severity_map >= cut) for cut in THRESHOLDS],
         "auprc": average_precision_score(lesion[lung], severity_map[lung]),
         "chance": lesion[lung].mean(),
         "pointing": np.mean(hits),

@@ -1,28 +1,37 @@
-"""Metrics: AUC with its interval, operating point, severity, agreement, calibration, and tests of
-model against model.
+"""Metrics: AUC, operating point, severity, agreement, calibration, and model against model.
 
 Arrays in, numbers out. A label that is NaN is unknown, and its row is left out; what is undefined
-is NaN, never 0 or 1. `groups` (n,) names the patient of each row: several films of one patient are
+is NaN, never 0 or 1. `groups` (n,) names the patient of each row: several images of one patient are
 not several pieces of evidence.
+
+n rows, k score vectors, C classes, G groups.
 """
 
+from __future__ import annotations
+
 import math
+from collections.abc import Iterable
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import optimize, special, stats
 
 from cxrkit.evaluation import resampling
 
 Z95 = stats.norm.ppf(0.975)
+RATES = ("threshold", "sensitivity", "specificity", "accuracy")
 
 
-def _rows(y, *scores, groups=None, binary=True):
+def _rows(
+    y: ArrayLike, *scores: ArrayLike, groups: ArrayLike | None = None, binary: bool = True
+) -> tuple[np.ndarray, ...]:
     """Rows with a known label as float64 arrays, then group numbers 0..G-1.
 
     Raises ValueError for unequal lengths, scores that are not finite, or binary labels other than 0
     and 1.
     """
-    y, *scores = (np.asarray(a, dtype=np.float64) for a in (y, *scores))
+    y = np.asarray(y, dtype=np.float64)
+    scores = [np.asarray(s, dtype=np.float64) for s in scores]
     names = np.arange(len(y)) if groups is None else np.asarray(groups)
     if {len(a) for a in (*scores, names)} != {len(y)}:
         raise ValueError(
@@ -30,7 +39,8 @@ def _rows(y, *scores, groups=None, binary=True):
             f"{len(names)}"
         )
     known = ~np.isnan(y)
-    y, scores, names = y[known], [s[known] for s in scores], names[known]
+    y, names = y[known], names[known]
+    scores = [s[known] for s in scores]
     if binary and not ((y == 0) | (y == 1)).all():
         raise ValueError(
             f"labels must be 0, 1 or NaN, not {np.setdiff1d(y, (0, 1))[:5]}; for classes see "
@@ -38,69 +48,104 @@ def _rows(y, *scores, groups=None, binary=True):
         )
     if not all(np.isfinite(s).all() for s in scores):
         raise ValueError("scores of rows with a known label must be finite")
-    return (
-        y,
-        *scores,
-        np.arange(len(y)) if groups is None else np.unique(names, return_inverse=True)[1],
-    )
+    numbers = np.arange(len(y))
+    if groups is not None:
+        numbers = np.unique(names, return_inverse=True)[1]
+    return y, *scores, numbers
 
 
 # ranking
 
 
-def auc(y, p):
-    """Area under the ROC curve: chance that a positive scores above a negative, ties counting half.
-    NaN with one class.
+def auc(y: ArrayLike, p: ArrayLike) -> float:
+    """Area under the ROC curve: the chance that a positive scores above a negative.
+
+    Args:
+        y: Labels 0, 1 or NaN, (n,).
+        p: Scores, (n,). Ties count half.
+
+    Returns:
+        0 to 1; NaN with one class.
+
+    Raises:
+        ValueError: For unequal lengths, other labels, or scores that are not finite.
     """
     y, p, _ = _rows(y, p)
     positive = y == 1
     m, n = positive.sum(), (~positive).sum()
-    return float((stats.rankdata(p)[positive].sum() / m - (m + 1) / 2) / n) if m and n else math.nan
+    if not (m and n):
+        return math.nan
+    return float((stats.rankdata(p)[positive].sum() / m - (m + 1) / 2) / n)
 
 
-def macro_auc(y, p, classes=None):
-    """Mean one-vs-rest AUC: y (n,) class numbers, p (n, C). NaN if one of `classes` (default all)
-    is missing or alone.
+def macro_auc(y: ArrayLike, p: ArrayLike, classes: Iterable[int] | None = None) -> float:
+    """Mean one-vs-rest AUC.
+
+    Args:
+        y: Class numbers or NaN, (n,).
+        p: Scores, (n, C).
+        classes: Those to average over; None = all.
+
+    Returns:
+        0 to 1; NaN if one of the classes is missing, or alone.
     """
     y, p = np.asarray(y, dtype=np.float64), np.asarray(p)
     known = np.where(np.isnan(y), np.nan, 1)
-    return float(
-        np.mean(
-            [
-                auc((y == c) * known, p[:, c])
-                for c in (range(p.shape[1]) if classes is None else classes)
-            ]
-        )
-    )
+    if classes is None:
+        classes = range(p.shape[1])
+    return float(np.mean([auc((y == c) * known, p[:, c]) for c in classes]))
 
 
-def balanced_accuracy(y, p):
-    """Mean over the classes that occur of the share of their films whose highest score is their
-    own: y (n,), p (n, C).
+def balanced_accuracy(y: ArrayLike, p: ArrayLike) -> float:
+    """Mean over the classes of the share of their images whose highest score is their own.
+
+    Args:
+        y: Class numbers, (n,).
+        p: Scores, (n, C).
+
+    Returns:
+        0 to 1, over the classes that occur; NaN without rows.
     """
-    y, hit = np.asarray(y), np.argmax(p, axis=1) == np.asarray(y)
-    return float(np.mean([hit[y == c].mean() for c in np.unique(y)])) if len(y) else math.nan
+    y = np.asarray(y)
+    if len(y) == 0:
+        return math.nan
+    hit = np.argmax(p, axis=1) == y
+    return float(np.mean([hit[y == c].mean() for c in np.unique(y)]))
 
 
-def delong(y, *scores, groups=None):
-    """AUC of k score vectors on the same rows, and their covariance: (k,), (k, k).
+def delong(
+    y: ArrayLike, *scores: ArrayLike, groups: ArrayLike | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """AUC of k score vectors on the same rows, and their covariance.
 
     DeLong 1988 by midranks (Sun & Xu 2014, n log n, ties exact), in the form of Obuchowski 1997 for
-    rows that come in groups; with one row a group the two agree. NaN AUC with one class, NaN
-    covariance with a class in fewer than two groups.
+    rows that come in groups; with one row a group the two agree.
+
+    Args:
+        y: Labels 0, 1 or NaN, (n,).
+        scores: k score vectors, (n,) each.
+        groups: Patient of each row, (n,).
+
+    Returns:
+        AUC (k,) and covariance (k, k). The AUC is NaN with one class, the covariance with a class
+        in fewer than two groups.
+
+    Raises:
+        ValueError: As `auc`.
     """
     y, *scores, group = _rows(y, *scores, groups=groups)
     positive, k = y == 1, len(scores)
     m, n = positive.sum(), (~positive).sum()
     if not (m and n):
         return np.full(k, np.nan), np.full((k, k), np.nan)
+    p = np.stack(scores, axis=1)  # (rows, k)
     ranks = np.stack([stats.rankdata(s) for s in scores], axis=1)  # (rows, k)
-    # (m, k) share of negatives below
-    v10 = (ranks[positive] - stats.rankdata(np.stack(scores, 1)[positive], axis=0)) / n
-    # (n, k) share of positives above
-    v01 = 1 - (ranks[~positive] - stats.rankdata(np.stack(scores, 1)[~positive], axis=0)) / m
-    theta, G = v10.mean(0), group.max() + 1
-    d10, d01 = np.zeros((G, k)), np.zeros((G, k))
+    # (m, k) share of negatives below each positive, (n, k) share of positives above each negative
+    v10 = (ranks[positive] - stats.rankdata(p[positive], axis=0)) / n
+    v01 = 1 - (ranks[~positive] - stats.rankdata(p[~positive], axis=0)) / m
+    theta = v10.mean(0)  # (k,)
+    G = group.max() + 1
+    d10, d01 = np.zeros((G, k)), np.zeros((G, k))  # deviations, summed by group
     np.add.at(d10, group[positive], v10 - theta)
     np.add.at(d01, group[~positive], v01 - theta)
     i10, i01 = len(np.unique(group[positive])), len(np.unique(group[~positive]))
@@ -111,13 +156,30 @@ def delong(y, *scores, groups=None):
     return theta, own + (cross + cross.T) / (m * n)
 
 
-def auc_ci(y, p, method="delong", groups=None, seed=0):
-    """AUC with its 95 % interval: (auc, low, high). All NaN with one class; limits NaN with a class
-    in one group only.
+def auc_ci(
+    y: ArrayLike,
+    p: ArrayLike,
+    method: str = "delong",
+    groups: ArrayLike | None = None,
+    seed: int = 0,
+) -> tuple[float, float, float]:
+    """AUC with its 95 % interval.
 
-    delong: normal on the logit scale, so that the limits stay inside (0, 1); where that variance is
-    0 (AUC of 0 or 1) the score interval of Newcombe 2006 (method 5). bootstrap: percentiles of
-    2,000 draws of groups. Raises ValueError for an unknown method.
+    Args:
+        y: Labels 0, 1 or NaN, (n,).
+        p: Scores, (n,).
+        method: "delong": normal on the logit scale, so that the limits stay inside (0, 1); where
+            that variance is 0 (AUC of 0 or 1) the score interval of Newcombe 2006 (method 5).
+            "bootstrap": percentiles of 2,000 draws of groups.
+        groups: Patient of each row, (n,).
+        seed: Seed of the bootstrap.
+
+    Returns:
+        AUC, low, high. All are NaN with one class; the limits are NaN with a class in one group
+        only.
+
+    Raises:
+        ValueError: For an unknown method, and as `auc`.
     """
     if method == "bootstrap":
         return resampling.bootstrap(auc, y, p, groups=groups, seed=seed)
@@ -128,57 +190,79 @@ def auc_ci(y, p, method="delong", groups=None, seed=0):
         return float(area), math.nan, math.nan
     if variance < 1e-12 or area in (0, 1):
         label, _, group = _rows(y, p, groups=groups)
-        return _newcombe(area, *(len(np.unique(group[label == c])) for c in (1, 0)))
+        m, n = (len(np.unique(group[label == c])) for c in (1, 0))
+        return _newcombe(area, m, n)
     half = Z95 * math.sqrt(variance) / (area * (1 - area))
-    return float(area), *(
-        float(special.expit(special.logit(area) + side * half)) for side in (-1, 1)
-    )
+    center = special.logit(area)
+    return float(area), float(special.expit(center - half)), float(special.expit(center + half))
 
 
-def _newcombe(area, m, n):
+def _newcombe(area: float, m: int, n: int) -> tuple[float, float, float]:
+    """AUC with the score interval of Newcombe 2006 (method 5), from m positives and n negatives."""
     k = (m + n) / 2 - 1
 
-    def gap(t, side):
-        return side * (t - area) - Z95 * math.sqrt(
-            t * (1 - t) / (m * n) * (1 + k * (1 - t) / (2 - t) + k * t / (1 + t))
-        )
+    def gap(t: float, side: int) -> float:
+        variance = t * (1 - t) / (m * n) * (1 + k * (1 - t) / (2 - t) + k * t / (1 + t))
+        return side * (t - area) - Z95 * math.sqrt(variance)
 
-    low = optimize.brentq(gap, 1e-12, area - 1e-12, args=(-1,)) if area > 0 else 0.0
-    high = optimize.brentq(gap, area + 1e-12, 1 - 1e-12, args=(1,)) if area < 1 else 1.0
+    low, high = 0.0, 1.0
+    if area > 0:
+        low = optimize.brentq(gap, 1e-12, area - 1e-12, args=(-1,))
+    if area < 1:
+        high = optimize.brentq(gap, area + 1e-12, 1 - 1e-12, args=(1,))
     return float(area), low, high
 
 
 # operating point
 
 
-def at_threshold(y, p, threshold):
-    """dict threshold, sensitivity, specificity, accuracy of calling p >= threshold positive; NaN
-    where nothing is counted.
+def at_threshold(y: ArrayLike, p: ArrayLike, threshold: float) -> dict[str, float]:
+    """Rates of calling p >= threshold positive.
 
-    A threshold of NaN (`operating_point` found none) calls nothing: all NaN.
+    Args:
+        y: Labels 0, 1 or NaN, (n,).
+        p: Scores, (n,).
+        threshold: NaN (`operating_point` found none) calls nothing: all rates are NaN.
+
+    Returns:
+        `threshold`, `sensitivity`, `specificity`, `accuracy`; NaN where nothing is counted.
+
+    Raises:
+        ValueError: As `auc`.
     """
     y, p, _ = _rows(y, p)
     if math.isnan(threshold):
-        return dict.fromkeys(("threshold", "sensitivity", "specificity", "accuracy"), math.nan)
+        return dict.fromkeys(RATES, math.nan)
     right = (p >= threshold) == y
-    rates = {"sensitivity": right[y == 1], "specificity": right[y == 0], "accuracy": right}
-    rates = {name: float(hits.mean()) if len(hits) else math.nan for name, hits in rates.items()}
-    return {"threshold": float(threshold), **rates}
+    counted = {"sensitivity": right[y == 1], "specificity": right[y == 0], "accuracy": right}
+    rates = {"threshold": float(threshold)}
+    for name, hits in counted.items():
+        rates[name] = float(hits.mean()) if len(hits) else math.nan
+    return rates
 
 
-def operating_point(y, p, sensitivity=0.8):
-    """The highest threshold that reaches the sensitivity, as the dict of `at_threshold`; all NaN
-    when a class is missing.
+def operating_point(y: ArrayLike, p: ArrayLike, sensitivity: float = 0.8) -> dict[str, float]:
+    """The highest threshold that reaches the sensitivity, with its rates.
 
-    Choose it on validation and carry it over with `at_threshold` (choice 18). Raises ValueError
-    unless 0 < sensitivity <= 1.
+    Choose it on validation and carry it over with `at_threshold` (choice 18).
+
+    Args:
+        y: Labels 0, 1 or NaN, (n,).
+        p: Scores, (n,).
+        sensitivity: To reach, in (0, 1].
+
+    Returns:
+        As `at_threshold`; all NaN when a class is missing.
+
+    Raises:
+        ValueError: For another sensitivity, and as `auc`.
     """
     if not 0 < sensitivity <= 1:
         raise ValueError(f"sensitivity must be in (0, 1], not {sensitivity}")
     y, p, _ = _rows(y, p)
     positives = np.sort(p[y == 1])[::-1]
     if len(positives) in (0, len(y)):
-        return dict.fromkeys(("threshold", "sensitivity", "specificity", "accuracy"), math.nan)
+        return dict.fromkeys(RATES, math.nan)
     needed = math.ceil(sensitivity * len(positives) - 1e-9)  # 0.07 * 100 is 7.000000000000001
     return at_threshold(y, p, positives[needed - 1])
 
@@ -186,28 +270,51 @@ def operating_point(y, p, sensitivity=0.8):
 # severity and agreement
 
 
-def severity_metrics(y, p):
-    """dict mse, mae, cc (Pearson), r2 (1 - residual / variance about the mean of y); cc, r2 NaN for
-    constants or one row.
+def severity_metrics(y: ArrayLike, p: ArrayLike) -> dict[str, float]:
+    """Errors and correlation of a predicted score.
+
+    Args:
+        y: True score or NaN, (n,).
+        p: Predicted score, (n,).
+
+    Returns:
+        `mse`, `mae`, `cc` (Pearson), `r2` (1 - residual / variance about the mean of y). `cc` and
+        `r2` are NaN for constants or one row, all are NaN without rows.
+
+    Raises:
+        ValueError: For unequal lengths or scores that are not finite.
     """
     y, p, _ = _rows(y, p, binary=False)
     if len(y) == 0:
         return dict.fromkeys(("mse", "mae", "cc", "r2"), math.nan)
-    varied = np.ptp(y) > 0
+    cc, r2 = math.nan, math.nan
+    if np.ptp(y) > 0:
+        r2 = float(1 - np.sum((y - p) ** 2) / np.sum((y - y.mean()) ** 2))
+        if np.ptp(p) > 0:
+            cc = float(np.corrcoef(y, p)[0, 1])
     return {
         "mse": float(np.mean((y - p) ** 2)),
         "mae": float(np.mean(np.abs(y - p))),
-        "cc": float(np.corrcoef(y, p)[0, 1]) if varied and np.ptp(p) > 0 else math.nan,
-        "r2": float(1 - np.sum((y - p) ** 2) / np.sum((y - y.mean()) ** 2)) if varied else math.nan,
+        "cc": cc,
+        "r2": r2,
     }
 
 
-def quadratic_kappa(a, b):
-    """Cohen's kappa with squared weights of two readers' scores (n,); NaN when both give one and
-    the same score throughout.
+def quadratic_kappa(a: ArrayLike, b: ArrayLike) -> float:
+    """Cohen's kappa with squared weights of two scores of the same images.
 
     The expected disagreement, summed over all pairs of the margins, is var(a) + var(b) + (mean(a) -
     mean(b))^2.
+
+    Args:
+        a: First score or NaN, (n,).
+        b: Second score, (n,).
+
+    Returns:
+        At most 1; NaN without rows, and when both give one and the same score throughout.
+
+    Raises:
+        ValueError: For unequal lengths or scores that are not finite.
     """
     a, b, _ = _rows(a, b, binary=False)
     if len(a) == 0:
@@ -216,27 +323,45 @@ def quadratic_kappa(a, b):
     return float(1 - np.mean((a - b) ** 2) / expected) if expected > 0 else math.nan
 
 
-def bland_altman(a, b):
-    """Agreement of two readings: dict bias = mean(a - b), sd, and the 95 % limits low, high = bias
-    -+ 1.96 sd.
+def bland_altman(a: ArrayLike, b: ArrayLike) -> dict[str, float]:
+    """Agreement of two measurements of the same images (Bland & Altman 1986).
+
+    Args:
+        a: First measurement or NaN, (n,).
+        b: Second measurement, (n,).
+
+    Returns:
+        `bias` = mean(a - b), its `sd`, and the 95 % limits `low`, `high` = bias -+ 1.96 sd; NaN for
+        fewer than two rows.
+
+    Raises:
+        ValueError: For unequal lengths or scores that are not finite.
     """
     a, b, _ = _rows(a, b, binary=False)
-    bias, sd = (
-        (float(np.mean(a - b)), float(np.std(a - b, ddof=1)))
-        if len(a) > 1
-        else (math.nan, math.nan)
-    )
+    bias, sd = math.nan, math.nan
+    if len(a) > 1:
+        bias = float(np.mean(a - b))
+        sd = float(np.std(a - b, ddof=1))
     return {"bias": bias, "sd": sd, "low": bias - Z95 * sd, "high": bias + Z95 * sd}
 
 
 # calibration and use
 
 
-def reliability(y, p, bins=10):
-    """Table over equal bins of p in [0, 1]: dict n, predicted (mean p), observed (share of
-    positives), each (bins,).
+def reliability(y: ArrayLike, p: ArrayLike, bins: int = 10) -> dict[str, np.ndarray]:
+    """Reliability diagram over equal bins of a probability.
 
-    An empty bin has NaN. Raises ValueError for p outside [0, 1].
+    Args:
+        y: Labels 0, 1 or NaN, (n,).
+        p: Probabilities, (n,).
+        bins: How many bins of [0, 1].
+
+    Returns:
+        `n`, `predicted` (mean p) and `observed` (share of positives), (bins,) each; NaN in an empty
+        bin.
+
+    Raises:
+        ValueError: For p outside [0, 1], and as `auc`.
     """
     y, p, _ = _rows(y, p)
     if len(p) and (p.min() < 0 or p.max() > 1):
@@ -253,57 +378,110 @@ def reliability(y, p, bins=10):
         }
 
 
-def ece(y, p, bins=10):
-    """Expected calibration error: |observed - predicted| averaged over bins by their count; NaN
-    without rows.
+def ece(y: ArrayLike, p: ArrayLike, bins: int = 10) -> float:
+    """Expected calibration error: |observed - predicted| averaged over bins by their count.
+
+    Args:
+        y: Labels 0, 1 or NaN, (n,).
+        p: Probabilities, (n,).
+        bins: How many bins of [0, 1].
+
+    Returns:
+        0 to 1; NaN without rows.
+
+    Raises:
+        ValueError: As `reliability`.
     """
     table = reliability(y, p, bins)
-    n = table["n"].sum()
-    return (
-        float(np.nansum(table["n"] * np.abs(table["observed"] - table["predicted"])) / n)
-        if n
-        else math.nan
-    )
+    total = table["n"].sum()
+    if total == 0:
+        return math.nan
+    error = np.abs(table["observed"] - table["predicted"])
+    return float(np.nansum(table["n"] * error) / total)
 
 
-def brier(y, p):
-    """Mean squared error of a probability; NaN without rows."""
+def brier(y: ArrayLike, p: ArrayLike) -> float:
+    """Brier score: mean squared error of a probability.
+
+    Args:
+        y: Labels 0, 1 or NaN, (n,).
+        p: Probabilities, (n,).
+
+    Returns:
+        0 to 1; NaN without rows.
+
+    Raises:
+        ValueError: As `auc`.
+    """
     y, p, _ = _rows(y, p)
     return float(np.mean((y - p) ** 2)) if len(y) else math.nan
 
 
-def decision_curve(y, p, thresholds=None):
-    """Net benefit TP/n - FP/n * t/(1 - t) at thresholds t (default 0.01-0.99): dict thresholds,
-    model, all (everyone treated).
+def decision_curve(
+    y: ArrayLike, p: ArrayLike, thresholds: ArrayLike | None = None
+) -> dict[str, np.ndarray]:
+    """Net benefit TP/n - FP/n * t/(1 - t) at thresholds t (Vickers & Elkin 2006).
 
-    Treating nobody is 0. Raises ValueError without rows or for t outside [0, 1).
+    Args:
+        y: Labels 0, 1 or NaN, (n,).
+        p: Probabilities, (n,).
+        thresholds: In [0, 1); None = 0.01 to 0.99.
+
+    Returns:
+        `thresholds`, and the net benefit of the `model` and of treating `all`, (thresholds,) each.
+        Treating nobody has net benefit 0.
+
+    Raises:
+        ValueError: Without rows, for thresholds outside [0, 1), and as `auc`.
     """
     y, p, _ = _rows(y, p)
     t = np.arange(1, 100) / 100 if thresholds is None else np.asarray(thresholds, dtype=float)
     if len(y) == 0 or t.min() < 0 or t.max() >= 1:
         raise ValueError("a decision curve needs rows with a known label and thresholds in [0, 1)")
     called = p[None] >= t[:, None]  # (thresholds, rows)
-    benefit = [
-        (c & (y == 1)).mean(1) - (c & (y == 0)).mean(1) * t / (1 - t)
-        for c in (called, np.ones_like(called))
-    ]
-    return {"thresholds": t, "model": benefit[0], "all": benefit[1]}
+    return {
+        "thresholds": t,
+        "model": _net_benefit(y, called, t),
+        "all": _net_benefit(y, np.ones_like(called), t),
+    }
+
+
+def _net_benefit(y: np.ndarray, called: np.ndarray, t: np.ndarray) -> np.ndarray:
+    """Net benefit of calling rows positive, `called` (thresholds, rows) -> (thresholds,)."""
+    true_positives = (called & (y == 1)).mean(1)
+    false_positives = (called & (y == 0)).mean(1)
+    return true_positives - false_positives * t / (1 - t)
 
 
 # model against model
 
 
-def delong_test(y, p_a, p_b, groups=None):
-    """AUC of two models on the same films: dict auc_a, auc_b, difference, low, high, p_value
-    (two-sided).
+def delong_test(
+    y: ArrayLike, p_a: ArrayLike, p_b: ArrayLike, groups: ArrayLike | None = None
+) -> dict[str, float]:
+    """AUC of two models on the same images, and the test of their difference (`delong`).
+
+    Args:
+        y: Labels 0, 1 or NaN, (n,).
+        p_a: Scores of model A, (n,).
+        p_b: Scores of model B, (n,).
+        groups: Patient of each row, (n,).
+
+    Returns:
+        `auc_a`, `auc_b`, `difference` (A - B), its 95 % limits `low`, `high`, and the two-sided
+        `p_value`, which is 1 for one and the same ranking.
+
+    Raises:
+        ValueError: As `auc`.
     """
     areas, cov = delong(y, p_a, p_b, groups=groups)
-    difference, sd = (
-        areas[0] - areas[1],
-        np.sqrt(np.maximum(cov[0, 0] + cov[1, 1] - 2 * cov[0, 1], 0)),
-    )
-    same = sd < 1e-9 and abs(difference) < 1e-9  # of one and the same ranking
-    p_value = 1.0 if same else 2 * stats.norm.sf(abs(difference) / sd) if sd >= 1e-9 else math.nan
+    difference = areas[0] - areas[1]
+    sd = np.sqrt(np.maximum(cov[0, 0] + cov[1, 1] - 2 * cov[0, 1], 0))
+    p_value = math.nan
+    if sd >= 1e-9:
+        p_value = 2 * stats.norm.sf(abs(difference) / sd)
+    elif sd < 1e-9 and abs(difference) < 1e-9:  # one and the same ranking
+        p_value = 1.0
     return {
         "auc_a": float(areas[0]),
         "auc_b": float(areas[1]),
@@ -314,12 +492,18 @@ def delong_test(y, p_a, p_b, groups=None):
     }
 
 
-def holm(p_values):
-    """p-values adjusted for their number (Holm 1979), in the order given; a NaN stays NaN and does
-    not count.
+def holm(p_values: ArrayLike) -> np.ndarray:
+    """p-values adjusted for their number (Holm 1979).
+
+    Args:
+        p_values: In any order, (n,). A NaN does not count.
+
+    Returns:
+        Adjusted p-values in the order given, (n,); a NaN stays NaN.
     """
     p = np.asarray(p_values, dtype=float)
     order = np.argsort(p)[: np.isfinite(p).sum()]  # NaN sorts last
     adjusted = np.full(p.shape, np.nan)
-    adjusted[order] = np.minimum(1, np.maximum.accumulate(p[order] * np.arange(len(order), 0, -1)))
+    factors = np.arange(len(order), 0, -1)
+    adjusted[order] = np.minimum(1, np.maximum.accumulate(p[order] * factors))
     return adjusted

@@ -1,10 +1,13 @@
-"""Overlap: how well lung masks agree with the truth, lung by lung, for each kind of film, and
-method against method.
+"""Agreement of lung masks with the truth, by lung and kind of image, and method against method.
 
-H W image, N films. Masks are bool; truth is uint8 of 0, 127 (ignore), 255.
+H W image, N images. Masks are bool; truth is uint8 of 0, 127 (ignore), 255.
 """
 
+from __future__ import annotations
+
 import math
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import cv2
 import numpy as np
@@ -14,15 +17,24 @@ from scipy import ndimage
 from cxrkit.data import lung_zones
 from cxrkit.data.masks import IGNORE
 from cxrkit.evaluation import resampling
-from cxrkit.evaluation.summaries import interval
+from cxrkit.evaluation.summaries import SITES, interval_dict
 
 MEASURES = ("dice", "jaccard", "assd", "dice_right", "dice_left", "missed")
+MEASURE_DRAWS = 300  # of patients, for the interval of a measure
 OPAQUE = 0.3  # of a lung's area: a lesion that covers more makes an opaque lung
 # of the way from healthy lung to the chest wall: a lesion that is brighter may be taken for wall
 BRIGHT = 0.5
+BASELINE = "unet_normal"  # the network that saw normal lungs only
+GAINS = {"gain": "student", "headroom": "unet_both"}  # over the baseline, by which network
 
 
-def _masks(truth, mask, ignore):
+# one mask against the truth
+
+
+def _masks(
+    truth: np.ndarray, mask: np.ndarray, ignore: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The truth without what is ignored, the mask, and what is ignored: bool (H, W) each."""
     truth, mask = np.asarray(truth), np.asarray(mask)
     if truth.shape != mask.shape:
         raise ValueError(f"masks of different size: truth {truth.shape}, mask {mask.shape}")
@@ -30,187 +42,331 @@ def _masks(truth, mask, ignore):
     return (truth != 0) & ~skip, mask != 0, skip
 
 
-def dice(truth, mask, ignore=IGNORE):
-    """2 |A and B| / (|A| + |B|) of two masks (H, W), where the truth is not `ignore`; NaN if both
-    are empty.
+def dice(truth: np.ndarray, mask: np.ndarray, ignore: int = IGNORE) -> float:
+    """Dice coefficient of two masks, 2 |A and B| / (|A| + |B|).
+
+    Args:
+        truth: bool, or uint8 of 0, `ignore`, 255, (H, W).
+        mask: bool, or 0 and other values, (H, W).
+        ignore: Value of the truth where nothing is compared.
+
+    Returns:
+        0 to 1; NaN if both are empty.
+
+    Raises:
+        ValueError: For masks of different size.
     """
     a, b, skip = _masks(truth, mask, ignore)
     total = a.sum() + (b & ~skip).sum()
     return float(2 * (a & b).sum() / total) if total else math.nan
 
 
-def jaccard(truth, mask, ignore=IGNORE):
-    """|A and B| / |A or B| of two masks (H, W), where the truth is not `ignore`; NaN if both are
-    empty.
+def jaccard(truth: np.ndarray, mask: np.ndarray, ignore: int = IGNORE) -> float:
+    """Jaccard index of two masks, |A and B| / |A or B|.
+
+    Args:
+        truth: bool, or uint8 of 0, `ignore`, 255, (H, W).
+        mask: bool, or 0 and other values, (H, W).
+        ignore: Value of the truth where nothing is compared.
+
+    Returns:
+        0 to 1; NaN if both are empty.
+
+    Raises:
+        ValueError: For masks of different size.
     """
     a, b, skip = _masks(truth, mask, ignore)
     union = ((a | b) & ~skip).sum()
     return float((a & b).sum() / union) if union else math.nan
 
 
-def surface_distance(truth, mask, spacing=1.0, ignore=IGNORE):
-    """Mean distance between the two outlines, over the points of both (ASSD), `spacing` a pixel;
-    NaN if one is empty.
+def surface_distance(
+    truth: np.ndarray, mask: np.ndarray, spacing: float = 1.0, ignore: int = IGNORE
+) -> float:
+    """Mean distance between the outlines of two masks, over the points of both (ASSD).
 
     An outline made by the edge of the ignored area is none, and outline points inside that area do
     not count.
+
+    Args:
+        truth: bool, or uint8 of 0, `ignore`, 255, (H, W).
+        mask: bool, or 0 and other values, (H, W).
+        spacing: Length of a pixel.
+        ignore: Value of the truth where nothing is compared.
+
+    Returns:
+        In units of `spacing`; NaN if one mask is empty.
+
+    Raises:
+        ValueError: For masks of different size.
     """
     a, b, skip = _masks(truth, mask, ignore)
     edge_a = a & ~ndimage.binary_erosion(a | skip)
     edge_b = b & ~ndimage.binary_erosion(b) & ~skip
     if not (edge_a.any() and edge_b.any()):
         return math.nan
-    to_b, to_a = (
-        cv2.distanceTransform((~edge).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-        for edge in (edge_b, edge_a)
-    )
-    return spacing * float(np.concatenate([to_b[edge_a], to_a[edge_b]]).mean(dtype=float))
+    distances = [_distance_to(edge_b)[edge_a], _distance_to(edge_a)[edge_b]]
+    return spacing * float(np.concatenate(distances).mean(dtype=float))
 
 
-def compare(truth, mask, lesion=None, film=None):
-    """Agreement of one film: truth uint8 (H, W), mask bool (H, W), lesion uint8 (H, W), film uint8
-    (H, W) -> dict.
+def _distance_to(edge: np.ndarray) -> np.ndarray:
+    """Distance of each pixel to the nearest pixel of an outline, (H, W)."""
+    return cv2.distanceTransform((~edge).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
 
-    dice, jaccard; assd, the mean distance of the outlines in % of the image side; dice_right,
-    dice_left of each lung; opaque, the largest share of a lung that the lesion covers, missed, the
-    share of the lesion that the mask leaves out, and bright, its `brightness` (NaN without one).
+
+def compare_masks(
+    truth: np.ndarray,
+    mask: np.ndarray,
+    lesion: np.ndarray | None = None,
+    image: np.ndarray | None = None,
+) -> dict[str, float]:
+    """Agreement of the mask of one image with the truth.
+
+    Args:
+        truth: uint8 of 0, 127 (ignore), 255, (H, W).
+        mask: bool (H, W).
+        lesion: uint8, 255 where the lesion is, (H, W).
+        image: Grey levels, uint8 (H, W).
+
+    Returns:
+        `dice`, `jaccard`; `assd`, the mean distance of the outlines in % of the image side;
+        `dice_right`, `dice_left` of each lung; `opaque`, the largest share of a lung that the
+        lesion covers; `missed`, the share of the lesion that the mask leaves out (NaN without one);
+        `bright`, its `lesion_brightness` (NaN without image).
     """
     right, left = lung_zones.sides(truth == 255)
-    drawn = lung_zones.sides(mask)
+    mask_right, mask_left = lung_zones.sides(mask)
+    lesion_in_lung = np.zeros_like(right)
+    if lesion is not None:
+        lesion_in_lung = (lesion == 255) & (truth == 255)
+    missed = math.nan
+    if lesion_in_lung.any():
+        missed = (lesion_in_lung & ~mask).sum() / lesion_in_lung.sum()
+    bright = math.nan
+    if image is not None:
+        bright = lesion_brightness(image, truth == 255, lesion_in_lung)
+    covered = [(lesion_in_lung & lung).sum() / max(lung.sum(), 1) for lung in (right, left)]
     ignored = truth == IGNORE
-    lungs = [np.where(ignored, IGNORE, 255 * lung).astype(np.uint8) for lung in (right, left)]
-    ill = np.zeros_like(right) if lesion is None else (lesion == 255) & (truth == 255)
     return {
         "dice": dice(truth, mask),
         "jaccard": jaccard(truth, mask),
         "assd": surface_distance(truth, mask, spacing=100 / truth.shape[0]),
-        "dice_right": dice(lungs[0], drawn[0]),
-        "dice_left": dice(lungs[1], drawn[1]),
-        "opaque": max((ill & lung).sum() / max(lung.sum(), 1) for lung in (right, left)),
-        "missed": (ill & ~mask).sum() / ill.sum() if ill.any() else math.nan,
-        "bright": math.nan if film is None else brightness(film, truth == 255, ill),
+        "dice_right": dice(_truth_of_lung(right, ignored), mask_right),
+        "dice_left": dice(_truth_of_lung(left, ignored), mask_left),
+        "opaque": max(covered),
+        "missed": missed,
+        "bright": bright,
     }
 
 
-def brightness(film, lung, ill):
-    """Mean grey of the ill lung of a film, where 0 is that of its healthy lung and 1 that of the
-    chest wall close by; else NaN.
+def _truth_of_lung(lung: np.ndarray, ignored: np.ndarray) -> np.ndarray:
+    """One lung as truth, uint8 (H, W) of 0, 127, 255."""
+    return np.where(ignored, IGNORE, 255 * lung).astype(np.uint8)
+
+
+def lesion_brightness(image: np.ndarray, lung: np.ndarray, lesion: np.ndarray) -> float:
+    """Mean grey of the lesion between that of healthy lung and that of the chest wall.
+
+    Args:
+        image: Grey levels, (H, W).
+        lung: bool (H, W).
+        lesion: bool, inside the lung, (H, W).
+
+    Returns:
+        0 where the lesion is as bright as the healthy lung of the image, 1 where it is as bright as
+        the chest wall close by; NaN where one of the three has no pixel.
     """
-    reach = 2 * (film.shape[0] // 32) + 1
+    reach = 2 * (image.shape[0] // 32) + 1
     wall = (cv2.dilate(lung.astype(np.uint8), np.ones((reach, reach))) > 0) & ~lung
-    if not (ill.any() and (lung & ~ill).any() and wall.any()):
+    healthy = lung & ~lesion
+    if not (lesion.any() and healthy.any() and wall.any()):
         return math.nan
-    sick, well, outside = (float(film[where].mean()) for where in (ill, lung & ~ill, wall))
-    return (sick - well) / (outside - well) if outside != well else math.nan
+    grey_lesion, grey_healthy, grey_wall = (
+        float(image[part].mean()) for part in (lesion, healthy, wall)
+    )
+    if grey_wall == grey_healthy:
+        return math.nan
+    return (grey_lesion - grey_healthy) / (grey_wall - grey_healthy)
 
 
-GROUPS = {  # name -> which rows of a judged table; a film may be in several
-    "normal": lambda t: t["diagnosis"] == "normal",
-    "abnormal": lambda t: t["diagnosis"].isin(["other_infection", "covid19"]),
-    "zones_0": lambda t: t["zones"] == 0,
-    "zones_1_3": lambda t: t["zones"].between(1, 3),
-    "zones_4_6": lambda t: t["zones"].between(4, 6),
-    "opaque": lambda t: t["opaque"] > OPAQUE,
-    "bright": lambda t: t["bright"] > BRIGHT,
+# groups of images; an image may be in several
+
+
+def _normal(table: pd.DataFrame) -> pd.Series:
+    return table["diagnosis"] == "normal"
+
+
+def _abnormal(table: pd.DataFrame) -> pd.Series:
+    return table["diagnosis"].isin(["other_infection", "covid19"])
+
+
+def _no_zone(table: pd.DataFrame) -> pd.Series:
+    return table["zones"] == 0
+
+
+def _few_zones(table: pd.DataFrame) -> pd.Series:
+    return table["zones"].between(1, 3)
+
+
+def _many_zones(table: pd.DataFrame) -> pd.Series:
+    return table["zones"].between(4, 6)
+
+
+def _opaque(table: pd.DataFrame) -> pd.Series:
+    return table["opaque"] > OPAQUE
+
+
+def _bright(table: pd.DataFrame) -> pd.Series:
+    return table["bright"] > BRIGHT
+
+
+GROUPS: dict[str, Callable[[pd.DataFrame], pd.Series]] = {
+    "normal": _normal,
+    "abnormal": _abnormal,
+    "zones_0": _no_zone,
+    "zones_1_3": _few_zones,
+    "zones_4_6": _many_zones,
+    "opaque": _opaque,
+    "bright": _bright,
 }
 
 
-def report(judged):
-    """Judged rows of several networks (`network`) -> {place: {network: {group: measures}, "gain":
-    {group: interval}}}.
+def split_groups(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """{group: its rows} for the groups that have any."""
+    parts = {group: table[rows(table)] for group, rows in GROUPS.items()}
+    return {group: part for group, part in parts.items() if len(part)}
 
-    Places: "test" (internal), "external", external1, 2, ... with "site", and each dataset where
-    there are several. The gain is the Dice of the student above that of the U-Net that saw normal
-    lungs only, film by film; the `headroom` is that of the ceiling above the same: what masks of
-    abnormal lungs are worth, and so the most that there is to gain without them.
+
+# tables of compared masks
+
+
+def report(compared: pd.DataFrame) -> dict[str, Any]:
+    """Agreement of several networks, by split and site.
+
+    Args:
+        compared: Rows of `compare_masks` with `path`, `group_id`, `dataset`, `site`, `external`,
+            `diagnosis`, `zones`, and the `network` that made the mask.
+
+    Returns:
+        `test` (internal) and `external`, where there are such images: {network: {group: measures}}
+        and the gains (`gains`); `sites`, where there are external ones: {site: {network: {group:
+        measures}}}, sorted by name; `by_dataset`, where there are several: {dataset: as `test`}.
     """
-    away = judged["external"].astype(bool)
-    places = {"test": judged[~away], "external": judged[away]}
-    out = {name: {**by_network(part), **gains(part)} for name, part in places.items() if len(part)}
-    for i, (site, part) in enumerate(judged[away].groupby("site"), start=1):
-        out[f"external{i}"] = {"site": site, **by_network(part)}
-    if judged["dataset"].nunique() > 1:
+    external = compared["external"].astype(bool)
+    out = {}
+    for split, part in {"test": compared[~external], "external": compared[external]}.items():
+        if len(part):
+            out[split] = {**by_network(part), **gains(part)}
+    if external.any():
+        sites = compared[external].groupby("site")
+        out[SITES] = {str(site): by_network(part) for site, part in sites}
+    if compared["dataset"].nunique() > 1:
         out["by_dataset"] = {
-            name: {**by_network(part), **gains(part)} for name, part in judged.groupby("dataset")
+            name: {**by_network(part), **gains(part)} for name, part in compared.groupby("dataset")
         }
     return out
 
 
-def gains(judged):
-    """{"gain": student above unet_normal, "headroom": unet_both above unet_normal}, where these
-    networks are among the judged.
+def by_network(compared: pd.DataFrame) -> dict[str, dict[str, dict]]:
+    """Measures of each network by group.
+
+    Args:
+        compared: As in `report`.
+
+    Returns:
+        {network: {group: {measure: value, low, high, n}}}, intervals by patient.
     """
-    pairs = {"gain": "student", "headroom": "unet_both"}
-    return {
-        what: gain(judged, ours)
-        for what, ours in pairs.items()
-        if {ours, "unet_normal"} <= set(judged["network"])
-    }
+    out = {}
+    for network, part in compared.groupby("network", sort=False):
+        out[network] = {group: measures(rows) for group, rows in split_groups(part).items()}
+    return out
 
 
-def by_network(judged):
-    """{network: {group: {films, dice, jaccard, ...}}}, each measure as value, low, high, n by a
-    bootstrap of patients.
+def measures(compared: pd.DataFrame) -> dict[str, dict]:
+    """Mean of each measure over the images for which it is known, with its interval by patient."""
+    out = {}
+    for name in MEASURES:
+        known = compared[compared[name].notna()]
+        if len(known):
+            triple = resampling.bootstrap(
+                np.nanmean, known[name], groups=known["group_id"], draws=MEASURE_DRAWS
+            )
+            out[name] = interval_dict(triple, len(known))
+    return out
+
+
+def gains(compared: pd.DataFrame) -> dict[str, dict]:
+    """Gains in Dice over the network that saw normal lungs only, image by image.
+
+    Args:
+        compared: As in `report`.
+
+    Returns:
+        `gain` of the student, and `headroom` of the network that saw masks of abnormal lungs too:
+        what such masks are worth, and so the most that there is to gain without them. Each is there
+        only if its networks are.
     """
+    present = set(compared["network"])
     return {
-        name: {
-            group: measures(part[rows(part)]) for group, rows in GROUPS.items() if rows(part).any()
-        }
-        for name, part in judged.groupby("network", sort=False)
+        name: gain(compared, network)
+        for name, network in GAINS.items()
+        if {network, BASELINE} <= present
     }
 
 
-def measures(part):
-    """Mean of each measure over films, with its interval."""
-    return {
-        name: interval(
-            resampling.bootstrap(np.nanmean, known[name], groups=known["group_id"], draws=300),
-            len(known),
-        )
-        for name in MEASURES
-        if len(known := part[part[name].notna()])
-    }
+def gain(
+    compared: pd.DataFrame,
+    network: str = "student",
+    baseline: str = BASELINE,
+    measure: str = "dice",
+) -> dict[str, dict]:
+    """Mean difference of two networks in a measure on the same images, by group.
 
+    Args:
+        compared: As in `report`.
+        network: The network.
+        baseline: The one that it is compared with.
+        measure: A column of the table.
 
-def gain(judged, ours="student", theirs="unet_normal", measure="dice"):
-    """Mean difference of two networks in a measure on the same films, by group, with its interval
-    by patients.
+    Returns:
+        {group: value, low, high, n}, intervals by patient.
     """
-    other = judged[judged["network"] == theirs].set_index("path")[measure]
-    pairs = judged[judged["network"] == ours]
-    pairs = pairs.assign(more=pairs[measure] - pairs["path"].map(other)).dropna(subset="more")
-    chosen = {group: pairs[rows(pairs)] for group, rows in GROUPS.items() if rows(pairs).any()}
-    return {
-        group: interval(
-            resampling.bootstrap(np.mean, part["more"], groups=part["group_id"]), len(part)
-        )
-        for group, part in chosen.items()
-    }
+    others = compared[compared["network"] == baseline].set_index("path")[measure]
+    pairs = compared[compared["network"] == network]
+    pairs = pairs.assign(more=pairs[measure] - pairs["path"].map(others)).dropna(subset="more")
+    out = {}
+    for group, part in split_groups(pairs).items():
+        triple = resampling.bootstrap(np.mean, part["more"], groups=part["group_id"])
+        out[group] = interval_dict(triple, len(part))
+    return out
 
 
-def words(group):
+def group_label(group: str) -> str:
     """A key of GROUPS as a label: "zones_1_3" -> "zones 1-3"."""
     return group.replace("_", " ", 1).replace("_", "-")
 
 
-def table(result, place="external", measure="dice"):
-    """A report's place as a table: a row a network, a column a group, "value [low, high]"."""
+def summary_table(
+    result: Mapping[str, Any], split: str = "external", measure: str = "dice"
+) -> pd.DataFrame:
+    """One split of a report as a table.
 
-    def cell(entry):
-        return (
-            "{value:.3f} [{low:.3f}, {high:.3f}]".format(**entry)
-            if entry and entry["low"] is not None
-            else "-"
-        )
+    Args:
+        result: What `report` returned.
+        split: "test" or "external".
+        measure: One of MEASURES.
 
-    networks = {
-        name: groups
-        for name, groups in result[place].items()
-        if name not in ("gain", "headroom", "site")
-    }
-    return pd.DataFrame(
-        {
-            name: {group: cell(values.get(measure)) for group, values in groups.items()}
-            for name, groups in networks.items()
-        }
-    ).T.reindex(columns=list(GROUPS))
+    Returns:
+        A row for each network, a column for each group, cells "value [low, high]".
+    """
+    rows = {}
+    for network, groups in result[split].items():
+        if network not in GAINS:
+            rows[network] = {group: _cell(found.get(measure)) for group, found in groups.items()}
+    return pd.DataFrame(rows).T.reindex(columns=list(GROUPS))
+
+
+def _cell(interval: dict | None) -> str:
+    if interval is None or interval["low"] is None:
+        return "-"
+    return "{value:.3f} [{low:.3f}, {high:.3f}]".format(**interval)

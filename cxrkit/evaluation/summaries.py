@@ -1,42 +1,125 @@
-"""Summaries that every task writes: places, folds, and intervals ready for JSON."""
+"""Summaries that every task writes: metrics by split and site, folds, and intervals ready for JSON.
+
+Metrics are keyed by name: `{"val": ..., "test": ..., "external": ..., "sites": {"elm": ...}}`.
+`sites` holds the external sites, each alone, with what `external` holds for all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
+Metrics = dict[str, Any]
+SPLITS = ("val", "test", "external", "folds")  # what tasks write; `folds` by cross-validation
+SITES = "sites"
 
-def in_folds(table, fold, fit, predict):
-    """The table with what `predict` adds, each film judged by a model that saw nothing of its fold,
-    and `fold`.
 
-    fold: the number of each film's fold, (n,); fit(k, films) -> model; predict(model, films) ->
-    films with more columns.
+def by_split(
+    predictions: Mapping[str, pd.DataFrame], scores: Callable[[pd.DataFrame], Metrics]
+) -> dict[str, Metrics]:
+    """Metrics of each split, and of each external site.
+
+    Args:
+        predictions: Tables of predictions, {"test": ..., "external": ...}.
+        scores: scores(table) -> the metrics of one table.
+
+    Returns:
+        {split: metrics} in the order given, and, where there is "external", {"sites": {site:
+        metrics}}, sorted by name. Read it with `metrics_of` and `sites_of`.
     """
-    fold, judged = np.asarray(fold), []
-    for k in np.unique(fold):
-        model = fit(k, table[fold != k].reset_index(drop=True))
-        judged.append(predict(model, table[fold == k].reset_index(drop=True)).assign(fold=k))
-    return pd.concat(judged, ignore_index=True)
-
-
-def by_place(judged, scores):
-    """Judged tables, {"test": ..., "external": ...}, and a function of one table -> {place: its
-    dict}.
-
-    Each external site is also judged on its own, as external1, external2, ... with its name as
-    `site`.
-    """
-    out = {name: scores(table) for name, table in judged.items()}
-    if "external" in judged:
-        for i, (site, part) in enumerate(judged["external"].groupby("site"), start=1):
-            out[f"external{i}"] = {"site": site, **scores(part)}
+    out = {split: scores(table) for split, table in predictions.items()}
+    if "external" in predictions:
+        out[SITES] = by_site(predictions["external"], scores)
     return out
 
 
-def number(value):
+def by_site(table: pd.DataFrame, scores: Callable[[pd.DataFrame], Metrics]) -> dict[str, Metrics]:
+    """Metrics of each site of a table, {site: metrics}, sorted by name."""
+    return {str(site): scores(part) for site, part in table.groupby("site")}
+
+
+def metrics_of(metrics: Mapping[str, Any], split: str) -> Metrics:
+    """Metrics of one split.
+
+    Args:
+        metrics: What `by_split` returned, or a metrics.json that holds it.
+        split: One of SPLITS.
+
+    Returns:
+        Its metrics.
+
+    Raises:
+        ValueError: Naming the splits that there are, if it is absent.
+    """
+    if split not in SPLITS or split not in metrics:
+        present = [name for name in SPLITS if name in metrics]
+        raise ValueError(
+            f"no metrics of {split!r}; there are those of {present}. A split without images has "
+            "none: check the manifests and `external` of the profile"
+        )
+    return metrics[split]
+
+
+def sites_of(metrics: Mapping[str, Any]) -> dict[str, Metrics]:
+    """Metrics of the external sites, each alone.
+
+    Args:
+        metrics: What `by_split` returned, or a metrics.json that holds it.
+
+    Returns:
+        {site: metrics}, sorted by name; {} without external images.
+    """
+    return dict(metrics.get(SITES, {}))
+
+
+def cross_predict(
+    table: pd.DataFrame,
+    fold: Iterable[int],
+    fit: Callable[[int, pd.DataFrame], Any],
+    predict: Callable[[Any, pd.DataFrame], pd.DataFrame],
+) -> pd.DataFrame:
+    """Predictions for every image, by a model that saw nothing of its fold.
+
+    Args:
+        table: The images.
+        fold: Number of each image's fold, (n,).
+        fit: fit(number, images) -> a model trained on the images of the other folds.
+        predict: predict(model, images) -> these images with more columns.
+
+    Returns:
+        The table of `predict` for all images, fold after fold, with a column `fold`.
+    """
+    fold = np.asarray(fold)
+    parts = []
+    for number in np.unique(fold):
+        model = fit(number, table[fold != number].reset_index(drop=True))
+        part = predict(model, table[fold == number].reset_index(drop=True))
+        parts.append(part.assign(fold=number))
+    return pd.concat(parts, ignore_index=True)
+
+
+def json_number(value: float) -> float | None:
     """float, None where it is not finite: JSON has no NaN."""
     return float(value) if np.isfinite(value) else None
 
 
-def interval(triple, n):
-    """(value, low, high) -> dict value, low, high, n, as the report prints it."""
-    return {**dict(zip(("value", "low", "high"), map(number, triple), strict=True)), "n": int(n)}
+def interval_dict(triple: tuple[float, float, float], n: int) -> dict[str, float | int | None]:
+    """A value with its interval, as the report prints it.
+
+    Args:
+        triple: Value, low, high.
+        n: How many images it comes from.
+
+    Returns:
+        `value`, `low`, `high` (None where not finite) and `n`.
+    """
+    value, low, high = triple
+    return {
+        "value": json_number(value),
+        "low": json_number(low),
+        "high": json_number(high),
+        "n": int(n),
+    }

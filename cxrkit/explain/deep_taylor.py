@@ -1,88 +1,160 @@
-"""Relevance: what each cell of the corpus contributed to one output of the corpus ViT (Chefer et
-al. 2020; Park et al. 2021, 3.3).
+"""Relevance: how much each cell of the corpus contributed to one output of the corpus ViT.
 
 One rule for each kind of module, in the table RULES, sends the relevance R of a module's output
-back to its inputs; hooks from outside the model record what the rules need. n outputs explained, B
-batch, h w grid, T = 1 + h*w tokens, D embed, N heads, K classes.
+back to its inputs; hooks from outside the model record what the rules need (Chefer et al. 2020;
+Park et al. 2021, section 3.3).
+
+n outputs explained, B batch, C channels of the corpus, h w its grid, T = 1 + h*w tokens, D embed,
+N heads, d = D / N, K classes, I and O inputs and outputs of a layer.
 """
 
+from __future__ import annotations
+
 import contextlib
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from cxrkit.models.corpus_vit import Add, MatMul, Select
+from cxrkit.explain.chunks import CHUNK, explain_in_chunks
+from cxrkit.explain.targets import Outputs, Target, asks_for_several, explained_values
+from cxrkit.models.corpus_vit import Add, Attention, Block, CorpusViT, MatMul, Select
+from cxrkit.training.devices import device_of
+
+# what a forward pass left: module -> (its inputs, its output)
+Recording = dict[nn.Module, tuple[tuple[torch.Tensor, ...], torch.Tensor]]
 
 
-def safe_divide(a, b):
-    """a / (b + 1e-9), and 0 where b is 0."""
+# the rules
+
+
+def safe_divide(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Quotient a / (b + 1e-9), and 0 where b is 0."""
     return (a / (b + 1e-9)).masked_fill_(b == 0, 0)
 
 
-def linear_rule(module, inputs, output, R):
-    """Deep Taylor with alpha = 1: R goes to the inputs in proportion to their activating products;
-    the bias takes none.
+def linear_rule(
+    module: nn.Linear, inputs: tuple[torch.Tensor], output: torch.Tensor, R: torch.Tensor
+) -> torch.Tensor:
+    """Deep Taylor with alpha = 1: inputs share R in proportion to their activating products.
 
-    R_in = x+ (S W+) + x- (S W-) with S = R / Z and Z = x+ W+ + x- W-. Since x+ W+ + x- W- = (x W +
-    |x||W|) / 2, and x W is the output, three products do it, of which the one in Z serves all n
-    outputs: x (B, ..., I), R (n, B, ..., O) -> (n, B, ..., I).
+    R_in = x+ (S W+) + x- (S W-) with S = R / Z and Z = x+ W+ + x- W-. The bias takes none. Since
+    x+ W+ + x- W- = (x W + |x||W|) / 2, and x W is the output, three products do it, of which the
+    one in Z serves all n outputs.
+
+    Args:
+        module: the layer.
+        inputs: x (B, ..., I).
+        output: of the layer, (B, ..., O).
+        R: relevance of the output, (n, B, ..., O).
+
+    Returns:
+        Relevance of x, (n, B, ..., I).
     """
-    (x,), weight = inputs, module.weight
-    reach, magnitude = x.abs(), weight.abs()
-    Z = F.linear(reach, magnitude)  # (B, ..., O) is |x||W|
-    floor = Z * (8 * torch.finfo(Z.dtype).eps)  # a Z below it is a 0, rounded
-    Z = Z.add_(output if module.bias is None else output - module.bias).div_(2)
-    S = safe_divide(R, Z.masked_fill_(Z <= floor, 0))  # (n, B, ..., O)
-    return ((S @ weight).mul_(x)).add_((S @ magnitude).mul_(reach)).div_(2)
+    (x,) = inputs
+    weight = module.weight
+    x_size, weight_size = x.abs(), weight.abs()
+    Z = F.linear(x_size, weight_size)  # (B, ..., O) is |x||W|
+    rounding = Z * (8 * torch.finfo(Z.dtype).eps)  # a Z below it is a 0 that was rounded
+    product = output if module.bias is None else output - module.bias  # x W
+    Z = Z.add_(product).div_(2)
+    S = safe_divide(R, Z.masked_fill_(Z <= rounding, 0))  # (n, B, ..., O)
+    return (S @ weight).mul_(x).add_((S @ weight_size).mul_(x_size)).div_(2)
 
 
-def matmul_rule(module, inputs, output, R):
-    """Both factors share equally: a (..., i, k), b (..., k, j), R (n, ..., i, j) -> R of a, R of b."""
-    (a, b), S = inputs, safe_divide(R, output)
-    return (S @ b.transpose(-2, -1)).mul_(a).div_(2), (a.transpose(-2, -1) @ S).mul_(b).div_(2)
+def matmul_rule(
+    module: MatMul, inputs: tuple[torch.Tensor, ...], output: torch.Tensor, R: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Both factors of a product share equally.
+
+    Args:
+        module: the product.
+        inputs: a (..., i, k) and b (..., k, j).
+        output: a @ b.
+        R: relevance of the output, (n, ..., i, j).
+
+    Returns:
+        Relevance of a and of b.
+    """
+    a, b = inputs
+    S = safe_divide(R, output)
+    R_a = (S @ b.transpose(-2, -1)).mul_(a).div_(2)
+    R_b = (a.transpose(-2, -1) @ S).mul_(b).div_(2)
+    return R_a, R_b
 
 
-def add_rule(module, inputs, output, R):
-    """Each summand gets its share of R, then a factor: without it the shares could be huge and of
-    opposite sign.
+def add_rule(
+    module: Add, inputs: tuple[torch.Tensor, ...], output: torch.Tensor, R: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Each summand gets its share of R, then a factor.
 
-    The factors give the two summands, over the whole sample, parts of the total in proportion to
-    the size of their raw sums. The public code takes that sum over the batch, so there the map of a
-    film depends on the films beside it; here it does not. a, b (B, T, D), R (n, B, T, D) -> R of a,
-    R of b.
+    Without the factor the shares could be huge and of opposite sign. The factors give the two
+    summands, over the whole image, parts of the total in proportion to the size of their raw sums.
+    The public code takes that sum over the batch, so that the map of an image depends on the images
+    beside it; here it does not.
+
+    Args:
+        module: the sum.
+        inputs: a and b, (B, T, D) each.
+        output: a + b.
+        R: relevance of the output, (n, B, T, D).
+
+    Returns:
+        Relevance of a and of b.
     """
     S = safe_divide(R, output)
-    parts = [term * S for term in inputs]  # (n, B, T, D) each
-    A, B = sums = [part.sum((-2, -1), keepdim=True) for part in parts]  # (n, B, 1, 1) each
-    share = [safe_divide(s.abs(), A.abs() + B.abs()) * R.sum((-2, -1), keepdim=True) for s in sums]
-    return tuple(
-        part.mul_(safe_divide(f, s)) for part, f, s in zip(parts, share, sums, strict=True)
-    )
+    raw_a, raw_b = (term * S for term in inputs)  # (n, B, T, D) each
+    A = raw_a.sum((-2, -1), keepdim=True)  # (n, B, 1, 1)
+    B = raw_b.sum((-2, -1), keepdim=True)
+    size = A.abs() + B.abs()
+    total = R.sum((-2, -1), keepdim=True)
+    part_a = safe_divide(A.abs(), size) * total
+    part_b = safe_divide(B.abs(), size) * total
+    return raw_a.mul_(safe_divide(part_a, A)), raw_b.mul_(safe_divide(part_b, B))
 
 
-def select_rule(module, inputs, output, R):
-    """The class token alone was read: tokens (B, T, D), R (n, B, D) -> (n, B, T, D)."""
-    whole = torch.zeros(len(R), *inputs[0].shape, dtype=R.dtype, device=R.device)
-    whole[:, :, 0] = output * safe_divide(R, output)
-    return whole
+def select_rule(
+    module: Select, inputs: tuple[torch.Tensor], output: torch.Tensor, R: torch.Tensor
+) -> torch.Tensor:
+    """The head reads the class token alone, which therefore takes all.
+
+    Args:
+        module: the choice of the class token.
+        inputs: tokens (B, T, D).
+        output: the class token (B, D).
+        R: its relevance, (n, B, D).
+
+    Returns:
+        Relevance of the tokens, (n, B, T, D).
+    """
+    R_tokens = torch.zeros(len(R), *inputs[0].shape, dtype=R.dtype, device=R.device)
+    R_tokens[:, :, 0] = output * safe_divide(R, output)
+    return R_tokens
 
 
-def unchanged(module, inputs, output, R):
+def unchanged(
+    module: nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor, R: torch.Tensor
+) -> torch.Tensor:
     """LayerNorm, GELU and softmax act on each value by itself, or nearly: R passes."""
     return R
 
 
-def clone(x, *relevances):
-    """A tensor that was read twice gets both relevances: x (B, T, D), two of (n, B, T, D) -> (n, B,
-    T, D).
+def clone_rule(x: torch.Tensor, *relevances: torch.Tensor) -> torch.Tensor:
+    """A tensor that two modules read takes the relevance from both.
+
+    Args:
+        x: the tensor, (B, T, D).
+        relevances: (n, B, T, D) each.
+
+    Returns:
+        Relevance of x, (n, B, T, D).
     """
     return x * sum(safe_divide(R, x) for R in relevances)
 
 
-RULES = {
+RULES: dict[type[nn.Module], Callable] = {
     nn.Linear: linear_rule,
     MatMul: matmul_rule,
     Add: add_rule,
@@ -93,22 +165,33 @@ RULES = {
 }
 
 
-@contextlib.contextmanager
-def recorded(model):
-    """A dict that the forward passes inside fill: module -> (inputs, output), for the kinds in
-    RULES and the map head.
+# from module to module
 
-    Fused attention, which hooks cannot look into, is off meanwhile; afterwards the model is as it
-    was.
+
+@contextlib.contextmanager
+def recorded(model: CorpusViT) -> Iterator[Recording]:
+    """Record what the modules of a model read and return inside the `with`.
+
+    Fused attention, which hooks cannot look into, is off meanwhile. Afterwards the hooks are gone
+    and the model is as it was.
+
+    Args:
+        model: the corpus ViT.
+
+    Yields:
+        A dict that every forward pass fills: module -> (inputs, output), for the kinds in RULES and
+        the map head.
     """
-    seen, fused = {}, [block.attn.fused for block in model.blocks]
-    watched = [
-        module for module in model.modules() if type(module) in RULES or module is model.map_head
-    ]
-    hooks = [
-        m.register_forward_hook(lambda m, inputs, output: seen.update({m: (inputs, output)}))
-        for m in watched
-    ]
+    seen: Recording = {}
+    fused = [block.attn.fused for block in model.blocks]
+
+    def record(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+        seen[module] = (inputs, output)
+
+    hooks = []
+    for module in model.modules():
+        if type(module) in RULES or module is model.map_head:
+            hooks.append(module.register_forward_hook(record))
     model.fused = False
     try:
         yield seen
@@ -119,127 +202,120 @@ def recorded(model):
             block.attn.fused = value
 
 
-def attention_rule(attention, back, R):
-    """Through one `Attention`: R (n, B, T, D) -> R of its input (n, B, T, D), R of its attention
-    matrix (n, B, N, T, T).
+def apply_rule(seen: Recording, module: nn.Module, R: torch.Tensor) -> torch.Tensor | tuple:
+    """Send the relevance of a module's output back to its input, or to each of its two inputs."""
+    inputs, output = seen[module]
+    return RULES[type(module)](module, inputs, output, R)
+
+
+def attention_rule(
+    attention: Attention, seen: Recording, R: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Send relevance back through self-attention.
+
+    Args:
+        attention: the module.
+        seen: see `recorded`.
+        R: relevance of its output, (n, B, T, D).
+
+    Returns:
+        Relevance of its input (n, B, T, D), and of its attention matrix (n, B, N, T, T).
     """
     n, B, T, D = R.shape
-    # (n, B, N, T, d)
-    R = back(attention.proj, R).view(n, B, T, attention.num_heads, -1).transpose(2, 3)
-    R_matrix, R_v = back(attention.av, R)
-    R_q, R_k = back(attention.qk, back(attention.softmax, R_matrix))
+    R = apply_rule(seen, attention.proj, R)
+    R = R.view(n, B, T, attention.num_heads, -1).transpose(2, 3)  # (n, B, N, T, d)
+    R_matrix, R_v = apply_rule(seen, attention.av, R)
+    R_q, R_k = apply_rule(seen, attention.qk, apply_rule(seen, attention.softmax, R_matrix))
     R = torch.stack([R_q, R_k.transpose(-2, -1), R_v], dim=2)  # (n, B, 3, N, T, d)
-    return back(attention.qkv, R.permute(0, 1, 4, 2, 3, 5).reshape(n, B, T, 3 * D)), R_matrix
+    R = R.permute(0, 1, 4, 2, 3, 5).reshape(n, B, T, 3 * D)
+    return apply_rule(seen, attention.qkv, R), R_matrix
 
 
-def block_rule(block, seen, R):
-    """Through one `Block`: R (n, B, T, D) -> R of its input (n, B, T, D), R of its attention matrix
-    (n, B, N, T, T).
+def block_rule(block: Block, seen: Recording, R: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Send relevance back through a block of the transformer.
+
+    Args:
+        block: the block.
+        seen: see `recorded`.
+        R: relevance of its output, (n, B, T, D).
+
+    Returns:
+        Relevance of its input (n, B, T, D), and of its attention matrix (n, B, N, T, T).
     """
-
-    def back(module, R):
-        return RULES[type(module)](module, *seen[module], R)
-
-    R, R_mlp = back(block.add2, R)
+    R, R_mlp = apply_rule(seen, block.add2, R)
     for module in (block.mlp.fc2, block.mlp.act, block.mlp.fc1, block.norm2):
-        R_mlp = back(module, R_mlp)
-    R, R_attn = back(block.add1, clone(seen[block.norm2][0][0], R, R_mlp))
-    R_attn, R_matrix = attention_rule(block.attn, back, R_attn)
-    return clone(seen[block.norm1][0][0], R, back(block.norm1, R_attn)), R_matrix
+        R_mlp = apply_rule(seen, module, R_mlp)
+    (between,), _ = seen[block.norm2]  # attention and MLP meet here, (B, T, D)
+    R, R_attn = apply_rule(seen, block.add1, clone_rule(between, R, R_mlp))
+    R_attn, R_matrix = attention_rule(block.attn, seen, R_attn)
+    R_attn = apply_rule(seen, block.norm1, R_attn)
+    (tokens,), _ = seen[block.norm1]
+    return clone_rule(tokens, R, R_attn), R_matrix
 
 
-def several(target):
-    """Does the target ask for several maps of each image? A list does; a tensor or array (B,) names
-    one class an image.
-    """
-    return (
-        not callable(target)
-        and not isinstance(target, (torch.Tensor, np.ndarray))
-        and np.ndim(target) == 1
-    )
-
-
-def classes_of(target, B, K):
-    """Target -> class numbers (n, B) as a tensor: an int for all images, (B,) one an image, or a
-    sequence of n for each image.
-
-    Raises ValueError for classes that the model does not have, for none at all, and for a (B,) of
-    another length.
-    """
-    classes = torch.as_tensor(target).long()
-    if classes.ndim == 1 and not several(target):
-        if len(classes) != B:
-            raise ValueError(
-                f"{len(classes)} classes for a batch of {B} images: a tensor names one class an "
-                "image; "
-                "for the maps of several classes give a list"
-            )
-        classes = classes[None]
-    else:
-        classes = classes.reshape(-1, 1).expand(-1, B)
-    if not classes.numel() or classes.min() < 0 or classes.max() >= K:
-        raise ValueError(
-            f"classes {sorted(set(classes.flatten().tolist()))}, but the model has 0 to {K - 1}"
-        )
-    return classes
-
-
-def values_of(outputs, target):
-    """The explained numbers, n tensors (B,) that carry gradients: logits of classes, or what a
-    function of the outputs returns.
-
-    Raises ValueError as `classes_of` does, and for a function that does not return (B,).
-    """
-    logits = outputs["logits"]
-    if not callable(target):
-        return [
-            logits.gather(1, one.to(logits.device)[:, None])[:, 0]
-            for one in classes_of(target, *logits.shape)
-        ]
-    value = target(outputs)
-    if value.shape != logits.shape[:1]:
-        raise ValueError(
-            f"the target function returned {tuple(value.shape)}, not one number for each of "
-            f"{len(logits)} images"
-        )
-    return [value]
+# where relevance begins
 
 
 class Start(NamedTuple):
-    """Where relevance begins, for n outputs: gradients of the logits, relevance of the patch
-    tokens, and who begins the rollout.
-    """
+    """Where relevance begins, for n outputs."""
 
-    logits: torch.Tensor  # (n, B, K)
+    logits: torch.Tensor  # (n, B, K): gradients of the logits
     cells: torch.Tensor  # (n, B, h*w, D): gradient x input at the map head, 0 for a class
-    # (n, B, T): 1 at the class token if the logits are read, relevance of each patch token
+    # (n, B, T), with which the rollout begins: 1 at the class token if the logits are read, and the
+    # relevance of each patch token
     row: torch.Tensor
 
 
-def start_of(values, outputs, seen, model):
-    """Begin with the gradient on the logits (one-hot for a class), and with gradient x input where
-    the map head reads tokens.
+def start_of_one(
+    value: torch.Tensor, outputs: Outputs, seen: Recording, model: CorpusViT
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Gradients of the logits (B, K), relevance of cells (B, h*w, D) and row (B, T) of one output.
 
-    Raises ValueError for an output that depends on neither.
+    The gradient on the logits is one-hot for a class. Where the map head reads tokens, relevance
+    begins as gradient x input.
+
+    Raises:
+        ValueError: the output depends on neither.
     """
-    tokens, head = outputs["tokens"].detach()[:, 1:], model.map_head
-    read = [outputs["logits"]] + ([seen[head][0][0]] if head in seen else [])
-    starts = []
-    for value in values:
-        found = torch.autograd.grad(value.sum(), read, retain_graph=True, allow_unused=True)
-        logits, cells = (*found, None)[:2]
-        if logits is None and cells is None:
-            raise ValueError(
-                "the target function must read `logits`, `severity_logits` or `severity_map` of "
-                "the outputs"
-            )
-        # (B, h*w, D)
-        cells = (
-            torch.zeros_like(tokens) if cells is None else tokens * cells.flatten(2).transpose(1, 2)
+    tokens = outputs["tokens"].detach()[:, 1:]  # (B, h*w, D)
+    logits = outputs["logits"]
+    read = [logits]
+    if model.map_head in seen:
+        (features,), _ = seen[model.map_head]
+        read.append(features)  # (B, D, h, w)
+    gradients = torch.autograd.grad(value.sum(), read, retain_graph=True, allow_unused=True)
+    at_logits = gradients[0]
+    at_map_head = gradients[1] if len(gradients) > 1 else None
+    if at_logits is None and at_map_head is None:
+        raise ValueError(
+            "the target function must read `logits`, `severity_logits` or `severity_map` of the "
+            "outputs"
         )
-        row = F.pad(cells.sum(-1), (1, 0), value=0.0 if logits is None else 1.0)  # (B, T)
-        starts.append((torch.zeros_like(read[0]) if logits is None else logits, cells, row))
-    return Start(*(torch.stack(part) for part in zip(*starts, strict=True)))
+    if at_map_head is None:
+        cells = torch.zeros_like(tokens)
+    else:
+        cells = tokens * at_map_head.flatten(2).transpose(1, 2)  # (B, h*w, D)
+    of_class_token = 0.0 if at_logits is None else 1.0
+    row = F.pad(cells.sum(-1), (1, 0), value=of_class_token)  # (B, T)
+    if at_logits is None:
+        at_logits = torch.zeros_like(logits)
+    return at_logits, cells, row
+
+
+def start_of(
+    values: list[torch.Tensor], outputs: Outputs, seen: Recording, model: CorpusViT
+) -> Start:
+    """Where relevance begins for each of the explained values (`start_of_one`)."""
+    logits, cells, rows = [], [], []
+    for value in values:
+        of_logits, of_cells, row = start_of_one(value, outputs, seen, model)
+        logits.append(of_logits)
+        cells.append(of_cells)
+        rows.append(row)
+    return Start(torch.stack(logits), torch.stack(cells), torch.stack(rows))
+
+
+# from the output to the map
 
 
 class Step(NamedTuple):
@@ -251,61 +327,105 @@ class Step(NamedTuple):
     attention: torch.Tensor
 
 
-def trace(model, inputs, target, start_layer=0):
-    """Relevance block by block -> (row (n, B, T) with which the rollout begins, iterator of `Step`
-    from the last block down).
+def trace(
+    model: CorpusViT, inputs: torch.Tensor, target: Target, start_layer: int = 0
+) -> tuple[torch.Tensor, Iterator[Step]]:
+    """Relevance block by block, on the device of the model.
 
     The first step's relevance comes from the head; the sum of `tokens` is conserved from step to
-    step. Arguments: `relevance`.
+    step.
+
+    Args:
+        model: the corpus ViT.
+        inputs: the corpus, (B, C, h, w).
+        target: see `relevance`.
+        start_layer: the first block that takes part.
+
+    Returns:
+        The row (n, B, T) with which the rollout begins, and the steps from the last block down.
+
+    Raises:
+        ValueError: the model does not have such a block or such a target.
     """
     layers = range(len(model.blocks))[start_layer:]
     if start_layer < 0 or not layers:
         raise ValueError(
             f"start_layer {start_layer}: this model has blocks 0 to {len(model.blocks) - 1}"
         )
+    inputs = inputs.to(device_of(model))
     with torch.inference_mode(False), torch.enable_grad(), recorded(model) as seen:
         outputs = model(inputs.detach().clone().requires_grad_())
-        values = values_of(outputs, target)
+        values = explained_values(outputs, target)
         start = start_of(values, outputs, seen, model)
-        softmaxes = [seen[model.blocks[layer].attn.softmax][1] for layer in layers]
-        gradients = [
-            torch.autograd.grad(value.sum(), softmaxes, retain_graph=i < len(values) - 1)
-            for i, value in enumerate(values)
-        ]
-    seen = {
-        module: (tuple(x.detach() for x in given), output.detach())
-        for module, (given, output) in seen.items()
-    }
-    return start.row, _steps(
-        model, seen, start, dict(zip(layers, zip(*gradients, strict=True), strict=True))
-    )
+        matrices = [seen[model.blocks[layer].attn.softmax][1] for layer in layers]
+        # a row an output: gradients of the attention matrices, (B, N, T, T) each
+        gradients = []
+        for i, value in enumerate(values):
+            keep = i < len(values) - 1
+            gradients.append(torch.autograd.grad(value.sum(), matrices, retain_graph=keep))
+    without_graph = {}
+    for module, (given, output) in seen.items():
+        without_graph[module] = (tuple(x.detach() for x in given), output.detach())
+    by_layer = dict(zip(layers, zip(*gradients, strict=True), strict=True))
+    return start.row, _steps(model, without_graph, start, by_layer)
 
 
 @torch.no_grad()
-def _steps(model, seen, start, gradients):
-    R = linear_rule(model.head, *seen[model.head], start.logits)  # (n, B, D)
-    R = select_rule(model.select, *seen[model.select], R)  # (n, B, T, D)
+def _steps(
+    model: CorpusViT,
+    seen: Recording,
+    start: Start,
+    gradients: dict[int, tuple[torch.Tensor, ...]],
+) -> Iterator[Step]:
+    """The steps of `trace`; gradients: layer -> n tensors (B, N, T, T)."""
+    R = apply_rule(seen, model.head, start.logits)  # (n, B, D)
+    R = apply_rule(seen, model.select, R)  # (n, B, T, D)
     R[:, :, 1:] += start.cells
     for layer in reversed(gradients):
         R, R_matrix = block_rule(model.blocks[layer], seen, R)
-        yield Step(layer, R, (torch.stack(gradients[layer]) * R_matrix).clamp_(min=0).mean(2))
+        products = torch.stack(gradients[layer]) * R_matrix  # (n, B, N, T, T)
+        yield Step(layer, R, products.clamp_(min=0).mean(2))
 
 
-def relevance(model, inputs, target, start_layer=0):
-    """Relevance of every cell of the corpus for an output of a `CorpusViT`, exact and in one call
-    for any batch.
+def relevance(
+    model: CorpusViT,
+    inputs: torch.Tensor,
+    target: Target,
+    start_layer: int = 0,
+    *,
+    device: torch.device | None = None,
+    chunk: int = CHUNK,
+) -> torch.Tensor:
+    """Relevance of every cell of the corpus for an output of a `CorpusViT`.
 
-    inputs: the corpus (B, C, h, w). target: a class, or (B,) the class of each image -> (B, h, w)
-    >= 0; a sequence of n classes -> (B, n, h, w), cheaper than n calls; a function of the outputs
-    -> (B,), such as the severity of a zone -> (B, h, w), signed. At each block, attention becomes I
-    + mean over heads of max(gradient x relevance, 0), and these are multiplied from the last block
-    down to `start_layer`; the map is the row of the class token without itself, for severity the
-    rows of the patch tokens, each times its relevance at the map head (gradient x input). Neither
-    the model nor gradients are touched. Raises ValueError for a target or start layer that the
-    model does not have.
+    At each block, attention becomes I + mean over heads of max(gradient x relevance, 0), and these
+    are multiplied from the last block down to `start_layer`. The map is the row of the class token
+    without itself; for severity the rows of the patch tokens, each times its relevance at the map
+    head (gradient x input). Exact for any batch. Weights, gradients and mode of the model are not
+    touched; it stays on `device`.
+
+    Args:
+        model: the corpus ViT.
+        inputs: the corpus, (B, C, h, w).
+        target: a class; (B,) the class of each image; a sequence of n classes, cheaper than n
+            calls; or a function of the outputs of a chunk -> (B,), such as the severity of a zone.
+        start_layer: the first block that takes part.
+        device: where to compute; default: `pick_device()`.
+        chunk: images that are explained at once.
+
+    Returns:
+        (B, h, w), or (B, n, h, w) for a sequence, on the CPU; >= 0 for classes, signed for a
+        severity.
+
+    Raises:
+        ValueError: the model does not have such a target or start layer.
     """
-    row, steps = trace(model, inputs, target, start_layer)
-    for step in steps:
-        row = row + (row[:, :, None] @ step.attention)[:, :, 0]  # (n, B, T)
-    maps = row[:, :, 1:].unflatten(2, model.grid).transpose(0, 1)  # (B, n, h, w)
-    return maps if several(target) else maps[:, 0]
+
+    def explain(part: torch.Tensor, target: Target) -> torch.Tensor:
+        row, steps = trace(model, part, target, start_layer)
+        for step in steps:
+            row = row + (row[:, :, None] @ step.attention)[:, :, 0]  # (n, B, T)
+        maps = row[:, :, 1:].unflatten(2, model.grid).transpose(0, 1)  # (B, n, h, w)
+        return maps if asks_for_several(target) else maps[:, 0]
+
+    return explain_in_chunks(explain, model, inputs, target, device, chunk)

@@ -1,208 +1,307 @@
-"""Saliency: `METHODS[name](model, inputs, target)` explains an output of the corpus ViT by
-relevance or by one of its rivals.
+"""Methods: `METHODS[name](model, inputs, target)` explains an output of the corpus ViT.
 
-Every method takes what `relevance` takes: the corpus (B, C, h, w) and a class, the class of each
-image, a sequence of n classes, or a function of the outputs -> (B,); it returns (B, h, w), for a
-sequence (B, n, h, w). Model and gradients are left as they were. B batch, C channels of the corpus,
-h w grid, T = 1 + h*w tokens, D embed, N heads.
+They are relevance and what it is compared with. Every method takes what `relevance` takes: the
+corpus (B, C, h, w), a target (`targets`), a device and a chunk; it returns (B, h, w), for a
+sequence of n classes (B, n, h, w), on the CPU. Weights, gradients and mode of the model are not
+touched.
+
+B batch, C channels of the corpus, h w its grid, T = 1 + h*w tokens, D embed, N heads.
 """
+
+from __future__ import annotations
 
 import contextlib
 import functools
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from cxrkit.explain.deep_taylor import recorded, relevance, several, values_of
+from cxrkit.explain.chunks import CHUNK, device_for, explain_in_chunks, move, slices
+from cxrkit.explain.deep_taylor import recorded, relevance
+from cxrkit.explain.targets import Target, asks_for_several, explained_values
+from cxrkit.models.corpus_vit import CorpusViT
 
-__all__ = ["METHODS", "BLIND", "relevance", "through_backbone", "upsample"]
+__all__ = ["METHODS", "CLASS_INDEPENDENT", "Explanation", "through_backbone", "upsample"]
+
+
+class Explanation(Protocol):
+    """What an entry of METHODS is."""
+
+    def __call__(
+        self,
+        model: CorpusViT,
+        inputs: torch.Tensor,
+        target: Target,
+        *,
+        device: torch.device | None = None,
+        chunk: int = CHUNK,
+        **options: Any,
+    ) -> torch.Tensor:
+        """Explain outputs of a model.
+
+        Args:
+            model: the corpus ViT; it is moved to `device` and stays there.
+            inputs: the corpus, (B, C, h, w).
+            target: see `targets`.
+            device: where to compute; default: `pick_device()`.
+            chunk: images that are explained at once.
+            options: of the method.
+
+        Returns:
+            (B, h, w), or (B, n, h, w) for a sequence of n classes, on the CPU.
+        """
+
+
+def in_chunks(method: Callable[..., torch.Tensor]) -> Explanation:
+    """Make an entry of METHODS from a function that explains one chunk for one target an image."""
+
+    @functools.wraps(method)
+    def explain(
+        model: CorpusViT,
+        inputs: torch.Tensor,
+        target: Target,
+        *,
+        device: torch.device | None = None,
+        chunk: int = CHUNK,
+        **options: Any,
+    ) -> torch.Tensor:
+        def explain_chunk(part: torch.Tensor, target: Target) -> torch.Tensor:
+            if not asks_for_several(target):
+                return method(model, part, target, **options)
+            maps = [method(model, part, one, **options) for one in target]
+            return torch.stack(maps, dim=1)  # (B, n, h, w)
+
+        return explain_in_chunks(explain_chunk, model, inputs, target, device, chunk)
+
+    # `help` shows the options of the method, then device and chunk
+    added = inspect.signature(explain, follow_wrapped=False).parameters
+    named = inspect.signature(method).parameters
+    shared = [added["device"], added["chunk"]]
+    explain.__signature__ = inspect.Signature([*named.values(), *shared])
+    return explain
 
 
 @contextlib.contextmanager
-def _graph():
-    """Gradients on, also inside a caller's no_grad or inference_mode."""
+def gradients_on() -> Iterator[None]:
+    """Gradients inside the `with`, also within a caller's no_grad or inference_mode."""
     with torch.inference_mode(False), torch.enable_grad():
         yield
 
 
-def _each(method):
-    """A method for one target an image, made to take a sequence of classes as well."""
-
-    @functools.wraps(method)
-    def explain(model, inputs, target, **options):
-        if several(target):
-            return torch.stack([explain(model, inputs, one, **options) for one in target], dim=1)
-        return method(model, inputs, target, **options)
-
-    return explain
-
-
-def _gradient(model, inputs, target):
+def gradient_of(model: CorpusViT, inputs: torch.Tensor, target: Target) -> torch.Tensor:
     """Gradient of the explained value with respect to the corpus, (B, C, h, w)."""
-    with _graph():
+    with gradients_on():
         inputs = inputs.detach().clone().requires_grad_()
-        return torch.autograd.grad(values_of(model(inputs), target)[0].sum(), inputs)[0]
+        value = explained_values(model(inputs), target)[0].sum()
+        return torch.autograd.grad(value, inputs)[0]
 
 
-def _attention(model, inputs, target=None):
-    """Attention of every block (B, N, T, T), and the gradients of the explained value with respect
-    to each (None without target).
+def attention_of(model: CorpusViT, inputs: torch.Tensor) -> list[torch.Tensor]:
+    """Attention matrices of every block, (B, N, T, T) each."""
+    with torch.inference_mode(False), torch.no_grad(), recorded(model) as seen:
+        model(inputs.clone())
+    return [seen[block.attn.softmax][1] for block in model.blocks]
+
+
+def attention_and_gradients(
+    model: CorpusViT, inputs: torch.Tensor, target: Target
+) -> tuple[list[torch.Tensor], tuple[torch.Tensor, ...]]:
+    """Attention matrices of every block, and the gradient of the explained value at each.
+
+    All are (B, N, T, T).
     """
-    with _graph(), recorded(model) as seen:
+    with gradients_on(), recorded(model) as seen:
         outputs = model(inputs.detach().clone().requires_grad_())
         matrices = [seen[block.attn.softmax][1] for block in model.blocks]
-        gradients = target is not None and torch.autograd.grad(
-            values_of(outputs, target)[0].sum(), matrices
-        )
-    return [matrix.detach() for matrix in matrices], gradients or None
+        value = explained_values(outputs, target)[0].sum()
+        gradients = torch.autograd.grad(value, matrices)
+    return [matrix.detach() for matrix in matrices], gradients
 
 
-def _roll(model, matrices):
-    """Row of the class token, itself left out, in the product of the matrices (B, T, T) from the
-    last block down -> (B, h, w).
+def roll_out(model: CorpusViT, matrices: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Row of the class token, itself left out, in the product of matrices from the last block down.
+
+    Args:
+        model: the corpus ViT.
+        matrices: of each block, (B, T, T).
+
+    Returns:
+        (B, h, w).
     """
-    row = functools.reduce(
-        lambda row, matrix: row @ matrix, reversed(matrices[:-1]), matrices[-1][:, :1]
-    )
+    row = matrices[-1][:, :1]  # (B, 1, T)
+    for matrix in reversed(matrices[:-1]):
+        row = row @ matrix
     return row[:, 0, 1:].unflatten(1, model.grid)
 
 
-@_each
-def raw_attention(model, inputs, target):
-    """Where the class token looks in the last block, mean over heads; says the same of every class."""
-    matrices, _ = _attention(model, inputs)
-    return matrices[-1].mean(1)[:, 0, 1:].unflatten(1, model.grid)
+@in_chunks
+def raw_attention(model: CorpusViT, inputs: torch.Tensor, target: Target) -> torch.Tensor:
+    """Where the class token looks in the last block, mean over heads; the same for every class."""
+    last = attention_of(model, inputs)[-1]  # (B, N, T, T)
+    return last.mean(1)[:, 0, 1:].unflatten(1, model.grid)
 
 
-@_each
-def rollout(model, inputs, target):
-    """Attention rollout (Abnar & Zuidema 2020): product over blocks of (A + I) / 2, A the mean over
-    heads; the same for every class.
+@in_chunks
+def rollout(model: CorpusViT, inputs: torch.Tensor, target: Target) -> torch.Tensor:
+    """Attention rollout (Abnar & Zuidema 2020); the same for every class.
+
+    Product over blocks of (A + I) / 2, A the mean over heads.
     """
-    matrices, _ = _attention(model, inputs)
+    matrices = attention_of(model, inputs)
     identity = torch.eye(matrices[0].shape[-1], dtype=inputs.dtype, device=inputs.device)
-    return _roll(model, [(matrix.mean(1) + identity) / 2 for matrix in matrices])
+    return roll_out(model, [(matrix.mean(1) + identity) / 2 for matrix in matrices])
 
 
-@_each
-def gradient_rollout(model, inputs, target):
-    """Chefer et al. 2021: product over blocks of I + mean over heads of max(gradient x attention,
-    0); no relevance rules.
+@in_chunks
+def gradient_rollout(model: CorpusViT, inputs: torch.Tensor, target: Target) -> torch.Tensor:
+    """Gradient-weighted rollout (Chefer et al. 2021), without relevance rules.
+
+    Product over blocks of I + mean over heads of max(gradient x attention, 0).
     """
-    matrices, gradients = _attention(model, inputs, target)
+    matrices, gradients = attention_and_gradients(model, inputs, target)
     identity = torch.eye(matrices[0].shape[-1], dtype=inputs.dtype, device=inputs.device)
-    return _roll(
-        model,
-        [identity + (g * A).clamp(min=0).mean(1) for A, g in zip(matrices, gradients, strict=True)],
-    )
+    steps = []
+    for matrix, gradient in zip(matrices, gradients, strict=True):
+        steps.append(identity + (gradient * matrix).clamp(min=0).mean(1))  # (B, T, T)
+    return roll_out(model, steps)
 
 
-@_each
-def attention_gradcam(model, inputs, target):
-    """Grad-CAM with the last block's heads as channels: the class token's attention, each head
-    weighted by its mean gradient.
+@in_chunks
+def attention_gradcam(model: CorpusViT, inputs: torch.Tensor, target: Target) -> torch.Tensor:
+    """Grad-CAM with the last block's heads as channels.
+
+    The class token's attention, each head weighted by its mean gradient; positive part.
     """
-    matrices, gradients = _attention(model, inputs, target)
-    row, slope = matrices[-1][:, :, 0, 1:], gradients[-1][:, :, 0, 1:]  # (B, N, h*w) each
-    return (row * slope.mean(-1, keepdim=True)).mean(1).clamp(min=0).unflatten(1, model.grid)
+    matrices, gradients = attention_and_gradients(model, inputs, target)
+    row = matrices[-1][:, :, 0, 1:]  # (B, N, h*w)
+    slope = gradients[-1][:, :, 0, 1:]  # (B, N, h*w)
+    weighted = row * slope.mean(-1, keepdim=True)
+    return weighted.mean(1).clamp(min=0).unflatten(1, model.grid)
 
 
-@_each
-def gradcam(model, inputs, target):
-    """Grad-CAM on the corpus (Selvaraju et al. 2017): channels weighted by their mean gradient,
-    positive part.
+@in_chunks
+def gradcam(model: CorpusViT, inputs: torch.Tensor, target: Target) -> torch.Tensor:
+    """Grad-CAM on the corpus (Selvaraju et al. 2017).
+
+    Channels weighted by their mean gradient; positive part.
     """
-    weight = _gradient(model, inputs, target).mean((2, 3), keepdim=True)  # (B, C, 1, 1)
+    weight = gradient_of(model, inputs, target).mean((2, 3), keepdim=True)  # (B, C, 1, 1)
     return (weight * inputs).sum(1).clamp(min=0)
 
 
-@_each
-def smoothgrad(model, inputs, target, samples=16, noise=0.15, seed=0):
-    """Size of the mean gradient under noise (Smilkov et al. 2017), summed over channels; noise:
-    part of each image's range.
+@in_chunks
+def smoothgrad(
+    model: CorpusViT,
+    inputs: torch.Tensor,
+    target: Target,
+    samples: int = 16,
+    noise: float = 0.15,
+    seed: int = 0,
+) -> torch.Tensor:
+    """Size of the mean gradient under noise (Smilkov et al. 2017), summed over channels.
+
+    noise: standard deviation, as a part of each image's range. All images see the same noise.
     """
-    generator = torch.Generator(inputs.device).manual_seed(seed)
-    sigma = noise * (inputs.amax((1, 2, 3), keepdim=True) - inputs.amin((1, 2, 3), keepdim=True))
+    generator = torch.Generator().manual_seed(seed)  # on the CPU: the same noise on any device
+    largest = inputs.amax((1, 2, 3), keepdim=True)
+    smallest = inputs.amin((1, 2, 3), keepdim=True)
+    sigma = noise * (largest - smallest)  # (B, 1, 1, 1)
     total = torch.zeros_like(inputs)
     for _ in range(samples):
-        # one for all images
-        shake = torch.randn(
-            inputs.shape[1:], generator=generator, dtype=inputs.dtype, device=inputs.device
-        )
-        total += _gradient(model, inputs + sigma * shake, target)
+        draw = torch.randn(inputs.shape[1:], generator=generator, dtype=inputs.dtype)  # (C, h, w)
+        total += gradient_of(model, inputs + sigma * draw.to(inputs.device), target)
     return (total / samples).abs().sum(1)
 
 
-@_each
-def integrated_gradients(model, inputs, target, steps=16):
-    """Sundararajan et al. 2017 from an all-zero corpus, midpoint rule, summed over channels: sums
-    to value minus value at zero.
+@in_chunks
+def integrated_gradients(
+    model: CorpusViT, inputs: torch.Tensor, target: Target, steps: int = 16
+) -> torch.Tensor:
+    """Integrated gradients (Sundararajan et al. 2017) from an all-zero corpus, over channels.
+
+    By the midpoint rule. A map sums to the value minus the value at zero.
     """
     total = torch.zeros_like(inputs)
     for step in range(steps):
-        total += _gradient(model, inputs * ((step + 0.5) / steps), target)
+        total += gradient_of(model, inputs * ((step + 0.5) / steps), target)
     return (inputs * total / steps).sum(1)
 
 
-@_each
-def occlusion(model, inputs, target, window=3):
-    """How much the value falls when `window` x `window` cells are set to 0: mean over the windows
-    that cover a cell.
+@in_chunks
+@torch.no_grad()
+def occlusion(
+    model: CorpusViT, inputs: torch.Tensor, target: Target, window: int = 3
+) -> torch.Tensor:
+    """How much the value falls when `window` x `window` cells are set to 0.
+
+    Mean over the windows that cover a cell.
     """
     B, _, h, w = inputs.shape
-    drop, covered = (
-        torch.zeros(B, h, w, dtype=inputs.dtype, device=inputs.device) for _ in range(2)
-    )
-    with torch.no_grad():
-        whole = values_of(model(inputs), target)[0]  # (B,)
-        for top in range(max(h - window, 0) + 1):
-            for left in range(max(w - window, 0) + 1):
-                hidden, at = inputs.clone(), (slice(top, top + window), slice(left, left + window))
-                hidden[:, :, *at] = 0
-                drop[:, *at] += (whole - values_of(model(hidden), target)[0])[:, None, None]
-                covered[:, *at] += 1
+    drop = torch.zeros(B, h, w, dtype=inputs.dtype, device=inputs.device)
+    covered = torch.zeros_like(drop)
+    visible = explained_values(model(inputs), target)[0]  # (B,)
+    for top in range(max(h - window, 0) + 1):
+        for left in range(max(w - window, 0) + 1):
+            rows, columns = slice(top, top + window), slice(left, left + window)
+            hidden = inputs.clone()
+            hidden[:, :, rows, columns] = 0
+            fall = visible - explained_values(model(hidden), target)[0]  # (B,)
+            drop[:, rows, columns] += fall[:, None, None]
+            covered[:, rows, columns] += 1
     return drop / covered
 
 
-@_each
-def fullgrad(model, inputs, target):
-    """FullGrad (Srinivas & Fleuret 2019): sizes of gradient x input and of gradient x bias at every
-    token, without rescaling.
+@in_chunks
+def fullgrad(model: CorpusViT, inputs: torch.Tensor, target: Target) -> torch.Tensor:
+    """FullGrad (Srinivas & Fleuret 2019): sizes of gradient x input and gradient x bias, unscaled.
 
     Covers the biases of the projection, all linear layers and LayerNorms of the blocks and the
-    learned positions. GELU, softmax and LayerNorm have implicit biases that are not covered, so the
-    parts do not sum to the output; nor are the map head's.
+    learned positions, at every token. GELU, softmax and LayerNorm have implicit biases that are not
+    covered, so the parts do not sum to the output; nor are the map head's.
     """
-    with _graph(), recorded(model) as seen:
+    with gradients_on(), recorded(model) as seen:
         inputs = inputs.detach().clone().requires_grad_()
-        value = values_of(model(inputs), target)[0].sum()
-        layers = {
-            m: out
-            for m, (_, out) in seen.items()
-            if isinstance(m, (nn.Linear, nn.LayerNorm)) and out.ndim == 3
-        }
-        first = seen[model.blocks[0].norm1][0][0]  # (B, T, D)
+        value = explained_values(model(inputs), target)[0].sum()
+        layers = {}
+        for module, (_, output) in seen.items():
+            if isinstance(module, (nn.Linear, nn.LayerNorm)) and output.ndim == 3:
+                layers[module] = output  # (B, T, ...)
+        (first,), _ = seen[model.blocks[0].norm1]  # (B, T, D)
         at_inputs, at_first, *at_layers = torch.autograd.grad(
             value, [inputs, first, *layers.values()], allow_unused=True
         )
-    biases = [
-        (model.pos_embed + model.patch_embed.proj.bias, at_first),
-        *zip((layer.bias for layer in layers), at_layers),
-    ]
-    # (B, h*w)
-    tokens = sum((bias * g).detach().abs().sum(-1) for bias, g in biases if g is not None)[:, 1:]
-    return (at_inputs * inputs.detach()).sum(1).abs() + tokens.unflatten(1, model.grid)
+    pairs = [(model.pos_embed + model.patch_embed.proj.bias, at_first)]
+    for layer, gradient in zip(layers, at_layers, strict=True):
+        pairs.append((layer.bias, gradient))
+    of_biases = sum(
+        (bias * gradient).detach().abs().sum(-1) for bias, gradient in pairs if gradient is not None
+    )  # (B, T)
+    of_inputs = (at_inputs * inputs.detach()).sum(1).abs()  # (B, h, w)
+    return of_inputs + of_biases[:, 1:].unflatten(1, model.grid)
 
 
-@_each
-def random(model, inputs, target, seed=0):
-    """Uniform noise: what a method must beat."""
+def random(
+    model: CorpusViT,
+    inputs: torch.Tensor,
+    target: Target,
+    *,
+    device: torch.device | None = None,
+    chunk: int = CHUNK,
+    seed: int = 0,
+) -> torch.Tensor:
+    """Uniform noise, which a method must exceed; generated on the CPU for all images at once."""
     generator = torch.Generator().manual_seed(seed)
-    return torch.rand(len(inputs), *model.grid, generator=generator).to(inputs)
+    maps = torch.rand(len(inputs), *model.grid, generator=generator).to(inputs.dtype)
+    if not asks_for_several(target):
+        return maps
+    return torch.stack([maps] * len(target), dim=1)
 
 
-METHODS = {
+METHODS: dict[str, Explanation] = {
     "relevance": relevance,
     "raw_attention": raw_attention,
     "rollout": rollout,
@@ -215,29 +314,60 @@ METHODS = {
     "fullgrad": fullgrad,
     "random": random,
 }
-BLIND = ("raw_attention", "rollout", "random")  # say the same of every class
+CLASS_INDEPENDENT = ("raw_attention", "rollout", "random")  # the same map for every class
 
 
-def upsample(maps, size):
-    """Maps (..., h, w) -> (..., H, W), bilinear; size: px of a square, or (H, W)."""
+def upsample(maps: torch.Tensor, size: int | Sequence[int]) -> torch.Tensor:
+    """Enlarge maps bilinearly.
+
+    Args:
+        maps: (..., h, w).
+        size: px of a square, or (H, W).
+
+    Returns:
+        (..., H, W).
+    """
     size = (size, size) if isinstance(size, int) else tuple(size)
     flat = maps.reshape(-1, 1, *maps.shape[-2:])
-    return F.interpolate(flat, size, mode="bilinear", align_corners=False).view(
-        *maps.shape[:-2], *size
-    )
+    large = F.interpolate(flat, size, mode="bilinear", align_corners=False)
+    return large.view(*maps.shape[:-2], *size)
 
 
-def through_backbone(features, image, maps):
-    """A map of the corpus carried on to the pixels: gradient x input of the cells' strengths, each
-    cell worth its entry of the map.
+def through_backbone(
+    features: nn.Module,
+    image: torch.Tensor,
+    maps: torch.Tensor,
+    *,
+    device: torch.device | None = None,
+    chunk: int = CHUNK,
+) -> torch.Tensor:
+    """Carry a map of the corpus on to the pixels.
 
-    features: image (B, 1, H, W) -> corpus (B, C, h, w), such as `backbone.features`; maps (B, h, w)
-    -> (B, H, W), signed. A cell's strength is the sum of its channels. Sums to the sum of the maps
-    in a network of convolutions, ReLU and pooling without bias, where no cell is 0; BatchNorm's
-    shifts take a share of their own. A pixel of mid grey is 0 to the network and gets nothing.
+    Gradient x input of the cells' strengths, each cell worth its entry of the map; a cell's
+    strength is the sum of its channels. Sums to the sum of the maps in a network of convolutions,
+    ReLU and pooling without bias, where no cell is 0; BatchNorm's shifts take a share of their own.
+    A pixel of mid grey is 0 to the network and gets nothing.
+
+    Args:
+        features: image (B, 1, H, W) -> corpus (B, C, h, w), such as `backbone.features`; it is
+            moved to `device` and stays there.
+        image: (B, 1, H, W), as the network reads it.
+        maps: (B, h, w).
+        device: where to compute; default: `pick_device()`.
+        chunk: images of one pass.
+
+    Returns:
+        (B, H, W), signed, on the CPU.
     """
-    with _graph():
-        image = image.detach().clone().requires_grad_()
-        strength = features(image).sum(1)  # (B, h, w)
-        value = (maps * strength / strength.detach().clamp(min=1e-6)).sum()
-        return (image * torch.autograd.grad(value, image)[0]).detach().sum(1)
+    device = device_for(image, device)
+    move(features, device)
+    pixels = []
+    for part in slices(len(image), chunk):
+        with gradients_on():
+            pixel = image[part].detach().to(device).clone().requires_grad_()
+            strength = features(pixel).sum(1)  # (B, h, w)
+            share = strength / strength.detach().clamp(min=1e-6)
+            value = (maps[part].to(device) * share).sum()
+            gradient = torch.autograd.grad(value, pixel)[0]  # (B, 1, H, W)
+        pixels.append((pixel * gradient).detach().sum(1).cpu())
+    return torch.cat(pixels)

@@ -1,31 +1,44 @@
-"""The court: which saliency map deserves belief? Every method is judged film by film, against the
-true lesion and against the model.
+"""Saliency benchmark: every method, image by image, against the true lesion and against the model.
 
-B films, C channels of the corpus, h w its grid, S px of the masks; what is measured on a map stands
-in `evidence`.
+`benchmark` measures one model on a `Sample`; `make` writes the artifact of the stage. What is
+measured on a map stands in `measures`.
+
+B images, C channels of the corpus, h w its grid, S px of the masks.
 """
+
+from __future__ import annotations
 
 import itertools
 import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cv2
 import numpy as np
 import pandas as pd
 import torch
+from torch import nn
 
 from cxrkit.config.vocabulary import DIAGNOSES
-from cxrkit.data import cache, datasets, images
+from cxrkit.data.cache import cached_images
+from cxrkit.data.datasets import split_parts
+from cxrkit.data.images import load_image
 from cxrkit.evaluation import resampling, summaries
+from cxrkit.explain.chunks import CHUNK, device_for, map_in_chunks, move
 from cxrkit.explain.measures import area, cascade, mass, near, pointing, rank_correlation, removal
 from cxrkit.explain.methods import METHODS
+from cxrkit.models.corpus_vit import CorpusViT
 from cxrkit.storage.atomic import write_json
 from cxrkit.tasks import diagnosis
 
+if TYPE_CHECKING:
+    from cxrkit.config.sections import Profile
+    from cxrkit.storage.artifacts import Store
+
 COVID = DIAGNOSES.index("covid19")
-LARGEST = 0.15  # of the lungs: where more is ill, pointing at any place in the lungs is right
-NOISE = 0.05  # standard deviation on the prepared film, about 3 grey levels
+MAX_LESION_SHARE = 0.15  # of the lungs: where more is ill, any point in the lungs is right
+NOISE = 0.05  # standard deviation on the prepared image, about 3 grey levels
 
 # name -> what it measures, and whether more of it (+1) or less (-1) speaks for a method
 CRITERIA = {
@@ -35,292 +48,444 @@ CRITERIA = {
     "lungs": ("share of the map inside the lungs", 1),
     "deletion": ("class probability, strongest cells deleted first (area)", -1),
     "insertion": ("class probability, strongest cells inserted first (area)", 1),
-    "stability": ("rank correlation with the map of a noisier film", 1),
+    "stability": ("rank correlation with the map of a noisier image", 1),
     "randomised": ("size of the rank correlation with the map of shuffled weights", -1),
     "seconds": ("seconds a map", -1),
 }
 
 
-class Case(NamedTuple):
-    """Films of one class with their truth, as one model sees them."""
+class EvaluationSet(NamedTuple):
+    """Images whose lesion is known."""
+
+    images: pd.DataFrame  # n rows of a manifest
+    lesion: np.ndarray  # bool (n, S, S)
+    lungs: np.ndarray  # bool (n, S, S)
+
+
+class Sample(NamedTuple):
+    """Images of one class with their truth, as one model sees them."""
 
     corpus: torch.Tensor  # (B, C, h, w)
-    shaken: torch.Tensor  # (B, C, h, w), of the same films with a little noise
+    noisy: torch.Tensor  # (B, C, h, w), of the same images with a little noise
     lesion: np.ndarray  # bool (B, S, S)
     lungs: np.ndarray  # bool (B, S, S)
     groups: np.ndarray  # (B,) patients
 
 
-def randomised(model, corpus, target, methods=METHODS, seed=0, parts=0):
-    """Rank correlation of each method's maps with those of the trained model, part after part of
-    `cascade`; parts: the first few, 0 = all.
+# the images
 
-    Returns a DataFrame: part, method, film, value.
+
+def evaluation_set(
+    table: pd.DataFrame,
+    profile: Profile,
+    store: Store | None = None,
+    max_images: int | None = None,
+) -> EvaluationSet:
+    """COVID-19 of test and external hospitals, lesions of at most MAX_LESION_SHARE of the lungs.
+
+    Args:
+        table: images with a diagnosis; those with lesion and lung masks can be taken.
+        profile: its image size and choices prepare the masks.
+        store: where the image cache lies.
+        max_images: of more than these some are taken, spread over all; default:
+            `profile.saliency_images`.
+
+    Raises:
+        ValueError: no image has both masks.
     """
-    before = {name: METHODS[name](model, corpus, target) for name in methods}
-    return pd.concat(
-        [
-            _rows(
-                rank_correlation(before[name], METHODS[name](shuffled, corpus, target)),
-                part=part,
-                method=name,
-            )
-            for part, shuffled in itertools.islice(cascade(model, seed), parts or None)
-            for name in methods
-        ],
-        ignore_index=True,
+    split = split_parts(table)
+    images = pd.concat([split["test"], split["external"]], ignore_index=True)
+    with_masks = images["lesion_mask"].notna() & images["lung_mask"].notna()
+    images = images[(images["diagnosis"] == DIAGNOSES[COVID]) & with_masks]
+    if images.empty:
+        raise ValueError(
+            "the saliency benchmark needs COVID-19 films with lesion and lung masks; among public "
+            "data only virtual hospitals have them"
+        )
+    size, choices = profile.image_size, profile.choices
+    lesion = cached_images(images["lesion_mask"], size, choices, "lesion", store).gather() == 255
+    lungs = cached_images(images["lung_mask"], size, choices, "lungs", store).gather() == 255
+    share = (lesion & lungs).sum((1, 2)) / np.maximum(lungs.sum((1, 2)), 1)
+    rows = np.flatnonzero((share > 0) & (share <= MAX_LESION_SHARE))
+    max_images = max_images or profile.saliency_images
+    if len(rows) > max_images:
+        rows = rows[np.linspace(0, len(rows) - 1, max_images).astype(int)]
+    return EvaluationSet(images.iloc[rows].reset_index(drop=True), lesion[rows], lungs[rows])
+
+
+@torch.no_grad()
+def make_sample(
+    model: nn.Module,
+    images: pd.DataFrame,
+    lesion: np.ndarray,
+    lungs: np.ndarray,
+    profile: Profile,
+    store: Store | None = None,
+    *,
+    device: torch.device | None = None,
+    chunk: int = CHUNK,
+) -> Sample:
+    """The corpus of images, once as they are and once with NOISE.
+
+    Args:
+        model: whose `features` make the corpus, such as a `Classifier`; they are moved to `device`
+            and stay there.
+        images: B rows of an `evaluation_set`.
+        lesion: bool (B, S, S).
+        lungs: bool (B, S, S).
+        profile: prepares the images; its seed is that of the noise.
+        store: where the image cache lies.
+        device: where to compute; default: `pick_device()`.
+        chunk: images of one pass.
+    """
+    dataset = diagnosis.DiagnosisTask(profile, store).dataset(images)
+    pixels = dataset.batch(range(len(images)))["image"]  # (B, 1, S, S)
+    noise = torch.randn(pixels.shape, generator=torch.Generator().manual_seed(profile.seed))
+    move(model.features, device_for(pixels, device))
+    return Sample(
+        map_in_chunks(model.features, pixels, device, chunk),
+        map_in_chunks(model.features, pixels + NOISE * noise, device, chunk),
+        lesion,
+        lungs,
+        images["group_id"].to_numpy(),
     )
 
 
-def _rows(values, **names):
-    return pd.DataFrame({**names, "film": range(len(values)), "value": values})
+# the measurements
 
 
-def judge(model, case, target, score, methods=METHODS, few=24):
-    """Every method on every criterion and film: DataFrame method, criterion, film, group, value;
-    `chance` where it is known.
+def benchmark(
+    model: CorpusViT,
+    sample: Sample,
+    target: int,
+    score: Callable[[torch.Tensor], torch.Tensor],
+    methods: Iterable[str] = tuple(METHODS),
+    costly_images: int = 24,
+    *,
+    device: torch.device | None = None,
+    chunk: int = CHUNK,
+) -> pd.DataFrame:
+    """Measure every method on every criterion and image.
 
-    target: a class. score: corpus -> (B,) the probability of that class. The costly criteria,
-    stability and randomised weights (all of them), are judged on the first `few` films.
+    Args:
+        model: the corpus ViT; it is moved to `device` and stays there.
+        sample: images with their truth.
+        target: the class whose maps are measured.
+        score: corpus of a chunk on the device -> (B,), the probability of that class.
+        methods: keys of METHODS.
+        costly_images: the costly criteria, stability and randomised weights (all of them), are
+            measured on so many first images.
+        device: where to compute; default: `pick_device()`.
+        chunk: images that are explained at once.
+
+    Returns:
+        A row a measurement: method, criterion, image, value, group; method `chance` where it is
+        known.
     """
-    corpus, grid, parts = case.corpus, case.corpus.shape[-2:], []
-    chance = {
-        "pointing": near(case.lesion, grid).mean((1, 2)),
-        "touching": near(case.lesion, grid, 0.5).mean((1, 2)),
-        "lesion": case.lesion.mean((1, 2)),
-        "lungs": case.lungs.mean((1, 2)),
-    }
-    parts += [_rows(value, method="chance", criterion=name) for name, value in chance.items()]
+    corpus, grid = sample.corpus, sample.corpus.shape[-2:]
+    device = device_for(corpus, device)
+    move(model, device)
+    few = slice(costly_images)
     *_, (_, shuffled) = cascade(model)
+
+    def explain(name: str, model: CorpusViT, inputs: torch.Tensor) -> torch.Tensor:
+        return METHODS[name](model, inputs, target, device=device, chunk=chunk)
+
+    parts = []
+    for criterion, value in chance_level(sample, grid).items():
+        parts.append(_rows(value, method="chance", criterion=criterion))
     for name in methods:
         start = time.perf_counter()
-        maps = METHODS[name](model, corpus, target)
+        maps = explain(name, model, corpus)
         seconds = (time.perf_counter() - start) / len(maps)
-        deletion, insertion = removal(score, corpus, maps)
+        deletion, insertion = removal(score, corpus, maps, device=device, chunk=chunk)
+        of_noisy = explain(name, model, sample.noisy[few])
+        of_shuffled = explain(name, shuffled, corpus[few])
         values = {
-            "pointing": pointing(maps, case.lesion),
-            "touching": pointing(maps, case.lesion, 0.5),
-            "lesion": mass(maps, case.lesion),
-            "lungs": mass(maps, case.lungs),
+            "pointing": pointing(maps, sample.lesion),
+            "touching": pointing(maps, sample.lesion, 0.5),
+            "lesion": mass(maps, sample.lesion),
+            "lungs": mass(maps, sample.lungs),
             "deletion": area(deletion),
             "insertion": area(insertion),
-            "stability": rank_correlation(
-                maps[:few], METHODS[name](model, case.shaken[:few], target)
-            ),
-            "randomised": np.abs(
-                rank_correlation(maps[:few], METHODS[name](shuffled, corpus[:few], target))
-            ),
+            "stability": rank_correlation(maps[few], of_noisy),
+            "randomised": np.abs(rank_correlation(maps[few], of_shuffled)),
             "seconds": np.full(len(maps), seconds),
         }
-        parts += [
-            _rows(value, method=name, criterion=criterion) for criterion, value in values.items()
-        ]
+        for criterion, value in values.items():
+            parts.append(_rows(value, method=name, criterion=criterion))
     rows = pd.concat(parts, ignore_index=True)
-    return rows.assign(group=np.asarray(case.groups)[rows["film"]])
+    return rows.assign(group=np.asarray(sample.groups)[rows["image"]])
 
 
-def verdict(rows, draws=1000):
-    """Means with 95 % intervals over patients: `judge`'s rows -> DataFrame method, criterion,
-    value, low, high, n.
+def chance_level(sample: Sample, grid: tuple[int, int]) -> dict[str, np.ndarray]:
+    """What noise reaches, where it is known: criterion -> (B,)."""
+    return {
+        "pointing": near(sample.lesion, grid).mean((1, 2)),
+        "touching": near(sample.lesion, grid, 0.5).mean((1, 2)),
+        "lesion": sample.lesion.mean((1, 2)),
+        "lungs": sample.lungs.mean((1, 2)),
+    }
 
-    A film whose value is NaN is left out; n counts those that remain.
+
+def randomise_in_steps(
+    model: CorpusViT,
+    corpus: torch.Tensor,
+    target: int,
+    methods: Iterable[str] = tuple(METHODS),
+    seed: int = 0,
+    parts: int = 0,
+    *,
+    device: torch.device | None = None,
+    chunk: int = CHUNK,
+) -> pd.DataFrame:
+    """How alike maps stay while the weights are shuffled part after part (`cascade`).
+
+    Args:
+        model: the corpus ViT; it is moved to `device` and stays there.
+        corpus: (B, C, h, w).
+        target: the class whose maps are compared.
+        methods: keys of METHODS.
+        seed: of the order of the weights.
+        parts: how many parts are shuffled; 0 = all.
+        device: where to compute; default: `pick_device()`.
+        chunk: images that are explained at once.
+
+    Returns:
+        A row a map: part, method, image, and value, the rank correlation with the map of the
+        trained model.
+    """
+    methods = tuple(methods)
+    device = device_for(corpus, device)
+    move(model, device)
+    before = {}
+    for name in methods:
+        before[name] = METHODS[name](model, corpus, target, device=device, chunk=chunk)
+    rows = []
+    for part, shuffled in itertools.islice(cascade(model, seed), parts or None):
+        for name in methods:
+            after = METHODS[name](shuffled, corpus, target, device=device, chunk=chunk)
+            rows.append(_rows(rank_correlation(before[name], after), part=part, method=name))
+    return pd.concat(rows, ignore_index=True)
+
+
+def _rows(values: np.ndarray, **names: str) -> pd.DataFrame:
+    """A row an image, with the names of what was measured."""
+    return pd.DataFrame({**names, "image": range(len(values)), "value": values})
+
+
+# the results
+
+
+def summarise(rows: pd.DataFrame, draws: int = 1000) -> pd.DataFrame:
+    """Means with 95 % intervals over patients.
+
+    Args:
+        rows: of `benchmark`; an image whose value is NaN is left out.
+        draws: of the bootstrap.
+
+    Returns:
+        A row for each method and criterion: method, criterion, value, low, high, and n, the number
+        of images that remain.
     """
     lines = []
-    for (criterion, method), part in rows.dropna(subset="value").groupby(
-        ["criterion", "method"], sort=False
-    ):
-        value, low, high = resampling.bootstrap(
-            np.mean, part["value"].to_numpy(), groups=part["group"].to_numpy(), draws=draws
-        )
-        lines.append(
-            {
-                "method": method,
-                "criterion": criterion,
-                "value": value,
-                "low": low,
-                "high": high,
-                "n": len(part),
-            }
-        )
+    measured = rows.dropna(subset="value").groupby(["criterion", "method"], sort=False)
+    for (criterion, method), part in measured:
+        values, groups = part["value"].to_numpy(), part["group"].to_numpy()
+        value, low, high = resampling.bootstrap(np.mean, values, groups=groups, draws=draws)
+        line = {"method": method, "criterion": criterion, "value": value, "low": low, "high": high}
+        lines.append({**line, "n": len(part)})
     return pd.DataFrame(lines)
 
 
-def against(rows, method, criterion, draws=1000):
-    """One method minus each other on the same films, with 95 % intervals over patients -> DataFrame
-    other, difference, low, high, n.
+def paired_differences(
+    rows: pd.DataFrame, method: str, criterion: str, draws: int = 1000
+) -> pd.DataFrame:
+    """One method minus each other on the same images, with 95 % intervals over patients.
 
-    Sharper than comparing two intervals of `verdict`: what makes a film hard for both falls out.
+    Sharper than comparing two intervals of `summarise`: what makes an image hard for both methods
+    cancels.
+
+    Args:
+        rows: of `benchmark`.
+        method: the one from which others are subtracted.
+        criterion: key of CRITERIA.
+        draws: of the bootstrap.
+
+    Returns:
+        A row for each other method, its name as the index `other`: difference, low, high, n.
     """
     part = rows[rows["criterion"] == criterion]
-    films = [name for name in ("view", "film", "group") if name in part]
-    wide = part.pivot(index=films, columns="method", values="value")
-    gaps = wide.drop(columns=method).rsub(wide[method], axis=0)
+    image_columns = [name for name in ("view", "image", "group") if name in part]
+    wide = part.pivot(index=image_columns, columns="method", values="value")
+    differences = wide.drop(columns=method).rsub(wide[method], axis=0)
     lines = []
-    for other, gap in gaps.items():
-        gap = gap.dropna()
-        found = resampling.bootstrap(
-            np.mean, gap.to_numpy(), groups=gap.index.get_level_values("group"), draws=draws
+    for other, values in differences.items():
+        values = values.dropna()
+        groups = values.index.get_level_values("group")
+        difference, low, high = resampling.bootstrap(
+            np.mean, values.to_numpy(), groups=groups, draws=draws
         )
-        lines.append(
-            dict(
-                zip(
-                    ("other", "difference", "low", "high", "n"),
-                    (other, *found, len(gap)),
-                    strict=True,
-                )
-            )
-        )
+        line = {"other": other, "difference": difference, "low": low, "high": high}
+        lines.append({**line, "n": len(values)})
     return pd.DataFrame(lines).set_index("other")
 
 
-def ranking(table):
-    """Who answers each question best: `verdict`'s table -> DataFrame criterion, best, value, `not
-    clearly worse`, `not above chance`.
+def rank_methods(table: pd.DataFrame) -> pd.DataFrame:
+    """Which method is best on each criterion.
 
     A method counts as worse than the best, or as above chance, only if the two intervals do not
     overlap. Noise takes no part: it is stable and costs nothing; nor does a method without an
     interval, where others have one.
+
+    Args:
+        table: of `summarise`.
+
+    Returns:
+        A row for each criterion: best, value, `not clearly worse` and `not above chance` (lists of
+        methods; None where chance is not known).
     """
     lines = []
-    for name, (_, sign) in CRITERIA.items():
-        part = table[table["criterion"] == name].set_index("method")
-        methods, luck = (
-            part.drop(index=["chance", "random"], errors="ignore"),
-            part.filter(items=["chance"], axis=0),
-        )
-        methods = methods[methods["low"].notna() | methods["low"].isna().all()]
-        low, high = (
-            sign * methods[edge] for edge in (("low", "high") if sign > 0 else ("high", "low"))
-        )
-        best = (sign * methods["value"]).idxmax()
-        close = [m for m in methods.index if m != best and high[m] >= low[best]]
-        beaten = [
-            m for m in methods.index if len(luck) and methods.loc[m, "low"] <= luck["high"].iloc[0]
-        ]
-        lines.append(
-            {
-                "criterion": name,
-                "best": best,
-                "value": methods.loc[best, "value"],
-                "not clearly worse": close,
-                "not above chance": beaten if len(luck) else None,
-            }
-        )
+    for criterion in CRITERIA:
+        part = table[table["criterion"] == criterion].set_index("method")
+        lines.append({"criterion": criterion, **rank_on_one(part, CRITERIA[criterion][1])})
     return pd.DataFrame(lines).set_index("criterion")
 
 
-def exhibits(table, profile, store=None, most=None):
-    """The films to be judged: COVID-19 of test and external hospitals, whose lesion covers at most
-    LARGEST of the lungs.
+def rank_on_one(part: pd.DataFrame, sign: int) -> dict[str, Any]:
+    """One line of `rank_methods`: value, low, high by method; sign = +1 if more is better."""
+    methods = part.drop(index=["chance", "random"], errors="ignore")
+    has_interval = methods["low"].notna()
+    if has_interval.any():
+        methods = methods[has_interval]
+    best = (sign * methods["value"]).idxmax()
+    if sign > 0:
+        worst_of_best, best_of_each = methods.loc[best, "low"], methods["high"]
+        close = best_of_each >= worst_of_best
+    else:
+        worst_of_best, best_of_each = methods.loc[best, "high"], methods["low"]
+        close = best_of_each <= worst_of_best
+    not_above_chance = None
+    if "chance" in part.index:
+        low = methods["low"]
+        not_above_chance = list(methods.index[low <= part.loc["chance", "high"]])
+    return {
+        "best": best,
+        "value": methods.loc[best, "value"],
+        "not clearly worse": [name for name in methods.index[close] if name != best],
+        "not above chance": not_above_chance,
+    }
 
-    -> (table, lesion bool (n, S, S), lungs bool (n, S, S)), spread over all films if there are more
-    than `most`, by default profile.court_films. Raises ValueError where nobody has drawn lesions.
+
+# the artifact
+
+
+def make(
+    folder: Path,
+    profile: Profile,
+    table: pd.DataFrame,
+    models: dict[str, nn.Module],
+    store: Store | None = None,
+    *,
+    device: torch.device | None = None,
+    chunk: int = CHUNK,
+) -> None:
+    """Evaluate the saliency methods on the models of the views.
+
+    A third of the images serve the costly criteria. Leaves rows.csv (`benchmark`), cascade.csv
+    (`randomise_in_steps`, first view) and metrics.json: method -> criterion -> value with interval.
+
+    Args:
+        folder: where the files go.
+        profile: `saliency_images` of a view are evaluated at most.
+        table: images with a diagnosis (`evaluation_set`).
+        models: {"PA": `models.Classifier`, ...}; they are moved to `device` and stay there.
+        store: where the image cache lies.
+        device: where to compute; default: `pick_device()`.
+        chunk: images that are explained at once.
     """
-    split = datasets.parts(table)
-    films = pd.concat([split["test"], split["external"]], ignore_index=True)
-    films = films[
-        (films["diagnosis"] == DIAGNOSES[COVID])
-        & films["lesion_mask"].notna()
-        & films["lung_mask"].notna()
-    ]
-    if films.empty:
-        raise ValueError(
-            "the court needs COVID-19 films with lesion and lung masks; among public data only "
-            "virtual hospitals have them"
+    parts = []
+    costly_images = max(1, profile.saliency_images // 3)
+    for view, model in models.items():
+        images, lesion, lungs = evaluation_set(diagnosis.of_view(table, view), profile, store)
+        sample = make_sample(
+            model, images, lesion, lungs, profile, store, device=device, chunk=chunk
         )
-    lesion, lungs = (
-        np.load(
-            cache.cached(films[f"{kind}_mask"], profile.image_size, profile.choices, name, store)
-        )
-        == 255
-        for kind, name in (("lesion", "lesion"), ("lung", "lungs"))
-    )
-    share = (lesion & lungs).sum((1, 2)) / np.maximum(lungs.sum((1, 2)), 1)
-    rows = np.flatnonzero((share > 0) & (share <= LARGEST))
-    most = most or profile.court_films
-    rows = rows[np.linspace(0, len(rows) - 1, most).astype(int)] if len(rows) > most else rows
-    return films.iloc[rows].reset_index(drop=True), lesion[rows], lungs[rows]
-
-
-@torch.no_grad()
-def case(model, films, lesion, lungs, profile, store=None):
-    """The films of `exhibits` as one model (`networks.Network`) sees them, once as they are and
-    once with NOISE.
-    """
-    # (B, 1, S, S)
-    image = diagnosis.dataset(films, profile, store).batch(range(len(films)))["image"]
-    noise = torch.randn(image.shape, generator=torch.Generator().manual_seed(profile.seed))
-    return Case(
-        model.features(image),
-        model.features(image + NOISE * noise),
-        lesion,
-        lungs,
-        films["group_id"].to_numpy(),
-    )
-
-
-def make(folder, profile, table, models, store=None):
-    """Judge the models of the views, {"PA": `networks.Network`, ...}, each on at most
-    profile.court_films films, a third of them on the costly criteria, into `folder`.
-
-    Leaves rows.csv (`judge`), cascade.csv (`randomised`, first view) and metrics.json: method ->
-    criterion -> value with interval.
-    """
-    parts, probabilities, few = (
-        [],
-        diagnosis.HEADS[profile.choices.class_head][1],
-        max(1, profile.court_films // 3),
-    )
-    for i, (view, model) in enumerate(models.items()):
-        films, lesion, lungs = exhibits(diagnosis.of_view(table, view), profile, store)
-        seen = case(model, films, lesion, lungs, profile, store)
-        rows = judge(
+        score = covid_probability(model.transformer, profile)
+        rows = benchmark(
             model.transformer,
-            seen,
+            sample,
             COVID,
-            lambda x, vit=model.transformer: probabilities(vit(x)["logits"])[:, COVID],
-            few=few,
+            score,
+            costly_images=costly_images,
+            device=device,
+            chunk=chunk,
         )
-        parts.append(rows.assign(view=view, site=films["site"].to_numpy()[rows["film"]]))
-        if i == 0:
-            shuffled = randomised(
+        parts.append(rows.assign(view=view, site=images["site"].to_numpy()[rows["image"]]))
+        if len(parts) == 1:
+            shuffled = randomise_in_steps(
                 model.transformer,
-                seen.corpus[:few],
+                sample.corpus[:costly_images],
                 COVID,
                 seed=profile.seed,
-                parts=profile.court_parts,
+                parts=profile.saliency_blocks,
+                device=device,
+                chunk=chunk,
             )
             shuffled.to_csv(folder / "cascade.csv", index=False)
     rows = pd.concat(parts, ignore_index=True)
     rows.to_csv(folder / "rows.csv", index=False)
-    table = verdict(rows)
-    write_json(
-        folder / "metrics.json",
-        {
-            "films": {view: int(n) for view, n in rows.groupby("view")["film"].nunique().items()},
-            **{
-                method: {
-                    line.criterion: summaries.interval((line.value, line.low, line.high), line.n)
-                    for line in part.itertuples()
-                }
-                for method, part in table.groupby("method", sort=False)
-            },
-        },
-    )
+    write_json(folder / "metrics.json", as_metrics(rows))
 
 
-def read_boxes(folder, size):
-    """Radiologists' boxes of real films: a folder with bbox.csv (file, finding, x, y, w, h in px)
-    -> (paths, bool (n, size, size)).
+def covid_probability(model: CorpusViT, profile: Profile) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The function corpus (B, C, h, w) -> probability of COVID-19 (B,)."""
+    _, probabilities = diagnosis.HEADS[profile.choices.class_head]
 
-    Boxes of one film make one mask. Raises FileNotFoundError without bbox.csv.
+    def score(corpus: torch.Tensor) -> torch.Tensor:
+        return probabilities(model(corpus)["logits"])[:, COVID]
+
+    return score
+
+
+def as_metrics(rows: pd.DataFrame) -> dict[str, Any]:
+    """What metrics.json holds: method -> criterion -> interval, and number of images by view."""
+    counts = rows.groupby("view")["image"].nunique()
+    metrics: dict[str, Any] = {"images": {view: int(n) for view, n in counts.items()}}
+    for method, part in summarise(rows).groupby("method", sort=False):
+        metrics[method] = {
+            line.criterion: summaries.interval_dict((line.value, line.low, line.high), line.n)
+            for line in part.itertuples()
+        }
+    return metrics
+
+
+# real images
+
+
+def read_boxes(folder: str | Path, size: int) -> tuple[list[str], np.ndarray]:
+    """Radiologists' boxes of real images; those of one image make one mask.
+
+    Args:
+        folder: holds bbox.csv with file, finding, x, y, w, h in px.
+        size: px of the masks.
+
+    Returns:
+        Paths of the images, and their masks, bool (n, size, size).
+
+    Raises:
+        FileNotFoundError: there is no bbox.csv.
     """
-    boxes, masks = pd.read_csv(Path(folder) / "bbox.csv"), {}
-    for row in boxes.itertuples():
-        path = str(Path(folder) / row.file)
+    boxes = pd.read_csv(Path(folder) / "bbox.csv")
+    masks: dict[str, np.ndarray] = {}
+    for box in boxes.itertuples():
+        path = str(Path(folder) / box.file)
         if path not in masks:
-            masks[path] = np.zeros(images.load_image(path).pixels.shape, np.uint8)
-        masks[path][round(row.y) : round(row.y + row.h), round(row.x) : round(row.x + row.w)] = 1
-    return list(masks), np.stack(
-        [cv2.resize(mask, (size, size), interpolation=cv2.INTER_NEAREST) for mask in masks.values()]
-    ) > 0
+            masks[path] = np.zeros(load_image(path).pixels.shape, np.uint8)
+        rows = slice(round(box.y), round(box.y + box.h))
+        columns = slice(round(box.x), round(box.x + box.w))
+        masks[path][rows, columns] = 1
+    resized = [
+        cv2.resize(mask, (size, size), interpolation=cv2.INTER_NEAREST) for mask in masks.values()
+    ]
+    return list(masks), np.stack(resized) > 0

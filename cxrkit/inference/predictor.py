@@ -1,432 +1,328 @@
-"""Predict: one film in; diagnosis, severity, maps and warnings out, exactly as the models saw films
-in training.
+"""Predictor: one image in; diagnosis, severity, maps and warnings out.
 
-`load` finds the models, `predict` reads one film, `run` is the command `cxrkit predict`. Not a
-diagnostic device.
+The image takes exactly the way that images took in training. Not a diagnostic device.
 
-H W the film as it came, S px the models' input, h w the grid of the corpus.
+H W image as it is stored, S px input of the models, s px input of the segmenter, h w grid of the
+corpus, K diagnoses.
 """
 
+from __future__ import annotations
+
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import cv2
 import numpy as np
 import pandas as pd
-import pydantic
 import torch
-from tqdm import tqdm
 
-from cxrkit import NOTICE
 from cxrkit.config import vocabulary
-from cxrkit.config.profiles import Profile
+from cxrkit.config.sections import Profile
 from cxrkit.config.vocabulary import DIAGNOSES, ZONES
-from cxrkit.data import masked_images, preprocessing, schema
+from cxrkit.data import masked_images, preprocessing
 from cxrkit.data.images import Image, load_image
 from cxrkit.explain import deep_taylor
 from cxrkit.inference import quality
-from cxrkit.models import factory
-from cxrkit.pipeline import dependencies
-from cxrkit.storage.artifacts import Store
-from cxrkit.storage.atomic import write_atomic
+from cxrkit.inference.trained import Models, Part
+from cxrkit.models.classifier import Classifier
+from cxrkit.models.corpus_vit import CorpusViT
 from cxrkit.tasks import diagnosis, segmentation
-from cxrkit.tasks import severity as severity_module
-from cxrkit.training import checkpoint
+from cxrkit.tasks import severity as severity_task
+from cxrkit.training.devices import device_of, pick_device
 
-SHIPPED = Path(__file__).resolve().parent / "weights"
-INSPECTOR = SHIPPED / "open" / "inspector.safetensors"
-NETWORKS = {
-    "diagnosis_pa": factory.network,
-    "diagnosis_ap": factory.network,
-    "segmenter": segmentation.network,
-    "severity": severity_module.network,
-}
-SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".dcm", ".dicom")
-COLUMNS = ("path", "p_normal", "p_other", "p_covid", "severity", *ZONES, "warnings")
+PROBABILITIES = ("p_normal", "p_other", "p_covid")  # columns, in the order of DIAGNOSES
+COLUMNS = ("path", *PROBABILITIES, "severity", *ZONES, "warnings")
 FRONTAL = ("PA", "AP")
 
 
 @dataclass(frozen=True)
-class Part:
-    """A trained network with the profile that made it."""
-
-    network: torch.nn.Module
-    profile: Profile
-    licence: str
-
-
-@dataclass(frozen=True)
-class Models:
-    """All that `predict` needs: `parts` {stage: Part}, the film inspector, and in words where the
-    weights come from.
-    """
-
-    parts: dict
-    inspection: quality.Inspection
-    origin: str
-
-    @property
-    def licence(self):
-        """Terms of all weights in use, each once."""
-        return "; ".join(dict.fromkeys(part.licence for part in self.parts.values()))
-
-    @property
-    def about(self):
-        """What must be said beside every table: notice, weights, terms, and which parts never saw a
-        patient.
-        """
-        drawn = [
-            stage for stage, part in self.parts.items() if part.profile.manifests == ("virtual",)
-        ]
-        limits = (
-            "\nLearnt from virtual patients alone, so expect these to fail on real films: "
-            f"{', '.join(drawn)}."
-            if drawn
-            else ""
-        )
-        return f"{NOTICE}\nWeights: {self.origin}. Terms of their training films: {self.licence}.{limits}\n"
-
-
-@dataclass(frozen=True)
 class Prediction:
-    """What the models say of one film; `maps` {name: (H, W)}: "lungs" bool, "severity" in [0, 1],
-    "saliency_<class>" in [0, 1].
+    """What the models predict for one image.
+
+    Attributes:
+        probs: Probability of each of DIAGNOSES.
+        array: float (3, 2) in [0, 1]; rows upper to lower zone, column 0 = patient's right.
+        severity: 0 to 6.
+        view: Of the diagnosis model that was used; "PA+AP" for the mean of both.
+        maps: By name, each (H, W): "lungs" bool, "severity" and "saliency_<class>" in [0, 1].
+        warnings: Why the prediction may be wrong, in words.
     """
 
-    probs: dict  # of each of DIAGNOSES
-    array: np.ndarray  # (3, 2) in [0, 1]: rows upper to lower, column 0 = patient's right
-    severity: float  # 0-6
-    view: str  # of the model that was asked; "PA+AP" for the mean of both
-    maps: dict
-    warnings: tuple
+    probs: dict[str, float]
+    array: np.ndarray
+    severity: float
+    view: str
+    maps: dict[str, np.ndarray]
+    warnings: tuple[str, ...]
 
-    def row(self, path):
-        """The film's line in predictions.csv."""
-        zones = dict(zip(ZONES, [*self.array[:, 0], *self.array[:, 1]], strict=True))
+    def row(self, path: Path | str) -> dict[str, object]:
+        """The row of the image in predictions.csv, by COLUMNS.
+
+        Args:
+            path: Of the image.
+        """
+        zones = [*self.array[:, 0], *self.array[:, 1]]
         return {
             "path": str(path),
-            **dict(zip(COLUMNS[1:4], self.probs.values(), strict=True)),
+            **dict(zip(PROBABILITIES, self.probs.values(), strict=True)),
             "severity": self.severity,
-            **zones,
+            **dict(zip(ZONES, zones, strict=True)),
             "warnings": "; ".join(self.warnings),
         }
 
 
-# finding and loading models
+def predict(
+    image: Image | np.ndarray | Path | str,
+    models: Models,
+    view: str | None = None,
+    maps: bool = True,
+    device: torch.device | str | None = None,
+) -> Prediction:
+    """Diagnosis, severity, maps and warnings of one image.
 
+    Args:
+        image: A file, an `Image`, or pixels, uint8 or uint16 (H, W), bright = dense.
+        models: See `load_models`. They are moved to `device` and left there.
+        view: "PA" or "AP" picks the diagnosis model. Without it the DICOM tag does. Where there is
+            none, the mean of both models is given, with a warning.
+        maps: Also give the maps.
+        device: Where to compute; None = `pick_device()`.
 
-def enough(found):
-    """Whether stages are all that a prediction needs: lungs, severity and one diagnosis."""
-    return {"segmenter", "severity"} <= set(found) and any(
-        name.startswith("diagnosis") for name in found
-    )
+    Returns:
+        The prediction, on the CPU.
 
-
-def in_folder(folder):
-    """Weights of `tools/ship_weights.py` in a folder or those below it: {stage: file}."""
-    return {
-        stage: path
-        for stage in NETWORKS
-        for path in sorted(Path(folder).rglob(f"{stage}.safetensors"))
-    }
-
-
-def in_store(profile, store):
-    """Weights of the profile's finished stages: {stage: file}."""
-    files = {
-        stage: store.folder(stage, dependencies.settings(profile, stage)) / "weights.safetensors"
-        for stage in NETWORKS
-    }
-    return {stage: path for stage, path in files.items() if path.exists()}
-
-
-def load(profile, store=None, weights=None):
-    """Models from the folder `weights`, else from the profile's finished stages in the store, else
-    those that the kit ships.
-
-    Raises FileNotFoundError, saying what to do, where none of them is complete.
+    Raises:
+        ImageError: The file is not one sound grey image.
+        ValueError: The view is unknown.
     """
-    places = (
-        [(in_folder(weights), f"weights in {weights}")]
-        if weights
-        else [
-            (in_store(profile, store or Store()), f"the store, profile {profile.name}"),
-            (in_folder(SHIPPED), "shipped with the kit"),
-        ]
-    )
-    for found, origin in places:
-        if enough(found):
-            return Models(
-                {stage: read_part(stage, path, profile) for stage, path in found.items()},
-                quality.load(INSPECTOR),
-                origin,
-            )
-    raise FileNotFoundError(
-        f"no complete set of weights in {' or '.join(origin for _, origin in places)} (segmenter, "
-        "severity and a "
-        f"diagnosis): run cxrkit reproduce --profile {profile.name}, or give --weights DIR"
-    )
+    if view is not None:
+        vocabulary.known(view, FRONTAL, "view")
+    models.to(device or pick_device())
+    opened, reader_notes = open_image(image)
+    pixels = opened.pixels  # (H, W)
+    mask, lung_probs = segment_lungs(pixels, models.parts["segmenter"])  # (S, S), (2, s, s)
+    names, view_notes = choose_views(models, view, opened.view)
 
+    probs, relevance = [], []
+    for name in names:
+        part = models.parts[f"diagnosis_{name.lower()}"]
+        class_probs, class_maps = diagnose(pixels, mask, part, maps)
+        probs.append(class_probs)
+        relevance.append(class_maps)
+    mean_probs = np.mean(probs, axis=0)  # (K,)
+    array, score, severity_map = predict_severity(pixels, mask, models.parts["severity"])
 
-def read_part(stage, path, profile):
-    """A network from its file. Shipped files carry their own profile and licence; those of the
-    store have the profile given.
-    """
-    _, state = checkpoint.load_tensors(path)
-    if "profile" in state:
-        profile = pydantic.TypeAdapter(Profile).validate_python(state["profile"])
-    return Part(
-        checkpoint.load_weights(NETWORKS[stage](profile), path),
-        profile,
-        state.get("licence") or licence_of(profile.manifests),
-    )
-
-
-def licence_of(manifests):
-    """The terms that the films of a training come under, in one line."""
-    return ", ".join(f"{name}: {schema.load(name).licence_class}" for name in manifests)
-
-
-# one film
-
-
-def predict(film, models, view=None, maps=True):
-    """A film (path, `Image`, or uint8 or uint16 (H, W)) -> Prediction.
-
-    view "PA" or "AP" picks the diagnosis model; without it the file's tag does, else both are asked
-    and their mean is given with a warning. Raises ImageError for what is no film, ValueError for an
-    unknown view.
-    """
-    image, said = _opened(film)
-    mask, sure = drawn_lungs(image.pixels, models.parts["segmenter"])  # (S', S'), (2, s, s)
-    asked, doubts = views(models, view and vocabulary.known(view, FRONTAL, "view"), image.view)
-    found = [
-        diagnose(image.pixels, models.parts[f"diagnosis_{name.lower()}"], maps, mask)
-        for name in asked
-    ]
-    array, score, drawn = quantify(image.pixels, mask, models.parts["severity"])
-    out = {"lungs": to_film(mask, image.pixels.shape)}
+    found = {}
     if maps:
-        heat = np.mean([heat for _, heat in found], axis=0)  # (K, H, W)
-        out |= {
-            "severity": drawn * out["lungs"],
-            **{
-                f"saliency_{name}": one / max(heat.max(), 1e-12)
-                for name, one in zip(DIAGNOSES, heat, strict=True)
-            },
-        }
-    size = max(part.profile.image_size for part in models.parts.values())
-    probs = dict(zip(DIAGNOSES, np.mean([p for p, _ in found], axis=0).tolist(), strict=True))
+        lungs = to_image_size(mask, pixels.shape)  # (H, W)
+        found = {"lungs": lungs, "severity": severity_map * lungs}
+        found |= saliency_maps(np.mean(relevance, axis=0))
+    image_notes = models.quality.warnings(pixels, mask, models.image_size, lung_probs)
     return Prediction(
-        probs,
-        array,
-        score,
-        "+".join(asked),
-        out if maps else {},
-        (*models.inspection.warnings(image.pixels, mask, size, sure), *doubts, *said),
+        probs=dict(zip(DIAGNOSES, mean_probs.tolist(), strict=True)),
+        array=array,
+        severity=score,
+        view="+".join(names),
+        maps=found,
+        warnings=(*image_notes, *view_notes, *reader_notes),
     )
 
 
-def _opened(film):
-    """Path, Image or pixels -> (Image, what the reader warns of)."""
-    if isinstance(film, np.ndarray):
-        return Image(film, (int(film.min()), int(film.max())), 8 * film.dtype.itemsize), ()
-    if isinstance(film, Image):
-        return film, ()
+def open_image(image: Image | np.ndarray | Path | str) -> tuple[Image, tuple[str, ...]]:
+    """A path, an `Image` or pixels -> the image, and what the reader warns of."""
+    if isinstance(image, np.ndarray):
+        limits = (int(image.min()), int(image.max()))
+        return Image(image, limits, bits=8 * image.dtype.itemsize), ()
+    if isinstance(image, Image):
+        return image, ()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        image = load_image(film)
-    # other libraries' warnings may quote what is in the file: they are not passed on
-    name = f"{Path(film).name}: "
-    return image, tuple(
-        str(w.message).removeprefix(name) for w in caught if str(w.message).startswith(name)
-    )
+        opened = load_image(image)
+    # other libraries' warnings may quote what is in the file, so they are not passed on
+    prefix = f"{Path(image).name}: "
+    texts = [str(warning.message) for warning in caught]
+    return opened, tuple(text.removeprefix(prefix) for text in texts if text.startswith(prefix))
 
 
-def views(models, asked, tag):
-    """Which diagnosis models to ask, and what to warn of: view asked for (PA, AP or None), view in
-    the file (any or None).
+def choose_views(
+    models: Models, wanted: str | None, tag: str | None
+) -> tuple[list[str], tuple[str, ...]]:
+    """The diagnosis models that serve an image.
+
+    Args:
+        models: One of the two diagnoses may be missing.
+        wanted: The view that the caller gives: PA, AP or None.
+        tag: The view that the file states: any word or None.
+
+    Returns:
+        Views whose predictions are averaged, and what to warn of.
     """
     have = [name for name in FRONTAL if f"diagnosis_{name.lower()}" in models.parts]
-    want, doubts = asked or tag, ()
-    if want in have:
-        return [want], doubts
-    if want in FRONTAL:
-        return have, (f"no model of {want} films: the {have[0]} model was used",)
-    if want:
-        doubts = (f"{quality.FAULTS['not_frontal']}: the file says view {want}",)
-    return have, (
-        *doubts,
-        "view unknown: "
-        f"{'mean of the PA and AP models' if len(have) > 1 else f'the {have[0]} model was used'}",
-    )
+    view = wanted or tag
+    if view in have:
+        return [view], ()
+    first = f"the {have[0]} model was used"
+    if view in FRONTAL:
+        return have, (f"no model of {view} films: {first}",)
+    how = "mean of the PA and AP models" if len(have) > 1 else first
+    notes = [f"view unknown: {how}"]
+    if view:
+        notes.insert(0, f"{quality.FAULTS['not_frontal']}: the file says view {view}")
+    return have, tuple(notes)
 
 
-def _input(pixels, profile):
-    """The film as the networks saw films in training: (1, 1, S, S)."""
-    return torch.from_numpy(
-        preprocessing.preprocess(pixels, profile.variant.zoom * profile.image_size, profile.choices)
-    )[None, None]
+def network_input(pixels: np.ndarray, profile: Profile) -> torch.Tensor:
+    """The image as the networks saw images in training.
 
+    Args:
+        pixels: uint8 or uint16 (H, W).
+        profile: Gives size and preprocessing.
 
-def visible(pixels, mask, profile):
-    """What of a film the profile's diagnosis looks at, uint8 or uint16 (H, W): all of it, or the
-    lungs of a mask (`stages.lungs_only`).
+    Returns:
+        float32 (1, 1, S, S).
     """
-    return (
-        masked_images.only_lungs(pixels, np.where(mask, np.uint8(255), np.uint8(0)))
-        if profile.sources.lungs_only
-        else pixels
-    )
+    size = profile.variant.zoom * profile.image_size
+    square = preprocessing.preprocess(pixels, size, profile.choices)  # (S, S)
+    return torch.from_numpy(square)[None, None]
 
 
-def lungs_of(pixels, part):
-    """Clean lung mask, bool (S, S), of the whole film resized plainly."""
-    return drawn_lungs(pixels, part)[0]
+def visible(pixels: np.ndarray, mask: np.ndarray, profile: Profile) -> np.ndarray:
+    """What the diagnosis of a profile sees: the whole image, or its lungs alone.
+
+    Args:
+        pixels: uint8 or uint16 (H, W).
+        mask: Lungs of the whole image, bool of any size.
+        profile: `sources.lungs_only` decides.
+
+    Returns:
+        Pixels (H, W).
+    """
+    if not profile.sources.lungs_only:
+        return pixels
+    return masked_images.only_lungs(pixels, np.where(mask, np.uint8(255), np.uint8(0)))
 
 
-def drawn_lungs(pixels, part):
-    """`lungs_of`, and the probability of lung on the film and on its mirror image, float32 (2, s,
-    s), the second flipped back.
+def lung_mask(pixels: np.ndarray, part: Part) -> np.ndarray:
+    """Clean lung mask, bool (S, S), of the whole image resized plainly."""
+    return segment_lungs(pixels, part)[0]
+
+
+def segment_lungs(pixels: np.ndarray, part: Part) -> tuple[np.ndarray, np.ndarray]:
+    """Lungs of an image, and how sure the segmenter is of them.
+
+    Args:
+        pixels: uint8 or uint16 (H, W).
+        part: The segmenter.
+
+    Returns:
+        Clean mask, bool (S, S), and the probability of lung on the image and on its mirror image,
+        float32 (2, s, s), the second flipped back.
     """
     sizes = part.profile.segmenter
-    grey = preprocessing.normalize(
-        preprocessing.resize(preprocessing.to_uint8(pixels), sizes.size), "signed"
-    )
-    image = torch.from_numpy(grey)[None, None]  # (1, 1, s, s)
+    small = preprocessing.resize(preprocessing.to_uint8(pixels), sizes.size)
+    grey = preprocessing.normalize(small, "signed")
+    image = torch.from_numpy(grey)[None, None].to(device_of(part.network))  # (1, 1, s, s)
     with torch.no_grad():
-        # (2, s, s)
-        both = torch.cat(
-            [
-                segmentation.draw(part.network, image),
-                segmentation.draw(part.network, image.flip(-1)).flip(-1),
-            ]
-        )[:, 0]
+        straight = segmentation.lung_logits(part.network, image)
+        mirrored = segmentation.lung_logits(part.network, image.flip(-1)).flip(-1)
+    both = torch.cat([straight, mirrored])[:, 0].cpu()  # (2, s, s)
     logits = both.mean(0) if sizes.mirror else both[0]
-    return segmentation.to_mask(logits.numpy(), part.profile.image_size), both.sigmoid().numpy()
+    mask = segmentation.to_mask(logits.numpy(), part.profile.image_size)
+    return mask, both.sigmoid().numpy()
 
 
-def diagnose(pixels, part, maps=True, mask=None):
-    """Probabilities of the classes (K,), and where each comes from: relevance (K, H, W), not
-    negative; None without `maps`.
+def diagnose(
+    pixels: np.ndarray, mask: np.ndarray, part: Part, maps: bool = True
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Probabilities of the diagnoses, and where each comes from.
 
-    mask: lungs of the whole film, bool (S', S'), for a model that sees nothing else (`visible`).
+    Args:
+        pixels: uint8 or uint16 (H, W).
+        mask: Lungs of the whole image, bool (S, S), for a model that sees nothing else (`visible`).
+        part: A diagnosis model.
+        maps: Also compute the relevance.
+
+    Returns:
+        Probabilities (K,), and relevance (K, H, W), not negative, or None without `maps`.
     """
+    model, profile = cast(Classifier, part.network), part.profile
+    device = device_of(model)
+    image = network_input(visible(pixels, mask, profile), profile).to(device)
     with torch.no_grad():
-        # (1, C, h, w)
-        corpus = part.network.corpus(_input(visible(pixels, mask, part.profile), part.profile))
-        logits = part.network(features=corpus)["logits"]
-    probs = diagnosis.HEADS[part.profile.choices.class_head][1](logits)[0].numpy()
+        corpus = model.corpus(image)  # (1, C, h, w)
+        logits = model(features=corpus)["logits"]  # (1, K)
+    _, to_probabilities = diagnosis.HEADS[profile.choices.class_head]
+    probs = to_probabilities(logits)[0].cpu().numpy()
     if not maps:
         return probs, None
-    cells = deep_taylor.relevance(part.network.transformer, corpus, range(len(DIAGNOSES)))[0]
-    return probs, np.stack([to_film(one.numpy(), pixels.shape, part.profile) for one in cells])
+    transformer, classes = cast(CorpusViT, model.transformer), range(len(DIAGNOSES))
+    cells = deep_taylor.relevance(transformer, corpus, classes, device=device)[0]  # (K, h, w)
+    relevance = [to_image_size(one, pixels.shape, profile) for one in cells.cpu().numpy()]
+    return probs, np.stack(relevance)
 
 
-def quantify(pixels, mask, part):
-    """Array (3, 2) in [0, 1], score 0-6, severity map (H, W) in [0, 1], of a film and its lungs
-    (S', S').
+def saliency_maps(relevance: np.ndarray) -> dict[str, np.ndarray]:
+    """Relevance (K, H, W) -> maps in [0, 1] by name; the diagnoses share one scale."""
+    largest = max(relevance.max(), 1e-12)
+    names = [f"saliency_{name}" for name in DIAGNOSES]
+    return {name: one / largest for name, one in zip(names, relevance, strict=True)}
+
+
+def predict_severity(
+    pixels: np.ndarray, mask: np.ndarray, part: Part
+) -> tuple[np.ndarray, float, np.ndarray]:
+    """Severity of an image inside its lungs.
+
+    Args:
+        pixels: uint8 or uint16 (H, W).
+        mask: Lungs of the whole image, bool (S, S).
+        part: The severity model.
+
+    Returns:
+        Array (3, 2) in [0, 1] with the patient's right in column 0, score 0 to 6, and severity map
+        (H, W) in [0, 1].
     """
-    profile = part.profile
-    placed = severity_module.placed(mask, pixels.shape, profile)  # (S, S)
-    batch = {"image": _input(pixels, profile), "lung_mask": torch.from_numpy(placed)[None]}
+    profile, device = part.profile, device_of(part.network)
+    lungs = severity_task.place_mask(mask, pixels.shape, profile)  # (S, S)
+    batch = {
+        "image": network_input(pixels, profile).to(device),
+        "lung_mask": torch.from_numpy(lungs)[None].to(device),
+    }
     with torch.no_grad():
-        found = severity_module.read(part.network, batch, profile.choices)
-    array = found["array"].numpy()
-    judged = severity_module.judge(pd.DataFrame(index=[0]), array, profile.choices)
-    # column 0 = patient's right
-    sided = judged[severity_module.PREDICTED].to_numpy()[0].reshape(2, 3).T
+        output = severity_task.read_severity(part.network, batch, profile.choices)
+    table = severity_task.add_predictions(
+        pd.DataFrame(index=[0]), output["array"].cpu().numpy(), profile.choices
+    )
+    zones = table[severity_task.PREDICTED].to_numpy()[0]  # (6,), the right lung first
+    cells = output["severity_map"][0, 0].cpu().numpy()
     return (
-        sided,
-        float(judged["score"][0]),
-        to_film(found["severity_map"][0, 0].numpy(), pixels.shape, profile),
+        zones.reshape(2, 3).T,
+        float(table["score"][0]),
+        to_image_size(cells, pixels.shape, profile),
     )
 
 
-def to_film(values, shape, profile=None):
-    """A map of the square that a model sees -> the film's own (H, W): nearest for bool, else
-    linear; grey padding is cut off.
+def to_image_size(
+    values: np.ndarray, shape: Sequence[int], profile: Profile | None = None
+) -> np.ndarray:
+    """A map of the square that a model sees -> the size of the image.
+
+    Args:
+        values: Square; bool is resized to the nearest, all else linearly.
+        shape: (H, W) of the image.
+        profile: Whose resize made the square; the grey border of "pad" is cut off. None = plain.
+
+    Returns:
+        (H, W) of the same type.
     """
     if profile and profile.choices.resize == "pad":
         h, w = (max(1, round(side * values.shape[0] / max(shape))) for side in shape)
         values = values[:h, :w]
+    size = (shape[1], shape[0])
     if values.dtype == bool:
-        return cv2.resize(
-            values.astype(np.uint8), shape[::-1], interpolation=cv2.INTER_NEAREST
-        ).astype(bool)
-    return cv2.resize(values, shape[::-1], interpolation=cv2.INTER_LINEAR)
-
-
-# many films: the command
-
-
-def films(paths):
-    """Files, and the films in folders (by suffix, at any depth), in order, each once."""
-    found = []
-    for path in map(Path, paths):
-        inside = sorted(path.rglob("*")) if path.is_dir() else ()
-        found += (
-            [p for p in inside if p.suffix.lower() in SUFFIXES and not p.name.startswith(".")]
-            if path.is_dir()
-            else [path]
-        )
-    return list(dict.fromkeys(found))
-
-
-def stems(paths):
-    """A name for each film's maps: its stem, with a number where an earlier film has taken it."""
-    names = []
-    for path in paths:
-        name, number = path.stem, 2
-        while name.lower() in {taken.lower() for taken in names}:  # some file systems know no case
-            name, number = f"{path.stem}_{number}", number + 1
-        names.append(name)
-    return names
-
-
-def write_maps(prediction, folder, stem):
-    """<stem>_lungs.png (0, 255), <stem>_severity.png and <stem>_saliency_<class>.png (0-255 for
-    0-1), at the size of the film.
-    """
-    for name, values in prediction.maps.items():
-        grey = np.rint(values.astype(np.float32) * 255).astype(np.uint8)
-        write_atomic(folder / f"{stem}_{name}.png", cv2.imencode(".png", grey)[1].tobytes())
-
-
-def run(paths, out, models, view=None, maps=False, progress=True):
-    """Read films into `out`: predictions.csv and, with `maps`, their maps -> list of failures in
-    words; no film stops the others.
-    """
-    out, rows, failures, listed = Path(out), [], [], films(paths)
-    for path, stem in zip(
-        tqdm(listed, unit="film", disable=None if progress else True), stems(listed), strict=True
-    ):
-        try:
-            prediction = predict(path, models, view, maps)
-            write_maps(prediction, out, stem)
-            rows.append(prediction.row(path))
-        except Exception as error:
-            # whatever one film of ten thousand is wrong with, the rest must be read
-            failures.append(
-                f"skipped {error}"
-                if str(path) in str(error)
-                else f"skipped {path}: {type(error).__name__}: {error}"
-            )
-        if len(rows) % 100 == 99:
-            write_table(out, rows)
-    write_table(out, rows)
-    write_atomic(out / "about.txt", models.about)
-    return failures or (
-        []
-        if listed
-        else [f"no film in {', '.join(map(str, paths))}: {', '.join(SUFFIXES)} are read"]
-    )
-
-
-def write_table(out, rows):
-    """predictions.csv, whole or not at all."""
-    write_atomic(
-        out / "predictions.csv",
-        pd.DataFrame(rows, columns=COLUMNS).to_csv(index=False, float_format="%.4f"),
-    )
+        grey = cv2.resize(values.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
+        return grey.astype(bool)
+    return cv2.resize(values, size, interpolation=cv2.INTER_LINEAR)

@@ -1,14 +1,19 @@
-"""Inspection: is this file a film like those that the models learnt from? Each doubt is a small
-function with a measured criterion.
+"""Quality control: is this image like those that the models were trained on?
 
-A small network looks at the whole film (FAULTS); QUANTITIES compares simple measures with their
-range over training films; the lung mask and the size answer for themselves. Hit rates and false
-alarms: docs/predict.md (`tools/fit_inspector.py` trains and measures).
+A small network looks at the whole image (FAULTS). QUANTITIES compares simple measures with their
+range over training images. The lung mask and the size of the image are checked by rule. Hit rates
+and false alarms of every warning: docs/predict.md (`tools/fit_quality_model.py` trains and
+measures).
 
-B batch, H W image, S size.
+B batch, H W image, S side of the lung mask, h w side of the segmenter's output.
 """
 
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
 
 import cv2
 import numpy as np
@@ -17,6 +22,7 @@ from torch import nn
 
 from cxrkit.data import lung_zones, preprocessing
 from cxrkit.training import checkpoint
+from cxrkit.training.devices import device_of
 
 SIZE = 64  # px that the network sees
 FAULTS = {  # in the order of the network's outputs -> the warning
@@ -26,183 +32,300 @@ FAULTS = {  # in the order of the network's outputs -> the warning
     "flipped": "looks flipped left to right (or the heart lies on the right)",
     "cropped": "looks cropped: part of the lungs may be missing",
 }
-LUNG_SHARE = 0.08  # of the film: less is no pair of lungs
+# the rates of the warnings at these limits: tools/evaluate_lungs.py
+LUNG_SHARE = 0.08  # of the image: less is no pair of lungs
 LUNG_BALANCE = 0.5  # area of the smaller lung over that of the larger one
-LUNG_DOUBT = 1.0  # see `doubt`; rates at these limits: tools/judge_lungs.py
-LUNG_AGREEMENT = 0.92  # see `agreement`
-LUNG_CONTRAST = 0.45  # see `contrast`
+LUNG_UNCERTAINTY = 1.0  # see `uncertainty`
+LUNG_AGREEMENT = 0.92  # see `mirror_agreement`
+LUNG_CONTRAST = 0.45  # see `lung_contrast`
+
+Ranges = dict[str, tuple[float, float]]
 
 
-class Inspector(nn.Module):
-    """Film (B, 1, 64, 64) in [-1, 1] -> logits (B, 5), one for each of FAULTS. It keeps places: a
-    flipped heart must be seen.
+class QualityModel(nn.Module):
+    """A small network that detects FAULTS.
+
+    It keeps the position of what it sees, because a flipped heart must be noticed.
+
+    Args:
+        widths: Channels of the convolutions; each halves the side.
     """
 
-    def __init__(self, widths=(16, 24, 32, 32)):
+    def __init__(self, widths: Sequence[int] = (16, 24, 32, 32)) -> None:
         super().__init__()
-        layers = [
-            nn.Sequential(
-                nn.Conv2d(before, after, 3, stride=2, padding=1, bias=False),
-                nn.BatchNorm2d(after),
-                nn.ReLU(),
-            )
-            for before, after in zip((1, *widths), widths)
-        ]
+        layers = []
+        for before, after in zip((1, *widths), widths):
+            convolution = nn.Conv2d(before, after, 3, stride=2, padding=1, bias=False)
+            layers.append(nn.Sequential(convolution, nn.BatchNorm2d(after), nn.ReLU()))
         self.features = nn.Sequential(*layers)
-        self.head = nn.Linear(widths[-1] * (SIZE // 2 ** len(widths)) ** 2, len(FAULTS))
+        cells = (SIZE // 2 ** len(widths)) ** 2
+        self.head = nn.Linear(widths[-1] * cells, len(FAULTS))
 
-    def forward(self, image):
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """Logits of the faults.
+
+        Args:
+            image: (B, 1, 64, 64) in [-1, 1], see `network_input`.
+
+        Returns:
+            (B, 5), in the order of FAULTS.
+        """
         return self.head(self.features(image).flatten(1))  # (B, 5)
 
 
-def seen(pixels):
-    """uint8 or uint16 (H, W) -> float32 (64, 64) in [-1, 1], equalised: what the network looks at."""
+def network_input(pixels: np.ndarray) -> np.ndarray:
+    """What the network sees of an image.
+
+    Args:
+        pixels: uint8 or uint16 (H, W).
+
+    Returns:
+        float32 (64, 64) in [-1, 1], equalised.
+    """
     small = preprocessing.resize(preprocessing.to_uint8(pixels), SIZE)
     return preprocessing.normalize(cv2.equalizeHist(small), "signed")
 
 
-def _spread(grey):
+# simple measures of the whole image, uint8 (H, W)
+
+
+def aspect(grey: np.ndarray) -> float:
+    """Width over height."""
+    return grey.shape[1] / grey.shape[0]
+
+
+def spread(grey: np.ndarray) -> float:
+    """Distance of the 5th and the 95th percentile of grey, in [0, 1]."""
     low, high = np.percentile(grey, (5, 95))
     return float(high - low) / 255
 
 
-def _flat(grey):
-    return float(np.bincount(grey.ravel(), minlength=256).max() / grey.size)
+def flatness(grey: np.ndarray) -> float:
+    """Share of the most frequent grey value."""
+    counts = np.bincount(grey.ravel(), minlength=256)
+    return float(counts.max() / grey.size)
 
 
-def _grain(grey):
+def grain(grey: np.ndarray) -> float:
+    """Mean of the absolute Laplacian at 256 px over the standard deviation of grey."""
     small = cv2.resize(grey, (256, 256), interpolation=cv2.INTER_AREA).astype(np.float32)
-    return float(np.abs(cv2.Laplacian(small, cv2.CV_32F)).mean() / max(small.std(), 1.0))
+    laplacian = np.abs(cv2.Laplacian(small, cv2.CV_32F))
+    return float(laplacian.mean() / max(small.std(), 1.0))
 
 
-# name -> (what it is, function of the uint8 film); their ranges over training films lie with the
-# network's weights
-QUANTITIES = {
-    "aspect": ("width over height", lambda grey: grey.shape[1] / grey.shape[0]),
-    "contrast": ("contrast (5th to 95th percentile of grey)", _spread),
-    "flat": ("share of the most frequent grey value", _flat),
-    "grain": ("fine detail or noise", _grain),
+# name -> (what it is, function); their ranges over training images lie with the network's weights
+QUANTITIES: dict[str, tuple[str, Callable[[np.ndarray], float]]] = {
+    "aspect": ("width over height", aspect),
+    "contrast": ("contrast (5th to 95th percentile of grey)", spread),
+    "flat": ("share of the most frequent grey value", flatness),
+    "grain": ("fine detail or noise", grain),
 }
 
 
-def quantities(pixels):
-    """The simple measures of a film: {name: value}."""
+def quantities(pixels: np.ndarray) -> dict[str, float]:
+    """The simple measures of an image, by name.
+
+    Args:
+        pixels: uint8 or uint16 (H, W).
+    """
     grey = preprocessing.to_uint8(pixels)
-    return {name: of(grey) for name, (_, of) in QUANTITIES.items()}
+    return {name: measure(grey) for name, (_, measure) in QUANTITIES.items()}
 
 
-def out_of_range(pixels, ranges):
-    """Which measures of a film lie outside their (low, high) over training films, in words."""
-    return [
-        f"out of the training range: {QUANTITIES[name][0]} {value:.2g}, trained on "
-        f"{ranges[name][0]:.2g} to {ranges[name][1]:.2g}"
-        for name, value in quantities(pixels).items()
-        if not ranges[name][0] <= value <= ranges[name][1]
-    ]
+def out_of_range(pixels: np.ndarray, ranges: Ranges) -> list[str]:
+    """Which measures of an image lie outside of their range over training images.
+
+    Args:
+        pixels: uint8 or uint16 (H, W).
+        ranges: (low, high) by the names of QUANTITIES.
+
+    Returns:
+        A warning for each.
+    """
+    found = []
+    for name, value in quantities(pixels).items():
+        low, high = ranges[name]
+        if not low <= value <= high:
+            found.append(
+                f"out of the training range: {QUANTITIES[name][0]} {value:.2g}, trained on "
+                f"{low:.2g} to {high:.2g}"
+            )
+    return found
 
 
-def too_small(shape, size):
-    """A film smaller than the models' input is enlarged: detail that they look for is not there."""
-    small = min(shape) < size
-    return (
-        [f"too small: {shape[1]}x{shape[0]} px, the models look at {size}x{size}"] if small else []
-    )
+def too_small(shape: Sequence[int], size: int) -> list[str]:
+    """Warns of an image smaller than the models' input: details that they look for are missing.
+
+    Args:
+        shape: (H, W) of the image.
+        size: Side of the models' input, px.
+    """
+    if min(shape) >= size:
+        return []
+    return [f"too small: {shape[1]}x{shape[0]} px, the models look at {size}x{size}"]
 
 
-def doubt(probs, mask):
-    """How much of what the segmenter says is neither yes nor no, for the size of the lungs: mean of
-    4 p (1 - p) over the mask's share.
+# checks of the lung mask
 
-    0 = sure everywhere; about 0.4 on films, above 1 on pictures of something else. probs (h, w),
-    mask bool (H, W).
+
+def uncertainty(probs: np.ndarray, mask: np.ndarray) -> float:
+    """How much of the segmenter's output is neither yes nor no, for the size of the lungs.
+
+    Args:
+        probs: Probability of lung (h, w).
+        mask: Clean lung mask, bool (S, S).
+
+    Returns:
+        Mean of 4 p (1 - p) over the mask's share of the image. 0 = sure everywhere; about 0.4 on
+        chest films, above 1 on pictures of something else.
     """
     return float((4 * probs * (1 - probs)).mean() / max(mask.mean(), 1e-3))
 
 
-def agreement(probs, mirrored):
-    """Dice, soft, of lungs drawn on a film and on its mirror image (flipped back): (h, w) each, in
-    [0, 1].
+def mirror_agreement(probs: np.ndarray, mirrored: np.ndarray) -> float:
+    """Soft Dice of the lungs of an image and of its mirror image.
+
+    Args:
+        probs: Probability of lung (h, w).
+        mirrored: The same of the mirror image, flipped back.
+
+    Returns:
+        In [0, 1].
     """
-    return float(2 * np.minimum(probs, mirrored).sum() / max(probs.sum() + mirrored.sum(), 1e-6))
+    common = np.minimum(probs, mirrored).sum()
+    return float(2 * common / max(probs.sum() + mirrored.sum(), 1e-6))
 
 
-def contrast(pixels, mask):
-    """How often a pixel beside the lungs is brighter than one in them (ties count half), in [0, 1];
-    NaN without either.
+def lung_contrast(pixels: np.ndarray, mask: np.ndarray) -> float:
+    """How often a pixel beside the lungs is brighter than one in them.
 
-    Lungs hold air, and even ill ones are mostly darker than chest wall and mediastinum. pixels (H,
-    W) of any size, mask bool (S, S).
+    Lungs hold air, and even diseased ones are mostly darker than chest wall and mediastinum.
+
+    Args:
+        pixels: uint8 or uint16 (H, W).
+        mask: Clean lung mask, bool (S, S).
+
+    Returns:
+        In [0, 1], ties count half; NaN where there is no pixel inside or beside.
     """
-    grey, size = preprocessing.resize(preprocessing.to_uint8(pixels), len(mask)), len(mask)
-    near, far = (
-        cv2.dilate(mask.astype(np.uint8), np.ones((2 * r + 1,) * 2, np.uint8)) > 0
-        for r in (max(1, size // 128), max(2, 6 * size // 128))
-    )  # px
-    inside, beside = (
-        np.bincount(grey[at], minlength=256) / max(at.sum(), 1) for at in (mask, far & ~near)
-    )
-    return (
-        float(beside @ (np.cumsum(inside) - inside / 2))
-        if inside.any() and beside.any()
-        else np.nan
-    )
+    size = len(mask)
+    grey = preprocessing.resize(preprocessing.to_uint8(pixels), size)  # (S, S)
+    near = _dilated(mask, max(1, size // 128))
+    far = _dilated(mask, max(2, 6 * size // 128))
+    inside, beside = _grey_shares(grey, mask), _grey_shares(grey, far & ~near)  # (256,) each
+    if not inside.any() or not beside.any():
+        return np.nan
+    darker = np.cumsum(inside) - inside / 2  # share of lung pixels below each grey value
+    return float(beside @ darker)
 
 
-def lungs_missing(mask, pixels=None, probs=None):
-    """Why what the segmenter drew is no pair of lungs, in words: the clean mask (S, S), and, where
-    they are given, the film (H, W) and the probabilities (2, h, w) of lung on the film and on its
-    mirror image.
+def _dilated(mask: np.ndarray, radius: int) -> np.ndarray:
+    """A mask grown by `radius` px to all sides."""
+    kernel = np.ones((2 * radius + 1, 2 * radius + 1), np.uint8)
+    return cv2.dilate(mask.astype(np.uint8), kernel) > 0
+
+
+def _grey_shares(grey: np.ndarray, where: np.ndarray) -> np.ndarray:
+    """Share of each grey value among some pixels, (256,); zeros where there are none."""
+    return np.bincount(grey[where], minlength=256) / max(where.sum(), 1)
+
+
+def lungs_missing(
+    mask: np.ndarray, pixels: np.ndarray | None = None, probs: np.ndarray | None = None
+) -> list[str]:
+    """Why what the segmenter found is no pair of lungs.
+
+    Args:
+        mask: Clean lung mask, bool (S, S).
+        pixels: The image, uint8 or uint16 (H, W).
+        probs: Probability of lung on the image and on its mirror image, (2, h, w).
+
+    Returns:
+        The first reason as a warning; empty for a pair of lungs. What is not given is not checked.
     """
-    areas = sorted(int(side.sum()) for side in lung_zones.sides(mask))
-    if sum(areas) < LUNG_SHARE * mask.size:
-        return [f"lungs not found: {sum(areas) / mask.size:.0%} of the film"]
-    wrong = {
-        "only one, or one far smaller than the other": areas[0] < LUNG_BALANCE * areas[1],
-        "the segmenter is in doubt": probs is not None and doubt(probs.mean(0), mask) > LUNG_DOUBT,
-        "the segmenter draws others in the mirror image": probs is not None
-        and agreement(*probs) < LUNG_AGREEMENT,
-        "what was drawn is brighter than what lies beside it": pixels is not None
-        and contrast(pixels, mask) < LUNG_CONTRAST,
-    }
-    return [f"lungs not found: {why}" for why, so in wrong.items() if so][:1]
+    smaller, larger = sorted(int(side.sum()) for side in lung_zones.sides(mask))
+    total = smaller + larger
+    if total < LUNG_SHARE * mask.size:
+        return [f"lungs not found: {total / mask.size:.0%} of the film"]
+    reason = ""
+    if smaller < LUNG_BALANCE * larger:
+        reason = "only one, or one far smaller than the other"
+    elif probs is not None and uncertainty(probs.mean(0), mask) > LUNG_UNCERTAINTY:
+        reason = "the segmenter is uncertain"
+    elif probs is not None and mirror_agreement(*probs) < LUNG_AGREEMENT:
+        reason = "the segmenter finds others in the mirror image"
+    elif pixels is not None and lung_contrast(pixels, mask) < LUNG_CONTRAST:
+        reason = "what was segmented is brighter than what lies beside it"
+    return [f"lungs not found: {reason}"] if reason else []
 
 
 @dataclass(frozen=True)
-class Inspection:
-    """A trained inspector with what it was measured on: `thresholds` {fault: probability}, `ranges`
-    {measure: (low, high)}.
+class QualityControl:
+    """The trained quality model with its limits.
+
+    Attributes:
+        network: A `QualityModel` in evaluation mode.
+        thresholds: Probability of each fault above which it is a warning.
+        ranges: (low, high) of each of QUANTITIES over training images.
     """
 
     network: nn.Module
-    thresholds: dict
-    ranges: dict
+    thresholds: dict[str, float]
+    ranges: Ranges
 
-    def faults(self, pixels):
-        """Warnings of the network for a film; what is no frontal film is asked nothing more."""
+    def faults(self, pixels: np.ndarray) -> list[str]:
+        """Warnings of the network.
+
+        Args:
+            pixels: uint8 or uint16 (H, W).
+
+        Returns:
+            A warning for each fault; only the first for an image that is not frontal.
+        """
+        image = torch.from_numpy(network_input(pixels))[None, None]  # (1, 1, 64, 64)
         with torch.no_grad():
-            found = self.network(torch.from_numpy(seen(pixels))[None, None]).sigmoid()[0].tolist()
-        raised = [name for name, p in zip(FAULTS, found, strict=True) if p > self.thresholds[name]]
-        return [FAULTS[name] for name in (raised[:1] if "not_frontal" in raised else raised)]
+            logits = self.network(image.to(device_of(self.network)))[0]  # (5,)
+        found = []
+        for name, probability in zip(FAULTS, logits.sigmoid().tolist(), strict=True):
+            if probability > self.thresholds[name]:
+                found.append(FAULTS[name])
+        if FAULTS["not_frontal"] in found:
+            return [FAULTS["not_frontal"]]
+        return found
 
-    def warnings(self, pixels, mask, size, probs=None):
-        """All that is to be said of a film (H, W) and its lung mask before a model of `size` px is
-        believed; probs: `lungs_missing`.
+    def warnings(
+        self,
+        pixels: np.ndarray,
+        mask: np.ndarray,
+        size: int,
+        probs: np.ndarray | None = None,
+    ) -> list[str]:
+        """All warnings about an image, before a prediction for it is believed.
+
+        Args:
+            pixels: uint8 or uint16 (H, W).
+            mask: Clean lung mask, bool (S, S).
+            size: Side of the models' input, px.
+            probs: See `lungs_missing`.
         """
         found = [
             *self.faults(pixels),
             *out_of_range(pixels, self.ranges),
             *too_small(pixels.shape, size),
         ]
-        return (
-            found
-            if FAULTS["not_frontal"] in found
-            else [*found, *lungs_missing(mask, pixels, probs)]
-        )
+        if FAULTS["not_frontal"] not in found:
+            found += lungs_missing(mask, pixels, probs)
+        return found
 
 
-def load(path):
-    """Inspection from inspector.safetensors; thresholds and ranges lie in its header."""
+def load_quality_control(path: Path) -> QualityControl:
+    """The quality control from its file.
+
+    Args:
+        path: quality_model.safetensors; thresholds and ranges lie in its header.
+    """
     tensors, state = checkpoint.load_tensors(path)
-    network = Inspector()
+    network = QualityModel()
     network.load_state_dict(tensors)
-    return Inspection(network.eval(), state["thresholds"], state["ranges"])
+    thresholds = cast(dict[str, float], state["thresholds"])
+    return QualityControl(network.eval(), thresholds, cast(Ranges, state["ranges"]))

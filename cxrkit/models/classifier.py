@@ -1,8 +1,11 @@
-"""Networks: the whole model of a profile, features and the transformer that reads them, and the
-weights it may begin with (Tables 7 to 9).
+"""The whole model of a diagnosis or severity: features and the transformer that reads them.
 
-Classification and severity share them. B batch, C channels, S image size, h w grid, D embed.
+Tables 7 to 9 vary both.
+
+B batch, C channels, S image size, h w grid, D embed, n chosen findings.
 """
+
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -14,77 +17,132 @@ from cxrkit.models.densenet import pcam_weights, weighted_maps
 POSITIONS = "transformer.pos_embed"
 
 
-class Network(nn.Module):
-    """Backbone and corpus ViT in one: image (B, 1, S, S), or its corpus as `features` where it is
-    known, -> dict of `CorpusViT`.
+class Classifier(nn.Module):
+    """Backbone features and corpus ViT in one model.
 
-    The weights of the two keep their names. fold: cells of a side that become the channels of one
-    word (a patch embedding with such a kernel and stride). In the models that ours is compared
-    with, `transformer` is whatever reads the features (`baselines`).
+    The weights of the two keep their names under `features.` and `transformer.`. In the models that
+    the proposed one is compared with, `transformer` is any head on the features (`baselines`).
+
+    Args:
+        features: maps an image (B, 1, S, S) to features (B, C, h, w).
+        transformer: maps the corpus to a dict of tensors, as `CorpusViT` does.
+        fold: cells to a side that become the channels of one token, as in a patch embedding with
+            such a kernel and stride.
     """
 
-    def __init__(self, features, transformer, fold=1):
+    def __init__(self, features: nn.Module, transformer: nn.Module, fold: int = 1) -> None:
         super().__init__()
-        self.features, self.transformer, self.fold = features, transformer, fold
+        self.features = features
+        self.transformer = transformer
+        self.fold = fold
 
-    def forward(self, image=None, features=None):
-        return self.transformer(self.corpus(image) if features is None else features)
+    def forward(
+        self, image: torch.Tensor | None = None, features: torch.Tensor | None = None
+    ) -> dict[str, torch.Tensor]:
+        """Predict from an image, or from its corpus where that is known.
 
-    def corpus(self, image):
-        """What the transformer reads: image (B, 1, S, S) -> (B, fold^2 * C, h, w)."""
-        features = self.features(image)
-        return features if self.fold == 1 else F.pixel_unshuffle(features, self.fold)
+        Args:
+            image: (B, 1, S, S).
+            features: the corpus of the image (B, fold^2 * C, h, w), in its place.
+
+        Returns:
+            The dict of `CorpusViT`.
+        """
+        if features is None:
+            features = self.corpus(image)
+        return self.transformer(features)
+
+    def corpus(self, image: torch.Tensor) -> torch.Tensor:
+        """Compute what the transformer reads.
+
+        Args:
+            image: (B, 1, S, S).
+
+        Returns:
+            The corpus (B, fold^2 * C, h, w).
+        """
+        features = self.features(image)  # (B, C, fold*h, fold*w)
+        if self.fold == 1:
+            return features
+        return F.pixel_unshuffle(features, self.fold)  # (B, fold^2 * C, h, w)
 
 
-class WeightedNetwork(Network):
-    """The corpus after PCAM (Table 9): the backbone's own head weighs the features by where it sees
-    each of the chosen findings.
+class WeightedClassifier(Classifier):
+    """Classifier on the corpus after PCAM (Table 9).
+
+    The backbone's findings head weights the features by where it sees each of the chosen findings.
+
+    Args:
+        features: maps an image (B, 1, S, S) to features (B, C, h, w).
+        head: findings head of the backbone, features to logit map.
+        transformer: maps the corpus (B, n*C, h, w) to a dict of tensors.
+        chosen: names of the n findings.
     """
 
-    def __init__(self, features, head, transformer, chosen):
+    def __init__(
+        self, features: nn.Module, head: nn.Module, transformer: nn.Module, chosen: Sequence[str]
+    ) -> None:
         super().__init__(features, transformer)
-        self.head, self.chosen = head, [FINDINGS.index(name) for name in chosen]
+        self.head = head
+        self.chosen = [FINDINGS.index(name) for name in chosen]
 
-    def corpus(self, image):
+    def corpus(self, image: torch.Tensor) -> torch.Tensor:
+        """Compute what the transformer reads: (B, 1, S, S) -> (B, n*C, h, w)."""
         features = self.features(image)  # (B, C, h, w)
-        # (B, n*C, h, w)
-        return weighted_maps(
-            {"features": features, "weight_map": pcam_weights(self.head(features))}, self.chosen
-        )
+        weight_map = pcam_weights(self.head(features))  # (B, K, h, w)
+        output = {"features": features, "weight_map": weight_map}
+        return weighted_maps(output, self.chosen)  # (B, n*C, h, w)
 
 
-def adopt(model, *states):
-    """Take from state dicts every weight that the model has by that name; later ones win. Returns
-    the names still random.
+def load_matching(model: nn.Module, *states: dict[str, torch.Tensor]) -> list[str]:
+    """Load from state dicts every weight that the model has under that name.
 
-    Learned positions of another grid are interpolated. Raises ValueError naming a weight of another
-    shape.
+    Learned positions of another grid are interpolated (`resize_positions`).
+
+    Args:
+        model: changed in place; learned positions are those of its `transformer`.
+        *states: state dicts; where two have a weight, the later one counts.
+
+    Returns:
+        Names of the weights that stay random.
+
+    Raises:
+        ValueError: naming a weight of another shape.
     """
-    own, taken = model.state_dict(), {}
+    own = model.state_dict()
+    taken = {}
     for state in states:
-        taken |= {name: tensor for name, tensor in state.items() if name in own}
+        for name, tensor in state.items():
+            if name in own:
+                taken[name] = tensor
     if POSITIONS in taken:
-        taken[POSITIONS] = stretch(taken[POSITIONS], model.transformer.grid)
-    wrong = [name for name, tensor in taken.items() if tensor.shape != own[name].shape]
-    if wrong:
-        raise ValueError(
-            f"{wrong[0]} is {tuple(taken[wrong[0]].shape)} in the weights and "
-            f"{tuple(own[wrong[0]].shape)} in the model: "
-            "backbone and transformer must have the sizes that the weights were trained with"
-        )
+        taken[POSITIONS] = resize_positions(taken[POSITIONS], model.transformer.grid)
+    for name, tensor in taken.items():
+        if tensor.shape != own[name].shape:
+            raise ValueError(
+                f"{name} is {tuple(tensor.shape)} in the weights and {tuple(own[name].shape)} in "
+                "the model: backbone and transformer must have the sizes that the weights were "
+                "trained with"
+            )
     model.load_state_dict(taken, strict=False)
     return sorted(set(own) - set(taken))
 
 
-def stretch(pos_embed, grid):
-    """Learned positions (1, 1 + h*h, D) of a square grid -> (1, 1 + h'*w', D), bicubic; the class
-    token keeps its own.
+def resize_positions(pos_embed: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
+    """Interpolate learned positions to another grid, bicubic; the class token keeps its own.
+
+    Args:
+        pos_embed: (1, 1 + m*m, D), of a square grid.
+        grid: (h, w) of the new grid.
+
+    Returns:
+        (1, 1 + h*w, D).
     """
     side = round((pos_embed.shape[1] - 1) ** 0.5)
     if (side, side) == tuple(grid):
         return pos_embed
-    cells = pos_embed[:, 1:].transpose(1, 2).unflatten(2, (side, side))  # (1, D, h, h)
-    cells = (
-        F.interpolate(cells, grid, mode="bicubic", align_corners=False).flatten(2).transpose(1, 2)
-    )
-    return torch.cat([pos_embed[:, :1], cells], dim=1)
+    cls_token, cells = pos_embed[:, :1], pos_embed[:, 1:]
+    cells = cells.transpose(1, 2).unflatten(2, (side, side))  # (1, D, m, m)
+    cells = F.interpolate(cells, grid, mode="bicubic", align_corners=False)  # (1, D, h, w)
+    cells = cells.flatten(2).transpose(1, 2)  # (1, h*w, D)
+    return torch.cat([cls_token, cells], dim=1)  # (1, 1 + h*w, D)

@@ -1,69 +1,83 @@
-"""DenseNet-121 with probabilistic-CAM pooling: it learns the ten findings, and its last feature map
-is the corpus (3.1).
+"""DenseNet-121 with probabilistic-CAM pooling: it learns the ten findings (section 3.1).
+
+Its last feature map is the corpus that the transformer reads.
 
 B batch, C channels of the corpus, H W image, h w grid of the corpus, K findings.
 """
 
 import math
 from collections import OrderedDict
+from collections.abc import Collection, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+STEMS = (1, 3)  # channels of the first convolution
 # image px per corpus cell -> how many transitions, counted from the last, keep their resolution
 STRIDES = {32: 0, 16: 1, 8: 2}
 
 
-def pcam_weights(logit_map):
-    """Attention of PCAM: the probability map of each finding, made to sum to 1 (Ye et al. 2020,
-    equation 2).
+def pcam_weights(logit_map: torch.Tensor) -> torch.Tensor:
+    """Attention of PCAM: each probability map, scaled to sum to 1 (Ye et al. 2020, eq. 2).
 
-    logit_map (B, K, h, w) -> (B, K, h, w). sigmoid(l) / sum(sigmoid(l)) is the softmax of log
-    sigmoid(l), and that form is finite at any finite logit, while the quotient is 0/0 in float32
-    once all logits lie below about -104.
+    sigmoid(l) / sum(sigmoid(l)) is the softmax of log sigmoid(l). That form is finite at any finite
+    logit; the quotient is 0/0 in float32 once all logits lie below about -104.
+
+    Args:
+        logit_map: logits of each cell (B, K, h, w).
+
+    Returns:
+        Weights (B, K, h, w).
     """
     return F.logsigmoid(logit_map).flatten(2).softmax(dim=-1).view_as(logit_map)
 
 
-def pcam_pool(features, logit_map):
-    """Mean of the features weighted by each finding's own probability map; gradients flow through
-    the weights too.
+def pcam_pool(features: torch.Tensor, logit_map: torch.Tensor) -> torch.Tensor:
+    """Mean of the features, weighted by each finding's probability map (Ye et al. 2020).
 
-    features (B, C, h, w), logit_map (B, K, h, w) -> (B, K, C).
+    Gradients flow through the weights too.
+
+    Args:
+        features: feature map (B, C, h, w).
+        logit_map: logits of each cell (B, K, h, w).
+
+    Returns:
+        Pooled features (B, K, C).
     """
-    return torch.einsum("bkhw,bchw->bkc", pcam_weights(logit_map).to(features.dtype), features)
+    weights = pcam_weights(logit_map).to(features.dtype)  # (B, K, h, w)
+    return torch.einsum("bkhw,bchw->bkc", weights, features)  # (B, K, C)
 
 
-def average_pool(features, logit_map):
-    """Plain mean, the same for every finding: features (B, C, h, w), logit_map (B, K, h, w) -> (B,
-    K, C).
-    """
-    return _repeat(features.flatten(2).mean(-1), logit_map)
+def average_pool(features: torch.Tensor, logit_map: torch.Tensor) -> torch.Tensor:
+    """Plain mean over the cells, the same for every finding; arguments as `pcam_pool`."""
+    pooled = features.flatten(2).mean(-1)  # (B, C)
+    return _repeat(pooled, logit_map)  # (B, K, C)
 
 
-def max_pool(features, logit_map):
-    """Largest value of each channel: features (B, C, h, w), logit_map (B, K, h, w) -> (B, K, C)."""
-    return _repeat(features.flatten(2).amax(-1), logit_map)
+def max_pool(features: torch.Tensor, logit_map: torch.Tensor) -> torch.Tensor:
+    """Largest value of each channel, the same for every finding; arguments as `pcam_pool`."""
+    pooled = features.flatten(2).amax(-1)  # (B, C)
+    return _repeat(pooled, logit_map)  # (B, K, C)
 
 
-def lse_pool(features, logit_map, gamma=10.0):
-    """Log-mean-exp, between mean (gamma -> 0) and max (gamma -> inf): features (B, C, h, w) -> (B,
-    K, C).
-    """
+def lse_pool(features: torch.Tensor, logit_map: torch.Tensor, gamma: float = 10.0) -> torch.Tensor:
+    """Log-mean-exp, between the mean (gamma -> 0) and the maximum (gamma -> inf)."""
     cells = features.flatten(2).float()  # (B, C, h*w)
     pooled = (torch.logsumexp(gamma * cells, dim=-1) - math.log(cells.shape[-1])) / gamma  # (B, C)
-    return _repeat(pooled.to(features.dtype), logit_map)
+    return _repeat(pooled.to(features.dtype), logit_map)  # (B, K, C)
 
 
-def exp_pool(features, logit_map):
-    """Mean weighted by the softmax of the feature itself: features (B, C, h, w) -> (B, K, C)."""
+def exp_pool(features: torch.Tensor, logit_map: torch.Tensor) -> torch.Tensor:
+    """Mean weighted by the softmax of the feature itself; arguments as `pcam_pool`."""
     cells = features.flatten(2)  # (B, C, h*w)
-    return _repeat((cells.softmax(-1) * cells).sum(-1), logit_map)
+    pooled = (cells.softmax(-1) * cells).sum(-1)  # (B, C)
+    return _repeat(pooled, logit_map)  # (B, K, C)
 
 
-def _repeat(pooled, logit_map):
-    return pooled[:, None].expand(-1, logit_map.shape[1], -1)  # (B, C) -> (B, K, C)
+def _repeat(pooled: torch.Tensor, logit_map: torch.Tensor) -> torch.Tensor:
+    """Repeat pooled features (B, C) for each of the K findings of the logit map."""
+    return pooled[:, None].expand(-1, logit_map.shape[1], -1)  # (B, K, C)
 
 
 POOLS = {
@@ -76,49 +90,62 @@ POOLS = {
 
 
 class Repeat(nn.Module):
-    """Grey image (B, 1, H, W) -> (B, channels, H, W), without a copy."""
+    """Repeat a grey image over its channels, without a copy."""
 
-    def __init__(self, channels):
+    def __init__(self, channels: int) -> None:
         super().__init__()
         self.channels = channels
 
-    def forward(self, image):
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """Expand an image (B, 1, H, W) to (B, channels, H, W)."""
         return image.expand(-1, self.channels, -1, -1)
 
 
 class Backbone(nn.Module):
-    """DenseNet features + ReLU, and one 1x1 convolution that gives both the logit map and the logit
-    of the pooled features.
+    """DenseNet features and one 1x1 convolution that gives logit map and pooled logits.
 
-    image (B, 1, H, W) -> dict: `logits` (B, K), `features` (B, C, h, w) >= 0, the corpus;
-    `logit_map` (B, K, h, w); `weight_map` (B, K, h, w), each finding's probability map summing to 1
-    (PCAM's attention, reported under any pooling). `backbone.features(image)` is the corpus alone.
     The defaults are the paper's: 16x16x1024 from 512 px, and 6,953,856 weights in the features.
+    `backbone.features(image)` is the corpus alone: DenseNet's last feature map after ReLU.
 
-    stem: 3 repeats the grey image to three channels, 1 has a one-channel kernel (same function, see
-    `load_features`). stride: image px per corpus cell; 16 and 8 drop the pooling of the last one or
-    two transitions and change no weight. memory_efficient: recompute dense layers in the backward
-    pass, for large images on small GPUs. Raises ValueError, with the known values, for an unknown
-    pool, stem or stride.
+    Args:
+        growth_rate: channels that each dense layer adds.
+        block_config: dense layers of each of the four blocks.
+        num_init_features: channels of the first convolution.
+        num_findings: K.
+        pool: a name in `POOLS`.
+        stem: 3 repeats the grey image to three channels; 1 has a one-channel kernel. Both can hold
+            the same function (`pretrained.load_features`).
+        bn_size: bottleneck channels of a dense layer, in multiples of the growth rate.
+        stride: image px per corpus cell. 16 and 8 leave out the pooling of the last one or two
+            transitions and change no weight.
+        drop_rate: dropout in the dense layers.
+        memory_efficient: recompute dense layers in the backward pass, for large images on small
+            GPUs.
+
+    Raises:
+        ValueError: with the known values, for an unknown pool, stem or stride.
     """
 
     def __init__(
         self,
-        growth_rate=32,
-        block_config=(6, 12, 24, 16),
-        num_init_features=64,
-        num_findings=10,
-        pool="pcam",
-        stem=3,
-        bn_size=4,
-        stride=32,
-        drop_rate=0.0,
-        memory_efficient=False,
-    ):
+        growth_rate: int = 32,
+        block_config: Sequence[int] = (6, 12, 24, 16),
+        num_init_features: int = 64,
+        num_findings: int = 10,
+        pool: str = "pcam",
+        stem: int = 3,
+        bn_size: int = 4,
+        stride: int = 32,
+        drop_rate: float = 0.0,
+        memory_efficient: bool = False,
+    ) -> None:
         super().__init__()
-        from torchvision.models import DenseNet  # seconds to import, and only needed here
+        from torchvision.models import DenseNet  # takes seconds to import, and only needed here
 
-        self.pool = _known(pool, POOLS, "pool")
+        _check_known(pool, POOLS, "pool")
+        _check_known(stem, STEMS, "stem")
+        _check_known(stride, STRIDES, "stride")
+        self.pool = POOLS[pool]
         dense = DenseNet(
             growth_rate=growth_rate,
             block_config=tuple(block_config),
@@ -128,30 +155,35 @@ class Backbone(nn.Module):
             num_classes=1,
             memory_efficient=memory_efficient,
         )
-        layers = OrderedDict(
-            repeat=Repeat(_known(stem, {1: 1, 3: 3}, "stem")),
-            **dict(dense.features.named_children()),
-            relu5=nn.ReLU(),
-        )
+        layers = OrderedDict(repeat=Repeat(stem))
+        layers.update(dense.features.named_children())
+        layers["relu5"] = nn.ReLU()
         if stem == 1:
-            layers["conv0"] = nn.Conv2d(
-                1, num_init_features, kernel_size=7, stride=2, padding=3, bias=False
-            )
-            nn.init.kaiming_normal_(layers["conv0"].weight)
+            conv = nn.Conv2d(1, num_init_features, kernel_size=7, stride=2, padding=3, bias=False)
+            nn.init.kaiming_normal_(conv.weight)
+            layers["conv0"] = conv
         transitions = [name for name in layers if name.startswith("transition")]
-        for name in transitions[len(transitions) - _known(stride, STRIDES, "stride") :]:
+        for name in transitions[len(transitions) - STRIDES[stride] :]:
             layers[name].pool = nn.Identity()
         self.features = nn.Sequential(layers)
         self.out_channels = dense.classifier.in_features
         self.head = nn.Conv2d(self.out_channels, num_findings, kernel_size=1)
 
-    def forward(self, image):
+    def forward(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Predict the findings of images.
+
+        Args:
+            image: (B, 1, H, W).
+
+        Returns:
+            `logits` (B, K); `features` (B, C, h, w) >= 0, the corpus; `logit_map` (B, K, h, w);
+            `weight_map` (B, K, h, w), PCAM's attention, which is reported under any pooling.
+        """
         features = self.features(image)  # (B, C, h, w)
         logit_map = self.head(features)  # (B, K, h, w)
         pooled = self.pool(features, logit_map)  # (B, K, C)
-        weight = self.head.weight.flatten(1)  # (K, C)
-        # (B, K)
-        logits = torch.einsum("bkc,kc->bk", pooled, weight.to(pooled.dtype)) + self.head.bias
+        weight = self.head.weight.flatten(1).to(pooled.dtype)  # (K, C)
+        logits = torch.einsum("bkc,kc->bk", pooled, weight) + self.head.bias  # (B, K)
         return {
             "logits": logits,
             "features": features,
@@ -160,21 +192,27 @@ class Backbone(nn.Module):
         }
 
 
-def _known(name, table, what):
-    if name not in table:
-        raise ValueError(f"unknown {what} {name!r}; known: {list(table)}")
-    return table[name]
+def _check_known(value: str | int, known: Collection, kind: str) -> None:
+    """Raise ValueError with the known values if the value is none of them."""
+    if value not in known:
+        raise ValueError(f"unknown {kind} {value!r}; known: {list(known)}")
 
 
-def weighted_maps(output, findings):
-    """Corpus after PCAM, for the ablation: the features times the weight map of each chosen
-    finding, as channels (Table 9).
+def weighted_maps(output: dict[str, torch.Tensor], findings: Sequence[int]) -> torch.Tensor:
+    """Corpus after PCAM: the features times the weight map of each chosen finding (Table 9).
 
-    output = dict of `Backbone`, findings = n indices -> (B, n*C, h, w), finding by finding. Times
-    h*w, so that a uniform weight map leaves the features as they are: the plain product would be
-    256 times smaller than the corpus at 16x16.
+    The product is multiplied by h*w, so that a uniform weight map leaves the features as they are.
+    Without that it would be 256 times smaller than the corpus at 16x16.
+
+    Args:
+        output: `features` (B, C, h, w) and `weight_map` (B, K, h, w) of a `Backbone`.
+        findings: indices of the n chosen findings.
+
+    Returns:
+        Features (B, n*C, h, w), finding by finding.
     """
-    # (B, C, h, w), (B, n, h, w)
-    features, weights = output["features"], output["weight_map"][:, list(findings)]
+    features = output["features"]
+    weights = output["weight_map"][:, list(findings)]  # (B, n, h, w)
     h, w = features.shape[-2:]
-    return (h * w * weights[:, :, None] * features[:, None]).flatten(1, 2)  # (B, n*C, h, w)
+    maps = h * w * weights[:, :, None] * features[:, None]  # (B, n, C, h, w)
+    return maps.flatten(1, 2)  # (B, n*C, h, w)

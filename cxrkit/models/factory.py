@@ -1,16 +1,25 @@
-"""Factory: the networks of a profile, with random weights: the paper's, and those it is compared with."""
+"""The networks of a profile, with random weights: the paper's, and those it is compared with.
+
+B batch, C channels, S image size, h w grid.
+"""
+
+from __future__ import annotations
 
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 from torch import nn
 
 from cxrkit.config.vocabulary import FINDINGS, known
 from cxrkit.models import baselines
-from cxrkit.models.classifier import Network, WeightedNetwork
+from cxrkit.models.classifier import Classifier, WeightedClassifier
 from cxrkit.models.corpus_vit import CorpusViT
 from cxrkit.models.densenet import Backbone
 
-# variant.corpus -> findings whose weighted maps are the words; the paper's own corpus is taken
+if TYPE_CHECKING:
+    from cxrkit.config.sections import Profile
+
+# variant.corpus -> findings whose weighted maps are the tokens; the paper's own corpus is taken
 # before PCAM
 CORPORA = {
     "before_pcam": (),
@@ -22,79 +31,94 @@ CONVOLUTIONAL = ("densenet", "resnet")
 MODELS = ("corpus_vit", "vit", *CONVOLUTIONAL, "hybrid", "timm_hybrid")
 
 
-def backbone_network(profile):
-    """The profile's backbone with random weights, or, where `profile.variant` names another trunk,
-    that one with the same head.
+def build_backbone(profile: Profile) -> Backbone:
+    """Build the backbone of a profile.
+
+    Args:
+        profile: where `variant.model` names another feature extractor, that one gets the findings
+            head.
+
+    Returns:
+        The model with random weights.
     """
-    if profile.variant.model in baselines.TRUNKS:
-        return baselines.Findings(feature_extractor(profile), pool=profile.backbone.pool)
+    if profile.variant.model in baselines.FEATURE_EXTRACTORS:
+        features = build_feature_extractor(profile)
+        return baselines.FindingsNetwork(features, pool=profile.backbone.pool)
     sizes = asdict(profile.backbone)
-    del sizes["start"], sizes["augment"]
+    for name in ("initial_weights", "augment"):  # of the training
+        del sizes[name]
     return Backbone(**sizes)
 
 
-def feature_extractor(profile):
-    """The features of a rival of the paper's model (`profile.variant`), with random weights."""
-    variant = profile.variant
-    return baselines.TRUNKS[variant.model](
-        variant.widths, variant.layers, profile.backbone.stem, profile.backbone.stride
-    )
+def build_feature_extractor(profile: Profile) -> nn.Module:
+    """Build the feature extractor of a baseline.
 
+    Args:
+        profile: `variant.model` names an entry of `baselines.FEATURE_EXTRACTORS`.
 
-def network(profile, map_head=False):
-    """The profile's whole model with random weights: the paper's, or the one that `profile.variant`
-    names (Tables 7 to 9).
-
-    Raises ValueError for an unknown model or corpus.
+    Returns:
+        Module (B, 1, S, S) -> (B, C, h, w) with random weights, `out_channels` and `stride`.
     """
-    variant, backbone = profile.variant, profile.backbone
-    fold, head = variant.zoom, None
-    if known(variant.model, MODELS, "model") == "vit":
-        features, channels, cell, fold = nn.Identity(), 1, baselines.PATCH, baselines.PATCH
-    elif variant.model in baselines.TRUNKS:
-        features = feature_extractor(profile)
+    variant = profile.variant
+    build = baselines.FEATURE_EXTRACTORS[variant.model]
+    return build(variant.widths, variant.layers, profile.backbone.stem, profile.backbone.stride)
+
+
+def build_classifier(profile: Profile, map_head: bool = False) -> Classifier:
+    """Build the whole model of a profile: the paper's, or the one of its variant (Tables 7 to 9).
+
+    Args:
+        profile: `variant.model` and `variant.corpus` name the model.
+        map_head: whether it also predicts the severity map.
+
+    Returns:
+        The model with random weights.
+
+    Raises:
+        ValueError: for an unknown model or corpus.
+    """
+    variant = profile.variant
+    known(variant.model, MODELS, "model")
+    head = None  # of the findings, which only the backbone has
+    if variant.model == "vit":
+        features, channels, cell = nn.Identity(), 1, baselines.PATCH_SIZE
+        fold = baselines.PATCH_SIZE
+    elif variant.model in baselines.FEATURE_EXTRACTORS:
+        features = build_feature_extractor(profile)
         channels, cell = features.out_channels, features.stride
+        fold = variant.zoom
     else:
-        whole = backbone_network(profile)
-        features, head, channels, cell = (
-            whole.features,
-            whole.head,
-            whole.out_channels,
-            backbone.stride,
-        )
-    # one size of the severity map for all
-    scale = profile.choices.map_scale * cell // backbone.stride
+        backbone = build_backbone(profile)
+        features, head = backbone.features, backbone.head
+        channels, cell = backbone.out_channels, profile.backbone.stride
+        fold = variant.zoom
+    # the severity map has one size in all models
+    map_scale = profile.choices.map_scale * cell // profile.backbone.stride
     if variant.model in CONVOLUTIONAL:
-        return Network(
-            features,
-            baselines.Pooled(
-                channels, profile.transformer.embed_dim, map_head=map_head, map_scale=scale
-            ),
-        )
+        embed_dim = profile.transformer.embed_dim
+        pooled = baselines.PooledHead(channels, embed_dim, map_head=map_head, map_scale=map_scale)
+        return Classifier(features, pooled)
     chosen = CORPORA[known(variant.corpus, CORPORA, "corpus")]
-    reader = _vit(
-        profile,
-        channels * fold**2 * max(1, len(chosen)),
-        profile.image_size // cell,
-        map_head,
-        scale,
-    )
-    return (
-        WeightedNetwork(features, head, reader, chosen)
-        if chosen
-        else Network(features, reader, fold)
-    )
+    in_channels = channels * fold**2 * max(1, len(chosen))
+    grid = profile.image_size // cell
+    transformer = _build_transformer(profile, in_channels, grid, map_head, map_scale)
+    if chosen:
+        return WeightedClassifier(features, head, transformer, chosen)
+    return Classifier(features, transformer, fold)
 
 
-def _vit(profile, channels, grid, map_head, map_scale):
+def _build_transformer(
+    profile: Profile, in_channels: int, grid: int, map_head: bool, map_scale: int
+) -> CorpusViT:
+    """Build the corpus ViT with the sizes of a profile."""
     sizes = profile.transformer
     return CorpusViT(
-        channels,
+        in_channels,
         grid,
         sizes.embed_dim,
         sizes.depth,
         sizes.num_heads,
-        round(profile.choices.mlp_dim * sizes.embed_dim / 768),
+        mlp_dim=round(profile.choices.mlp_dim * sizes.embed_dim / 768),
         map_head=map_head,
         map_scale=map_scale,
         fused=True,

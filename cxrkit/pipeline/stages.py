@@ -1,430 +1,391 @@
-"""The reproduction on one page: each stage loads its artifact or makes it, and makes first what it
-stands on (`dependencies`).
+"""Stages: the reproduction as one table. Each stage loads its artifact, or makes it.
+
+A `Stage` says which fields of the profile it reads, which stages it depends on, and what makes it.
+Keys, the plan, the cluster, "which lessons come before" and the command line all read `STAGES`. The
+key of an artifact is a hash of what its stage reads and of the keys' contents before it, so an
+ablation of a late stage reuses all that comes before it.
 """
 
-import hashlib
-from dataclasses import replace
+from __future__ import annotations
 
-import numpy as np
-import pandas as pd
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 from cxrkit.config import profiles
-from cxrkit.config.vocabulary import HAS, known
-from cxrkit.data import manifests, masked_images
-from cxrkit.data.datasets import parts as split_parts
-from cxrkit.explain import saliency_benchmark
+from cxrkit.config.sections import Profile
 from cxrkit.models import baselines
-from cxrkit.models.pretrained import imagenet_state
-from cxrkit.pipeline import task_data
-from cxrkit.pipeline.dependencies import settings, virtual
-from cxrkit.pipeline.task_data import cohort
-from cxrkit.shortcuts import marker_study, within_source
+from cxrkit.pipeline import keys, makers
+from cxrkit.pipeline.makers import StageInputs
 from cxrkit.storage.artifacts import Store
-from cxrkit.storage.atomic import write_json
-from cxrkit.tasks import contrastive, diagnosis, findings, reader_study, segmentation
-from cxrkit.tasks import severity as severity_module
-from cxrkit.training import checkpoint
-
-# DenseNet.start -> (profile, store) -> state dict of DenseNet features, or None for random weights
-STARTS = {
-    "random": lambda profile, store: None,
-    "imagenet": lambda profile, store: imagenet_state(),
-    "virtual": lambda profile, store: weights(backbone(virtual(profile), store)),
-}
 
 
-def weights(folder):
-    """State dict of a finished stage."""
-    return checkpoint.load_tensors(folder / "weights.safetensors")[0]
+@dataclass(frozen=True)
+class Need:
+    """An artifact that a stage depends on.
 
-
-def backbone(profile, store=None):
-    """The DenseNet that learnt the ten findings -> folder of the artifact (`findings.load`)."""
-    store = store or Store()
-    start = STARTS[known(profile.backbone.start, STARTS, "start of the backbone")]
-    own = replace(profile, variant=profiles.Variant())
-    return store.load_or_make(
-        "backbone",
-        settings(profile, "backbone"),
-        lambda folder: findings.make(
-            folder,
-            own,
-            task_data.for_task(profile, "findings", store),
-            store,
-            start(profile, store),
-        ),
-    )
-
-
-def trunk(profile, store=None):
-    """The ResNet of `profile.variant` that learnt the ten findings as the backbone does -> folder
-    of the artifact (`findings.load`).
+    Attributes:
+        role: the name under which `make` finds its folder.
+        stage: the stage that makes it.
+        profile: of that stage.
+        key: the name under which its settings enter the key; "" where another need implies them.
+        used: False for one that enters the key alone (a cohort, for a profile without one).
     """
-    store = store or Store()
-    own = replace(
-        profile, backbone_training=profile.variant.pretraining or profile.backbone_training
-    )
-    return store.load_or_make(
-        "trunk",
-        settings(profile, "trunk"),
-        lambda folder: findings.make(
-            folder,
-            own,
-            task_data.few(task_data.for_task(profile, "findings", store), profile),
-            store,
-        ),
-    )
+
+    role: str
+    stage: str
+    profile: Profile
+    key: str = ""
+    used: bool = True
 
 
-def contrast(profile, store=None):
-    """The model of `profile.variant` after SimCLR -> folder of the artifact
-    (`contrastive.weights`).
+@dataclass(frozen=True)
+class Stage:
+    """One step of the reproduction.
+
+    Attributes:
+        name: of the stage, and of the folders of its artifacts.
+        fields: what it reads of the profile, with dots that reach inside.
+        make: fills the folder of the artifact from the profile and the folders that it needs.
+        upstream: what it depends on, for a profile.
+        version: counts changes of its code that change its result.
     """
-    store = store or Store()
-    return store.load_or_make(
-        "contrastive",
-        settings(profile, "contrastive"),
-        lambda folder: contrastive.make(
-            folder,
-            profile,
-            task_data.few(task_data.for_task(profile, "findings", store), profile),
-            store,
-            features(profile, store),
-        ),
-    )
+
+    name: str
+    fields: tuple[str, ...]
+    make: Callable[[Path, Profile, StageInputs], Any]
+    upstream: Callable[[Profile], list[Need]]
+    version: int = 1
 
 
-# variant.start -> (profile, store) -> state dicts that the features of the model begin with
-FEATURES = {
-    "findings": lambda profile, store: (
-        weights((trunk if profile.variant.model in baselines.TRUNKS else backbone)(profile, store)),
-    ),
-    "imagenet": lambda profile, store: (
-        baselines.imagenet(profile.variant.model, profile.variant.layers, profile.backbone.stem),
-    ),
-    "random": lambda profile, store: (),
-}
+def virtual_profile(profile: Profile) -> Profile:
+    """The demo profile with the seed of this one: the start of models that begin "virtual"."""
+    return replace(profiles.demo(), seed=profile.seed)
 
 
-def features(profile, store=None):
-    """State dicts that a model begins with before its first diagnosis, in the order of
-    `networks.adopt`.
+# what stages depend on
 
-    Raises ValueError for an unknown start, or for a ViT that would start from findings: it has no
-    features to have learnt them.
+
+def _cohort(profile: Profile, key: str = "after cohort") -> Need:
+    return Need("cohort", "cohort", profile, key, used="virtual" in profile.manifests)
+
+
+def _feature_stage(profile: Profile) -> str | None:
+    """The stage whose weights the features of the variant start from; None = no stage."""
+    if profile.variant.initial_weights != "findings":
+        return None
+    if profile.variant.model in baselines.FEATURE_EXTRACTORS:
+        return "feature_extractor"
+    return "backbone"
+
+
+def nothing(profile: Profile) -> list[Need]:
+    """A stage that depends on no other."""
+    return []
+
+
+def needs_of_findings(profile: Profile) -> list[Need]:
+    """The feature extractor of a variant needs the images."""
+    return [_cohort(profile)]
+
+
+def needs_of_backbone(profile: Profile) -> list[Need]:
+    """The backbone needs the images, and may start from the backbone of the virtual hospitals."""
+    needs = [_cohort(profile)]
+    if profile.backbone.initial_weights == "virtual":
+        needs.append(Need("initial_weights", "backbone", virtual_profile(profile), "start"))
+    return needs
+
+
+def needs_of_contrastive(profile: Profile) -> list[Need]:
+    """SimCLR needs images, and features that learnt the findings where the variant has such."""
+    needs = [_cohort(profile)]
+    features = _feature_stage(profile)
+    if features:
+        needs.append(Need("features", features, profile, "start"))
+    return needs
+
+
+def _needs_of_initial_weights(profile: Profile, keyed: bool, virtual_key: str) -> list[Need]:
+    """What the first model of the diagnosis starts from.
+
+    Args:
+        profile: of the diagnosis.
+        keyed: False where the settings of another need imply the features' and SimCLR's.
+        virtual_key: name in the key of the model of the virtual hospitals; "" where it is implied.
     """
-    variant = profile.variant
-    if variant.model == "vit" and variant.start == "findings":
-        raise ValueError(
-            "the ViT reads pixels: it has no trunk that could have learnt the findings; start it "
-            "from imagenet or random"
-        )
-    return FEATURES[known(variant.start, FEATURES, "start of the features")](profile, store)
-
-
-def beginning(profile, store=None):
-    """`features`, and after SimCLR, where the variant has it, its weights; or the model of the
-    virtual hospitals (`Sources.virtual`).
-    """
+    needs = []
+    features = _feature_stage(profile)
+    if features == "backbone":
+        needs.append(Need("features", "backbone", profile))
+    elif features:
+        needs.append(Need("features", features, profile, "start" if keyed else ""))
+    if profile.variant.contrastive:
+        needs.append(Need("contrastive", "contrastive", profile, "contrastive" if keyed else ""))
     if profile.sources.virtual:
-        return (weights(transformer(virtual(profile), "PA", store)),)
-    own = features(profile, store)
-    return (
-        (*own, contrastive.weights(contrast(profile, store)))
-        if profile.variant.contrastive
-        else own
-    )
+        home = virtual_profile(profile)
+        needs.append(Need("virtual_model", "diagnosis_pa", home, virtual_key))
+    return needs
 
 
-def segmenter_films(profile, store=None):
-    """Films with a lung mask or a diagnosis: those without a mask can be abnormal films to learn
-    from (`lungs.roles`).
-    """
-    both = [task_data.for_task(profile, task, store) for task in ("lungs", "diagnosis")]
-    return pd.concat(both).drop_duplicates("path", ignore_index=True)
+def needs_of_diagnosis(profile: Profile) -> list[Need]:
+    """The diagnosis needs images, the backbone, and what the sources and the variant ask for."""
+    needs = [_cohort(profile, key=""), Need("backbone", "backbone", profile, "after backbone")]
+    needs += _needs_of_initial_weights(profile, keyed=True, virtual_key="begins as")
+    if dict(profile.sources.shares).get("virtual", 0):
+        needs.append(Need("virtual_cohort", "cohort", virtual_profile(profile), "virtual"))
+    if profile.sources.lungs_only:
+        needs.append(Need("segmenter", "segmenter", profile, "lungs"))
+    return needs
 
 
-def segmenter(profile, store=None):
-    """The lung segmenter, its teacher and two plain U-Nets -> folder of the artifact
-    (`lungs.load`).
-
-    Films without a mask take part as abnormal films, where profile.segmenter.abnormal asks for
-    them. With profile.segmenter.virtual the training films of the virtual hospitals teach beside
-    the profile's own.
-    """
-    store = store or Store()
-
-    def make(folder):
-        lent = (
-            split_parts(task_data.for_task(virtual(profile), "lungs", store))["train"]
-            if profile.segmenter.virtual
-            else None
-        )
-        segmentation.make(folder, profile, segmenter_films(profile, store), store, lent)
-
-    return store.load_or_make("segmenter", settings(profile, "segmenter"), make)
+def needs_of_view(profile: Profile) -> list[Need]:
+    """The model of one view: as the diagnosis, or a part of the model of both views."""
+    needs = needs_of_diagnosis(profile)
+    if profile.sources.joint_views:
+        needs.append(Need("joint", "diagnosis", profile, "both views"))
+    return needs
 
 
-def transformer(profile, view, store=None):
-    """The corpus ViT for the films of one view, "PA" or "AP" -> folder of the artifact
-    (`diagnosis.load`).
-    """
-    store = store or Store()
-    stage = f"diagnosis_{known(view, ('PA', 'AP'), 'view').lower()}"
-    if profile.sources.together:
-        return store.load_or_make(
-            stage,
-            settings(profile, stage),
-            lambda folder: diagnosis.take(folder, profile, view, both_views(profile, store)),
-        )
-
-    def make(folder):
-        own, lent = (diagnosis.of_view(part, view) for part in diagnosis_films(profile, store))
-        diagnosis.make(
-            folder, profile, task_data.few(own, profile), store, beginning(profile, store), lent
-        )
-
-    return store.load_or_make(stage, settings(profile, stage), make)
+def needs_of_segmenter(profile: Profile) -> list[Need]:
+    """The segmenter needs images, and those of the virtual hospitals where they train too."""
+    needs = [_cohort(profile)]
+    if profile.segmenter.virtual:
+        needs.append(Need("virtual_cohort", "cohort", virtual_profile(profile), "virtual"))
+    return needs
 
 
-def both_views(profile, store=None):
-    """The corpus ViT taught by PA and AP films together -> folder of the artifact.
-
-    With profile.folds every internal film is also judged by a model that never saw its patient, and
-    metrics.json holds the contrasts too (`contrasts.report`).
-    """
-    store = store or Store()
-
-    def make(folder):
-        films_of, lent = (task_data.few(part, profile) for part in diagnosis_films(profile, store))
-        result = diagnosis.make(folder, profile, films_of, store, beginning(profile, store), lent)
-        if not profile.folds or profile.variant.films:  # folds of a few films would say nothing
-            return
-        inner = films_of[~films_of["external"].astype(bool)].reset_index(drop=True)
-        folds = diagnosis.cross_validate(
-            folder, profile, inner, store, beginning(profile, store), lent
-        )
-        judged = pd.read_csv(folder / "predictions.csv", low_memory=False)
-        taught = pd.concat([split_parts(films_of)["train"], lent], ignore_index=True)
-        write_json(
-            folder / "metrics.json",
-            {**result, "contrasts": within_source.report(folds, judged, taught, profile, store)},
-        )
-
-    return store.load_or_make("diagnosis", settings(profile, "diagnosis"), make)
+def needs_of_severity(profile: Profile) -> list[Need]:
+    """Severity needs images, lungs, the backbone, and what its first weights come from."""
+    needs = [
+        _cohort(profile, key=""),
+        Need("backbone", "backbone", profile, "after backbone"),
+        Need("segmenter", "segmenter", profile, "after segmenter"),
+    ]
+    if profile.severity.virtual:
+        home = virtual_profile(profile)
+        return [*needs, Need("virtual_severity", "severity", home, "start")]
+    if profile.choices.severity_start == "classifier":  # its key holds what it began with
+        needs += _needs_of_initial_weights(profile, keyed=False, virtual_key="")
+        return [*needs, Need("classifier", "diagnosis_pa", profile, "start")]
+    return needs + _needs_of_initial_weights(profile, keyed=False, virtual_key="begins as")
 
 
-def diagnosis_films(profile, store=None):
-    """(films of the profile that have a diagnosis, those of profile.sources.aside external too;
-    films that the virtual hospitals lend).
-
-    Films of unknown view are left out, or kept (choice 19). With profile.sources.lungs_only all are
-    black outside of the lungs.
-    """
-    known_views, _ = manifests.select_views(
-        task_data.for_task(profile, "diagnosis", store), profile.choices
-    )
-    own = known_views.assign(
-        external=known_views["external"].astype(bool)
-        | known_views["dataset"].isin(profile.sources.aside)
-    )
-    # a patient in two sources
-    own = own[
-        own["external"] | ~own["group_id"].isin(own["group_id"][own["external"]])
-    ].reset_index(drop=True)
-    lends = dict(profile.sources.shares).get("virtual", 0) > 0
-    lent = (
-        split_parts(task_data.for_task(virtual(profile), "diagnosis", store))["train"]
-        if lends
-        else own[:0]
-    )
-    return (
-        (lungs_only(profile, own, store), lungs_only(profile, lent, store))
-        if profile.sources.lungs_only
-        else (own, lent)
-    )
+def needs_of_saliency(profile: Profile) -> list[Need]:
+    """The saliency benchmark needs both models, and images whose lesions are known."""
+    needs = [
+        Need("diagnosis_pa", "diagnosis_pa", profile, "after diagnosis_pa"),
+        Need("diagnosis_ap", "diagnosis_ap", profile, "after diagnosis_ap"),
+    ]
+    if "virtual" in profile.manifests:
+        needs.append(_cohort(profile, key=""))
+    else:
+        needs.append(Need("cohort", "cohort", virtual_profile(profile), "lesions"))
+    if profile.sources.lungs_only:
+        needs.append(Need("segmenter", "segmenter", profile))
+    return needs
 
 
-def lungs_only(profile, table, store=None):
-    """The table with films that are black outside of the lungs, made once (`audit.blacken`);
-    `origin` = the films as they came.
-
-    Lungs are the segmenter's, and those of virtual films the true ones. Raises ValueError where the
-    masks are padded.
-    """
-    if profile.choices.resize != "plain":
-        raise ValueError(
-            "lungs_only needs masks of the whole film: choices.resize must be 'plain', not "
-            f"{profile.choices.resize!r}"
-        )
-    store, real = store or Store(), table["dataset"] != "virtual"
-    drawn = table.assign(
-        lung_mask=table["lung_mask"].mask(real, masks(profile, table[real], store)["lung_mask"])
-    )
-    digest = hashlib.sha256("\n".join([*drawn["path"], *drawn["lung_mask"]]).encode()).hexdigest()
-    folder = store.load_or_make(
-        "blackened", {"films": digest}, lambda part: masked_images.blacken(part, drawn)
-    )
-    return drawn.assign(
-        origin=table["path"], path=[str(folder / f"{i}.png") for i in range(len(table))]
-    )
+def needs_of_marker_study(profile: Profile) -> list[Need]:
+    """The study runs on the virtual hospitals, whatever the profile."""
+    home = virtual_profile(profile)
+    return [
+        Need("cohort", "cohort", home, "films"),
+        Need("backbone", "backbone", home, "backbone"),
+    ]
 
 
-def masks(profile, table, store=None):
-    """The table with the lung masks that severity is pooled in: the segmenter's (section 3.3), or,
-    for films that have one and where profile.quantifier.masks is "drawn", the reader's.
-    """
-    store = store or Store()
-    missing = table["lung_mask"].isna() | (
-        known(profile.quantifier.masks, ("segmenter", "drawn"), "origin of masks") == "segmenter"
-    )
-    if not missing.any():
-        return table
-    rows = table[missing]
-    asked = {
-        "segmenter": settings(profile, "segmenter"),
-        "size": profile.image_size,
-        "resize": profile.choices.resize,
-        "films": hashlib.sha256("\n".join(rows["path"]).encode()).hexdigest(),
-    }
-    folder = store.load_or_make(
-        "masks",
-        asked,
-        lambda part: np.save(
-            part / "masks.npy",
-            severity_module.predicted_lungs(
-                segmentation.load(segmenter(profile, store), profile), rows, profile, store
-            ),
+# what stages read of a profile
+
+IMAGES = (
+    "manifests",
+    "external",
+    "max_images",
+    "seed",
+    "image_size",
+    "choices.resize",
+    "choices.order",
+    "choices.normalize",
+    "choices.augmentation",
+)
+MODEL = (
+    "variant.model",
+    "variant.initial_weights",
+    "variant.contrastive",
+    "variant.corpus",
+    "variant.zoom",
+    "variant.widths",
+    "variant.layers",
+    "variant.pretraining",
+    "variant.max_images",
+)
+FINDINGS = (
+    *IMAGES,
+    "sources.findings_datasets",
+    "backbone",
+    "backbone_training",
+    "choices.uncertain",
+    "choices.lr_decay",
+)
+DIAGNOSIS = (
+    *IMAGES,
+    *MODEL,
+    "transformer",
+    "transformer_training",
+    "choices.mlp_dim",
+    "choices.class_head",
+    "choices.threshold_from",
+    "choices.views",
+    "sources.shares",
+    "sources.class_mask",
+    "sources.joint_views",
+    "sources.virtual",
+    "sources.held_out",
+    "sources.lungs_only",
+)
+SEGMENTER = (
+    "manifests",
+    "external",
+    "max_images",
+    "seed",
+    "image_size",
+    "segmenter",
+    "segmenter_training",
+    "student_training",
+    "unet_training",
+)
+SEVERITY = (
+    *IMAGES,
+    *MODEL,
+    "folds",
+    "transformer",
+    "severity",
+    "severity_training",
+    "choices.mlp_dim",
+    "choices.brixia_threshold",
+    "choices.array_columns",
+    "choices.zone_height",
+    "choices.zone_origin",
+    "choices.lung_sides",
+    "choices.map_scale",
+    "choices.sigmoid",
+    "choices.severity_loss",
+    "choices.severity_score",
+    "choices.severity_start",
+    "variant.pooling",
+    "variant.sites",
+)
+
+_TABLE = (
+    Stage("cohort", ("seed", "cohort"), makers.make_cohort, nothing, version=2),
+    Stage("backbone", (*FINDINGS, "folds"), makers.make_backbone, needs_of_backbone),
+    Stage(
+        "feature_extractor",
+        (
+            *FINDINGS,
+            "variant.model",
+            "variant.widths",
+            "variant.layers",
+            "variant.pretraining",
+            "variant.max_images",
         ),
-    )
-    return table.assign(
-        lung_mask=table["lung_mask"].mask(
-            missing,
-            pd.Series([f"{folder / 'masks.npy'}#{i}" for i in range(len(rows))], index=rows.index),
-        )
-    )
-
-
-def severity(profile, store=None):
-    """The severity model of all views together -> folder of the artifact (`quantification.load`).
-
-    It starts from the severity model of the virtual hospitals, or from the backbone and, by choice
-    21, the PA classifier: the paper trains PA and AP together, its classifiers apart, and does not
-    say which of the two goes on. With profile.folds it is also cross-validated over all films
-    (`readers.study`).
-    """
-    store = store or Store()
-
-    def make(folder):
-        films_of = task_data.few(
-            severity_module.trained_at(severity_films(profile, store), profile.variant.sites),
-            profile,
-        )
-        aside = profile.quantifier.aside
-        films_of = masks(
-            profile, severity_module.set_aside(films_of, aside) if aside else films_of, store
-        )
-        start = severity_start(profile, store)
-        result = severity_module.make(folder, profile, films_of, store, start)
-        if profile.folds and not profile.variant.films:
-            write_json(
-                folder / "metrics.json",
-                {**result, "folds": reader_study.study(folder, profile, films_of, store, start)},
-            )
-
-    return store.load_or_make("severity", settings(profile, "severity"), make)
-
-
-def severity_films(profile, store=None):
-    """Films with known zones or Brixia scores; with profile.quantifier.diagnosed the training films
-    of the diagnosis that show COVID-19 teach beside them, marked `lent`, and test nothing.
-    """
-    own = task_data.for_task(profile, "severity", store)
-    if not profile.quantifier.diagnosed:
-        return own
-    lent = split_parts(task_data.for_task(profile, "diagnosis", store))["train"]
-    scored = lent[list(HAS["severity"])].notna().any(axis=1) & (lent["diagnosis"] == "covid19")
-    new = ~lent["path"].isin(own["path"]) & (lent["site"] != profile.quantifier.aside)
-    return pd.concat(
-        [own.assign(lent=False), lent[scored & new].assign(lent=True)], ignore_index=True
-    )
-
-
-def severity_start(profile, store=None):
-    """State dicts that the severity model begins with, in the order of `quantification.adopt`."""
-    if profile.quantifier.virtual:
-        return (weights(severity(virtual(profile), store)),)
-    classifier = (
-        (weights(transformer(profile, "PA", store)),)
-        if profile.choices.severity_start == "classifier"
-        else ()
-    )
-    return (*beginning(profile, store), *classifier)
-
-
-def exhibits(profile, store=None):
-    """Films with a diagnosis for the court: the profile's own, or, where nobody has drawn their
-    lesions, those of the virtual hospitals.
-
-    As the profile's diagnosis sees them (`lungs_only`; then those of test and external hospitals
-    alone), with their true lungs.
-    """
-    films_of = task_data.for_task(
-        profile if "virtual" in profile.manifests else virtual(profile), "diagnosis", store
-    )
-    if not profile.sources.lungs_only:
-        return films_of
-    judged = films_of[
-        films_of["external"].astype(bool) | (films_of["split"] == "test")
-    ].reset_index(drop=True)
-    return lungs_only(profile, judged, store).assign(lung_mask=judged["lung_mask"])
-
-
-def court(profile, store=None):
-    """Saliency methods judged on the corpus ViTs of both views -> folder with rows.csv, cascade.csv
-    and metrics.json (`court.make`).
-    """
-    store = store or Store()
-    return store.load_or_make(
-        "court",
-        settings(profile, "court"),
-        lambda folder: saliency_benchmark.make(
-            folder,
-            profile,
-            exhibits(profile, store),
-            {
-                view: diagnosis.load(transformer(profile, view, store), profile)
-                for view in ("PA", "AP")
-            },
-            store,
+        makers.make_feature_extractor,
+        needs_of_findings,
+    ),
+    Stage(
+        "contrastive",
+        (
+            *IMAGES,
+            *MODEL,
+            "sources.findings_datasets",
+            "backbone",
+            "transformer",
+            "choices.mlp_dim",
         ),
-    )
+        makers.make_contrastive,
+        needs_of_contrastive,
+    ),
+    # of both views; those of one view take their part of it where sources.joint_views says so
+    Stage("diagnosis", (*DIAGNOSIS, "folds"), makers.make_joint_diagnosis, needs_of_diagnosis),
+    Stage("diagnosis_pa", DIAGNOSIS, makers.make_diagnosis_pa, needs_of_view),
+    Stage("diagnosis_ap", DIAGNOSIS, makers.make_diagnosis_ap, needs_of_view),
+    Stage(
+        "saliency_benchmark",
+        ("saliency_images", "saliency_blocks"),
+        makers.make_saliency_benchmark,
+        needs_of_saliency,
+    ),
+    Stage("segmenter", SEGMENTER, makers.make_segmenter, needs_of_segmenter, version=2),
+    Stage("severity", SEVERITY, makers.make_severity, needs_of_severity),
+    Stage("marker_study", ("seed",), makers.make_marker_study, needs_of_marker_study),
+)
+STAGES = {stage.name: stage for stage in _TABLE}
 
 
-def dial(profile, store=None):
-    """The confound dial, on the virtual hospitals whatever the profile -> folder with dial.csv,
-    fixes.csv, metrics.json (`dial.make`).
+def stage_of(name: str) -> Stage:
+    """The stage of a name. Raises ValueError, with the known names, for another."""
+    if name not in STAGES:
+        raise ValueError(f"unknown stage {name!r}; known: {list(STAGES)}")
+    return STAGES[name]
+
+
+def settings(profile: Profile, name: str) -> dict[str, Any]:
+    """The nested dict of everything that a stage depends on; its hash is the key of the artifact.
+
+    Raises:
+        ValueError: the stage is unknown.
     """
-    store, home = store or Store(), virtual(profile)
-    return store.load_or_make(
-        "dial",
-        settings(profile, "dial"),
-        lambda folder: marker_study.make(
-            folder, home, cohort(home, store), findings.load(backbone(home, store), home), home.seed
-        ),
-    )
+    stage = stage_of(name)
+    found = {"recipe": stage.version, **keys.pick(profile, stage.fields)}
+    for need in stage.upstream(profile):
+        if need.key:
+            found[need.key] = settings(need.profile, need.stage)
+    return found
 
 
-MAKE = {  # stage -> (profile, store) -> folder of its artifact, made if it is missing
-    "cohort": lambda profile, store: cohort(profile, store).folder,
-    "backbone": backbone,
-    "trunk": trunk,
-    "contrastive": contrast,
-    "diagnosis": both_views,
-    "diagnosis_pa": lambda profile, store: transformer(profile, "PA", store),
-    "diagnosis_ap": lambda profile, store: transformer(profile, "AP", store),
-    "court": court,
-    "segmenter": segmenter,
-    "severity": severity,
-    "dial": dial,
-}
+def upstream(profile: Profile, name: str) -> list[tuple[str, Profile]]:
+    """The stages that a stage depends on: (stage, its profile), each once."""
+    found = []
+    for need in stage_of(name).upstream(profile):
+        step = (need.stage, need.profile)
+        if need.used and step not in found:
+            found.append(step)
+    return found
+
+
+def folder_of(profile: Profile, name: str, store: Store) -> Path:
+    """Where the artifact of a stage lies, or would lie."""
+    return store.folder(name, settings(profile, name))
+
+
+def is_done(profile: Profile, name: str, store: Store) -> bool:
+    """Whether the artifact of a stage is finished, here or at the address of the store."""
+    return store.has(name, settings(profile, name))
+
+
+def resolve(profile: Profile, name: str, store: Store | None = None) -> Path:
+    """The folder of the artifact of a stage.
+
+    Where it is missing, it is made, after what it depends on.
+
+    Args:
+        profile: what is run.
+        name: of the stage, a key of STAGES.
+        store: where artifacts lie; default `Store()`.
+
+    Raises:
+        ValueError: the stage is unknown, or cannot be made from the images of the profile.
+        RuntimeError: another process is making it.
+    """
+    stage, store = stage_of(name), store or Store()
+
+    def make(folder: Path) -> None:
+        folders = {
+            need.role: resolve(need.profile, need.stage, store)
+            for need in stage.upstream(profile)
+            if need.used
+        }
+        stage.make(folder, profile, StageInputs(store, folders))
+
+    return store.load_or_make(name, settings(profile, name), make)

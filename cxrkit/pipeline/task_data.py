@@ -1,132 +1,125 @@
-"""Which films a profile gives to which task: the tables of its datasets, one after another, with
-what must carry a label for the task.
+"""Task data: which images a profile gives to which task.
 
-For a trial of the machinery a few of them: `sample` by kind of film (`Profile.films`), `few` by
-split (`Variant.films`).
+The tables of its datasets one after another, with what must carry a label for the task. For a trial
+of the machinery a few of them: `subsample` by kind of image (`Profile.max_images`), `few` by split
+(`Variant.max_images`).
 """
 
+from __future__ import annotations
+
 from dataclasses import replace
+from pathlib import Path
 
 import pandas as pd
 
-from cxrkit.config import vocabulary
-from cxrkit.config.vocabulary import COLUMNS, FINDINGS, HAS, known
+from cxrkit.config.sections import Profile
+from cxrkit.config.vocabulary import COLUMNS, FEWEST, FINDINGS, HAS, known
 from cxrkit.data import images, manifests
-from cxrkit.pipeline.dependencies import settings
-from cxrkit.simulation import cohort as drawn_cohort
+from cxrkit.simulation.cohort import Cohort
 from cxrkit.storage.artifacts import Store
 
-
-def cohort(profile, store=None):
-    """The films of the virtual hospitals that the profile asks for, drawn once -> films.Films."""
-    store = store or Store()
-    folder = store.load_or_make(
-        "cohort",
-        settings(profile, "cohort"),
-        lambda part: drawn_cohort.draw(part, profile.cohort, profile.seed),
-    )
-    return drawn_cohort.Films(folder)
-
-
-# what a film must carry to serve a task, and the wards of the virtual hospitals that train for it
+# task -> what an image must carry, and the wards of the virtual hospitals that serve it
 TASKS = {
     "findings": ("findings", ("findings",)),
     "lungs": ("lungs", ("diagnosis", "severity")),
     "diagnosis": ("diagnosis", ("diagnosis",)),
     "severity": ("severity", ("severity",)),
 }
-
-
-def for_task(profile, task, store=None):
-    """Films of all datasets of the profile that serve `task` (a key of TASKS): DataFrame of
-    `schema.COLUMNS` and `external`.
-
-    Frontal films and those of unknown view; where a table is silent, a DICOM file is asked.
-    `external` marks the films of datasets and sites that no training may see. With profile.films a
-    `sample` of them. Raises ValueError for an unknown task.
-    """
-    store = store or Store()
-    what, wards = TASKS[known(task, TASKS, "task")]
-    parts = [
-        _virtual(profile, store, wards)
-        if name == "virtual"
-        else manifests.read(name, store.data, profile.choices)
-        for name in profile.manifests
-    ]
-    aside = [
-        part["dataset"].isin(profile.external) | part["site"].isin(profile.external)
-        for part in parts
-    ]
-    parts = [
-        part if "external" in part else part.assign(external=out) for part, out in zip(parts, aside)
-    ]
-    whole = pd.concat(parts, ignore_index=True)
-    taught = (
-        whole["dataset"].isin(profile.sources.findings)
-        if task == "findings" and profile.sources.findings
-        else True
-    )
-    whole = whole[whole[list(HAS[what])].notna().any(axis=1) & taught]
-    silent = whole["view"].isna() & whole["path"].str.endswith((".dcm", ".dicom"))
-    whole["view"] = whole["view"].mask(
-        silent, whole["path"].where(silent).map(images.view_of, na_action="ignore")
-    )
-    return sample(
-        manifests.select_views(whole, replace(profile.choices, views="all"))[0], profile, task
-    )
-
-
 KIND = ["dataset", "site", "external", "split", "view", "diagnosis"]
 
 
-def sample(table, profile, task):
-    """At most profile.films films of each KIND, drawn by the seed, from different patients where
-    there are so many; 0 = all of them.
+def images_for(
+    profile: Profile, task: str, store: Store, cohort: Path | None = None
+) -> pd.DataFrame:
+    """Images of all datasets of the profile that serve a task.
 
-    The findings need more: of every split as many patients with, and without, each finding as give
-    it an AUC (`findings.FEWEST`).
+    Frontal images and those of unknown view; where a table is silent, a DICOM file is asked. With
+    `profile.max_images` a `subsample` of them.
+
+    Args:
+        profile: its `manifests` name the datasets.
+        task: a key of TASKS.
+        store: knows where real images lie.
+        cohort: folder of the cohort, for a profile with virtual images.
+
+    Returns:
+        Table of `vocabulary.COLUMNS` and `external`, which marks the images of datasets and sites
+        that no training may see.
+
+    Raises:
+        ValueError: the task is unknown.
     """
-    if not profile.films:
-        return table
-    drawn = table.sample(frac=1, random_state=profile.seed)
-    # one film of each patient before any second one
-    drawn = drawn.iloc[drawn.groupby("group_id").cumcount().argsort(kind="stable")]
-    taken = drawn.groupby(KIND, dropna=False).cumcount() < profile.films
-    for name in FINDINGS if task == "findings" else ():
-        taken |= drawn[name].notna() & (
-            drawn.groupby(["external", "split", name], dropna=False).cumcount() < vocabulary.FEWEST
-        )
-    return table[taken.sort_index()].reset_index(drop=True)
+    what, wards = TASKS[known(task, TASKS, "task")]
+    parts = []
+    for name in profile.manifests:
+        if name == "virtual":
+            parts.append(_virtual_images(cohort, wards))
+        else:
+            part = manifests.read_manifest(name, store.data, profile.choices)
+            parts.append(_mark_external(part, profile))
+    whole = pd.concat(parts, ignore_index=True)
+    serving = whole[list(HAS[what])].notna().any(axis=1)
+    if task == "findings" and profile.sources.findings_datasets:
+        serving &= whole["dataset"].isin(profile.sources.findings_datasets)
+    whole = whole[serving]
+    silent = whole["view"].isna() & whole["path"].str.endswith((".dcm", ".dicom"))
+    asked = whole["path"].where(silent).map(images.view_of, na_action="ignore")
+    whole["view"] = whole["view"].mask(silent, asked)
+    frontal, _ = manifests.select_views(whole, replace(profile.choices, views="all"))
+    return subsample(frontal, profile, task)
 
 
-def _virtual(profile, store, wards):
-    """Films of the drawn cohort in the form of `manifest.read`, with the columns that only virtual
-    films have.
-    """
-    drawn = cohort(profile, store)
-    rows = drawn.table[drawn.table["ward"].isin(wards)]
-    placed = {
-        column: [str(drawn.folder / path) for path in rows[column]]
+def _mark_external(part: pd.DataFrame, profile: Profile) -> pd.DataFrame:
+    """The table with `external`: datasets and sites that the profile holds out."""
+    if "external" in part:
+        return part
+    held_out = part["dataset"].isin(profile.external) | part["site"].isin(profile.external)
+    return part.assign(external=held_out)
+
+
+def _virtual_images(folder: Path | None, wards: tuple[str, ...]) -> pd.DataFrame:
+    """Images of a cohort in the form of `read_manifest`, with the columns that they alone have."""
+    if folder is None:
+        raise ValueError("a profile with virtual images needs the folder of its cohort")
+    cohort = Cohort(folder)
+    rows = cohort.table[cohort.table["ward"].isin(wards)]
+    paths = {
+        column: [str(cohort.folder / path) for path in rows[column]]
         for column in ("path", "lung_mask", "lesion_mask")
     }
-    rows = rows.assign(dataset="virtual", external=rows["external"].astype(bool), **placed)
+    rows = rows.assign(dataset="virtual", external=rows["external"].astype(bool), **paths)
     return rows.reindex(columns=list(dict.fromkeys([*COLUMNS, *rows])))
 
 
-def few(table, profile):
-    """At most `variant.films` films of each split and of the external hospitals, drawn by the seed;
-    0 = all of them.
+def subsample(table: pd.DataFrame, profile: Profile, task: str) -> pd.DataFrame:
+    """At most `profile.max_images` images of each KIND; 0 = all of them.
+
+    Drawn by the seed, from different patients where there are so many. The findings need more: of
+    every split as many patients with, and without, each finding as give it an AUC (FEWEST).
     """
-    if not profile.variant.films:
+    most = profile.max_images
+    if not most:
         return table
-    parts = table.groupby(
-        [
-            table["external"].astype(bool),
-            table["split"].where(~table["external"].astype(bool), "external"),
-        ]
-    )
-    drawn = [
-        part.sample(min(profile.variant.films, len(part)), random_state=profile.seed)
-        for _, part in parts
-    ]
+    drawn = table.sample(frac=1, random_state=profile.seed)
+    # one image of each patient before any second one
+    drawn = drawn.iloc[drawn.groupby("group_id").cumcount().argsort(kind="stable")]
+    taken = drawn.groupby(KIND, dropna=False).cumcount() < most
+    if task == "findings":
+        for name in FINDINGS:
+            of_kind = drawn.groupby(["external", "split", name], dropna=False).cumcount()
+            taken |= drawn[name].notna() & (of_kind < FEWEST)
+    return table[taken.sort_index()].reset_index(drop=True)
+
+
+def few(table: pd.DataFrame, profile: Profile) -> pd.DataFrame:
+    """At most `variant.max_images` images of each split and of the external hospitals; 0 = all.
+
+    Drawn by the seed.
+    """
+    most = profile.variant.max_images
+    if not most:
+        return table
+    external = table["external"].astype(bool)
+    groups = table.groupby([external, table["split"].where(~external, "external")])
+    drawn = [part.sample(min(most, len(part)), random_state=profile.seed) for _, part in groups]
     return pd.concat(drawn).sort_index().reset_index(drop=True)

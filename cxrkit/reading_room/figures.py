@@ -1,46 +1,84 @@
-"""Panels: the pictures of the reading room, `draw(room, State(...))` -> Figure; widgets, lessons
-and tests call this one function.
+"""The figures of the reading room: `draw_panel(room, PanelState(...))` -> Figure.
 
-S px of a film as shown, s px as the models see it, h w grid of the corpus.
+Widgets, lessons and tests call this one function. S px of an image as shown, h w grid of the
+corpus, L blocks, N heads.
 """
 
+from __future__ import annotations
+
 import html
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 
 from cxrkit.config.vocabulary import DIAGNOSES, FINDINGS, known
-from cxrkit.data import lung_zones
-from cxrkit.data import preprocessing as preprocessing_module
+from cxrkit.data import lung_zones, preprocessing
 from cxrkit.evaluation import overlap
 from cxrkit.reading_room.layout import (
     FOOT,
-    PEN,
     SIDE,
-    Sheet,
-    bars,
-    enlarged,
-    frame,
-    over,
-    squares,
-    tinted,
+    TITLE,
+    PanelLayout,
+    blend,
+    enlarge_cells,
+    enlarge_mask,
+    frame_cell,
+    plot_probabilities,
 )
-from cxrkit.reading_room.state import alike, rezone
-from cxrkit.viz.style import BLUE, GREEN, ORANGE, RED, SKY, finding_names, outline, show_zones
+from cxrkit.reading_room.state import rezone, token_similarity
+from cxrkit.viz.style import (
+    BLUE,
+    GREEN,
+    ORANGE,
+    RED,
+    SKY,
+    figure_style,
+    finding_names,
+    outline_mask,
+    show_zones,
+)
 
-NAMES = dict(zip(DIAGNOSES, ("normal", "other infection", "COVID-19"), strict=True))
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from cxrkit.reading_room.state import Prediction, Room, Sample, Truth
+
+DIAGNOSIS_NAMES = {
+    "normal": "normal",
+    "other_infection": "other infection",
+    "covid19": "COVID-19",
+}
+COVERED = 0.01  # share of a zone from which a lesion counts as in it
+MAX_VISITS = 4  # of one patient, in one figure
+MAX_HEADS = 3  # of a block, in one figure
 
 
 @dataclass(frozen=True)
-class State:
-    """What the controls of the room stand at."""
+class PanelState:
+    """Which panel is shown of which sample, and with which settings.
+
+    Attributes:
+        panel: a key of PANELS.
+        sample: a name in `room.samples`; "" = the first one.
+        edit: a key of EDITS.
+        truth: whether the truth is shown.
+        cell: the framed cell, (row, column) in the grid of the corpus.
+        finding: a name in FINDINGS.
+        disease: a name in DIAGNOSES.
+        layer: number of a block, from 0.
+        threshold: of the contours of severity.
+        lines: the two lines between zones, as shares of the lungs' height.
+    """
 
     panel: str = "severity"
-    film: str = ""  # a name in room.cases
+    sample: str = ""
     edit: str = "nothing"
     truth: bool = False
-    cell: tuple[int, int] = (3, 2)  # row, column in the grid of the corpus
+    cell: tuple[int, int] = (3, 2)
     finding: str = "opacity"
     disease: str = "covid19"
     layer: int = 0
@@ -48,196 +86,224 @@ class State:
     lines: tuple[float, float] = lung_zones.CUTS
 
 
-def preprocessing(room, state, case, reading, truth):
-    """The film, equalised, blurred, and as small as the models see it."""
-    sheet = Sheet(case, "Preprocessing: what the models see", 4)
-    equal = preprocessing_module.equalize(reading.shown)
-    steps = {
-        "film": reading.shown,
-        "equalised": equal,
-        "blurred 3x3": preprocessing_module.blur(equal),
-        f"{len(reading.seen)} px": reading.seen,
-    }
-    for axis, (name, image) in zip(sheet.axes, steps.items(), strict=True):
-        sheet.film(axis, image, name)
-    return sheet
+@dataclass(frozen=True)
+class Scene:
+    """What a panel is drawn from.
 
-
-def the_findings(room, state, case, reading, truth):
-    """Ten probabilities, and where the chosen finding is."""
-    k = FINDINGS.index(state.finding)
-    sheet = Sheet(case, f"Findings: {finding_names()[k]}", 2, extra=6.6)
-    sheet.film(sheet.axes[0], reading.shown, "film")
-    over(sheet, sheet.axes[1], reading.shown, reading.finding_maps[k], finding_names()[k], truth)
-    sheet.bar("magma", 0, 1, "probability in a cell (0 to 1)")
-    names = [
-        f"{name} (present)" if truth and truth.findings[i] == 1 else name
-        for i, name in enumerate(finding_names())
-    ]
-    bars(
-        sheet.place(sheet.right + 2.7, FOOT, 3.5, SIDE),
-        names,
-        reading.findings,
-        [ORANGE if i == k else BLUE for i in range(len(names))],
-    )
-    return sheet
-
-
-def the_lungs(room, state, case, reading, truth):
-    """The segmenter's lungs, and a reader's."""
-    drawn = truth is not None and truth.lungs is not None
-    sheet = Sheet(case, "Lungs, drawn by the segmenter", 3 if drawn else 2)
-    large = enlarged(reading.lungs, reading.shown)
-    sheet.film(sheet.axes[0], reading.shown, "film")
-    sheet.film(sheet.axes[1], reading.shown, "patient's right blue, left orange")
-    for side, colour in zip(lung_zones.sides(large), (SKY, ORANGE), strict=True):
-        outline(sheet.axes[1], side, colour)
-    if drawn:
-        sheet.film(
-            sheet.axes[2], reading.shown, f"true lungs: Dice {overlap.dice(truth.lungs, large):.2f}"
-        )
-        outline(sheet.axes[2], truth.lungs, GREEN)
-    return sheet
-
-
-def tokens(room, state, case, reading, truth):
-    """Which cells are alike to the framed one, before the first block and after the last."""
-    sheet = Sheet(case, "Tokens: how alike is every cell to the framed one?", 3)
-    sheet.film(sheet.axes[0], reading.shown, "the framed cell")
-    heat = alike(reading.tokens[[0, -1]], state.cell, room.grid)
-    for axis, part, name in zip(
-        sheet.axes[1:],
-        heat,
-        ("as it goes in", f"after {len(reading.tokens) - 1} blocks"),
-        strict=True,
-    ):
-        sheet.film(
-            axis, tinted(reading.shown, squares(part, reading.shown), "PuOr_r", -1, 1, 0.65), name
-        )
-    frame(sheet.axes, state.cell, room.grid, len(reading.shown))
-    sheet.bar("PuOr_r", -1, 1, "cosine (-1 to 1)")
-    return sheet
-
-
-def attention(room, state, case, reading, truth):
-    """Where the framed cell looks in one block: up to three heads, and the mean of all."""
-    layer = min(state.layer, len(reading.attention) - 1)
-    heads = reading.attention[layer]  # (N, T, T)
-    # (N, h*w), 1 = an even share
-    rows = heads[:, 1 + state.cell[0] * room.grid[1] + state.cell[1], 1:] * heads.shape[-1]
-    top = max(float(rows.max()), 2.0)
-    pictures = {
-        **{f"head {i + 1}": row for i, row in enumerate(rows[:3])},
-        f"mean of {len(rows)} heads": rows.mean(0),
-    }
-    sheet = Sheet(
-        case, f"Attention in block {layer + 1}: where does the framed cell look?", 1 + len(pictures)
-    )
-    sheet.film(sheet.axes[0], reading.shown, "the framed cell")
-    for axis, (name, row) in zip(sheet.axes[1:], pictures.items(), strict=True):
-        sheet.film(
-            axis,
-            tinted(
-                reading.shown,
-                squares(row.reshape(room.grid), reading.shown),
-                "viridis",
-                0,
-                top,
-                0.65,
-            ),
-            name,
-        )
-    frame(sheet.axes, state.cell, room.grid, len(reading.shown))
-    sheet.bar("viridis", 0, top, "times an even share")
-    return sheet
-
-
-def relevance(room, state, case, reading, truth):
-    """What each cell contributed to each diagnosis, on one scale."""
-    layer = min(state.layer, len(reading.attention) - 1)
-    heat = room.relevance(case, state.edit, state.cell, layer)
-    sheet = Sheet(case, f"Relevance from block {layer + 1} up", 4)
-    sheet.film(sheet.axes[0], reading.shown, "film")
-    top = max(float(heat.max()), 1e-12)
-    for axis, part, name, p in zip(
-        sheet.axes[1:], heat, NAMES.values(), reading.diagnosis, strict=True
-    ):
-        over(sheet, axis, reading.shown, part / top, f"{name}: {p:.2f}", truth)
-    sheet.bar("magma", 0, 1, "0 to the largest of the three")
-    return sheet
-
-
-def the_severity(room, state, case, reading, truth):
-    """The severity map, its contours, and the six zones."""
-    title = f"Severity {reading.severity:.1f} of 6" + (
-        f", true {np.nansum(truth.array):.0f}" if known_array(truth) else ""
-    )
-    sheet = Sheet(case, title, 3)
-    film, contour, zone = sheet.axes
-    lung = enlarged(reading.lungs, reading.shown)
-    large = (
-        cv2.resize(reading.severity_map, reading.shown.shape, interpolation=cv2.INTER_LINEAR) * lung
-    )
-    sheet.film(film, tinted(reading.shown, large, "magma", 0, 1, np.where(lung, 0.65, 0.0)), "map")
-    sheet.film(contour, reading.shown, f"contours at {state.threshold:.2f}")
-    for points in lung_zones.contours(large, lung, state.threshold):
-        contour.plot(*points.T, color=RED, linewidth=2)
-    if truth and truth.lesion is not None:
-        outline(contour, truth.lesion, SKY)
-    show_zones(
-        zone, reading.shown, lung_zones.zones(lung[None], room.profile.choices)[0], reading.array
-    )
-    zone.set_title("six values", **PEN)
-    sheet.bar("magma", 0, 1, "likelihood of disease (0 to 1)")
-    return sheet
-
-
-def lines(room, state, case, reading, truth):
-    """The zones as the paper cuts them, and with lines of one's own."""
-    sheet = Sheet(case, "Whoever moves the lines moves the score", 3)
-    choices, large = room.profile.choices, reading.shown
-    sheet.film(sheet.axes[0], large, "film")
-    for axis, cuts, name in zip(
-        sheet.axes[1:],
-        (lung_zones.CUTS, state.lines),
-        ("the paper's lines", "your lines"),
-        strict=True,
-    ):
-        zones, array = rezone(reading, cuts, choices)
-        zones = np.array([[enlarged(zone, large) for zone in pair] for pair in zones])
-        show_zones(axis, large, zones, array)
-        words = f"{name}: {array.sum():.1f}"
-        if truth and truth.lesion is not None:
-            outline(axis, truth.lesion, "white")
-            words += f", true {(lung_zones.coverage(truth.lesion, zones) >= 0.01).sum()}"
-        axis.set_title(words, **PEN)
-    return sheet
-
-
-def prediction(room, state, case, reading, truth):
-    """Three probabilities, before and after an edit, their thresholds, and how often such a
-    probability is right.
+    Attributes:
+        room: the models.
+        state: the settings.
+        sample: the chosen sample.
+        prediction: for the sample after the edit.
+        truth: None where it is not shown.
     """
-    sheet = Sheet(case, f"Prediction ({case.view} model)", 1, extra=11.2)
-    sheet.film(sheet.axes[0], reading.shown, "film" if state.edit == "nothing" else state.edit)
-    axis = sheet.place(sheet.right + 1.7, FOOT, 3.6, SIDE - 0.3)
-    names = [
-        f"{name} (true)" if truth and truth.diagnosis == key else name
-        for key, name in NAMES.items()
-    ]
-    bars(axis, names, reading.diagnosis, [BLUE] * len(names))
-    for i, threshold in enumerate(room.thresholds(case.view).values()):
+
+    room: Room
+    state: PanelState
+    sample: Sample
+    prediction: Prediction
+    truth: Truth | None
+
+    @property
+    def true_lesion(self) -> np.ndarray | None:
+        """The lesion mask, where it is known and shown."""
+        return self.truth.lesion_mask if self.truth else None
+
+    @property
+    def layer(self) -> int:
+        """The chosen block, or the last one that there is."""
+        return min(self.state.layer, len(self.prediction.attention) - 1)
+
+
+def _has_known_zones(truth: Truth | None) -> bool:
+    """Whether the truth is shown and all six zones are known."""
+    return truth is not None and not np.isnan(truth.severity_array).any()
+
+
+def _draw_preprocessing(scene: Scene) -> PanelLayout:
+    """The image, equalised, blurred, and as small as the models see it."""
+    layout = PanelLayout(scene.sample, "Preprocessing: what the models see", 4)
+    image, model_input = scene.prediction.image, scene.prediction.model_input
+    equal = preprocessing.equalize(image)
+    steps = {
+        "film": image,
+        "equalised": equal,
+        "blurred 3x3": preprocessing.blur(equal),
+        f"{len(model_input)} px": model_input,
+    }
+    for axis, (name, step) in zip(layout.axes, steps.items(), strict=True):
+        layout.show_image(axis, step, name)
+    return layout
+
+
+def _draw_findings(scene: Scene) -> PanelLayout:
+    """Ten probabilities, and where the chosen finding is."""
+    prediction, truth = scene.prediction, scene.truth
+    chosen = FINDINGS.index(scene.state.finding)
+    name = finding_names()[chosen]
+    layout = PanelLayout(scene.sample, f"Findings: {name}", 2, extra=6.6)
+    first, second = layout.axes
+    layout.show_image(first, prediction.image, "film")
+    layout.show_map(second, prediction.image, prediction.finding_maps[chosen], name, truth)
+    layout.add_scale("magma", 0, 1, "probability in a cell (0 to 1)")
+    names, colours = [], []
+    for i, label in enumerate(finding_names()):
+        present = truth is not None and truth.findings[i] == 1
+        names.append(f"{label} (present)" if present else label)
+        colours.append(ORANGE if i == chosen else BLUE)
+    axis = layout.add_axes(layout.right + 2.7, FOOT, 3.5, SIDE)
+    plot_probabilities(axis, names, prediction.findings, colours)
+    return layout
+
+
+def _draw_lungs(scene: Scene) -> PanelLayout:
+    """The lungs of the segmenter, and the true ones."""
+    image = scene.prediction.image
+    true_mask = scene.truth.lung_mask if scene.truth else None
+    layout = PanelLayout(
+        scene.sample, "Lungs, drawn by the segmenter", 2 if true_mask is None else 3
+    )
+    mask = enlarge_mask(scene.prediction.lung_mask, image)  # (S, S)
+    layout.show_image(layout.axes[0], image, "film")
+    layout.show_image(layout.axes[1], image, "patient's right blue, left orange")
+    for side, colour in zip(lung_zones.sides(mask), (SKY, ORANGE), strict=True):
+        outline_mask(layout.axes[1], side, colour)
+    if true_mask is not None:
+        title = f"true lungs: Dice {overlap.dice(true_mask, mask):.2f}"
+        layout.show_image(layout.axes[2], image, title)
+        outline_mask(layout.axes[2], true_mask, GREEN)
+    return layout
+
+
+def _draw_tokens(scene: Scene) -> PanelLayout:
+    """How similar every cell is to the framed one, before the first block and after the last."""
+    image, tokens = scene.prediction.image, scene.prediction.tokens
+    cell, grid = scene.state.cell, scene.room.grid
+    layout = PanelLayout(scene.sample, "Tokens: how alike is every cell to the framed one?", 3)
+    layout.show_image(layout.axes[0], image, "the framed cell")
+    similarity = token_similarity(tokens[[0, -1]], cell, grid)  # (2, h, w)
+    names = ("as it goes in", f"after {len(tokens) - 1} blocks")
+    for axis, values, name in zip(layout.axes[1:], similarity, names, strict=True):
+        mixed = blend(image, enlarge_cells(values, image), "PuOr_r", -1, 1, 0.65)
+        layout.show_image(axis, mixed, name)
+    frame_cell(layout.axes, cell, grid, len(image))
+    layout.add_scale("PuOr_r", -1, 1, "cosine (-1 to 1)")
+    return layout
+
+
+def _draw_attention(scene: Scene) -> PanelLayout:
+    """Where the framed cell attends to in one block: up to three heads, and the mean of all."""
+    image, grid = scene.prediction.image, scene.room.grid
+    row, column = scene.state.cell
+    heads = scene.prediction.attention[scene.layer]  # (N, T, T)
+    token = 1 + row * grid[1] + column  # the class token comes first
+    shares = heads[:, token, 1:] * heads.shape[-1]  # (N, h*w), 1 = an even share
+    top = max(float(shares.max()), 2.0)
+    maps = {f"head {i + 1}": share for i, share in enumerate(shares[:MAX_HEADS])}
+    maps[f"mean of {len(shares)} heads"] = shares.mean(0)
+    title = f"Attention in block {scene.layer + 1}: where does the framed cell look?"
+    layout = PanelLayout(scene.sample, title, 1 + len(maps))
+    layout.show_image(layout.axes[0], image, "the framed cell")
+    for axis, (name, share) in zip(layout.axes[1:], maps.items(), strict=True):
+        values = enlarge_cells(share.reshape(grid), image)  # (S, S)
+        layout.show_image(axis, blend(image, values, "viridis", 0, top, 0.65), name)
+    frame_cell(layout.axes, scene.state.cell, grid, len(image))
+    layout.add_scale("viridis", 0, top, "times an even share")
+    return layout
+
+
+def _draw_relevance(scene: Scene) -> PanelLayout:
+    """What each cell contributed to each diagnosis, on one scale."""
+    state, prediction = scene.state, scene.prediction
+    maps = scene.room.relevance(scene.sample, state.edit, state.cell, scene.layer)  # (3, h, w)
+    layout = PanelLayout(scene.sample, f"Relevance from block {scene.layer + 1} up", 4)
+    layout.show_image(layout.axes[0], prediction.image, "film")
+    top = max(float(maps.max()), 1e-12)
+    for i, name in enumerate(DIAGNOSIS_NAMES.values()):
+        title = f"{name}: {prediction.diagnosis[i]:.2f}"
+        axis = layout.axes[1 + i]
+        layout.show_map(axis, prediction.image, maps[i] / top, title, scene.truth)
+    layout.add_scale("magma", 0, 1, "0 to the largest of the three")
+    return layout
+
+
+def _enlarged_severity(prediction: Prediction) -> tuple[np.ndarray, np.ndarray]:
+    """Lungs, bool (S, S), and the severity map (S, S) in them."""
+    lungs = enlarge_mask(prediction.lung_mask, prediction.image)
+    size = prediction.image.shape[::-1]
+    return lungs, cv2.resize(prediction.severity_map, size) * lungs  # bilinear
+
+
+def _draw_contours(
+    axis: Axes, severity_map: np.ndarray, lungs: np.ndarray, threshold: float
+) -> None:
+    for points in lung_zones.contours(severity_map, lungs, threshold):
+        axis.plot(*points.T, color=RED, linewidth=2)
+
+
+def _draw_severity(scene: Scene) -> PanelLayout:
+    """The severity map, its contours, and the six zones."""
+    prediction, threshold = scene.prediction, scene.state.threshold
+    title = f"Severity {prediction.severity:.1f} of 6"
+    if _has_known_zones(scene.truth):
+        title += f", true {np.nansum(scene.truth.severity_array):.0f}"
+    layout = PanelLayout(scene.sample, title, 3)
+    heat, contour, zone = layout.axes
+    image = prediction.image
+    lungs, severity_map = _enlarged_severity(prediction)
+    opacity = np.where(lungs, 0.65, 0.0)
+    layout.show_image(heat, blend(image, severity_map, "magma", 0, 1, opacity), "map")
+    layout.show_image(contour, image, f"contours at {threshold:.2f}")
+    _draw_contours(contour, severity_map, lungs, threshold)
+    if scene.true_lesion is not None:
+        outline_mask(contour, scene.true_lesion, SKY)
+    zones = lung_zones.zones(lungs[None], scene.room.profile.choices)[0]  # (3, 2, S, S)
+    show_zones(zone, image, zones, prediction.severity_array)
+    zone.set_title("six values", **TITLE)
+    layout.add_scale("magma", 0, 1, "likelihood of disease (0 to 1)")
+    return layout
+
+
+def _draw_zone_lines(scene: Scene) -> PanelLayout:
+    """The zones as the paper cuts them, and with lines of one's own."""
+    image, choices = scene.prediction.image, scene.room.profile.choices
+    layout = PanelLayout(scene.sample, "Whoever moves the lines moves the score", 3)
+    layout.show_image(layout.axes[0], image, "film")
+    lines = {"the paper's lines": lung_zones.CUTS, "your lines": scene.state.lines}
+    for axis, (name, cuts) in zip(layout.axes[1:], lines.items(), strict=True):
+        small, array = rezone(scene.prediction, cuts, choices)
+        zones = np.zeros((3, 2, *image.shape), bool)
+        for row, column in np.ndindex(3, 2):
+            zones[row, column] = enlarge_mask(small[row, column], image)
+        show_zones(axis, image, zones, array)
+        title = f"{name}: {array.sum():.1f}"
+        if scene.true_lesion is not None:
+            outline_mask(axis, scene.true_lesion, "white")
+            covered = lung_zones.coverage(scene.true_lesion, zones) >= COVERED
+            title += f", true {covered.sum()}"
+        axis.set_title(title, **TITLE)
+    return layout
+
+
+def _draw_diagnosis_bars(scene: Scene, axis: Axes) -> None:
+    """Probabilities of the three diagnoses with thresholds, and those before the edit."""
+    prediction, state, room = scene.prediction, scene.state, scene.room
+    names = []
+    for key, name in DIAGNOSIS_NAMES.items():
+        is_true = scene.truth is not None and scene.truth.diagnosis == key
+        names.append(f"{name} (true)" if is_true else name)
+    plot_probabilities(axis, names, prediction.diagnosis, [BLUE] * len(names))
+    for i, threshold in enumerate(room.thresholds(scene.sample.view).values()):
         axis.plot(
-            [threshold] * 2,
+            [threshold, threshold],
             [i - 0.45, i + 0.45],
             color="black",
             linewidth=2.5,
             label="threshold" if i == 0 else None,
         )
     if state.edit != "nothing":
-        before = room.read(case).diagnosis
         axis.plot(
-            before,
+            room.predict(scene.sample).diagnosis,
             range(len(names)),
             "D",
             color=ORANGE,
@@ -246,123 +312,133 @@ def prediction(room, state, case, reading, truth):
             label="unedited film",
         )
     axis.legend(loc="lower right", fontsize=10, frameon=False, bbox_to_anchor=(1.0, 1.0), ncols=2)
-    use = sheet.place(sheet.right + 7.2, FOOT, SIDE, SIDE - 0.3)
-    table, p = (
-        room.calibration(case.view, state.disease),
-        reading.diagnosis[DIAGNOSES.index(state.disease)],
-    )
-    use.plot([0, 1], [0, 1], color="0.6", linestyle="--")
-    use.plot(table["predicted"], table["observed"], "o-", color=BLUE, markersize=9)
-    use.axvline(p, color=RED, linewidth=3)
-    within = min(int(p * len(table["n"])), len(table["n"]) - 1)
-    use.set(
+
+
+def _draw_calibration(scene: Scene, axis: Axes) -> None:
+    """How often images have the chosen diagnosis where the model predicts it as it does here."""
+    disease = scene.state.disease
+    table = scene.room.calibration(scene.sample.view, disease)
+    p = scene.prediction.diagnosis[DIAGNOSES.index(disease)]
+    axis.plot([0, 1], [0, 1], color="0.6", linestyle="--")
+    axis.plot(table["predicted"], table["observed"], "o-", color=BLUE, markersize=9)
+    axis.axvline(p, color=RED, linewidth=3)
+    axis.set(
         xlim=(0, 1),
         ylim=(0, 1),
-        xlabel=f"model says {NAMES[state.disease]}",
+        xlabel=f"model says {DIAGNOSIS_NAMES[disease]}",
         ylabel="share that has it",
     )
-    said = (
-        f"{table['observed'][within]:.0%} of {table['n'][within]} such films"
-        if table["n"][within]
-        else "no such films"
-    )
-    use.set_title(f"{p:.2f} here (red): {said}\nof other hospitals have it", fontsize=12)
-    return sheet
+    bins = len(table["n"])
+    within = min(int(p * bins), bins - 1)
+    record = "no such films"
+    if table["n"][within]:
+        record = f"{table['observed'][within]:.0%} of {table['n'][within]} such films"
+    axis.set_title(f"{p:.2f} here (red): {record}\nof other hospitals have it", fontsize=12)
 
 
-def follow_up(room, state, case, reading, truth):
-    """The patient's films with their contours, and severity over time: a ring marks a change that
-    is more than noise.
-    """
-    visits = room.visits(case)[:4]
-    sheet = Sheet(case, "Follow-up, films without edits", len(visits), extra=6.0)
-    readings = [room.read(visit) for visit in visits]
-    for axis, visit, one in zip(sheet.axes, visits, readings, strict=True):
-        lung = enlarged(one.lungs, one.shown)
-        sheet.film(
-            axis,
-            one.shown,
-            f"{visit.name.split(', ', 1)[1]}"
-            + (" (chosen)" if visit is case and len(visits) > 1 else ""),
-        )
-        for points in lung_zones.contours(
-            cv2.resize(one.severity_map, one.shown.shape) * lung, lung, state.threshold
-        ):
-            axis.plot(*points.T, color=RED, linewidth=2)
-    axis = sheet.place(sheet.right + 1.0, FOOT + 0.1, 4.8, SIDE - 0.3)
-    score, at = np.array([one.severity for one in readings]), np.arange(1, len(visits) + 1)
+def _draw_prediction(scene: Scene) -> PanelLayout:
+    """Three probabilities, before and after an edit, and how often such a probability is right."""
+    state, sample = scene.state, scene.sample
+    layout = PanelLayout(sample, f"Prediction ({sample.view} model)", 1, extra=11.2)
+    title = "film" if state.edit == "nothing" else state.edit
+    layout.show_image(layout.axes[0], scene.prediction.image, title)
+    bars = layout.add_axes(layout.right + 1.7, FOOT, 3.6, SIDE - 0.3)
+    _draw_diagnosis_bars(scene, bars)
+    calibration = layout.add_axes(layout.right + 7.2, FOOT, SIDE, SIDE - 0.3)
+    _draw_calibration(scene, calibration)
+    return layout
+
+
+def _draw_course(scene: Scene, axis: Axes, visits: list[Sample], score: np.ndarray) -> None:
+    """Severity over time: a ring marks a change that exceeds noise."""
+    limit = scene.room.noise_limit()
+    at = np.arange(1, len(visits) + 1)
     axis.plot(at, score, "o-", color=BLUE, markersize=10, label="read")
-    moved = 1 + np.where(np.abs(np.diff(score)) > room.noise())[0]
+    changed = 1 + np.where(np.abs(np.diff(score)) > limit)[0]
     axis.plot(
-        at[moved],
-        score[moved],
+        at[changed],
+        score[changed],
         "o",
         markersize=20,
         markerfacecolor="none",
         markeredgecolor=RED,
         markeredgewidth=2.5,
     )
-    if known_array(truth):
-        axis.plot(
-            at,
-            [room.truth(visit).array.sum() for visit in visits],
-            "s--",
-            color="0.4",
-            markersize=8,
-            label="true",
-        )
+    if _has_known_zones(scene.truth):
+        true = [scene.room.truth(visit).severity_array.sum() for visit in visits]
+        axis.plot(at, true, "s--", color="0.4", markersize=8, label="true")
     axis.set(xticks=at, ylim=(-0.4, 6.4), xlabel="visit", ylabel="severity (0-6)")
-    axis.set_title(
-        f"ring: moved by more than {room.noise():.1f}"
-        if len(visits) > 1
-        else "no other film of this patient",
-        fontsize=12,
-    )
+    title = f"ring: moved by more than {limit:.1f}"
+    if len(visits) == 1:
+        title = "no other film of this patient"
+    axis.set_title(title, fontsize=12)
     axis.legend(frameon=False, fontsize=11)
-    return sheet
 
 
-PANELS = {
-    "preprocessing": preprocessing,
-    "findings": the_findings,
-    "lungs": the_lungs,
-    "tokens": tokens,
-    "attention": attention,
-    "relevance": relevance,
-    "severity": the_severity,
-    "zone lines": lines,
-    "prediction": prediction,
-    "follow-up": follow_up,
+def _draw_follow_up(scene: Scene) -> PanelLayout:
+    """The images of a patient with their contours, and severity over time."""
+    visits = scene.room.visits(scene.sample)[:MAX_VISITS]
+    title = "Follow-up, films without edits"
+    layout = PanelLayout(scene.sample, title, len(visits), extra=6.0)
+    predictions = [scene.room.predict(visit) for visit in visits]
+    for axis, visit, prediction in zip(layout.axes, visits, predictions, strict=True):
+        lungs, severity_map = _enlarged_severity(prediction)
+        name = visit.name.split(", ", 1)[1]
+        if visit is scene.sample and len(visits) > 1:
+            name += " (chosen)"
+        layout.show_image(axis, prediction.image, name)
+        _draw_contours(axis, severity_map, lungs, scene.state.threshold)
+    axis = layout.add_axes(layout.right + 1.0, FOOT + 0.1, 4.8, SIDE - 0.3)
+    score = np.array([prediction.severity for prediction in predictions])
+    _draw_course(scene, axis, visits, score)
+    return layout
+
+
+PANELS: dict[str, Callable[[Scene], PanelLayout]] = {
+    "preprocessing": _draw_preprocessing,
+    "findings": _draw_findings,
+    "lungs": _draw_lungs,
+    "tokens": _draw_tokens,
+    "attention": _draw_attention,
+    "relevance": _draw_relevance,
+    "severity": _draw_severity,
+    "zone lines": _draw_zone_lines,
+    "prediction": _draw_prediction,
+    "follow-up": _draw_follow_up,
 }
 
 
-def known_array(truth):
-    """Does anyone know all six zones?"""
-    return truth is not None and not np.isnan(truth.array).any()
+@figure_style()
+def draw_panel(room: Room, state: PanelState) -> Figure:
+    """The figure of a panel.
+
+    Args:
+        room: holds the samples and the models.
+        state: what to show.
+
+    Raises:
+        ValueError: the panel, the sample or the edit is unknown; the message lists the known ones.
+    """
+    name = state.sample or next(iter(room.samples))
+    sample = room.samples[known(name, room.samples, "film")]
+    prediction = room.predict(sample, state.edit, state.cell)
+    draw = PANELS[known(state.panel, PANELS, "panel")]
+    truth = room.truth(sample) if state.truth else None
+    return draw(Scene(room, state, sample, prediction, truth)).figure
 
 
-def draw(room, state):
-    """The figure of a state. Raises ValueError for an unknown panel, film or edit."""
-    case = room.cases[known(state.film or next(iter(room.cases)), room.cases, "film")]
-    reading = room.read(case, state.edit, state.cell)
-    sheet = PANELS[known(state.panel, PANELS, "panel")](
-        room, state, case, reading, room.truth(case) if state.truth else None
-    )
-    return sheet.figure
-
-
-def summary(room, state):
-    """The prediction of a film in one line of HTML."""
-    case = room.cases[state.film]
-    reading = room.read(case, state.edit, state.cell)
-    best = int(reading.diagnosis.argmax())
-    words = f"<b>{list(NAMES.values())[best]} {reading.diagnosis[best]:.2f}</b>, severity {reading.severity:.1f} of 6 ({case.view} model)"
-    notes = "".join(
-        f" &middot; {html.escape(note)}" for note in case.notes if case.origin == "yours"
-    )
-    far = (
-        " &middot; these models were trained on virtual films alone"
-        if case.origin != "virtual" and room.virtual
-        else ""
-    )
-    return words + far + notes
+def summarise(room: Room, state: PanelState) -> str:
+    """The prediction for a sample in one line of HTML."""
+    sample = room.samples[state.sample]
+    prediction = room.predict(sample, state.edit, state.cell)
+    best = int(prediction.diagnosis.argmax())
+    name = list(DIAGNOSIS_NAMES.values())[best]
+    parts = [
+        f"<b>{name} {prediction.diagnosis[best]:.2f}</b>, severity {prediction.severity:.1f} of 6 "
+        f"({sample.view} model)"
+    ]
+    if sample.origin != "virtual" and room.is_virtual:
+        parts.append("these models were trained on virtual films alone")
+    if sample.origin == "uploaded":
+        parts += [html.escape(note) for note in sample.notes]
+    return " &middot; ".join(parts)

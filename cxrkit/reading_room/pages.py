@@ -1,14 +1,19 @@
-"""Pages: the reading room and the quiz, controls around `panels.draw` and `quiz.mark`, for
-JupyterLab and, without code, for Voila.
+"""The pages of the reading room and of the quiz: controls around `draw_panel` and `grade_answer`.
 
-Nothing but ipywidgets: the cells to click are buttons laid over the film, so that the keyboard
-reaches them as well.
+They work in JupyterLab and, without code, in Voila, and consist of ipywidgets alone: the cells to
+click are buttons over the image, so that the keyboard reaches them as well.
 """
 
+from __future__ import annotations
+
+import contextlib
 import gc
 import html
 import re
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import ipywidgets
 
@@ -16,18 +21,34 @@ from cxrkit import NOTICE
 from cxrkit.config.vocabulary import FINDINGS
 from cxrkit.data.lung_zones import ZONE_NAMES
 from cxrkit.reading_room import figures, layout, quiz
-from cxrkit.reading_room.edits import EDITS
+from cxrkit.reading_room.edits import EDITS, asks_for_cell
 from cxrkit.viz import style
 
-WIDE = {"description_width": "initial"}
-PAGE = """<style>
-.cxr-room, .cxr-room label, .cxr-room span, .cxr-room select, .cxr-room button {font-size: 16px}
-.cxr-room button:focus-visible, .cxr-room select:focus-visible, .cxr-room input:focus-visible {outline: 3px solid #D55E00}
-.cxr-cells button {background: transparent; border: 1px solid rgba(255, 255, 255, .25); padding: 0; min-width: 0}
-.cxr-cells button:hover, .cxr-cells button:focus-visible {background: rgba(240, 228, 66, .35)}
-.cxr-cells button.mod-warning {background: transparent !important; border: 3px solid #F0E442}
+if TYPE_CHECKING:
+    from cxrkit.reading_room.state import Room
+
+WIDE = {"description_width": "initial"}  # shows a long description whole
+WRAPPED = {"flex_flow": "row wrap", "align_items": "center"}
+NATURAL = {"max_width": "100%", "align_self": "flex-start"}  # an image at its own size
+PICKER_SIZE = 384  # px of the image whose cells are clicked
+QUIZ_IMAGE_SIZE = 512  # px
+SAVED_DPI = 160  # twice that of the page
+NOTHING = "nothing"  # no second sample to compare with, no edit
+MIME = {"png": "image/png", "svg": "image/svg+xml"}
+CSS = f"""<style>
+.cxr-room, .cxr-room label, .cxr-room span, .cxr-room select, .cxr-room button {{font-size: 16px}}
+.cxr-room button:focus-visible, .cxr-room select:focus-visible,
+.cxr-room input:focus-visible {{outline: 3px solid {style.RED}}}
+.cxr-cells button {{
+  background: transparent; border: 1px solid rgba(255, 255, 255, .25); padding: 0; min-width: 0
+}}
+.cxr-cells button:hover, .cxr-cells button:focus-visible {{background: rgba(240, 228, 66, .35)}}
+.cxr-cells button.mod-warning {{
+  background: transparent !important; border: 3px solid {style.YELLOW}
+}}
 </style>"""
-KNOBS = {
+# controls that only some panels have, in the order in which the page shows them
+PANEL_CONTROLS = {
     "findings": ("finding",),
     "tokens": ("row", "column"),
     "attention": ("row", "column", "layer"),
@@ -37,410 +58,470 @@ KNOBS = {
     "prediction": ("disease",),
     "follow-up": ("threshold", "visit"),
 }
-SAID = [(words, name) for name, words in figures.NAMES.items()]
-NATURAL = {"max_width": "100%", "align_self": "flex-start"}  # an image at its own size
-PATCH = 384  # px of the film whose cells are clicked
+OWN_CONTROLS = tuple(dict.fromkeys(name for names in PANEL_CONTROLS.values() for name in names))
+DIAGNOSIS_OPTIONS = [(text, name) for name, text in figures.DIAGNOSIS_NAMES.items()]
 
 
-def _failure(error):
-    return f"<b style='color:{style.RED}'>{html.escape(str(error) or type(error).__name__)}</b>"
+def _error_text(error: Exception) -> str:
+    text = html.escape(str(error) or type(error).__name__)
+    return f"<b style='color:{style.RED}'>{text}</b>"
 
 
-def _choose(what, options, value):
-    return ipywidgets.Dropdown(options=options, value=value, description=what, style=WIDE)
+def _dropdown(label: str, options: Sequence, value: Any) -> ipywidgets.Dropdown:
+    return ipywidgets.Dropdown(options=options, value=value, description=label, style=WIDE)
 
 
-def _slide(what, value, low, high, step=1):
+def _slider(
+    label: str, value: float, low: float, high: float, step: float = 1
+) -> ipywidgets.IntSlider | ipywidgets.FloatSlider:
     kind = ipywidgets.IntSlider if step == 1 else ipywidgets.FloatSlider
     return kind(
         value=value,
         min=low,
         max=high,
         step=step,
-        description=what,
+        description=label,
         continuous_update=False,
         style=WIDE,
     )
 
 
-def cell_buttons(grid, chosen):
-    """A button for each cell, to be laid over a film of PATCH px; `chosen(row, column)` is called
-    by a click or the Enter key.
+def _set_visible(widget: ipywidgets.DOMWidget, visible: bool) -> None:
+    widget.layout.display = None if visible else "none"
+
+
+def cell_buttons(grid: tuple[int, int], choose: Callable[[int, int], None]) -> ipywidgets.GridBox:
+    """A button for each cell, to lie over an image of PICKER_SIZE px.
+
+    Args:
+        grid: rows and columns (h, w).
+        choose: called with (row, column) by a click or the Enter key.
     """
     h, w = grid
     fill = {"width": "auto", "height": "auto", "margin": "0"}
-    buttons = [
-        ipywidgets.Button(tooltip=f"cell in row {i // w + 1}, column {i % w + 1}", layout=fill)
-        for i in range(h * w)
-    ]
-    for i, button in enumerate(buttons):
-        button.on_click(lambda _, i=i: chosen(i // w, i % w))
-    return ipywidgets.GridBox(
+
+    def button(row: int, column: int) -> ipywidgets.Button:
+        tooltip = f"cell in row {row + 1}, column {column + 1}"
+        cell = ipywidgets.Button(tooltip=tooltip, layout=fill)
+        cell.on_click(lambda _: choose(row, column))
+        return cell
+
+    buttons = [button(row, column) for row in range(h) for column in range(w)]
+    box = ipywidgets.GridBox(
         buttons,
         layout={
-            "width": f"{PATCH}px",
-            "height": f"{PATCH}px",
-            "margin": f"-{PATCH}px 0 0 0",
+            "width": f"{PICKER_SIZE}px",
+            "height": f"{PICKER_SIZE}px",
+            "margin": f"-{PICKER_SIZE}px 0 0 0",
             "grid_gap": "0",
             "overflow": "hidden",
             "grid_template_columns": f"repeat({w}, 1fr)",
             "grid_template_rows": f"repeat({h}, 1fr)",
         },
-    ).add_class("cxr-cells")
+    )
+    return box.add_class("cxr-cells")
 
 
 class ReadingRoom:
-    """The page over `room.Room`: `page` is the widget; `knobs` {name: control}, `picture`,
-    `beside`, `message` and `summary` its parts.
+    """The page over a `Room`.
+
+    Args:
+        room: the models and the samples.
+        start: where the controls stand at first.
+
+    Attributes:
+        page: the whole widget.
+        controls: name -> control.
+        picture: the figure.
+        beside: the figure of a second sample.
+        message: errors.
+        summary: the prediction in one line.
     """
 
-    def __init__(self, room, start=None):
-        self.room, self.quiet = room, False
-        self.knobs = self._knobs(start or figures.State())
-        self.picture, self.beside = (
-            ipywidgets.Image(format="jpeg", layout=NATURAL) for _ in range(2)
-        )
-        self.message, self.summary, self.saved = (
-            ipywidgets.HTML(),
-            ipywidgets.HTML(),
-            ipywidgets.HTML(),
-        )
-        self.film = ipywidgets.Image(
-            format="jpeg",
-            width=PATCH,
-            height=PATCH,
-            layout={"width": f"{PATCH}px", "height": f"{PATCH}px"},
-        )
-        self.cells = cell_buttons(room.grid, self.frame)
-        self.page = self._page()
-        for name, knob in self.knobs.items():
-            knob.observe(lambda change, name=name: self._changed(name), names="value")
+    def __init__(self, room: Room, start: figures.PanelState | None = None) -> None:
+        self.room = room
+        self.silent = False  # whether changes of controls are ignored
+        self.controls = self._make_controls(start or figures.PanelState())
+        self.picture = ipywidgets.Image(format="jpeg", layout=NATURAL)
+        self.beside = ipywidgets.Image(format="jpeg", layout=NATURAL)
+        self.message = ipywidgets.HTML()
+        self.summary = ipywidgets.HTML()
+        self.saved = ipywidgets.HTML()
+        self.cells = cell_buttons(room.grid, self.frame_cell)
+        self.picker_image, self.picker = self._make_picker()
+        self.page = self._make_page()
+        for name, control in self.controls.items():
+            control.observe(lambda _, name=name: self._on_change(name), names="value")
         self.draw()
         gc.collect()
         # models and libraries stay: searching them for garbage took half a second, now and then,
         # under a moving slider
         gc.freeze()
 
-    def _knobs(self, start):
-        """Every control by name, standing where the state says."""
-        names, blocks, (h, w) = (
-            list(self.room.cases),
-            len(self.room.models["PA"].transformer.blocks),
-            self.room.grid,
+    def _make_controls(self, start: figures.PanelState) -> dict[str, ipywidgets.DOMWidget]:
+        """Every control by name, with the value that the state says."""
+        names = list(self.room.samples)
+        blocks = len(self.room.models["PA"].transformer.blocks)
+        h, w = self.room.grid
+        row, column = start.cell
+        panel = ipywidgets.ToggleButtons(
+            options=list(figures.PANELS), value=start.panel, style={"button_width": "auto"}
+        )
+        truth = ipywidgets.Checkbox(value=start.truth, description="show the truth", indent=False)
+        findings = list(zip(style.finding_names(), FINDINGS, strict=True))
+        lines = ipywidgets.FloatRangeSlider(
+            value=start.lines,
+            min=0.1,
+            max=0.95,
+            step=0.01,
+            description="lines at",
+            style=WIDE,
+            continuous_update=False,
+            readout_format=".2f",
         )
         return {
-            "panel": ipywidgets.ToggleButtons(
-                options=list(figures.PANELS), value=start.panel, style={"button_width": "auto"}
-            ),
-            "film": _choose("film", names, start.film or names[0]),
-            "beside": _choose("compare with", ["nothing", *names], "nothing"),
-            "edit": _choose("edit", list(EDITS), start.edit),
-            "truth": ipywidgets.Checkbox(
-                value=start.truth, description="show the truth", indent=False
-            ),
-            "finding": _choose(
-                "finding", list(zip(style.finding_names(), FINDINGS, strict=True)), start.finding
-            ),
-            "disease": _choose("diagnosis", SAID, start.disease),
-            "row": _slide("row", start.cell[0] + 1, 1, h),
-            "column": _slide("column", start.cell[1] + 1, 1, w),
-            "layer": _slide("block", start.layer + 1, 1, blocks),
-            "visit": _slide("visit", 1, 1, 4),
-            "threshold": _slide("threshold", start.threshold, 0.05, 0.95, 0.05),
-            "lines": ipywidgets.FloatRangeSlider(
-                value=start.lines,
-                min=0.1,
-                max=0.95,
-                step=0.01,
-                description="lines at",
-                style=WIDE,
-                continuous_update=False,
-                readout_format=".2f",
-            ),
+            "panel": panel,
+            "sample": _dropdown("film", names, start.sample or names[0]),
+            "beside": _dropdown("compare with", [NOTHING, *names], NOTHING),
+            "edit": _dropdown("edit", list(EDITS), start.edit),
+            "truth": truth,
+            "finding": _dropdown("finding", findings, start.finding),
+            "disease": _dropdown("diagnosis", DIAGNOSIS_OPTIONS, start.disease),
+            "row": _slider("row", row + 1, 1, h),
+            "column": _slider("column", column + 1, 1, w),
+            "layer": _slider("block", start.layer + 1, 1, blocks),
+            "visit": _slider("visit", 1, 1, figures.MAX_VISITS),
+            "threshold": _slider("threshold", start.threshold, 0.05, 0.95, 0.05),
+            "lines": lines,
         }
 
-    def _page(self):
-        knobs = self.knobs
+    def _make_picker(self) -> tuple[ipywidgets.Image, ipywidgets.VBox]:
+        """The image whose cells are clicked, and the box that holds it."""
+        side = f"{PICKER_SIZE}px"
+        image = ipywidgets.Image(
+            format="jpeg",
+            width=PICKER_SIZE,
+            height=PICKER_SIZE,
+            layout={"width": side, "height": side},
+        )
+        text = ipywidgets.HTML("Click a cell, or use the sliders:")
+        wide = {"min_width": f"{PICKER_SIZE + 20}px", "overflow": "hidden"}
+        return image, ipywidgets.VBox([text, image, self.cells], layout=wide)
+
+    def _make_list_row(self) -> ipywidgets.HBox:
+        """The list of samples between two buttons, and what is done with the chosen one."""
+        buttons = []
+        for sign, word, steps in (("<", "previous", -1), (">", "next", 1)):
+            button = ipywidgets.Button(
+                description=sign, tooltip=f"{word} film", layout={"width": "44px"}
+            )
+            button.on_click(lambda _, steps=steps: self.turn(steps))
+            buttons.append(button)
+        before, after = buttons
+        controls = self.controls
+        row = [before, controls["sample"], after]
+        row += [controls[name] for name in ("beside", "edit", "truth")]
+        return ipywidgets.HBox(row, layout=WRAPPED)
+
+    def _make_file_row(self) -> ipywidgets.HBox:
+        """Controls that read an image from a file and save a figure to one."""
         self.upload = ipywidgets.FileUpload(
             accept=".png,.jpg,.jpeg,.tif,.tiff,.dcm",
             multiple=False,
             description="your film",
             tooltip="PNG, JPEG, TIFF or DICOM; it stays on this computer's kernel",
         )
+        self.upload.observe(self._on_upload, names="value")
         self.view = ipywidgets.Dropdown(
             options=["PA", "AP"], description="its view", style=WIDE, layout={"width": "130px"}
         )
         self.kind = ipywidgets.Dropdown(
-            options=["png", "svg"], description="save as", style=WIDE, layout={"width": "150px"}
+            options=list(MIME), description="save as", style=WIDE, layout={"width": "150px"}
         )
         self.save_button = ipywidgets.Button(
             description="save the picture", icon="download", layout={"width": "auto"}
         )
-        self.upload.observe(
-            lambda change: change["new"] and self._uploaded(change["new"][0]), names="value"
-        )
         self.save_button.on_click(lambda _: self.save())
-        before, after = (
-            ipywidgets.Button(description=sign, tooltip=f"{which} film", layout={"width": "44px"})
-            for sign, which in (("<", "previous"), (">", "next"))
-        )
-        before.on_click(lambda _: self.turn(-1))
-        after.on_click(lambda _: self.turn(1))
-        wrap = {"flex_flow": "row wrap", "align_items": "center"}
-        self.asked = ipywidgets.HBox(
-            [knobs[n] for n in dict.fromkeys(sum(KNOBS.values(), ()))], layout=wrap
-        )
-        self.patch = ipywidgets.VBox(
-            [ipywidgets.HTML("Click a cell, or use the sliders:"), self.film, self.cells],
-            layout={"min_width": f"{PATCH + 20}px", "overflow": "hidden"},
-        )
+        row = [self.upload, self.view, self.kind, self.save_button, self.saved]
+        return ipywidgets.HBox(row, layout=WRAPPED)
+
+    def _make_page(self) -> ipywidgets.VBox:
+        own_controls = [self.controls[name] for name in OWN_CONTROLS]
         page = ipywidgets.VBox(
             [
-                ipywidgets.HTML(PAGE),
-                ipywidgets.HBox(
-                    [
-                        before,
-                        knobs["film"],
-                        after,
-                        *(knobs[name] for name in ("beside", "edit", "truth")),
-                    ],
-                    layout=wrap,
-                ),
-                knobs["panel"],
-                self.asked,
+                ipywidgets.HTML(CSS),
+                self._make_list_row(),
+                self.controls["panel"],
+                ipywidgets.HBox(own_controls, layout=WRAPPED),
                 self.summary,
                 self.message,
-                ipywidgets.HBox([self.picture, self.patch], layout={"flex_flow": "row wrap"}),
+                ipywidgets.HBox([self.picture, self.picker], layout={"flex_flow": "row wrap"}),
                 self.beside,
-                ipywidgets.HBox(
-                    [self.upload, self.view, self.kind, self.save_button, self.saved], layout=wrap
-                ),
+                self._make_file_row(),
                 ipywidgets.HTML(f"<i>{NOTICE}</i>"),
             ]
         )
         return page.add_class("cxr-room")
 
     @property
-    def state(self):
-        """Where the controls stand, as `panels.State`."""
-        value = {name: knob.value for name, knob in self.knobs.items()}
-        return figures.State(
-            value["panel"],
-            value["film"],
-            value["edit"],
-            value["truth"],
-            (value["row"] - 1, value["column"] - 1),
-            value["finding"],
-            value["disease"],
-            value["layer"] - 1,
-            value["threshold"],
-            value["lines"],
+    def state(self) -> figures.PanelState:
+        """What the controls say."""
+        value = {name: control.value for name, control in self.controls.items()}
+        return figures.PanelState(
+            panel=value["panel"],
+            sample=value["sample"],
+            edit=value["edit"],
+            truth=value["truth"],
+            cell=(value["row"] - 1, value["column"] - 1),
+            finding=value["finding"],
+            disease=value["disease"],
+            layer=value["layer"] - 1,
+            threshold=value["threshold"],
+            lines=value["lines"],
         )
 
-    def turn(self, steps):
-        """Go on in the list of films, round and round: JupyterLab keeps the arrow keys of a list
-        for itself, a button it leaves alone.
-        """
-        names = list(self.room.cases)
-        self.knobs["film"].value = names[
-            (names.index(self.knobs["film"].value) + steps) % len(names)
-        ]
-
-    def frame(self, row, column):
-        """Frame a cell, as a click on it does."""
-        self.quiet = True
-        self.knobs["row"].value, self.knobs["column"].value = row + 1, column + 1
-        self.quiet = False
-        self.draw()
-
-    def _changed(self, name):
-        if self.quiet:
-            return
-        if name in ("film", "visit"):
-            self._follow(name)
-        self.draw()
-
-    def _follow(self, name):
-        """The slider of visits and the list of films say the same."""
-        visits = self.room.visits(self.room.cases[self.knobs["film"].value])
-        self.quiet = True
-        if name == "visit":
-            self.knobs["film"].value = visits[min(self.knobs["visit"].value, len(visits)) - 1].name
-        else:
-            self.knobs["visit"].max = max(len(visits), 1)
-            self.knobs["visit"].value = 1 + [visit.name for visit in visits].index(
-                self.knobs["film"].value
-            )
-        self.quiet = False
-
-    def draw(self):
-        """Show what the controls say; an exception appears above the picture, which stays."""
+    @contextlib.contextmanager
+    def _silently(self) -> Iterator[None]:
+        """Inside, controls change without a new figure for each."""
+        self.silent = True
         try:
-            state, other = self.state, self.knobs["beside"].value
-            self.picture.value = layout.picture(figures.draw(self.room, state))
-            self.beside.value = (
-                layout.picture(figures.draw(self.room, replace(state, film=other)))
-                if other != "nothing"
-                else b""
-            )
-            self.beside.layout.display = None if other != "nothing" else "none"
-            self.summary.value = (
-                f"<span style='font-size:20px'>{figures.summary(self.room, state)}</span>"
-            )
+            yield
+        finally:
+            self.silent = False
+
+    def turn(self, steps: int) -> None:
+        """Go forward or back in the list of samples, from its end to its start.
+
+        JupyterLab keeps the arrow keys of a list for itself; it leaves a button alone.
+        """
+        names = list(self.room.samples)
+        at = names.index(self.controls["sample"].value)
+        self.controls["sample"].value = names[(at + steps) % len(names)]
+
+    def frame_cell(self, row: int, column: int) -> None:
+        """Frame a cell, as a click on it does."""
+        with self._silently():
+            self.controls["row"].value = row + 1
+            self.controls["column"].value = column + 1
+        self.draw()
+
+    def _on_change(self, name: str) -> None:
+        if self.silent:
+            return
+        if name == "visit":
+            self._sample_of_visit()
+        elif name == "sample":
+            self._visit_of_sample()
+        self.draw()
+
+    def _visits(self) -> list[str]:
+        """Names of all samples of the chosen patient."""
+        sample = self.room.samples[self.controls["sample"].value]
+        return [visit.name for visit in self.room.visits(sample)]
+
+    def _sample_of_visit(self) -> None:
+        """The list follows the slider of visits."""
+        visits = self._visits()
+        number = min(self.controls["visit"].value, len(visits))
+        with self._silently():
+            self.controls["sample"].value = visits[number - 1]
+
+    def _visit_of_sample(self) -> None:
+        """The slider of visits follows the list."""
+        visits = self._visits()
+        with self._silently():
+            self.controls["visit"].max = max(len(visits), 1)
+            self.controls["visit"].value = 1 + visits.index(self.controls["sample"].value)
+
+    def draw(self) -> None:
+        """Show what the controls say; an exception appears above the figure, which stays."""
+        try:
+            state = self.state
+            self.picture.value = layout.to_bytes(figures.draw_panel(self.room, state))
+            self._draw_beside(state)
+            summary = figures.summarise(self.room, state)
+            self.summary.value = f"<span style='font-size:20px'>{summary}</span>"
             self.message.value = ""
-            self._place(state)
+            self._show_controls(state)
         except Exception as error:
             # shown to the reader: a widget that fails in silence looks frozen
-            self.message.value = _failure(error)
+            self.message.value = _error_text(error)
 
-    def _place(self, state):
-        """Controls that the panel does not ask for go; the cells show the film and which one is
-        framed.
+    def _draw_beside(self, state: figures.PanelState) -> None:
+        """Show the same panel of the second sample, if one is chosen."""
+        other = self.controls["beside"].value
+        content = b""
+        if other != NOTHING:
+            figure = figures.draw_panel(self.room, replace(state, sample=other))
+            content = layout.to_bytes(figure)
+        self.beside.value = content
+        _set_visible(self.beside, other != NOTHING)
+
+    def _show_controls(self, state: figures.PanelState) -> None:
+        """Show the controls that the panel has, and the cells where one can be chosen."""
+        shown = PANEL_CONTROLS.get(state.panel, ())
+        for name in OWN_CONTROLS:
+            _set_visible(self.controls[name], name in shown)
+        has_cells = "row" in shown or asks_for_cell(state.edit)
+        _set_visible(self.picker, has_cells)
+        if not has_cells:
+            return
+        sample = self.room.samples[state.sample]
+        image = self.room.predict(sample, state.edit, state.cell).image
+        self.picker_image.value = layout.thumbnail(image, PICKER_SIZE)
+        row, column = state.cell
+        framed = row * self.room.grid[1] + column
+        for i, button in enumerate(self.cells.children):
+            button.button_style = "warning" if i == framed else ""
+
+    def _on_upload(self, change: dict[str, Any]) -> None:
+        if change["new"]:
+            self._add_file(change["new"][0])
+
+    def _add_file(self, file: dict[str, Any]) -> None:
+        """Put an uploaded file on the list and show it.
+
+        Args:
+            file: `name` and `content`, as FileUpload gives them.
         """
-        asked = KNOBS.get(state.panel, ())
-        for name in dict.fromkeys(sum(KNOBS.values(), ())):
-            self.knobs[name].layout.display = None if name in asked else "none"
-        clicks = "row" in asked or "cell" in state.edit
-        self.patch.layout.display = None if clicks else "none"
-        if clicks:
-            self.film.value = layout.thumbnail(
-                self.room.read(self.room.cases[state.film], state.edit, state.cell).shown, PATCH
-            )
-            at = state.cell[0] * self.room.grid[1] + state.cell[1]
-            for i, button in enumerate(self.cells.children):
-                button.button_style = "warning" if i == at else ""
-
-    def _uploaded(self, file):
         try:
-            case = self.room.upload(file["name"], bytes(file["content"]), self.view.value)
-            self.quiet, names = True, list(self.room.cases)
-            for knob, before in ((self.knobs["film"], []), (self.knobs["beside"], ["nothing"])):
-                kept, knob.options = knob.value, [*before, *names]
-                knob.value = kept
-            self.knobs["truth"].value = False
-            self.quiet = False
-            self.knobs["film"].value = case.name
+            content = bytes(file["content"])
+            sample = self.room.upload(file["name"], content, self.view.value)
+            with self._silently():
+                self._extend_lists()
+                self.controls["truth"].value = False
+            self.controls["sample"].value = sample.name
         except ValueError as error:
-            self.message.value = _failure(error)
+            self.message.value = _error_text(error)
         finally:
-            self.quiet, self.upload.value = False, ()
+            with self._silently():
+                self.upload.value = ()
 
-    def save(self):
-        """Offer the picture, with its scale and caption, as a file; it is drawn anew at twice the
-        size.
-        """
-        kind = self.kind.value
-        content = layout.picture(figures.draw(self.room, self.state), kind, 160)
-        name = re.sub(r"[^a-z0-9]+", "-", f"{self.state.panel} {self.state.film}".lower()).strip(
-            "-"
-        )
-        self.saved.value = layout.link(
-            content,
-            f"{name}.{kind}",
-            {"png": "image/png", "svg": "image/svg+xml"}[kind],
-            f"{name}.{kind}",
-        )
+    def _extend_lists(self) -> None:
+        """Both lists of samples offer all of them; what is chosen stays."""
+        names = list(self.room.samples)
+        for control, before in (("sample", []), ("beside", [NOTHING])):
+            chosen = self.controls[control].value
+            self.controls[control].options = [*before, *names]
+            self.controls[control].value = chosen
+
+    def save(self) -> None:
+        """Offer the figure, with its scale and caption, as a file of twice the resolution."""
+        kind, state = self.kind.value, self.state
+        content = layout.to_bytes(figures.draw_panel(self.room, state), kind, SAVED_DPI)
+        stem = re.sub(r"[^a-z0-9]+", "-", f"{state.panel} {state.sample}".lower()).strip("-")
+        name = f"{stem}.{kind}"
+        self.saved.value = layout.download_link(content, name, MIME[kind], name)
 
 
 class QuizPage:
-    """A film at a time: guess the diagnosis and the zones, then see truth, model and readers.
-    `page` is the widget.
+    """One image at a time: choose a diagnosis and zones, then see truth, model and radiologist.
+
+    Args:
+        room: the models and the samples.
+        folder: holds the answers of a class, a file for each player.
+
+    Attributes:
+        page: the whole widget.
+        player: who answers.
+        number: which image.
+        guess: the diagnosis.
+        zones: name -> button.
+        message: feedback and errors.
+        table: the scoreboard.
+        saved: a link to all answers.
     """
 
-    def __init__(self, room, folder):
-        self.room, self.folder, self.names = room, folder, quiz.films(room)
+    def __init__(self, room: Room, folder: str | Path) -> None:
+        self.room = room
+        self.folder = folder
+        self.names = quiz.quiz_samples(room)
         self.player = ipywidgets.Text(
             description="who answers?", placeholder="your name or team", style=WIDE
         )
-        self.number = ipywidgets.IntSlider(
-            value=1,
-            min=1,
-            max=len(self.names),
-            description="film",
-            continuous_update=False,
-            style=WIDE,
+        self.number = _slider("film", 1, 1, len(self.names))
+        self.guess = ipywidgets.ToggleButtons(
+            options=DIAGNOSIS_OPTIONS, style={"button_width": "auto"}
         )
-        self.guess = ipywidgets.ToggleButtons(options=SAID, style={"button_width": "auto"})
-        self.zones = {
-            name: ipywidgets.ToggleButton(
-                description=name.upper(), tooltip=f"involved: {name}", layout={"width": "110px"}
-            )
-            for pair in ZONE_NAMES
-            for name in pair
-        }
+        self.zones = {name: self._zone_button(name) for pair in ZONE_NAMES for name in pair}
         self.answer = ipywidgets.Button(description="answer", button_style="primary")
         self.picture = ipywidgets.Image(format="jpeg", layout=NATURAL)
-        self.message, self.table, self.saved = (
-            ipywidgets.HTML(),
-            ipywidgets.HTML(),
-            ipywidgets.HTML(),
-        )
-        self.answer.on_click(lambda _: self.mark())
+        self.message = ipywidgets.HTML()
+        self.table = ipywidgets.HTML()
+        self.saved = ipywidgets.HTML()
+        self.answer.on_click(lambda _: self.grade())
         self.number.observe(lambda _: self.ask(), names="value")
-        boxes = ipywidgets.GridBox(
+        self.page = self._make_page()
+        self.ask()
+
+    def _zone_button(self, name: str) -> ipywidgets.ToggleButton:
+        return ipywidgets.ToggleButton(
+            description=name.upper(), tooltip=f"involved: {name}", layout={"width": "110px"}
+        )
+
+    def _make_page(self) -> ipywidgets.VBox:
+        zones = ipywidgets.GridBox(
             list(self.zones.values()), layout={"grid_template_columns": "repeat(2, 120px)"}
         )
-        self.page = ipywidgets.VBox(
+        page = ipywidgets.VBox(
             [
-                ipywidgets.HTML(PAGE),
+                ipywidgets.HTML(CSS),
                 ipywidgets.HBox([self.player, self.number]),
                 self.picture,
                 self.guess,
                 ipywidgets.HTML("Which zones are ill? The patient's right lung is on the left."),
-                boxes,
+                zones,
                 self.answer,
                 self.message,
                 self.table,
                 self.saved,
             ]
-        ).add_class("cxr-room")
-        self.ask()
-
-    def ask(self):
-        """The next film, with nothing but the film."""
-        self.picture.value = layout.thumbnail(
-            self.room.read(self.room.cases[self.names[self.number.value - 1]]).shown, 512
         )
+        return page.add_class("cxr-room")
+
+    @property
+    def name(self) -> str:
+        """The sample that is asked for."""
+        return self.names[self.number.value - 1]
+
+    def ask(self) -> None:
+        """Show the chosen image and nothing else."""
+        image = self.room.predict(self.room.samples[self.name]).image
+        self.picture.value = layout.thumbnail(image, QUIZ_IMAGE_SIZE)
         self.message.value = ""
         for button in self.zones.values():
             button.value = False
 
-    def mark(self):
-        """Keep the answer, show how it compares, and where the class stands."""
+    def grade(self) -> None:
+        """Keep the answer, and show how it compares and what the class has reached."""
         try:
-            name = self.names[self.number.value - 1]
-            row = quiz.mark(
-                self.room,
-                name,
-                self.player.value,
-                self.guess.value,
-                {z for z, button in self.zones.items() if button.value},
+            zones = {name for name, button in self.zones.items() if button.value}
+            row = quiz.grade_answer(
+                self.room, self.name, self.player.value, self.guess.value, zones
             )
-            quiz.keep(self.folder, row)
-            self.picture.value = layout.picture(
-                figures.draw(self.room, figures.State("severity", name, truth=True))
-            )
-            self.message.value = told(row)
-            rows = quiz.answers(self.folder)
-            self.table.value = quiz.standings(rows).to_html(na_rep="-", escape=True)
-            self.saved.value = layout.link(
-                quiz.as_csv(rows).encode(), "quiz.csv", "text/csv", "save all answers (CSV)"
+            quiz.save_answer(self.folder, row)
+            state = figures.PanelState("severity", self.name, truth=True)
+            self.picture.value = layout.to_bytes(figures.draw_panel(self.room, state))
+            self.message.value = feedback(row)
+            answers = quiz.read_answers(self.folder)
+            self.table.value = quiz.scoreboard(answers).to_html(na_rep="-", escape=True)
+            content = quiz.as_csv(answers).encode()
+            self.saved.value = layout.download_link(
+                content, "quiz.csv", "text/csv", "save all answers (CSV)"
             )
         except ValueError as error:
-            self.message.value = _failure(error)
+            self.message.value = _error_text(error)
 
 
-def told(row):
-    """What a player hears of an answer (`quiz.mark`), as HTML."""
+def feedback(row: dict[str, Any]) -> str:
+    """What a player sees of an answer (`quiz.grade_answer`), as HTML."""
     right = "Right" if row["diagnosis"] == row["true"] else "Not so"
-    reader = (
-        f", the second reader {row['reader_severity']:.0f}"
-        if row["reader_severity"] == row["reader_severity"]
-        else ""
-    )
+    second = row["reader_severity"]
+    known = second == second  # NaN where there is no second radiologist
+    second = f", the second reader {second:.0f}" if known else ""
+    names = figures.DIAGNOSIS_NAMES
     return (
-        f"<b>{right}: it is {figures.NAMES[row['true']]}</b>; the model says "
-        f"{figures.NAMES[row['model']]}. "
-        f"Severity: you {row['severity']:.0f}, the model {row['model_severity']:.1f}{reader}, true "
+        f"<b>{right}: it is {names[row['true']]}</b>; the model says {names[row['model']]}. "
+        f"Severity: you {row['severity']:.0f}, the model {row['model_severity']:.1f}{second}, true "
         f"{row['true_severity']:.0f}."
     )

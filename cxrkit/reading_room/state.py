@@ -1,15 +1,19 @@
-"""Room: everything the models say of one film, computed once and kept; the state behind the reading
-room, free of widgets and figures.
+"""The state of the reading room: a list of samples, and everything the models predict for each.
 
-S px of a film as shown, s px as the models see it, K findings, h w grid of the corpus, T = 1 + h*w
-tokens, D embed, L blocks, N heads, H W severity map; a 3x2 array has row 0 = upper zone, column 0 =
-patient's right = image left.
+Predictions are computed once and kept. There are no widgets and no figures here.
+
+S px of an image as shown, s px as the models see it, K findings, C channels and h w grid of the
+corpus, T = 1 + h*w tokens, D embed, L blocks, N heads, H W severity map. A severity array (3, 2)
+has row 0 = upper zone, column 0 = patient's right = left of the image.
 """
+
+from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -19,193 +23,244 @@ import torch
 from cxrkit.config.choices import Choices
 from cxrkit.config.vocabulary import DIAGNOSES, FINDINGS, HAS, VIEWS, known
 from cxrkit.data import lung_zones, manifests, preprocessing
-from cxrkit.data.cache import READ
-from cxrkit.data.datasets import arrays, unseen
+from cxrkit.data.cache import DECODERS
+from cxrkit.data.datasets import external_or_test, severity_arrays
 from cxrkit.data.images import load_image
 from cxrkit.evaluation import follow_up, metrics
 from cxrkit.explain import deep_taylor
-from cxrkit.inference import predictor, quality
-from cxrkit.pipeline import stages, task_data
-from cxrkit.reading_room.edits import EDITS
+from cxrkit.inference import predictor, trained
+from cxrkit.inference.quality import load_quality_control
+from cxrkit.reading_room.edits import EDITS, asks_for_cell
 from cxrkit.simulation import hospital
-from cxrkit.storage.artifacts import Store
-from cxrkit.storage.atomic import read_json
-from cxrkit.tasks import diagnosis, findings, segmentation, severity
+from cxrkit.tasks import diagnosis, severity
+from cxrkit.training.devices import device_of
 
-SHOWN = 256  # px of a film on the page
-FILMS, SERIES, REAL = 18, 4, 12  # single films, patients followed up, real films on the list
-STAMPS = {"virtual": "synthetic", "real": "real film, research use only", "yours": "your film"}
+if TYPE_CHECKING:
+    from cxrkit.pipeline.run import Run
+
+DISPLAY_SIZE = 256  # px of an image on the page
+MAX_SINGLE = 18  # samples of patients with one image on the list
+MAX_FOLLOWED = 4  # patients with several images on the list
+MAX_REAL = 12  # real images on the list
+ORIGINS = {  # where a sample comes from, and how a figure says so
+    "virtual": "synthetic",
+    "real": "real film, research use only",
+    "uploaded": "your film",
+}
+MODEL_VIEWS = VIEWS[:2]  # PA and AP, each with a diagnosis model
 
 
 @dataclass(frozen=True, eq=False)
-class Case:
-    """A film on the list: what may be known of it before anyone has looked."""
+class Sample:
+    """An image on the list, with what is known of it before any prediction.
+
+    Attributes:
+        name: on the list.
+        pixels: uint8 or uint16 (H, W).
+        view: PA or AP; it selects the diagnosis model.
+        origin: a key of ORIGINS.
+        width_mm: width of the image at the patient, where it is known.
+        patient_id: "" where it is unknown.
+        visit: orders the images of a patient.
+        row: the sample's line of a table, where it has one.
+        notes: warnings about an uploaded file.
+    """
 
     name: str
-    pixels: np.ndarray  # uint8 or uint16 (H, W)
-    view: str  # PA or AP: chooses the model
-    origin: str  # a key of STAMPS
-    mm: float | None = None  # width of the film at the patient
-    patient: str = ""
+    pixels: np.ndarray
+    view: str
+    origin: str
+    width_mm: float | None = None
+    patient_id: str = ""
     visit: float = 0.0
-    # its line in a table, where it has one
     row: pd.DataFrame | None = field(default=None, repr=False)
-    notes: tuple = ()
+    notes: tuple[str, ...] = ()
 
     @property
-    def marker(self):
-        """Rows and columns that the technician's marker covers, as slices; None where nobody knows."""
+    def marker(self) -> tuple[slice, slice] | None:
+        """Rows and columns that the technician's marker covers; None where they are unknown."""
         if self.row is None or "marker_top" not in self.row or self.row["marker_top"].isna().any():
             return None
-        top, left, bottom, right = (
-            int(self.row[f"marker_{side}"].iloc[0]) for side in ("top", "left", "bottom", "right")
-        )
-        return slice(max(top, 0), bottom), slice(max(left, 0), right)
+        first = self.row.iloc[0]
+        top, left = max(int(first["marker_top"]), 0), max(int(first["marker_left"]), 0)
+        return slice(top, int(first["marker_bottom"])), slice(left, int(first["marker_right"]))
 
 
 @dataclass(frozen=True, eq=False)
-class Reading:
-    """What the models say of one film."""
+class Prediction:
+    """What all models predict for one image.
 
-    shown: np.ndarray  # uint8 (S, S)
-    seen: np.ndarray  # uint8 (s, s), equalised and blurred
-    findings: np.ndarray  # (K,) probabilities
-    finding_maps: np.ndarray  # (K, h, w) probabilities of the cells
-    corpus: torch.Tensor  # (1, C, h, w) of the diagnosis model
-    tokens: np.ndarray  # (1 + L, T, D): into the first block, and out of each
-    attention: np.ndarray  # (L, N, T, T)
-    diagnosis: np.ndarray  # (3,) probabilities
-    lungs: np.ndarray  # bool (s, s)
-    severity_map: np.ndarray  # (H, W), 0 outside the lungs
-    array: np.ndarray  # (3, 2)
+    Attributes:
+        image: uint8 (S, S), as shown.
+        model_input: uint8 (s, s), equalised and blurred.
+        findings: probabilities (K,).
+        finding_maps: probabilities of the cells (K, h, w).
+        corpus: (1, C, h, w) of the diagnosis model, on the CPU.
+        tokens: (1 + L, T, D), before the first block and after each.
+        attention: (L, N, T, T).
+        diagnosis: probabilities (3,).
+        lung_mask: bool (s, s).
+        severity_map: (H, W) in [0, 1], 0 outside the lungs.
+        severity_array: (3, 2) in [0, 1].
+    """
+
+    image: np.ndarray
+    model_input: np.ndarray
+    findings: np.ndarray
+    finding_maps: np.ndarray
+    corpus: torch.Tensor
+    tokens: np.ndarray
+    attention: np.ndarray
+    diagnosis: np.ndarray
+    lung_mask: np.ndarray
+    severity_map: np.ndarray
+    severity_array: np.ndarray
 
     @property
-    def severity(self):
-        """0-6, the sum of the six values."""
-        return float(self.array.sum())
+    def severity(self) -> float:
+        """The severity score, 0-6: the sum of the six values."""
+        return float(self.severity_array.sum())
 
 
 @dataclass(frozen=True, eq=False)
 class Truth:
-    """What is known of a film; None or NaN where nobody knows."""
+    """What is known of an image; None or NaN where it is unknown.
+
+    Attributes:
+        diagnosis: a name in DIAGNOSES.
+        findings: (K,) of 0 or 1.
+        severity_array: (3, 2) of 0 or 1.
+        second_array: (3, 2), of a second radiologist.
+        lung_mask: bool (S, S).
+        lesion_mask: bool (S, S).
+    """
 
     diagnosis: str | None
-    findings: np.ndarray  # (K,)
-    array: np.ndarray  # (3, 2)
-    second: np.ndarray  # (3, 2), another reader's
-    lungs: np.ndarray | None  # bool (S, S)
-    lesion: np.ndarray | None  # bool (S, S)
+    findings: np.ndarray
+    severity_array: np.ndarray
+    second_array: np.ndarray
+    lung_mask: np.ndarray | None
+    lesion_mask: np.ndarray | None
 
 
 class Room:
-    """The models of a profile and a list of films: `room.cases` (name -> Case), `room.read(case)`
-    -> Reading.
+    """The models of a run, and a list of samples to predict: `room.predict(room.samples[name])`.
 
-    The films are of hospitals that no training has seen (where a profile has none, of the test
-    split), in an order that tells nothing; mirror: a folder of prepared real films, to put some on
-    the list. Forward passes of the last `remember` films are kept, those of the patients followed
-    up from the start.
+    The samples are of hospitals that no training saw (where a run has none, of the test split), in
+    random order. Predictions of the patients with several images are computed at the start.
+
+    Args:
+        run: gives the models and the images; what is missing is made.
+        real_images: folder of prepared real images; some of them then join the list.
+        remember: so many predictions are kept.
+
+    Attributes:
+        samples: name -> Sample.
+        diagnoses: view -> result of the diagnosis stage, with `predictions` and `model`.
+        models: view -> diagnosis model.
     """
 
-    def __init__(self, profile, store=None, mirror=None, remember=64):
-        self.profile, self.store = profile, store or Store()
-        folders = {view: stages.transformer(profile, view, self.store) for view in ("PA", "AP")}
-        self.folder = stages.severity(profile, self.store)
-        self.backbone = findings.load(stages.backbone(profile, self.store), profile).eval()
-        self.models = {
-            view: diagnosis.load(folder, profile).eval() for view, folder in folders.items()
-        }
-        self.segmenter = predictor.Part(
-            segmentation.load(stages.segmenter(profile, self.store), profile).eval(), profile, ""
-        )
-        self.inspection = quality.load(predictor.INSPECTOR)
-        self.severity = severity.load(self.folder, profile).eval()
-        self.judged = {
-            view: pd.read_csv(folder / "predictions.csv") for view, folder in folders.items()
-        }
-        followed = self._series()
-        self.cases = {
-            case.name: case
-            for case in [*self._singles(), *followed, *(real_films(mirror) if mirror else [])]
-        }
-        self._read, self._relevance = (
-            lru_cache(remember)(self._look),
-            lru_cache(remember)(self._explain),
-        )
-        self.truth, self.calibration = (
-            lru_cache(remember)(self._known),
-            lru_cache(remember)(self._calibration),
-        )
-        self.thresholds = lru_cache(remember)(self._thresholds)
-        self.virtual = self.profile.manifests == ("virtual",)
-        # the panel of a patient asks for all visits at once: better now than while a class looks on
-        for case in followed:
-            self.read(case)
+    def __init__(self, run: Run, real_images: str | Path | None = None, remember: int = 64) -> None:
+        self.run = run
+        self.profile = run.profile
+        self.diagnoses = {view: run.diagnosis(view) for view in MODEL_VIEWS}
+        self.models = {view: result.model for view, result in self.diagnoses.items()}
+        self.backbone = run.backbone.model
+        self.severity_model = run.severity.model
+        self.segmenter = trained.Part(run.segmenter.model, run.profile, licence="")
+        self.quality = load_quality_control(trained.QUALITY_MODEL)
+
+        self._kept_predictions = lru_cache(remember)(self._predict)
+        self._kept_relevance = lru_cache(remember)(self._relevance)
+        self._kept_truth = lru_cache(remember)(self._truth)
+        self._kept_calibration = lru_cache(remember)(self._calibration)
+        self._kept_thresholds = lru_cache(remember)(self._thresholds)
+
+        followed = self._followed_samples()
+        samples = [*self._single_samples(), *followed]
+        if real_images:
+            samples += real_samples(real_images)
+        self.samples = {sample.name: sample for sample in samples}
+        # a figure shows all images of a patient at once: better computed now than in a class
+        for sample in followed:
+            self.predict(sample)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns (h, w) of the corpus."""
+        return self.models["PA"].transformer.grid
+
+    @property
+    def is_virtual(self) -> bool:
+        """Whether the models were trained on virtual patients alone."""
+        return self.profile.manifests == ("virtual",)
 
     # the list
 
-    def _singles(self):
-        table = unseen(task_data.for_task(self.profile, "diagnosis", self.store))
-        table = table[table["view"].isin(self.models)].sample(
-            frac=1, random_state=self.profile.seed
-        )
-        chosen = (
-            table.groupby(["site", "view", "diagnosis"], sort=False)
-            .head(1)[:FILMS]
-            .sample(frac=1, random_state=self.profile.seed)
-        )
-        return [
-            self._case(chosen.iloc[i : i + 1], f"film {i + 1}, {chosen['site'].iloc[i]}")
-            for i in range(len(chosen))
-        ]
+    def _single_samples(self) -> list[Sample]:
+        """Up to one image of each site, view and diagnosis, in random order."""
+        table = external_or_test(self.run.images("diagnosis"))
+        table = table[table["view"].isin(MODEL_VIEWS)]
+        table = table.sample(frac=1, random_state=self.profile.seed)
+        chosen = table.groupby(["site", "view", "diagnosis"], sort=False).head(1)[:MAX_SINGLE]
+        chosen = chosen.sample(frac=1, random_state=self.profile.seed)
+        samples = []
+        for i, site in enumerate(chosen["site"]):
+            samples.append(self._sample(chosen.iloc[i : i + 1], f"film {i + 1}, {site}"))
+        return samples
 
-    def _series(self):
-        table = follow_up.series(unseen(task_data.for_task(self.profile, "severity", self.store)))
-        table = table[table["view"].isin(self.models)]
-        longest = (
-            table["patient_id"]
-            .value_counts(sort=False)
-            .sort_values(ascending=False, kind="stable")
-            .index[:SERIES]
-        )
-        rows = [
-            (letter, table[table["patient_id"] == name])
-            for letter, name in zip("ABCDEFGH", longest)
-        ]
-        return [
-            self._case(part.iloc[i : i + 1], f"patient {letter}, visit {i + 1}")
-            for letter, part in rows
-            for i in range(len(part))
-        ]
+    def _followed_samples(self) -> list[Sample]:
+        """All images of the patients with the most images."""
+        table = follow_up.series(external_or_test(self.run.images("severity")))
+        table = table[table["view"].isin(MODEL_VIEWS)]
+        counts = table["patient_id"].value_counts(sort=False)
+        longest = counts.sort_values(ascending=False, kind="stable").index[:MAX_FOLLOWED]
+        samples = []
+        for letter, patient_id in zip("ABCDEFGH", longest, strict=False):
+            rows = table[table["patient_id"] == patient_id]
+            for i in range(len(rows)):
+                name = f"patient {letter}, visit {i + 1}"
+                samples.append(self._sample(rows.iloc[i : i + 1], name))
+        return samples
 
-    def _case(self, row, name):
+    def _sample(self, row: pd.DataFrame, name: str) -> Sample:
         first = row.iloc[0]
         site = hospital.SITES.get(first["site"])
-        return Case(
-            f"{name}, {first['view']}",
-            load_image(first["path"]).pixels,
-            first["view"],
-            "virtual" if first["dataset"] == "virtual" else "real",
-            site and site.field_mm,
-            first["patient_id"],
-            float(first["visit"]) if pd.notna(first["visit"]) else 0.0,
-            row,
+        return Sample(
+            name=f"{name}, {first['view']}",
+            pixels=load_image(first["path"]).pixels,
+            view=first["view"],
+            origin="virtual" if first["dataset"] == "virtual" else "real",
+            width_mm=site.field_mm if site else None,
+            patient_id=first["patient_id"],
+            visit=float(first["visit"]) if pd.notna(first["visit"]) else 0.0,
+            row=row,
         )
 
-    def visits(self, case):
-        """All films of the case's patient on the list, in order; the case alone where nobody was
-        followed up.
-        """
-        same = [
-            other
-            for other in self.cases.values()
-            if case.patient and other.patient == case.patient and other.origin == case.origin
-        ]
-        return sorted(same, key=lambda other: other.visit) or [case]
+    def visits(self, sample: Sample) -> list[Sample]:
+        """All samples of the same patient in the order of visits; the sample alone without any."""
+        if not sample.patient_id:
+            return [sample]
+        same = []
+        for other in self.samples.values():
+            if other.patient_id == sample.patient_id and other.origin == sample.origin:
+                same.append(other)
+        return sorted(same, key=lambda other: other.visit) or [sample]
 
-    def upload(self, name, content, view=None):
-        """A file's bytes -> Case, put on the list. view: PA or AP where the file does not say.
-        Raises ImageError for a broken file.
+    def upload(self, name: str, content: bytes, view: str | None = None) -> Sample:
+        """Put the image of a file on the list.
+
+        Args:
+            name: of the file.
+            content: its bytes.
+            view: PA or AP, where the file does not say; by default PA.
+
+        Returns:
+            The sample, with warnings of the quality control as notes.
+
+        Raises:
+            ImageError: the file is broken; the message names it.
+            ValueError: the view is unknown.
         """
         with TemporaryDirectory() as folder:
             path = Path(folder) / f"upload{Path(name).suffix.lower()[:8]}"
@@ -214,179 +269,270 @@ class Room:
                 image = load_image(path)
             except ValueError as error:
                 raise type(error)(str(error).replace(str(path), name)) from None
-        view = image.view if image.view in self.models else known(view or "PA", VIEWS[:2], "view")
-        mm = image.spacing and image.spacing[1] * image.pixels.shape[1]
-        mask, probs = predictor.drawn_lungs(image.pixels, self.segmenter)
-        said = self.inspection.warnings(image.pixels, mask, self.profile.image_size, probs)
-        case = Case(
-            f"yours: {name}, {view}", image.pixels, view, "yours", mm, notes=(*said, *image.notes)
+        if image.view in MODEL_VIEWS:
+            view = image.view
+        view = known(view or "PA", MODEL_VIEWS, "view")
+        width_mm = image.spacing[1] * image.pixels.shape[1] if image.spacing else None
+        mask, probs = predictor.segment_lungs(image.pixels, self.segmenter)
+        warnings = self.quality.warnings(image.pixels, mask, self.profile.image_size, probs)
+        sample = Sample(
+            name=f"yours: {name}, {view}",
+            pixels=image.pixels,
+            view=view,
+            origin="uploaded",
+            width_mm=width_mm,
+            notes=(*warnings, *image.notes),
         )
-        self.cases[case.name] = case
-        return case
+        self.samples[sample.name] = sample
+        return sample
 
-    # what the models say
+    # what the models predict
 
-    def read(self, case, edit="nothing", cell=(0, 0)):
-        """Everything the models say of a film, after an edit of EDITS; only "erase the framed cell"
-        asks which (row, column).
+    def predict(
+        self, sample: Sample, edit: str = "nothing", cell: tuple[int, int] = (0, 0)
+    ) -> Prediction:
+        """What all models predict for a sample, after an edit.
+
+        Args:
+            sample: on the list or not.
+            edit: a key of EDITS.
+            cell: (row, column) in the grid, for an edit that erases one.
+
+        Raises:
+            ValueError: the edit is unknown; the message lists the known ones.
         """
-        return self._read(case, known(edit, EDITS, "edit"), tuple(cell) if "cell" in edit else None)
+        known(edit, EDITS, "edit")
+        return self._kept_predictions(sample, edit, _cell_of(edit, cell))
 
-    def _look(self, case, edit, cell):
-        if EDITS[edit] is None:
-            return self.look(case.pixels, case.view)
-        pixels = preprocessing.to_uint8(case.pixels).copy()
-        H, W = pixels.shape
-        lung = (
-            cv2.resize(
-                self._read(case, "nothing", None).lungs.astype(np.uint8),
-                (W, H),
-                interpolation=cv2.INTER_NEAREST,
+    def _predict(self, sample: Sample, edit: str, cell: tuple[int, int] | None) -> Prediction:
+        apply = EDITS[edit]
+        if apply is None:
+            return self.predict_pixels(sample.pixels, sample.view)
+        pixels = preprocessing.to_uint8(sample.pixels).copy()  # (H, W)
+        height, width = pixels.shape
+        small = self.predict(sample).lung_mask.astype(np.uint8)
+        lungs = cv2.resize(small, (width, height), interpolation=cv2.INTER_NEAREST) > 0
+        box = None
+        if cell is not None:
+            (row, column), (h, w) = cell, self.grid
+            box = (
+                slice(row * height // h, (row + 1) * height // h),
+                slice(column * width // w, (column + 1) * width // w),
             )
-            > 0
-        )
-        h, w = self.grid
-        at = cell and (
-            slice(cell[0] * H // h, (cell[0] + 1) * H // h),
-            slice(cell[1] * W // w, (cell[1] + 1) * W // w),
-        )
-        EDITS[edit](pixels, lung, at, case.marker)
-        return self.look(pixels, case.view)
-
-    @property
-    def grid(self):
-        """(h, w) of the corpus."""
-        return self.models["PA"].transformer.grid
+        apply(pixels, lungs, box, sample.marker)
+        return self.predict_pixels(pixels, sample.view)
 
     @torch.no_grad()
-    def look(self, pixels, view):
-        """One film, uint8 or uint16 (H, W), through all models -> Reading."""
-        size, choices = self.profile.image_size, self.profile.choices
-        seen, mask = (
-            preprocessing.prepare(pixels, size, choices),
-            predictor.lungs_of(pixels, self.segmenter),
-        )
-        # (1, 1, s, s)
-        image = torch.from_numpy(preprocessing.normalize(seen, choices.normalize))[None, None]
-        found = self.backbone(image)
-        own = preprocessing.preprocess(predictor.visible(pixels, mask, self.profile), size, choices)
-        corpus = self.models[view].features(torch.from_numpy(own)[None, None])  # (1, C, h, w)
-        vit = self.models[view].transformer
+    def predict_pixels(self, pixels: np.ndarray, view: str) -> Prediction:
+        """One image through all models, each on the device that it lies on.
+
+        Args:
+            pixels: uint8 or uint16 (H, W).
+            view: PA or AP.
+        """
+        choices = self.profile.choices
+        model_input = preprocessing.prepare(pixels, self.profile.image_size, choices)  # (s, s)
+        normalized = preprocessing.normalize(model_input, choices.normalize)
+        image = torch.from_numpy(normalized)[None, None]  # (1, 1, s, s)
+        mask = predictor.lung_mask(pixels, self.segmenter)  # (s, s)
+
+        findings = self.backbone(image.to(device_of(self.backbone)))
+
+        model = self.models[view]
+        visible = predictor.visible(pixels, mask, self.profile)
+        visible = predictor.network_input(visible, self.profile)  # (1, 1, s, s)
+        corpus = model.corpus(visible.to(device_of(model)))  # (1, C, h, w)
+        vit = model.transformer
         with deep_taylor.recorded(vit) as recorded:
-            logits = vit(corpus)["logits"]
-        tokens = [
-            recorded[vit.blocks[0].norm1][0][0],
-            *(recorded[block.add2][1] for block in vit.blocks),
-        ]
-        lung = severity.placed(mask, pixels.shape, self.profile)
-        graded = severity.read(
-            self.severity, {"image": image, "lung_mask": torch.from_numpy(lung)[None]}, choices
-        )
-        return Reading(
-            preprocessing.resize(preprocessing.to_uint8(pixels), SHOWN, choices.resize),
-            seen,
-            found["logits"][0].sigmoid().numpy(),
-            found["logit_map"][0].sigmoid().numpy(),
-            corpus,
-            torch.cat(tokens).numpy(),
-            torch.cat([recorded[block.attn.softmax][1] for block in vit.blocks]).numpy(),
-            diagnosis.HEADS[choices.class_head][1](logits)[0].numpy(),
-            lung == 255,
-            graded["severity_map"][0, 0].numpy(),
-            graded["array"][0].numpy(),
+            logits = vit(corpus)["logits"]  # (1, 3)
+        (first, *_), _ = recorded[vit.blocks[0].norm1]  # inputs, output
+        tokens = [first, *(recorded[block.add2][1] for block in vit.blocks)]  # each (1, T, D)
+        attention = [recorded[block.attn.softmax][1] for block in vit.blocks]  # each (1, N, T, T)
+        _, to_probabilities = diagnosis.HEADS[choices.class_head]
+
+        device = device_of(self.severity_model)
+        lungs = severity.place_mask(mask, pixels.shape, self.profile)  # (s, s)
+        batch = {
+            "image": image.to(device),
+            "lung_mask": torch.from_numpy(lungs)[None].to(device),
+        }
+        graded = severity.read_severity(self.severity_model, batch, choices)
+
+        grey = preprocessing.to_uint8(pixels)
+        return Prediction(
+            image=preprocessing.resize(grey, DISPLAY_SIZE, choices.resize),
+            model_input=model_input,
+            findings=_to_numpy(findings["logits"][0].sigmoid()),
+            finding_maps=_to_numpy(findings["logit_map"][0].sigmoid()),
+            corpus=corpus.cpu(),
+            tokens=_to_numpy(torch.cat(tokens)),
+            attention=_to_numpy(torch.cat(attention)),
+            diagnosis=_to_numpy(to_probabilities(logits)[0]),
+            lung_mask=lungs == 255,
+            severity_map=_to_numpy(graded["severity_map"][0, 0]),
+            severity_array=_to_numpy(graded["array"][0]),
         )
 
-    def relevance(self, case, edit="nothing", cell=(0, 0), start_layer=0):
-        """Relevance maps of the three diagnoses from `start_layer` up, (3, h, w)."""
-        return self._relevance(case, edit, tuple(cell) if "cell" in edit else None, start_layer)
+    def relevance(
+        self,
+        sample: Sample,
+        edit: str = "nothing",
+        cell: tuple[int, int] = (0, 0),
+        start_layer: int = 0,
+    ) -> np.ndarray:
+        """Relevance maps of the three diagnoses, (3, h, w).
 
-    def _explain(self, case, edit, cell, start_layer):
-        corpus = self._read(case, edit, cell).corpus
-        return deep_taylor.relevance(
-            self.models[case.view].transformer, corpus, list(range(len(DIAGNOSES))), start_layer
-        )[0].numpy()
+        Args:
+            sample: on the list or not.
+            edit: a key of EDITS.
+            cell: (row, column) in the grid, for an edit that erases one.
+            start_layer: the first block that takes part.
+        """
+        return self._kept_relevance(sample, edit, _cell_of(edit, cell), start_layer)
+
+    def _relevance(
+        self, sample: Sample, edit: str, cell: tuple[int, int] | None, start_layer: int
+    ) -> np.ndarray:
+        corpus = self._kept_predictions(sample, edit, cell).corpus
+        vit = self.models[sample.view].transformer
+        classes = list(range(len(DIAGNOSES)))
+        maps = deep_taylor.relevance(vit, corpus, classes, start_layer, device=device_of(vit))
+        return _to_numpy(maps[0])
 
     # what is known
 
-    def _known(self, case):
-        if case.row is None:
-            nothing = np.full((3, 2), np.nan)
-            return Truth(None, np.full(len(FINDINGS), np.nan), nothing, nothing, None, None)
-        row, choices = case.row.iloc[0], self.profile.choices
-        masks = [
-            READ[kind](row[column], SHOWN, choices) == 255 if isinstance(row[column], str) else None
-            for column, kind in (("lung_mask", "lungs"), ("lesion_mask", "lesion"))
-        ]
-        second = lung_zones.brixia_to_array(
-            case.row[list(HAS["readers"])].to_numpy(np.float32), choices.brixia_threshold
-        )[0]
+    def truth(self, sample: Sample) -> Truth:
+        """What is known of a sample."""
+        return self._kept_truth(sample)
+
+    def _truth(self, sample: Sample) -> Truth:
+        if sample.row is None:
+            unknown = np.full((3, 2), np.nan)
+            return Truth(None, np.full(len(FINDINGS), np.nan), unknown, unknown, None, None)
+        first, choices = sample.row.iloc[0], self.profile.choices
+        second = sample.row[list(HAS["readers"])].to_numpy(np.float32)  # (1, 6)
         return Truth(
-            row["diagnosis"] if isinstance(row["diagnosis"], str) else None,
-            case.row[list(FINDINGS)].to_numpy(np.float32)[0],
-            arrays(case.row, choices)[0],
-            second,
-            *masks,
+            diagnosis=first["diagnosis"] if isinstance(first["diagnosis"], str) else None,
+            findings=sample.row[list(FINDINGS)].to_numpy(np.float32)[0],
+            severity_array=severity_arrays(sample.row, choices)[0],
+            second_array=lung_zones.brixia_to_array(second, choices.brixia_threshold)[0],
+            lung_mask=_known_mask(first["lung_mask"], "lungs", choices),
+            lesion_mask=_known_mask(first["lesion_mask"], "lesion", choices),
         )
 
-    def _thresholds(self, view):
-        """{diagnosis: threshold}: at least 80 % sensitivity on validation films of a view."""
-        judged = self.judged[view]
-        return diagnosis.thresholds(
-            judged[(judged["split"] == "val") & ~judged["external"].astype(bool)]
-        )
+    def thresholds(self, view: str) -> dict[str, float]:
+        """Diagnosis -> threshold of 80 % sensitivity on the validation images of a view."""
+        return self._kept_thresholds(view)
 
-    def _calibration(self, view, name, bins=5):
-        """How often films of unseen hospitals (or of the test split) have a diagnosis when the
-        model says so (`metrics.reliability`).
+    def _thresholds(self, view: str) -> dict[str, float]:
+        return diagnosis.thresholds(self.diagnoses[view].validation)
+
+    def calibration(self, view: str, name: str, bins: int = 5) -> dict[str, np.ndarray]:
+        """How often images have a diagnosis where the model predicts it with some probability.
+
+        Args:
+            view: PA or AP.
+            name: in DIAGNOSES.
+            bins: equal bins of the probability.
+
+        Returns:
+            Table of `metrics.reliability` over the images of external hospitals, or of the test
+            split where there are none.
         """
-        judged = unseen(self.judged[view])
-        return metrics.reliability(
-            (judged["diagnosis"] == name).to_numpy(float), judged[f"p_{name}"].to_numpy(), bins
-        )
+        return self._kept_calibration(view, name, bins)
 
-    def noise(self):
-        """Change of the severity score between two films that noise alone seldom exceeds; inf where
-        it was not measured.
+    def _calibration(self, view: str, name: str, bins: int) -> dict[str, np.ndarray]:
+        predictions = external_or_test(self.diagnoses[view].predictions)
+        labels = (predictions["diagnosis"] == name).to_numpy(float)
+        return metrics.reliability(labels, predictions[f"p_{name}"].to_numpy(), bins)
+
+    def noise_limit(self) -> float:
+        """Change of the severity score that noise alone exceeds in 5 % of pairs of images.
+
+        Infinite where the noise was not measured.
         """
-        return read_json(self.folder / "metrics.json").get("followup", {}).get("limit", np.inf)
+        measured = self.run.severity.metrics.get("followup", {})
+        return measured.get("limit", np.inf)
 
 
-def real_films(mirror, n=REAL):
-    """Films of `cohen` that two readers scored, of known view, one a patient, as cases. mirror:
-    folder of prepared films.
+def _cell_of(edit: str, cell: tuple[int, int]) -> tuple[int, int] | None:
+    """The cell that an edit depends on, so that the others share one kept prediction."""
+    return tuple(cell) if asks_for_cell(edit) else None
+
+
+def _to_numpy(tensor: torch.Tensor) -> np.ndarray:
+    return tensor.cpu().numpy()
+
+
+def _known_mask(path: object, kind: str, choices: Choices) -> np.ndarray | None:
+    """A mask of a table, bool (S, S); None where the table names no file."""
+    if not isinstance(path, str):
+        return None
+    return DECODERS[kind](path, DISPLAY_SIZE, choices) == 255
+
+
+def real_samples(folder: str | Path, n: int = MAX_REAL) -> list[Sample]:
+    """Samples of real patients that two radiologists scored, of known view, one a patient.
+
+    Args:
+        folder: of prepared real images; those of `cohen` are used.
+        n: at most so many.
     """
-    table = manifests.read("cohen", mirror, Choices())
-    both = table[
-        table["brixia_A"].notna() & table["brixia2_A"].notna() & table["view"].isin(("PA", "AP"))
-    ].drop_duplicates("group_id")
-    rows = both.sample(min(n, len(both)), random_state=0)
-    return [
-        Case(
-            f"real {i + 1}, {row['view']}",
-            load_image(row["path"]).pixels,
-            row["view"],
-            "real",
-            row=rows.iloc[i : i + 1],
+    table = manifests.read_manifest("cohen", folder, Choices())
+    scored = table["brixia_A"].notna() & table["brixia2_A"].notna()
+    usable = table[scored & table["view"].isin(MODEL_VIEWS)].drop_duplicates("group_id")
+    rows = usable.sample(min(n, len(usable)), random_state=0)
+    samples = []
+    for i, row in enumerate(rows.to_dict("records")):
+        samples.append(
+            Sample(
+                name=f"real {i + 1}, {row['view']}",
+                pixels=load_image(row["path"]).pixels,
+                view=row["view"],
+                origin="real",
+                row=rows.iloc[i : i + 1],
+            )
         )
-        for i, row in enumerate(rows.to_dict("records"))
-    ]
+    return samples
 
 
-def rezone(reading, cuts, choices=Choices()):
-    """Zones bool (3, 2, s, s) cut at other shares of the lungs' height, and the array (3, 2) that
-    the severity map gives in them.
+def rezone(
+    prediction: Prediction, cuts: tuple[float, float], choices: Choices = Choices()
+) -> tuple[np.ndarray, np.ndarray]:
+    """The zones of an image cut at other lines, and what its severity map gives in them.
+
+    Args:
+        prediction: of `Room.predict`.
+        cuts: the two lines, as shares of the lungs' height.
+        choices: readings of the paper.
+
+    Returns:
+        Zones, bool (3, 2, s, s), and the severity array (3, 2).
     """
-    zones = lung_zones.zones_of_sides(*lung_zones.sides(reading.lungs, choices), choices, cuts)
-    large = cv2.resize(
-        reading.severity_map, reading.lungs.shape[::-1], interpolation=cv2.INTER_NEAREST
-    )
-    return zones, np.array([[large[zone].max(initial=0.0) for zone in pair] for pair in zones])
+    right, left = lung_zones.sides(prediction.lung_mask, choices)
+    zones = lung_zones.zones_of_sides(right, left, choices, cuts)  # (3, 2, s, s)
+    size = prediction.lung_mask.shape[::-1]
+    large = cv2.resize(prediction.severity_map, size, interpolation=cv2.INTER_NEAREST)  # (s, s)
+    array = np.zeros((3, 2), large.dtype)
+    for row, column in np.ndindex(3, 2):
+        array[row, column] = large[zones[row, column]].max(initial=0.0)
+    return zones, array
 
 
-def alike(tokens, cell, grid):
-    """Cosine of the framed cell's token with every cell's: tokens (n, T, D), class token first ->
-    (n, h, w) in [-1, 1].
+def token_similarity(
+    tokens: np.ndarray, cell: tuple[int, int], grid: tuple[int, int]
+) -> np.ndarray:
+    """Cosine of the token of one cell with that of every cell.
+
+    Args:
+        tokens: (n, T, D), the class token first.
+        cell: (row, column) in the grid.
+        grid: (h, w).
+
+    Returns:
+        (n, h, w) in [-1, 1].
     """
-    cells = tokens[:, 1:] / np.linalg.norm(tokens[:, 1:], axis=-1, keepdims=True).clip(1e-9)
+    cells = tokens[:, 1:]  # (n, h*w, D)
+    cells = cells / np.linalg.norm(cells, axis=-1, keepdims=True).clip(1e-9)
     own = cells[:, cell[0] * grid[1] + cell[1]]  # (n, D)
     return np.einsum("ntd,nd->nt", cells, own).reshape(len(tokens), *grid)

@@ -1,53 +1,90 @@
-"""Cells of the grid compared: difference from ours on the same films, over seeds, with Holm's
-correction, and beside it what each costs.
+"""Comparisons of the grid: differences on the same images, over seeds, with Holm's correction.
 
-One seed says how far luck of the patients reaches and nothing of luck in training: it ranks nobody.
-Readings are open choices that a trained model can be read with.
+Beside a difference stands what each cell costs. One seed shows the variation between patients and
+nothing of the variation between trainings, so it ranks no model. Post-training choices are open
+choices that a trained model can be evaluated with, without another training.
 """
 
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from scipy import stats
+from torch import nn
 
 from cxrkit.config import profiles
+from cxrkit.config.choices import Choices
+from cxrkit.config.sections import Profile, Training
 from cxrkit.data import lung_zones
-from cxrkit.data.datasets import arrays, unseen
+from cxrkit.data.datasets import external_or_test
 from cxrkit.evaluation import metrics, resampling
+from cxrkit.evaluation.summaries import metrics_of
 from cxrkit.models import factory
-from cxrkit.pipeline import dependencies, stages, task_data
+from cxrkit.pipeline import stages
+from cxrkit.pipeline.derived import with_masks
+from cxrkit.pipeline.task_data import images_for
 from cxrkit.reproduction import grid
-from cxrkit.reproduction.grid import DIAGNOSIS, OURS, SEVERITY
+from cxrkit.reproduction.grid import DIAGNOSIS, PROPOSED, SEVERITY, Cell
+from cxrkit.storage.artifacts import Store
 from cxrkit.storage.atomic import read_json
 from cxrkit.tasks import diagnosis, severity
+from cxrkit.tasks.severity import SeverityTask
 from cxrkit.training import loop, memory
+
+DIFFERENCE = ("difference", "difference_low", "difference_high")
+COSTS = ("parameters", "steps", "seconds", "seconds_before", "memory_gb")
+SIGNIFICANT = 0.05  # an adjusted p below it ranks two models
+FEWEST_SEEDS = 3  # that rank them
+DRAWS = 1000  # of patients, for an interval
+
+
+def mean_squared_error(y: np.ndarray, p: np.ndarray) -> float:
+    """MSE of scores: (n,), (n,) -> scalar."""
+    return float(np.mean((y - p) ** 2))
+
 
 # stage -> metric in its metrics.json, statistic of truth and prediction, and the sign of "better"
 METRICS = {
     DIAGNOSIS: ("auc", metrics.macro_auc, 1),
-    SEVERITY: ("mse", lambda y, p: float(np.mean((y - p) ** 2)), -1),
+    SEVERITY: ("mse", mean_squared_error, -1),
 }
-DIFFERENCE = ("difference", "difference_low", "difference_high")
-COSTS = ("parameters", "steps", "seconds", "seconds_before", "memory_gb")
 
 
-def gather(cell, store):
-    """Bring a finished cell, and the stages before it whose seconds are counted, here from where
-    the store shares them.
+# one cell
+
+
+def fetch_finished(cell: Cell, store: Store) -> None:
+    """Copy a finished cell to this machine from where the store shares it.
+
+    With it come the earlier stages whose seconds are counted.
     """
-    for stage, profile in ((cell.stage, cell.profile), *lessons_before(cell)):
-        store.fetch(stage, dependencies.settings(profile, stage))
+    for stage, profile in ((cell.stage, cell.profile), *earlier_trainings(cell)):
+        store.fetch(stage, stages.settings(profile, stage))
 
 
-def measure(cell, store, against=None):
-    """A finished cell as a flat row: metric with its interval by patient, difference from the cell
-    `against` on the same films, costs.
+def measure_cell(cell: Cell, store: Store, against: Cell | None = None) -> dict[str, Any]:
+    """A finished cell as a flat row.
 
-    Without `against`, as where that failed, the row has no difference.
+    Args:
+        cell: a finished cell.
+        store: where its artifact lies.
+        against: the finished cell that it is compared with; None, as where that one failed, gives a
+            row without a difference.
+
+    Returns:
+        The metric with its interval by patient, the difference from `against` on the same images,
+        and the costs.
+
+    Raises:
+        ValueError: the two were evaluated on other images.
     """
-    gather(cell, store)
-    leaf = result(cell, store)
+    fetch_finished(cell, store)
     row = {
         "table": cell.table,
         "cell": cell.name,
@@ -57,136 +94,187 @@ def measure(cell, store, against=None):
         "seed": cell.seed,
         "key": cell.key,
         "metric": METRICS[cell.stage][0],
-        **leaf,
-        **costs(cell, store),
+        **cell_metric(cell, store),
+        **cell_costs(cell, store),
     }
     if against is not None and against is not cell:
-        gather(against, store)
-        gap = compare(cell, against, store)
+        fetch_finished(against, store)
+        gap = compare_cells(cell, against, store)
         row |= dict(zip(DIFFERENCE, (gap["difference"], gap["low"], gap["high"])))
     return row
 
 
-def result(cell, store):
-    """The metric of a finished cell at hospitals never seen, where there are none on the test: dict
-    value, low, high, n.
+def cell_metric(cell: Cell, store: Store) -> dict[str, Any]:
+    """The metric of a finished cell on external images; on the test split where there are none.
+
+    Args:
+        cell: a finished cell.
+        store: where its artifact lies.
+
+    Returns:
+        value, low, high, n.
     """
     found = read_json(cell.folder(store) / "metrics.json")
-    return found.get("external", found.get("test", {}))[METRICS[cell.stage][0]]
+    split = "external" if "external" in found else "test"
+    return metrics_of(found, split)[METRICS[cell.stage][0]]
 
 
-def judged(cell, store):
-    """The films of hospitals never seen (where there are none, of the test): truth, prediction and
-    patient of each.
+def cell_predictions(cell: Cell, store: Store) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What `cell_metric` is computed from.
+
+    Args:
+        cell: a finished cell.
+        store: where its artifact lies.
+
+    Returns:
+        Truth (n,), predictions (n, K) or (n,), and the patient of each image (n,).
     """
-    table = unseen(pd.read_csv(cell.folder(store) / "predictions.csv", low_memory=False))
+    table = external_or_test(store.read_table(cell.folder(store) / "predictions.csv"))
+    groups = table["group_id"].to_numpy()
     if cell.stage == DIAGNOSIS:
-        return (
-            diagnosis.codes(table),
-            table[diagnosis.PROBABILITIES].to_numpy(),
-            table["group_id"].to_numpy(),
-        )
-    return (
-        lung_zones.score(arrays(table, cell.profile.choices)),
-        table["score"].to_numpy(),
-        table["group_id"].to_numpy(),
-    )
+        return diagnosis.codes(table), table[diagnosis.PROBABILITIES].to_numpy(), groups
+    truth = severity.true_scores(table, cell.profile.choices)
+    return truth, table["score"].to_numpy(), groups
 
 
-def compare(cell, against, store, draws=1000):
-    """Cell minus `against` on the same draws of patients: dict of `resampling.paired_bootstrap`.
-    Raises ValueError for other films.
+def compare_cells(cell: Cell, against: Cell, store: Store, draws: int = DRAWS) -> dict[str, float]:
+    """Cell minus `against` on the same draws of patients.
+
+    Args:
+        cell: a finished cell.
+        against: another of the same stage.
+        store: where both lie.
+        draws: of patients.
+
+    Returns:
+        As `resampling.paired_bootstrap`.
+
+    Raises:
+        ValueError: they were evaluated on other images, or with another truth.
     """
-    (y, p, groups), (truth, q, others) = judged(cell, store), judged(against, store)
-    if list(groups) != list(others) or not np.array_equal(y, truth, equal_nan=True):
+    y, p, groups = cell_predictions(cell, store)
+    other_y, other_p, other_groups = cell_predictions(against, store)
+    same_images = list(groups) == list(other_groups)
+    if not same_images or not np.array_equal(y, other_y, equal_nan=True):
         raise ValueError(
-            f"{cell.name} and {against.name} were not judged on the same films with the same truth"
+            f"{cell.name} and {against.name} were not evaluated on the same images with the same "
+            "truth"
         )
     known = np.isfinite(y)
+    statistic = METRICS[cell.stage][1]
     return resampling.paired_bootstrap(
-        METRICS[cell.stage][1], y[known], p[known], q[known], groups=groups[known], draws=draws
+        statistic, y[known], p[known], other_p[known], groups=groups[known], draws=draws
     )
 
 
-def costs(cell, store):
-    """What a cell takes: parameters, seconds of its own training and of what its weights learnt
-    before, GB of one training step.
+def cell_costs(cell: Cell, store: Store) -> dict[str, float]:
+    """What a cell takes.
+
+    Args:
+        cell: a finished cell.
+        store: where its artifact lies.
+
+    Returns:
+        A value for each of COSTS: parameters, steps, seconds of its own training and of what its
+        weights were trained on before, and GB of one training step.
     """
-    profile, training = cell.profile, cell.profile.transformer_training
-    network = factory.network
-    if cell.stage == SEVERITY:
-        training, network = profile.severity_training, severity.network
-    whole, side = network(profile), profile.image_size * profile.variant.zoom
-    trained, shape = (lambda: network(profile)), (1, side, side)
+    profile = cell.profile
+    map_head = cell.stage == SEVERITY
+    training = profile.severity_training if map_head else profile.transformer_training
+    whole = factory.build_classifier(profile, map_head)
+    side = profile.image_size * profile.variant.zoom
+    trained, shape = network_builder(profile, map_head), (1, side, side)
     # the transformer alone trains, on a corpus computed once
     if cell.stage == DIAGNOSIS and profile.transformer.frozen:
-        trained, shape = (
-            (lambda: network(profile).transformer),
-            (whole.transformer.patch_embed.proj.in_channels, *whole.transformer.grid),
-        )
-    before = [
-        (store.folder(stage, dependencies.settings(other, stage)), grid.TRAININGS[stage](other))
-        for stage, other in lessons_before(cell)
-    ]
+        vit = whole.transformer
+        trained = network_builder(profile, map_head, "transformer")
+        shape = (vit.patch_embed.proj.in_channels, *vit.grid)
+    seconds_before = 0.0
+    for stage, other in earlier_trainings(cell):
+        folder = stages.folder_of(other, stage, store)
+        if folder.exists():
+            seconds_before += training_seconds(folder, grid.training_of(other, stage))
     return {
         "parameters": sum(weight.numel() for weight in whole.parameters()),
         "steps": training.steps,
-        "seconds": seconds(cell.folder(store), training),
-        "seconds_before": sum(seconds(folder, part) for folder, part in before if folder.exists()),
+        "seconds": training_seconds(cell.folder(store), training),
+        "seconds_before": seconds_before,
         "memory_gb": memory.training_bytes(trained, shape, training) / 2**30,
     }
 
 
-def lessons_before(cell):
-    """The stages whose weights a cell begins with: list of (stage, its profile)."""
+def network_builder(
+    profile: Profile, map_head: bool, part: str | None = None
+) -> Callable[[], nn.Module]:
+    """A function that builds the model of a profile, or one part of it."""
+
+    def build() -> nn.Module:
+        model = factory.build_classifier(profile, map_head)
+        return getattr(model, part) if part else model
+
+    return build
+
+
+def earlier_trainings(cell: Cell) -> list[tuple[str, Profile]]:
+    """The stages that trained the weights which a cell begins with.
+
+    Args:
+        cell: any cell.
+
+    Returns:
+        (stage, its profile), in the order of the trainings.
+    """
     profile, variant = cell.profile, cell.profile.variant
-    if (
-        cell.stage == SEVERITY
-        and profile.quantifier.virtual
-        or cell.stage == DIAGNOSIS
-        and profile.sources.virtual
-    ):
-        virtual = replace(cell, profile=dependencies.virtual(profile))
-        return [*lessons_before(virtual), (cell.stage, virtual.profile)]
-    learnt = (
-        ["backbone" if variant.model in ("corpus_vit", "densenet") else "trunk"]
-        if variant.start == "findings"
-        else []
-    )
-    classifier = (
-        [DIAGNOSIS]
-        if cell.stage == SEVERITY and profile.choices.severity_start == "classifier"
-        else []
-    )
-    return [
-        (stage, profile) for stage in learnt + ["contrastive"] * variant.contrastive + classifier
-    ]
+    virtual = profile.severity.virtual if cell.stage == SEVERITY else profile.sources.virtual
+    if virtual:
+        home = stages.virtual_profile(profile)
+        return [*earlier_trainings(replace(cell, profile=home)), (cell.stage, home)]
+    names = []
+    if variant.initial_weights == "findings":
+        of_backbone = variant.model in ("corpus_vit", "densenet")
+        names.append("backbone" if of_backbone else "feature_extractor")
+    if variant.contrastive:
+        names.append("contrastive")
+    if cell.stage == SEVERITY and profile.choices.severity_start == "classifier":
+        names.append(DIAGNOSIS)
+    return [(name, profile) for name in names]
 
 
-def seconds(folder, training):
-    """Seconds of training by history.json: steps of each row over its speed; validation and
-    evaluation do not count.
+def training_seconds(folder: Path, training: Training) -> float:
+    """Seconds of a training by its history.json; validation and evaluation do not count.
+
+    Args:
+        folder: of the artifact.
+        training: gives the images of a step.
+
+    Returns:
+        The steps of each row times their images, over the speed of that row.
     """
     rows = [row for row in read_json(folder / "history.json") if row.get("images_per_s")]
     steps = np.diff([0, *(row["step"] for row in rows)])
-    return float(
-        sum(
-            step * training.batch * training.accumulate / row["images_per_s"]
-            for step, row in zip(steps, rows)
-        )
-    )
+    seconds = 0.0
+    for count, row in zip(steps, rows):
+        seconds += count * training.batch * training.accumulate / row["images_per_s"]
+    return float(seconds)
 
 
 # over seeds
 
 
-def over_seeds(rows):
-    """Rows of `measure` -> a row a cell: means over its seeds, the difference with a t interval
-    over them, and p adjusted by Holm in each table. Every seed has patients and weights of its own,
-    so that their scatter holds both kinds of luck; one seed has no interval here, and its
-    difference is a patient bootstrap's. Costs are the least of the seeds: other work on a machine
-    only adds. `compared` counts the seeds that have a difference: where what a cell is compared
-    with failed, there is none.
+def over_seeds(rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
+    """Rows of `measure_cell` summarised to one row for each cell.
+
+    Each seed has its own patients and its own weights, so the variation between seeds holds both.
+    One seed has no interval over seeds: its difference keeps that of a bootstrap over patients.
+    Costs are the smallest of the seeds, because other work on a machine only adds to them.
+
+    Args:
+        rows: of any cells and seeds.
+
+    Returns:
+        Means over the seeds, the difference with a t interval over them, and p adjusted by Holm in
+        each table. `compared` counts the seeds that have a difference: there is none where the cell
+        that a cell is compared with failed.
     """
     table = pd.DataFrame([dict.fromkeys(DIFFERENCE, np.nan) | row for row in rows])
     lines = []
@@ -211,119 +299,161 @@ def over_seeds(rows):
     return out
 
 
-def _mean(part, value, low, high):
+def _mean(part: pd.DataFrame, value: str, low: str, high: str) -> tuple[float, float, float]:
+    """Mean of a column over seeds and its t interval; one seed keeps its own interval."""
     known = part.dropna(subset=[value])
     x = known[value].to_numpy(float)
-    if len(x) < 2:
-        return tuple(known[[value, low, high]].iloc[0]) if len(x) else (np.nan,) * 3
+    if not len(x):
+        return np.nan, np.nan, np.nan
+    if len(x) == 1:
+        return tuple(known[[value, low, high]].iloc[0])
     half = stats.t.ppf(0.975, len(x) - 1) * x.std(ddof=1) / len(x) ** 0.5
     return x.mean(), x.mean() - half, x.mean() + half
 
 
-def _p_value(differences):
-    """Two-sided t test of the mean difference over seeds; NaN for fewer than three."""
-    return float(stats.ttest_1samp(differences, 0).pvalue) if len(differences) >= 3 else np.nan
+def _p_value(differences: pd.Series) -> float:
+    """Two-sided t test of the mean difference over seeds; NaN for fewer than FEWEST_SEEDS."""
+    if len(differences) < FEWEST_SEEDS:
+        return np.nan
+    return float(stats.ttest_1samp(differences, 0).pvalue)
 
 
-def verdict(table):
-    """What a table of `over_seeds` says, in a sentence for each model that others are compared
-    with: whom it is ahead of, or behind, with an adjusted p < 0.05 over three seeds or more, and
-    whom it cannot be told from. Fewer seeds rank nobody.
+def conclusion(table: pd.DataFrame) -> str:
+    """What a table of `over_seeds` shows: a sentence for each model that others are compared with.
+
+    The sentence names the models that it is ahead of, those that it is behind, both with an
+    adjusted p < 0.05 over three seeds or more, and those that it is not distinguishable from. Fewer
+    seeds rank none.
+
+    Args:
+        table: rows of one stage.
+
+    Returns:
+        One line of text.
     """
     others = table[table["difference"].notna()]
     if others.empty:
         return "nothing is compared yet"
-    if others["compared"].min() < 3:
-        return f"no ranking: fewer than three seeds ({int(others['compared'].min())} of the least measured)"
-    gain = METRICS[table["stage"].iloc[0]][2] * others["difference"].where(others["holm"] < 0.05, 0)
-    said = []
+    fewest = int(others["compared"].min())
+    if fewest < FEWEST_SEEDS:
+        return f"no ranking: fewer than three seeds ({fewest} of the least measured)"
+    sign = METRICS[table["stage"].iloc[0]][2]
+    gain = sign * others["difference"].where(others["holm"] < SIGNIFICANT, 0)
+    sentences = []
     for name, part in others.groupby("against", sort=False):
-        groups = {
-            words: part.loc[np.sign(gain[part.index]) == sign, "cell"]
-            for words, sign in (("ahead of", -1), ("behind", 1), ("not to be told from", 0))
-        }
-        said.append(
-            f"{name} is "
-            + "; ".join(
-                f"{words} {' / '.join(cells)}" for words, cells in groups.items() if len(cells)
-            )
-        )
-    return ". ".join(said)
+        gains = np.sign(gain[part.index])
+        clauses = []
+        for words, direction in (("ahead of", -1), ("behind", 1), ("not distinguishable from", 0)):
+            cells = part.loc[gains == direction, "cell"]
+            if len(cells):
+                clauses.append(f"{words} {' / '.join(cells)}")
+        sentences.append(f"{name} is {'; '.join(clauses)}")
+    return ". ".join(sentences)
 
 
-# readings that need no training
+# choices that need no training
+
+POST_TRAINING_CHOICES = ("zone_height", "zone_origin", "lung_sides", "severity_score")
 
 
-READINGS = ("zone_height", "zone_origin", "lung_sides", "severity_score")
+def post_training_effects(profile: Profile, store: Store) -> list[dict[str, Any]]:
+    """The trained severity model, evaluated with each other value of POST_TRAINING_CHOICES.
 
+    Args:
+        profile: whose severity model is evaluated; it is made where it is missing.
+        store: where its artifact lies.
 
-def readings(profile, store):
-    """The severity model as it is, read with each other value of READINGS: rows choice, value, low,
-    high (change of the MSE).
+    Returns:
+        Rows choice, value, low, high: the change of the MSE on external images.
     """
-    folder = stages.severity(profile, store)
-    films = stages.masks(profile, unseen(task_data.for_task(profile, "severity", store)), store)
-    maps = loop.evaluate(
-        severity.load(folder, profile),
-        severity.dataset(films, profile, store),
-        ("map", "mask"),
-        forward=lambda model, batch: {
-            "map": model(batch["image"])["severity_map"],
-            "mask": batch["lung_mask"],
-        },
-    )
-    inside = severity.inside_lungs(maps["mask"], maps["map"].shape[-2:])  # (n, H, W)
-    truth, groups = lung_zones.score(arrays(films, profile.choices)), films["group_id"].to_numpy()
+    maps, inside, table = _severity_maps(profile, store)
+    truth, groups = severity.true_scores(table, profile.choices), table["group_id"].to_numpy()
 
-    def score(choices):
-        pooled = lung_zones.roi_pool(
-            maps["map"] * inside[:, None], inside, profile.variant.pooling, choices
-        ).numpy()
-        return lung_zones.score(pooled, choices.severity_score)
+    def score(choices: Choices) -> np.ndarray:
+        pooling = profile.variant.pooling
+        arrays = lung_zones.roi_pool(maps, inside, pooling, choices).numpy()  # (n, 3, 2)
+        return lung_zones.severity_score(arrays, choices.severity_score)  # (n,)
 
     own, rows = score(profile.choices), []
     for name, other in profiles.ablations(profile).items():
-        if name.partition("=")[0] in READINGS:
-            gap = resampling.paired_bootstrap(
-                METRICS[SEVERITY][1], truth, score(other.choices), own, groups=groups, draws=1000
-            )
-            rows.append(
-                {"choice": name, "value": gap["difference"], "low": gap["low"], "high": gap["high"]}
-            )
+        if name.partition("=")[0] not in POST_TRAINING_CHOICES:
+            continue
+        gap = resampling.paired_bootstrap(
+            mean_squared_error, truth, score(other.choices), own, groups=groups, draws=DRAWS
+        )
+        rows.append(
+            {"choice": name, "value": gap["difference"], "low": gap["low"], "high": gap["high"]}
+        )
     return rows
 
 
-def for_ledger(profile, store, rows=()):
-    """What the ledger shows for Tables 7 to 10: {"comparison": ..., "ablation": ...} of committed
-    rows of the profile's own settings, else of cells that are finished in the store.
+def _severity_maps(
+    profile: Profile, store: Store
+) -> tuple[torch.Tensor, torch.Tensor, pd.DataFrame]:
+    """Severity maps of external images, 0 outside the lungs.
+
+    Returns:
+        Maps (n, 1, H, W), lungs bool (n, H, W), and the table of the n images.
+    """
+    cohort = None
+    if "virtual" in profile.manifests:
+        cohort = stages.resolve(profile, "cohort", store)
+    table = external_or_test(images_for(profile, "severity", store, cohort))
+    table = with_masks(profile, table, store, stages.resolve(profile, "segmenter", store))
+    task = SeverityTask(profile, store)
+    model = task.load(stages.resolve(profile, "severity", store))
+
+    def forward(model: nn.Module, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        severity_map = severity.read_severity(model, batch, profile.choices)["severity_map"]
+        return {"map": severity_map, "mask": batch["lung_mask"]}
+
+    found = loop.evaluate(model, task.dataset(table), ("map", "mask"), forward=forward)
+    inside = severity.inside_lungs(found["mask"], found["map"].shape[-2:])  # (n, H, W)
+    return found["map"] * inside[:, None], inside, table
+
+
+# for the ledger
+
+
+def grid_metrics(
+    profile: Profile, store: Store, rows: Iterable[dict[str, Any]] = ()
+) -> dict[str, dict[str, Any]]:
+    """What the ledger shows for Tables 7 to 10.
+
+    Args:
+        profile: whose cells are shown.
+        store: where cells of this machine lie.
+        rows: recorded rows; those of other settings are left out.
+
+    Returns:
+        {"comparison": {task: {cell: {metric: leaf}}}, "ablation": the same}, from the recorded rows
+        of the profile's own settings, otherwise from cells that are finished in the store.
     """
     out = {"comparison": {}, "ablation": {}}
-    current = {(cell.name, cell.stage): cell for cell in grid.cells(profile)}
-    keys = {
-        cell.key for seed in profile.grid.seeds for cell in grid.cells(replace(profile, seed=seed))
-    }
-    mine = [row for row in rows if row["profile"] == profile.name and row["key"] in keys]
-    summary = (
-        {(row["cell"], row["stage"]): row for row in over_seeds(mine).to_dict("records")}
-        if mine
-        else {}
-    )
-    for (name, stage), cell in current.items():
-        leaf = _leaf(summary.get((name, stage)), cell, store)
-        if leaf and name != OURS:
-            part = out["comparison" if cell.table in ("Table 7", "Table 8") else "ablation"]
-            task = {DIAGNOSIS: "diagnosis", SEVERITY: "severity"}[stage]
-            part.setdefault(task, {})[name] = {METRICS[stage][0]: leaf}
+    keys = set()
+    for seed in profile.grid.seeds:
+        keys |= {cell.key for cell in grid.grid_cells(replace(profile, seed=seed))}
+    own = [row for row in rows if row["profile"] == profile.name and row["key"] in keys]
+    summary = {}
+    if own:
+        for row in over_seeds(own).to_dict("records"):
+            summary[row["cell"], row["stage"]] = row
+    for cell in grid.grid_cells(profile):
+        leaf = _leaf(summary.get((cell.name, cell.stage)), cell, store)
+        if leaf is None or cell.name == PROPOSED:
+            continue
+        part = out["comparison" if cell.table in ("Table 7", "Table 8") else "ablation"]
+        task = "diagnosis" if cell.stage == DIAGNOSIS else "severity"
+        part.setdefault(task, {})[cell.name] = {METRICS[cell.stage][0]: leaf}
     return out
 
 
-def _leaf(row, cell, store):
-    """Value, interval and how many seeds stand behind it; None where nothing was measured."""
+def _leaf(row: dict[str, Any] | None, cell: Cell, store: Store) -> dict[str, Any] | None:
+    """Value, interval and number of seeds of a cell; None where nothing was measured."""
     if row is not None:
         seeds = f"mean of {row['seeds']} seeds" if row["seeds"] > 1 else "one seed, no ranking"
-        return {
-            **{name: float(row[name]) for name in ("value", "low", "high")},
-            "why": f"{seeds}, hospitals never seen",
-        }
+        leaf = {name: float(row[name]) for name in ("value", "low", "high")}
+        return {**leaf, "why": f"{seeds}, external hospitals"}
     if (cell.folder(store) / "metrics.json").exists():
-        return {**result(cell, store), "why": "one seed, no ranking"}
+        return {**cell_metric(cell, store), "why": "one seed, no ranking"}
+    return None

@@ -1,136 +1,200 @@
-"""Tables 7 to 10 as a grid: a cell is a profile and a stage, its result that stage's metrics.json;
-cells share what they stand on.
+"""The paper's Tables 7 to 10 as a grid of cells: which models are compared, and how they are made.
 
-Runs here, on a few workers, or on a Dask cluster, and resumes: a stage that is in the store is
-loaded. A cell that fails is reported and the rest goes on. Models are compared on the same films of
-the same seed; seeds, each with patients of its own, are the repetitions.
+A cell is a profile and a stage, and its result is the metrics.json of that stage. Cells share the
+earlier stages that they depend on. The grid runs in this process, on a few workers, or on a Dask
+cluster. It resumes: a stage that is in the store is loaded. A cell that fails is reported and the
+others go on. Models are compared on the same images of the same seed; the repetitions are seeds,
+each with its own patients.
 """
+
+from __future__ import annotations
 
 import contextlib
 import os
 import warnings
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from cxrkit.config import profiles
-from cxrkit.pipeline import dependencies, stages
-from cxrkit.pipeline.dependencies import upstream
+import torch
+
+from cxrkit.config import profiles, sections
+from cxrkit.pipeline import stages
+from cxrkit.simulation import cohort
 from cxrkit.storage import artifacts
 
-OURS = "ours"
-DIAGNOSIS, SEVERITY = "diagnosis_pa", "severity"
+if TYPE_CHECKING:
+    from distributed import Client, Future
+
+PROPOSED = "proposed"  # name of the paper's own model in every row of the grid
+DIAGNOSIS, SEVERITY = "diagnosis_pa", "severity"  # the two stages that have cells
+FROM_FINDINGS = "DenseNet-121, from findings"
+AVERAGE_POOLED = f"{PROPOSED}, average-pooled backbone"
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One number of a table: what a stage of a profile reaches at hospitals never seen, compared
-    with the cell `against` of the stage.
+    """One number of a table: what a stage of a profile reaches at the external hospitals.
+
+    Attributes:
+        table: the table of the paper, or "choices".
+        name: the row of that table.
+        stage: DIAGNOSIS or SEVERITY.
+        profile: all settings, with the variant and the seed of this cell.
+        against: name of the cell of the same stage that it is compared with.
     """
 
     table: str
     name: str
     stage: str
-    profile: profiles.Profile
-    against: str = OURS
+    profile: sections.Profile
+    against: str = PROPOSED
 
     @property
-    def seed(self):
+    def seed(self) -> int:
+        """The seed of its patients and of its first weights."""
         return self.profile.seed
 
     @property
-    def key(self):
-        """Settings of the stage in 12 hex digits: an older result with another key is of another
-        cell.
-        """
-        return artifacts.key(dependencies.settings(self.profile, self.stage))
+    def key(self) -> str:
+        """Its settings in 12 hex digits: an older result with another key is of another cell."""
+        return self.key_of(self.stage)
 
-    def folder(self, store):
+    def key_of(self, stage: str) -> str:
+        """The key of an artifact that this cell depends on, such as its backbone."""
+        return artifacts.key(stages.settings(self.profile, stage))
+
+    @property
+    def depends_on(self) -> list[str]:
+        """Names of the stages before its own, each once."""
+        return list(dict.fromkeys(name for name, _ in stages.upstream(self.profile, self.stage)))
+
+    def folder(self, store: artifacts.Store) -> Path:
         """Where its artifact lies, or would lie."""
-        return store.folder(self.stage, dependencies.settings(self.profile, self.stage))
+        return stages.folder_of(self.profile, self.stage, store)
 
-    def done(self, store):
+    def done(self, store: artifacts.Store) -> bool:
         """Whether its artifact is finished, here or at the address of the store."""
-        return store.has(self.stage, dependencies.settings(self.profile, self.stage))
+        return stages.is_done(self.profile, self.stage, store)
 
 
-def vary(profile, transformer=None, **variant):
+# the models
+
+
+def vary(
+    profile: sections.Profile, transformer: sections.ViT | None = None, **variant: Any
+) -> sections.Profile:
     """The profile with another variant of the model, or another transformer.
 
-    One that has not the weights of the paper's own model by name and shape, or has learnt others,
-    cannot begin as that of the virtual hospitals: it begins as it would without them.
+    The paper's own model may begin with the weights of the virtual hospitals. A variant whose
+    weights differ in name or shape, or were trained differently, cannot: it begins as it would
+    without them.
+
+    Args:
+        profile: the settings to depart from.
+        transformer: sizes of another transformer; None keeps that of the profile.
+        **variant: fields of `sections.Variant`.
+
+    Returns:
+        A new profile.
     """
     other = replace(
         profile,
         transformer=transformer or profile.transformer,
         variant=replace(profile.variant, **variant),
     )
-    same = replace(
+    # these three change what is trained on and what is read out, but no weight
+    harmless = replace(
         other.variant,
         pooling=profile.variant.pooling,
         sites=profile.variant.sites,
-        films=profile.variant.films,
+        max_images=profile.variant.max_images,
     )
-    if (
-        same == profile.variant
-        and replace(other.transformer, frozen=profile.transformer.frozen) == profile.transformer
-    ):
+    thawed = replace(other.transformer, frozen=profile.transformer.frozen)
+    if harmless == profile.variant and thawed == profile.transformer:
         return other
-    return _without_virtual(other)
+    return _without_virtual_weights(other)
 
 
-def _without_virtual(profile):
+def _without_virtual_weights(profile: sections.Profile) -> sections.Profile:
+    """The profile whose models do not begin as those of the virtual hospitals."""
     return replace(
         profile,
         sources=replace(profile.sources, virtual=False),
-        quantifier=replace(profile.quantifier, virtual=False),
+        severity=replace(profile.severity, virtual=False),
     )
 
 
-def rivals(profile):
-    """The models of Tables 7 and 8: name -> profile."""
+def baselines(profile: sections.Profile) -> dict[str, sections.Profile]:
+    """The models of Tables 7 and 8 that the paper compares its own with.
+
+    Args:
+        profile: the settings that the baselines share with the proposed model.
+
+    Returns:
+        Name of the row -> its profile.
+    """
     grid = profile.grid
-    resnet = {"model": "resnet", "start": grid.start, "widths": grid.widths}
+    resnet = {"model": "resnet", "initial_weights": grid.initial_weights, "widths": grid.widths}
     return {
         "ResNet-50": vary(profile, **resnet, layers=grid.resnet_50),
         "ResNet-152": vary(profile, **resnet, layers=grid.resnet_152),
-        "DenseNet-121": vary(profile, model="densenet", start=grid.start),
-        "ViT": vary(profile, grid.vit, model="vit", start=grid.start),
+        "DenseNet-121": vary(profile, model="densenet", initial_weights=grid.initial_weights),
+        "ViT": vary(profile, grid.vit, model="vit", initial_weights=grid.initial_weights),
         "hybrid ViT": vary(
             profile,
             model=grid.hybrid,
-            start=grid.start,
+            initial_weights=grid.initial_weights,
             widths=grid.widths,
             layers=grid.hybrid_layers,
         ),
     }
 
 
-def fair(profile):
-    """The rows that the paper lacks: rivals that have seen the findings too, and ours without what
-    it owes to them or to PCAM.
+def fair_comparisons(profile: sections.Profile) -> dict[str, sections.Profile]:
+    """Rows that the paper lacks and a fair comparison needs.
+
+    They are baselines that were trained on the findings too, the proposed model without that
+    pre-training, and the proposed model without PCAM.
+
+    Args:
+        profile: the settings that all rows share.
+
+    Returns:
+        Name of the row -> its profile.
     """
-    hybrid = rivals(profile)["hybrid ViT"]
-    scratch = {
-        f"{name}, from scratch": vary(other, start="random")
-        for name, other in rivals(profile).items()
-    }
-    return {
-        "DenseNet-121, from findings": vary(profile, model="densenet"),
+    models = baselines(profile)
+    average = replace(profile, backbone=replace(profile.backbone, pool="average"))
+    rows = {
+        FROM_FINDINGS: vary(profile, model="densenet"),
         "hybrid ViT, from findings": vary(
-            hybrid, start="findings", pretraining=profile.backbone_training
+            models["hybrid ViT"],
+            initial_weights="findings",
+            pretraining=profile.backbone_training,
         ),
-        "ours, from scratch": vary(profile, start="random"),
-        "ours, average-pooled backbone": _without_virtual(
-            replace(profile, backbone=replace(profile.backbone, pool="average"))
-        ),
-        **(scratch if profile.grid.start != "random" else {}),
+        f"{PROPOSED}, from scratch": vary(profile, initial_weights="random"),
+        AVERAGE_POOLED: _without_virtual_weights(average),
     }
+    if profile.grid.initial_weights != "random":
+        for name, other in models.items():
+            rows[f"{name}, from scratch"] = vary(other, initial_weights="random")
+    return rows
 
 
-def ablated(profile):
-    """Table 9: name -> (profile, what it is compared with)."""
-    grid, models = profile.grid, rivals(profile)
+def ablations(profile: sections.Profile) -> dict[str, tuple[sections.Profile, str]]:
+    """The rows of Table 9.
+
+    Args:
+        profile: the settings of the proposed model.
+
+    Returns:
+        Name of the row -> (its profile, the name of the cell that it is compared with).
+    """
+    grid = profile.grid
     simclr = {"contrastive": True, "pretraining": grid.pretraining}
-    alone = {
+    of_proposed = {
         "10 weighted maps": vary(profile, corpus="ten_maps"),
         "3 infection maps": vary(profile, corpus="infection_maps"),
         "pneumonia map": vary(profile, corpus="pneumonia_map"),
@@ -138,202 +202,308 @@ def ablated(profile):
         "2 layers, 4 heads": vary(profile, grid.small),
         "4 layers, 8 heads": vary(profile, grid.middle),
         "1024 px input": vary(profile, zoom=2),
-        "SimCLR: ours": vary(profile, **simclr),
+        f"SimCLR: {PROPOSED}": vary(profile, **simclr),
     }
-    return {
-        **{name: (other, OURS) for name, other in alone.items()},
-        **{
-            f"SimCLR: {name}": (vary(models[name], **simclr), name)
-            for name in ("ViT", "hybrid ViT")
-        },
-    }
-
-
-def cells(profile):
-    """Tables 7 to 10 for the seed of the profile, the most telling first."""
-    models, extra = rivals(profile), fair(profile)
-    first = {**{name: extra[name] for name in ("DenseNet-121, from findings",)}, **models}
-    rows = [
-        Cell("Table 7", OURS, DIAGNOSIS, profile),
-        *(Cell("Table 7", name, DIAGNOSIS, other) for name, other in {**first, **extra}.items()),
-        *(
-            Cell("Table 9", name, DIAGNOSIS, other, against)
-            for name, (other, against) in ablated(profile).items()
-        ),
-        Cell("Table 8", OURS, SEVERITY, profile),
-        *(Cell("Table 8", name, SEVERITY, other) for name, other in first.items()),
-        Cell("Table 10", "ROI average pooling", SEVERITY, vary(profile, pooling="average")),
-        Cell("Table 10", "Brixia alone", SEVERITY, vary(profile, sites=profile.grid.alone)),
-    ]
+    rows = {name: (other, PROPOSED) for name, other in of_proposed.items()}
+    models = baselines(profile)
+    for name in ("ViT", "hybrid ViT"):
+        rows[f"SimCLR: {name}"] = (vary(models[name], **simclr), name)
     return rows
 
 
-def open_choices(profile):
-    """A cell for every other value of the open choices (SPEC 2.1) that can move a result of this
-    profile (`grid.choices`).
+# the cells
+
+
+def grid_cells(profile: sections.Profile) -> list[Cell]:
+    """All cells of Tables 7 to 10 for the seed of the profile, the most informative first.
+
+    Args:
+        profile: the settings of the proposed model.
+
+    Returns:
+        Cells of diagnosis, then of severity. Each name stands once in a stage.
     """
-    found = {}
+    models, extra = baselines(profile), fair_comparisons(profile)
+    first = {FROM_FINDINGS: extra[FROM_FINDINGS], **models}
+    rows = [Cell("Table 7", PROPOSED, DIAGNOSIS, profile)]
+    for name, other in {**first, **extra}.items():
+        rows.append(Cell("Table 7", name, DIAGNOSIS, other))
+    for name, (other, against) in ablations(profile).items():
+        rows.append(Cell("Table 9", name, DIAGNOSIS, other, against))
+    rows.append(Cell("Table 8", PROPOSED, SEVERITY, profile))
+    for name, other in first.items():
+        rows.append(Cell("Table 8", name, SEVERITY, other))
+    average, alone = vary(profile, pooling="average"), vary(profile, sites=profile.grid.alone)
+    rows.append(Cell("Table 10", "ROI average pooling", SEVERITY, average))
+    rows.append(Cell("Table 10", "Brixia alone", SEVERITY, alone))
+    return rows
+
+
+def open_choice_cells(profile: sections.Profile) -> list[Cell]:
+    """A cell for every other value of the open choices that can change a result of this profile.
+
+    Args:
+        profile: its `grid.choices` names those choices (SPEC 2.1).
+
+    Returns:
+        Cells of table "choices", named "choice=value".
+    """
+    rows = []
     for name, other in profiles.ablations(profile).items():
-        if name.partition("=")[0] in profile.grid.choices:
-            stage = (
-                SEVERITY
-                if dependencies.settings(other, DIAGNOSIS)
-                == dependencies.settings(profile, DIAGNOSIS)
-                else DIAGNOSIS
-            )
-            found[name] = Cell("choices", name, stage, other)
-    return list(found.values())
+        choice = name.partition("=")[0]
+        if choice not in profile.grid.choices:
+            continue
+        own = stages.settings(profile, DIAGNOSIS)
+        same_diagnosis = stages.settings(other, DIAGNOSIS) == own
+        stage = SEVERITY if same_diagnosis else DIAGNOSIS
+        rows.append(Cell("choices", name, stage, other))
+    return rows
 
 
-def rehearsal(profile):
-    """`cells` with `grid.steps` updates of `grid.batch` and `grid.films` films each: it shows that
-    the machinery runs, and nothing of who is better.
+def rehearsal_cells(profile: sections.Profile) -> list[Cell]:
+    """The cells of the grid with very short trainings.
+
+    They show that everything runs, and nothing about which model is better.
+
+    Args:
+        profile: its `grid` gives `steps`, `batch` and `max_images` of the rehearsal.
+
+    Returns:
+        As many cells as `grid_cells`, with other keys; the same cells where `grid.steps` is 0.
     """
-    return [replace(cell, profile=_short(cell.profile, profile)) for cell in cells(profile)]
+    cells = grid_cells(profile)
+    if not profile.grid.steps:
+        return cells
+    return [replace(cell, profile=_shortened(cell.profile, profile)) for cell in cells]
 
 
-def _short(profile, base):
-    if not base.grid.steps:
-        return profile
-    variant = profile.variant
-    batch = (
-        {"batch": max(1, base.grid.batch // variant.zoom), "accumulate": 1}
-        if base.grid.batch
-        else {}
-    )
+def _shortened(profile: sections.Profile, base: sections.Profile) -> sections.Profile:
+    """The profile with the steps, batch and images of a rehearsal of `base`.
 
-    def short(training):
-        return training and replace(
-            training, steps=base.grid.steps, warmup=0, eval_every=0, **batch
-        )
-
+    A backbone that equals that of `base` keeps its training: it is shared, not rehearsed.
+    """
+    grid, variant = base.grid, profile.variant
+    changes = {"steps": grid.steps, "warmup": 0, "eval_every": 0}
+    if grid.batch:
+        changes |= {"batch": max(1, grid.batch // variant.zoom), "accumulate": 1}
+    backbone_training, pretraining = profile.backbone_training, variant.pretraining
+    if profile.backbone != base.backbone:
+        backbone_training = replace(backbone_training, **changes)
+    if pretraining:
+        pretraining = replace(pretraining, **changes)
     return replace(
         profile,
-        transformer_training=short(profile.transformer_training),
-        severity_training=short(profile.severity_training),
-        backbone_training=profile.backbone_training
-        if profile.backbone == base.backbone
-        else short(profile.backbone_training),
-        variant=replace(variant, pretraining=short(variant.pretraining), films=base.grid.films),
+        transformer_training=replace(profile.transformer_training, **changes),
+        severity_training=replace(profile.severity_training, **changes),
+        backbone_training=backbone_training,
+        variant=replace(variant, pretraining=pretraining, max_images=grid.max_images),
     )
 
 
-TRAININGS = {  # stage -> its training
-    "backbone": lambda profile: profile.backbone_training,
-    "trunk": lambda profile: profile.variant.pretraining or profile.backbone_training,
-    "contrastive": lambda profile: profile.variant.pretraining,
-    DIAGNOSIS: lambda profile: profile.transformer_training,
-    SEVERITY: lambda profile: profile.severity_training,
-}
+# the trainings
 
 
-def trainings(profile):
-    """What lesson 07 trains beside the profile's own models: {artifact: Training}, each artifact
-    once.
+def training_of(profile: sections.Profile, stage: str) -> sections.Training | None:
+    """How a stage of a profile trains.
+
+    Args:
+        profile: all settings.
+        stage: any stage.
+
+    Returns:
+        Its optimiser, batch and steps; None for a stage that no cell trains.
     """
+    if stage == "backbone":
+        return profile.backbone_training
+    if stage == "feature_extractor":
+        return profile.variant.pretraining or profile.backbone_training
+    if stage == "contrastive":
+        return profile.variant.pretraining
+    if stage == DIAGNOSIS:
+        return profile.transformer_training
+    if stage == SEVERITY:
+        return profile.severity_training
+    return None
 
-    def chain(stage, profile):
-        if stage in TRAININGS:
-            yield artifacts.key(dependencies.settings(profile, stage)), TRAININGS[stage](profile)
-        for before in upstream(profile, stage):
-            yield from chain(*before)
 
-    own = dict(part for stage in (DIAGNOSIS, SEVERITY) for part in chain(stage, profile))
-    every = dict(part for cell in rehearsal(profile) for part in chain(cell.stage, cell.profile))
-    return {name: training for name, training in every.items() if name not in own}
+def extra_trainings(profile: sections.Profile) -> dict[str, sections.Training]:
+    """What lesson 07 trains in addition to the profile's own models.
 
+    Args:
+        profile: the settings of the proposed model.
 
-def make(stage, profile, store, *before):
-    """One stage, after those that it stands on -> None, or in words what failed: an error of theirs
-    or its own.
+    Returns:
+        Key of the artifact -> its training, each artifact once.
     """
-    with contextlib.suppress(StopIteration):
-        return next(filter(None, before))
+    own = {}
+    for stage in (DIAGNOSIS, SEVERITY):
+        own |= _trainings_up_to(profile, stage)
+    every = {}
+    for cell in rehearsal_cells(profile):
+        every |= _trainings_up_to(cell.profile, cell.stage)
+    return {key: training for key, training in every.items() if key not in own}
+
+
+def _trainings_up_to(profile: sections.Profile, stage: str) -> dict[str, sections.Training]:
+    """The trainings of a stage and of all stages that it depends on, by key of the artifact."""
+    found = {}
+    training = training_of(profile, stage)
+    if training is not None:
+        found[artifacts.key(stages.settings(profile, stage))] = training
+    for earlier, its_profile in stages.upstream(profile, stage):
+        found |= _trainings_up_to(its_profile, earlier)
+    return found
+
+
+# running
+
+
+def make_stage(
+    stage: str, profile: sections.Profile, store: artifacts.Store, *before: str | None
+) -> str | None:
+    """Make one stage, unless an earlier one failed. It runs inside a worker, so it never raises.
+
+    Args:
+        stage: name of the stage.
+        profile: all settings.
+        store: where the artifact goes.
+        *before: what this function returned for the stages that this one depends on.
+
+    Returns:
+        None, or a sentence on what failed: the error of an earlier stage or of this one.
+    """
+    for error in before:
+        if error:
+            return error
     try:
-        stages.MAKE[stage](profile, store)
+        stages.resolve(profile, stage, store)
     except Exception as error:  # whatever it is: the other cells go on
         return f"{stage}: {type(error).__name__}: {error}"
+    return None
 
 
-def run(grid, store, scheduler=None, workers=0):
-    """Make the cells of a list; yields (cell, None or what failed), each as soon as it is done.
+def default_workers() -> int:
+    """Processes that make cells on this machine; 0 = one cell after the other, in this process.
 
-    scheduler: address of a Dask scheduler; workers: processes of one thread on this machine, 0 =
-    none. On a cluster every worker needs the same store: a shared folder, or `artifacts.Shared`,
-    where a cell that is done may lie at the address alone (`comparisons.gather` fetches it).
-    Workers that offer the resource GPU get one task a GPU. A task whose worker dies goes to
-    another, where its training goes on from the last checkpoint. Raises RuntimeError where the
-    extra `cluster` is missing.
+    Two where cores and memory are enough; none beside a card, which all would share, and none
+    without dask.
     """
-    done = [cell for cell in grid if cell.done(store)]
-    yield from ((cell, None) for cell in done)
-    rest = [cell for cell in grid if cell not in done]
+    if torch.cuda.is_available() or not find_spec("distributed"):
+        return 0
+    by_memory = int(cohort.available_memory() // cohort.BYTES_PER_WORKER)
+    return min(2, os.cpu_count() or 1, by_memory)
+
+
+def run_cells(
+    cells: Iterable[Cell],
+    store: artifacts.Store,
+    scheduler: str | None = None,
+    workers: int = 0,
+) -> Iterator[tuple[Cell, str | None]]:
+    """Make the cells of a list.
+
+    On a cluster every worker needs the same store: a shared folder, or `RemoteStore`, where a
+    finished cell may lie at the address alone (`comparisons.fetch_finished` copies it here).
+    Workers that offer the resource GPU get one task for each GPU. A task whose worker dies goes to
+    another worker, which resumes its training from the last checkpoint.
+
+    Args:
+        cells: what to make.
+        store: where the artifacts go.
+        scheduler: address of a Dask scheduler, such as "tcp://10.0.0.1:8786".
+        workers: processes of one thread on this machine; 0 = none.
+
+    Yields:
+        (cell, None or what failed), each as soon as it is done; finished cells first.
+
+    Raises:
+        RuntimeError: workers are asked for and the extra `cluster` is missing.
+    """
+    finished, rest = [], []
+    for cell in cells:
+        (finished if cell.done(store) else rest).append(cell)
+    for cell in finished:
+        yield cell, None
     if rest and (scheduler or workers):
-        yield from _on_cluster(rest, store, scheduler, workers)
-    else:
-        yield from ((cell, make(cell.stage, cell.profile, store)) for cell in rest)
+        yield from _run_on_cluster(rest, store, scheduler, workers)
+        return
+    for cell in rest:
+        yield cell, make_stage(cell.stage, cell.profile, store)
 
 
-def _on_cluster(grid, store, scheduler, workers):
+def _run_on_cluster(
+    cells: list[Cell], store: artifacts.Store, scheduler: str | None, workers: int
+) -> Iterator[tuple[Cell, str | None]]:
+    """`run_cells` as tasks of a Dask cluster: that of `scheduler`, or one of local processes."""
     try:
         import dask
         from distributed import Client, LocalCluster, as_completed
     except ImportError as error:
         raise RuntimeError('a grid on workers needs dask: pip install "cxrkit[cluster]"') from error
-    single = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
-    # a stage may start processes of its own (drawing a cohort), which a daemon must not
-    settings = {"distributed.worker.daemon": False, "distributed.nanny.pre-spawn-environ": single}
+    settings = {
+        # a stage may start processes of its own (rendering a cohort), which a daemon must not
+        "distributed.worker.daemon": False,
+        "distributed.nanny.pre-spawn-environ": {
+            "OMP_NUM_THREADS": "1",
+            "OMP_WAIT_POLICY": "PASSIVE",
+        },
+    }
     with dask.config.set(settings), contextlib.ExitStack() as stack:
         if not scheduler:
-            scheduler = stack.enter_context(
-                LocalCluster(
-                    n_workers=workers, threads_per_worker=1, memory_limit=0, dashboard_address=None
-                )
+            cluster = LocalCluster(
+                n_workers=workers, threads_per_worker=1, memory_limit=0, dashboard_address=None
             )
-        client, tasks = stack.enter_context(Client(scheduler)), {}
-        options, futures = {"resources": {"GPU": 1}} if "GPU" in _offered(client) else {}, {}
-        for cell in grid:
-            futures.setdefault(
-                _submit(client, tasks, cell.stage, cell.profile, store, options), []
-            ).append(cell)
-        for future in as_completed(futures):
-            error = (
-                f"its workers died: {future.exception()}"
-                if future.status == "error"
-                else future.result()
-            )
-            yield from ((cell, error) for cell in futures[future])
+            scheduler = stack.enter_context(cluster)
+        client = stack.enter_context(Client(scheduler))
+        options = {"resources": {"GPU": 1}} if "GPU" in _offered_resources(client) else {}
+        tasks, cells_of = {}, {}
+        for cell in cells:
+            future = _submit(client, tasks, cell.stage, cell.profile, store, options)
+            cells_of.setdefault(future, []).append(cell)
+        for future in as_completed(cells_of):
+            if future.status == "error":
+                error = f"its workers died: {future.exception()}"
+            else:
+                error = future.result()
+            for cell in cells_of[future]:
+                yield cell, error
 
 
-def _offered(client):
-    """Names of the resources that workers offer, once there is one. A cluster that adapts starts it
-    for a task: here for an empty one.
+def _offered_resources(client: Client) -> set[str]:
+    """Names of the resources that the workers offer, as soon as there is a worker.
+
+    An adaptive cluster starts its first worker only for a task, here for an empty one.
     """
     if not client.scheduler_info(n_workers=-1)["workers"]:
         warnings.warn(
             f"no worker at {client.scheduler.address} yet: waiting for a first one", stacklevel=2
         )
     client.submit(os.getpid, pure=False).result()
-    return {
-        name
-        for worker in client.scheduler_info(n_workers=-1)["workers"].values()
-        for name in worker["resources"]
-    }
+    names = set()
+    for worker in client.scheduler_info(n_workers=-1)["workers"].values():
+        names |= set(worker["resources"])
+    return names
 
 
-def _submit(client, tasks, stage, profile, store, options):
-    """The task of a stage, after the tasks of what it stands on; one task an artifact."""
-    settings = dependencies.settings(profile, stage)
-    name = store.folder(stage, settings).name
-    if name not in tasks:
-        before = (
-            []
-            if store.has(stage, settings)
-            else [
-                _submit(client, tasks, *part, store, options) for part in upstream(profile, stage)
-            ]
-        )
-        tasks[name] = client.submit(
-            make, stage, profile, store, *before, key=f"{name}-{os.urandom(4).hex()}", **options
-        )
+def _submit(
+    client: Client,
+    tasks: dict[str, Future],
+    stage: str,
+    profile: sections.Profile,
+    store: artifacts.Store,
+    options: dict[str, Any],
+) -> Future:
+    """The task of a stage, after the tasks of the stages that it depends on.
+
+    `tasks` collects them by name of the artifact, so that each artifact has one task.
+    """
+    name = stages.folder_of(profile, stage, store).name
+    if name in tasks:
+        return tasks[name]
+    before = []
+    if not stages.is_done(profile, stage, store):
+        for earlier, its_profile in stages.upstream(profile, stage):
+            before.append(_submit(client, tasks, earlier, its_profile, store, options))
+    key = f"{name}-{os.urandom(4).hex()}"
+    tasks[name] = client.submit(make_stage, stage, profile, store, *before, key=key, **options)
     return tasks[name]

@@ -1,50 +1,72 @@
-"""The paper's numbers, tables and figures in its order; ours where a stage measured it. What we
-cannot read is said, never guessed.
+"""Ledger: the paper's numbers, tables and figures in its order, beside those that a stage measured.
+
+Tables 1 to 10 and the figures were lost from the text that we have. What we cannot read is called
+so, and never guessed.
 """
 
+from __future__ import annotations
+
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
+from cxrkit.config.sections import Profile
 from cxrkit.config.vocabulary import DIAGNOSES, FINDINGS
+from cxrkit.evaluation.summaries import sites_of
 from cxrkit.models import factory
-from cxrkit.pipeline import dependencies, task_data
-from cxrkit.reproduction import comparisons, results
-from cxrkit.storage import artifacts, atomic
-from cxrkit.tasks import severity as severity_module
+from cxrkit.pipeline import stages, task_data
+from cxrkit.reproduction import comparisons, grid
+from cxrkit.storage import recorded
+from cxrkit.storage.artifacts import Store
+from cxrkit.storage.atomic import read_json
+from cxrkit.tasks.severity import true_scores
 
-READ, AGAINST, LOST, OURS = (
-    "read in the text",
-    "contradictory in the text",
-    "not available",
-    "not in the paper",
-)
-BEYOND = "Beyond the paper"
-# what measures a number (the first part of a row's key) -> the lesson that shows it, and the call
-# that makes it there
-PLACES = {
-    "cohort": ("00_start_here", "stages.cohort("),
-    "backbone": ("02_backbone", "stages.backbone("),
-    "segmenter": ("03_segmentation", "stages.segmenter("),
-    "diagnosis": ("04_corpus_vit", "stages.transformer("),
-    "diagnosis_pa": ("04_corpus_vit", "stages.transformer("),
-    "diagnosis_ap": ("04_corpus_vit", "stages.transformer("),
-    "court": ("05_saliency", "stages.court("),
-    "severity": ("06_severity", "stages.severity("),
-    "comparison": ("07_ablations", "results.read("),
-    "ablation": ("07_ablations", "results.read("),
+# status of the paper's number
+READ = "read in the text"
+CONTRADICTORY = "contradictory in the text"
+LOST = "not available"
+NOT_IN_PAPER = "not in the paper"
+
+BEYOND = "Beyond the paper"  # the table of rows that the paper lacks
+HOSPITALS = ("CNUH", "YNU", "KNUH")  # the external hospitals of the paper, in its order
+RATES = ("AUC", "sensitivity", "specificity", "accuracy")
+WITHIN_SOURCE = "diagnosis.within_source"  # key of the AUCs within one source
+
+# what measures a number (the first part of a row's key) -> the lesson that shows it, and the code
+# of the cell there that makes it
+LESSON_CALLS = {
+    "cohort": ("00_start_here", "run.cohort"),
+    "backbone": ("02_backbone", "run.backbone"),
+    "segmenter": ("03_segmentation", "run.segmenter"),
+    "diagnosis": ("04_corpus_vit", "run.diagnosis("),
+    "diagnosis_pa": ("04_corpus_vit", "run.diagnosis("),
+    "diagnosis_ap": ("04_corpus_vit", "run.diagnosis("),
+    "saliency_benchmark": ("05_saliency", "run.saliency_benchmark"),
+    "severity": ("06_severity", "run.severity"),
+    "marker_study": ("08_shortcuts", "run.marker_study"),
+    "comparison": ("07_ablations", "read_result("),
+    "ablation": ("07_ablations", "read_result("),
 }
 
 
 @dataclass(frozen=True)
 class Row:
-    """One number of the paper. `key` finds ours: the stage, then the path in its metrics.json, dots
-    between.
+    """One number, table or figure of the paper.
 
-    `lesson` shows a figure of ours in place of a number; `against`: the text contradicts itself on
-    this number.
+    Attributes:
+        table: of the paper, or BEYOND.
+        quantity: what the number says; no two rows share it.
+        paper: the paper's number as text, "" where it was lost.
+        key: where ours is found: the stage, then the path in its metrics.json, dots between.
+        why: what to know about the paper's number.
+        lesson: shows a figure of ours in place of a number.
+        contradictory: the text contradicts itself on this number.
+        hospital: external hospital of the paper that the row is about, which the key names.
     """
 
     table: str
@@ -53,26 +75,28 @@ class Row:
     key: str
     why: str = ""
     lesson: str = ""
-    against: bool = False
+    contradictory: bool = False
+    hospital: str = ""
 
     @property
-    def status(self):
-        """Whether the paper's number is known to us: Tables 1-10 and the figures were lost from the
-        text that we have.
-        """
-        return (
-            OURS
-            if self.table == BEYOND
-            else AGAINST
-            if self.against
-            else READ
-            if self.paper
-            else LOST
-        )
+    def status(self) -> str:
+        """Whether the paper's number is known to us."""
+        if self.table == BEYOND:
+            return NOT_IN_PAPER
+        if self.contradictory:
+            return CONTRADICTORY
+        return READ if self.paper else LOST
+
+    def key_of_site(self, site: str) -> str:
+        """The key with the name of one of our sites in place of the paper's hospital."""
+        return self.key.replace(f".sites.{self.hospital}.", f".sites.{site}.", 1)
 
 
-def severity_rows():
-    """Table 6, three external hospitals; the text names their numbers twice and differently (MSE)."""
+# the rows
+
+
+def severity_rows() -> list[Row]:
+    """Table 6: severity at three external hospitals. The text gives two values of each MSE."""
     read = {
         "mse": ("1.682", "1.677", "1.607"),
         "mae": ("1.028", "1.102", "0.930"),
@@ -83,40 +107,56 @@ def severity_rows():
     constant = ("3.93", "3.92", "2.83")
     rows = []
     for metric, values in read.items():
-        for i, value in enumerate(values):
-            twice = f"the same paragraph later says {again[i]}; a constant guess would score {constant[i]}"
+        for hospital, value, second, guess in zip(HOSPITALS, values, again, constant):
+            why = ""
+            if metric == "mse":
+                why = (
+                    f"the same paragraph later says {second}; a constant guess would score {guess}"
+                )
             rows.append(
                 Row(
                     "Table 6",
-                    f"severity, external hospital {i + 1}: {metric.upper()}",
+                    f"severity, external hospital {hospital}: {metric.upper()}",
                     value,
-                    f"severity.external{i + 1}.{metric}",
-                    twice if metric == "mse" else "",
-                    against=metric == "mse",
+                    f"severity.sites.{hospital}.{metric}",
+                    why,
+                    contradictory=metric == "mse",
+                    hospital=hospital,
                 )
             )
     return rows
 
 
-def diagnosis_rows(table, view, hospitals, bound=""):
-    """Tables 4 and 5: diagnosis on external hospitals."""
-    return [
-        Row(
-            table,
-            f"{view} films, external hospital {i + 1}: {metric}",
-            bound if metric == "AUC" else "",
-            f"diagnosis_{view.lower()}.external{i + 1}.{metric.lower()}",
-            "a bound in the text, no value" if bound and metric == "AUC" else "",
-        )
-        for i in range(hospitals)
-        for metric in ("AUC", "sensitivity", "specificity", "accuracy")
-    ]
+def diagnosis_rows(table: str, view: str, hospitals: Sequence[str], bound: str = "") -> list[Row]:
+    """Tables 4 and 5: diagnosis at external hospitals.
+
+    Args:
+        table: its name.
+        view: "PA" or "AP".
+        hospitals: those that the paper tests this view at.
+        bound: of the AUC, where the text gives one.
+    """
+    rows = []
+    for hospital in hospitals:
+        for metric in RATES:
+            bounded = bool(bound) and metric == "AUC"
+            rows.append(
+                Row(
+                    table,
+                    f"{view} films, external hospital {hospital}: {metric}",
+                    bound if bounded else "",
+                    f"diagnosis_{view.lower()}.sites.{hospital}.{metric.lower()}",
+                    "a bound in the text, no value" if bounded else "",
+                    hospital=hospital,
+                )
+            )
+    return rows
 
 
-def comparison_rows():
+def comparison_rows() -> list[Row]:
     """Tables 7 to 10: other models and ablations, on the main metric of each task."""
     models = ("ResNet-50", "ResNet-152", "DenseNet-121", "ViT", "hybrid ViT")
-    ablations = (
+    of_diagnosis = (
         "2 layers, 4 heads",
         "4 layers, 8 heads",
         "10 weighted maps",
@@ -126,156 +166,114 @@ def comparison_rows():
         "1024 px input",
         "SimCLR: ViT",
         "SimCLR: hybrid ViT",
-        "SimCLR: ours",
+        f"SimCLR: {grid.PROPOSED}",
     )
-    severity = ("ROI average pooling", "Brixia alone")
-    start = "ImageNet-initialised in the paper, its own model was not"
-    return [
-        *(
-            Row(
-                "Table 7",
-                f"diagnosis with {m}: AUC",
-                "",
-                f"comparison.diagnosis.{slug(m)}.auc",
-                start,
-            )
-            for m in models
-        ),
-        *(
-            Row(
-                "Table 8",
-                f"severity with {m}: MSE",
-                "",
-                f"comparison.severity.{slug(m)}.mse",
-                start,
-            )
-            for m in models
-        ),
-        *(
-            Row("Table 9", f"ablation, {a}: AUC", "", f"ablation.diagnosis.{slug(a)}.auc")
-            for a in ablations
-        ),
-        *(
-            Row("Table 10", f"ablation, {a}: MSE", "", f"ablation.severity.{slug(a)}.mse")
-            for a in severity
-        ),
-    ]
+    of_severity = ("ROI average pooling", "Brixia alone")
+    why = "ImageNet-initialised in the paper, its own model was not"
+    rows = []
+    for name in models:
+        key = f"comparison.diagnosis.{slug(name)}.auc"
+        rows.append(Row("Table 7", f"diagnosis with {name}: AUC", "", key, why))
+    for name in models:
+        key = f"comparison.severity.{slug(name)}.mse"
+        rows.append(Row("Table 8", f"severity with {name}: MSE", "", key, why))
+    for name in of_diagnosis:
+        key = f"ablation.diagnosis.{slug(name)}.auc"
+        rows.append(Row("Table 9", f"ablation, {name}: AUC", "", key))
+    for name in of_severity:
+        key = f"ablation.severity.{slug(name)}.mse"
+        rows.append(Row("Table 10", f"ablation, {name}: MSE", "", key))
+    return rows
 
 
-def slug(text):
+def slug(text: str) -> str:
     """Name for a key: lowercase letters and digits, one underscore between words."""
     return "_".join("".join(c if c.isalnum() else " " for c in text.lower()).split())
 
 
-def beyond_rows():
-    """What the paper does not ask and real public films demand: contrasts inside one source, beside
-    models that see no disease.
+def beyond_rows() -> list[Row]:
+    """What the paper does not ask and real public images demand.
+
+    They are AUCs within one source, beside models that see no disease.
     """
     gain = (
         "above the best of the trivial models (thumbnails, grey statistics, file size), paired: AUC"
     )
-    rows = [
-        row
-        for view in ("PA", "AP")
-        for row in (
-            Row(
-                BEYOND,
-                f"normal against other infection inside NIH, {view}, five folds: AUC",
-                "",
-                f"diagnosis.contrasts.inside.{view}.auc",
-            ),
-            Row(BEYOND, f"the same, {view}, {gain}", "", f"diagnosis.contrasts.inside.{view}.gain"),
-        )
-    ]
-    rows += [
-        Row(
-            BEYOND,
-            "COVID-19 against other infection inside Cohen, whose diagnoses taught nothing (lung "
-            "outlines did): AUC",
-            "",
-            "diagnosis.contrasts.away.all.auc",
-        ),
-        Row(BEYOND, f"the same, {gain}", "", "diagnosis.contrasts.away.all.gain"),
-        Row(
-            BEYOND,
-            "guessing the class from the source alone: AUC",
-            "",
-            "diagnosis.contrasts.source_alone",
-        ),
-    ]
-    rows += [
-        Row(
-            BEYOND,
-            f"normal against other infection inside NIH, {view}, all models on lungs alone, {gain}",
-            "",
-            f"diagnosis.contrasts.inside_lungs.{view}.gain",
-        )
-        for view in ("PA", "AP")
-    ]
-    rows += [
-        Row(
-            BEYOND,
-            f"{what} from {name} (16x16 px, linear model): balanced accuracy",
-            "",
-            f"diagnosis.contrasts.probes.{what}.{key}.balanced_accuracy",
-        )
-        for what in ("source", "diagnosis")
-        for name, key in (
-            ("whole films", "thumbnail"),
-            ("the border of films", "border"),
-            ("films without lungs", "lungs removed"),
-        )
-    ]
+    inside = "normal against other infection inside NIH"
+    rows = []
+    for view in ("PA", "AP"):
+        of = f"{WITHIN_SOURCE}.internal.{view}"
+        rows.append(Row(BEYOND, f"{inside}, {view}, five folds: AUC", "", f"{of}.auc"))
+        rows.append(Row(BEYOND, f"the same, {view}, {gain}", "", f"{of}.gain"))
+    held_out = (
+        "COVID-19 against other infection inside Cohen, whose diagnoses train nothing (lung "
+        "outlines do): AUC"
+    )
+    rows.append(Row(BEYOND, held_out, "", f"{WITHIN_SOURCE}.external.all.auc"))
+    rows.append(Row(BEYOND, f"the same, {gain}", "", f"{WITHIN_SOURCE}.external.all.gain"))
+    alone = "guessing the class from the source alone: AUC"
+    rows.append(Row(BEYOND, alone, "", f"{WITHIN_SOURCE}.source_alone"))
+    for view in ("PA", "AP"):
+        quantity = f"{inside}, {view}, all models on lungs alone, {gain}"
+        rows.append(Row(BEYOND, quantity, "", f"{WITHIN_SOURCE}.internal_lungs.{view}.gain"))
+    inputs = {
+        "whole films": "thumbnail",
+        "the border of films": "border",
+        "films without lungs": "lungs removed",
+    }
+    for what in ("source", "diagnosis"):
+        for name, key in inputs.items():
+            quantity = f"{what} from {name} (16x16 px, linear model): balanced accuracy"
+            path = f"{WITHIN_SOURCE}.probes.{what}.{key}.balanced_accuracy"
+            rows.append(Row(BEYOND, quantity, "", path))
+    return [*rows, *_fold_rows()]
+
+
+def _fold_rows() -> list[Row]:
+    """Severity by cross-validation, of the model and of what it is compared with."""
+    models = {
+        "model": "model",
+        "constant guess": "constant",
+        "ridge on thumbnails": "ridge",
+        "second reader": "second_reader",
+    }
+    rows = []
     for threshold in (1, 2):
-        of = f"severity.folds.threshold{threshold}"
-        rows += [
-            Row(
-                BEYOND,
-                f"severity by folds, zone score >= {threshold}, {name}: MSE",
-                "",
-                f"{of}.{key}.mse",
-            )
-            for name, key in (
-                ("model", "model"),
-                ("constant guess", "constant"),
-                ("ridge on thumbnails", "ridge"),
-                # that one stands above
-                ("second reader", "reader"),
-            )
-            if (threshold, key) != (1, "reader")
-        ]
+        for name, key in models.items():
+            if (threshold, key) == (1, "second_reader"):
+                continue  # stands beside the paper's own readers
+            quantity = f"severity by folds, zone score >= {threshold}, {name}: MSE"
+            path = f"severity.folds.threshold{threshold}.{key}.mse"
+            rows.append(Row(BEYOND, quantity, "", path))
     return rows
 
 
-def figure_row(number, shows, lesson, why=""):
-    """A figure of the paper: the picture was lost, the text says what it shows; ours stands in a
-    lesson.
+def figure_row(number: int, shows: str, lesson: str, why: str = "") -> Row:
+    """A figure of the paper.
+
+    The picture was lost and the text says what it shows; ours stands in a lesson.
+
+    Args:
+        number: of the figure.
+        shows: what it shows.
+        lesson: where ours stands.
+        why: what to know.
     """
-    return Row(
-        f"Figure {number}",
-        shows,
-        "",
-        f"figure{number}",
-        why or "picture lost; described in the text",
-        lesson,
-    )
+    why = why or "picture lost; described in the text"
+    return Row(f"Figure {number}", shows, "", f"figure{number}", why, lesson)
 
 
-def rows():
-    """Every number, table and figure of the paper that the kit knows of, in its order."""
+def data_rows() -> list[Row]:
+    """Numbers of the text on data and model."""
     return [
-        figure_row(1, "why low-level findings: the idea", "02_backbone"),
-        figure_row(2, "the backbone, and which of its maps may be the corpus", "02_backbone"),
-        figure_row(3, "the whole model: corpus, transformer, two heads", "04_corpus_vit"),
-        figure_row(4, "how six zeros and ones teach a severity map", "06_severity"),
         Row(
             "Text: data",
             "CheXpert, films in all",
             "224,316",
-            "chexpert.counts.films",
+            "chexpert.counts.images",
             "less the 32,387 lateral ones that is 191,929, and the text keeps 190,847; the "
             "released train.csv has 223,414",
-            against=True,
+            contradictory=True,
         ),
         Row(
             "Text: data",
@@ -298,7 +296,7 @@ def rows():
             "1024",
             "model.corpus.channels",
             "768 in the section on input size: that is D, after the projection",
-            against=True,
+            contradictory=True,
         ),
         Row(
             "Tables 1 to 3",
@@ -307,21 +305,34 @@ def rows():
             "cohort.counts",
             "institutional data, not public; ours stand below",
         ),
-        *diagnosis_rows("Table 4", "PA", 3),
-        *diagnosis_rows("Table 5", "AP", 1, ">= 0.800"),
+    ]
+
+
+def paper_rows() -> list[Row]:
+    """Every number, table and figure of the paper that the kit knows of, in its order."""
+    return [
+        figure_row(1, "why low-level findings: the idea", "02_backbone"),
+        figure_row(2, "the backbone, and which of its maps may be the corpus", "02_backbone"),
+        figure_row(3, "the whole model: corpus, transformer, two heads", "04_corpus_vit"),
+        figure_row(4, "how six zeros and ones train a severity map", "06_severity"),
+        *data_rows(),
+        *diagnosis_rows("Table 4", "PA", HOSPITALS),
+        # CNUH alone has AP images of all three classes (section 4)
+        *diagnosis_rows("Table 5", "AP", HOSPITALS[:1], ">= 0.800"),
         figure_row(5, "saliency of bacterial infection, tuberculosis, COVID-19", "05_saliency"),
         *severity_rows(),
         Row(
             "Text: readers",
             "severity, five readers against their majority: MSE",
             "1.683",
-            "severity.folds.threshold1.reader.mse",
+            "severity.folds.threshold1.second_reader.mse",
             "150 Brixia images, other images than the model's; the public two-reader images give "
-            "3.17 [2.24, 4.21] at zone "
-            "score >= 1 and 1.10 [0.84, 1.40] at >= 2",
+            "3.17 [2.24, 4.21] at zone score >= 1 and 1.10 [0.84, 1.40] at >= 2",
         ),
         figure_row(6, "severity: score, array, map and contours of one hospital", "06_severity"),
-        figure_row(7, "severity maps against lesions drawn by experts (12 films)", "06_severity"),
+        figure_row(
+            7, "severity maps against lesions annotated by experts (12 films)", "06_severity"
+        ),
         *comparison_rows(),
         figure_row(
             8,
@@ -333,90 +344,132 @@ def rows():
     ]
 
 
-def stage_of(key):
+# what was measured
+
+
+def stage_of(key: str) -> str:
     """The first part of a key: what measured it."""
     return key.partition(".")[0]
 
 
-def measurements(root, profile):
-    """{stage: metrics} of the stages that are finished under `root` with exactly the profile's
-    settings.
+def measurements(root: Path, profile: Profile) -> dict[str, dict[str, Any]]:
+    """The metrics of the finished stages of a profile.
+
+    Args:
+        root: of the store.
+        profile: stages of other settings are left out.
+
+    Returns:
+        Stage -> its metrics.json; "comparison" and "ablation" -> cells of the grid.
     """
-    folders = {
-        stage: artifacts.Store(root).folder(stage, dependencies.settings(profile, stage))
-        for stage in dependencies.DEPENDS
-    }
-    found = {
-        stage: atomic.read_json(folder / "metrics.json")
-        for stage, folder in folders.items()
-        if (folder / "metrics.json").exists()
-    }
-    return found | grid(root, profile)
+    found, store = {}, Store(root)
+    for stage in stages.STAGES:
+        path = stages.folder_of(profile, stage, store) / "metrics.json"
+        if path.exists():
+            found[stage] = read_json(path)
+    return found | grid_measurements(root, profile)
 
 
-def grid(root, profile):
-    """Tables 7 to 10: what `make grid` committed for this profile, else the cells that are finished
-    under `root`.
+def grid_measurements(root: Path, profile: Profile) -> dict[str, dict[str, Any]]:
+    """Tables 7 to 10: the recorded rows of `make grid`, otherwise the finished cells.
+
+    Args:
+        root: of the store.
+        profile: cells of other settings are left out.
+
+    Returns:
+        {"comparison": {task: {cell: {metric: leaf}}}, "ablation": the same}.
     """
-    rows = results.read("grid")["rows"] if "grid" in results.names() else []
-    found = comparisons.for_ledger(profile, artifacts.Store(root), rows)
-    return {
-        part: {
-            task: {slug(name): leaf for name, leaf in cells.items()}
-            for task, cells in tasks.items()
-        }
-        for part, tasks in found.items()
-        if tasks
-    }
+    rows = recorded.read_result("grid")["rows"] if "grid" in recorded.result_names() else []
+    out = {}
+    for part, tasks in comparisons.grid_metrics(profile, Store(root), rows).items():
+        for task, cells in tasks.items():
+            of_task = {slug(name): leaf for name, leaf in cells.items()}
+            out.setdefault(part, {})[task] = of_task
+    return out
 
 
-def sizes(profile):
+def model_sizes(profile: Profile) -> dict[str, dict[str, Any]]:
     """What the profile's model is, without any training: {"model": ...} for the ledger."""
-    return {"model": {"corpus": {"channels": factory.network(profile).out_channels}}}
+    channels = factory.build_backbone(profile).out_channels
+    return {"model": {"corpus": {"channels": channels}}}
 
 
-def flat(metrics, prefix=""):
-    """Nested metrics -> {dotted name: leaf}; a dict with "value", or a paired "difference", is one
-    leaf, with its interval.
+def flatten(metrics: dict[str, Any], prefix: str = "") -> dict[str, dict[str, Any]]:
+    """Nested metrics as leaves.
+
+    Args:
+        metrics: as in metrics.json.
+        prefix: of every name.
+
+    Returns:
+        Dotted name -> leaf with `value` and, where it has one, its interval. A dict with "value",
+        or with a paired "difference", is one leaf.
     """
     leaves = {}
     for name, value in metrics.items():
-        if isinstance(value, dict) and isinstance(value.get("difference"), float):
-            against = f"against {value['rival']}" if "rival" in value else ""
+        if not isinstance(value, dict):
+            leaves[f"{prefix}{name}"] = {"value": value}
+        elif isinstance(value.get("difference"), float):
             leaves[f"{prefix}{name}"] = {
                 "value": value["difference"],
                 "low": value["low"],
                 "high": value["high"],
-                "why": against,
+                "why": f"against {value['baseline']}" if "baseline" in value else "",
             }
-        elif isinstance(value, dict) and "value" not in value:
-            leaves |= flat(value, f"{prefix}{name}.")
+        elif "value" in value:
+            leaves[f"{prefix}{name}"] = value
         else:
-            leaves[f"{prefix}{name}"] = value if isinstance(value, dict) else {"value": value}
+            leaves |= flatten(value, f"{prefix}{name}.")
     return leaves
 
 
-def table(measured):
-    """The ledger: one dict a row with `paper`, `status`, `ours`, `interval`, `why`, `stage`,
-    `lesson`; ours is None where nothing was measured, NaN where it is undefined.
+def sites_beside_paper(metrics: dict[str, Any]) -> dict[str, str]:
+    """Which of our sites stands beside which external hospital of the paper.
 
-    `why` begins with the name of our hospital where a row is about one.
+    A site of the same name stands beside its hospital, whatever the order of the names. Where a run
+    has no hospital of the paper, as on virtual hospitals, its own external sites stand in, in
+    alphabetical order.
+
+    Args:
+        metrics: of a stage.
+
+    Returns:
+        The paper's name -> ours; hospitals without numbers of ours are left out.
     """
-    ours = flat(measured)
+    sites = sites_of(metrics)
+    same = {name: name for name in HOSPITALS if name in sites}
+    return same or dict(zip(HOSPITALS, sorted(sites)))
+
+
+def ledger_table(measured: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """The ledger.
+
+    Args:
+        measured: of `measurements`.
+
+    Returns:
+        One dict a row: `table`, `quantity`, `paper`, `status`, `stage`, `lesson`, `picture`,
+        `measured` (None where nothing was measured, NaN where it is undefined), `interval`, and
+        `why`, which begins with the name of our site where another one than the paper's stands in.
+    """
+    leaves = flatten(measured)
+    sites = {stage: sites_beside_paper(metrics) for stage, metrics in measured.items()}
     lines = []
-    for row in rows():
-        leaf = ours.get(row.key, {})
+    for row in paper_rows():
+        stage, key, why = stage_of(row.key), row.key, []
+        site = sites.get(stage, {}).get(row.hospital)
+        if site:
+            key = row.key_of_site(site)
+        leaf = leaves.get(key, {})
+        if leaf and row.hospital and site != row.hospital:
+            why.append(f"ours: {site}")
+        why.append(leaf.get("why", row.why))
+        if row.table == BEYOND and not leaf:
+            why.append("asks for real films: profile mini")
         undefined = bool(leaf) and leaf["value"] is None
-        interval = (
-            [leaf["low"], leaf["high"]]
-            if leaf.get("low") is not None and leaf.get("high") is not None
-            else None
-        )
-        site = leaf and ours.get(f"{row.key.rpartition('.')[0]}.site")
-        why = [f"ours: {site['value']}" if site else "", leaf.get("why", row.why)]
-        why += ["asks for real films: profile mini"] if row.table == BEYOND and not leaf else []
-        why += ["undefined: not every class has films there"] if undefined else []
-        stage = stage_of(row.key)
+        if undefined:
+            why.append("undefined: not every class has films there")
         lines.append(
             {
                 "table": row.table,
@@ -424,68 +477,84 @@ def table(measured):
                 "paper": row.paper,
                 "status": row.status,
                 "stage": stage,
-                "lesson": row.lesson or PLACES.get(stage, ("",))[0],
+                "lesson": row.lesson or lesson_of(stage),
                 "picture": bool(row.lesson),
-                "ours": math.nan if undefined else leaf.get("value"),
-                "interval": interval,
+                "measured": math.nan if undefined else leaf.get("value"),
+                "interval": _interval(leaf),
                 "why": "; ".join(filter(None, why)),
             }
         )
     return lines
 
 
+def lesson_of(stage: str) -> str:
+    """The lesson that shows what a stage measured, "" where none does."""
+    lesson, _ = LESSON_CALLS.get(stage, ("", ""))
+    return lesson
+
+
+def _interval(leaf: dict[str, Any]) -> list[float] | None:
+    """[low, high] of a leaf, None where it has none."""
+    if leaf.get("low") is None or leaf.get("high") is None:
+        return None
+    return [leaf["low"], leaf["high"]]
+
+
 # what a stage is, and Tables 1 to 3 for our data
 
 
-def made(root, profile):
-    """The finished stages of the profile: list of dict stage, folder (its key), date, lesson."""
-    found = []
-    for stage in dependencies.DEPENDS:
-        folder = artifacts.Store(root).folder(stage, dependencies.settings(profile, stage))
-        if folder.exists():
-            date = datetime.fromtimestamp((folder / "settings.json").stat().st_mtime, UTC)
-            found.append(
-                {
-                    "stage": stage,
-                    "folder": folder.name,
-                    "date": date.strftime("%Y-%m-%d %H:%M UTC"),
-                    "lesson": PLACES.get(stage, ("",))[0],
-                }
-            )
+def finished_stages(root: Path, profile: Profile) -> list[dict[str, str]]:
+    """The finished stages of the profile.
+
+    Args:
+        root: of the store.
+        profile: stages of other settings are left out.
+
+    Returns:
+        stage, folder (its key), date and lesson of each.
+    """
+    found, store = [], Store(root)
+    for stage in stages.STAGES:
+        folder = stages.folder_of(profile, stage, store)
+        if not folder.exists():
+            continue
+        date = datetime.fromtimestamp((folder / "settings.json").stat().st_mtime, UTC)
+        found.append(
+            {
+                "stage": stage,
+                "folder": folder.name,
+                "date": date.strftime("%Y-%m-%d %H:%M UTC"),
+                "lesson": lesson_of(stage),
+            }
+        )
     return found
 
 
-def datasets(profile, store):
-    """Tables 1 to 3 of the paper for our data: {title: DataFrame}; {} where films have not been
-    drawn or listed yet.
+def dataset_tables(profile: Profile, store: Store) -> dict[str, pd.DataFrame]:
+    """Tables 1 to 3 of the paper for our data.
 
-    Films, and patients in brackets; by dataset (virtual hospitals: by site), view and what the task
-    is about.
+    Args:
+        profile: its `manifests` name the datasets.
+        store: knows where images lie.
+
+    Returns:
+        Title -> images, and patients in brackets, by dataset (virtual hospitals: by site), view and
+        what the task is about. {} where the virtual hospitals have not been rendered yet.
+
+    Raises:
+        FileNotFoundError: a dataset is not there.
     """
-    if (
-        "virtual" in profile.manifests
-        and not store.folder("cohort", dependencies.settings(profile, "cohort")).exists()
-    ):
-        return {}
-    tables = {
-        task: task_data.for_task(profile, task, store)
-        for task in ("findings", "diagnosis", "severity")
-    }
-    for table in tables.values():
-        table["source"] = table["dataset"].where(
-            table["dataset"] != "virtual", "virtual, " + table["site"].astype(str)
-        )
-        table["source"] += table["external"].astype(bool).map({True: " (external)", False: ""})
-        table["view"] = table["view"].fillna("unknown")
+    cohort = None
+    if "virtual" in profile.manifests:
+        cohort = stages.folder_of(profile, "cohort", store)
+        if not cohort.exists():
+            return {}
+    tables = {}
+    for task in ("findings", "diagnosis", "severity"):
+        tables[task] = _with_source(task_data.images_for(profile, task, store, cohort))
     named = tables["findings"].melt(["source", "view", "group_id"], list(FINDINGS), "finding")
-    scored = tables["severity"].assign(
-        severity=severity_module.score_of(tables["severity"], profile.choices)
-    )
-    scored["severity"] = scored["severity"].map(
-        lambda score: "unknown" if pd.isna(score) else f"score {score:.0f}"
-    )
-    wanted = {
-        "Table 1: findings of the films that teach the backbone": (
+    counted = {
+        "Table 1: findings of the films that train the backbone": (
             named[named["value"] == 1],
             "finding",
             list(FINDINGS),
@@ -495,17 +564,51 @@ def datasets(profile, store):
             "diagnosis",
             list(DIAGNOSES),
         ),
-        "Table 3: severity by source and view": (scored, "severity", None),
+        "Table 3: severity by source and view": (
+            _with_severity(tables["severity"], profile),
+            "severity",
+            None,
+        ),
     }
-    return {title: counts(*what) for title, what in wanted.items() if len(what[0])}
+    found = {}
+    for title, (table, column, order) in counted.items():
+        if len(table):
+            found[title] = count_images(table, column, order)
+    return found
 
 
-def counts(table, column, order=None):
-    """Films (patients) by source and view, a column for each value: DataFrame of text."""
+def _with_source(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with `source`, as the report names it, and no view missing."""
+    virtual = "virtual, " + table["site"].astype(str)
+    source = table["dataset"].where(table["dataset"] != "virtual", virtual)
+    external = table["external"].astype(bool).map({True: " (external)", False: ""})
+    return table.assign(source=source + external, view=table["view"].fillna("unknown"))
+
+
+def _with_severity(table: pd.DataFrame, profile: Profile) -> pd.DataFrame:
+    """The table with its true severity as text."""
+    scores = []
+    for score in true_scores(table, profile.choices):
+        scores.append("unknown" if pd.isna(score) else f"score {score:.0f}")
+    return table.assign(severity=scores)
+
+
+def count_images(
+    table: pd.DataFrame, column: str, order: Sequence[str] | None = None
+) -> pd.DataFrame:
+    """Images (patients) by source and view.
+
+    Args:
+        table: images with source, view, group_id and the column.
+        column: what is counted, a column of the result for each value.
+        order: the values in order; None = those that occur.
+
+    Returns:
+        Table of text.
+    """
     groups = table.groupby(["source", "view", column])["group_id"].agg(["size", "nunique"])
-    text = (groups["size"].map("{:,}".format) + groups["nunique"].map(" ({:,})".format)).unstack(
-        fill_value="-"
-    )
-    return (
-        text.reindex(columns=order, fill_value="-").reset_index() if order else text.reset_index()
-    )
+    images, patients = groups["size"].map("{:,}".format), groups["nunique"].map(" ({:,})".format)
+    text = (images + patients).unstack(fill_value="-")
+    if order:
+        text = text.reindex(columns=order, fill_value="-")
+    return text.reset_index()

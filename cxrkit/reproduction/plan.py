@@ -1,111 +1,178 @@
-"""Plan: what a run will cost on this machine, said before it starts: films, updates, hours, memory,
-disk. Nothing is guessed: one update of every training is made at full size on made-up films, and a
-few of the real films are decoded.
+"""Plan: what a run costs on this machine, before it starts: images, updates, hours, memory, disk.
 
-B batch, S image size, s the segmenter's.
+Nothing is guessed: one update of every training is made at full size on noise, and a few of the
+real images are decoded.
+
+B batch, S image size, s that of the segmenter, K classes or findings.
 """
 
+from __future__ import annotations
+
 import itertools
-import multiprocessing
 import os
 import shutil
 import time
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import pandas as pd
 import psutil
 import torch
-import torch.nn.functional as F
+from torch import nn
 
-from cxrkit.config.profiles import Training
+from cxrkit.config.sections import Profile, Training
 from cxrkit.config.vocabulary import DIAGNOSES, FINDINGS
-from cxrkit.data import manifests
-from cxrkit.data.cache import READ, cpus
-from cxrkit.data.datasets import parts
-from cxrkit.models import factory
-from cxrkit.pipeline import task_data
+from cxrkit.data import manifests, preprocessing
+from cxrkit.data.cache import cpus
+from cxrkit.data.datasets import split_parts
+from cxrkit.data.images import load_image
+from cxrkit.pipeline import stages, task_data
 from cxrkit.reproduction import grid
+from cxrkit.reproduction.watch import call_in_subprocess
 from cxrkit.storage.artifacts import Store
-from cxrkit.tasks import diagnosis, findings, segmentation, severity
+from cxrkit.tasks import diagnosis, segmentation
+from cxrkit.tasks.diagnosis import DiagnosisTask
+from cxrkit.tasks.findings import FindingsTask
+from cxrkit.tasks.severity import SeverityTask
 from cxrkit.training import devices, loop, memory
 
 GB = 2**30
-ON_A_CPU = 2  # films of the update that is measured where there is no GPU, whatever the batch
-SAMPLE = 8  # films that are decoded to know the rate
+FEWEST_MEASURED = 2  # images of the measured update on a CPU, and the least that is tried on a GPU
+SAMPLE = 8  # images that are decoded to know the rate
+
+Tables = dict[str, pd.DataFrame]
+Batch = dict[str, torch.Tensor]
 
 
 class MissingData(FileNotFoundError):
-    """Datasets of the profile that are not there; the message says how to obtain each, and how to
-    do without.
+    """Datasets of the profile are not there; the message names each and the next step."""
+
+
+@dataclass(frozen=True)
+class PlannedTraining:
+    """A training before it is measured.
+
+    Attributes:
+        images: name -> number of training images, for every model that trains in this way.
+        training: optimiser, batch and steps.
+        make: builds the model.
+        loss: of the model and a batch.
+        size: of the images, pixels.
     """
+
+    images: dict[str, int]
+    training: Training
+    make: Callable[[], nn.Module]
+    loss: Callable[[nn.Module, Batch], Any]
+    size: int
 
 
 @dataclass(frozen=True)
 class Cost:
-    """One training: `films` to learn from, how it trains, and what was measured of one update."""
+    """A training, and what was measured of one update.
+
+    Attributes:
+        name: of the training.
+        images: number of training images.
+        training: optimiser, batch and steps.
+        seconds: of one image in an update.
+        kept: bytes that one image holds until the backward pass.
+        weights: number of trained weights.
+        measured: images of the measured update: fewer than the batch on a CPU, or where the batch
+            does not fit.
+        fits: whether the device holds the whole batch.
+    """
 
     name: str
-    films: int
+    images: int
     training: Training
-    seconds: float  # of one film in an update
-    kept: float  # bytes that one film holds until the backward pass
+    seconds: float
+    kept: float
     weights: int
-    # films of the update that was measured: fewer than the batch on a CPU, or where that does not
-    # fit
     measured: int
-    fits: bool = True  # whether the card holds the whole batch
+    fits: bool = True
 
     @property
-    def seen(self):
-        """Films that all updates see together."""
+    def seen(self) -> int:
+        """Images that all updates see, repetitions counted."""
         return self.training.steps * self.training.batch * self.training.accumulate
 
     @property
-    def hours(self):
-        """On this machine."""
+    def hours(self) -> float:
+        """Hours on this machine."""
         return self.seen * self.seconds / 3600
 
     @property
-    def memory(self):
-        """Bytes at work: activations, and weights, gradients, moments and moving average in
-        float32.
-        """
+    def memory(self) -> float:
+        """Bytes at work: activations, and weights, gradients, moments and average in float32."""
         copies = 2 + memory.MOMENTS[self.training.optimizer] + (self.training.ema > 0)
         return self.kept * self.training.batch + 4 * copies * self.weights
 
 
-def films(profile, store=None):
-    """All films of every task, {task: table}, also where a dry run takes few. Raises MissingData
-    where a dataset or a film is not there.
+# the images
+
+
+def task_tables(profile: Profile, store: Store | None = None) -> Tables:
+    """All images of every task, also where a dry run takes few.
+
+    Args:
+        profile: its `manifests` name the datasets.
+        store: knows where real images lie.
+
+    Returns:
+        Task -> table.
+
+    Raises:
+        MissingData: a dataset or an image is not there.
     """
     store, absent = store or Store(), []
     for name in profile.manifests:
+        if name == "virtual":
+            continue
         try:
-            name == "virtual" or manifests.read(name, store.data, profile.choices)
+            manifests.read_manifest(name, store.data, profile.choices)
         except FileNotFoundError as error:
             absent.append(f"{error}; or do without: --profile {profile.name}-{name}")
     if absent:
         raise MissingData("\n".join(absent))
-    tables = {
-        task: task_data.for_task(replace(profile, films=0), task, store) for task in task_data.TASKS
-    }
-    for task, table in tables.items():
-        lost = [path for path in table["path"] if "#" not in path and not os.path.exists(path)]
-        if lost:
-            raise MissingData(
-                f"{len(lost)} of {len(table)} films for the {task} are not there, the first: "
-                f"{lost[0]}; unpack the rest, or "
-                "take their rows out of the table"
-            )
+    everything, cohort = replace(profile, max_images=0), None
+    if "virtual" in profile.manifests:
+        cohort = stages.resolve(profile, "cohort", store)
+    tables = {}
+    for task in task_data.TASKS:
+        tables[task] = task_data.images_for(everything, task, store, cohort)
+        _refuse_lost_images(task, tables[task])
     return tables
 
 
-def made_up(batch, size):
-    """A batch of noise of `size` px with labels of every kind, as all the losses take it."""
-    noise = torch.rand(2, batch, 1, size, size, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    mask = torch.zeros(batch, size, size, dtype=torch.uint8)
+def _refuse_lost_images(task: str, table: pd.DataFrame) -> None:
+    """Raises MissingData where the table lists images that the disk lacks."""
+    lost = [path for path in table["path"] if "#" not in path and not os.path.exists(path)]
+    if lost:
+        raise MissingData(
+            f"{len(lost)} of {len(table)} films for the {task} are not there, the first: "
+            f"{lost[0]}; unpack the rest, or take their rows out of the table"
+        )
+
+
+# the trainings
+
+
+def noise_batch(batch: int, size: int) -> Batch:
+    """A batch of noise with labels of every kind, as all the losses take it.
+
+    Args:
+        batch: number of images B.
+        size: of the images, pixels S.
+
+    Returns:
+        Images (B, 1, S, S), masks (B, S, S), labels of every task.
+    """
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.rand(2, batch, 1, size, size, generator=generator) * 2 - 1  # (2, B, 1, S, S)
+    mask = torch.zeros(batch, size, size, dtype=torch.uint8)  # (B, S, S)
     mask[:, size // 4 : -size // 4, size // 4 : -size // 4] = 255
     return {
         "image": noise[0],
@@ -115,227 +182,276 @@ def made_up(batch, size):
         "array": torch.ones(batch, 3, 2),
         "findings": torch.ones(batch, len(FINDINGS)),
         "diagnosis": torch.arange(batch) % len(DIAGNOSES),
+        "class_mask": torch.ones(batch, len(DIAGNOSES), dtype=torch.bool),
     }
 
 
-def trainings(profile, tables):
-    """All trainings of lessons 02 to 06: list of ({name: films to learn from}, training, make() ->
-    model, loss, size).
+def planned_trainings(profile: Profile, tables: Tables) -> list[PlannedTraining]:
+    """All trainings of lessons 02 to 06.
+
+    Args:
+        profile: sizes, budgets and choices.
+        tables: of `task_tables`.
+
+    Returns:
+        One entry for each network and budget; the models of both views share one.
     """
-    learn = {task: parts(table)["train"] for task, table in tables.items()}
-    views = {
-        f"diagnosis {view}": len(diagnosis.of_view(learn["diagnosis"], view))
-        for view in ("PA", "AP")
-    }
-    game = segmentation.roles(
-        profile,
-        pd.concat([tables["lungs"], tables["diagnosis"]]).drop_duplicates(
-            "path", ignore_index=True
-        ),
-    )
-    abnormal, unets = (
-        int((game["role"] == "abnormal").sum()),
-        segmentation.unet_films(profile, game),
-    )
-    size, small, teacher = (
-        profile.image_size,
-        profile.segmenter.size,
-        segmentation.translator(profile).to(devices.pick_device()).eval(),
-    )
-
-    def diagnose(model, batch):
-        return F.cross_entropy(model(batch["image"])["logits"], batch["diagnosis"])
-
+    train = {task: split_parts(table)["train"] for task, table in tables.items()}
+    views = {}
+    for view in ("PA", "AP"):
+        views[f"diagnosis {view}"] = len(diagnosis.of_view(train["diagnosis"], view))
+    of_findings, of_diagnosis = FindingsTask(profile), DiagnosisTask(profile)
+    of_severity, size = SeverityTask(profile), profile.image_size
     return [
-        (
-            {"backbone": len(learn["findings"])},
+        PlannedTraining(
+            {"backbone": len(train["findings"])},
             profile.backbone_training,
-            lambda: factory.backbone_network(profile),
-            findings.loss,
+            of_findings.network,
+            of_findings.loss,
             size,
         ),
-        (
-            {"lungs: teacher": abnormal},
-            profile.segmenter_training,
-            lambda: segmentation.translator(profile),
-            partial(segmentation.adaptation_loss, profile),
-            small,
+        *_segmenter_trainings(profile, tables),
+        PlannedTraining(
+            views, profile.transformer_training, of_diagnosis.network, of_diagnosis.loss, size
         ),
-        (
-            {"lungs: student": abnormal},
-            profile.student_training,
-            lambda: segmentation.generator(profile),
-            partial(segmentation.student_loss, profile, teacher),
-            small,
-        ),
-        (
-            {f"lungs: {name}": int(rows.sum()) for name, rows in unets.items()},
-            profile.unet_training,
-            lambda: segmentation.unet(profile),
-            partial(segmentation.unet_loss, profile),
-            small,
-        ),
-        (views, profile.transformer_training, lambda: factory.network(profile), diagnose, size),
-        (
-            {"severity": len(learn["severity"])},
+        PlannedTraining(
+            {"severity": len(train["severity"])},
             profile.severity_training,
-            lambda: severity.network(profile),
-            severity.loss(profile.choices, profile.variant.pooling),
+            of_severity.network,
+            of_severity.loss,
             size,
         ),
     ]
 
 
-def measure(training, model, loss, batch, device):
-    """Two updates on one batch: the first warms up and counts memory, the second is timed ->
-    (seconds, bytes) of one film, weights.
+def _segmenter_trainings(profile: Profile, tables: Tables) -> list[PlannedTraining]:
+    """Teacher, student and plain U-Nets of lesson 03."""
+    both = pd.concat([tables["lungs"], tables["diagnosis"]])
+    table = segmentation.assign_roles(profile, both.drop_duplicates("path", ignore_index=True))
+    abnormal = int((table["role"] == "abnormal").sum())
+    unets = {}
+    for name, rows in segmentation.unet_rows(table).items():
+        unets[f"lungs: {name}"] = int(rows.sum())
+    teacher = segmentation.build_translator(profile).to(devices.pick_device()).eval()
+    size = profile.segmenter.size
+    return [
+        PlannedTraining(
+            {"lungs: teacher": abnormal},
+            profile.segmenter_training,
+            partial(segmentation.build_translator, profile),
+            partial(segmentation.adaptation_loss, profile),
+            size,
+        ),
+        PlannedTraining(
+            {"lungs: student": abnormal},
+            profile.student_training,
+            partial(segmentation.build_generator, profile),
+            partial(segmentation.student_loss, profile, teacher),
+            size,
+        ),
+        PlannedTraining(
+            unets,
+            profile.unet_training,
+            partial(segmentation.build_unet, profile),
+            partial(segmentation.unet_loss, profile),
+            size,
+        ),
+    ]
+
+
+# what they cost
+
+
+def measure_update(
+    training: Training,
+    model: nn.Module,
+    loss: Callable[[nn.Module, Batch], Any],
+    batch: Batch,
+    device: torch.device,
+) -> tuple[float, float, int]:
+    """Two updates on one batch: the first warms up and counts memory, the second is timed.
+
+    Args:
+        training: optimiser and precision; its batch is not used.
+        model: with its initial weights.
+        loss: of the model and a batch.
+        batch: of n images.
+        device: where the updates run.
+
+    Returns:
+        Seconds of one image, bytes that one image holds, and the number of trained weights.
     """
     n = len(batch["image"])
-    run = loop.Run(model, replace(training, batch=n, accumulate=1, steps=2), {}, device, None, None)
+    short = replace(training, batch=n, accumulate=1, steps=2)
+    run = loop.TrainingRun(model, loss, short, device)
     source = itertools.repeat((list(range(n)), batch))
     with devices.cpu_threads(training.threads):
         loop.train_mode(model)
-        kept = memory.kept_during(lambda: run.update(loss, source), model.parameters())
+        kept = memory.kept_during(partial(run.update, source), model.parameters())
         began = time.perf_counter()
-        run.update(loss, source)
+        run.update(source)
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         seconds = time.perf_counter() - began
-    return (
-        seconds / n,
-        kept / n,
-        sum(weight.numel() for weight in model.parameters() if weight.requires_grad),
-    )
+    weights = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
+    return seconds / n, kept / n, weights
 
 
-def measure_what_fits(training, make, loss, size, device):
-    """`measure` with the batch, and half of it again and again where the card is too small ->
-    (films that fit, *what it measured).
+def measure_largest_batch(
+    planned: PlannedTraining, device: torch.device
+) -> tuple[int, float, float, int]:
+    """`measure_update` with the whole batch, or with half of it until the device holds it.
 
-    Raises ValueError where not even ON_A_CPU films fit.
+    Args:
+        planned: the training; a CPU measures FEWEST_MEASURED images.
+        device: where the updates run.
+
+    Returns:
+        The number of images that fit, and what `measure_update` returns.
+
+    Raises:
+        ValueError: not even FEWEST_MEASURED images fit.
     """
-    n = training.batch if device.type == "cuda" else min(ON_A_CPU, training.batch)
+    training, size = planned.training, planned.size
+    n = training.batch
+    if device.type != "cuda":
+        n = min(FEWEST_MEASURED, n)
     while True:
         try:
-            return n, *measure(training, make(), loss, made_up(n, size), device)
+            batch = noise_batch(n, size)
+            return n, *measure_update(training, planned.make(), planned.loss, batch, device)
         except torch.OutOfMemoryError as error:
-            if n <= ON_A_CPU:
+            if n <= FEWEST_MEASURED:
                 raise ValueError(
                     f"an update of {n} films of {size} px does not fit on {device}: {error}"
                 ) from None
-        n = max(ON_A_CPU, n // 2)
+        n = max(FEWEST_MEASURED, n // 2)
         torch.cuda.empty_cache()  # out here, where the error no longer holds what did not fit
 
 
-def costs(profile, tables):
-    """The measured cost of every training, list of Cost."""
-    device, out = devices.pick_device(), []
-    for names, training, make, loss, size in trainings(profile, tables):
-        n, seconds, kept, weights = measure_what_fits(training, make, loss, size, device)
-        fits = device.type != "cuda" or n == training.batch
-        out += [
-            Cost(name, count, training, seconds, kept, weights, n, fits)
-            for name, count in names.items()
-        ]
-    return out
+def training_costs(profile: Profile, tables: Tables) -> list[Cost]:
+    """The measured cost of every training.
+
+    Args:
+        profile: sizes, budgets and choices.
+        tables: of `task_tables`.
+
+    Returns:
+        One Cost for each model.
+
+    Raises:
+        ValueError: an update does not fit on this device.
+    """
+    device, costs = devices.pick_device(), []
+    for planned in planned_trainings(profile, tables):
+        n, seconds, kept, weights = measure_largest_batch(planned, device)
+        fits = device.type != "cuda" or n == planned.training.batch
+        for name, count in planned.images.items():
+            costs.append(Cost(name, count, planned.training, seconds, kept, weights, n, fits))
+    return costs
 
 
-def decoding(profile, tables):
-    """(films to decode, seconds of one on one core, bytes of the caches): every task keeps its own,
-    and masks beside them.
+def decoding_cost(profile: Profile, tables: Tables) -> tuple[int, float, int]:
+    """What decoding costs: every task keeps its own images, and masks beside them.
+
+    Args:
+        profile: sizes and choices.
+        tables: of `task_tables`.
+
+    Returns:
+        Images to decode, seconds of one on one core, bytes of the caches.
     """
     rows = pd.concat(tables.values()).drop_duplicates("path")
     rows = rows.sample(min(SAMPLE, len(rows)), random_state=profile.seed)
     began = time.perf_counter()
     for path in rows["path"]:
-        READ["film"](path, profile.image_size, profile.choices)
+        preprocessing.prepare(load_image(path).pixels, profile.image_size, profile.choices)
     seconds = (time.perf_counter() - began) / len(rows)
-    big, small = profile.image_size**2, profile.segmenter.size**2
-    # film, mask, and the mask's cache
-    kept = (len(tables["findings"]) + len(tables["diagnosis"]) + 3 * len(tables["severity"])) * big
-    # grey film and mask
-    drawn = 2 * (len(tables["lungs"]) + len(tables["diagnosis"]) + len(tables["severity"])) * small
-    return sum(map(len, tables.values())), seconds, kept + drawn
+    count = {task: len(table) for task, table in tables.items()}
+    # severity keeps the image, the mask, and the mask's cache
+    of_model = count["findings"] + count["diagnosis"] + 3 * count["severity"]
+    # the segmenter keeps grey image and mask
+    of_segmenter = 2 * (count["lungs"] + count["diagnosis"] + count["severity"])
+    cache = of_model * profile.image_size**2 + of_segmenter * profile.segmenter.size**2
+    return sum(count.values()), seconds, cache
 
 
-def listed(costs):
+# in words
+
+
+def cost_table(costs: list[Cost]) -> str:
     """Costs as a table for people."""
-    return pd.DataFrame(
-        [
+    rows = []
+    for cost in costs:
+        rows.append(
             {
-                "training": c.name,
-                "films": c.films,
-                "updates": c.training.steps,
-                "images/update": c.seen // c.training.steps,
-                "epochs": f"{c.seen / max(1, c.films):.1f}",
-                "images/s": f"{1 / c.seconds:.2f}",
-                "hours": f"{c.hours:.2f}",
-                "memory GB": f"{c.memory / GB:.1f}",
+                "training": cost.name,
+                "films": cost.images,
+                "updates": cost.training.steps,
+                "images/update": cost.seen // cost.training.steps,
+                "epochs": f"{cost.seen / max(1, cost.images):.1f}",
+                "images/s": f"{1 / cost.seconds:.2f}",
+                "hours": f"{cost.hours:.2f}",
+                "memory GB": f"{cost.memory / GB:.1f}",
             }
-            for c in costs
-        ]
-    ).to_string(index=False)
+        )
+    return pd.DataFrame(rows).to_string(index=False)
 
 
-def too_large(costs):
-    """A line for each training whose batch the card does not hold."""
-    return [
-        f"{c.name}: measured with {c.measured} films: the whole batch of {c.training.batch} does "
-        "not fit; halve `batch` and double "
-        "`accumulate` of its training in cxrkit/profiles.py, until it does"
-        for c in costs
-        if not c.fits
-    ]
+def oversized(costs: list[Cost]) -> list[str]:
+    """A line for each training whose batch the device does not hold."""
+    lines = []
+    for cost in costs:
+        if cost.fits:
+            continue
+        lines.append(
+            f"{cost.name}: measured with {cost.measured} films: the whole batch of "
+            f"{cost.training.batch} does not fit; halve `batch` and double `accumulate` of its "
+            "training in the settings of the profile, until it does"
+        )
+    return lines
 
 
-def describe(profile, store=None):
-    """The plan in words. Raises MissingData, OSError where the disk is too small, ValueError where
-    the card holds no update.
+def describe_plan(profile: Profile, store: Store | None = None) -> str:
+    """The plan as text.
+
+    Args:
+        profile: what would run.
+        store: where its results would go; the folder is made.
+
+    Raises:
+        MissingData: a dataset or an image is not there.
+        OSError: the disk is too small; the message holds the plan.
+        ValueError: the device holds no update.
     """
     store = store or Store()
     store.root.mkdir(parents=True, exist_ok=True)
-    listing, device, cores = films(profile, store), devices.pick_device(), cpus()
-    tables = {task: task_data.sample(table, profile, task) for task, table in listing.items()}
-    known = pd.concat([table.assign(task=task) for task, table in listing.items()])
-    where = known["split"].mask(known["external"].astype(bool), "external")
-    whole, (decoded, each, cache) = costs(profile, tables), decoding(profile, tables)
-    decode, train_hours = decoded * each / cores / 3600, sum(c.hours for c in whole)
-    # checkpoint: model, best, average ...
-    disk = cache + sum(4 * c.weights * (4 + memory.MOMENTS[c.training.optimizer]) for c in whole)
-    free = shutil.disk_usage(store.root).free
-    there = (
-        torch.cuda.get_device_properties(device).total_memory
-        if device.type == "cuda"
-        else psutil.virtual_memory().total
-    )
-    extra = grid.trainings(profile)
-    few = [
-        f"a dry run takes {decoded:,} of these {len(known):,} films; --plan without --dry-run says "
-        "what all of them cost",
-        "",
-    ]
-    text = "\n".join(
-        [
-            f"profile {profile.name} on {device}, {cores} cores",
+    listing = task_tables(profile, store)
+    tables = {task: task_data.subsample(table, profile, task) for task, table in listing.items()}
+    costs = training_costs(profile, tables)
+    decoded, seconds, cache = decoding_cost(profile, tables)
+    # a checkpoint holds the model, the best one, the average, and the moments
+    checkpoints = 0
+    for cost in costs:
+        checkpoints += 4 * cost.weights * (4 + memory.MOMENTS[cost.training.optimizer])
+    disk, free = cache + checkpoints, shutil.disk_usage(store.root).free
+    device, cores = devices.pick_device(), cpus()
+    lines = [f"profile {profile.name} on {device}, {cores} cores", "", _image_counts(listing), ""]
+    if profile.max_images:
+        total = sum(map(len, listing.values()))
+        lines += [
+            f"a dry run takes {decoded:,} of these {total:,} films; --plan without --dry-run says "
+            "what all of them cost",
             "",
-            pd.crosstab([known["task"], known["dataset"]], where).to_string(),
-            "",
-            *(few if profile.films else []),
-            listed(whole),
-            *too_large(whole),
-            "",
-            f"decoding, once: {decoded:,} films, {1 / each:.0f} images/s a core, {decode:.2f} "
-            "hours",
-            f"hours on this machine: {train_hours + decode:.1f} ({(train_hours + decode) / 24:.1f} "
-            "days) for the trainings above",
-            f"not counted: evaluation, figures, the court of lesson 05; in lesson 07 {len(extra)} "
-            "further trainings, "
-            f"{sum(training.steps for training in extra.values()):,} updates of other models",
-            f"memory: {max(c.memory for c in whole) / GB:.1f} GB at most, and up to 1 GB of work "
-            f"space; there are {there / GB:.0f} GB",
-            f"disk: {disk / GB:.1f} GB in {store.root}; {free / GB:.1f} GB are free",
         ]
-    )
+    lines += [cost_table(costs), *oversized(costs), ""]
+    lines += _totals(profile, costs, decoded, seconds, cores)
+    lines += [
+        f"memory: {max(cost.memory for cost in costs) / GB:.1f} GB at most, and up to 1 GB of work "
+        f"space; there are {_device_memory(device) / GB:.0f} GB",
+        f"disk: {disk / GB:.1f} GB in {store.root}; {free / GB:.1f} GB are free",
+    ]
+    text = "\n".join(lines)
     if disk > free:
         raise OSError(
             f"{text}\nthe disk is too small: choose another folder (--out, or CXRKIT_STORE)"
@@ -343,9 +459,47 @@ def describe(profile, store=None):
     return text
 
 
-def apart(profile, store=None):
-    """`describe` in a process of its own: the gigabytes that an update holds, on a GPU too, are
-    free again for the run.
+def _image_counts(tables: Tables) -> str:
+    """Images of each task and dataset, by split."""
+    known = pd.concat([table.assign(task=task) for task, table in tables.items()])
+    where = known["split"].mask(known["external"].astype(bool), "external")
+    return pd.crosstab([known["task"], known["dataset"]], where).to_string()
+
+
+def _totals(
+    profile: Profile, costs: list[Cost], decoded: int, seconds: float, cores: int
+) -> list[str]:
+    """Lines on hours: those of decoding, of the trainings, and what is not counted."""
+    decode = decoded * seconds / cores / 3600
+    hours = sum(cost.hours for cost in costs) + decode
+    extra = grid.extra_trainings(profile).values()
+    updates = sum(training.steps for training in extra)
+    return [
+        f"decoding, once: {decoded:,} films, {1 / seconds:.0f} images/s a core, {decode:.2f} hours",
+        f"hours on this machine: {hours:.1f} ({hours / 24:.1f} days) for the trainings above",
+        "not counted: evaluation, figures, the saliency benchmark of lesson 05; in lesson 07 "
+        f"{len(extra)} further trainings, {updates:,} updates of other models",
+    ]
+
+
+def _device_memory(device: torch.device) -> int:
+    """Bytes of memory that the device has."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    return psutil.virtual_memory().total
+
+
+def describe_in_subprocess(profile: Profile, store: Store | None = None) -> str:
+    """`describe_plan` in a process of its own.
+
+    The gigabytes that an update holds, on a GPU too, are free again for the run.
+
+    Args:
+        profile: what would run.
+        store: where its results would go.
+
+    Raises:
+        MissingData, OSError, ValueError: as `describe_plan`.
+        ChildProcessError: the process ended without an answer.
     """
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
-        return process.submit(describe, profile, store).result()
+    return call_in_subprocess(describe_plan, profile, store)

@@ -1,6 +1,9 @@
-"""Lessons: read from their percent source and run headless through papermill, each with a deadline,
-only where out of date.
+"""Runner: lessons are read from their percent source and run headless through papermill.
+
+Each lesson has a deadline, runs only where it is out of date, and leaves no process behind.
 """
+
+from __future__ import annotations
 
 import contextlib
 import hashlib
@@ -9,18 +12,22 @@ import os
 import re
 import sys
 import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import filelock
 import jupytext
 import nbformat
 import papermill
 import pydantic
+from nbformat import NotebookNode
 
-from cxrkit.config import paths, profiles
+from cxrkit.config import paths
+from cxrkit.config.settings_file import SUFFIXES, get_profile
 from cxrkit.reproduction import environment
-from cxrkit.reproduction.watch import Watch
-from cxrkit.storage import artifacts, atomic
+from cxrkit.reproduction.watch import Watch, signals_raise_exit
+from cxrkit.storage import artifacts, atomic, locations
 
 METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
@@ -30,16 +37,17 @@ BLANK = {"code": "# your solution", "markdown": "*Your answer.*"}
 
 
 class CannotRun(Exception):
-    """No lesson can start: the message names the problem and the next step."""
+    """No lesson can start; the message names the problem and the next step."""
 
 
 class LessonFailed(Exception):
-    """One lesson stopped: the message says where, and which file shows it."""
+    """One lesson stopped; the message says where, and which file shows it."""
 
 
 class Parameters(pydantic.BaseModel, extra="forbid"):
-    """All that a lesson's `parameters` cell may declare; papermill itself only warns about a
-    misspelt name.
+    """All that the `parameters` cell of a lesson may declare.
+
+    papermill itself only warns about a misspelt name.
     """
 
     profile: str = "demo"
@@ -50,165 +58,232 @@ class Parameters(pydantic.BaseModel, extra="forbid"):
     workers: int | None = None
 
 
-def lessons_folder():
+# the sources of lessons
+
+
+def lessons_folder() -> Path:
     """Percent sources: `notebooks/src` of the checkout, or `cxrkit/lessons` of an installed kit."""
     source = paths.PACKAGE.parent / "notebooks" / "src"
     return source if source.is_dir() else paths.PACKAGE / "lessons"
 
 
-def sources(only=(), folder=None):
-    """Lesson sources in order; `only` keeps those whose number or name is named. Raises ValueError
-    for one that is no lesson's.
+def lesson_sources(only: Iterable[str] = (), folder: Path | None = None) -> list[Path]:
+    """Lesson sources in order.
+
+    Args:
+        only: numbers or names of lessons; () = all.
+        folder: where the sources lie; default `lessons_folder()`.
+
+    Raises:
+        ValueError: there is no lesson of that number or name; the message lists them.
     """
+    asked = set(only)
     found = sorted(Path(folder or lessons_folder()).glob("[0-9][0-9]_*.py"))
-    called = {path: {path.name[:2], path.stem} for path in found}
-    unknown = sorted(set(only).difference(*called.values()))
+    names = {path: {path.name[:2], path.stem} for path in found}
+    unknown = sorted(asked.difference(*names.values()))
     if unknown:
-        raise ValueError(
-            f"no lesson {', '.join(unknown)}; there are: "
-            f"{', '.join(path.stem for path in found) or 'none'}"
-        )
-    return [path for path in found if not only or called[path] & set(only)]
+        known = ", ".join(path.stem for path in found) or "none"
+        raise ValueError(f"no lesson {', '.join(unknown)}; there are: {known}")
+    if not asked:
+        return found
+    return [path for path in found if names[path] & asked]
 
 
-def read_lesson(path, solved=False):
-    """Notebook without outputs from a percent source; cells tagged `solution` are blank unless
-    `solved`.
+def read_lesson(path: Path, solved: bool = False) -> NotebookNode:
+    """Notebook without outputs from a percent source.
+
+    Args:
+        path: of the source.
+        solved: keep the cells tagged `solution`; otherwise they are blank, below the leading
+            comment that states the exercise.
     """
     notebook = jupytext.read(path, fmt="py:percent")
     notebook.metadata = nbformat.from_dict(METADATA)
     for cell in notebook.cells:
-        if "solution" in cell.metadata.get("tags", []) and not solved:
-            task = (
-                re.match(r"(#.*\n?)*", cell.source).group().rstrip()
-                if cell.cell_type == "code"
-                else ""
-            )
-            cell.source = f"{task}\n{BLANK[cell.cell_type]}".lstrip()
+        if solved or "solution" not in cell.metadata.get("tags", []):
+            continue
+        exercise = ""
+        if cell.cell_type == "code":
+            exercise = re.match(r"(#.*\n?)*", cell.source).group().rstrip()
+        cell.source = f"{exercise}\n{BLANK[cell.cell_type]}".lstrip()
     return notebook
 
 
-def package_digest():
-    """Hash of all that can change what a lesson prints: code, atlas, manifests, interpreter, torch."""
-    package = paths.PACKAGE
-    files = [*package.rglob("*"), *(package.parent / "data_manifests").rglob("*")]
-    digest = hashlib.sha256(f"{sys.version} torch {importlib.metadata.version('torch')}".encode())
-    for path in sorted(p for p in files if p.is_file() and p.suffix not in (".pyc", ".j2")):
-        digest.update(
-            f"{path.relative_to(package.parent).as_posix()}\0".encode() + path.read_bytes()
-        )
-    return digest.hexdigest()
+def declared_parameters(notebook: NotebookNode) -> set[str]:
+    """Names in the `parameters` cell of a lesson.
 
-
-def fingerprint(notebook, parameters):
-    """Hash of a lesson's cells, its parameters and the package: equal means that running it again
-    shows the same.
+    Raises:
+        ValueError: a name that no lesson may have.
     """
-    cells = [
-        [cell.cell_type, cell.source, cell.metadata.get("tags", [])] for cell in notebook.cells
-    ]
-    return artifacts.key({"cells": cells, "parameters": parameters, "package": package_digest()})
-
-
-def declared(notebook):
-    """Names in the lesson's `parameters` cell. Raises ValueError for one that no lesson may have."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "lesson.ipynb"
         nbformat.write(notebook, path)
         names = set(papermill.inspect_notebook(str(path)))
-    unknown = sorted(names - set(Parameters.model_fields))
+    known = list(Parameters.model_fields)
+    unknown = sorted(names.difference(known))
     if unknown:
         raise ValueError(
-            f"parameters cell declares {', '.join(unknown)}; known: "
-            f"{', '.join(Parameters.model_fields)}"
+            f"parameters cell declares {', '.join(unknown)}; known: {', '.join(known)}"
         )
     return names
 
 
-def execute(notebook, path, parameters, seconds):
-    """Run a notebook through papermill into `path`; returns (seconds, peak bytes).
+# what a run depends on
 
-    The output appears under its name only if every cell ran; else it is kept as
-    `<stem>.failed.ipynb` and LessonFailed is raised. Raises ValueError for a parameter that the
-    notebook does not declare.
+
+def package_digest() -> str:
+    """Hash of all that can change what a lesson prints.
+
+    That is code, atlas, manifests, interpreter and torch.
     """
-    unknown = sorted(set(parameters) - declared(notebook))
+    package = paths.PACKAGE
+    files = [*package.rglob("*"), *(package.parent / "data_manifests").rglob("*")]
+    digest = hashlib.sha256(f"{sys.version} torch {importlib.metadata.version('torch')}".encode())
+    for path in sorted(files):
+        if path.is_file() and path.suffix not in (".pyc", ".j2"):
+            name = path.relative_to(package.parent).as_posix()
+            digest.update(f"{name}\0".encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def fingerprint(notebook: NotebookNode, parameters: dict[str, Any]) -> str:
+    """Hash of a lesson: equal hashes mean that running it again shows the same.
+
+    Args:
+        notebook: without outputs.
+        parameters: all that it is run with.
+
+    Returns:
+        12 hex digits of its cells, its parameters and the package.
+    """
+    cells = []
+    for cell in notebook.cells:
+        cells.append([cell.cell_type, cell.source, cell.metadata.get("tags", [])])
+    return artifacts.key({"cells": cells, "parameters": parameters, "package": package_digest()})
+
+
+# one lesson
+
+
+def execute_notebook(
+    notebook: NotebookNode, path: Path, parameters: dict[str, Any], seconds: float
+) -> tuple[float, int]:
+    """Run a notebook through papermill.
+
+    The output appears under its name only if every cell ran; otherwise it is kept as
+    `<stem>.failed.ipynb`. The kernel, and whatever its cells have started, ends with this call,
+    also when the call is interrupted by Ctrl-C, SIGTERM or SIGHUP.
+
+    Args:
+        notebook: without outputs.
+        path: of the output.
+        parameters: values for names that its `parameters` cell declares.
+        seconds: the deadline.
+
+    Returns:
+        Seconds that it took, and peak bytes of its processes.
+
+    Raises:
+        LessonFailed: a cell raised, the kernel died, or the deadline came.
+        ValueError: a parameter that the notebook does not declare.
+    """
+    declared = declared_parameters(notebook)
+    unknown = sorted(set(parameters) - declared)
     if unknown:
         raise ValueError(
-            f"{path.stem} has no parameter {', '.join(unknown)}; it declares: "
-            f"{sorted(declared(notebook))}"
+            f"{path.stem} has no parameter {', '.join(unknown)}; it declares: {sorted(declared)}"
         )
-    running, failed = (
-        path.with_name(f".{path.stem}.running.ipynb"),
-        path.with_suffix(".failed.ipynb"),
-    )
+    running = path.with_name(f".{path.stem}.running.ipynb")
+    failed = path.with_suffix(".failed.ipynb")
     for stale in (path, failed, running):
         stale.unlink(missing_ok=True)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # else each kernel warns about frozen modules
+    # otherwise each kernel warns about frozen modules
     os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
-    error = None
-    with Watch(seconds) as watch:
-        try:
-            papermill.execute_notebook(
-                notebook,
-                str(running),
-                parameters,
-                kernel_name="python3",
-                progress_bar=False,
-                start_timeout=180,
-                cwd=str(path.parent),
-                extra_arguments=["--log-level=40"],
-            )
-        except Exception as caught:
-            # whatever stops a lesson: an error in a cell, a dead kernel, one that never started
-            error = caught
-    if error:
-        shown = running.exists() and running.replace(failed)
-        reason = (
-            f"stopped at its deadline of {seconds / 60:g} minutes"
-            if watch.expired
-            else summary(error)
+    try:
+        with signals_raise_exit(), Watch(seconds) as watch:
+            error = _run_cells(notebook, running, parameters, path.parent)
+        if error is None:
+            running.replace(path)
+            return watch.elapsed, watch.peak
+        reason = error_summary(error)
+        if watch.expired:
+            reason = f"stopped at its deadline of {seconds / 60:g} minutes"
+        if running.exists():
+            running.replace(failed)
+            reason = f"{reason} (see {failed})"
+        raise LessonFailed(f"{path.stem}: {reason}") from error
+    finally:
+        running.unlink(missing_ok=True)  # that of a run that was interrupted
+
+
+def _run_cells(
+    notebook: NotebookNode, path: Path, parameters: dict[str, Any], folder: Path
+) -> Exception | None:
+    """Run a notebook in a kernel that works in `folder`, into `path`; what stopped it, or None."""
+    try:
+        papermill.execute_notebook(
+            notebook,
+            str(path),
+            parameters,
+            kernel_name="python3",
+            progress_bar=False,
+            start_timeout=180,
+            cwd=str(folder),
+            extra_arguments=["--log-level=40"],
         )
-        raise LessonFailed(
-            f"{path.stem}: {reason}" + (f" (see {failed})" if shown else "")
-        ) from error
-    running.replace(path)
-    return watch.elapsed, watch.peak
+    except Exception as error:  # an error in a cell, a dead kernel, or one that never started
+        return error
+    return None
 
 
-def summary(error):
+def error_summary(error: Exception) -> str:
     """One line for an exception of papermill or nbclient."""
     if isinstance(error, papermill.PapermillExecutionError):
         return f"cell In [{error.exec_count}] raised {error.ename}: {error.evalue}"
-    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
+    lines = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0]}"
 
 
-def run(source, folder, parameters, seconds, force=False, solved=False):
-    """Run one lesson into `folder` unless its record says that nothing has changed; returns
-    (record, whether it ran).
+def run_lesson(
+    source: Path,
+    folder: Path,
+    parameters: dict[str, Any],
+    seconds: float,
+    force: bool = False,
+    solved: bool = False,
+) -> tuple[dict[str, Any], bool]:
+    """Run one lesson, unless its record says that nothing has changed.
+
+    Args:
+        source: percent source.
+        folder: where the executed notebook and its record go.
+        parameters: of the run; the lesson gets those that it declares.
+        seconds: the deadline.
+        force: run it again although nothing has changed.
+        solved: with the solutions of its exercises.
+
+    Returns:
+        The record (fingerprint, parameters, seconds, peak_gb, provenance), and whether it ran.
+
+    Raises:
+        LessonFailed: as `execute_notebook`.
     """
-    lesson, output, note = (
-        read_lesson(source, solved),
-        folder / f"{source.stem}.ipynb",
-        folder / f"{source.stem}.json",
-    )
+    lesson = read_lesson(source, solved)
+    output, note = folder / f"{source.stem}.ipynb", folder / f"{source.stem}.json"
+    declared = declared_parameters(lesson)
     given = {
-        name: value
-        for name, value in parameters.items()
-        if value is not None and name in declared(lesson)
+        name: value for name, value in parameters.items() if value is not None and name in declared
     }
-    print_of = fingerprint(
-        lesson, given | ({"data": parameters["data"]} if parameters.get("data") else {})
-    )
+    current = fingerprint(lesson, given | _outside(parameters))
     if not force and output.exists() and note.exists():
         record = atomic.read_json(note)
-        if record["fingerprint"] == print_of:
+        if record["fingerprint"] == current:
             return record, False
     note.unlink(missing_ok=True)
-    elapsed, peak = execute(lesson, output, given, seconds)
+    elapsed, peak = execute_notebook(lesson, output, given, seconds)
     record = {
-        "fingerprint": print_of,
+        "fingerprint": current,
         "parameters": given,
         "seconds": round(elapsed, 1),
         "peak_gb": round(peak / environment.GB, 2),
@@ -218,47 +293,89 @@ def run(source, folder, parameters, seconds, force=False, solved=False):
     return record, True
 
 
-def reproduce(parameters, root=None, only=(), force=False, say=print):
-    """Run the lessons for a profile into `<root>/runs/<profile>`; returns the names of those that
-    failed.
+def _outside(parameters: dict[str, Any]) -> dict[str, str]:
+    """What a lesson depends on beside its own parameters: the data, and a settings file's text."""
+    outside = {}
+    if parameters.get("data"):
+        outside["data"] = parameters["data"]
+    profile = parameters.get("profile") or ""
+    if profile.endswith(SUFFIXES):
+        outside["settings"] = Path(profile).read_text("utf-8")
+    return outside
 
-    `data`, the folder of the full datasets, reaches the lessons as CXRKIT_DATA. Raises CannotRun if
-    none could start or another run is at work in that folder, ValueError for an unknown profile,
-    lesson or parameter.
+
+# all lessons of a profile
+
+
+def reproduce(
+    parameters: dict[str, Any],
+    root: Path | None = None,
+    only: Sequence[str] = (),
+    force: bool = False,
+    say: Callable[[str], object] = print,
+) -> list[str]:
+    """Run the lessons for a profile into `<root>/runs/<name of the profile>`.
+
+    Args:
+        parameters: values of `Parameters`. `profile` is a name or the path of a settings file;
+            `data`, the folder of the full datasets, reaches the lessons as CXRKIT_DATA.
+        root: the store; default `locations.default_root()`.
+        only: numbers or names of lessons; () = all.
+        force: run lessons again that are up to date.
+        say: called with each line of progress.
+
+    Returns:
+        The names of the lessons that failed.
+
+    Raises:
+        CannotRun: no lesson could start, or another run is at work in that folder.
+        ValueError: an unknown profile, lesson or parameter.
     """
-    root = Path(root).resolve() if root else artifacts.default_root()
-    parameters = Parameters(**{**parameters, "out": str(root)}).model_dump()
-    if parameters["data"]:
-        os.environ["CXRKIT_DATA"] = parameters["data"]  # a kernel inherits it
-    profile, lessons, failed = profiles.get(parameters["profile"]), sources(only), []
-    stops = environment.blocking(environment.examine(root, environment.BEFORE_A_RUN))
-    if stops:
-        raise CannotRun("\n".join(f"{check.value}\n  next step: {check.todo}" for check in stops))
+    root = Path(root).resolve() if root else locations.default_root()
+    given = Parameters(**{**parameters, "out": str(root)}).model_dump()
+    if given["data"]:
+        os.environ["CXRKIT_DATA"] = given["data"]  # a kernel inherits it
+    profile, lessons, failed = get_profile(given["profile"]), lesson_sources(only), []
+    if given["profile"].endswith(SUFFIXES):
+        given["profile"] = str(Path(given["profile"]).resolve())  # kernels work in another folder
+    _refuse_blocked(root)
     if not lessons:
         raise CannotRun(f"no lesson in {lessons_folder()}")
-    refuse_unused(parameters, lessons)
-    with alone(root / "runs" / profile.name) as folder:
+    refuse_unused(given, lessons)
+    with exclusive_folder(root / "runs" / profile.name) as folder:
         for number, source in enumerate(lessons, 1):
             left = ", ".join(path.stem for path in lessons[number:]) or "nothing"
             say(f"[{number}/{len(lessons)}] {source.stem} ... (then: {left})")
             try:
-                record, ran = run(source, folder, parameters, 60 * profile.lesson_minutes, force)
-                cost = f"{record['seconds']:.0f} s, {record['peak_gb']:.2f} GB"
-                say(
-                    f"    ran in {cost}"
-                    if ran
-                    else f"    up to date (ran in {cost}; --force runs it again)"
-                )
+                record, ran = run_lesson(source, folder, given, 60 * profile.lesson_minutes, force)
             except LessonFailed as error:
                 failed.append(source.stem)
                 say(f"    FAILED {error}")
+                continue
+            cost = f"{record['seconds']:.0f} s, {record['peak_gb']:.2f} GB"
+            if ran:
+                say(f"    ran in {cost}")
+            else:
+                say(f"    up to date (ran in {cost}; --force runs it again)")
     return failed
 
 
+def _refuse_blocked(root: Path) -> None:
+    """Raises CannotRun where this machine cannot run any lesson."""
+    stops = environment.blocking(environment.examine(root, environment.BEFORE_A_RUN))
+    if stops:
+        raise CannotRun("\n".join(f"{check.value}\n  next step: {check.todo}" for check in stops))
+
+
 @contextlib.contextmanager
-def alone(folder):
-    """The folder of a run, for one process at a time. Raises CannotRun while another runs there:
-    two would overwrite their lessons.
+def exclusive_folder(folder: Path) -> Iterator[Path]:
+    """The folder of a run, for one process at a time: two would overwrite their lessons.
+
+    Args:
+        folder: is made where it is missing.
+
+    Raises:
+        CannotRun: another process is at work there.
     """
     folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -271,14 +388,23 @@ def alone(folder):
         ) from None
 
 
-def refuse_unused(parameters, lessons):
-    """Raises ValueError for an option that no chosen lesson takes: it would be dropped in silence."""
-    taken = set().union(*(declared(read_lesson(source)) for source in lessons))
-    unused = [
-        name
-        for name, value in parameters.items()
-        if value is not None and name not in (*taken, "data")
-    ]
+def refuse_unused(parameters: dict[str, Any], lessons: Iterable[Path]) -> None:
+    """Refuse an option that would be dropped in silence.
+
+    Args:
+        parameters: of a run.
+        lessons: sources of the chosen lessons.
+
+    Raises:
+        ValueError: no chosen lesson takes one of them.
+    """
+    taken = set()
+    for source in lessons:
+        taken |= declared_parameters(read_lesson(source))
+    unused = []
+    for name, value in parameters.items():
+        if value is not None and name not in taken and name != "data":
+            unused.append(name)
     if unused:
         raise ValueError(
             f"no chosen lesson takes {', '.join(unused)}; their parameters: "

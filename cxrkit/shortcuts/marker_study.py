@@ -1,14 +1,21 @@
-"""The confound dial: the same films, with a marker in the corner that tells the diagnosis with
-strength rho; what do models learn?
+"""Marker study: what do models learn where a marker in the corner goes with the diagnosis?
 
-Every film's own marker is painted over and written anew, so that between two positions of the dial
-nothing changes but these letters. Linear readers of three depths (pixels, the first layers of a
-frozen backbone, its corpus) learn at every rho; a small corpus ViT on the first layers shows where
-such a model looks. n films, M markers, K classes, d features, S px of a raw film, h w grid.
+It does so with probability rho, the strength of the confounder. Every image's own marker is painted
+over and written anew, so that between two steps of the confounder sweep nothing changes but these
+letters. Linear probes of three depths (pixels, the first layers of a frozen backbone, its corpus)
+are trained at every rho; a small corpus ViT on the first layers shows where such a model looks.
+
+n images, M markers, K classes, C channels, d features, S px of a raw image, h w grid.
 """
 
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
-from typing import NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -17,23 +24,30 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from cxrkit.config import profiles
+from cxrkit.config import sections
 from cxrkit.data import augmentation, masks, preprocessing
 from cxrkit.evaluation import metrics, resampling, summaries
 from cxrkit.explain import deep_taylor, measures
 from cxrkit.models.corpus_vit import CorpusViT
 from cxrkit.simulation import radiograph
+from cxrkit.simulation.radiograph import MARKERS as MARKERS  # what lessons show
 from cxrkit.storage.atomic import write_json
 from cxrkit.tasks import diagnosis
 from cxrkit.training import batches, checkpoint, loop
+from cxrkit.training.devices import pick_device
+
+if TYPE_CHECKING:
+    from cxrkit.config.sections import Profile
+    from cxrkit.models.densenet import Backbone
+    from cxrkit.simulation.cohort import Cohort
 
 RHOS = (0.0, 0.25, 0.5, 0.75, 1.0)
-# where the fixes are tried: at 1 no film is left from which balancing could learn the difference
-AT = 0.75
-FILMS = {"train": 600, "internal": 300, "external": 300}
-READERS = ("pixels", "first layers", "corpus")
-PIXELS = 64  # px of the film that the reader of pixels sees
-LINEAR = profiles.Training(
+# where fixes are compared: at 1 no image is left from which balancing could learn the difference
+FIX_RHO = 0.75
+MAX_IMAGES = {"train": 600, "internal": 300, "external": 300}
+PROBES = ("pixels", "first layers", "corpus")  # what a linear probe is given
+PIXEL_SIZE = 64  # px of the image that the probe of pixels is given
+PROBE_TRAINING = sections.Training(
     "adamw",
     lr=2e-4,
     batch=32,
@@ -44,426 +58,607 @@ LINEAR = profiles.Training(
     clip=1.0,
     threads=1,
 )
-NETWORK = replace(LINEAR, lr=2e-3, steps=300, weight_decay=0.05)
-DRAWS = 200  # of patients, for an interval
+VIT_TRAINING = replace(PROBE_TRAINING, lr=2e-3, steps=300, weight_decay=0.05)
+BOOTSTRAP_DRAWS = 200  # of patients, for an interval
 
 
-# films
+# images
 
 
-def erase(image, row):
-    """Raw film with its marker painted over by what surrounds it, uint8 (S, S); row: its line of
-    films.csv.
+def erase_marker(image: np.ndarray, row: dict[str, Any] | pd.Series) -> np.ndarray:
+    """Paint over the marker of a raw image with what surrounds it.
+
+    Args:
+        image: uint8 (S, S).
+        row: its line of the cohort's table, with marker_top, marker_left, ... in px.
+
+    Returns:
+        A new image, uint8 (S, S).
     """
-    top, left, bottom, right = (
-        max(0, int(row[f"marker_{side}"])) for side in ("top", "left", "bottom", "right")
-    )
+    sides = ("top", "left", "bottom", "right")
+    top, left, bottom, right = (max(0, int(row[f"marker_{side}"])) for side in sides)
     return radiograph.erase_marker(image, (slice(top, bottom), slice(left, right)))
 
 
-def write(image, marker, seed):
-    """A film with a marker (its number in `film.MARKERS`), at a place that the seed alone decides
-    -> (film, box top left bottom right).
+def write_marker(
+    image: np.ndarray, marker: int, seed: int
+) -> tuple[np.ndarray, tuple[int, int, int, int]]:
+    """A copy of an image with a marker.
+
+    Args:
+        image: uint8 (S, S).
+        marker: its number in `radiograph.MARKERS`.
+        seed: alone decides where it is written.
+
+    Returns:
+        The copy, and the box of the marker: top, left, bottom, right px.
     """
     out = image.copy()
-    return out, radiograph.write_marker(
-        out, radiograph.MARKERS[marker], np.random.default_rng(seed)
-    )
+    box = radiograph.write_marker(out, radiograph.MARKERS[marker], np.random.default_rng(seed))
+    return out, box
 
 
-def lungs_only(image, row):
-    """The film with all but the lungs in their mean grey."""
+def unchanged(image: np.ndarray, row: dict[str, Any]) -> np.ndarray:
+    """The image as it is."""
+    return image
+
+
+def keep_lungs(image: np.ndarray, row: dict[str, Any]) -> np.ndarray:
+    """The image with all but the lungs in their mean grey."""
     lungs = masks.load_mask(row["lung_mask"]) > 0
     out = np.full_like(image, np.rint(image[lungs].mean()))
     out[lungs] = image[lungs]
     return out
 
 
-def turned(image, row):
-    """The film turned, shifted, scaled and perhaps flipped (`data.augment`), by its own number."""
-    return augmentation.augment(image, generator=torch.Generator().manual_seed(int(row["number"])))[
-        0
-    ]
+def augment(image: np.ndarray, row: dict[str, Any]) -> np.ndarray:
+    """The image turned, shifted, scaled and perhaps flipped (`data.augment`), by its number."""
+    generator = torch.Generator().manual_seed(int(row["number"]))
+    return augmentation.augment(image, generator=generator)[0]
 
 
-CHANGES = {
-    "as it is": lambda image, row: image,
-    "marker erased": lambda image, row: image,
-    "lungs only": lungs_only,
-    "turned": turned,
+# name -> function of a raw image and its row
+IMAGE_CHANGES: dict[str, Callable[[np.ndarray, dict[str, Any]], np.ndarray]] = {
+    "as it is": unchanged,
+    "marker erased": unchanged,  # `mark_images` writes none
+    "lungs only": keep_lungs,
+    "turned": augment,
 }
-BLIND = ("marker erased", "lungs only")  # no marker is left to be seen
+WITHOUT_MARKER = ("marker erased", "lungs only")  # no marker is left to be seen
+
+
+@contextmanager
+def outputs_of(module: nn.Module) -> Iterator[list[torch.Tensor]]:
+    """A list to which every forward pass of a module adds its output, on the CPU."""
+    outputs: list[torch.Tensor] = []
+    hook = module.register_forward_hook(lambda module, given, out: outputs.append(out.cpu()))
+    try:
+        yield outputs
+    finally:
+        hook.remove()
 
 
 @torch.no_grad()
-def look(backbone, images, profile):
-    """What each reader is given of raw films (n, S, S): dict of (n, C, h, w), "first layers" folded
-    to the grid of the corpus.
+def embed(
+    backbone: Backbone,
+    images: list[np.ndarray],
+    profile: Profile,
+    device: torch.device | None = None,
+) -> dict[str, torch.Tensor]:
+    """What each probe is given of raw images.
+
+    Args:
+        backbone: frozen; it is moved to `device` and stays there.
+        images: n of uint8 (S, S).
+        profile: its image size and choices prepare them.
+        device: where to compute; default: `pick_device()`.
+
+    Returns:
+        For each of PROBES (n, C, h, w) on the CPU; "first layers" are folded to the grid of the
+        corpus.
     """
-    ready = [
-        preprocessing.prepare(np.asarray(image), profile.image_size, profile.choices)
-        for image in images
-    ]
-    pixels = np.stack(
-        [cv2.resize(image, (PIXELS, PIXELS), interpolation=cv2.INTER_AREA) for image in ready]
-    )
-    inputs = torch.from_numpy(
-        np.stack([preprocessing.normalize(image, profile.choices.normalize) for image in ready])
-    )[:, None]
-    seen = []
-    hook = backbone.features.transition1.register_forward_hook(
-        lambda module, given, out: seen.append(out)
-    )
-    try:
-        corpus = torch.cat([backbone.features(part) for part in inputs.split(64)])
-    finally:
-        hook.remove()
-    first = torch.cat(seen)
+    device = pick_device() if device is None else device
+    backbone.to(device)
+    size, choices = profile.image_size, profile.choices
+    prepared = [preprocessing.prepare(np.asarray(image), size, choices) for image in images]
+    small = (PIXEL_SIZE, PIXEL_SIZE)
+    pixels = [cv2.resize(image, small, interpolation=cv2.INTER_AREA) for image in prepared]
+    normal = [preprocessing.normalize(image, choices.normalize) for image in prepared]
+    inputs = torch.from_numpy(np.stack(normal))[:, None]  # (n, 1, s, s)
+    with outputs_of(backbone.features.transition1) as first_layers:
+        parts = [backbone.features(part.to(device)).cpu() for part in inputs.split(64)]
+    corpus, first = torch.cat(parts), torch.cat(first_layers)  # (n, C, h, w), (n, C', fh, fw)
     fold = first.shape[-1] // corpus.shape[-1]
-    return dict(
-        zip(
-            READERS,
-            (
-                torch.from_numpy(pixels / np.float32(255))[:, None],
-                F.pixel_unshuffle(first, fold),
-                corpus,
-            ),
-            strict=True,
-        )
-    )
+    return {
+        "pixels": torch.from_numpy(np.stack(pixels) / np.float32(255))[:, None],
+        "first layers": F.pixel_unshuffle(first, fold),  # (n, f*f*C', h, w)
+        "corpus": corpus,
+    }
 
 
-class Ward(NamedTuple):
-    """Films of one place with every marker: `seen` reader -> float16 (M, n, C, h, w), `boxes` (M,
-    n, 4) in raw pixels.
-    """
+class MarkedImages(NamedTuple):
+    """Images of one split, each with every marker."""
 
-    table: pd.DataFrame
-    codes: np.ndarray
-    seen: dict
-    boxes: np.ndarray
+    table: pd.DataFrame  # n rows
+    codes: np.ndarray  # (n,) class numbers
+    inputs: dict[str, torch.Tensor]  # probe -> float16 (M, n, C, h, w)
+    boxes: np.ndarray  # (M, n, 4) of the marker: top, left, bottom, right in raw px
 
-    def wearing(self, reader, markers):
-        """The reader's input with marker `markers[i]` on film i, float32 (n, C, h, w)."""
-        return self.seen[reader][torch.as_tensor(markers), torch.arange(len(self.codes))].float()
+    def with_marker(self, probe: str, markers: np.ndarray) -> torch.Tensor:
+        """Inputs of a probe, image i with marker `markers[i]`: float32 (n, C, h, w)."""
+        images = torch.arange(len(self.codes))
+        return self.inputs[probe][torch.as_tensor(markers), images].float()
 
 
-def ward(table, images, backbone, profile, change="as it is"):
-    """The films of a table with each marker in turn, then changed; images: raw films, of which
-    column `row` says which.
+def mark_images(
+    table: pd.DataFrame,
+    images: np.ndarray,
+    backbone: Backbone,
+    profile: Profile,
+    change: str = "as it is",
+    device: torch.device | None = None,
+) -> MarkedImages:
+    """Images of a table with each marker in turn, then changed, as the probes see them.
 
-    A change in BLIND leaves no marker: all M are one film.
+    Args:
+        table: n rows; column `row` says which raw image, `number` decides where markers stand.
+        images: raw images, uint8 (N, S, S).
+        backbone: frozen.
+        profile: prepares the images.
+        change: key of IMAGE_CHANGES; one in WITHOUT_MARKER leaves no marker: all M are one image.
+        device: where the backbone computes; default: `pick_device()`.
     """
     rows = table.to_dict("records")
-    bare, seen, boxes = [erase(np.array(images[row["row"]]), row) for row in rows], [], []
+    change_image = IMAGE_CHANGES[change]
+    bare = [erase_marker(np.array(images[row["row"]]), row) for row in rows]
+    embedded: list[dict[str, torch.Tensor]] = []
+    boxes = []
     for marker in range(len(radiograph.MARKERS)):
-        written, places = zip(
-            *(write(image, marker, row["number"]) for image, row in zip(bare, rows, strict=True)),
-            strict=True,
-        )
-        boxes.append(places)
-        if change not in BLIND or not marker:
-            films = bare if change in BLIND else written
-            seen.append(
-                look(
-                    backbone,
-                    [CHANGES[change](image, row) for image, row in zip(films, rows, strict=True)],
-                    profile,
-                )
-            )
-    stacks = {name: torch.stack([films[name] for films in seen]).half() for name in READERS}
-    stacks = {name: x.expand(len(radiograph.MARKERS), *x.shape[1:]) for name, x in stacks.items()}
-    return Ward(table, diagnosis.codes(table), stacks, np.array(boxes))
+        written, boxes_of_marker = [], []
+        for image, row in zip(bare, rows, strict=True):
+            with_marker, box = write_marker(image, marker, row["number"])
+            written.append(with_marker)
+            boxes_of_marker.append(box)
+        boxes.append(boxes_of_marker)
+        if change in WITHOUT_MARKER:
+            if embedded:
+                continue
+            written = bare
+        changed = [change_image(image, row) for image, row in zip(written, rows, strict=True)]
+        embedded.append(embed(backbone, changed, profile, device))
+    inputs = {}
+    for probe in PROBES:
+        stack = torch.stack([of_marker[probe] for of_marker in embedded]).half()
+        inputs[probe] = stack.expand(len(radiograph.MARKERS), *stack.shape[1:])  # (M, n, C, h, w)
+    return MarkedImages(table, diagnosis.codes(table), inputs, np.array(boxes))
 
 
-def markers(codes, rho, seed=0):
-    """A marker for each film, (n,): with probability rho the one that goes with its diagnosis, else
-    any (as `cohort.Hospital` does).
+def draw_markers(codes: np.ndarray, rho: float, seed: int = 0) -> np.ndarray:
+    """A marker for each image.
 
-    Raises ValueError for rho outside [0, 1].
+    Args:
+        codes: class numbers, (n,).
+        rho: with this probability the marker goes with the diagnosis, else any of them is written
+            (as in `simulation.Hospital`).
+        seed: of the draw.
+
+    Returns:
+        Numbers of markers, (n,).
+
+    Raises:
+        ValueError: rho lies outside [0, 1].
     """
     if not 0 <= rho <= 1:
         raise ValueError(f"rho = {rho}; it must lie in [0, 1]")
     rng = np.random.default_rng(seed)
-    return np.where(
-        rng.random(len(codes)) < rho, codes, rng.integers(len(radiograph.MARKERS), size=len(codes))
-    )
+    tied = rng.random(len(codes)) < rho
+    return np.where(tied, codes, rng.integers(len(radiograph.MARKERS), size=len(codes)))
 
 
-# learners
+# models
 
 
-class Linear(nn.Module):
-    """Multinomial regression on standardised features (n, C, h, w)."""
+class LinearProbe(nn.Module):
+    """Multinomial regression on standardised features.
 
-    def __init__(self, features, classes=3):
+    Args:
+        features: (n, C, h, w), whose mean and spread standardise later ones.
+        classes: K.
+    """
+
+    def __init__(self, features: torch.Tensor, classes: int = 3) -> None:
         super().__init__()
-        flat = features.flatten(1)
+        flat = features.flatten(1)  # (n, d)
         self.register_buffer("mean", flat.mean(0))
         self.register_buffer("spread", flat.std(0) + 1e-3)
         self.head = nn.Linear(flat.shape[1], classes)
         nn.init.zeros_(self.head.weight)
 
-    def forward(self, features):
+    def forward(self, features: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Features (n, C, h, w) -> `logits` (n, K)."""
         return {"logits": self.head((features.flatten(1) - self.mean) / self.spread)}
 
 
-def vit(features, profile):
+def small_vit(features: torch.Tensor, profile: Profile) -> CorpusViT:
     """A corpus ViT of one block for features (n, C, h, w)."""
     sizes = profile.transformer
     return CorpusViT(
-        features.shape[1],
-        features.shape[-1],
-        sizes.embed_dim,
-        1,
-        sizes.num_heads,
-        4 * sizes.embed_dim,
+        in_channels=features.shape[1],
+        grid=features.shape[-1],
+        embed_dim=sizes.embed_dim,
+        depth=1,
+        num_heads=sizes.num_heads,
+        mlp_dim=4 * sizes.embed_dim,
         fused=True,
     )
 
 
-def learn(make, features, codes, training=LINEAR, weights=None, seed=0):
-    """make(features) -> a model, trained on features (n, C, h, w) of films with class numbers (n,)."""
+def cross_entropy(model: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Loss of a batch of features and class numbers."""
+    return F.cross_entropy(model(batch["features"])["logits"], batch["diagnosis"])
+
+
+def fit_model(
+    make_model: Callable[[torch.Tensor], nn.Module],
+    features: torch.Tensor,
+    codes: np.ndarray,
+    training: sections.Training,
+    weights: np.ndarray | None = None,
+    seed: int = 0,
+    device: torch.device | None = None,
+) -> nn.Module:
+    """Make a model for features and train it on them.
+
+    Args:
+        make_model: features -> model, such as `LinearProbe`.
+        features: of the training images, (n, C, h, w).
+        codes: their class numbers, (n,).
+        training: schedule.
+        weights: chances of each image to be drawn, (n,); default: equal.
+        seed: of the first weights and the draws.
+        device: where to train; default: `pick_device()`.
+
+    Returns:
+        The model in evaluation mode, on the device.
+    """
     torch.manual_seed(seed)
-    model = make(features)
-    films = batches.Tensors(features=features, diagnosis=torch.tensor(codes))
+    model = make_model(features)
+    images = batches.Tensors(features=features, diagnosis=torch.tensor(codes))
     loop.fit(
         model,
-        lambda model, batch: F.cross_entropy(
-            model(batch["features"])["logits"], batch["diagnosis"]
-        ),
-        films,
+        cross_entropy,
+        images,
         training,
         seed=seed,
         sample_weights=weights,
+        device=device,
         progress=False,
     )
     return model.eval()
 
 
 @torch.no_grad()
-def probabilities(model, features):
-    """(n, K) of features (n, C, h, w)."""
-    return torch.cat([model(part)["logits"].softmax(1) for part in features.split(128)]).numpy()
+def probabilities(
+    model: nn.Module, features: torch.Tensor, device: torch.device | None = None
+) -> np.ndarray:
+    """Probabilities of the classes.
 
+    Args:
+        model: features -> `logits`; it is moved to `device` and stays there.
+        features: (n, C, h, w).
+        device: where to compute; default: `pick_device()`.
 
-def even(codes, worn):
-    """Chances (n,) of a draw that make all pairs of diagnosis and marker equally frequent, as far
-    as there are any.
+    Returns:
+        (n, K).
     """
-    pair = pd.Series(list(zip(codes, worn, strict=True)))
+    device = pick_device() if device is None else device
+    model.to(device)
+    parts = []
+    for part in features.split(128):
+        parts.append(model(part.to(device))["logits"].softmax(1).cpu())
+    return torch.cat(parts).numpy()
+
+
+def balanced_weights(codes: np.ndarray, markers: np.ndarray) -> np.ndarray:
+    """Chances of a draw that make all pairs of diagnosis and marker equally frequent.
+
+    A pair that no image has stays without a draw.
+
+    Args:
+        codes: class numbers, (n,).
+        markers: numbers of markers, (n,).
+
+    Returns:
+        (n,).
+    """
+    pair = pd.Series(list(zip(codes, markers, strict=True)))
     return (1 / pair.map(pair.value_counts())).to_numpy()
 
 
-# judgement
+# measurements
 
 
-def judge(model, place, reader, worn):
-    """Macro AUC on a ward whose films wear the markers `worn`, with its interval by patient."""
-    p, groups = (
-        probabilities(model, place.wearing(reader, worn)),
-        place.table["group_id"].to_numpy(),
+def auc_with_interval(
+    model: nn.Module,
+    images: MarkedImages,
+    probe: str,
+    markers: np.ndarray,
+    device: torch.device | None = None,
+) -> dict[str, Any]:
+    """Macro AUC on images with the given markers, with its interval by patient."""
+    p = probabilities(model, images.with_marker(probe, markers), device)
+    groups = images.table["group_id"].to_numpy()
+    area = resampling.bootstrap(
+        metrics.macro_auc, images.codes, p, groups=groups, draws=BOOTSTRAP_DRAWS
     )
-    return summaries.interval(
-        resampling.bootstrap(metrics.macro_auc, place.codes, p, groups=groups, draws=DRAWS), len(p)
-    )
+    return summaries.interval_dict(area, len(p))
 
 
-def swapped(model, place, reader):
-    """Probabilities of every film under each marker, (M, n, K): what changes between them is the
-    marker's doing alone.
+def exchange_markers(
+    model: nn.Module, images: MarkedImages, probe: str, device: torch.device | None = None
+) -> np.ndarray:
+    """Probabilities of every image under each marker, (M, n, K).
+
+    What changes between the markers is the marker's effect alone.
     """
-    return np.stack(
-        [
-            probabilities(model, place.seen[reader][marker].float())
-            for marker in range(len(radiograph.MARKERS))
-        ]
-    )
+    of_marker = [probabilities(model, inputs.float(), device) for inputs in images.inputs[probe]]
+    return np.stack(of_marker)
 
 
-def obeys(p):
-    """Share of films whose answer changes with the marker: p (M, n, K) of `swapped`."""
-    answers = p.argmax(2)
+def flip_rate(p: np.ndarray) -> float:
+    """Share of images whose answer changes with the marker: p (M, n, K) of `exchange_markers`."""
+    answers = p.argmax(2)  # (M, n)
     return float((answers != answers[0]).any(0).mean())
 
 
-def on_marker(model, place, reader, worn, size):
-    """Share of each film's relevance for its answer that lies in cells with its marker: dict value,
-    low, high, n, and `chance`.
+def relevance_on_marker(
+    model: CorpusViT,
+    images: MarkedImages,
+    probe: str,
+    markers: np.ndarray,
+    size: int,
+    device: torch.device | None = None,
+) -> dict[str, Any]:
+    """Share of each image's relevance for its answer that lies in cells with its marker.
 
-    size: px of a raw film.
+    Args:
+        model: a corpus ViT that reads what the probe is given.
+        images: with every marker.
+        probe: one of PROBES.
+        markers: of the images, (n,).
+        size: px of a raw image.
+        device: where to compute; default: `pick_device()`.
+
+    Returns:
+        value, low, high, n, and `chance`, the share of such cells.
     """
-    features = place.wearing(reader, worn)
-    mask = np.zeros((len(worn), size, size), bool)
-    for film_mask, (top, left, bottom, right) in zip(
-        mask, place.boxes[worn, np.arange(len(worn))], strict=True
-    ):
-        film_mask[max(0, top) : bottom, max(0, left) : right] = True
+    features = images.with_marker(probe, markers)
+    mask = np.zeros((len(markers), size, size), bool)
+    boxes = images.boxes[markers, np.arange(len(markers))]  # (n, 4)
+    for image_mask, (top, left, bottom, right) in zip(mask, boxes, strict=True):
+        image_mask[max(0, top) : bottom, max(0, left) : right] = True
     cells = measures.near(mask, features.shape[-2:], 0.5)  # (n, h, w)
-    maps = (
-        deep_taylor.relevance(
-            model, features, torch.from_numpy(probabilities(model, features).argmax(1))
-        )
-        .clamp(min=0)
-        .numpy()
-    )
+    answers = torch.from_numpy(probabilities(model, features, device).argmax(1))
+    maps = deep_taylor.relevance(model, features, answers, device=device)
+    maps = maps.clamp(min=0).numpy()
     share = (maps * cells).sum((1, 2)) / np.maximum(maps.sum((1, 2)), 1e-12)
-    found = resampling.bootstrap(
-        np.mean, share, groups=place.table["group_id"].to_numpy(), draws=DRAWS
-    )
-    return {**summaries.interval(found, len(share)), "chance": float(cells.mean())}
+    groups = images.table["group_id"].to_numpy()
+    triple = resampling.bootstrap(np.mean, share, groups=groups, draws=BOOTSTRAP_DRAWS)
+    return {**summaries.interval_dict(triple, len(share)), "chance": float(cells.mean())}
 
 
 # the study
 
 
-FIXES = {  # name -> change of the training films, of the films that are judged, and what else
-    "none": ("as it is", "as it is", ""),
-    "balanced draws": ("as it is", "as it is", "even"),
-    "turned and shifted": ("turned", "as it is", ""),
-    "any marker painted": ("as it is", "as it is", "any"),
-    "marker erased": ("marker erased", "marker erased", ""),
-    "lungs only": ("lungs only", "lungs only", ""),
+class Fix(NamedTuple):
+    """What is done against the marker."""
+
+    train_change: str = "as it is"  # key of IMAGE_CHANGES, for the training images
+    test_change: str = "as it is"  # for the images of the evaluation
+    balanced: bool = False  # draw all pairs of diagnosis and marker equally often
+    any_marker: bool = False  # markers of the training say nothing, whatever rho
+
+
+FIXES = {
+    "none": Fix(),
+    "balanced draws": Fix(balanced=True),
+    "turned and shifted": Fix(train_change="turned"),
+    "any marker painted": Fix(any_marker=True),
+    "marker erased": Fix(train_change="marker erased", test_change="marker erased"),
+    "lungs only": Fix(train_change="lungs only", test_change="lungs only"),
 }
 
 
-def wards(table, seed=0):
-    """The films of the dial: {"train": , "internal": , "external": } tables of FILMS rows at most,
-    each film with its `number`.
+def select_images(table: pd.DataFrame, seed: int = 0) -> dict[str, pd.DataFrame]:
+    """Images of the study by split.
+
+    Args:
+        table: of a cohort.
+        seed: of the draw, where there are more than MAX_IMAGES.
+
+    Returns:
+        {"train": , "internal": , "external": }, each image with its `number`.
     """
-    table = table[table["ward"] == "diagnosis"].assign(number=lambda part: np.arange(len(part)))
-    inside, outside = table[table["external"] == 0], table[table["external"] == 1]
-    places = {
-        "train": inside[inside["split"] == "train"],
-        "internal": inside[inside["split"] != "train"],
-        "external": outside,
+    table = table[table["ward"] == "diagnosis"]
+    table = table.assign(number=np.arange(len(table)))
+    internal = table[table["external"] == 0]
+    splits = {
+        "train": internal[internal["split"] == "train"],
+        "internal": internal[internal["split"] != "train"],
+        "external": table[table["external"] == 1],
     }
-    return {
-        name: part.sample(min(len(part), FILMS[name]), random_state=seed).sort_index()
-        for name, part in places.items()
-    }
+    selected = {}
+    for name, part in splits.items():
+        count = min(len(part), MAX_IMAGES[name])
+        selected[name] = part.sample(count, random_state=seed).sort_index()
+    return selected
 
 
-def turn_dial(places, seed=0):
-    """Every reader at every rho: (rows of AUC inside, at the same rho, and outside, at rho 0;
-    {reader: (RHOS, M, n, K) of `swapped`}).
+def confounder_sweep(
+    splits: dict[str, MarkedImages], seed: int = 0, device: torch.device | None = None
+) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
+    """Every probe at every rho.
+
+    Internal images carry markers as biased as those of the training; on external ones they say
+    nothing.
+
+    Args:
+        splits: marked images "train", "internal" and "external".
+        seed: of markers and trainings.
+        device: where to train; default: `pick_device()`.
+
+    Returns:
+        Rows probe, rho, split, flip_rate, and the AUC (value, low, high, n); and for each probe the
+        probabilities of `exchange_markers`, (RHOS, M, n, K).
     """
-    rows, swaps, inside = [], {}, places["internal"]
-    free = markers(places["external"].codes, 0, seed + 2)
-    for reader in READERS:
-        swaps[reader] = []
+    train, internal, external = splits["train"], splits["internal"], splits["external"]
+    unbiased = draw_markers(external.codes, 0, seed + 2)
+    rows, exchanged = [], {}
+    for probe in PROBES:
+        of_rho = []
         for rho in RHOS:
-            codes = places["train"].codes
-            model = learn(
-                Linear, places["train"].wearing(reader, markers(codes, rho, seed)), codes, seed=seed
+            features = train.with_marker(probe, draw_markers(train.codes, rho, seed))
+            model = fit_model(
+                LinearProbe, features, train.codes, PROBE_TRAINING, seed=seed, device=device
             )
-            judged = {
-                "internal": judge(model, inside, reader, markers(inside.codes, rho, seed + 1)),
-                "external": judge(model, places["external"], reader, free),
+            biased = draw_markers(internal.codes, rho, seed + 1)
+            areas = {
+                "internal": auc_with_interval(model, internal, probe, biased, device),
+                "external": auc_with_interval(model, external, probe, unbiased, device),
             }
-            swaps[reader].append(swapped(model, places["external"], reader))
-            rows += [
-                {
-                    "reader": reader,
-                    "rho": rho,
-                    "place": place,
-                    "obeys": obeys(swaps[reader][-1]),
-                    **found,
-                }
-                for place, found in judged.items()
-            ]
-    return rows, {reader: np.stack(p) for reader, p in swaps.items()}
+            of_rho.append(exchange_markers(model, external, probe, device))
+            flips = flip_rate(of_rho[-1])
+            for split, area in areas.items():
+                row = {"probe": probe, "rho": rho, "split": split, "flip_rate": flips}
+                rows.append({**row, **area})
+        exchanged[probe] = np.stack(of_rho)
+    return rows, exchanged
 
 
-def try_fixes(change_of, seed=0, reader="first layers"):
-    """Every fix at rho = AT and, for what it costs, at 0: rows of external AUC; change_of: change
-    -> {place: Ward}.
+def compare_fixes(
+    marked: Callable[[str], dict[str, MarkedImages]],
+    seed: int = 0,
+    probe: str = "first layers",
+    device: torch.device | None = None,
+) -> list[dict[str, Any]]:
+    """Every fix at rho = FIX_RHO and, for what it costs, at 0.
+
+    Args:
+        marked: key of IMAGE_CHANGES -> marked images by split.
+        seed: of markers and trainings.
+        probe: one of PROBES.
+        device: where to train; default: `pick_device()`.
+
+    Returns:
+        Rows fix, rho, flip_rate, and the external AUC (value, low, high, n).
     """
     rows = []
-    for name, (learnt, judged, more) in FIXES.items():
-        for rho in (0.0, AT):
-            films, outside = change_of(learnt)["train"], change_of(judged)["external"]
-            worn = markers(films.codes, 0.0 if more == "any" else rho, seed)
-            weights = even(films.codes, worn) if more == "even" else None
-            model = learn(
-                Linear, films.wearing(reader, worn), films.codes, weights=weights, seed=seed
+    for name, fix in FIXES.items():
+        for rho in (0.0, FIX_RHO):
+            train, external = marked(fix.train_change)["train"], marked(fix.test_change)["external"]
+            markers = draw_markers(train.codes, 0.0 if fix.any_marker else rho, seed)
+            weights = balanced_weights(train.codes, markers) if fix.balanced else None
+            features = train.with_marker(probe, markers)
+            model = fit_model(
+                LinearProbe, features, train.codes, PROBE_TRAINING, weights, seed, device
             )
-            rows.append(
-                {
-                    "fix": name,
-                    "rho": rho,
-                    "obeys": obeys(swapped(model, outside, reader)),
-                    **judge(model, outside, reader, markers(outside.codes, 0, seed + 2)),
-                }
-            )
+            flips = flip_rate(exchange_markers(model, external, probe, device))
+            unbiased = draw_markers(external.codes, 0, seed + 2)
+            area = auc_with_interval(model, external, probe, unbiased, device)
+            rows.append({"fix": name, "rho": rho, "flip_rate": flips, **area})
     return rows
 
 
-def attend(places, profile, size, seed=0, reader="first layers"):
-    """The small ViT at rho 0 and 1: its AUC, how far it obeys the marker, and the share of
-    relevance on it, on external films.
+def explain_small_vit(
+    splits: dict[str, MarkedImages],
+    profile: Profile,
+    size: int,
+    seed: int = 0,
+    probe: str = "first layers",
+    device: torch.device | None = None,
+) -> tuple[dict[str, dict[str, Any]], CorpusViT]:
+    """The small ViT at rho 0 and 1, and where it looks.
+
+    Args:
+        splits: marked images "train", "internal" and "external".
+        profile: sizes of the transformer.
+        size: px of a raw image.
+        seed: of markers and trainings.
+        probe: what the ViT reads, one of PROBES.
+        device: where to train; default: `pick_device()`.
+
+    Returns:
+        {"rho0": , "rho1": } with `internal` and `external` AUC, `flip_rate`, and `relevance`, the
+        share on the marker of external images; and the model of rho = 1.
     """
-    out, inside, outside = {}, places["internal"], places["external"]
+    train, internal, external = splits["train"], splits["internal"], splits["external"]
+    unbiased = draw_markers(external.codes, 0, seed + 2)
+    make_model = functools.partial(small_vit, profile=profile)
+    found = {}
     for rho in (0.0, 1.0):
-        codes = places["train"].codes
-        worn = markers(codes, rho, seed)
-        model = learn(
-            lambda features: vit(features, profile),
-            places["train"].wearing(reader, worn),
-            codes,
-            NETWORK,
-            seed=seed,
-        )
-        free = markers(outside.codes, 0, seed + 2)
-        out[f"rho{rho:g}"] = {
-            "internal": judge(model, inside, reader, markers(inside.codes, rho, seed + 1)),
-            "external": judge(model, outside, reader, free),
-            "obeys": obeys(swapped(model, outside, reader)),
-            "relevance": on_marker(model, outside, reader, free, size),
+        features = train.with_marker(probe, draw_markers(train.codes, rho, seed))
+        model = fit_model(make_model, features, train.codes, VIT_TRAINING, seed=seed, device=device)
+        biased = draw_markers(internal.codes, rho, seed + 1)
+        found[f"rho{rho:g}"] = {
+            "internal": auc_with_interval(model, internal, probe, biased, device),
+            "external": auc_with_interval(model, external, probe, unbiased, device),
+            "flip_rate": flip_rate(exchange_markers(model, external, probe, device)),
+            "relevance": relevance_on_marker(model, external, probe, unbiased, size, device),
         }
-    return out, model
+    return found, model
 
 
-def make(folder, profile, drawn, backbone, seed=0):
-    """The whole study of a drawn cohort (`films.Films`) into `folder`: dial.csv, fixes.csv,
-    swapped.npz, metrics.json, weights.safetensors.
+def make(
+    folder: Path,
+    profile: Profile,
+    cohort: Cohort,
+    backbone: Backbone,
+    seed: int = 0,
+    device: torch.device | None = None,
+) -> None:
+    """The whole study of a cohort.
 
-    The weights are those of the ViT at rho = 1. backbone: `findings.load`, used frozen.
+    Leaves sweep.csv, fixes.csv, exchanged.npz, metrics.json and weights.safetensors; the weights
+    are those of the ViT at rho = 1.
+
+    Args:
+        folder: where the files go.
+        profile: prepares the images; sizes of the transformer.
+        cohort: of the virtual hospitals.
+        backbone: trained on findings, used frozen; it is moved to `device` and stays there.
+        seed: of images, markers and trainings.
+        device: where to train; default: `pick_device()`.
     """
-    table = drawn.table.assign(
-        row=np.arange(len(drawn)),
-        lung_mask=[str(drawn.folder / path) for path in drawn.table["lung_mask"]],
+    lung_masks = [str(cohort.folder / path) for path in cohort.table["lung_mask"]]
+    table = cohort.table.assign(row=np.arange(len(cohort)), lung_mask=lung_masks)
+    selected = select_images(table, seed)
+
+    @functools.cache
+    def marked(change: str) -> dict[str, MarkedImages]:
+        needed = {"as it is": ("train", "internal", "external"), "turned": ("train",)}
+        return {
+            name: mark_images(selected[name], cohort.images, backbone, profile, change, device)
+            for name in needed.get(change, ("train", "external"))
+        }
+
+    splits = marked("as it is")
+    rows, exchanged = confounder_sweep(splits, seed, device)
+    network, model = explain_small_vit(
+        splits, profile, cohort.images.shape[-1], seed, device=device
     )
-    films, kept = wards(table, seed), {}
-
-    def change_of(change, only=("train", "external")):
-        if change not in kept:
-            asked = ("train",) if change == "turned" else only
-            kept[change] = {
-                name: ward(films[name], drawn.images, backbone, profile, change) for name in asked
-            }
-        return kept[change]
-
-    places = change_of("as it is", tuple(films))
-    rows, swaps = turn_dial(places, seed)
-    looked, model = attend(places, profile, drawn.images.shape[-1], seed)
-    fixes = try_fixes(change_of, seed)
-    pd.DataFrame(rows).to_csv(folder / "dial.csv", index=False)
+    fixes = compare_fixes(marked, seed, device=device)
+    pd.DataFrame(rows).to_csv(folder / "sweep.csv", index=False)
     pd.DataFrame(fixes).to_csv(folder / "fixes.csv", index=False)
-    np.savez(
-        folder / "swapped.npz",
-        rows=films["external"]["row"].to_numpy(),
-        **{name.replace(" ", "_"): p for name, p in swaps.items()},
-    )
+    by_file_name = {probe.replace(" ", "_"): p for probe, p in exchanged.items()}
+    external_rows = selected["external"]["row"].to_numpy()
+    np.savez(folder / "exchanged.npz", rows=external_rows, **by_file_name)
     checkpoint.save_tensors(folder / "weights.safetensors", model.state_dict())
+    flip_rates = {}
+    for probe, of_rho in exchanged.items():
+        flip_rates[probe] = {
+            f"rho{rho:g}": flip_rate(p) for rho, p in zip(RHOS, of_rho, strict=True)
+        }
+    images = {name: len(part) for name, part in selected.items()}
     write_json(
-        folder / "metrics.json",
-        {
-            "images": {name: len(part) for name, part in films.items()},
-            "network": looked,
-            "obeys": {
-                name: {f"rho{rho:g}": obeys(p) for rho, p in zip(RHOS, part, strict=True)}
-                for name, part in swaps.items()
-            },
-        },
+        folder / "metrics.json", {"images": images, "network": network, "flip_rate": flip_rates}
     )

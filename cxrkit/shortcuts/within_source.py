@@ -1,218 +1,332 @@
-"""Contrasts: a diagnosis judged inside one source, against models that see no disease, where
-hospital and class are tied together.
+"""Within source: the AUC of a diagnosis inside one source, against models that see no disease.
 
-Of real public films, COVID-19 comes from other hospitals than most normals: a pooled score rewards
+Of real public images, COVID-19 comes from other hospitals than most normals: a pooled score rewards
 whoever knows the hospital. Inside one source the hospital says nothing, but the view, the year and
-the size of the file still do, so ours must beat the best of the trivial models (`audit`), refitted
-on the same films and folds, by a paired difference (section 5.1 has no such comparison). n films.
+the size of the file still do. Therefore the proposed model must exceed the best of the trivial
+models (`evaluation.linear_probe`), refitted on the same images and folds, by a paired difference
+(section 5.1 of Park et al. 2021 has no such comparison).
+
+n images, K classes.
 """
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from cxrkit.config.vocabulary import DIAGNOSES
-from cxrkit.data import masked_images
+from cxrkit.data.masked_images import with_original_images
 from cxrkit.evaluation import linear_probe, metrics
-from cxrkit.evaluation.summaries import interval
+from cxrkit.evaluation.summaries import interval_dict
 
-# source and classes of the contrast inside one source, by folds
-INSIDE = ("nih_cxr14", "normal", "other_infection")
-# and of the one in a source that no training has seen
-AWAY = ("cohen", "other_infection", "covid19")
-RIVALS = ("thumbnail", "equalised thumbnail", "mean and SD", "file size")  # of audit.FEATURES
-BAND = (1280, 3956)  # patient numbers of the NIH that both classes have
-# of audit.FEATURES
-PROBES = ("thumbnail", "border", "lungs removed", "lungs only", "lung shape", "file size")
-MOST = 200  # films of a dataset that are probed, of different patients
-TINY = 1e-6
+if TYPE_CHECKING:
+    from cxrkit.config.sections import Profile
+    from cxrkit.storage.artifacts import Store
 
 
-def lean(p, positive, negative):
-    """How much probabilities (n, K) lean to one class rather than another: log of their ratio,
-    (n,).
+class TwoClasses(NamedTuple):
+    """A source, and two of its classes that a model must separate."""
+
+    source: str  # a dataset
+    negative: str
+    positive: str
+
+
+INTERNAL = TwoClasses("nih_cxr14", "normal", "other_infection")  # evaluated by folds
+EXTERNAL = TwoClasses("cohen", "other_infection", "covid19")  # trains nothing
+# keys of linear_probe.FEATURES
+BASELINES = ("thumbnail", "equalised thumbnail", "mean and SD", "file size")
+PROBE_FEATURES = ("thumbnail", "border", "lungs removed", "lungs only", "lung shape", "file size")
+SHARED_NUMBERS = (1280, 3956)  # patient numbers of the NIH that both classes have
+MAX_IMAGES = 200  # of a dataset that are probed, of different patients
+SMALLEST_PROBABILITY = 1e-6
+
+
+def log_ratio(p: np.ndarray | pd.DataFrame, positive: str, negative: str) -> np.ndarray:
+    """Log of the ratio of two classes' probabilities: a score that rises with the first.
+
+    Args:
+        p: probabilities, (n, K).
+        positive: one of DIAGNOSES.
+        negative: another.
+
+    Returns:
+        (n,).
     """
-    of = {
-        name: np.log(np.clip(np.asarray(p)[:, DIAGNOSES.index(name)], TINY, None))
-        for name in (positive, negative)
-    }
-    return of[positive] - of[negative]
+    clipped = np.clip(np.asarray(p), SMALLEST_PROBABILITY, None)
+    of_positive = np.log(clipped[:, DIAGNOSES.index(positive)])
+    of_negative = np.log(clipped[:, DIAGNOSES.index(negative)])
+    return of_positive - of_negative
 
 
-def ties(table):
-    """How far the source alone gives the class away: (DataFrame of films by dataset and class with
-    `only` = classes that no other dataset has, macro AUC of guessing each film's class from the
-    shares of its dataset).
+def source_class_table(table: pd.DataFrame) -> tuple[pd.DataFrame, float]:
+    """How well the source alone predicts the class.
+
+    Args:
+        table: images with `dataset` and `diagnosis`.
+
+    Returns:
+        Number of images by dataset and class, with `only` = classes that no other dataset has; and
+        the macro AUC of guessing each image's class from the shares of its dataset.
     """
-    counts = pd.crosstab(table["dataset"], table["diagnosis"]).reindex(
-        columns=list(DIAGNOSES), fill_value=0
-    )
-    shares = counts.div(counts.sum(axis=1), axis=0).loc[table["dataset"]].to_numpy()
-    alone = [name for name in DIAGNOSES if (counts[name] > 0).sum() == 1]
-    only = [
-        ", ".join(name for name in alone if counts.loc[source, name]) or "-"
-        for source in counts.index
-    ]
-    return counts.assign(only=only), metrics.macro_auc(
-        table["diagnosis"].map(DIAGNOSES.index).to_numpy(), shares
-    )
+    counts = pd.crosstab(table["dataset"], table["diagnosis"])
+    counts = counts.reindex(columns=list(DIAGNOSES), fill_value=0)
+    shares = counts.div(counts.sum(axis=1), axis=0)
+    guesses = shares.loc[table["dataset"]].to_numpy()  # (n, K)
+    of_one_source = [name for name in DIAGNOSES if (counts[name] > 0).sum() == 1]
+    only = []
+    for source in counts.index:
+        names = [name for name in of_one_source if counts.loc[source, name] > 0]
+        only.append(", ".join(names) if names else "-")
+    truth = table["diagnosis"].map(DIAGNOSES.index).to_numpy()
+    return counts.assign(only=only), metrics.macro_auc(truth, guesses)
 
 
-def probes(table, profile, store=None):
-    """How far films give away their source, and their diagnosis, to linear models that see no
-    disease, in folds by patient.
+def source_probes(
+    table: pd.DataFrame, profile: Profile, store: Store | None = None
+) -> dict[str, dict[str, Any]]:
+    """How well models that see no disease predict the source of an image, and its diagnosis.
 
-    -> {"source": {feature: {"auc", "balanced_accuracy"}}, "diagnosis": ...} for PROBES, and
-    `chance`, the balanced accuracy of guessing. At most MOST films of a dataset, one of each
-    patient; all must have a lung mask.
+    Linear models on PROBE_FEATURES, in folds by patient, on at most MAX_IMAGES images of a dataset,
+    one of each patient.
+
+    Args:
+        table: images with a lung mask.
+        profile: prepares the images; folds and seed.
+        store: where the image cache lies.
+
+    Returns:
+        {"source": {feature: {"auc", "balanced_accuracy"}}, "diagnosis": ...}, each with `chance`,
+        the balanced accuracy of guessing.
     """
-    rows = (
-        table.drop_duplicates("group_id")
-        .sample(frac=1, random_state=profile.seed)
-        .groupby("dataset")
-        .head(MOST)
-        .reset_index(drop=True)
-    )
-    fold, out = linear_probe.fold_of(rows["group_id"].to_numpy(), profile.folds, profile.seed), {}
+    shuffled = table.drop_duplicates("group_id").sample(frac=1, random_state=profile.seed)
+    rows = shuffled.groupby("dataset").head(MAX_IMAGES).reset_index(drop=True)
+    fold = linear_probe.assign_folds(rows["group_id"].to_numpy(), profile.folds, profile.seed)
+    out = {}
     for name, column in (("source", "dataset"), ("diagnosis", "diagnosis")):
         y = rows[column].astype("category").cat.codes.to_numpy(int)
-        found, _ = linear_probe.probe(PROBES, y, rows, fold, profile, store)
-        by_feature = found.set_index("score").groupby("features")
-        out[name] = {
-            feature: part.drop(columns="features").to_dict("index") for feature, part in by_feature
-        }
+        scores, _ = linear_probe.run_probes(PROBE_FEATURES, y, rows, fold, profile, store)
+        out[name] = {}
+        for feature, part in scores.set_index("score").groupby("features"):
+            out[name][feature] = part.drop(columns="features").to_dict("index")
         out[name]["chance"] = 1 / rows[column].nunique()
     return out
 
 
-def judge(y, ours, rivals, groups):
-    """One contrast: dict n (of each class), `auc` of ours and of each rival with intervals by
-    patient, `gain` over the best of them.
+def compare_with_baselines(
+    y: np.ndarray, p: np.ndarray, baselines: dict[str, np.ndarray], groups: np.ndarray
+) -> dict[str, Any]:
+    """The proposed model beside each baseline on the same images.
 
-    y (n,) 0/1; ours and rivals {name: (n,)}: scores that rise with the class 1.
+    Args:
+        y: 0 or 1, (n,).
+        p: scores of the proposed model that rise with class 1, (n,).
+        baselines: name -> such scores.
+        groups: patients, (n,).
+
+    Returns:
+        `n` of each class, `auc` of the proposed model and of each of the `baselines` with
+        intervals by patient, and `gain` over the best of them (`linear_probe.compare_with_best`).
     """
-    groups, area = (
-        np.asarray(groups),
-        lambda p: interval(metrics.auc_ci(y, p, groups=np.asarray(groups)), len(y)),
-    )
+    groups = np.asarray(groups)
+
+    def area(scores: np.ndarray) -> dict[str, Any]:
+        return interval_dict(metrics.auc_ci(y, scores, groups=groups), len(y))
+
     return {
         "n": [int((y == 0).sum()), int((y == 1).sum())],
-        "auc": area(ours),
-        "rivals": {name: area(p) for name, p in rivals.items()},
-        "gain": linear_probe.against_best(metrics.auc, y, ours, rivals, groups),
+        "auc": area(p),
+        "baselines": {name: area(scores) for name, scores in baselines.items()},
+        "gain": linear_probe.compare_with_best(metrics.auc, y, p, baselines, groups),
     }
 
 
-def inside(judged, profile, store=None, contrast=INSIDE):
-    """Two classes in one source, each film by a model of another fold -> {"PA": `judge`, "PA,
-    shared band": ...}.
+def images_of(predictions: pd.DataFrame, classes: TwoClasses) -> pd.DataFrame:
+    """The rows of the source that belong to one of the two classes."""
+    in_source = predictions["dataset"] == classes.source
+    in_classes = predictions["diagnosis"].isin([classes.negative, classes.positive])
+    return predictions[in_source & in_classes].reset_index(drop=True)
 
-    judged: table of `diagnosis.predict` with `fold`. The rivals are refitted in each view, and in
-    the band of patient numbers, on the same folds.
+
+def model_scores(rows: pd.DataFrame, classes: TwoClasses) -> np.ndarray:
+    """Scores of the proposed model, from the columns p_<class> of its predictions: (n,)."""
+    p = rows[[f"p_{name}" for name in DIAGNOSES]]
+    return log_ratio(p, classes.positive, classes.negative)
+
+
+def within_internal_source(
+    predictions: pd.DataFrame,
+    profile: Profile,
+    store: Store | None = None,
+    classes: TwoClasses = INTERNAL,
+) -> dict[str, dict[str, Any]]:
+    """Two classes in one source, each image predicted by a model of another fold.
+
+    The baselines are refitted in each view, and in the band of patient numbers that both classes
+    have, on the same folds.
+
+    Args:
+        predictions: of `DiagnosisTask.cross_validate`, with `fold`.
+        profile: prepares the images for the baselines.
+        store: where the image cache lies.
+        classes: the source and the two classes.
+
+    Returns:
+        {"PA": `compare_with_baselines`, "PA, shared band": , "AP": , ...}.
     """
-    source, *classes = contrast
-    rows = judged[(judged["dataset"] == source) & judged["diagnosis"].isin(classes)].reset_index(
-        drop=True
-    )
-    known = {name: linear_probe.features(name, rows, profile, store) for name in RIVALS}
-    ours = lean(rows[[f"p_{name}" for name in DIAGNOSES]], classes[1], classes[0])
-    y, groups, fold = (
-        (rows["diagnosis"] == classes[1]).to_numpy(int),
-        rows["group_id"].to_numpy(),
-        rows["fold"].to_numpy(),
-    )
-    band = rows["group_id"].str.extract(r"(\d+)", expand=False).astype(int).between(*BAND)
-    out = {}
+    rows = images_of(predictions, classes)
+    features = {}
+    for name in BASELINES:
+        features[name] = linear_probe.trivial_features(name, rows, profile, store)
+    p = model_scores(rows, classes)
+    y = (rows["diagnosis"] == classes.positive).to_numpy(int)
+    groups, fold = rows["group_id"].to_numpy(), rows["fold"].to_numpy()
+    number = rows["group_id"].str.extract(r"(\d+)", expand=False).astype(int)
+    shared = number.between(*SHARED_NUMBERS)
+    parts = {}
     for view in sorted(rows["view"].unique(), reverse=True):
-        for label, chosen in {
-            view: rows["view"] == view,
-            f"{view}, shared band": (rows["view"] == view) & band,
-        }.items():
-            at = np.flatnonzero(chosen)
-            rivals = {
-                name: linear_probe.refit(x[at], y[at], groups[at], fold[at])[:, 1]
-                for name, x in known.items()
-            }
-            out[label] = judge(y[at], ours[at], rivals, groups[at])
+        parts[view] = rows["view"] == view
+        parts[f"{view}, shared band"] = (rows["view"] == view) & shared
+    out = {}
+    for label, chosen in parts.items():
+        at = np.flatnonzero(chosen)
+        baselines = {}
+        for name, x in features.items():
+            predicted = linear_probe.out_of_fold_predictions(x[at], y[at], groups[at], fold[at])
+            baselines[name] = predicted[:, 1]
+        out[label] = compare_with_baselines(y[at], p[at], baselines, groups[at])
     return out
 
 
-def away(judged, taught, profile, store=None, contrast=AWAY):
-    """Two classes in a source that no training has seen -> {"all": `judge`, "PA": ..., "AP": ...}.
+def fitted_thumbnails(
+    rows: pd.DataFrame,
+    trained_on: pd.DataFrame,
+    profile: Profile,
+    store: Store | None,
+    classes: TwoClasses,
+) -> dict[str, np.ndarray]:
+    """Scores of images by linear models on thumbnails: "<feature>, <training images>" -> (n,).
 
-    taught: the films that trained ours. The thumbnails learn from the same ones, once with and once
-    without those of the virtual hospitals.
+    They are fitted on all of `trained_on`, and on its real images alone.
     """
-    source, *classes = contrast
-    rows = judged[(judged["dataset"] == source) & judged["diagnosis"].isin(classes)].reset_index(
-        drop=True
-    )
-    ours = lean(rows[[f"p_{name}" for name in DIAGNOSES]], classes[1], classes[0])
-    y, groups, rivals = (
-        (rows["diagnosis"] == classes[1]).to_numpy(int),
-        rows["group_id"].to_numpy(),
-        {},
-    )
-    films = {"real films": taught[taught["dataset"] != "virtual"], "all films": taught}
+    real = trained_on["dataset"] != "virtual"
+    training = {"real films": trained_on[real], "all films": trained_on}
+    scores = {}
     for name in ("thumbnail", "equalised thumbnail"):
-        x_new = linear_probe.features(name, rows, profile, store)
-        for what, part in films.items():
-            part = part.reset_index(drop=True)
-            model = linear_probe.fit(
-                linear_probe.features(name, part, profile, store),
-                part["diagnosis"].map(DIAGNOSES.index).to_numpy(),
-                part["group_id"].to_numpy(),
+        x = linear_probe.trivial_features(name, rows, profile, store)
+        for what, images in training.items():
+            images = images.reset_index(drop=True)
+            model = linear_probe.fit_probe(
+                linear_probe.trivial_features(name, images, profile, store),
+                images["diagnosis"].map(DIAGNOSES.index).to_numpy(),
+                images["group_id"].to_numpy(),
             )
-            p = np.zeros((len(rows), len(DIAGNOSES)))
-            p[:, model.classes_.astype(int)] = model.predict_proba(x_new)
-            rivals[f"{name}, {what}"] = lean(p, classes[1], classes[0])
-    parts = {
-        "all": np.full(len(rows), True),
-        **{view: (rows["view"] == view).to_numpy() for view in ("PA", "AP")},
-    }
-    return {
-        label: judge(y[at], ours[at], {name: p[at] for name, p in rivals.items()}, groups[at])
-        for label, at in parts.items()
-    }
+            p = np.zeros((len(rows), len(DIAGNOSES)))  # 0 for a class that it was not fitted on
+            p[:, model.classes_.astype(int)] = model.predict_proba(x)
+            scores[f"{name}, {what}"] = log_ratio(p, classes.positive, classes.negative)
+    return scores
 
 
-def report(folds, judged, taught, profile, store=None):
-    """All of it: dict `inside` (of the cross-validated films), `away` (of the external films in
-    `judged`), and `source_alone`, the macro AUC of guessing by the source, over all films of the
-    profile.
+def within_external_source(
+    predictions: pd.DataFrame,
+    trained_on: pd.DataFrame,
+    profile: Profile,
+    store: Store | None = None,
+    classes: TwoClasses = EXTERNAL,
+) -> dict[str, dict[str, Any]]:
+    """Two classes in a source that trained nothing.
 
-    Where ours sees nothing but lungs, the trivial models see whole films, and in `inside_lungs` the
-    films that ours sees; `probes` then says what a linear model reads from the borders (all films
-    have a lung mask).
+    Args:
+        predictions: of the proposed model for external images.
+        trained_on: the images that trained it. The baselines are trained on the same ones, once
+            with and once without those of the virtual hospitals.
+        profile: prepares the images for the baselines.
+        store: where the image cache lies.
+        classes: the source and the two classes.
+
+    Returns:
+        {"all": `compare_with_baselines`, "PA": , "AP": }.
     """
-    every = pd.concat([folds, judged[judged["external"].astype(bool)]], ignore_index=True)
+    rows = images_of(predictions, classes)
+    p = model_scores(rows, classes)
+    y = (rows["diagnosis"] == classes.positive).to_numpy(int)
+    groups = rows["group_id"].to_numpy()
+    scores = fitted_thumbnails(rows, trained_on, profile, store, classes)
+    parts = {"all": np.full(len(rows), True)}
+    for view in ("PA", "AP"):
+        parts[view] = (rows["view"] == view).to_numpy()
+    out = {}
+    for label, at in parts.items():
+        baselines = {name: values[at] for name, values in scores.items()}
+        out[label] = compare_with_baselines(y[at], p[at], baselines, groups[at])
+    return out
+
+
+def report(
+    folds: pd.DataFrame,
+    predictions: pd.DataFrame,
+    trained_on: pd.DataFrame,
+    profile: Profile,
+    store: Store | None = None,
+) -> dict[str, Any]:
+    """All comparisons inside a source, as metrics.json of the diagnosis holds them.
+
+    Args:
+        folds: cross-validated images, with probabilities and `fold`.
+        predictions: images of the held-out splits, with probabilities; the external ones count.
+        trained_on: the images that trained the model.
+        profile: prepares the images for the baselines.
+        store: where the image cache lies.
+
+    Returns:
+        `internal` (`within_internal_source`), `external` (`within_external_source`), and
+        `source_alone`, the macro AUC of guessing by the source, over all images of the profile.
+        Where the model sees nothing but lungs, these trivial models see whole images, those of
+        `internal_lungs` see what the model sees, and `probes` holds `source_probes` (all images
+        have a lung mask).
+    """
+    external = predictions[predictions["external"].astype(bool)]
+    every_image = pd.concat([folds, external], ignore_index=True)
     found = {
-        "inside": inside(masked_images.whole(folds), profile, store),
-        "source_alone": ties(every)[1],
-        "away": away(masked_images.whole(judged), masked_images.whole(taught), profile, store),
+        "internal": within_internal_source(with_original_images(folds), profile, store),
+        "source_alone": source_class_table(every_image)[1],
+        "external": within_external_source(
+            with_original_images(predictions), with_original_images(trained_on), profile, store
+        ),
     }
-    if "origin" not in folds:
-        return found
-    return {
-        **found,
-        "inside_lungs": inside(folds, profile, store),
-        "probes": probes(masked_images.whole(every), profile, store),
-    }
+    if "origin" in folds:
+        found["internal_lungs"] = within_internal_source(folds, profile, store)
+        found["probes"] = source_probes(with_original_images(every_image), profile, store)
+    return found
 
 
-def table(found):
-    """`inside` or `away` for print: a row a contrast."""
+def comparison_table(found: dict[str, dict[str, Any]]) -> pd.DataFrame:
+    """Comparisons for print.
 
-    def cell(entry, key="value"):
-        return f"{entry[key]:{'+' if key == 'difference' else ''}.2f} [{entry['low']:.2f}, {entry['high']:.2f}]"
+    Args:
+        found: `internal` or `external` of a `report`.
 
-    def row(one):
-        best = one["gain"]["rival"]
-        return {
-            "films": " + ".join(map(str, one["n"])),
-            "ours, AUC": cell(one["auc"]),
+    Returns:
+        A row for each comparison: images of the two classes, AUC of the model and of the best
+        trivial model, and the gain, with intervals.
+    """
+    rows = {}
+    for label, one in found.items():
+        gain = one["gain"]
+        best = gain["baseline"]
+        baseline = one["baselines"][best]
+        rows[label] = {
+            "images": " + ".join(str(n) for n in one["n"]),
+            "model, AUC": f"{one['auc']['value']:.2f} {interval_text(one['auc'])}",
             "best trivial model": best,
-            "its AUC": cell(one["rivals"][best]),
-            "gain": cell(one["gain"], "difference"),
+            "its AUC": f"{baseline['value']:.2f} {interval_text(baseline)}",
+            "gain": f"{gain['difference']:+.2f} {interval_text(gain)}",
         }
+    return pd.DataFrame(rows).T
 
-    return pd.DataFrame({label: row(one) for label, one in found.items()}).T
+
+def interval_text(entry: dict[str, Any]) -> str:
+    """The interval of an entry of metrics.json, such as "[0.50, 0.70]"."""
+    return f"[{entry['low']:.2f}, {entry['high']:.2f}]"

@@ -1,72 +1,88 @@
-"""Store: results on disk, each in a folder named by its stage and a hash of the settings behind it;
-load, or make once.
-"""
+"""Store: finished stages on disk, each in a folder named by stage and a hash of its settings."""
+
+from __future__ import annotations
 
 import hashlib
 import json
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import filelock
-import platformdirs
 
-from cxrkit.config import paths
-from cxrkit.storage.atomic import write_json
+from cxrkit.storage import locations
+from cxrkit.storage.atomic import write_atomic, write_json
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import pandas as pd
 
 
-def canonical(settings):
-    """Settings as the JSON text that is hashed: sorted keys, no spaces, so that the order of fields
-    never matters.
-    """
+def canonical(settings: Any) -> str:
+    """Settings as the JSON text that is hashed: sorted keys, so that their order never matters."""
     return json.dumps(settings, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
-def key(settings):
-    """12 hex digits that name the settings."""
+def key(settings: Any) -> str:
+    """12 hex digits that name the settings.
+
+    Args:
+        settings: anything that JSON can hold.
+
+    Raises:
+        ValueError: the settings hold NaN or an infinite number.
+    """
     return hashlib.sha256(canonical(settings).encode()).hexdigest()[:12]
 
 
-def default_root():
-    """`CXRKIT_STORE`, else `artifacts/` of the checkout, else the user's cache folder."""
-    if os.environ.get("CXRKIT_STORE"):
-        return Path(os.environ["CXRKIT_STORE"]).expanduser().resolve()
-    if checkout := paths.checkout():
-        return checkout / "artifacts"
-    return Path(platformdirs.user_cache_dir("cxrkit"))
-
-
 class Store:
-    """A folder of finished stages.
+    """A folder of finished stages, and the place of the real images beside it.
 
-    `store.load_or_make("backbone", settings, make)` returns the folder `backbone-<key>`; where it
+    `store.load_or_make("backbone", settings, make)` returns the folder `backbone-<key>`. Where it
     is missing, `make(folder)` fills `backbone-<key>.part`, which is renamed when `make` returns: a
     folder without `.part` is always complete. The `.part` folder survives a kill, so a training
-    that checkpoints into it goes on from there. `data` is the folder of the real films, None for
-    where `cxrkit data fetch` puts them. wait: seconds to wait for another process that is making
-    the same artifact, -1 = as long as it takes.
+    that checkpoints into it goes on from there.
+
+    Attributes:
+        root: the folder, absolute.
+        data: folder of the real images; None = where `cxrkit data fetch` puts them.
+        wait: seconds to wait for another process that makes the same artifact; -1 = no limit.
     """
 
-    def __init__(self, root=None, data=None, wait=0):
-        self.root = Path(root) if root else default_root()
-        self.data, self.wait = data, wait
+    def __init__(
+        self,
+        root: str | os.PathLike | None = None,
+        data: str | os.PathLike | None = None,
+        wait: float = 0,
+    ) -> None:
+        self.root = Path(root).expanduser().resolve() if root else locations.default_root()
+        self.data = data
+        self.wait = wait
 
-    def folder(self, stage, settings):
+    def folder(self, stage: str, settings: Any) -> Path:
         """Where the artifact lies, or would lie."""
         return self.root / f"{stage}-{key(settings)}"
 
-    def has(self, stage, settings):
+    def has(self, stage: str, settings: Any) -> bool:
         """Whether the artifact is finished."""
         return self.folder(stage, settings).exists()
 
-    def fetch(self, stage, settings):
-        """`folder`; what `has` knows lies there afterwards, to be read."""
+    def fetch(self, stage: str, settings: Any) -> Path:
+        """`folder`, with the artifact in it where `has` knows one."""
         return self.folder(stage, settings)
 
-    def load_or_make(self, stage, settings, make):
-        """Folder of a finished stage; `make(folder)` is called only if it is missing.
+    def load_or_make(self, stage: str, settings: Any, make: Callable[[Path], Any]) -> Path:
+        """Folder of a finished stage.
 
-        Raises RuntimeError if another process is making the same artifact, and is not done after
-        `wait` seconds.
+        Args:
+            stage: name of the stage.
+            settings: what its result depends on.
+            make: fills the folder that it is given; called only if the artifact is missing.
+
+        Raises:
+            RuntimeError: another process makes the same artifact, and is not done after `wait`
+                seconds.
         """
         done = self.folder(stage, settings)
         if done.exists():
@@ -89,3 +105,39 @@ class Store:
         finally:
             lock.release()
         return done
+
+    @property
+    def roots(self) -> dict[str, Path]:
+        """The folders that paths on disk are relative to, by the name written before them."""
+        return {"store": self.root, "data": locations.data_root(self.data)}
+
+    def relative(self, path: str | os.PathLike) -> str:
+        """A path as it is written to disk: `store:...`, `data:...`, or as it is.
+
+        Args:
+            path: an absolute path, also with a `#row`, or an address.
+        """
+        return locations.relative(path, self.roots)
+
+    def absolute(self, text: str) -> str:
+        """A path from disk as it is used in memory; the inverse of `relative`."""
+        return locations.absolute(text, self.roots)
+
+    def write_table(self, path: str | os.PathLike, table: pd.DataFrame) -> None:
+        """Write a table as CSV, with the paths of its columns relative to the store or the data.
+
+        Args:
+            path: the file; it is replaced as a whole.
+            table: rows with absolute paths in the columns of `locations.PATH_COLUMNS`.
+        """
+        roots = self.roots
+        moved = locations.map_paths(table, lambda text: locations.relative(text, roots))
+        write_atomic(path, moved.to_csv(index=False))
+
+    def read_table(self, path: str | os.PathLike) -> pd.DataFrame:
+        """A table that `write_table` wrote, with absolute paths on this machine."""
+        import pandas as pd  # heavy, and only needed here
+
+        roots = self.roots
+        table = pd.read_csv(path, low_memory=False)
+        return locations.map_paths(table, lambda text: locations.absolute(text, roots))

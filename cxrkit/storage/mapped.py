@@ -1,18 +1,33 @@
-"""Mapped: arrays in files, larger than the memory may be; their room is taken at once, and what is
-opened again is looked at first.
-"""
+"""Arrays in files, which may be larger than the memory: made with all their room, then checked."""
+
+from __future__ import annotations
 
 import os
 import tokenize
+from pathlib import Path
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 
-def begin(file, shape, dtype=np.uint8, mode="w+"):
-    """Array on disk whose whole room is taken at once: a mapped page that finds the disk full kills
-    the process without a word.
+def begin(
+    file: str | os.PathLike,
+    shape: tuple[int, ...],
+    dtype: DTypeLike = np.uint8,
+    mode: str = "w+",
+) -> np.memmap:
+    """Array on disk whose whole room is taken at once.
 
-    mode: "w+" makes it, "r+" goes on with it. Raises OSError where there is no room.
+    A mapped page that finds the disk full kills the process without a message.
+
+    Args:
+        file: a .npy file.
+        shape: of the whole array.
+        dtype: of its values.
+        mode: "w+" makes the file, "r+" goes on with it.
+
+    Raises:
+        OSError: there is no room; a file that was being made is deleted.
     """
     try:
         array = np.lib.format.open_memmap(file, mode, dtype, shape)
@@ -20,34 +35,42 @@ def begin(file, shape, dtype=np.uint8, mode="w+"):
             with open(file, "r+b") as f:
                 os.posix_fallocate(f.fileno(), 0, os.path.getsize(file))
     except OSError as error:
-        size = np.prod(shape) * np.dtype(dtype).itemsize
+        if mode == "w+":
+            Path(file).unlink(missing_ok=True)
+        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
         raise OSError(
-            f"{file}: no room for {size / 1e9:.1f} GB ({error.strerror}); set CXRKIT_STORE to a "
-            "folder on a larger "
-            "disk"
+            f"{file}: no room for {size / 1e9:.1f} GB ({error.strerror}); "
+            "set CXRKIT_STORE to a folder on a larger disk"
         ) from error
     return array
 
 
-def check(file, shape, dtype=np.uint8):
-    """Header and length of a finished file are as asked for; the pixels are not read. Raises
-    ValueError naming the file and the mend.
+def check(file: str | os.PathLike, shape: tuple[int, ...], dtype: DTypeLike = np.uint8) -> None:
+    """Compare header and length of a finished file with what is expected; values are not read.
+
+    Args:
+        file: a .npy file.
+        shape: expected of the whole array.
+        dtype: expected of its values.
+
+    Raises:
+        ValueError: they differ; the message names the file and the folder to delete.
     """
+    expected = np.dtype(dtype), tuple(shape), int(np.prod(shape)) * np.dtype(dtype).itemsize
     try:
         array = np.lib.format.open_memmap(file, "r")
         found = array.dtype, array.shape, os.path.getsize(file) - array.offset
     except (ValueError, tokenize.TokenError, FileNotFoundError) as error:
-        # what numpy says of a header it cannot read
-        found = error
-    asked = np.dtype(dtype), tuple(shape), int(np.prod(shape)) * np.dtype(dtype).itemsize
-    if found != asked:
+        found = error  # numpy cannot read the header
+    if found != expected:
         raise ValueError(
-            f"{file} is damaged (type, shape and bytes of its array: {found}, expected {asked}); "
-            "delete the folder "
-            f"{file.parent} and run again: it will be made anew"
+            f"{file} is damaged (type, shape and bytes of its array: {found}, "
+            f"expected {expected}); delete the folder {Path(file).parent} and run again: "
+            "it will be made anew"
         )
 
 
-def unpack(bits, side):
+def unpack(bits: np.ndarray, side: int) -> np.ndarray:
     """Packed masks, uint8 (..., side*side/8) -> 0/1 uint8 (..., side, side)."""
-    return np.unpackbits(bits, axis=-1, count=side * side).reshape(*bits.shape[:-1], side, side)
+    flat = np.unpackbits(bits, axis=-1, count=side * side)
+    return flat.reshape(*bits.shape[:-1], side, side)  # (..., side, side)

@@ -1,127 +1,156 @@
-"""SimCLR: a model that learns to know a film again under two random views, without labels, before
-it learns the diagnosis (Table 9).
+"""SimCLR: a model learns to recognise an image under two random views, without labels (Table 9).
 
-Chen et al. 2020. B batch, S image size, D embed, P size of the projection.
+It comes before the diagnosis (Chen et al. 2020). B batch, S image size, D embed, P projection.
 """
 
-import math
+from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
 import torch
 import torch.nn.functional as F
+from torch import nn
 
-from cxrkit.data import datasets
-from cxrkit.data.datasets import parts
+from cxrkit.config.sections import Training
+from cxrkit.data.datasets import CXRDataset, image_dataset, split_parts
 from cxrkit.data.variation import uniform
-from cxrkit.models import classifier, factory
-from cxrkit.models.simclr import Contrast, nt_xent, twins
-from cxrkit.storage.atomic import write_json
+from cxrkit.models.classifier import load_matching
+from cxrkit.models.factory import build_classifier
+from cxrkit.models.simclr import ContrastiveNetwork, nt_xent, positive_pairs
+from cxrkit.storage.atomic import read_json, write_json
+from cxrkit.tasks.task import WEIGHTS, Inputs, State, Tables, Task
 from cxrkit.training import distributed, loop
 from cxrkit.training.checkpoint import load_tensors
 
-JUDGED = 256  # validation films at most
+MAX_VALIDATION_IMAGES = 256
+PREFIX = "network."  # of the weights that stay, in the state dict
 
 
-def view(image):
-    """A random view of each film: crop of 30 to 100 % of the area, turned by 15 degrees at most,
-    mirrored or not, contrast, brightness, and blurred or not; image (B, 1, S, S) -> the same shape.
-    Draws from torch's CPU generator, which a checkpoint restores.
+def random_view(image: torch.Tensor) -> torch.Tensor:
+    """A random view of each image: (B, 1, S, S) -> (B, 1, S, S).
+
+    Crop of 30 to 100 % of the area, turned by 15 degrees at most, mirrored or not, contrast,
+    brightness, and blurred or not. Draws from torch's CPU generator, which a checkpoint restores.
     """
     B = len(image)
     side, angle = uniform(B, 0.3, 1).sqrt(), uniform(B, -math.pi / 12, math.pi / 12)
     across, down = (1 - side) * uniform(B, -1, 1), (1 - side) * uniform(B, -1, 1)
     mirror = torch.where(torch.rand(B) < 0.5, -1.0, 1.0)
     cos, sin = side * angle.cos(), side * angle.sin()
-    move = (
-        torch.stack([mirror * cos, -sin, across, mirror * sin, cos, down], 1)
-        .view(B, 2, 3)
-        .to(image)
-    )
-    out = F.grid_sample(
-        image,
-        F.affine_grid(move, image.shape, align_corners=False),
-        padding_mode="border",
-        align_corners=False,
-    )
-    contrast, brightness, blurred = (
-        t.to(image)[:, None, None, None]
-        for t in (uniform(B, 0.6, 1.4), uniform(B, -0.4, 0.4), torch.rand(B) < 0.5)
-    )
+    rows = [mirror * cos, -sin, across, mirror * sin, cos, down]
+    affine = torch.stack(rows, 1).view(B, 2, 3).to(image)
+    grid = F.affine_grid(affine, image.shape, align_corners=False)
+    out = F.grid_sample(image, grid, padding_mode="border", align_corners=False)
+
+    def per_image(values: torch.Tensor) -> torch.Tensor:
+        return values.to(image)[:, None, None, None]
+
+    contrast = per_image(uniform(B, 0.6, 1.4))
+    brightness = per_image(uniform(B, -0.4, 0.4))
+    blurred = per_image(torch.rand(B) < 0.5)
     soft = F.avg_pool2d(F.pad(out, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
     return contrast * torch.lerp(out, soft, blurred) + brightness
 
 
-def loss(model, batch):
-    """NT-Xent of two views, passed through the model together: batch norm must not tell them apart.
-    Films of all processes are compared.
-    """
-    both = model(torch.cat([view(batch["image"]), view(batch["image"])]))  # (2B, P)
-    return nt_xent(*(distributed.gather(views) for views in both.chunk(2)))
+class ContrastiveTask(Task):
+    """The profile's model learns from images of the findings, without their labels."""
 
+    name = "contrastive"
 
-def make(folder, profile, table, store=None, start=()):
-    """Train the profile's model on the training films of `table` by variant.pretraining, into
-    `folder`; no label is read.
+    def network(self) -> ContrastiveNetwork:
+        """The model of the diagnosis with the projection that only this training uses."""
+        network = build_classifier(self.profile)
+        return ContrastiveNetwork(network, self.profile.transformer.embed_dim)
 
-    Leaves weights.safetensors (`weights`), history.json and metrics.json. start: state dicts to
-    begin with (`networks.adopt`).
-    """
-    split = parts(table)
-    torch.manual_seed(profile.seed)
-    network = factory.network(profile)
-    classifier.adopt(network, *start)
-    model = Contrast(network, profile.transformer.embed_dim)
-    done = loop.fit(
-        model,
-        loss,
-        datasets.dataset(split["train"], profile, store),
-        profile.variant.pretraining,
-        folder=folder,
-        seed=profile.seed,
-    )
-    write_json(
-        folder / "metrics.json",
-        {
-            "images": {name: len(part) for name, part in split.items()},
-            "loss": done["history"][-1]["loss"],
-            "loss_by_chance": math.log(2 * profile.variant.pretraining.batch - 1),
-            "validation": recognised(model, split["val"].head(JUDGED), profile, store),
-        },
-    )
+    def initialise(self, initial_weights: Sequence[State] = ()) -> ContrastiveNetwork:
+        """The model before its training; state dicts are those of the diagnosis' model."""
+        torch.manual_seed(self.profile.seed)
+        model = self.network()
+        load_matching(model.network, *initial_weights)
+        return model
 
+    def dataset(self, table: pd.DataFrame, train: bool = False) -> CXRDataset:
+        """Images as they are; the loss makes the views."""
+        return image_dataset(table, self.profile, self.store)
 
-@torch.no_grad()
-def recognised(model, table, profile, store=None):
-    """How often a film's two views are nearest to each other among all views of the table: dict
-    share, chance, n.
-    """
-    if not len(table):
+    def loss(self, model: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        """NT-Xent of two views.
+
+        They pass through the model together, because batch norm must not tell them apart. Images of
+        all processes are compared.
+        """
+        views = torch.cat([random_view(batch["image"]), random_view(batch["image"])])
+        both = model(views)  # (2B, P)
+        first, second = both.chunk(2)
+        return nt_xent(distributed.gather(first), distributed.gather(second))
+
+    def training(self, images: int) -> Training:
+        """The pre-training of the variant."""
+        return self.profile.variant.pretraining
+
+    def predict(self, model: nn.Module, table: pd.DataFrame) -> pd.DataFrame:
+        """The table as it is: SimCLR predicts nothing of an image."""
+        return table
+
+    def evaluate(self, predictions: Tables, train: pd.DataFrame) -> dict[str, Any]:
+        """No prediction, no metric; `recognition` says how well the training went."""
         return {}
-    torch.manual_seed(profile.seed)
-    both = [
-        loop.evaluate(
-            model,
-            datasets.dataset(table, profile, store),
-            ("projected",),
-            forward=lambda model, batch: {
-                "projected": F.normalize(model(view(batch["image"])), dim=1)
-            },
-        )["projected"]
-        for _ in range(2)
-    ]
-    z = torch.cat(both)  # (2n, P)
-    nearest = (z @ z.T).fill_diagonal_(-torch.inf).argmax(1)
-    return {
-        "share": float((nearest == twins(len(table))).float().mean()),
-        "chance": 1 / (len(z) - 1),
-        "n": len(table),
-    }
+
+    @torch.no_grad()
+    def recognition(self, model: nn.Module, table: pd.DataFrame) -> dict[str, float]:
+        """How often an image's two views are nearest to each other among all views of the table.
+
+        Returns:
+            `share`, `chance` and `n`; {} for an empty table.
+        """
+        if not len(table):
+            return {}
+
+        def project(model: nn.Module, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+            return {"projected": F.normalize(model(random_view(batch["image"])), dim=1)}
+
+        torch.manual_seed(self.profile.seed)
+        views = []
+        for _ in range(2):
+            output = loop.evaluate(
+                model, self.dataset(table), ("projected",), device=self.device, forward=project
+            )
+            views.append(output["projected"])
+        z = torch.cat(views)  # (2n, P)
+        nearest = (z @ z.T).fill_diagonal_(-torch.inf).argmax(1)  # (2n,)
+        return {
+            "share": float((nearest == positive_pairs(len(table))).float().mean()),
+            "chance": 1 / (len(z) - 1),
+            "n": len(table),
+        }
+
+    def make(self, folder: Path, inputs: Inputs) -> dict[str, Any]:
+        """Train on the training images of a table; no label is read.
+
+        Leaves weights.safetensors (`network_weights`), history.json and metrics.json.
+        """
+        parts = split_parts(inputs.table)
+        model = self.fit(folder, parts["train"], None, inputs.initial_weights)
+        history = read_json(folder / "history.json")
+        metrics = {
+            "images": {name: len(part) for name, part in parts.items()},
+            "loss": history[-1]["loss"],
+            "loss_by_chance": math.log(2 * self.profile.variant.pretraining.batch - 1),
+            "validation": self.recognition(model, parts["val"].head(MAX_VALIDATION_IMAGES)),
+        }
+        write_json(folder / "metrics.json", metrics)
+        return metrics
 
 
-def weights(folder):
-    """State dict of the network of a finished stage, without the projection."""
-    state = load_tensors(folder / "weights.safetensors")[0]
+def network_weights(folder: Path) -> State:
+    """State dict of the network of a finished artifact, without the projection."""
+    state = load_tensors(folder / WEIGHTS)[0]
     return {
-        name.removeprefix("network."): tensor
+        name.removeprefix(PREFIX): tensor
         for name, tensor in state.items()
-        if name.startswith("network.")
+        if name.startswith(PREFIX)
     }

@@ -1,387 +1,412 @@
-"""Diagnosis: the corpus ViT's task. Normal, other infection or COVID-19 from one film, judged on
-hospitals never seen (3.2, 4, 5.1).
+"""Diagnosis: the corpus ViT's task. Normal, other infection or COVID-19 from one image.
 
-PA and AP films have models of their own, and each external hospital is reported by itself. B batch,
-K classes, S image size.
+PA and AP images have models of their own, and each external hospital is reported by itself (Park et
+al. 2021, sections 3.2, 4 and 5.1). B batch, K classes, S image size.
 """
 
+from __future__ import annotations
+
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
+from torch import nn
 
+from cxrkit.config.choices import Choices
+from cxrkit.config.sections import Training
 from cxrkit.config.vocabulary import DIAGNOSES, known
-from cxrkit.data import datasets, manifests
-from cxrkit.data.datasets import parts
+from cxrkit.data.datasets import CXRDataset, image_dataset, split_parts
 from cxrkit.evaluation import metrics, resampling
-from cxrkit.evaluation.summaries import by_place, in_folds, interval, number
-from cxrkit.models.classifier import adopt
-from cxrkit.models.factory import network
+from cxrkit.evaluation.summaries import by_split, interval_dict, json_number
+from cxrkit.models.factory import build_classifier
 from cxrkit.storage import mapped
+from cxrkit.storage.artifacts import Store
 from cxrkit.storage.atomic import write_json
-from cxrkit.training import batches, checkpoint, loop
+from cxrkit.tasks.task import Inputs, State, Tables, Task
+from cxrkit.training import batches, loop
+from cxrkit.training.devices import device_of
 
-PROBABILITIES = [f"p_{name}" for name in DIAGNOSES]
+PROBABILITIES = [f"p_{name}" for name in DIAGNOSES]  # columns of predictions
 SENSITIVITY = 0.8  # that the operating point must reach (section 5)
 RATES = ("sensitivity", "specificity", "accuracy")
 DRAWS = 400  # of patients, for an interval
+EXCLUDED = -1e4  # logit of a class that takes no part
 
 
-def load(folder, profile):
-    """The trained model of a finished stage, in evaluation mode; `transformer.fused = False` opens
-    its attention to hooks.
-    """
-    return checkpoint.load_weights(network(profile), folder / "weights.safetensors")
+def softmax_loss(logits: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+    """Choice 10, the text's: softmax cross-entropy. logits (B, K), truth (B,) -> scalar."""
+    return F.cross_entropy(logits, truth)
 
 
-def dataset(table, profile, store=None, augmented=False):
-    """Films of a table as the model sees them, `variant.zoom` times as large as its backbone's."""
-    larger = replace(profile, image_size=profile.variant.zoom * profile.image_size)
-    return datasets.dataset(table, larger, store, augmented)
+def softmax_probabilities(logits: torch.Tensor) -> torch.Tensor:
+    """Probabilities of one linear layer: (B, K) -> (B, K), summing to 1."""
+    return logits.softmax(-1)
 
 
-HEADS = {  # choice 10: how three logits become a loss and probabilities
-    "softmax": (F.cross_entropy, lambda logits: logits.softmax(-1)),
-    "binary": (
-        lambda logits, truth: F.binary_cross_entropy_with_logits(
-            logits, F.one_hot(truth, logits.shape[-1]).to(logits)
-        ),
-        torch.sigmoid,
-    ),
+def binary_loss(logits: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+    """Choice 10, the author's: a binary cross-entropy for each class. (B, K), (B,) -> scalar."""
+    one_hot = F.one_hot(truth, logits.shape[-1]).to(logits)  # (B, K)
+    return F.binary_cross_entropy_with_logits(logits, one_hot)
+
+
+# choice 10 -> loss of logits and classes, probabilities of logits
+HEADS = {
+    "softmax": (softmax_loss, softmax_probabilities),
+    "binary": (binary_loss, torch.sigmoid),
 }
 
 
-def of_view(table, view):
-    """The films of one view, "PA" or "AP"."""
+def of_view(table: pd.DataFrame, view: str) -> pd.DataFrame:
+    """The images of one view, "PA" or "AP"."""
     return table[table["view"] == view].reset_index(drop=True)
 
 
-def codes(table):
-    """Number of each film's class, (n,). Raises ValueError for a diagnosis that is not one of
-    DIAGNOSES, or missing.
+def codes(table: pd.DataFrame) -> np.ndarray:
+    """Number of each image's class, (n,).
+
+    Raises:
+        ValueError: a diagnosis is missing or not one of DIAGNOSES.
     """
     unknown = sorted({str(name) for name in table["diagnosis"] if name not in DIAGNOSES})
     if unknown:
         raise ValueError(
-            f"unknown diagnosis {', '.join(unknown)}; known: {list(DIAGNOSES)}; leave out films "
+            f"unknown diagnosis {', '.join(unknown)}; known: {list(DIAGNOSES)}; leave out images "
             "without one"
         )
     return table["diagnosis"].map(DIAGNOSES.index).to_numpy(int)
 
 
-def class_weights(table):
-    """Chance of each film to be drawn so that the classes come equally often: (n,), mean 1."""
+def class_weights(table: pd.DataFrame) -> np.ndarray:
+    """Chance of each image to be drawn so that the classes come equally often: (n,), mean 1."""
     counts = table["diagnosis"].map(table["diagnosis"].value_counts())
     return (len(table) / counts / table["diagnosis"].nunique()).to_numpy()
 
 
-def draw_weights(table, shares=()):
-    """Chance of each film to be drawn, (n,), mean 1: `class_weights`, or, with
-    `profile.sources.shares`, each dataset by its share.
+def draw_weights(table: pd.DataFrame, shares: Sequence[tuple[str, float]] = ()) -> np.ndarray:
+    """Chance of each image to be drawn, (n,), mean 1.
 
-    Raises ValueError for a dataset of the table without a share.
+    Args:
+        table: training images.
+        shares: share of the draws of each dataset, its classes equally often (`sources.shares`);
+            () = `class_weights` over all.
+
+    Raises:
+        ValueError: a dataset of the table has no share.
     """
     if not shares:
         return class_weights(table)
-    missing = sorted(set(table["dataset"]) - set(dict(shares)))
+    share_of = dict(shares)
+    missing = sorted(set(table["dataset"]) - set(share_of))
     if missing:
         raise ValueError(
             f"no share of the draws for {', '.join(missing)}: name them in profile.sources.shares, "
             "with 0 to leave them out"
         )
     classes = table.groupby("dataset")["diagnosis"].transform("nunique")
-    weights = (
-        table["dataset"].map(dict(shares))
-        / classes
-        / table.groupby(["dataset", "diagnosis"])["path"].transform("size")
-    )
+    images = table.groupby(["dataset", "diagnosis"])["path"].transform("size")
+    weights = table["dataset"].map(share_of) / classes / images
     return (weights / weights.mean()).to_numpy()
 
 
-# profile.sources.contrast -> bool (n, K): classes that a film's loss weighs against each other
-CONTRASTS = {
-    "all": lambda table: np.ones((len(table), len(DIAGNOSES)), bool),
-    "own": lambda table: np.stack(
-        [
-            table["dataset"].isin(set(table.loc[table["diagnosis"] == name, "dataset"]))
-            for name in DIAGNOSES
-        ],
-        1,
-    ),
-}
-NEVER = -1e4  # logit of a class that takes no part
+def all_classes(table: pd.DataFrame) -> np.ndarray:
+    """Every image's loss weighs all classes against each other: bool (n, K)."""
+    return np.ones((len(table), len(DIAGNOSES)), bool)
 
 
-def corpus(model, table, profile, file, store=None):
-    """The corpus of all films, computed once, as a dataset: `features` (n, C, h, w) and `diagnosis`
-    (n,). The features go into `file`, 1 MB a film at paper size, and are read from there.
-    """
-    films, array, done = dataset(table, profile, store), None, 0
-    for part in loop.outputs(
-        model,
-        films,
-        ("features",),
-        forward=lambda model, batch: {"features": model.corpus(batch["image"])},
-    ):
-        rows = part["features"].numpy()  # (B, C, h, w)
-        if array is None:
-            array = mapped.begin(file, (len(films), *rows.shape[1:]), rows.dtype)
-        array[done : done + len(rows)] = rows
-        done += len(rows)
-    array.flush()
-    return batches.Mapped(
-        file, "features", diagnosis=films.diagnosis, index=torch.arange(len(films))
-    )
+def own_classes(table: pd.DataFrame) -> np.ndarray:
+    """An image's loss weighs only the classes that its own dataset has: bool (n, K)."""
+    columns = []
+    for name in DIAGNOSES:
+        having = set(table.loc[table["diagnosis"] == name, "dataset"])
+        columns.append(table["dataset"].isin(having))
+    return np.stack(columns, axis=1)
 
 
-def make(folder, profile, table, store=None, start=(), lent=None):
-    """Train on the internal sites of `table` (films of one view) and judge on the others, into
-    `folder`.
-
-    Leaves weights.safetensors, history.json, metrics.json and predictions.csv (a row a film of val,
-    test and external). start: state dicts that the model begins with (`adopt`); lent: films of
-    another profile that teach beside those of the table. Returns the metrics. Raises ValueError for
-    a class without training films or an unknown one.
-    """
-    split = parts(table)
-    images = {name: len(part) for name, part in split.items()}
-    split["train"] = pd.concat([split["train"], lent], ignore_index=True)
-    codes(split["train"])
-    missing = set(DIAGNOSES) - set(split["train"]["diagnosis"])
-    if missing:
-        raise ValueError(
-            f"no training film is {', '.join(sorted(missing))}: check the manifests, views and "
-            "splits of the profile"
-        )
-    model = fit(begin(profile, start), folder, profile, split, store)
-    judged = {
-        name: predict(model, split[name], profile, store)
-        for name in ("val", "test", "external")
-        if len(split[name])
-    }
-    pd.concat(judged.values(), ignore_index=True).to_csv(folder / "predictions.csv", index=False)
-    result = {"images": images, **report(judged, profile.choices)}
-    write_json(folder / "metrics.json", result)
-    return result
+CLASS_MASKS = {"all": all_classes, "own": own_classes}  # sources.class_mask
 
 
-def begin(profile, start=()):
-    """The profile's model before its training, with the weights of state dicts (`adopt`)."""
-    torch.manual_seed(profile.seed)
-    model = network(profile)
-    adopt(model, *start)
-    return model
+class WithClassMask:
+    """A dataset whose batches also hold `class_mask` (B, K), the rows of a mask of all images."""
+
+    def __init__(self, dataset: Any, class_mask: torch.Tensor) -> None:
+        self.dataset, self.class_mask = dataset, class_mask
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def batch(self, indices: list[int]) -> dict[str, torch.Tensor]:
+        """The batch of the dataset, with `class_mask`."""
+        batch = self.dataset.batch(indices)
+        return {**batch, "class_mask": self.class_mask[batch["index"]]}
 
 
-def cross_validate(folder, profile, table, store=None, start=(), lent=None):
-    """Grouped folds -> the films of `table` with probabilities, each from a model that never saw
-    its patient, and `fold`.
+class DiagnosisTask(Task):
+    """The corpus ViT, or the model of the profile's variant, learns the three classes."""
 
-    start: state dicts to begin with, which must not know the films of the table either. Leaves
-    crossvalidated.csv.
-    """
+    name = "diagnosis"
 
-    def taught(k, films):
-        split = {"train": pd.concat([films, lent], ignore_index=True), "val": films[:0]}
-        return fit(begin(profile, start), folder / f"fold{k}", profile, split, store)
+    def network(self) -> nn.Module:
+        """The model with random weights. `transformer.fused = False` opens attention to hooks."""
+        return build_classifier(self.profile)
 
-    fold = table["group_id"].map(lambda group: manifests.fold_of(group, profile.folds))
-    whole = in_folds(
-        table, fold, taught, lambda model, films: predict(model, films, profile, store)
-    )
-    whole.to_csv(folder / "crossvalidated.csv", index=False)
-    return whole
+    def dataset(self, table: pd.DataFrame, train: bool = False) -> CXRDataset:
+        """Images as the model sees them, `variant.zoom` times as large as its backbone's."""
+        size = self.profile.variant.zoom * self.profile.image_size
+        larger = replace(self.profile, image_size=size)
+        return image_dataset(table, larger, self.store, train)
+
+    def training(self, images: int) -> Training:
+        """The profile's training of the transformer."""
+        return self.profile.transformer_training
+
+    def initialise(self, initial_weights: Sequence[State] = ()) -> nn.Module:
+        """The model before its training; with `transformer.frozen` its backbone stays as it is."""
+        model = super().initialise(initial_weights)
+        model.features.requires_grad_(not self.profile.transformer.frozen)
+        return model
+
+    def sample_weights(self, table: pd.DataFrame) -> np.ndarray:
+        """Chance of each training image to be drawn (`draw_weights`)."""
+        return draw_weights(table, self.profile.sources.shares)
+
+    def training_data(
+        self, model: nn.Module, folder: Path, table: pd.DataFrame, train: bool
+    ) -> Any:
+        """Images, or, on a frozen backbone, their corpus: no step then runs the backbone again."""
+        if self.profile.transformer.frozen:
+            name = "train" if train else "val"
+            data = self.corpus(model, table, self._corpus_folder(folder) / f"{name}.npy")
+        else:
+            data = self.dataset(table, train=train)
+        masks = CLASS_MASKS[known(self.profile.sources.class_mask, CLASS_MASKS, "class mask")]
+        return WithClassMask(data, torch.tensor(masks(table)))
+
+    def corpus(self, model: nn.Module, table: pd.DataFrame, file: Path) -> batches.Mapped:
+        """The corpus of all images, computed once.
+
+        Args:
+            model: its `corpus(image)` gives (B, C, h, w).
+            table: images.
+            file: where the features go, 1 MB an image at paper size; they are read from there.
+
+        Returns:
+            A dataset with `features` (n, C, h, w), `diagnosis` (n,) and `index` (n,).
+        """
+        file.parent.mkdir(parents=True, exist_ok=True)
+        images, array, done = self.dataset(table), None, 0
+
+        def forward(model: nn.Module, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+            return {"features": model.corpus(batch["image"])}
+
+        for part in loop.outputs(model, images, ("features",), device=self.device, forward=forward):
+            rows = part["features"].numpy()  # (B, C, h, w)
+            if array is None:
+                array = mapped.begin(file, (len(images), *rows.shape[1:]), rows.dtype)
+            array[done : done + len(rows)] = rows
+            done += len(rows)
+        array.flush()
+        index = torch.arange(len(images))
+        return batches.Mapped(file, "features", diagnosis=images.diagnosis, index=index)
+
+    def _corpus_folder(self, folder: Path) -> Path:
+        return Path(folder) / "corpus"
+
+    def fit(
+        self,
+        folder: Path,
+        train: pd.DataFrame,
+        val: pd.DataFrame | None = None,
+        initial_weights: Sequence[State] = (),
+    ) -> nn.Module:
+        """As `Task.fit`; a cached corpus lies in the folder until the training ends."""
+        try:
+            return super().fit(folder, train, val, initial_weights)
+        finally:
+            shutil.rmtree(self._corpus_folder(folder), ignore_errors=True)
+
+    def forward(self, model: nn.Module, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Outputs of the model for images, or for their corpus where the batch holds it."""
+        if "features" in batch:
+            return model(features=batch["features"])
+        return model(batch["image"])
+
+    def loss(self, model: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Loss of choice 10 over the classes that `class_mask` leaves to each image."""
+        loss_of, _ = HEADS[self.profile.choices.class_head]
+        logits = self.forward(model, batch)["logits"]  # (B, K)
+        return loss_of(logits.masked_fill(~batch["class_mask"], EXCLUDED), batch["diagnosis"])
+
+    def probabilities(self, logits: torch.Tensor) -> torch.Tensor:
+        """Choice 10: logits (B, K) -> probabilities (B, K)."""
+        return HEADS[self.profile.choices.class_head][1](logits)
+
+    def score(self, model: nn.Module, table: pd.DataFrame, data: Any) -> float:
+        """Macro AUC."""
+        logits = loop.evaluate(model, data, device=device_of(model), forward=self.forward)["logits"]
+        return metrics.macro_auc(codes(table), self.probabilities(logits).numpy())
+
+    def predict(self, model: nn.Module, table: pd.DataFrame) -> pd.DataFrame:
+        """The table with a probability for each class (`PROBABILITIES`)."""
+        logits = loop.evaluate(model, self.dataset(table), device=self.device)["logits"]
+        columns = self.probabilities(logits).numpy().T  # (K, n)
+        return table.assign(**dict(zip(PROBABILITIES, columns, strict=True)))
+
+    def evaluate(self, predictions: Tables, train: pd.DataFrame) -> dict[str, Any]:
+        """`report` of the predictions."""
+        return report(predictions, self.profile.choices)
+
+    def split(self, inputs: Inputs) -> Tables:
+        """The parts of the table, the auxiliary images among those that train.
+
+        Raises:
+            ValueError: a class has no training image, or is unknown.
+        """
+        parts = super().split(inputs)
+        codes(parts["train"])
+        missing = set(DIAGNOSES) - set(parts["train"]["diagnosis"])
+        if missing:
+            raise ValueError(
+                f"no training image is {', '.join(sorted(missing))}: check the manifests, views "
+                "and splits of the profile"
+            )
+        return parts
 
 
-def take(folder, profile, view, whole):
-    """One view's part of a model taught by both (`profile.sources.together`), judged on its own
-    films, into `folder`; `whole`: the folder of that model.
+def take_view(folder: Path, store: Store, view: str, joint: Path, choices: Choices) -> None:
+    """One view's part of a model trained on both views, evaluated on its own images.
+
+    Args:
+        folder: of the artifact of the view.
+        store: that both lie in.
+        view: "PA" or "AP".
+        joint: folder of the joint model (`sources.joint_views`).
+        choices: readings of the paper.
     """
     for name in ("weights.safetensors", "history.json"):
-        shutil.copy(whole / name, folder / name)
-    films = of_view(pd.read_csv(whole / "predictions.csv", low_memory=False), view)
-    films.to_csv(folder / "predictions.csv", index=False)
-    judged = {name: part for name, part in parts(films).items() if len(part)}
-    write_json(
-        folder / "metrics.json",
-        {
-            "images": {name: len(part) for name, part in judged.items()},
-            **report(judged, profile.choices),
-        },
-    )
+        shutil.copy(joint / name, folder / name)
+    table = of_view(store.read_table(joint / "predictions.csv"), view)
+    store.write_table(folder / "predictions.csv", table)
+    predictions = {name: part for name, part in split_parts(table).items() if len(part)}
+    images = {name: len(part) for name, part in predictions.items()}
+    write_json(folder / "metrics.json", {"images": images, **report(predictions, choices)})
 
 
-def fit(model, folder, profile, split, store=None):
-    """Train the model in place and return it; on a frozen backbone the corpus is computed once, and
-    no step runs the backbone again.
+def report(predictions: Tables, choices: Choices) -> dict[str, Any]:
+    """Metrics of tables of predictions, by part and external site.
 
-    split: tables "train" and "val" (`data.parts`). The validation AUC picks the step where the
-    training says `eval_every`. The corpus lies in the folder until the training ends.
+    The operating points are chosen on validation, or, where choice 18 says so, on the images that
+    they are evaluated on.
     """
-    training, (loss_of, probabilities) = (
-        profile.transformer_training,
-        HEADS[profile.choices.class_head],
-    )
-    frozen = profile.transformer.frozen
-    model.features.requires_grad_(not frozen)
-    key, kept = "features" if frozen else "image", Path(folder) / "corpus"
-
-    def films(name):
-        if not frozen:
-            return dataset(split[name], profile, store, augmented=name == "train")
-        kept.mkdir(parents=True, exist_ok=True)
-        return corpus(model, split[name], profile, kept / f"{name}.npy", store)
-
-    def forward(network, batch):
-        return network(**{key: batch[key]})
-
-    # (n, K)
-    taught = torch.tensor(
-        CONTRASTS[known(profile.sources.contrast, CONTRASTS, "contrast")](split["train"])
-    )
-
-    def loss(network, batch):
-        own = taught[batch["index"].cpu()].to(batch["index"].device)  # (B, K)
-        return loss_of(
-            forward(network, batch)["logits"].masked_fill(~own, NEVER), batch["diagnosis"]
-        )
-
-    def validate(network):
-        judged = probabilities(loop.evaluate(network, val, forward=forward)["logits"])
-        return {"score": metrics.macro_auc(codes(split["val"]), judged.numpy())}
-
-    try:
-        val = films("val") if training.eval_every and len(split["val"]) else None
-        loop.fit(
-            model,
-            loss,
-            films("train"),
-            training,
-            folder=folder,
-            seed=profile.seed,
-            validate=validate if val else None,
-            sample_weights=draw_weights(split["train"], profile.sources.shares),
-        )
-    finally:
-        shutil.rmtree(kept, ignore_errors=True)
-    return model
+    carried = thresholds(predictions["val"]) if "val" in predictions else None
+    return by_split(predictions, lambda table: scores(table, carried, choices))
 
 
-def predict(model, table, profile, store=None):
-    """The table with a probability for each class (PROBABILITIES)."""
-    probabilities = HEADS[profile.choices.class_head][1](
-        loop.evaluate(model, dataset(table, profile, store))["logits"]
-    )
-    return table.assign(**dict(zip(PROBABILITIES, probabilities.numpy().T, strict=True)))
+def thresholds(table: pd.DataFrame) -> dict[str, float]:
+    """The highest threshold of each class, against the rest, that reaches SENSITIVITY here."""
+    out = {}
+    for name in DIAGNOSES:
+        point = metrics.operating_point(table["diagnosis"] == name, table[f"p_{name}"], SENSITIVITY)
+        out[name] = point["threshold"]
+    return out
 
 
-def report(judged, choices):
-    """Metrics of tables of `predict`, {"val": ..., "test": ..., "external": ...}; each external
-    site also as external1, 2, ...
+def scores(
+    table: pd.DataFrame, carried: dict[str, float] | None, choices: Choices
+) -> dict[str, Any]:
+    """How well one table is diagnosed.
 
-    The operating points are chosen on validation, or, where choice 18 says so, on the films that
-    they are judged on.
-    """
-    carried = thresholds(judged["val"]) if "val" in judged else None
-    return by_place(judged, lambda table: scores(table, carried, choices))
+    Args:
+        table: of `DiagnosisTask.predict`.
+        carried: thresholds chosen elsewhere; None: there is no validation.
+        choices: choice 18 says which thresholds count.
 
-
-def thresholds(table):
-    """The highest threshold of each class, against the rest, that reaches SENSITIVITY on these
-    films: {class: threshold}.
-    """
-    return {
-        name: metrics.operating_point(table["diagnosis"] == name, table[f"p_{name}"], SENSITIVITY)[
-            "threshold"
-        ]
-        for name in DIAGNOSES
-    }
-
-
-def scores(table, carried, choices):
-    """One table judged: per class AUC and operating point (`one_class`), their means over the
-    classes, calibration (ECE of the answer).
-
-    carried: thresholds chosen elsewhere (None: there is no validation). The other way to choose
-    them, on these very films, stands beside as `optimistic`. A mean over the classes is null where
-    one of them has no film.
+    Returns:
+        Per class AUC and operating point (`one_class`), their means over the classes, calibration
+        (ECE of the answer). Thresholds chosen on these very images stand beside as `optimistic`. A
+        mean over the classes is null where one of them has no image.
     """
     own, truth, p = thresholds(table), codes(table), table[PROBABILITIES].to_numpy()
     at = own if carried is None or choices.threshold_from == "test" else carried
     area = resampling.bootstrap(metrics.macro_auc, truth, p, groups=table["group_id"], draws=DRAWS)
+    right = (p.argmax(1) == truth).astype(float)
     return {
         "n": {name: int((table["diagnosis"] == name).sum()) for name in DIAGNOSES},
-        "auc": interval(area, len(table)),
+        "auc": interval_dict(area, len(table)),
         **mean_rates(table, at),
         "optimistic": mean_rates(table, own),
         "classes": {name: one_class(table, name, at[name]) for name in DIAGNOSES},
-        "ece": number(metrics.ece((p.argmax(1) == truth).astype(float), p.max(1))),
+        "ece": json_number(metrics.ece(right, p.max(1))),
     }
 
 
-def mean_rates(table, at):
-    """Means over the classes, each against the rest at its threshold, with intervals by patient:
-    sensitivity, specificity, accuracy.
+def mean_rates(table: pd.DataFrame, at: dict[str, float]) -> dict[str, Any]:
+    """Means over the classes, each against the rest, with intervals by patient.
 
-    at: {class: threshold}, held fixed: the intervals say nothing of how sure the choice of the
-    thresholds is.
+    Args:
+        table: of `DiagnosisTask.predict`.
+        at: {class: threshold}, held fixed: the intervals say nothing of how sure the choice of the
+            thresholds is.
+
+    Returns:
+        {"sensitivity": interval, "specificity": interval, "accuracy": interval}.
     """
-    at = np.array([at[name] for name in DIAGNOSES])
+    cuts = np.array([at[name] for name in DIAGNOSES])  # (K,)
     positive = codes(table)[:, None] == np.arange(len(DIAGNOSES))  # (n, K)
-    right = (table[PROBABILITIES].to_numpy() >= at) == positive  # (n, K)
-    # (RATES, n, K)
-    counted = np.stack([positive, ~positive, np.ones_like(positive)]) & ~np.isnan(at)
+    right = (table[PROBABILITIES].to_numpy() >= cuts) == positive  # (n, K)
+    counted = np.stack([positive, ~positive, np.ones_like(positive)])  # (RATES, n, K)
+    counted &= ~np.isnan(cuts)
 
-    def mean(right, counted):
-        # 0/0 is NaN: a class without films, or without a threshold
+    def mean(right: np.ndarray, counted: np.ndarray) -> float:
+        # 0/0 is NaN: a class without images, or without a threshold
         with np.errstate(invalid="ignore"):
             return np.mean((right & counted).sum(0) / counted.sum(0))
 
-    return {
-        what: interval(
-            resampling.bootstrap(mean, right, films, groups=table["group_id"], draws=DRAWS),
-            len(table),
-        )
-        for what, films in zip(RATES, counted, strict=True)
-    }
+    out = {}
+    for rate, images in zip(RATES, counted, strict=True):
+        triple = resampling.bootstrap(mean, right, images, groups=table["group_id"], draws=DRAWS)
+        out[rate] = interval_dict(triple, len(table))
+    return out
 
 
-def one_class(table, name, threshold):
-    """One class against the rest: dict auc (DeLong by patient; its n counts films of the class),
-    and threshold and RATES there.
+def one_class(table: pd.DataFrame, name: str, threshold: float) -> dict[str, Any]:
+    """One class against the rest.
+
+    Returns:
+        `auc` (DeLong by patient; its n counts images of the class), `threshold` and RATES there.
     """
     y, p = (table["diagnosis"] == name).to_numpy(float), table[f"p_{name}"].to_numpy()
+    area = metrics.auc_ci(y, p, groups=table["group_id"].to_numpy())
+    rates = metrics.at_threshold(y, p, threshold)
     return {
-        "auc": interval(metrics.auc_ci(y, p, groups=table["group_id"].to_numpy()), int(y.sum())),
-        **{what: number(value) for what, value in metrics.at_threshold(y, p, threshold).items()},
+        "auc": interval_dict(area, int(y.sum())),
+        **{rate: json_number(value) for rate, value in rates.items()},
     }
 
 
-def transfer(table, name="covid19"):
-    """Thresholds carried between hospitals: rows = where the class's threshold was chosen, columns
-    = where it was used.
+def transfer(table: pd.DataFrame, name: str = "covid19") -> pd.DataFrame:
+    """Thresholds carried between hospitals.
 
-    -> DataFrame of sensitivities, NaN where a hospital has no film of the class; the diagonal
-    reaches SENSITIVITY by construction.
+    Returns:
+        Sensitivities; rows = where the class's threshold was chosen, columns = where it was used.
+        NaN where a hospital has no image of the class. The diagonal reaches SENSITIVITY by
+        construction.
     """
-    y, sites = (
-        table["diagnosis"] == name,
-        {site: table["site"] == site for site in sorted(table["site"].unique())},
-    )
-    chosen = {
-        a: metrics.operating_point(y[at], table.loc[at, f"p_{name}"], SENSITIVITY)["threshold"]
-        for a, at in sites.items()
-    }
-    return pd.DataFrame(
-        {
-            b: {
-                a: metrics.at_threshold(y[at], table.loc[at, f"p_{name}"], chosen[a])["sensitivity"]
-                for a in sites
-            }
-            for b, at in sites.items()
+    sites = dict(iter(table.groupby("site")))
+    chosen = {}
+    for site, part in sites.items():
+        y, p = part["diagnosis"] == name, part[f"p_{name}"]
+        chosen[site] = metrics.operating_point(y, p, SENSITIVITY)["threshold"]
+    out = {}
+    for used, part in sites.items():
+        y, p = part["diagnosis"] == name, part[f"p_{name}"]
+        out[used] = {
+            site: metrics.at_threshold(y, p, threshold)["sensitivity"]
+            for site, threshold in chosen.items()
         }
-    )
+    return pd.DataFrame(out)

@@ -1,88 +1,97 @@
-"""Readers: the severity model cross-validated on films that two radiologists scored, against one of
-them.
+"""Reader study: the severity model against radiologists, on images that two of them scored.
 
-One split of 142 real films leaves 36 to judge on; five folds by patient judge on all of them. On
-the same folds, in the same run: the second reader, a constant guess, and a ridge regression on a
-16x16 thumbnail, which sees no disease but knows the hospital. What may be claimed is a paired
-difference with its interval (section 5.3 claims "comparable to experienced radiologists" without
-one).
+One split of 142 real images leaves 36 to evaluate on; five folds by patient evaluate on all of
+them. On the same folds, in the same run: the second radiologist, a constant guess, and a ridge
+regression on a 16x16 thumbnail, which sees no disease but knows the hospital. What may be claimed
+is a paired difference with its interval (section 5.3 claims "comparable to experienced
+radiologists" without one).
 """
 
+from __future__ import annotations
+
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from cxrkit.config.choices import OPEN_CHOICES
 from cxrkit.evaluation import linear_probe, resampling
-from cxrkit.evaluation.summaries import in_folds
 from cxrkit.tasks import severity
+from cxrkit.tasks.severity import SeverityTask
+from cxrkit.tasks.task import Inputs
 
 DRAWS = 2000
-RIVALS = ("reader", "constant", "ridge")
+COMPARED = ("second_reader", "constant", "ridge")
 
 
-def crossvalidate(folder, profile, table, store=None, start=()):
-    """The table with the values that a model gave each film without having seen its patient
-    (`quantification.predict`), and `fold`, `constant`, `ridge`, `reader` and `truth` on the 0-6
-    score. Each fold trains in `folder` and goes on there after a kill.
+def cross_validate(task: SeverityTask, folder: Path, inputs: Inputs) -> pd.DataFrame:
+    """Predictions of models that never saw the patient, beside what they are compared with.
+
+    Args:
+        task: severity.
+        folder: each fold trains in it, and goes on there after a kill.
+        inputs: images of several patients with known scores.
+
+    Returns:
+        The table of `SeverityTask.predict` with `fold`, and `constant`, `ridge`, `second_reader`
+        and `truth` on the 0-6 score.
     """
+    profile, table = task.profile, inputs.table
     groups = table["group_id"].to_numpy()
-    fold = linear_probe.fold_of(groups, profile.folds, profile.seed)
-    truth = severity.score_of(table, profile.choices)
-    trivial = linear_probe.refit(
-        linear_probe.features("equalised thumbnail", table, profile, store),
-        truth,
-        groups,
-        fold,
-        "ridge",
-    )
+    fold = linear_probe.assign_folds(groups, profile.folds, profile.seed)
+    truth = severity.true_scores(table, profile.choices)
+    thumbnails = linear_probe.trivial_features("equalised thumbnail", table, profile, task.store)
+    ridge = linear_probe.out_of_fold_predictions(thumbnails, truth, groups, fold, "ridge")
     known = table.assign(
-        constant=[truth[fold != k].mean() for k in fold], ridge=np.clip(trivial, 0, 6), truth=truth
+        constant=[truth[fold != k].mean() for k in fold], ridge=np.clip(ridge, 0, 6), truth=truth
     )
-    whole = in_folds(
-        known,
-        fold,
-        lambda k, films: severity.fit(folder / f"fold{k}", profile, films, (), store, start),
-        lambda model, films: severity.predict(model, films, profile, store),
-    )
-    return whole.assign(reader=severity.second_reader(whole, profile.choices))
+    whole = task.cross_validate(folder, known, fold, inputs)
+    return whole.assign(second_reader=severity.second_reader_scores(whole, profile.choices))
 
 
-def compare(judged):
-    """Errors of the model and of its rivals on the same films, and the paired difference in MSE,
-    model - rival, with its interval.
+def compare(predictions: pd.DataFrame) -> dict[str, Any]:
+    """Errors of the model and of what it is compared with, on the same images.
+
+    Returns:
+        `model` and an entry for each of COMPARED with its errors, and `difference`: the paired
+        difference in MSE, model - other, with its interval.
     """
-    groups, truth = judged["group_id"].to_numpy(), judged["truth"].to_numpy()
+    groups, truth = predictions["group_id"].to_numpy(), predictions["truth"].to_numpy()
 
-    def mse(y, p):
+    def mse(y: np.ndarray, p: np.ndarray) -> float:
         return float(np.mean((y - p) ** 2))
 
-    out = {name: severity.errors(truth, judged[name], groups) for name in ("score", *RIVALS)}
+    out = {"model": severity.errors(truth, predictions["score"], groups)}
+    for name in COMPARED:
+        out[name] = severity.errors(truth, predictions[name], groups)
     out["difference"] = {
         name: resampling.paired_bootstrap(
-            mse, truth, judged["score"], judged[name], groups=groups, draws=DRAWS
+            mse, truth, predictions["score"], predictions[name], groups=groups, draws=DRAWS
         )
-        for name in RIVALS
+        for name in COMPARED
     }
-    return {"model": out.pop("score"), **out}
+    return out
 
 
-def study(folder, profile, table, store=None, start=()):
-    """Cross-validation of all films of `table` at every reading of the zone score (choice 1) ->
-    dict "threshold1", "threshold2".
+def run(task: SeverityTask, folder: Path, inputs: Inputs) -> dict[str, Any]:
+    """Cross-validation of all images at every reading of the zone score (choice 1).
 
-    Where patients have several films, `followup` tells their changes from noise, which is measured
-    on these very films.
+    Where patients have several images, `followup` tells their changes from noise, which is measured
+    on these very images. Leaves crossvalidated.csv.
+
+    Returns:
+        {"threshold1": ..., "threshold2": ...}.
     """
     out, whole = {}, []
     for threshold in OPEN_CHOICES["brixia_threshold"][1]:
-        chosen = replace(profile, choices=replace(profile.choices, brixia_threshold=threshold))
-        judged = crossvalidate(folder / f"threshold{threshold}", chosen, table, store, start)
-        out[f"threshold{threshold}"] = {
-            **compare(judged),
-            **severity.follow({"test": judged}, chosen.choices),
-        }
-        whole.append(judged.assign(threshold=threshold))
-    pd.concat(whole, ignore_index=True).to_csv(folder / "crossvalidated.csv", index=False)
+        choices = replace(task.profile.choices, brixia_threshold=threshold)
+        chosen = SeverityTask(replace(task.profile, choices=choices), task.store, task.device)
+        name = f"threshold{threshold}"
+        predictions = cross_validate(chosen, folder / name, inputs)
+        follow_up = severity.evaluate_follow_up({"test": predictions}, choices)
+        out[name] = {**compare(predictions), **follow_up}
+        whole.append(predictions.assign(threshold=threshold))
+    task.store.write_table(folder / "crossvalidated.csv", pd.concat(whole, ignore_index=True))
     return out

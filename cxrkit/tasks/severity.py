@@ -1,364 +1,419 @@
-"""Quantification: the severity task. A map of where the disease lies, learnt from six ones and
-zeros a film (section 3.3).
+"""Severity: a map of where the disease lies, learnt from six ones and zeros an image (section 3.3).
 
-B batch, H W severity map, S image size; an array is 3x2 with row 0 = upper zone, column 0 =
-patient's right = image left, unless `choices.array_columns` says the other way. PA and AP films go
-together (section 4).
+PA and AP images train together (section 4). B batch, H W severity map, S image size; an array is
+3x2 with row 0 = upper zone, column 0 = patient's right = image left, unless `choices.array_columns`
+says the other way.
 """
 
+from __future__ import annotations
+
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import cv2
 import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
+from torch import nn
 
-from cxrkit.config import vocabulary
-from cxrkit.config.vocabulary import SECOND, ZONES
+from cxrkit.config.choices import Choices
+from cxrkit.config.sections import Profile, Training
+from cxrkit.config.vocabulary import SECOND, ZONES, known
 from cxrkit.data import lung_zones
-from cxrkit.data.datasets import CXRDataset, arrays, parts
+from cxrkit.data.datasets import CXRDataset, severity_arrays
 from cxrkit.data.images import load_image
 from cxrkit.data.masks import letterbox
 from cxrkit.evaluation import follow_up, localisation, metrics, resampling
-from cxrkit.evaluation.summaries import by_place, interval, number
-from cxrkit.models import classifier, factory
-from cxrkit.storage.atomic import write_json
-from cxrkit.tasks import segmentation
-from cxrkit.training import checkpoint, loop
+from cxrkit.evaluation.summaries import by_split, interval_dict, json_number
+from cxrkit.models.factory import build_classifier
+from cxrkit.tasks.segmentation import SegmentationTask
+from cxrkit.tasks.task import State, Tables, Task
+from cxrkit.training import loop
+from cxrkit.training.devices import device_of
 
-# columns of a judged table, in the order of the true ones
+# columns of predictions, in the order of the true ones
 PREDICTED = [f"p_{zone}" for zone in ZONES]
 DRAWS = 400  # of patients, for an interval
+ERRORS = ("mse", "mae", "cc", "r2")
 
 
-def network(profile):
-    """The profile's severity model with random weights: backbone and corpus ViT with the map head
-    (`networks.Network`).
+def inside_lungs(lung_mask: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
+    """Lung masks at the size of a map.
+
+    Args:
+        lung_mask: (B, S, S) of 0, 127 (nobody has annotated here: no lung) and 255.
+        size: (H, W).
+
+    Returns:
+        bool (B, H, W), resized to the nearest.
     """
-    return factory.network(profile, map_head=True)
+    inside = (lung_mask == 255)[:, None].float()  # (B, 1, S, S)
+    return F.interpolate(inside, size, mode="nearest-exact")[:, 0] > 0.5  # (B, H, W)
 
 
-def load(folder, profile):
-    """The trained model of a finished stage."""
-    return checkpoint.load_weights(network(profile), folder / "weights.safetensors")
+def segmented_lungs(
+    task: SegmentationTask, segmenter: nn.Module, table: pd.DataFrame, profile: Profile
+) -> np.ndarray:
+    """The segmenter's masks where the severity model looks.
 
-
-def inside_lungs(lung_mask, size):
-    """Lung mask (B, S, S) of 0, 127, 255 -> bool (B, *size), nearest; what nobody has drawn (127)
-    is no lung.
+    Returns:
+        uint8 (n, S, S) of 0, 255, and 127 in the border that `choices.resize` "pad" adds.
     """
-    inside = (lung_mask == 255)[:, None].float()
-    return F.interpolate(inside, size, mode="nearest-exact")[:, 0] > 0.5
+    masks = task.segment(segmenter, table, size=profile.image_size)
+    placed = []
+    for mask, path in zip(masks, table["path"], strict=True):
+        shape = (1, 1)
+        if profile.choices.resize != "plain":
+            shape = load_image(path).pixels.shape
+        placed.append(place_mask(mask, shape, profile))
+    return np.stack(placed)
 
 
-def predicted_lungs(segmenter, table, profile, store=None):
-    """The segmenter's masks where the model looks: uint8 (n, S, S) of 0, 255, and 127 in the border
-    that `choices.resize` "pad" adds.
-    """
-    masks = segmentation.predict(segmenter, table, profile, store)
-    shapes = (
-        (1, 1) if profile.choices.resize == "plain" else load_image(path).pixels.shape
-        for path in table["path"]
-    )
-    return np.stack([placed(mask, shape, profile) for mask, shape in zip(masks, shapes)])
+def place_mask(mask: np.ndarray, shape: Sequence[int], profile: Profile) -> np.ndarray:
+    """A mask of the whole image where the model sees that image.
 
+    Args:
+        mask: bool, the image plainly resized.
+        shape: (H, W) of the image as it is stored.
+        profile: gives the size S and the kind of resize.
 
-def placed(mask, shape, profile):
-    """A bool mask of the whole film, plainly resized, where the model sees the film of this shape:
-    uint8 (S, S), as `predicted_lungs`.
+    Returns:
+        uint8 (S, S), as `segmented_lungs`.
     """
     size, grey = profile.image_size, np.where(mask, 255, 0).astype(np.uint8)
     if profile.choices.resize == "plain":
         return cv2.resize(grey, (size, size), interpolation=cv2.INTER_NEAREST)
-    return letterbox(cv2.resize(grey, shape[::-1], interpolation=cv2.INTER_NEAREST), size)
+    original = cv2.resize(grey, tuple(shape[::-1]), interpolation=cv2.INTER_NEAREST)
+    return letterbox(original, size)
 
 
-SIGMOIDS = {  # choice 7 -> map inside and outside the lungs
-    "before_mask": lambda logits, inside: logits.sigmoid() * inside,
-    "after_mask": lambda logits, inside: (logits * inside).sigmoid(),  # 0.5 outside the lungs
-}
+def sigmoid_before_mask(logits: torch.Tensor, inside: torch.Tensor) -> torch.Tensor:
+    """Choice 7, the default: 0 outside the lungs."""
+    return logits.sigmoid() * inside
 
 
-def read(model, batch, choices, how="max"):
-    """Film and lung mask -> dict `severity_map` (B, 1, H, W) times the lung mask, and `array` (B,
-    3, 2), pooled from it.
+def sigmoid_after_mask(logits: torch.Tensor, inside: torch.Tensor) -> torch.Tensor:
+    """Choice 7, the other reading: 0.5 outside the lungs."""
+    return (logits * inside).sigmoid()
 
-    Zones hold lung pixels only, so the order of sigmoid and mask (choice 7) changes the map outside
-    the lungs and no array.
+
+SIGMOIDS = {"before_mask": sigmoid_before_mask, "after_mask": sigmoid_after_mask}
+
+
+def squared_error(array: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+    """Squared error of each value: (B, 3, 2), (B, 3, 2) -> (B, 3, 2)."""
+    return (array - truth).square()
+
+
+def cross_entropy(array: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+    """Binary cross-entropy of each value: (B, 3, 2), (B, 3, 2) -> (B, 3, 2).
+
+    The values are pooled from a map, so they have no logits that a loss could take.
     """
-    logits = model(batch["image"])["severity_logits"].float()  # (B, 1, H, W); in bf16 0.999 is 1
-    inside = inside_lungs(batch["lung_mask"], logits.shape[-2:])  # (B, H, W)
-    shown = SIGMOIDS[choices.sigmoid](logits, inside[:, None])  # (B, 1, H, W)
-    return {"severity_map": shown, "array": lung_zones.roi_pool(shown, inside, how, choices)}
-
-
-def cross_entropy(array, truth):
-    """Binary cross-entropy of each value: arrays (B, 3, 2) -> (B, 3, 2). Pooled from a map, they
-    have no logits that a loss could take.
-    """
-    # which would refuse probabilities; these are float32 (`read`)
+    # autocast would refuse probabilities; these are float32 (`read_severity`)
     with torch.autocast(array.device.type, enabled=False):
         return F.binary_cross_entropy(array.clamp(1e-6, 1 - 1e-6), truth, reduction="none")
 
 
-LOSSES = {"mse": lambda array, truth: (array - truth).square(), "bce": cross_entropy}
+LOSSES = {"mse": squared_error, "bce": cross_entropy}  # choice 8
 
 
-def loss(choices, how="max"):
-    """The loss for `train.fit`: choice 8 over the zones that are known and in the film; 0 for a
-    batch without any.
+def read_severity(
+    model: nn.Module, batch: dict[str, torch.Tensor], choices: Choices, pooling: str = "max"
+) -> dict[str, torch.Tensor]:
+    """Severity map and array of a batch.
+
+    Zones hold lung pixels only, so the order of sigmoid and mask (choice 7) changes the map outside
+    the lungs and no array.
+
+    Args:
+        model: gives `severity_logits` (B, 1, H, W).
+        batch: `image` (B, 1, S, S) and `lung_mask` (B, S, S).
+        choices: readings of the paper.
+        pooling: of a zone, "max" or "average".
+
+    Returns:
+        `severity_map` (B, 1, H, W) times the lung mask, and `array` (B, 3, 2), pooled from it.
     """
-
-    def of(model, batch):
-        array, truth = read(model, batch, choices, how)["array"], batch["array"]  # (B, 3, 2)
-        known = ~truth.isnan()
-        return (
-            LOSSES[choices.severity_loss](array, truth.nan_to_num()) * known
-        ).sum() / known.sum().clamp(min=1)
-
-    return of
+    # in bf16 0.999 would be 1
+    logits = model(batch["image"])["severity_logits"].float()  # (B, 1, H, W)
+    inside = inside_lungs(batch["lung_mask"], logits.shape[-2:])  # (B, H, W)
+    severity_map = SIGMOIDS[choices.sigmoid](logits, inside[:, None])  # (B, 1, H, W)
+    array = lung_zones.roi_pool(severity_map, inside, pooling, choices)  # (B, 3, 2)
+    return {"severity_map": severity_map, "array": array}
 
 
-def dataset(table, profile, store=None, augmented=False):
-    """Films of a table with their lung masks; a flip swaps the columns of the array."""
-    how = replace(profile.choices, augmentation=profile.quantifier.augmentation)
-    return CXRDataset(
-        table,
-        profile.image_size,
-        how,
-        train=augmented,
-        flip=profile.quantifier.flip,
-        masks=True,
-        store=store,
-    )
+def hold_out(table: pd.DataFrame, site: str) -> pd.DataFrame:
+    """Alternation (section 4): one training hospital becomes the external test.
 
+    Those external before are left out.
 
-def set_aside(table, site):
-    """Alternation (section 4): one training hospital becomes the external test, and those external
-    before are left out.
-
-    Raises ValueError, with the training hospitals, for another site.
+    Raises:
+        ValueError: no training hospital has this name; the message lists them.
     """
-    inside = table[~table["external"].astype(bool)]
-    vocabulary.known(site, set(inside["site"]), "training hospital")
-    return inside.assign(external=inside["site"] == site).reset_index(drop=True)
+    internal = table[~table["external"].astype(bool)]
+    known(site, set(internal["site"]), "training hospital")
+    return internal.assign(external=internal["site"] == site).reset_index(drop=True)
 
 
-def trained_at(table, sites):
-    """The films without those of training hospitals (or datasets) that are not among `sites`
-    ("Brixia alone", Table 10); () = all.
+def trained_at(table: pd.DataFrame, sites: Sequence[str]) -> pd.DataFrame:
+    """The images without those of other training hospitals ("Brixia alone", Table 10).
 
-    Raises ValueError, with the training hospitals, for an unknown one.
+    Args:
+        table: images with `site`, `dataset` and `external`.
+        sites: training hospitals or datasets that stay; () = all.
+
+    Raises:
+        ValueError: a site is unknown; the message lists the training hospitals.
     """
-    inside = ~table["external"].astype(bool)
+    internal = ~table["external"].astype(bool)
+    names = set(table.loc[internal, "site"]) | set(table.loc[internal, "dataset"])
     for site in sites:
-        vocabulary.known(
-            site,
-            set(table.loc[inside, "site"]) | set(table.loc[inside, "dataset"]),
-            "training hospital",
+        known(site, names, "training hospital")
+    if not sites:
+        return table.reset_index(drop=True)
+    chosen = table["site"].isin(sites) | table["dataset"].isin(sites)
+    return table[~internal | chosen].reset_index(drop=True)
+
+
+class SeverityTask(Task):
+    """The corpus ViT with the map head learns six zones from weak labels."""
+
+    name = "severity"
+
+    def network(self) -> nn.Module:
+        """Backbone and corpus ViT with the map head (`models.Classifier`), with random weights."""
+        return build_classifier(self.profile, map_head=True)
+
+    def dataset(self, table: pd.DataFrame, train: bool = False) -> CXRDataset:
+        """Images of a table with their lung masks; a flip swaps the columns of the array."""
+        settings = self.profile.severity
+        return CXRDataset(
+            table,
+            self.profile.image_size,
+            replace(self.profile.choices, augmentation=settings.augmentation),
+            train=train,
+            flip=settings.flip,
+            masks=True,
+            store=self.store,
         )
-    chosen = table["site"].isin(sites) | table["dataset"].isin(sites) if sites else True
-    return table[~inside | chosen].reset_index(drop=True)
 
+    def training(self, images: int) -> Training:
+        """The profile's training for severity."""
+        return self.profile.severity_training
 
-def make(folder, profile, table, store=None, start=()):
-    """Train on the internal sites of `table` (its `lung_mask` gives the zones) and judge on the
-    others, into `folder`.
+    def initialise(self, initial_weights: Sequence[State] = ()) -> nn.Module:
+        """The model before its training; with `severity.frozen` its backbone stays as it is."""
+        model = super().initialise(initial_weights)
+        if self.profile.severity.frozen:
+            model.features.requires_grad_(False)
+        return model
 
-    Leaves weights.safetensors, history.json, metrics.json and predictions.csv (a row a film of val,
-    test and external). start: state dicts that the model begins with (`networks.adopt`). Returns
-    the metrics. The validation MSE picks the step where the training says `eval_every`. Films that
-    another task lends (column `lent`) teach the model, and not the constant guess beside it.
-    """
-    split = parts(table)
-    own = ~split["train"].get("lent", pd.Series(False, split["train"].index)).astype(bool)
-    model = fit(folder, profile, split["train"], split["val"], store, start)
-    judged = {
-        name: predict(model, split[name], profile, store)
-        for name in ("val", "test", "external")
-        if len(split[name])
-    }
-    result = {
-        "images": {name: len(part) for name, part in split.items()},
-        **report(judged, split["train"][own], profile.choices),
-    }
-    drawn = {
-        name: (maps(model, table, profile, store), table)
-        for name, table in judged.items()
-        if table["lesion_mask"].notna().all()
-    }
-    for name, found in localisation.places(drawn, profile, store).items():
-        result[name]["map"] = found
-    result |= follow(judged, profile.choices)
-    pd.concat(judged.values(), ignore_index=True).to_csv(folder / "predictions.csv", index=False)
-    write_json(folder / "metrics.json", result)
-    return result
+    def loss(self, model: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Choice 8 over the zones that are known and in the image; 0 for a batch without any."""
+        choices, pooling = self.profile.choices, self.profile.variant.pooling
+        array = read_severity(model, batch, choices, pooling)["array"]  # (B, 3, 2)
+        truth = batch["array"]  # (B, 3, 2)
+        known = ~truth.isnan()
+        each = LOSSES[choices.severity_loss](array, truth.nan_to_num())  # (B, 3, 2)
+        return (each * known).sum() / known.sum().clamp(min=1)
 
+    def score(self, model: nn.Module, table: pd.DataFrame, data: Any) -> float:
+        """Minus the MSE of the 0-6 score."""
+        arrays = self._arrays(model, data, device_of(model))
+        predictions = add_predictions(table, arrays, self.profile.choices)
+        truth = true_scores(table, self.profile.choices)
+        return -metrics.severity_metrics(truth, predictions["score"])["mse"]
 
-def fit(folder, profile, table, val=(), store=None, start=()):
-    """Train on one table -> the model in evaluation mode."""
-    torch.manual_seed(profile.seed)
-    model = network(profile)
-    classifier.adopt(model, *start)
-    if profile.quantifier.frozen:
-        model.features.requires_grad_(False)
-    training = profile.severity_training
+    def _arrays(
+        self, model: nn.Module, data: CXRDataset, device: torch.device | None
+    ) -> np.ndarray:
+        choices, pooling = self.profile.choices, self.profile.variant.pooling
 
-    def validate(model):
-        judged = predict(model, val, profile, store)
-        return {
-            "score": -metrics.severity_metrics(score_of(val, profile.choices), judged["score"])[
-                "mse"
-            ]
+        def forward(model: nn.Module, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+            return read_severity(model, batch, choices, pooling)
+
+        return loop.evaluate(model, data, ("array",), device=device, forward=forward)[
+            "array"
+        ].numpy()
+
+    def arrays(self, model: nn.Module, table: pd.DataFrame) -> np.ndarray:
+        """Predicted arrays of a table, (n, 3, 2)."""
+        return self._arrays(model, self.dataset(table), self.device)
+
+    def predict(self, model: nn.Module, table: pd.DataFrame) -> pd.DataFrame:
+        """The table with the six values and the score (`add_predictions`)."""
+        return add_predictions(table, self.arrays(model, table), self.profile.choices)
+
+    def maps(self, model: nn.Module, table: pd.DataFrame) -> np.ndarray:
+        """Severity maps times lung masks, (n, H, W) in [0, 1]."""
+
+        def forward(model: nn.Module, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+            return read_severity(model, batch, self.profile.choices)
+
+        output = loop.evaluate(
+            model, self.dataset(table), ("severity_map",), device=self.device, forward=forward
+        )
+        return output["severity_map"][:, 0].numpy()
+
+    def evaluate(self, predictions: Tables, train: pd.DataFrame) -> dict[str, Any]:
+        """`report` of the predictions. Auxiliary images train no constant guess."""
+        if "auxiliary" in train:
+            train = train[~train["auxiliary"].astype(bool)]
+        return report(predictions, train, self.profile.choices)
+
+    def more_metrics(
+        self, model: nn.Module, predictions: Tables, metrics: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Maps against true lesions, and changes between the images of a patient."""
+        with_lesions = {
+            name: (self.maps(model, table), table)
+            for name, table in predictions.items()
+            if table["lesion_mask"].notna().all()
         }
-
-    loop.fit(
-        model,
-        loss(profile.choices, profile.variant.pooling),
-        dataset(table, profile, store, augmented=True),
-        training,
-        folder=folder,
-        seed=profile.seed,
-        validate=validate if training.eval_every and len(val) else None,
-    )
-    return model
+        found = localisation.evaluate_maps(with_lesions, self.profile, self.store)
+        for name, result in found.items():
+            metrics[name]["map"] = result
+        return evaluate_follow_up(predictions, self.profile.choices)
 
 
-def follow(judged, choices):
-    """What change between two films of a patient is more than noise: measured on val and test,
-    judged on external films.
+def evaluate_follow_up(predictions: Tables, choices: Choices) -> dict[str, Any]:
+    """What change between two images of a patient is more than noise.
+
+    The noise is measured on val and test, the changes are evaluated on external images, where there
+    are any.
+
+    Returns:
+        {"followup": ...}, or {} where no noise can be measured.
     """
-    at_home = follow_up.changes(
-        pd.concat([judged[name] for name in ("val", "test") if name in judged] or [pd.DataFrame()]),
-        choices,
-    )
-    away = follow_up.changes(judged["external"], choices) if "external" in judged else at_home
-    sd = follow_up.noise(at_home)
-    return {"followup": follow_up.report(away, sd)} if np.isfinite(sd) else {}
+    internal = [predictions[name] for name in ("val", "test") if name in predictions]
+    pairs = follow_up.changes(pd.concat(internal or [pd.DataFrame()]), choices)
+    external = pairs
+    if "external" in predictions:
+        external = follow_up.changes(predictions["external"], choices)
+    deviation = follow_up.noise(pairs)
+    if not np.isfinite(deviation):
+        return {}
+    return {"followup": follow_up.report(external, deviation)}
 
 
-def arrays_of(model, table, profile, store=None):
-    """Predicted arrays of a table, (n, 3, 2)."""
-    return loop.evaluate(
-        model,
-        dataset(table, profile, store),
-        ("array",),
-        forward=lambda model, batch: read(model, batch, profile.choices, profile.variant.pooling),
-    )["array"].numpy()
+def add_predictions(table: pd.DataFrame, array: np.ndarray, choices: Choices) -> pd.DataFrame:
+    """The table with what a severity model predicts.
 
+    Args:
+        table: n images.
+        array: (n, 3, 2).
+        choices: choice 2 says which column is which lung, choice 9 which score counts.
 
-def predict(model, table, profile, store=None):
-    """The table with the six values (PREDICTED, named after zones of the patient), `score` (choice
-    9) and both its readings.
+    Returns:
+        The table with the six values (`PREDICTED`, named after zones of the patient), `score`, and
+        both its readings, `soft` and `hard`.
     """
-    return judge(table, arrays_of(model, table, profile, store), profile.choices)
-
-
-def judge(table, array, choices):
-    """A table and arrays (n, 3, 2) -> the table of `predict`."""
     sided = array if choices.array_columns == "patient_right" else array[:, :, ::-1]
-    both = {how: lung_zones.score(array, how) for how in ("soft", "hard")}
-    zones = dict(
-        zip(PREDICTED, np.concatenate([sided[:, :, 0], sided[:, :, 1]], axis=1).T, strict=True)
-    )
-    return table.assign(
-        **zones, score=both[choices.severity_score], soft=both["soft"], hard=both["hard"]
-    )
+    six = np.concatenate([sided[:, :, 0], sided[:, :, 1]], axis=1)  # (n, 6)
+    zones = dict(zip(PREDICTED, six.T, strict=True))
+    both = {how: lung_zones.severity_score(array, how) for how in ("soft", "hard")}
+    return table.assign(**zones, score=both[choices.severity_score], **both)
 
 
-def maps(model, table, profile, store=None):
-    """Severity maps times lung masks, (n, H, W) in [0, 1]."""
-    return loop.evaluate(
-        model,
-        dataset(table, profile, store),
-        ("severity_map",),
-        forward=lambda model, batch: read(model, batch, profile.choices),
-    )["severity_map"][:, 0].numpy()
-
-
-def score_of(table, choices):
+def true_scores(table: pd.DataFrame, choices: Choices) -> np.ndarray:
     """True severity 0-6 of a table, (n,); NaN where a zone is unknown."""
-    return lung_zones.score(arrays(table, choices))
+    return lung_zones.severity_score(severity_arrays(table, choices))
 
 
-def second_reader(table, choices):
-    """Score of the second reader, (n,); NaN where there is none."""
-    return lung_zones.score(
-        lung_zones.brixia_to_array(
-            table[list(SECOND)].to_numpy(np.float32), choices.brixia_threshold
-        )
+def second_reader_scores(table: pd.DataFrame, choices: Choices) -> np.ndarray:
+    """Score of the second radiologist, (n,); NaN where there is none."""
+    brixia = table[list(SECOND)].to_numpy(np.float32)  # (n, 6)
+    return lung_zones.severity_score(lung_zones.brixia_to_array(brixia, choices.brixia_threshold))
+
+
+def report(predictions: Tables, train: pd.DataFrame, choices: Choices) -> dict[str, Any]:
+    """Metrics of tables of predictions, by part and external site.
+
+    Args:
+        predictions: {"val": ..., "test": ..., "external": ...}, tables of `SeverityTask.predict`.
+        train: training images, whose mean score is the constant guess.
+        choices: readings of the paper.
+    """
+    guess = float(np.nanmean(true_scores(train, choices)))
+    return by_split(predictions, lambda table: scores(table, guess, choices))
+
+
+def scores(table: pd.DataFrame, guess: float, choices: Choices) -> dict[str, Any]:
+    """How well the severity of one table is predicted.
+
+    Args:
+        table: of `SeverityTask.predict`.
+        guess: the constant score that is compared with the model.
+        choices: readings of the paper.
+
+    Returns:
+        MSE, MAE, CC, R2 of the score with intervals by patient, both readings of the score, each
+        zone, Bland-Altman and quadratic kappa; beside them the constant guess and, where there is
+        one, the second radiologist (`second_reader`).
+    """
+    truth, groups = true_scores(table, choices), table["group_id"].to_numpy()
+    bland_altman = metrics.bland_altman(table["score"], truth)
+    kappa = resampling.bootstrap(
+        metrics.quadratic_kappa, truth, np.rint(table["score"]), groups=groups, draws=DRAWS
     )
-
-
-def report(judged, trained, choices):
-    """Metrics of tables of `predict`, {"test": ..., "external": ...}; each external site also on
-    its own, as external1, 2, ...
-    """
-    guess = float(np.nanmean(score_of(trained, choices)))
-    return by_place(judged, lambda table: scores(table, guess, choices))
-
-
-def scores(table, guess, choices):
-    """How well one table is read: MSE, MAE, CC, R2 of the score with intervals by patient, both
-    readings of the score, each zone, Bland-Altman and quadratic kappa; beside them a constant guess
-    and, where there is one, the second reader.
-    """
-    truth, groups = score_of(table, choices), table["group_id"].to_numpy()
     out = {
         **errors(truth, table["score"], groups),
         "constant": errors(truth, np.full(len(table), guess), groups),
-        **{how: errors(truth, table[how], groups) for how in ("soft", "hard")},
+        "soft": errors(truth, table["soft"], groups),
+        "hard": errors(truth, table["hard"], groups),
         "zones": by_zone(table, choices),
-        "bland_altman": {
-            name: number(value)
-            for name, value in metrics.bland_altman(table["score"], truth).items()
-        },
-        "kappa": interval(
-            resampling.bootstrap(
-                metrics.quadratic_kappa, truth, np.rint(table["score"]), groups=groups, draws=DRAWS
-            ),
-            len(table),
-        ),
+        "bland_altman": {name: json_number(value) for name, value in bland_altman.items()},
+        "kappa": interval_dict(kappa, len(table)),
     }
-    other = second_reader(table, choices)
-    both = ~np.isnan(other) & ~np.isnan(truth)
-    return {**out, "reader": errors(truth[both], other[both], groups[both])} if both.any() else out
+    second = second_reader_scores(table, choices)
+    both = ~np.isnan(second) & ~np.isnan(truth)
+    if both.any():
+        out["second_reader"] = errors(truth[both], second[both], groups[both])
+    return out
 
 
-def errors(truth, score, groups):
-    """MSE (the main metric), MAE, CC and R2, each with its interval by patient."""
-    known, score = ~np.isnan(truth), np.asarray(score)
+def errors(truth: np.ndarray, score: np.ndarray, groups: np.ndarray) -> dict[str, Any]:
+    """MSE (the main metric), MAE, CC and R2, each with its interval by patient.
 
-    def one(name):
+    Args:
+        truth: (n,), NaN where unknown.
+        score: (n,).
+        groups: patient of each image, (n,).
+    """
+    known = ~np.isnan(truth)
+    out = {}
+    for name in ERRORS:
+
+        def one(y: np.ndarray, p: np.ndarray, name: str = name) -> float:
+            return metrics.severity_metrics(y, p)[name]
+
         triple = resampling.bootstrap(
-            lambda y, p: metrics.severity_metrics(y, p)[name],
-            truth[known],
-            score[known],
-            groups=groups[known],
-            draws=DRAWS,
+            one, truth[known], np.asarray(score)[known], groups=groups[known], draws=DRAWS
         )
-        return interval(triple, known.sum())
+        out[name] = interval_dict(triple, known.sum())
+    return out
 
-    return {name: one(name) for name in ("mse", "mae", "cc", "r2")}
 
-
-def by_zone(table, choices):
+def by_zone(table: pd.DataFrame, choices: Choices) -> dict[str, Any]:
     """AUC (DeLong by patient) and agreement at 0.5 of each of the six zones."""
-    truth, groups, out = arrays(table, choices), table["group_id"].to_numpy(), {}
-    truth = truth if choices.array_columns == "patient_right" else truth[:, :, ::-1]
+    truth, groups, out = severity_arrays(table, choices), table["group_id"].to_numpy(), {}
+    if choices.array_columns != "patient_right":
+        truth = truth[:, :, ::-1]
+
+    def agreement(a: np.ndarray, b: np.ndarray) -> float:
+        return np.mean(a == b)
+
     for i, (zone, column) in enumerate(zip(ZONES, PREDICTED, strict=True)):
         y, p = truth[:, i % 3, i // 3], table[column].to_numpy()
         known = ~np.isnan(y)
-        agreement = resampling.bootstrap(
-            lambda a, b: np.mean(a == b),
-            y[known],
-            p[known] >= 0.5,
-            groups=groups[known],
-            draws=DRAWS,
+        agreed = resampling.bootstrap(
+            agreement, y[known], p[known] >= 0.5, groups=groups[known], draws=DRAWS
         )
         out[zone] = {
-            "auc": interval(metrics.auc_ci(y, p, groups=groups), int((y == 1).sum())),
-            "agreement": interval(agreement, known.sum()),
+            "auc": interval_dict(metrics.auc_ci(y, p, groups=groups), int((y == 1).sum())),
+            "agreement": interval_dict(agreed, known.sum()),
         }
     return out

@@ -1,150 +1,191 @@
-"""Batches in a reproducible order that can be entered at any position: what a training draws from a
-dataset.
+"""Batches in a reproducible order that can be entered at any position.
 
-A dataset is anything with `len` and `dataset[i]` -> dict of tensors; where it offers
+A dataset is anything with `len` and `dataset[i]` -> dict of tensors. Where it offers
 `dataset.batch(indices)`, a whole batch is gathered at once.
 """
 
+from __future__ import annotations
+
 import functools
 import itertools
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, default_collate
 
+Batch = dict[str, torch.Tensor]
+
 
 class Tensors(dict):
-    """Tensors of equal length as a dataset, e.g. a cached corpus with its labels:
-    `Tensors(features=..., target=...)`.
+    """Tensors of equal length as a dataset, for example a cached corpus with its labels.
+
+    `Tensors(features=..., target=...)`: a name gives its tensor, a number one item.
     """
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(next(iter(self.values()), ()))
 
-    def __getitem__(self, key):
+    def __getitem__(self, key: str | int) -> torch.Tensor | Batch:
         return super().__getitem__(key) if isinstance(key, str) else self.batch(key)
 
-    def batch(self, indices):
+    def batch(self, indices: Sequence[int] | int) -> Batch:
         """Rows `indices` of every tensor: dict of (len(indices), ...)."""
         return {name: tensor[indices] for name, tensor in self.items()}
 
 
 class Mapped(Tensors):
-    """`Tensors` of which one, `name`, stays in a .npy file and is read batch by batch: it may be
-    larger than the memory.
+    """`Tensors` of which one stays in a .npy file and is read batch by batch.
+
+    That tensor may be larger than the memory.
+
+    Args:
+        file: The .npy file, (n, ...).
+        name: The name of its tensor in a batch.
+        tensors: The other tensors, which lie in memory.
     """
 
-    def __init__(self, file, name, **tensors):
+    def __init__(self, file: Path, name: str, **tensors: torch.Tensor) -> None:
         super().__init__(**tensors)
-        self.file, self.name, self._open = file, name, None
+        self.file = file
+        self.name = name
+        self._open: np.memmap | None = None
 
-    def __getstate__(self):
-        # another process opens the file itself instead of receiving a copy of it
+    def __getstate__(self) -> dict:
+        # Another process opens the file itself instead of receiving a copy of it.
         return {**vars(self), "_open": None}
 
-    def batch(self, indices):
-        """As that of `Tensors`."""
+    def batch(self, indices: Sequence[int] | int) -> Batch:
+        """Rows `indices` of every tensor, those of the file first."""
         if self._open is None:
             self._open = np.load(self.file, mmap_mode="r")
         return {self.name: torch.from_numpy(self._open[indices]), **super().batch(indices)}
 
 
 class Order:
-    """Endless stream of indices: epoch after epoch of all `n`, shuffled anew by (seed, epoch).
+    """Endless stream of indices: epoch after epoch, each shuffled by (seed, epoch).
 
-    A batch may span two epochs, so every image is seen equally often whatever the batch. With
-    `weights` (n,), an epoch is `n` draws with those chances instead. Raises ValueError for an empty
-    dataset.
+    A batch may span two epochs, so that every image is seen equally often whatever the batch.
+
+    Args:
+        n: Images of the dataset.
+        seed: Seed of the shuffling.
+        weights: Chances of a draw, (n,). With them an epoch is `n` draws with replacement instead
+            of every image once.
+
+    Raises:
+        ValueError: For an empty dataset.
     """
 
-    def __init__(self, n, seed, weights=None):
+    def __init__(self, n: int, seed: int, weights: Sequence[float] | None = None) -> None:
         if n == 0:
             raise ValueError(
                 "the dataset is empty: check the split and the filters of its manifest"
             )
-        self.n, self.seed = n, seed
-        self.chances = (
-            None if weights is None else np.asarray(weights, dtype=float) / np.sum(weights)
-        )
+        self.n = n
+        self.seed = seed
+        self.chances = None
+        if weights is not None:
+            self.chances = np.asarray(weights, dtype=float) / np.sum(weights)
         self.epoch = functools.lru_cache(maxsize=2)(self.epoch)
 
-    def epoch(self, number):
+    def epoch(self, number: int) -> np.ndarray:
         """Indices of one epoch, (n,)."""
         rng = np.random.default_rng([self.seed, number])
-        return (
-            rng.permutation(self.n)
-            if self.chances is None
-            else rng.choice(self.n, self.n, p=self.chances)
-        )
+        if self.chances is None:
+            return rng.permutation(self.n)
+        return rng.choice(self.n, self.n, p=self.chances)
 
-    def take(self, start, count):
+    def take(self, start: int, count: int) -> list[int]:
         """The `count` indices from position `start` of the stream."""
         return [int(self.epoch(i // self.n)[i % self.n]) for i in range(start, start + count)]
 
 
-def fetch(dataset, indices):
+def fetch(dataset: object, indices: Sequence[int]) -> Batch:
     """Batch of the dataset: dict of (len(indices), ...)."""
-    return (
-        dataset.batch(indices)
-        if hasattr(dataset, "batch")
-        else default_collate([dataset[i] for i in indices])
-    )
+    if hasattr(dataset, "batch"):
+        return dataset.batch(indices)
+    return default_collate([dataset[i] for i in indices])
 
 
-def to_device(batch, device):
+def to_device(batch: Batch, device: torch.device) -> Batch:
     """Tensors of a batch on the device; other values stay as they are."""
-    return {
-        name: v.to(device, non_blocking=True) if torch.is_tensor(v) else v
-        for name, v in batch.items()
-    }
+    moved = {}
+    for name, value in batch.items():
+        moved[name] = value.to(device, non_blocking=True) if torch.is_tensor(value) else value
+    return moved
 
 
-class Fetch:
+class SeededBatches:
     """(position, indices) -> (indices, batch): the part that a loader's worker does.
 
-    torch's CPU generator is seeded by the position in the stream: random augmentation comes out the
-    same in any worker and after any restart.
+    Torch's CPU generator is seeded by the position in the stream, so that random augmentation comes
+    out the same in any worker and after any restart.
     """
 
-    def __init__(self, dataset, seed):
-        self.dataset, self.seed = dataset, seed
+    def __init__(self, dataset: object, seed: int) -> None:
+        self.dataset = dataset
+        self.seed = seed
 
-    def __getitem__(self, item):
+    def __getitem__(self, item: tuple[int, list[int]]) -> tuple[list[int], Batch]:
         position, indices = item
+        seed = np.random.SeedSequence([self.seed, position]).generate_state(1)[0]
         with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(
-                int(np.random.SeedSequence([self.seed, position]).generate_state(1)[0])
-            )
+            torch.default_generator.manual_seed(int(seed))
             return indices, fetch(self.dataset, indices)
 
 
-def stream(dataset, order, batch, seed, start=0, rank=0, world=1, workers=0, pin_memory=False):
-    """Endless iterator of (indices, batch) from position `start`; of each `batch`, process `rank`
-    of `world` takes its even part.
+def stream(
+    dataset: object,
+    order: Order,
+    batch: int,
+    seed: int,
+    start: int = 0,
+    rank: int = 0,
+    world: int = 1,
+    workers: int = 0,
+    pin_memory: bool = False,
+) -> Iterator[tuple[list[int], Batch]]:
+    """Endless iterator of (indices, batch).
 
-    Raises ValueError, with the numbers of processes that would do, where there is no even part.
+    Args:
+        dataset: What the batches are fetched from.
+        order: The order of its images.
+        batch: Images of one batch, of all processes together.
+        seed: Seed of the random augmentation.
+        start: Position of the first image in the order.
+        rank: Number of this process. It takes its even part of each batch.
+        world: How many processes share a batch.
+        workers: Processes that prepare batches ahead; 0 = this one prepares them.
+        pin_memory: Whether batches lie in page-locked memory, for CUDA.
+
+    Returns:
+        The iterator: the indices of this process's part, and its tensors on the CPU.
+
+    Raises:
+        ValueError: With the numbers of processes that would do, where `batch` cannot be split
+            evenly over `world` processes.
     """
     if batch % world:
         fits = [n for n in range(1, batch + 1) if batch % n == 0]
         raise ValueError(
             f"a batch of {batch} cannot be split evenly over {world} processes: start one of "
-            f"{fits} of them, or change "
-            "`batch` of this training, which is then another training with another key"
+            f"{fits} of them, or change `batch` of this training, which is then another training "
+            "with another key"
         )
     part = batch // world
     items = (
         (position, order.take(position, part))
         for position in itertools.count(start + rank * part, batch)
     )
-    # a generator of its own: making the iterator must not draw from the one that a checkpoint
-    # restores
-    return iter(
-        DataLoader(
-            Fetch(dataset, seed),
-            sampler=items,
-            batch_size=None,
-            num_workers=workers,
-            pin_memory=pin_memory,
-            generator=torch.Generator(),
-        )
+    loader = DataLoader(
+        SeededBatches(dataset, seed),
+        sampler=items,
+        batch_size=None,
+        num_workers=workers,
+        pin_memory=pin_memory,
+        # Its own: making the iterator must not draw from the generator that a checkpoint restores.
+        generator=torch.Generator(),
     )
+    return iter(loader)

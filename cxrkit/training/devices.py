@@ -1,72 +1,27 @@
-"""The machine around a training: precision of its device, threads, and Ctrl-C."""
+"""The device of a training: which one, with which precision, and with how many CPU threads."""
 
 import contextlib
 import functools
 import os
-import random
-import signal
-import threading
+from collections.abc import Callable, Iterator
 
-import numpy as np
 import torch
+from torch import nn
 
 from cxrkit.config.vocabulary import known
 
+# `Training.amp` -> type of the fast operations on CUDA; None = bf16 where the GPU has it, else fp16
 PRECISIONS = {"auto": None, "bf16": torch.bfloat16, "fp16": torch.float16, "off": torch.float32}
 
 
-def precision(amp, device):
-    """(autocast context factory, gradient scaler): bf16 or fp16 on CUDA, float32 anywhere else."""
-    dtype = PRECISIONS[known(amp, PRECISIONS, "amp")]
-    if device.type != "cuda" or amp == "off":
-        return contextlib.nullcontext, torch.amp.GradScaler(enabled=False)
-    dtype = dtype or (
-        torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
-    )
-    return functools.partial(torch.autocast, "cuda", dtype=dtype), torch.amp.GradScaler(
-        "cuda", enabled=dtype == torch.float16
-    )
+def pick_device() -> torch.device:
+    """The fastest device here: CUDA, else Apple's MPS, else the CPU.
 
+    Returns:
+        The device. Under torchrun each process gets the GPU of its own number.
 
-@contextlib.contextmanager
-def catch_ctrl_c():
-    """Yields a list that the first Ctrl-C fills, so that the step under way can end; a second one
-    interrupts at once.
-    """
-    pressed = []
-
-    def handler(number, frame):
-        if pressed:
-            raise KeyboardInterrupt
-        pressed.append(number)
-
-    # only the main thread may set a handler
-    if threading.current_thread() is not threading.main_thread():
-        yield pressed
-        return
-    before = signal.signal(signal.SIGINT, handler)
-    try:
-        yield pressed
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-@contextlib.contextmanager
-def cpu_threads(count):
-    """Let torch use `count` threads, 0 = as many as before, inside the `with`."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def pick_device():
-    """The fastest device here: CUDA (under torchrun this process's own card), Apple's MPS, else the
-    CPU.
-
-    Raises RuntimeError, with the next step, for a card that this build of torch has no kernels for.
+    Raises:
+        RuntimeError: With the next step, for a GPU that this build of torch has no kernels for.
     """
     if not torch.cuda.is_available():
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
@@ -77,32 +32,48 @@ def pick_device():
     except RuntimeError as error:
         raise RuntimeError(
             f"{device} does not work with torch {torch.__version__} ({error}); install a wheel of "
-            "torch for an "
-            "older CUDA, or set CUDA_VISIBLE_DEVICES to nothing to use the CPU"
+            "torch for an older CUDA, or set CUDA_VISIBLE_DEVICES to nothing to use the CPU"
         ) from error
     return device
 
 
-def device_of(model):
+def device_of(model: nn.Module) -> torch.device:
     """The device that a model lies on; the CPU for one without weights."""
     return next((weight.device for weight in model.parameters()), torch.device("cpu"))
 
 
-@contextlib.contextmanager
-def borrowed(model, device=None):
-    """Yields a device, by default the fastest here, on which the model lies inside the `with`;
-    after it the model is back where it was.
+def precision(
+    amp: str, device: torch.device
+) -> tuple[Callable[[], contextlib.AbstractContextManager], torch.amp.GradScaler]:
+    """Mixed precision on CUDA, float32 on any other device.
+
+    Args:
+        amp: A key of `PRECISIONS`.
+        device: The device of the training.
+
+    Returns:
+        A function that makes the autocast context of one forward pass, and the scaler of the
+        gradients, which is enabled for fp16 alone.
+
+    Raises:
+        ValueError: For an unknown `amp`.
     """
-    device, home = device or pick_device(), device_of(model)
-    model.to(device)
+    dtype = PRECISIONS[known(amp, PRECISIONS, "amp")]
+    if device.type != "cuda" or amp == "off":
+        return contextlib.nullcontext, torch.amp.GradScaler(enabled=False)
+    if dtype is None:
+        has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+        dtype = torch.bfloat16 if has_bf16 else torch.float16
+    autocast = functools.partial(torch.autocast, "cuda", dtype=dtype)
+    return autocast, torch.amp.GradScaler("cuda", enabled=dtype == torch.float16)
+
+
+@contextlib.contextmanager
+def cpu_threads(count: int) -> Iterator[None]:
+    """Let torch use `count` threads inside the `with`; 0 = as many as before."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
     try:
-        yield device
+        yield
     finally:
-        model.to(home)
-
-
-def seed_everything(seed):
-    """Seed the global generators of python, numpy and torch, on all devices."""
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
+        torch.set_num_threads(before)

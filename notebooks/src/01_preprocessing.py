@@ -22,17 +22,11 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from cxrkit.config import profiles
-from cxrkit.config.choices import OPEN_CHOICES, Choices
-from cxrkit.data import fetch, images, manifests, preprocessing
-from cxrkit.pipeline import task_data
-from cxrkit.simulation import hospital
-from cxrkit.storage.artifacts import Store
-from cxrkit.viz import sliders, style
+from cxrkit import Run, data, simulation, viz
 
-settings, store = profiles.get(profile), Store(out)
-size = settings.image_size
-drawn = task_data.cohort(settings, store)
+run = Run(profile, out)
+size = run.profile.image_size
+drawn = run.virtual.cohort
 
 # %% [markdown]
 # ## Films differ before disease does
@@ -46,10 +40,10 @@ normal = drawn.table[
     & (drawn.table.ward == "diagnosis")
     & (drawn.table.view == "PA")
 ]
-rows = [int(normal[normal.site == site].index[0]) for site in hospital.SITES]
-style.plot_steps(
+rows = [int(normal[normal.site == site].index[0]) for site in simulation.SITES]
+viz.plot_steps(
     [drawn.images[row] for row in rows],
-    list(hospital.SITES),
+    list(simulation.SITES),
     "One normal PA film of each hospital, as it leaves the machine",
 )
 
@@ -64,7 +58,7 @@ counts = np.bincount(toy.ravel(), minlength=256)
 below = counts.cumsum()  # pixels at most as bright
 lowest = below[toy.min()]  # OpenCV sends the darkest level to 0
 table = np.rint((below - lowest) / (toy.size - lowest) * 255).clip(0, 255).astype(np.uint8)
-np.testing.assert_array_equal(table[toy], preprocessing.equalize(toy))
+np.testing.assert_array_equal(table[toy], data.equalize(toy))
 pd.DataFrame(
     {
         "grey level": [10, 20, 200],
@@ -87,7 +81,7 @@ def equalize_by_hand(image):
 
 
 image = np.array(drawn.images[rows[4]])
-apart = np.abs(equalize_by_hand(image).astype(int) - preprocessing.equalize(image)).max()
+apart = np.abs(equalize_by_hand(image).astype(int) - data.equalize(image)).max()
 assert apart <= 1  # one level: the two round in different precision
 print("equal to one grey level:", bool(apart <= 1))
 
@@ -100,8 +94,8 @@ print("equal to one grey level:", bool(apart <= 1))
 kernel = np.outer([1, 2, 1], [1, 2, 1]) / 16
 dot = np.zeros((5, 5), np.float32)
 dot[2, 2] = 16
-np.testing.assert_allclose(preprocessing.blur(dot)[1:4, 1:4], kernel * 16)
-print(preprocessing.blur(dot).astype(int))
+np.testing.assert_allclose(data.blur(dot)[1:4, 1:4], kernel * 16)
+print(data.blur(dot).astype(int))
 
 # %% [markdown]
 # ## The whole chain
@@ -109,15 +103,15 @@ print(preprocessing.blur(dot).astype(int))
 # `preprocess.preprocess` is what every network of the kit sees. Its steps, on one film:
 
 # %%
-print(inspect.getsource(preprocessing.preprocess))
+print(inspect.getsource(data.preprocess))
 
 # %% tags=["report"]
-equal = preprocessing.equalize(image)
-smooth = preprocessing.blur(equal)
-small = preprocessing.resize(smooth, size)
-ready = preprocessing.normalize(small)
+equal = data.equalize(image)
+smooth = data.blur(equal)
+small = data.resize(smooth, size)
+ready = data.normalize(small)
 steps = [image, equal, smooth, small]
-style.plot_steps(
+viz.plot_steps(
     steps,
     ["film", "equalised", "blurred 3x3", f"resized to {size}"],
     "The chain on a film of hospital elm",
@@ -125,7 +119,7 @@ style.plot_steps(
 
 # %%
 # NBVAL_CHECK_OUTPUT
-whole = preprocessing.preprocess(image, size)
+whole = data.preprocess(image, size)
 np.testing.assert_array_equal(whole, ready)
 print("shape:", whole.shape, whole.dtype)
 print("range inside [-2, 1.984]:", bool(whole.min() >= -2 and whole.max() <= 127 / 64))
@@ -134,8 +128,8 @@ print(
     "16-bit films go the same way:",
     bool(
         np.array_equal(
-            preprocessing.equalize(image.astype(np.uint16)),
-            preprocessing.equalize(preprocessing.to_uint8(image.astype(np.uint16))),
+            data.equalize(image.astype(np.uint16)),
+            data.equalize(data.to_uint8(image.astype(np.uint16))),
         )
     ),
 )
@@ -160,11 +154,11 @@ spread = {
     name: float(mean_by_site(step).std())
     for name, step in {
         "raw": lambda x: x,
-        "equalised": preprocessing.equalize,
-        "equalised and blurred": lambda x: preprocessing.blur(preprocessing.equalize(x)),
+        "equalised": data.equalize,
+        "equalised and blurred": lambda x: data.blur(data.equalize(x)),
     }.items()
 }
-style.plot_bars(
+viz.plot_bars(
     list(spread),
     list(spread.values()),
     "Spread of mean grey between hospitals",
@@ -179,21 +173,21 @@ style.plot_bars(
 
 # %%
 for name in ("resize", "order", "normalize"):
-    question, values = OPEN_CHOICES[name]
+    question, values = data.OPEN_CHOICES[name]
     print(f"{question}: " + "; ".join(f"{value} = {text}" for value, text in values.items()))
 
 # %% tags=["report"]
 wide = image[70:]
-readings = {
-    f"{resize}, {order}": preprocessing.prepare(wide, size, Choices(resize=resize, order=order))
+variants = {
+    f"{resize}, {order}": data.prepare(wide, size, data.Choices(resize=resize, order=order))
     for resize in ("plain", "pad")
     for order in ("equalize_first", "resize_first")
 }
-style.plot_steps(list(readings.values()), list(readings), "Four readings of one sentence")
+viz.plot_steps(list(variants.values()), list(variants), "Four readings of one sentence")
 
 # %%
-reference = preprocessing.prepare(image, size)
-other = preprocessing.prepare(image, size, Choices(order="resize_first"))
+reference = data.prepare(image, size)
+other = data.prepare(image, size, data.Choices(order="resize_first"))
 print(
     f"equalising before or after the resize: {np.abs(reference.astype(float) - other).mean():.0f} grey levels apart on average"
 )
@@ -206,12 +200,12 @@ print(
 
 # %%
 def look(site, pixels, passes, equalise):
-    film = np.array(drawn.images[rows[list(hospital.SITES).index(site)]])
-    seen = preprocessing.equalize(film) if equalise else film
+    image = np.array(drawn.images[rows[list(simulation.SITES).index(site)]])
+    seen = data.equalize(image) if equalise else image
     for _ in range(passes):
-        seen = preprocessing.blur(seen)
-    return style.plot_steps(
-        [film, preprocessing.resize(seen, pixels)],
+        seen = data.blur(seen)
+    return viz.plot_steps(
+        [image, data.resize(seen, pixels)],
         ["film", f"what the model sees at {pixels} px"],
         f"Hospital {site}",
     )
@@ -220,10 +214,10 @@ def look(site, pixels, passes, equalise):
 look("fir", 64, 2, True)
 
 # %%
-sliders.explore(
+viz.explore(
     look,
     start={"pixels": 128},
-    site=list(hospital.SITES),
+    site=list(simulation.SITES),
     pixels=[32, 64, 128, 256],
     passes=(0, 8, 1),
     equalise=True,
@@ -238,13 +232,13 @@ sliders.explore(
 # %%
 if mirror:
     with tempfile.TemporaryDirectory() as folder:
-        failures = fetch.fetch("cohen", folder, mirror, say=lambda text: None)
-        real = manifests.read("cohen", folder)
+        failures = data.fetch("cohen", folder, mirror, say=lambda text: None)
+        real = data.read_manifest("cohen", folder)
         scored = real[real.brixia_A.notna()]
-        pictures = [images.load_image(path).pixels for path in scored.path]
+        pictures = [data.load_image(path).pixels for path in scored.path]
     shown = [cv2.resize(p, (256, 256)) for p in pictures[:3]]
-    figure = style.plot_steps(
-        shown + [preprocessing.prepare(p, 256) for p in pictures[:3]],
+    figure = viz.plot_steps(
+        shown + [data.prepare(p, 256) for p in pictures[:3]],
         ["film"] * 3 + ["prepared"] * 3,
         f"{len(scored)} real films with Brixia scores, {len(failures)} failures",
         stamped="real films, research use only",
@@ -263,7 +257,7 @@ else:
 
 # %% tags=["solution"]
 # Exercise 1: equalising twice.
-twice = preprocessing.equalize(preprocessing.equalize(image))
+twice = data.equalize(data.equalize(image))
 print(
     "mean change:",
     np.abs(twice.astype(int) - equal).mean().round(2),
@@ -274,7 +268,7 @@ print(
 # Exercise 2: what a border does to the inside.
 framed = np.full_like(image, 8)
 framed[20:-20, 20:-20] = image[20:-20, 20:-20]
-inside = (preprocessing.equalize(framed).astype(int) - equal)[20:-20, 20:-20]
+inside = (data.equalize(framed).astype(int) - equal)[20:-20, 20:-20]
 print("the inside moves by", np.abs(inside).mean().round(1), "grey levels")
 
 # %% tags=["solution"]
@@ -282,9 +276,7 @@ print("the inside moves by", np.abs(inside).mean().round(1), "grey levels")
 for how in ("fixed", "zscore"):
     print(
         how,
-        np.round(
-            [preprocessing.normalize(np.array(drawn.images[row]), how).mean() for row in rows], 2
-        ),
+        np.round([data.normalize(np.array(drawn.images[row]), how).mean() for row in rows], 2),
     )
 
 # %% [markdown]

@@ -26,22 +26,11 @@ import numpy as np
 import pandas as pd
 import torch
 
-from cxrkit.config import choices, profiles
-from cxrkit.config.vocabulary import FINDINGS
-from cxrkit.data import cache, datasets, fetch, manifests
-from cxrkit.evaluation import metrics
-from cxrkit.models import densenet, factory
-from cxrkit.pipeline import stages
-from cxrkit.pipeline.task_data import for_task
-from cxrkit.reproduction import results
-from cxrkit.simulation import hospital
-from cxrkit.storage import artifacts, atomic
-from cxrkit.tasks import findings
-from cxrkit.viz import curves, overlays, sliders, style
+from cxrkit import Run, data, models, tasks, viz
 
-settings, store = profiles.get(profile), artifacts.Store(out, mirror)
-names = style.finding_names()
-table = for_task(settings, "findings", store)
+run = Run(profile, out, mirror)
+names = viz.finding_names()
+table = run.images("findings")
 stamped = "synthetic" if table["dataset"].eq("virtual").all() else "research use only"
 
 # %% [markdown]
@@ -63,7 +52,7 @@ pooled = torch.zeros(1, 1, 6)
 for i in range(4):
     for j in range(4):
         pooled[:, 0] += weight[:, 0, i, j] * features[:, :, i, j]
-torch.testing.assert_close(pooled, densenet.pcam_pool(features, logit_map))
+torch.testing.assert_close(pooled, models.pcam_pool(features, logit_map))
 print(
     "equal to backbone.pcam_pool; the two sure cells together weigh",
     f"{weight[0, 0, 2:, 1].sum():.2f} of 1",
@@ -73,13 +62,13 @@ print(
 # The package writes the weight as a softmax of log-probabilities: the same number, but finite where the quotient is 0/0.
 
 # %%
-print(inspect.getsource(densenet.pcam_weights), inspect.getsource(densenet.pcam_pool), sep="\n")
+print(inspect.getsource(models.pcam_weights), inspect.getsource(models.pcam_pool), sep="\n")
 far = torch.full((1, 1, 4, 4), -110.0)
 print(
     "quotient at logits of -110:",
     float((far.sigmoid() / far.sigmoid().sum())[0, 0, 0, 0]),
     " package:",
-    float(densenet.pcam_weights(far)[0, 0, 0, 0]),
+    float(models.pcam_weights(far)[0, 0, 0, 0]),
 )
 
 # %% [markdown]
@@ -91,12 +80,12 @@ print(
 
 # %%
 cells = logit_map.clone().requires_grad_()
-film_logit = (densenet.pcam_weights(cells) * cells).sum()
+film_logit = (models.pcam_weights(cells) * cells).sum()
 film_logit.backward()
 L = film_logit.detach()
 torch.testing.assert_close(cells.grad, weight * (1 + (1 - probability) * (logit_map - L)))
 
-figure, axes = style.grid(1, 4, size=3.1, title="One finding on a 4x4 map")
+figure, axes = viz.grid(1, 4, size=3.1, title="One finding on a 4x4 map")
 shown = {
     "logit of each cell": logit_map,
     "weight under PCAM": weight,
@@ -105,7 +94,7 @@ shown = {
 }
 for axis, (title, values) in zip(axes[0], shown.items(), strict=True):
     low, high = (-2, 2) if "logit" in title else (-0.1, 0.3)
-    drawn = style.show(axis, values[0, 0], title, cmap="viridis", vmin=low, vmax=high)
+    drawn = viz.show_image(axis, values[0, 0], title, cmap="viridis", vmin=low, vmax=high)
     figure.colorbar(drawn, ax=axis, shrink=0.8)
 figure
 
@@ -115,7 +104,7 @@ figure
 # DenseNet features, a ReLU, one 1x1 convolution. `features` is the corpus.
 
 # %%
-print(inspect.getsource(densenet.Backbone))
+print(inspect.getsource(models.Backbone))
 
 # %% [markdown]
 # Sizes are values of a profile. The paper's backbone stands here without memory or weights, on torch's `meta` device:
@@ -123,7 +112,7 @@ print(inspect.getsource(densenet.Backbone))
 # %%
 # NBVAL_CHECK_OUTPUT
 with torch.device("meta"):
-    full = densenet.Backbone()
+    full = models.Backbone()
     corpus = full.features(torch.empty(1, 1, 512, 512))
 print(
     "paper: corpus",
@@ -132,8 +121,8 @@ print(
     f"{sum(w.numel() for w in full.features.parameters()):,}",
     "weights",
 )
-small = factory.backbone_network(profiles.demo()).eval()
-side = profiles.demo().image_size
+small = models.build_backbone(run.virtual.profile).eval()
+side = run.virtual.profile.image_size
 print(
     "demo: corpus",
     tuple(small.features(torch.zeros(1, 1, side, side)).shape[1:]),
@@ -172,10 +161,10 @@ head = ["Path", "Frontal/Lateral", "AP/PA", *columns]
 with tempfile.TemporaryDirectory() as folder:
     Path(folder, "train.csv").write_text("\n".join([",".join(head), ",".join(row)]) + "\n")
     read = {
-        how: manifests.read("chexpert", folder, replace(settings.choices, uncertain=how)).loc[
-            0, list(FINDINGS)
-        ]
-        for how in choices.OPEN_CHOICES["uncertain"][1]
+        how: data.read_manifest(
+            "chexpert", folder, replace(run.profile.choices, uncertain=how)
+        ).loc[0, list(data.FINDINGS)]
+        for how in data.OPEN_CHOICES["uncertain"][1]
     }
 answers = {
     how: values.map(lambda v: "unknown" if np.isnan(v) else f"{v:.0f}").to_numpy()
@@ -191,16 +180,18 @@ pd.DataFrame({"in the file": row[3:], **answers}, index=names)
 # One stage call. It trains on three hospitals (about ninety seconds, the first time), and judges on the other three.
 
 # %%
-print(inspect.getsource(findings.loss), inspect.getsource(findings.cross_entropy), sep="\n")
-folder = stages.backbone(settings, store)
-model = findings.load(folder, settings)
-found = atomic.read_json(folder / "metrics.json")
+print(
+    inspect.getsource(tasks.FindingsTask.loss),
+    inspect.getsource(tasks.findings.cross_entropy),
+    sep="\n",
+)
+model, found = run.backbone.model, run.backbone.metrics
 print(found["images"])
 
 # %% tags=["report"]
-curves.plot_history(
-    {"backbone": atomic.read_json(folder / "history.json")},
-    f"Training of the backbone: binary cross-entropy, {len(FINDINGS)} findings",
+viz.plot_history(
+    {"backbone": run.backbone.history},
+    f"Training of the backbone: binary cross-entropy, {len(data.FINDINGS)} findings",
     synthetic=stamped == "synthetic",
 )
 
@@ -212,20 +203,20 @@ curves.plot_history(
 # large heart or a lung full of water is hard to miss at 128 px, a plate of collapsed lung is two to four pixels thick.
 
 # %% tags=["report"]
-unseen = next(part for part in ("external", "folds", "test") if part in found)
-outside = found[unseen]
+held_out = next(part for part in ("external", "folds", "test") if part in found)
+outside = found[held_out]
 rows = [
     {
         "label": f"{name} (n = {outside['findings'][key]['auc']['n']})",
         **outside["findings"][key]["auc"],
         "group": "finding",
     }
-    for key, name in zip(FINDINGS, names, strict=True)
+    for key, name in zip(data.FINDINGS, names, strict=True)
     if outside["findings"][key]["auc"]["value"] is not None
 ]
 rows.sort(key=lambda row: -row["value"])
 forest = pd.DataFrame([*rows, {"label": "mean", **outside["auc"], "group": "mean"}])
-curves.plot_forest(
+viz.plot_forest(
     forest,
     "Findings on hospitals never seen",
     "AUC (95 % interval; n = films with the finding)",
@@ -245,28 +236,25 @@ def cell(area):
     )
 
 
-places = {
-    "internal test": found["test"],
-    **{part["site"]: part for key, part in found.items() if key.removeprefix("external").isdigit()},
-}
+sites = {"internal test": found["test"], **found.get("sites", {})}
 pd.DataFrame(
     {
-        where: [cell(part["findings"][key]["auc"]) for key in FINDINGS] + [cell(part["auc"])]
-        for where, part in places.items()
+        where: [cell(part["findings"][key]["auc"]) for key in data.FINDINGS] + [cell(part["auc"])]
+        for where, part in sites.items()
     },
     index=[*names, "mean"],
 )
 
 # %%
 # NBVAL_CHECK_OUTPUT
-areas = [found[unseen]["findings"][key]["auc"]["value"] for key in FINDINGS]
+areas = [found[held_out]["findings"][key]["auc"]["value"] for key in data.FINDINGS]
 print("mean AUC on hospitals never seen at least 0.85:", bool(outside["auc"]["value"] >= 0.85))
 print("every finding above chance:", all(area > 0.5 for area in areas if area is not None))
 print(
     "patients in training and test:",
     len(
-        set(datasets.parts(table)["train"].patient_id)
-        & set(datasets.parts(table)["test"].patient_id)
+        set(data.split_parts(table)["train"].patient_id)
+        & set(data.split_parts(table)["test"].patient_id)
     ),
 )
 
@@ -278,17 +266,18 @@ print(
 # helps (lesson 04 explains it).
 
 # %% tags=["report"]
-judged = pd.read_csv(folder / "predictions.csv")
-judged = judged[judged["judged"] == unseen]
+predictions = run.backbone.predictions
+predictions = predictions[predictions["part"] == held_out]
 shown = [
     key
     for key in ("cardiomegaly", "consolidation", "atelectasis", "support_device")
-    if set(judged[key]) == {0, 1}
+    if set(predictions[key]) == {0, 1}
 ]
 scores = {
-    key.replace("_", " "): (judged[key], 1 / (1 + np.exp(-judged[f"logit_{key}"]))) for key in shown
+    key.replace("_", " "): (predictions[key], 1 / (1 + np.exp(-predictions[f"logit_{key}"])))
+    for key in shown
 }
-curves.plot_use(
+viz.plot_decision_curve(
     scores, "Calibration of four findings, hospitals never seen", synthetic=stamped == "synthetic"
 )
 
@@ -300,28 +289,29 @@ curves.plot_use(
 # lies nowhere.
 
 # %% tags=["report"]
-outer = datasets.parts(table)["external"]
-outer = outer if len(outer) else datasets.parts(table)["test"]
-order = (outer[list(FINDINGS[1:])].sum(axis=1) - 4).abs().sort_values(kind="stable").index
+outer = data.split_parts(table)["external"]
+outer = outer if len(outer) else data.split_parts(table)["test"]
+order = (outer[list(data.FINDINGS[1:])].sum(axis=1) - 4).abs().sort_values(kind="stable").index
 gallery = outer.loc[order[:12]].reset_index(drop=True)
-images = np.load(cache.cached(gallery["path"], settings.image_size, settings.choices, store=store))
+images = run.pixels(gallery)
 with torch.no_grad():
-    output = model(datasets.dataset(gallery, settings, store).batch(range(len(gallery)))["image"])
+    batch = run.backbone.task.dataset(gallery).batch(range(len(gallery)))
+    output = {name: value.cpu() for name, value in model(batch["image"].to(run.device)).items()}
 probability, chances = output["logit_map"].sigmoid().numpy(), output["logits"].sigmoid().numpy()
 
 
-def truth(film, key):
-    """bool (S, S), at the size of the model's input; None for films that nobody drew."""
+def truth(i, key):
+    """bool (S, S), at the size of the model's input; None where nobody knows."""
     if "url" not in gallery:
         return None
-    place = hospital.place_from_url(gallery.url[film], key)
+    place = tasks.findings.finding_mask_from_url(gallery.url[i], key)
     return cv2.resize(
-        place.astype(np.uint8), (settings.image_size,) * 2, interpolation=cv2.INTER_NEAREST
+        place.astype(np.uint8), (run.profile.image_size,) * 2, interpolation=cv2.INTER_NEAREST
     ).astype(bool)
 
 
-lies = np.stack([truth(0, key) for key in FINDINGS]) if "url" in table else None
-overlays.plot_findings(
+lies = np.stack([truth(0, key) for key in data.FINDINGS]) if "url" in table else None
+viz.plot_findings(
     images[0],
     probability[0],
     names,
@@ -337,19 +327,23 @@ overlays.plot_findings(
 
 
 # %%
-def look(film, finding, show):
+def look(image, finding, show):
     k = names.index(finding)
-    heat = probability[film, k] if show == "probability" else output["weight_map"][film, k].numpy()
-    place, top = truth(film, FINDINGS[k]), 1.0 if show == "probability" else float(heat.max())
-    figure, axes = style.grid(
+    heat = (
+        probability[image, k] if show == "probability" else output["weight_map"][image, k].numpy()
+    )
+    place, top = truth(image, data.FINDINGS[k]), 1.0 if show == "probability" else float(heat.max())
+    figure, axes = viz.grid(
         1,
         2,
         size=3.8,
-        title=f"{finding}: film says {chances[film, k]:.2f}, truth {gallery[FINDINGS[k]][film]:.0f}",
+        title=f"{finding}: film says {chances[image, k]:.2f}, truth {gallery[data.FINDINGS[k]][image]:.0f}",
     )
-    style.show(axes[0, 0], images[film], f"hospital {gallery.site[film]}, {gallery.view[film]}")
-    drawn = overlays.over(
-        axes[0, 1], images[film], heat, f"{show} of each cell (blue: truth)", place, top
+    viz.show_image(
+        axes[0, 0], images[image], f"hospital {gallery.site[image]}, {gallery.view[image]}"
+    )
+    drawn = viz.overlay_map(
+        axes[0, 1], images[image], heat, f"{show} of each cell (blue: truth)", place, top
     )
     figure.colorbar(
         drawn,
@@ -357,17 +351,17 @@ def look(film, finding, show):
         shrink=0.8,
         label="of the finding" if show == "probability" else f"as a share of {top:.2f}",
     )
-    return style.stamp(figure, stamped)
+    return viz.stamp(figure, stamped)
 
 
-first = names[int(gallery.loc[1, list(FINDINGS)].to_numpy(float).argmax())]
+first = names[int(gallery.loc[1, list(data.FINDINGS)].to_numpy(float).argmax())]
 look(1, first, "weight")
 
 # %%
-sliders.explore(
+viz.explore(
     look,
-    start={"film": 1, "finding": first},
-    film=(0, len(gallery) - 1, 1),
+    start={"image": 1, "finding": first},
+    image=(0, len(gallery) - 1, 1),
     finding=names,
     show=["probability", "weight"],
 )
@@ -381,8 +375,8 @@ sliders.explore(
 # training short, where a hint of which cells matter can be worth more. What it buys on real films, this does not say.
 
 # %% tags=["report"]
-if "seeds_backbone" in results.names():
-    study = results.read("seeds_backbone")
+if run.recorded("seeds_backbone"):
+    study = run.recorded("seeds_backbone")
     seeds = pd.DataFrame(study["rows"])
     labels = seeds["pool"].replace("pcam", "PCAM") + ", seed " + seeds["seed"].astype(str)
     hits = pd.DataFrame(
@@ -395,7 +389,7 @@ if "seeds_backbone" in results.names():
         }
     )
     display(
-        curves.plot_forest(
+        viz.plot_forest(
             hits.sort_values("group", kind="stable"),
             "Pointing game on hospitals never seen (dashed: chance)",
             "share of findings that the highest cell touches",
@@ -407,7 +401,7 @@ else:
     print("not available here: `make seeds` has not been run")
 
 # %%
-if "seeds_backbone" in results.names():
+if run.recorded("seeds_backbone"):
     gains = seeds[seeds["pool"] == "pcam"].set_index("seed")
     area = seeds.pivot(index="seed", columns="pool", values="auc")
     display(
@@ -438,16 +432,16 @@ if "seeds_backbone" in results.names():
 features = output["features"][0].numpy()  # (C, h, w)
 most = features.std(axis=(1, 2)).argsort()[::-1][:8]
 heats = features[most] / features[most].max(axis=(1, 2), keepdims=True)
-figure, axes = style.grid(
+figure, axes = viz.grid(
     2,
     4,
     size=2.1,
     title=f"Eight of {len(features)} channels of the corpus, each to its own maximum",
 )
 for axis, channel, heat in zip(axes.ravel(), most, heats, strict=True):
-    drawn = overlays.over(axis, images[0], heat, f"channel {channel}", top=1)
+    drawn = viz.overlay_map(axis, images[0], heat, f"channel {channel}", top=1)
 figure.colorbar(drawn, ax=axes, shrink=0.8, label="feature (0 to its maximum)")
-style.stamp(figure, stamped)
+viz.stamp(figure, stamped)
 
 # %% [markdown]
 # ## Real films
@@ -456,16 +450,16 @@ style.stamp(figure, stamped)
 # patients alone. Whether it says anything about real ones is a question, not a promise; `cxrkit reproduce --profile mini` trains on them.
 
 # %%
-if mirror and profile == "demo":
+if mirror and run.profile.manifests == ("virtual",):
     with tempfile.TemporaryDirectory() as temporary:
-        failures = fetch.fetch("nih_cxr14", temporary, mirror, say=lambda text: None)
-        real = manifests.read("nih_cxr14", temporary, settings.choices)
-        seen = findings.scores(findings.predict(model, real, settings, artifacts.Store(temporary)))
-    print(
-        f"{len(real)} NIH films, {len(failures)} failures; labels that say the same: {', '.join(seen['same'])}"
-    )
+        real = run.real_images("nih_cxr14", mirror, temporary)
+        task = Run(run.profile, temporary).task(tasks.FindingsTask)
+        seen = tasks.findings.scores(task.predict(model, real))
+    print(f"{len(real)} NIH films; labels that say the same: {', '.join(seen['same'])}")
     display(
-        pd.DataFrame({"AUC": [cell(seen["findings"][key]["auc"]) for key in FINDINGS]}, index=names)
+        pd.DataFrame(
+            {"AUC": [cell(seen["findings"][key]["auc"]) for key in data.FINDINGS]}, index=names
+        )
     )
 else:
     print("not available here: set the parameter `mirror` to a folder of prepared real films")
@@ -485,11 +479,11 @@ ones = torch.zeros(1, 1, 4, 4)
 ones[0, 0, 2:, 1] = 1.0
 toy = ones.clone()  # one feature: 1 in two cells of sixteen, so mean 0.125 and maximum 1
 for scale in (0, 1, 4, 16):
-    print(f"logits x {scale}: PCAM {float(densenet.pcam_pool(toy, scale * (2 * ones - 1))):.3f}")
+    print(f"logits x {scale}: PCAM {float(models.pcam_pool(toy, scale * (2 * ones - 1))):.3f}")
 
 # %% tags=["solution"]
 # Exercise 2: labels that say the same.
-print("identical or opposite:", findings.twins(outer[list(FINDINGS)]) or "none")
+print("identical or opposite:", tasks.findings.twins(outer[list(data.FINDINGS)]) or "none")
 print(
     "films where consolidation and pneumonia differ:",
     int((outer["consolidation"] != outer["pneumonia"]).sum()),
@@ -500,11 +494,11 @@ print(
 # %% tags=["solution"]
 # Exercise 3: thresholds carried over.
 
-every = pd.read_csv(folder / "predictions.csv")
-val, far = every[every["judged"] == "val"], every[every["judged"] == unseen]
-for key in FINDINGS:
-    threshold = metrics.operating_point(val[key], val[f"logit_{key}"])["threshold"]
-    point = metrics.at_threshold(far[key], far[f"logit_{key}"], threshold)
+every = run.backbone.predictions
+val, far = every[every["part"] == "val"], every[every["part"] == held_out]
+for key in data.FINDINGS:
+    threshold = tasks.findings.metrics.operating_point(val[key], val[f"logit_{key}"])["threshold"]
+    point = tasks.findings.metrics.at_threshold(far[key], far[f"logit_{key}"], threshold)
     print(f"{key}: sensitivity {point['sensitivity']:.2f}, specificity {point['specificity']:.2f}")
 
 # %% [markdown]

@@ -21,20 +21,9 @@ import numpy as np
 import pandas as pd
 import torch
 
-from cxrkit.config import profiles
-from cxrkit.data import lung_zones, masks
-from cxrkit.evaluation import overlap
-from cxrkit.models import adain_networks
-from cxrkit.pipeline import stages
-from cxrkit.reproduction import results
-from cxrkit.storage import atomic
-from cxrkit.storage.artifacts import Store
-from cxrkit.tasks import segmentation
-from cxrkit.training import losses
-from cxrkit.viz import curves, overlays, sliders
-from cxrkit.viz import style as style_module
+from cxrkit import Run, data, models, tasks, viz
 
-settings, store = profiles.get(profile), Store(out, mirror)
+run = Run(profile, out, mirror)
 
 # %% [markdown]
 # ## The problem
@@ -47,7 +36,8 @@ settings, store = profiles.get(profile), Store(out, mirror)
 # as abnormal ones: a small network cannot tell them from normal films, so there would be nothing to learn from the difference.
 
 # %%
-table = segmentation.roles(settings, stages.segmenter_films(settings, store))
+task = run.segmenter.task
+table = tasks.segmentation.assign_roles(run.profile, run.segmenter_images)
 pd.crosstab(table["role"].replace("", "not used"), table["diagnosis"])
 
 # %% [markdown]
@@ -66,19 +56,19 @@ def adain(x, gamma, beta):
 
 
 x, gamma, beta = torch.rand(2, 3, 8, 8), torch.randn(2, 3), torch.randn(2, 3)
-torch.testing.assert_close(adain(x, gamma, beta), adain_networks.adain(x, gamma, beta))
+torch.testing.assert_close(adain(x, gamma, beta), models.adain(x, gamma, beta))
 
 # %% [markdown]
 # On a film (one channel): the same picture under five styles. Nothing moved; only mean and spread are new. Inside the network the same
 # happens to dozens of channels, some of which mean "opacity".
 
 # %%
-films = segmentation.dataset(table, settings, store, size=settings.image_size)
-film = films[0]["image"][None]  # (1, 1, S, S), -1 to 1
+images = task.dataset(table, size=run.profile.image_size)
+image = images[0]["image"][None]  # (1, 1, S, S), -1 to 1
 styles = [(-0.6, 0.0), (-0.6, 0.5), (-0.6, -0.5), (-0.8, 0.0), (-0.3, 0.0)]
-shown = [adain(film, *(torch.tensor([[v]]) for v in style))[0, 0].numpy() for style in styles]
+shown = [adain(image, *(torch.tensor([[v]]) for v in style))[0, 0].numpy() for style in styles]
 grey = [np.uint8(np.clip((picture + 1) * 127.5, 0, 255)) for picture in shown]
-style_module.plot_steps(grey, [f"gamma {g}, beta {b}" for g, b in styles], "One film, five styles")
+viz.plot_steps(grey, [f"gamma {g}, beta {b}" for g, b in styles], "One film, five styles")
 
 # %% [markdown]
 # ## One network, three jobs
@@ -86,9 +76,9 @@ style_module.plot_steps(grey, [f"gamma {g}, beta {b}" for g, b in styles], "One 
 # The generator has no flag that says what to do. With the style of a domain it makes a film of that domain; with none, it draws the lungs.
 
 # %%
-print(inspect.getsource(adain_networks.Generator.forward))
-print(inspect.getsource(segmentation.teach))
-print(inspect.getsource(adain_networks.Generator.draw))
+print(inspect.getsource(models.Generator.forward))
+print(inspect.getsource(tasks.segmentation.teacher_logits))
+print(inspect.getsource(models.Generator.segment))
 
 # %% [markdown]
 # Training is a game in two stages. **Stage 1**: a *discriminator* learns to tell real films of a domain from made ones, the generator to
@@ -101,10 +91,10 @@ print(inspect.getsource(adain_networks.Generator.draw))
 # %%
 logits = torch.tensor([0.0, 2.0])
 by_hand = -torch.log(torch.sigmoid(logits)).mean()  # "both are real": minus log of the probability
-torch.testing.assert_close(losses.nonsaturating(logits, True), by_hand)
+torch.testing.assert_close(tasks.nonsaturating(logits, True), by_hand)
 print(
     "chance level of the game, log 2 =",
-    round(float(losses.nonsaturating(torch.zeros(1), True)), 3),
+    round(float(tasks.nonsaturating(torch.zeros(1), True)), 3),
 )
 
 # %% [markdown]
@@ -114,11 +104,11 @@ print(
 # abnormal films, which is what the method tries to do without: the ceiling.
 
 # %%
-folder = stages.segmenter(settings, store)
-result, history = (atomic.read_json(folder / f"{name}.json") for name in ("metrics", "history"))
-student, unet = (segmentation.load(folder, settings, name) for name in ("student", "unet_normal"))
-teacher = segmentation.load_teacher(folder, settings)
-print("The other lessons get their masks from:", result["delivered"])
+folder = run.segmenter.folder
+result, history = run.segmenter.metrics, run.segmenter.history
+student, unet = (task.load(folder, name) for name in ("student", "unet_normal"))
+teacher = task.load_teacher(folder)
+print("The other lessons get their masks from:", result["output_network"])
 
 # %% tags=["report"]
 shares = {
@@ -132,7 +122,7 @@ parts = {
     for key, name in shares.items()
     if key in history["teacher"][0]
 }
-curves.plot_history(parts, "Stage 1: four of its losses")
+viz.plot_history(parts, "Stage 1: four of its losses")
 
 # %% [markdown]
 # A discriminator at 0.69 (log 2) guesses. If it stays there, the generator learns nothing about disease from it: look at the curves before
@@ -148,19 +138,19 @@ curves.plot_history(parts, "Stage 1: four of its losses")
 # without a style draws masks. The "normal" film then has white lungs, and the teacher teaches nonsense. Hence a latent of ones.
 
 # %%
-judged = pd.read_csv(folder / "predictions.csv")
-opaque = judged[
-    (judged["network"] == "unet_normal") & (judged["diagnosis"] != "normal")
+predictions = run.segmenter.predictions
+opaque = predictions[
+    (predictions["network"] == "unet_normal") & (predictions["diagnosis"] != "normal")
 ].sort_values("opaque", ascending=False)
 worst = opaque.head(40).sort_values("dice").head(6)
-cases = table.set_index("path").loc[worst["path"]].reset_index()
-inputs = segmentation.dataset(cases, settings, store).batch(range(len(cases)))["image"]
+samples = table.set_index("path").loc[worst["path"]].reset_index()
+inputs = task.dataset(samples).batch(range(len(samples)))["image"]
 
 
 @torch.no_grad()
-def carried(case, steps):
-    image = inputs[case : case + 1]
-    abnormal, normal = teacher.style(torch.arange(2))
+def carried(number, steps):
+    image = inputs[number : number + 1]
+    abnormal, normal = teacher.fixed_style(torch.arange(2))
     return np.stack(
         [
             teacher.generator(image, torch.lerp(abnormal, normal, t)[None])["image"][0, 0].numpy()
@@ -173,21 +163,21 @@ def carried(case, steps):
 steps = (0.0, 0.5, 1.0)
 
 
-def slide(case, style):
-    films = carried(case, (*steps, style))
+def slide(number, style):
+    images = carried(number, (*steps, style))
     names = ["abnormal", "half way", "normal", f"style {style:.1f}"]
-    return overlays.plot_styles(
-        inputs[case, 0].numpy(),
-        films,
+    return viz.plot_styles(
+        inputs[number, 0].numpy(),
+        images,
         names,
-        f"Film {case + 1} of {len(cases)}, carried by the style",
+        f"Film {number + 1} of {len(samples)}, carried by the style",
     )
 
 
 slide(0, 1.0)
 
 # %%
-sliders.explore(slide, start={"style": 1.0}, case=list(range(len(cases))), style=(-0.5, 1.5, 0.1))
+viz.explore(slide, start={"style": 1.0}, number=list(range(len(samples))), style=(-0.5, 1.5, 0.1))
 
 # %% [markdown]
 # ## Under-segmentation, seen
@@ -197,18 +187,16 @@ sliders.explore(slide, start={"style": 1.0}, case=list(range(len(cases))), style
 # virtual hospitals), by that U-Net, and by the AdaIN student, which has seen no mask of an abnormal lung either.
 
 # %% tags=["report"]
-seen = segmentation.dataset(cases, settings, store, size=settings.image_size)
-images, truth = (
-    np.stack(stack) for stack in zip(*(seen.pixels(i) for i in range(len(cases))), strict=True)
-)
-drawn = {
+seen = task.dataset(samples, size=run.profile.image_size)
+images, truth = seen.images.gather(), seen.masks.gather()
+lungs = {
     "truth": truth == 255,
-    "U-Net, normal only": segmentation.predict(unet, cases, settings, store),
-    "AdaIN student": segmentation.predict(student, cases, settings, store),
+    "U-Net, normal only": task.segment(unet, samples),
+    "AdaIN student": task.segment(student, samples),
 }
-overlays.plot_masks(
+viz.plot_masks(
     images,
-    drawn,
+    lungs,
     [f"{100 * share:.0f} % opaque" for share in worst["opaque"]],
     "Lungs full of pneumonia",
 )
@@ -223,26 +211,24 @@ overlays.plot_masks(
 
 # %%
 # real films: the test, which holds sources that taught no network
-place = "external" if "external" in result else "test"
-overlap.table(result, place)
+part = "external" if "external" in result else "test"
+viz.summary_table(result, part)
 
 # %%
 # share of the lesion that the mask leaves out
-overlap.table(result, place, "missed").dropna(axis=1, how="all")
+viz.summary_table(result, part, "missed").dropna(axis=1, how="all")
 
 # %% tags=["report"]
 gain = pd.DataFrame(
     [
-        {"label": overlap.words(group), "group": part, **entry}
-        for part in ("test", "external")
-        if part in result
-        for group, entry in result[part]["gain"].items()
+        {"label": viz.group_label(group), "group": split, **entry}
+        for split in ("test", "external")
+        if split in result
+        for group, entry in result[split]["gain"].items()
     ]
 )
-title = "Student minus U-Net taught by normal lungs (blue: test, red: unseen hospitals)"
-curves.plot_forest(
-    gain, title, "difference in Dice (> 0: the student is better)", chance=0, digits=3
-)
+title = "Student minus U-Net trained on normal lungs (blue: test, red: external hospitals)"
+viz.plot_forest(gain, title, "difference in Dice (> 0: the student is better)", chance=0, digits=3)
 
 # %% [markdown]
 # Three of its comparisons say different things: `unet_both` against `unet_normal` what masks of abnormal lungs are worth (the most there
@@ -255,8 +241,9 @@ curves.plot_forest(
 # through it. Below, the share of the lesion's pixels that each mask keeps (recall), by brightness.
 
 # %%
-# none where nobody drew lesions
-ill = judged[(judged["external"].astype(bool) == (place == "external")) & judged["bright"].notna()]
+# none where nobody has annotated lesions
+external = predictions["external"].astype(bool)
+ill = predictions[(external == (part == "external")) & predictions["bright"].notna()]
 bins, names = [-9, 0, 0.25, 0.5, 9], ["< 0", "0 to 0.25", "to 0.5", "> 0.5"]
 ill = ill.assign(kept=1 - ill["missed"], brightness=pd.cut(ill["bright"], bins, labels=names))
 kept = ill.pivot_table("kept", "network", "brightness", observed=True).round(3)
@@ -271,7 +258,7 @@ kept
 # film.
 
 # %% tags=["report"]
-longer = results.read("segmenter_large")
+longer = run.recorded("segmenter_large")
 print(
     longer["made"]["date"],
     "commit",
@@ -282,11 +269,11 @@ print(
 pairs = pd.DataFrame([row for row in longer["rows"] if "minus" in row and row["measure"] == "dice"])
 pairs = pairs[pairs["group"].isin(["normal", "zones_4_6", "opaque", "bright"])]
 pairs["label"] = (
-    pairs["network"] + " - " + pairs["minus"] + ", " + pairs["group"].map(overlap.words)
+    pairs["network"] + " - " + pairs["minus"] + ", " + pairs["group"].map(viz.group_label)
 )
 pairs["group"] = pairs["network"] + pairs["minus"]  # a colour for each comparison
-curves.plot_forest(
-    pairs, "Ten times the budget, unseen hospitals", "difference in Dice", chance=0, digits=3
+viz.plot_forest(
+    pairs, "Ten times the budget, external hospitals", "difference in Dice", chance=0, digits=3
 )
 
 # %%
@@ -313,21 +300,21 @@ missed.pivot_table("value", "network", "group").round(3)
 
 # %%
 # NBVAL_CHECK_OUTPUT
-away = result[place]
-print("films judged:", result["images"]["judged"])
+found = result[part]
+print("films evaluated:", result["images"]["evaluated"])
 print(
-    "student, abnormal lungs, unseen hospitals: Dice above 0.93:",
-    away["student"]["abnormal"]["dice"]["value"] > 0.93,
+    "student, abnormal lungs, external hospitals: Dice above 0.93:",
+    found["student"]["abnormal"]["dice"]["value"] > 0.93,
 )
-if "opaque" in away["unet_normal"]:
+if "opaque" in found["unet_normal"]:
     print(
-        "student, 4 to 6 zones, unseen hospitals: Dice above 0.90:",
-        away["student"]["zones_4_6"]["dice"]["value"] > 0.90,
+        "student, 4 to 6 zones, external hospitals: Dice above 0.90:",
+        found["student"]["zones_4_6"]["dice"]["value"] > 0.90,
     )
     print(
         "opaque lungs, more of the lesion missed without abnormal masks:",
-        away["unet_normal"]["opaque"]["missed"]["value"]
-        > away["unet_both"]["opaque"]["missed"]["value"],
+        found["unet_normal"]["opaque"]["missed"]["value"]
+        > found["unet_both"]["opaque"]["missed"]["value"],
     )
 
 # %% [markdown]
@@ -337,39 +324,35 @@ if "opaque" in away["unet_normal"]:
 # and the lesion is no longer inside. Below, the lesion of the truth counted in the zones of each mask (a zone is 1 if 1 % of it is ill).
 
 # %%
-drawn_lesions = cases["lesion_mask"].notna().all()
-lesion = (
-    segmentation.dataset(
-        cases.assign(lung_mask=cases["lesion_mask"]), settings, store, size=settings.image_size
-    )
-    if drawn_lesions
-    else None
-)
+known = samples["lesion_mask"].notna().all()
+lesion = run.pixels(samples, "lesion", "lesion_mask") == 255 if known else None
 
 
-def zones_of(case, name):
-    zones = lung_zones.zones(drawn[name][case][None])[0]
-    array = (lung_zones.coverage(lesion.pixels(case)[1] == 255, zones) >= 0.01).astype(float)
+def zones_of(number, name):
+    zones = data.zones(lungs[name][number][None])[0]
+    array = (data.coverage(lesion[number], zones) >= 0.01).astype(float)
     return zones, array
 
 
-def compare_zones(case):
-    figure, axes = style_module.grid(
-        1, len(drawn), size=3.4, title=f"Film {case + 1}: zones and which of them are ill"
+def compare_zones(number):
+    figure, axes = viz.grid(
+        1, len(lungs), size=3.4, title=f"Film {number + 1}: zones and which of them are ill"
     )
-    for axis, name in zip(axes[0], drawn, strict=True):
-        zones, array = zones_of(case, name)
-        style_module.show_zones(axis, images[case], zones, array)
+    for axis, name in zip(axes[0], lungs, strict=True):
+        zones, array = zones_of(number, name)
+        viz.show_zones(axis, images[number], zones, array)
         axis.set_title(f"{name}: {array.sum():.0f} of 6")
-    return style_module.stamp(figure)
+    return viz.stamp(figure)
 
 
-compare_zones(0) if drawn_lesions else print(
-    "not available here: nobody has drawn the lesions of these films"
-)
+if known:
+    display(compare_zones(0))
+else:
+    print("not available here: nobody has annotated the lesions of these films")
 
 # %%
-sliders.explore(compare_zones, case=list(range(len(cases)))) if drawn_lesions else None
+if known:
+    display(viz.explore(compare_zones, number=list(range(len(samples)))))
 
 # %% [markdown]
 # ## Exercises
@@ -384,12 +367,12 @@ sliders.explore(compare_zones, case=list(range(len(cases)))) if drawn_lesions el
 mask = np.zeros((12, 24), bool)
 mask[1:11, 1:10], mask[1:11, 13:22] = True, True
 mask[4:6, 4:6], mask[11, 23] = False, True
-print(mask.sum(), "->", masks.clean_mask(mask).sum())
+print(mask.sum(), "->", data.clean_mask(mask).sum())
 
 # %% tags=["solution"]
 # Exercise 2: pixels of lesion outside each mask.
-ill = np.stack([lesion.pixels(i)[1] == 255 for i in range(len(cases))]) & drawn["truth"]
-for name, stack in drawn.items():
+ill = lesion & lungs["truth"]
+for name, stack in lungs.items():
     print(f"{name}: {100 * (ill & ~stack).sum() / ill.sum():.0f} % of the lesion missed")
 
 # %% tags=["solution"]

@@ -23,24 +23,10 @@ import numpy as np
 import pandas as pd
 import torch
 
-from cxrkit import NOTICE
-from cxrkit.config import profiles
-from cxrkit.config.vocabulary import DIAGNOSES
-from cxrkit.data import cache, datasets, fetch, manifests
-from cxrkit.evaluation import metrics
-from cxrkit.models.corpus_vit import CorpusViT
-from cxrkit.models.densenet import Backbone
-from cxrkit.pipeline import stages
-from cxrkit.reproduction import results
-from cxrkit.shortcuts import within_source
-from cxrkit.storage.artifacts import Store
-from cxrkit.storage.atomic import read_json
-from cxrkit.tasks import diagnosis
-from cxrkit.training import batches
-from cxrkit.viz import curves, overlays, sliders
+from cxrkit import Run, evaluation, models, tasks, viz
 
-settings, store = profiles.get(profile), Store(out, mirror)
-names = dict(zip(DIAGNOSES, ("normal", "other infection", "COVID-19"), strict=True))
+run = Run(profile, out, mirror)
+names = dict(zip(tasks.diagnosis.DIAGNOSES, ("normal", "other infection", "COVID-19"), strict=True))
 
 # %% [markdown]
 # ## Words from a feature map
@@ -52,9 +38,9 @@ names = dict(zip(DIAGNOSES, ("normal", "other infection", "COVID-19"), strict=Tr
 
 # %%
 torch.manual_seed(0)
-toy = CorpusViT(in_channels=3, grid=2, embed_dim=4, depth=1, num_heads=1, mlp_dim=8).requires_grad_(
-    False
-)
+toy = models.CorpusViT(
+    in_channels=3, grid=2, embed_dim=4, depth=1, num_heads=1, mlp_dim=8
+).requires_grad_(False)
 for weight in toy.parameters():
     torch.nn.init.normal_(weight)
 corpus = torch.rand(1, 3, 2, 2)
@@ -65,7 +51,7 @@ words = torch.stack([W @ corpus[0, :, i, j] + b for i in range(2) for j in range
 torch.testing.assert_close(words, toy.patch_embed(corpus)[0])
 tokens = torch.cat([toy.cls_token[0], words]) + toy.pos_embed[0]  # (5 tokens, 4)
 places = ["class token", "upper left", "upper right", "lower left", "lower right"]
-curves.plot_matrix(
+viz.plot_matrix(
     {
         "words": pd.DataFrame(torch.cat([toy.cls_token[0], words]), places),
         "+ positions": pd.DataFrame(toy.pos_embed[0], places),
@@ -114,7 +100,7 @@ def one_head(tokens, weight, bias):
 block = toy.blocks[0]
 attention, answer = one_head(block.norm1(tokens), block.attn.qkv.weight, block.attn.qkv.bias)
 torch.testing.assert_close(block.attn.proj(answer), block.attn(block.norm1(tokens)[None])[0])
-curves.plot_matrix(
+viz.plot_matrix(
     {"": pd.DataFrame(attention, places, places)},
     "Who looks at whom (each row sums to 1)",
     "attention",
@@ -140,7 +126,7 @@ print(
 )
 
 # %%
-print(inspect.getsource(CorpusViT))
+print(inspect.getsource(models.CorpusViT))
 
 # %% [markdown]
 # The paper's sizes: 16x16 words of 1,024 features, 12 layers of 12 heads on 768 numbers. It does not give the width of the small network:
@@ -148,9 +134,9 @@ print(inspect.getsource(CorpusViT))
 
 # %%
 with torch.device("meta"):
-    features = sum(p.numel() for p in Backbone().features.parameters())
+    features = sum(p.numel() for p in models.Backbone().features.parameters())
     readings = {
-        width: sum(p.numel() for p in CorpusViT(mlp_dim=width).parameters())
+        width: sum(p.numel() for p in models.CorpusViT(mlp_dim=width).parameters())
         for width in (3072, 2048)
     }
 assert [round((features + n) / 1e6, 1) for n in readings.values()] == [93.0, 74.1]
@@ -170,18 +156,14 @@ pd.DataFrame(
 # backbone is trained on with the transformer, end to end from the film (with `transformer.frozen` the corpus is computed once and kept).
 
 # %%
-folders = {view: stages.transformer(settings, view, store) for view in ("PA", "AP")}
-found = {view: read_json(folder / "metrics.json") for view, folder in folders.items()}
-judged = {view: pd.read_csv(folder / "predictions.csv") for view, folder in folders.items()}
-outside = {view: table[table["external"]].reset_index(drop=True) for view, table in judged.items()}
-inside = {
-    view: table[(table["split"] == "val") & ~table["external"]].reset_index(drop=True)
-    for view, table in judged.items()
-}
-synthetic = all(table["dataset"].eq("virtual").all() for table in judged.values())
-films = stages.diagnosis_films(settings, store)[0]
-where = films["external"].map({True: "external", False: "internal"})
-pd.crosstab([films["view"], where, films["site"]], films["diagnosis"])[list(DIAGNOSES)]
+results = {view: run.diagnosis(view) for view in ("PA", "AP")}
+outside = {view: result.external for view, result in results.items()}
+inside = {view: result.validation for view, result in results.items()}
+synthetic = run.profile.manifests == ("virtual",)
+images = run.diagnosis_images
+where = images["external"].map({True: "external", False: "internal"})
+counts = pd.crosstab([images["view"], where, images["site"]], images["diagnosis"])
+counts[list(names)]
 
 # %% [markdown]
 # Hospitals differ in what they see. Where this **imbalance** comes in: the loss (so the draws are evened out, below), accuracy and the
@@ -189,22 +171,22 @@ pd.crosstab([films["view"], where, films["site"]], films["diagnosis"])[list(DIAG
 # nearly even over all; at a real one COVID-19 may be one film in fifty, and one drawn at random would hardly ever be seen.
 
 # %%
-train_films = datasets.parts(diagnosis.of_view(films, "PA"))["train"]
-weights = diagnosis.class_weights(train_films)
-drawn = train_films["diagnosis"].iloc[batches.Order(len(train_films), 0, weights).take(0, 10_000)]
+train = results["PA"].task.split(tasks.Inputs(tasks.diagnosis.of_view(images, "PA")))["train"]
+weights = tasks.diagnosis.class_weights(train)
+drawn = train["diagnosis"].sample(10_000, replace=True, weights=weights, random_state=0)
 pd.DataFrame(
     {
-        "share of the training films": train_films["diagnosis"].value_counts(normalize=True),
-        "chance of one film to be drawn (mean 1)": pd.Series(weights)
-        .groupby(train_films["diagnosis"])
+        "share of the training images": train["diagnosis"].value_counts(normalize=True),
+        "chance of one image to be drawn (mean 1)": pd.Series(weights)
+        .groupby(train["diagnosis"])
         .first(),
         "share of 10,000 draws": drawn.value_counts(normalize=True),
     }
-).loc[list(DIAGNOSES)].round(2)
+).loc[list(tasks.diagnosis.DIAGNOSES)].round(2)
 
 # %%
-curves.plot_history(
-    {view: read_json(folder / "history.json") for view, folder in folders.items()},
+viz.plot_history(
+    {view: result.history for view, result in results.items()},
     "Training on the internal hospitals",
     "macro AUC on validation",
     synthetic,
@@ -233,42 +215,35 @@ def shown(leaf):
 
 
 lines = {}
-for view, metric in found.items():
-    for part in [name for name in metric if name.startswith("external") and name != "external"] + [
-        "external"
-    ]:
-        one = metric[part]
-        lines[f"{view} films", one.get("site", "all external")] = {
+for view, result in results.items():
+    sites = {**result.metrics["sites"], "all external": result.metrics["external"]}
+    for site, one in sites.items():
+        lines[f"{view} films", site] = {
             ("", "films"): sum(one["n"].values()),
-            **{("AUC", names[name]): shown(one["classes"][name]["auc"]) for name in DIAGNOSES},
+            **{
+                ("AUC", names[name]): shown(one["classes"][name]["auc"])
+                for name in tasks.diagnosis.DIAGNOSES
+            },
             ("AUC", "macro"): shown(one["auc"]),
-            **{("threshold carried", what): shown(one[what]) for what in diagnosis.RATES},
+            **{("threshold carried", what): shown(one[what]) for what in tasks.diagnosis.RATES},
             **{
                 ("optimistic", what): f"{one['optimistic'][what]['value'] or np.nan:.2f}"
-                for what in diagnosis.RATES
+                for what in tasks.diagnosis.RATES
             },
         }
-print(NOTICE)
+print(run.notice)
 pd.DataFrame(lines).T
 
 # %% tags=["report"]
-rows = [
-    {
-        "label": f"{view}, {found[view][part].get('site', 'all external')}: {names.get(name, 'macro')}",
-        "group": view,
-        **area,
-    }
-    for view in found
-    for part in ("external1", "external2", "external3", "external")
-    if part in found[view]
-    for name, area in [(None, found[view][part]["auc"])]
-    + [
-        (name, found[view][part]["classes"][name]["auc"])
-        for name in DIAGNOSES
-        if part == "external"
-    ]
-]
-curves.plot_forest(
+rows = []
+for view, result in results.items():
+    whole = result.metrics["external"]
+    for site, one in {**result.metrics["sites"], "all external": whole}.items():
+        rows.append({"label": f"{view}, {site}: macro", "group": view, **one["auc"]})
+    for name, one in whole["classes"].items():
+        label = f"{view}, all external: {names[name]}"
+        rows.append({"label": label, "group": view, **one["auc"]})
+viz.plot_forest(
     pd.DataFrame(rows).dropna(),
     "Diagnosis at hospitals never seen (bars: 95 % intervals by patient)",
     "AUC (dashed: chance)",
@@ -278,16 +253,16 @@ curves.plot_forest(
 
 # %%
 # NBVAL_CHECK_OUTPUT
-models = {view: diagnosis.load(folder, settings) for view, folder in folders.items()}
-batch = diagnosis.dataset(outside["PA"], settings, store).batch(range(min(16, len(outside["PA"]))))[
-    "image"
-]
+vits = {view: result.model for view, result in results.items()}
+first = range(min(16, len(outside["PA"])))
+batch = results["PA"].task.dataset(outside["PA"]).batch(first)["image"].to(run.device)
 with torch.no_grad():
-    fused = models["PA"](batch)["logits"]
+    fused = vits["PA"](batch)["logits"]
     # from here on hooks see the attention
-    models["PA"].transformer.fused = models["AP"].transformer.fused = False
-    plain = models["PA"](batch)["logits"]
-patients = {split: set(part["group_id"]) for split, part in datasets.parts(films).items()}
+    vits["PA"].transformer.fused = vits["AP"].transformer.fused = False
+    plain = vits["PA"](batch)["logits"]
+parts = images["split"].mask(images["external"].astype(bool), "external")
+patients = {part: set(rows["group_id"]) for part, rows in images.groupby(parts)}
 print(
     "no patient in two splits:",
     not any(patients[a] & patients[b] for a in patients for b in patients if a < b),
@@ -296,19 +271,20 @@ print("fast attention gives the same logits:", bool(torch.allclose(fused, plain,
 print(
     "probabilities sum to 1:",
     all(
-        np.allclose(table[diagnosis.PROBABILITIES].sum(axis=1), 1, atol=1e-4)
-        for table in judged.values()
+        np.allclose(table[tasks.diagnosis.PROBABILITIES].sum(axis=1), 1, atol=1e-4)
+        for table in (result.predictions for result in results.values())
     ),
 )
 print(
     "better than chance on all external films:",
-    all(metric["external"]["auc"]["low"] > 0.5 for metric in found.values()),
+    all(result.metrics["external"]["auc"]["low"] > 0.5 for result in results.values()),
 )
 print(
     "optimistic sensitivity reaches 0.8:",
     all(
-        metric["external"]["optimistic"]["sensitivity"]["value"] >= diagnosis.SENSITIVITY
-        for metric in found.values()
+        result.metrics["external"]["optimistic"]["sensitivity"]["value"]
+        >= tasks.diagnosis.SENSITIVITY
+        for result in results.values()
     ),
 )
 
@@ -324,7 +300,7 @@ def operate(view, diagnosed, threshold):
     name = next(key for key, words in names.items() if words == diagnosed)
     parts = {"validation": inside[view], **dict(iter(outside[view].groupby("site")))}
     scores = {site: (part["diagnosis"] == name, part[f"p_{name}"]) for site, part in parts.items()}
-    return curves.plot_roc(
+    return viz.plot_roc(
         scores,
         f"{diagnosed} against the rest, {view} films, called from p = {threshold:.2f}\nNot for diagnosis",
         threshold,
@@ -332,11 +308,11 @@ def operate(view, diagnosed, threshold):
     )
 
 
-carried = diagnosis.thresholds(inside["PA"])["covid19"]
+carried = tasks.diagnosis.thresholds(inside["PA"])["covid19"]
 operate("PA", "COVID-19", carried)
 
 # %%
-sliders.explore(
+viz.explore(
     operate,
     view=["PA", "AP"],
     diagnosed=list(names.values()),
@@ -351,8 +327,8 @@ sliders.explore(
 # another (column). The diagonal holds by construction. Off it: a model may rank well at both and still need another threshold.
 
 # %% tags=["report"]
-curves.plot_matrix(
-    {f"{view} films": diagnosis.transfer(outside[view]) for view in outside},
+viz.plot_matrix(
+    {f"{view} films": tasks.diagnosis.transfer(outside[view]) for view in outside},
     "Sensitivity for COVID-19 with a threshold from elsewhere",
     "sensitivity",
     high=1,
@@ -368,8 +344,8 @@ curves.plot_matrix(
 # curve* asks whether acting on the model beats acting on everybody or nobody, for someone who would act from that probability on.
 
 # %%
-print(NOTICE)
-curves.plot_use(
+print(run.notice)
+viz.plot_decision_curve(
     {
         f"{view} films": (table["diagnosis"] == "covid19", table["p_covid19"])
         for view, table in outside.items()
@@ -387,31 +363,32 @@ curves.plot_use(
 # %%
 surest = [
     int(outside["PA"][f"p_{name}"].where(outside["PA"]["diagnosis"] == name, -1).argmax())
-    for name in reversed(DIAGNOSES)
+    for name in reversed(tasks.diagnosis.DIAGNOSES)
 ]
 some = outside["PA"].loc[surest].reset_index(drop=True)
-pixels = np.load(cache.cached(some["path"], settings.image_size, settings.choices, store=store))
+pixels = run.pixels(some)
 seen = []  # (films, heads, T, T) of each layer
 hooks = [
     block.attn.softmax.register_forward_hook(lambda module, inputs, output: seen.append(output))
-    for block in models["PA"].transformer.blocks
+    for block in vits["PA"].transformer.blocks
 ]
 with torch.no_grad():
-    models["PA"](diagnosis.dataset(some, settings, store).batch(range(len(some)))["image"])
+    batch = results["PA"].task.dataset(some).batch(range(len(some)))
+    vits["PA"](batch["image"].to(run.device))
 for hook in hooks:
     hook.remove()
-side = models["PA"].transformer.grid[0]
+side = vits["PA"].transformer.grid[0]
 
 
-def look(film, layer, row, column, class_token):
+def look(image, layer, row, column, class_token):
     token = 0 if class_token else 1 + row * side + column
     # the class token has no place in the film
-    heads = seen[layer - 1][film, :, token, 1:].unflatten(-1, (side, side))
-    return overlays.plot_attention(
-        pixels[film],
+    heads = seen[layer - 1][image, :, token, 1:].cpu().unflatten(-1, (side, side))
+    return viz.plot_attention(
+        pixels[image],
         heads,
         None if class_token else (row, column),
-        f"Layer {layer} of the PA model, a film of {names[some['diagnosis'][film]]}",
+        f"Layer {layer} of the PA model, a film of {names[some['diagnosis'][image]]}",
         stamped="synthetic" if synthetic else "research use only",
     )
 
@@ -419,9 +396,9 @@ def look(film, layer, row, column, class_token):
 look(0, len(seen), side // 2, side // 4, False)
 
 # %%
-sliders.explore(
+viz.explore(
     look,
-    film=(0, len(some) - 1, 1),
+    image=(0, len(some) - 1, 1),
     layer=(1, len(seen), 1),
     row=(0, side - 1, 1),
     column=(0, side - 1, 1),
@@ -437,8 +414,8 @@ sliders.explore(
 # The commit is printed: another version of the code trains other weights from seed 0 too, and the run above can lie outside of the range.
 
 # %% tags=["report"]
-if "seeds_diagnosis" in results.names():
-    measured = results.read("seeds_diagnosis")
+if run.recorded("seeds_diagnosis"):
+    measured = run.recorded("seeds_diagnosis")
     seeds = pd.DataFrame(measured["rows"]).groupby("view", sort=False)[
         ["auc", "sensitivity", "specificity", "accuracy", "ece"]
     ]
@@ -450,7 +427,7 @@ if "seeds_diagnosis" in results.names():
         spread["group"] + ": " + spread["what"].replace({"auc": "macro AUC", "ece": "ECE"})
     )
     display(
-        curves.plot_forest(
+        viz.plot_forest(
             spread,
             f"Three seeds, external hospitals ({measured['made']['date'][:10]})",
             "mean; bars: lowest and highest",
@@ -470,44 +447,39 @@ else:
 # numbers that both classes of the NIH have. Cohen's collection taught nothing.
 
 # %%
-if mirror and settings.sources.together:
-    counts, alone = within_source.ties(films)
+if mirror and run.profile.sources.joint_views:
+    counts, alone = viz.source_class_table(images)
     display(counts)
     print(
         f"macro AUC of guessing the diagnosis from the dataset alone, over all films: {alone:.2f}"
     )
-    judgement = read_json(stages.both_views(settings, store) / "metrics.json")["contrasts"]
+    within = run.diagnosis().metrics["within_source"]
     display(
-        within_source.table(judgement["inside"]).style.set_caption(
+        viz.comparison_table(within["internal"]).style.set_caption(
             "Normal against other infection inside the NIH, five folds"
         )
     )
     display(
-        within_source.table(judgement["away"]).style.set_caption(
+        viz.comparison_table(within["external"]).style.set_caption(
             "COVID-19 against other infection inside Cohen's"
         )
     )
 elif mirror:
     with tempfile.TemporaryDirectory() as folder:
-        fetch.fetch("nih_cxr14", folder, mirror, say=lambda text: None)
-        real = manifests.read("nih_cxr14", folder)
+        known = run.real_images("nih_cxr14", mirror, folder)
+        known = known[known["diagnosis"].notna()]
+        task = Run(run.profile, folder).task(tasks.DiagnosisTask)
         real = {
-            view: diagnosis.predict(
-                models[view],
-                diagnosis.of_view(real[real["diagnosis"].notna()], view),
-                settings,
-                Store(folder),
-            )
-            for view in models
+            view: task.predict(vits[view], tasks.diagnosis.of_view(known, view)) for view in vits
         }
     for view, table in real.items():
-        area = metrics.auc_ci(
+        area = evaluation.auc_ci(
             (table["diagnosis"] == "normal").astype(float),
             table["p_normal"],
             groups=table["group_id"],
         )
         print(
-            f"{view}: {len(table)} real films, AUC of p(normal) {area[0]:.2f} [{area[1]:.2f}, {area[2]:.2f}]. {NOTICE}"
+            f"{view}: {len(table)} real films, AUC of p(normal) {area[0]:.2f} [{area[1]:.2f}, {area[2]:.2f}]. {run.notice}"
         )
 else:
     print("not available here: set the parameter `mirror` to a folder of prepared real films")
@@ -523,39 +495,41 @@ else:
 
 # %% tags=["solution"]
 # Exercise 1: paired comparison on the same films.
-other = diagnosis.predict(models["AP"], outside["PA"], settings, store)
-tests = {
-    names[name]: metrics.delong_test(
+other = results["PA"].task.predict(vits["AP"], outside["PA"])
+tested = {
+    names[name]: evaluation.delong_test(
         (other["diagnosis"] == name).astype(float),
         outside["PA"][f"p_{name}"],
         other[f"p_{name}"],
         groups=other["group_id"],
     )
-    for name in DIAGNOSES
+    for name in tasks.diagnosis.DIAGNOSES
 }
-table = pd.DataFrame(tests).T.rename(columns={"auc_a": "PA model", "auc_b": "AP model"})
-print(table.assign(holm=metrics.holm(table["p_value"])).round(3))
+table = pd.DataFrame(tested).T.rename(columns={"auc_a": "PA model", "auc_b": "AP model"})
+print(table.assign(holm=evaluation.holm(table["p_value"])).round(3))
 
 # %% tags=["solution"]
 # Exercise 2: a model that does not know where its words stand.
-blind = diagnosis.load(folders["PA"], settings)
+blind = results["PA"].task.load(results["PA"].folder)
 torch.nn.init.zeros_(blind.transformer.pos_embed)
-bag = diagnosis.predict(blind, outside["PA"], settings, store)
-truth = diagnosis.codes(bag)
+bag = results["PA"].task.predict(blind, outside["PA"])
+truth = tasks.diagnosis.codes(bag)
 for what, table in (("with positions", outside["PA"]), ("without", bag)):
     print(
-        f"{what}: macro AUC {metrics.macro_auc(truth, table[diagnosis.PROBABILITIES].to_numpy()):.3f}"
+        f"{what}: macro AUC {evaluation.macro_auc(truth, table[tasks.diagnosis.PROBABILITIES].to_numpy()):.3f}"
     )
 
 # %% tags=["solution"]
 # Exercise 3: from even shares to those of each hospital.
 for site, part in outside["PA"].groupby("site"):
-    share = part["diagnosis"].value_counts(normalize=True)[list(DIAGNOSES)].to_numpy()
-    p, truth = part[diagnosis.PROBABILITIES].to_numpy(), diagnosis.codes(part)
+    share = (
+        part["diagnosis"].value_counts(normalize=True)[list(tasks.diagnosis.DIAGNOSES)].to_numpy()
+    )
+    p, truth = part[tasks.diagnosis.PROBABILITIES].to_numpy(), tasks.diagnosis.codes(part)
     corrected = p * share / (p * share).sum(1, keepdims=True)
     for what, q in (("as trained", p), ("corrected", corrected)):
-        error = metrics.ece((q.argmax(1) == truth).astype(float), q.max(1))
-        print(f"{site}, {what}: ECE {error:.3f}, macro AUC {metrics.macro_auc(truth, q):.3f}")
+        error = evaluation.ece((q.argmax(1) == truth).astype(float), q.max(1))
+        print(f"{site}, {what}: ECE {error:.3f}, macro AUC {evaluation.macro_auc(truth, q):.3f}")
 
 # %% [markdown]
 # ## Next

@@ -22,24 +22,11 @@ import numpy as np
 import pandas as pd
 import torch
 
-from cxrkit.config import profiles
-from cxrkit.config.vocabulary import DIAGNOSES
-from cxrkit.data import cache, datasets, preprocessing
-from cxrkit.explain import deep_taylor, measures, methods, saliency_benchmark
-from cxrkit.models.corpus_vit import CorpusViT
-from cxrkit.pipeline import stages
-from cxrkit.reproduction import results
-from cxrkit.storage.artifacts import Store
-from cxrkit.tasks import diagnosis
-from cxrkit.viz import curves, overlays, sliders, style
+from cxrkit import Run, data, explain, models, tasks, viz
 
-settings, store = profiles.get(profile), Store(out, mirror)
-models = {
-    view: diagnosis.load(stages.transformer(settings, view, store), settings)
-    for view in ("PA", "AP")
-}
-# real films have no drawn lesions
-table, exhibits = stages.diagnosis_films(settings, store)[0], stages.exhibits(settings, store)
+run = Run(profile, out, mirror)
+# real films have no annotated lesions
+table, evaluated = run.diagnosis_images, run.saliency_images
 names = ["normal", "other infection", "COVID-19"]
 
 # %% [markdown]
@@ -64,14 +51,14 @@ for token in range(3):
         added = (x[token] * layer.weight[o]).clamp(min=0).detach()
         if added.sum() > 0:
             by_hand[token] += R[token, o] * added / added.sum()
-torch.testing.assert_close(by_hand, deep_taylor.linear_rule(layer, (x,), layer(x), R[None])[0])
+torch.testing.assert_close(by_hand, explain.linear_rule(layer, (x,), layer(x), R[None])[0])
 print(by_hand)
 
 # %% [markdown]
 # The sum of the relevance is the same before and after, 4: nothing is lost. The package's rule gives the same from three matrix products:
 
 # %%
-print(inspect.getsource(deep_taylor.linear_rule))
+print(inspect.getsource(explain.linear_rule))
 
 # %% [markdown]
 # ## From rules to a map
@@ -79,7 +66,7 @@ print(inspect.getsource(deep_taylor.linear_rule))
 # Every kind of module has its rule, and hooks find the modules from outside: the model does not know that it is being explained.
 
 # %%
-for kind, rule in deep_taylor.RULES.items():
+for kind, rule in explain.RULES.items():
     print(f"{kind.__name__:10} {rule.__name__:12} {rule.__doc__.splitlines()[0]}")
 
 # %% [markdown]
@@ -89,16 +76,18 @@ for kind, rule in deep_taylor.RULES.items():
 
 # %%
 torch.manual_seed(4)
-toy = CorpusViT(in_channels=4, grid=(1, 2), embed_dim=16, depth=2, num_heads=2, mlp_dim=32).double()
+toy = models.CorpusViT(
+    in_channels=4, grid=(1, 2), embed_dim=16, depth=2, num_heads=2, mlp_dim=32
+).double()
 for weight in toy.parameters():
     torch.nn.init.normal_(weight, std=0.5)
 corpus = torch.rand(1, 4, 1, 2, dtype=torch.float64)
 
-_, steps = deep_taylor.trace(toy, corpus, 2)
+_, steps = explain.trace(toy, corpus, 2)
 C = [step.attention[0, 0] for step in steps]  # last block first, (3, 3) each
 product = (torch.eye(3) + C[0]) @ (torch.eye(3) + C[1])
 by_hand = product[0, 1:]  # the class token's row, itself left out
-torch.testing.assert_close(by_hand, deep_taylor.relevance(toy, corpus, 2).flatten())
+torch.testing.assert_close(by_hand, explain.relevance(toy, corpus, 2).flatten())
 print(
     "I + C, last block:",
     np.array2string((torch.eye(3) + C[0]).numpy(), precision=4),
@@ -108,7 +97,7 @@ print(
 )
 
 # %%
-print(inspect.getsource(deep_taylor.relevance))
+print(inspect.getsource(explain.relevance))
 
 # %% [markdown]
 # ## On films: what the court will see
@@ -118,29 +107,24 @@ print(inspect.getsource(deep_taylor.relevance))
 
 # %%
 view = "PA"
-model = models[view]
-films, lesion, lungs = saliency_benchmark.exhibits(
-    diagnosis.of_view(exhibits, view), settings, store
-)
-seen = saliency_benchmark.case(model, films, lesion, lungs, settings, store)
-pixels = np.load(cache.cached(films["path"], settings.image_size, settings.choices, store=store))
-_, steps = deep_taylor.trace(
-    model.transformer.double(), seen.corpus[:8].double(), saliency_benchmark.COVID
-)
-totals = torch.stack([step.tokens.sum((-2, -1))[0] for step in steps])  # (blocks, films)
+model, task = run.diagnosis(view).model, run.diagnosis(view).task
+found = explain.evaluation_set(tasks.diagnosis.of_view(evaluated, view), run.profile, run.store)
+images, lesion, lungs = found
+seen = explain.make_sample(model, images, lesion, lungs, run.profile, run.store)
+pixels = run.pixels(images)
+_, steps = explain.trace(model.transformer.double(), seen.corpus[:8].double(), explain.COVID)
+totals = torch.stack([step.tokens.sum((-2, -1))[0] for step in steps])  # (blocks, images)
 model.transformer.float()
 print(
-    f"{len(films)} films; relevance after each block, from the last down, of one film:",
+    f"{len(images)} films; relevance after each block, from the last down, of one film:",
     totals[:, 0].numpy().round(6),
 )
 
 # %%
 # NBVAL_CHECK_OUTPUT
-three = deep_taylor.relevance(model.transformer, seen.corpus[:8], [0, 1, 2])
-alone = deep_taylor.relevance(
-    model.transformer.double(), seen.corpus[:1].double(), saliency_benchmark.COVID
-)
-batch = deep_taylor.relevance(model.transformer, seen.corpus[:8].double(), saliency_benchmark.COVID)
+three = explain.relevance(model.transformer, seen.corpus[:8], [0, 1, 2])
+alone = explain.relevance(model.transformer.double(), seen.corpus[:1].double(), explain.COVID)
+batch = explain.relevance(model.transformer, seen.corpus[:8].double(), explain.COVID)
 model.transformer.float()
 print("three classes at once:", tuple(three.shape))
 print("never negative:", bool((three >= 0).all()))
@@ -157,36 +141,29 @@ print(
 # The paper shows such examples and calls them plausible. Looking is not judging: keep that in mind until the trial below.
 
 # %% tags=["report"]
-outside = datasets.parts(diagnosis.of_view(table, view))["external"]
-judged = diagnosis.predict(model, outside, settings, store)
+outside = data.split_parts(tasks.diagnosis.of_view(table, view))["external"]
+predictions = task.predict(model, outside)
 surest = [
-    int(judged[f"p_{name}"].where(judged["diagnosis"] == name, -1).argmax()) for name in DIAGNOSES
+    int(predictions[f"p_{name}"].where(predictions["diagnosis"] == name, -1).argmax())
+    for name in data.DIAGNOSES
 ]
-batch = diagnosis.dataset(outside, settings, store).batch(surest)["image"]
+batch = task.dataset(outside).batch(surest)["image"].to(run.device)
 with torch.no_grad():
     features = model.features(batch)
-heat = deep_taylor.relevance(model.transformer, features, [0, 1, 2])
-shown = np.load(cache.cached(outside["path"], settings.image_size, settings.choices, store=store))[
-    surest
-]
+heat = explain.relevance(model.transformer, features, [0, 1, 2])
+chosen = outside.loc[surest]
+shown = run.pixels(chosen)
 truth = None
 if outside["lesion_mask"].notna().all():
-    truth = (
-        np.load(
-            cache.cached(
-                outside["lesion_mask"], settings.image_size, settings.choices, "lesion", store
-            )
-        )[surest]
-        == 255
-    )
+    truth = run.pixels(chosen, "lesion", "lesion_mask") == 255
 labels = [
-    f"{name}\n(p {judged.loc[i, f'p_{DIAGNOSES[k]}']:.2f})"
+    f"{name}\n(p {predictions.loc[i, f'p_{data.DIAGNOSES[k]}']:.2f})"
     for k, (i, name) in enumerate(zip(surest, names, strict=True))
 ]
 plots_of = {
     "stamped": "synthetic" if outside["dataset"].eq("virtual").all() else "research use only"
 }
-overlays.plot_saliency(
+viz.plot_saliency(
     shown,
     heat,
     labels,
@@ -205,39 +182,39 @@ overlays.plot_saliency(
 
 
 # %%
-def look(film, method, explained, start_layer):
+def look(image, method, explained, start_layer):
     options = {"start_layer": start_layer} if method == "relevance" else {}
-    heat = methods.METHODS[method](
-        model.transformer, seen.corpus[film : film + 1], names.index(explained), **options
+    heat = explain.METHODS[method](
+        model.transformer, seen.corpus[image : image + 1], names.index(explained), **options
     )
     title = f"{method.replace('_', ' ')} for {explained}" + (
         f", blocks from {start_layer}" if options else ""
     )
-    return overlays.plot_saliency(
-        pixels[film : film + 1],
+    return viz.plot_saliency(
+        pixels[image : image + 1],
         heat[:, None],
-        [films.site[film]],
+        [images.site[image]],
         [title],
         "",
-        lesion[film : film + 1],
+        lesion[image : image + 1],
         **plots_of,
     )
 
 
-kinds = list(methods.METHODS)
+kinds = list(explain.METHODS)
 for part in (kinds[:5], kinds[5:]):
     shots = torch.stack(
         [
-            methods.METHODS[name](model.transformer, seen.corpus[::16], saliency_benchmark.COVID)
+            explain.METHODS[name](model.transformer, seen.corpus[::16], explain.COVID)
             for name in part
         ],
         dim=1,
     )
     display(
-        overlays.plot_saliency(
+        viz.plot_saliency(
             pixels[::16],
             shots,
-            list(films.site[::16]),
+            list(images.site[::16]),
             [name.replace("_", " ") for name in part],
             "Saliency for COVID-19, three films (blue: true lesion)",
             lesion[::16],
@@ -249,10 +226,10 @@ for part in (kinds[:5], kinds[5:]):
 look(0, "relevance", "COVID-19", 0)
 
 # %%
-sliders.explore(
+viz.explore(
     look,
     film=(0, min(len(films), 12) - 1, 1),
-    method=list(methods.METHODS),
+    method=list(explain.METHODS),
     explained=names,
     start={"explained": "COVID-19"},
     start_layer=(0, len(model.transformer.blocks) - 1, 1),
@@ -267,22 +244,19 @@ sliders.explore(
 # map stay when a little noise is added, and does it *go* when the weights are shuffled? And what does it cost?
 
 # %%
-trial = stages.court(settings, store)
-rows = pd.read_csv(trial / "rows.csv")
-verdict = saliency_benchmark.verdict(rows, draws=400)
-cells = verdict.assign(
-    text=[f"{v:.2f} [{a:.2f}, {b:.2f}]" for v, a, b in verdict[["value", "low", "high"]].to_numpy()]
+rows = run.saliency_benchmark.table("rows.csv")
+summary = explain.summarise(rows, draws=400)
+cells = summary.assign(
+    text=[f"{v:.2f} [{a:.2f}, {b:.2f}]" for v, a, b in summary[["value", "low", "high"]].to_numpy()]
 )
 cells.pivot(index="method", columns="criterion", values="text").reindex(
-    index=["relevance", *[m for m in methods.METHODS if m != "relevance"], "chance"],
-    columns=list(saliency_benchmark.CRITERIA),
+    index=["relevance", *[m for m in explain.METHODS if m != "relevance"], "chance"],
+    columns=list(explain.CRITERIA),
 ).fillna("")
 
 # %% tags=["report"]
-count = rows.groupby("view")["film"].nunique()
-curves.plot_court(
-    verdict, saliency_benchmark.CRITERIA, f"The court: {count.sum()} films of COVID-19"
-)
+count = rows.groupby("view")["image"].nunique()
+viz.plot_benchmark(verdict, explain.CRITERIA, f"The court: {count.sum()} films of COVID-19")
 
 # %% [markdown]
 # Relevance minus each rival on the same films: what makes a film hard for both falls out, so small differences show.
@@ -290,18 +264,18 @@ curves.plot_court(
 # %% tags=["report"]
 gaps = pd.concat(
     {
-        name: saliency_benchmark.against(rows, "relevance", name, draws=400)
+        name: explain.paired_differences(rows, "relevance", name, draws=400)
         for name in ("pointing", "lesion", "deletion")
     },
     axis=1,
 )
-gaps.loc[[m for m in methods.METHODS if m in gaps.index] + ["chance"]].round(3)
+gaps.loc[[m for m in explain.METHODS if m in gaps.index] + ["chance"]].round(3)
 
 # %% [markdown]
 # Shuffle the weights part by part, from the head down. A map that stays has never looked at the weights it claims to explain.
 
 # %% tags=["report"]
-curves.plot_cascade(
+viz.plot_cascade(
     pd.read_csv(trial / "cascade.csv"), "Does the map notice that the weights are gone?"
 )
 
@@ -317,7 +291,7 @@ curves.plot_cascade(
 # takes no part in that question.
 
 # %%
-order = saliency_benchmark.ranking(verdict)
+order = explain.rank_methods(verdict)
 for column in ("not clearly worse", "not above chance"):
     order[column] = [
         "no chance known" if found is None else ", ".join(found) or "none"
@@ -334,8 +308,8 @@ order.round(3)
 # gave 0.54 and 0.75. A single model says little of a method, and intervals over its films do not hold this luck.
 
 # %% tags=["report"]
-if "seeds_court" in results.names():
-    measured = results.read("seeds_court")
+if run.recorded("seeds_court"):
+    measured = run.recorded("seeds_court")
     played = (
         pd.DataFrame(measured["rows"])
         .query("criterion == 'pointing'")
@@ -345,7 +319,7 @@ if "seeds_court" in results.names():
         played["method"].isin(["relevance", "raw_attention", "rollout", "gradcam", "chance"])
     ]
     display(
-        curves.plot_forest(
+        viz.plot_forest(
             played.assign(group="seed " + played["seed"].astype(str)),
             "Pointing game: seeds 0 (blue), 1 (red), 2 (green)",
             "share of films hit",
@@ -360,8 +334,8 @@ else:
 # for that map explains a mistake. Look at the number of films before you believe either.
 
 # %%
-called = diagnosis.predict(model, films, settings, store)
-right = called[diagnosis.PROBABILITIES].to_numpy().argmax(1) == saliency_benchmark.COVID
+called = task.predict(model, images)
+right = called[tasks.diagnosis.PROBABILITIES].to_numpy().argmax(1) == explain.COVID
 share = (lesion & lungs).sum((1, 2)) / lungs.sum((1, 2))
 groups = {
     "called COVID-19": right,
@@ -369,9 +343,9 @@ groups = {
     "smaller lesions": share <= np.median(share),
     "larger lesions": share > np.median(share),
 }
-strongest = deep_taylor.relevance(model.transformer, seen.corpus, saliency_benchmark.COVID)
-hits = measures.pointing(strongest, lesion)
-chance = measures.near(lesion, seen.corpus.shape[-2:]).mean((1, 2))
+strongest = explain.relevance(model.transformer, seen.corpus, explain.COVID)
+hits = explain.pointing(strongest, lesion)
+chance = explain.near(lesion, seen.corpus.shape[-2:]).mean((1, 2))
 pd.DataFrame(
     {
         name: {
@@ -391,22 +365,22 @@ pd.DataFrame(
 # features? Sharper to look at, but it says where the *edges* are that the convolutions read, and the court's judgement does not cover it.
 
 # %%
-image = diagnosis.dataset(films, settings, store).batch([0])["image"]
-fine = methods.through_backbone(model.features, image, strongest[:1]).abs()
+image = task.dataset(images).batch([0])["image"].to(run.device)
+fine = explain.through_backbone(model.features, image, strongest[:1]).abs()
 # single pixels are too small to see
 fine = torch.nn.functional.avg_pool2d(fine[:, None], 3, 1, 1)[:, 0]
 fine = fine / torch.quantile(fine, 0.995) * strongest[0].max()
-figure, axes = style.grid(1, 3, size=3.4, title="One map at two resolutions")
-style.show(axes[0, 0], pixels[0], "film")
-overlays.over(axes[0, 1], pixels[0], strongest[0], "relevance of cells (enlarged)", lesion[0])
-overlays.over(
+figure, axes = viz.grid(1, 3, size=3.4, title="One map at two resolutions")
+viz.show_image(axes[0, 0], pixels[0], "film")
+viz.overlay_map(axes[0, 1], pixels[0], strongest[0], "relevance of cells (enlarged)", lesion[0])
+viz.overlay_map(
     axes[0, 2],
     pixels[0],
     fine[0].clamp(max=float(strongest[0].max())),
     "carried on to pixels",
     lesion[0],
 )
-style.stamp(figure, plots_of["stamped"])
+viz.stamp(figure, plots_of["stamped"])
 
 # %% [markdown]
 # ## Real boxes
@@ -417,30 +391,30 @@ style.stamp(figure, plots_of["stamped"])
 
 # %%
 if mirror and (Path(mirror) / "nih_cxr14" / "bbox.csv").exists():
-    paths, boxes = saliency_benchmark.read_boxes(Path(mirror) / "nih_cxr14", settings.image_size)
-    if settings.sources.lungs_only:  # the model sees nothing else
+    paths, boxes = explain.read_boxes(Path(mirror) / "nih_cxr14", run.profile.image_size)
+    if run.profile.sources.lungs_only:  # the model sees nothing else
         paths = table.set_index(table["origin"].map(lambda path: Path(path).name))["path"].loc[
             [Path(path).name for path in paths]
         ]
-    real = np.load(cache.cached(paths, settings.image_size, settings.choices, store=store))
-    film = torch.stack(
+    real = run.pixels(pd.DataFrame({"path": list(paths)}))
+    image = torch.stack(
         [
-            torch.from_numpy(preprocessing.normalize(pixels, settings.choices.normalize))[None]
+            torch.from_numpy(data.normalize(pixels, run.profile.choices.normalize))[None]
             for pixels in real
         ]
     )
     with torch.no_grad():
-        features = model.features(film)
+        features = model.features(image.to(run.device))
     hit = {
-        name: measures.pointing(explain(model.transformer, features, 1), boxes)
-        for name, explain in methods.METHODS.items()
+        name: explain.pointing(method(model.transformer, features, 1), boxes)
+        for name, method in explain.METHODS.items()
     }
-    hit["chance"] = measures.near(boxes, features.shape[-2:]).mean((1, 2))
+    hit["chance"] = explain.near(boxes, features.shape[-2:]).mean((1, 2))
     lines = [
         pd.DataFrame({"method": name, "criterion": "boxes", "group": range(len(v)), "value": v})
         for name, v in hit.items()
     ]
-    display(saliency_benchmark.verdict(pd.concat(lines)))
+    display(explain.summarise(pd.concat(lines)))
 else:
     print("not available here: set the parameter `mirror` to a folder of prepared real films")
 
@@ -455,31 +429,29 @@ else:
 # %% tags=["solution"]
 # Exercise 1: the pointing game by the first block used.
 for layer in range(len(model.transformer.blocks)):
-    heat = deep_taylor.relevance(
-        model.transformer, seen.corpus, saliency_benchmark.COVID, start_layer=layer
-    )
-    print(f"blocks from {layer}: {measures.pointing(heat, lesion).mean():.2f}")
+    heat = explain.relevance(model.transformer, seen.corpus, explain.COVID, start_layer=layer)
+    print(f"blocks from {layer}: {explain.pointing(heat, lesion).mean():.2f}")
 
 # %% tags=["solution"]
 # Exercise 2: a contrast.
-contrast = deep_taylor.relevance(
+contrast = explain.relevance(
     model.transformer, seen.corpus, lambda out: out["logits"][:, 2] - out["logits"][:, 1]
 )
 print(
     "pointing game:",
-    measures.pointing(contrast, lesion).mean().round(2),
+    explain.pointing(contrast, lesion).mean().round(2),
     "against",
     hits.mean().round(2),
 )
 print(
     "rank correlation of the two maps:",
-    np.nanmean(measures.rank_correlation(contrast, strongest)).round(2),
+    np.nanmean(explain.rank_correlation(contrast, strongest)).round(2),
 )
 
 # %% tags=["solution"]
 # Exercise 3: a cell more of tolerance on each side.
 wide = torch.nn.functional.max_pool2d(
-    torch.from_numpy(measures.near(lesion, seen.corpus.shape[-2:])).float()[:, None], 3, 1, 1
+    torch.from_numpy(explain.near(lesion, seen.corpus.shape[-2:])).float()[:, None], 3, 1, 1
 )[:, 0]
 peak = strongest.flatten(1).argmax(1, keepdim=True)
 print("hits:", wide.flatten(1).gather(1, peak).mean().item(), "chance:", wide.mean().item())

@@ -21,34 +21,22 @@ import numpy as np
 import pandas as pd
 import torch
 
-from cxrkit.config import profiles
-from cxrkit.config.choices import Choices
-from cxrkit.data import cache, lung_zones, manifests, masks
-from cxrkit.evaluation import follow_up
-from cxrkit.pipeline import stages, task_data
-from cxrkit.reproduction import results
-from cxrkit.storage.artifacts import Store
-from cxrkit.storage.atomic import read_json
-from cxrkit.tasks import severity
-from cxrkit.viz import curves, overlays, sliders, style
+from cxrkit import Run, data, evaluation, tasks, viz
 
-settings, store = profiles.get(profile), Store(out, mirror)
-# the exhibits below need truth, which only virtual films have
-drawn = task_data.cohort(profiles.demo(), store)
+run = Run(profile, out, mirror)
+# what follows needs truth, which only virtual films have
+drawn = run.virtual.cohort
 ward = drawn.table[(drawn.table.ward == "severity") & drawn.table.external]
 
 
-def array_of(i, choices=Choices()):
-    return (
-        lung_zones.coverage(drawn.lesion(i), lung_zones.zones_of_sides(*drawn.lungs(i), choices))
-        >= 0.01
-    )
+def array_of(i, choices=data.Choices()):
+    return data.coverage(drawn.lesion(i), data.zones_of_sides(*drawn.lungs(i), choices)) >= 0.01
 
 
 row = next(
     int(i)
     for i in ward.index
-    if ward.severity[i] == 4 and array_of(i, Choices(zone_origin="row0")).sum() != 4
+    if ward.severity[i] == 4 and array_of(i, data.Choices(zone_origin="row0")).sum() != 4
 )
 image, (right, left), lesion = np.array(drawn.images[row]), drawn.lungs(row), drawn.lesion(row)
 
@@ -59,10 +47,10 @@ image, (right, left), lesion = np.array(drawn.images[row]), drawn.lungs(row), dr
 # is the severity. A reader needs seconds for it; drawing the lesions would take an hour.
 
 # %% tags=["report"]
-figure, axes = style.grid(1, 1, size=4.4, title="Six zones; involved ones are red")
-style.show_zones(axes[0, 0], image, lung_zones.zones_of_sides(right, left), array_of(row) * 1.0)
-style.outline(axes[0, 0], lesion, "white")
-style.stamp(figure)
+figure, axes = viz.grid(1, 1, size=4.4, title="Six zones; involved ones are red")
+viz.show_zones(axes[0, 0], image, data.zones_of_sides(right, left), array_of(row) * 1.0)
+viz.outline_mask(axes[0, 0], lesion, "white")
+viz.stamp(figure)
 
 # %% [markdown]
 # ## ROI max-pooling by hand
@@ -79,11 +67,11 @@ by_hand = torch.zeros(3, 2)
 for line, rows in enumerate((slice(0, 5), slice(5, 8), slice(8, 12))):
     for side, columns in enumerate((slice(1, 4), slice(5, 7))):
         by_hand[line, side] = toy_map[0, 0, rows, columns].max()
-torch.testing.assert_close(by_hand, lung_zones.roi_pool(toy_map, toy_lungs)[0])
+torch.testing.assert_close(by_hand, data.roi_pool(toy_map, toy_lungs)[0])
 pd.DataFrame(by_hand.numpy(), ["upper", "middle", "lower"], ["patient's right", "patient's left"])
 
 # %%
-print(inspect.getsource(lung_zones.roi_pool))
+print(inspect.getsource(data.roi_pool))
 
 # %% [markdown]
 # Through the maximum, the error of a zone moves one pixel of the map and no other. With the average it moves all of them, also the healthy
@@ -95,11 +83,11 @@ def touched(how):
     free = torch.rand(1, 1, 48, 48, generator=torch.Generator().manual_seed(1)).requires_grad_()
     lungs = np.zeros((1, 48, 48), bool)
     lungs[0, 4:44, 6:22] = lungs[0, 4:44, 26:42] = True
-    lung_zones.roi_pool(free, lungs, how).sum().backward()
+    data.roi_pool(free, lungs, how).sum().backward()
     return (255 * (free.grad[0, 0] > 0)).byte().numpy()
 
 
-style.plot_sheet(
+viz.plot_sheet(
     [[touched("max"), touched("average")]],
     [""],
     ["maximum", "average"],
@@ -113,24 +101,21 @@ style.plot_sheet(
 # Patch tokens of the corpus ViT, back on their grid, go through upsizing convolution blocks to a map; sigmoid; times the lung mask; pooled.
 
 # %%
-print(inspect.getsource(severity.read))
-print(inspect.getsource(severity.loss))
+print(inspect.getsource(tasks.severity.read_severity))
+print(inspect.getsource(tasks.SeverityTask.loss))
 
 # %% [markdown]
 # One stage call trains it on PA and AP films of three hospitals, or loads it: those of the severity ward, and the COVID-19 films of the
 # diagnosis ward, which have arrays too. No lesion is shown to it.
 
 # %%
-folder = stages.severity(settings, store)
-result, model = read_json(folder / "metrics.json"), severity.load(folder, settings)
-judged = pd.read_csv(folder / "predictions.csv")
+result, model, task = run.severity.metrics, run.severity.model, run.severity.task
+predictions = run.severity.predictions
 where = "external" if "external" in result else "test"
-away = judged[
-    judged.external.astype(bool) if where == "external" else judged.split == "test"
-].reset_index(drop=True)
-synthetic = judged.dataset.eq("virtual").all()
-curves.plot_history(
-    {"severity": read_json(folder / "history.json")},
+held_out = predictions[predictions.part == where].reset_index(drop=True)
+synthetic = predictions.dataset.eq("virtual").all()
+viz.plot_history(
+    {"severity": run.severity.history},
     "Squared error on six values while training",
     synthetic=synthetic,
 )
@@ -142,18 +127,16 @@ curves.plot_history(
 # says nothing. The paper's 1.682, 1.677 and 1.607 stand beside constants of 3.93, 3.92 and 2.83.
 
 # %% tags=["report"]
-unseen = "Unseen hospitals" if where == "external" else "Unseen patients"
-sites = {part["site"]: part for name, part in result.items() if name[:-1] == "external"} or {
-    "test": result["test"]
-}
+tested = "External hospitals" if where == "external" else "Other patients"
+sites = result.get("sites") or {"test": result["test"]}
 lines = [
     {"label": f"{site}: {what}", "group": what, **found["mse"]}
     for site, part in sites.items()
     for what, found in (("model", part), ("constant guess", part["constant"]))
 ]
-curves.plot_forest(
+viz.plot_forest(
     pd.DataFrame(lines),
-    f"{unseen}: squared error of the 0-6 score",
+    f"{tested}: squared error of the 0-6 score",
     "MSE (less is better)",
     synthetic=synthetic,
 )
@@ -170,15 +153,15 @@ pd.DataFrame(
 ).T
 
 # %% tags=["report"]
-truth = severity.score_of(away, settings.choices)
-curves.plot_agreement(
-    truth, away.score, f"Read against true severity, {unseen.lower()}", synthetic=synthetic
+truth = tasks.severity.true_scores(held_out, run.profile.choices)
+viz.plot_agreement(
+    truth, held_out.score, f"Read against true severity, {tested.lower()}", synthetic=synthetic
 )
 
 # %%
 # NBVAL_CHECK_OUTPUT
-example = severity.predict(model, away.head(4), settings, store)
-arrays = severity.arrays_of(model, away.head(4), settings, store)
+example = task.predict(model, held_out.head(4))
+arrays = task.arrays(model, held_out.head(4))
 print("array:", arrays.shape, "inside [0, 1]:", bool(arrays.min() >= 0 and arrays.max() <= 1))
 print(
     "score is the sum of six values:",
@@ -202,24 +185,24 @@ print(
 # they run from the lowest to the highest seed.
 
 # %% tags=["report"]
-if "seeds_severity" in results.names():
-    measured = results.read("seeds_severity")
-    seeds = pd.DataFrame(measured["rows"]).replace({"aside": {"usual": "the usual three"}})
+if run.recorded("seeds_severity"):
+    measured = run.recorded("seeds_severity")
+    seeds = pd.DataFrame(measured["rows"]).replace({"held_out": {"usual": "the usual three"}})
     spread = (
-        seeds.melt("aside", ["mse", "constant"])
-        .groupby(["variable", "aside"], sort=False)["value"]
+        seeds.melt("held_out", ["mse", "constant"])
+        .groupby(["variable", "held_out"], sort=False)["value"]
         .agg(["mean", "min", "max"])
     )
-    spread = spread.reset_index().set_axis(["group", "aside", "value", "low", "high"], axis=1)
+    spread = spread.reset_index().set_axis(["group", "held_out", "value", "low", "high"], axis=1)
     spread["label"] = (
-        spread["aside"]
+        spread["held_out"]
         + ": "
         + spread["group"].replace({"mse": "model", "constant": "constant guess"})
     )
     display(
-        curves.plot_forest(
+        viz.plot_forest(
             spread,
-            f"Three seeds, each hospital set aside in turn ({measured['made']['date'][:10]})",
+            f"Three seeds, each hospital held out in turn ({measured['made']['date'][:10]})",
             "MSE (less is better): mean; bars: lowest and highest",
         )
     )
@@ -236,33 +219,24 @@ else:
 # %% tags=["report"]
 shown = pd.concat(
     [
-        away[(truth == score) & (away.site == site)].head(1)
-        for score, site in zip((1, 3, 5), away.site.unique())
+        held_out[(truth == score) & (held_out.site == site)].head(1)
+        for score, site in zip((1, 3, 5), held_out.site.unique())
     ]
 )
-shown = (shown if len(shown) else away.head(3)).reset_index(drop=True)
-heat, six = (
-    severity.maps(model, shown, settings, store),
-    severity.arrays_of(model, shown, settings, store),
-)
-
-
-def stack(column, kind):
-    return np.load(cache.cached(shown[column], settings.image_size, settings.choices, kind, store))
-
-
-films, lungs = stack("path", "film"), stack("lung_mask", "lungs") == 255
-lesions = stack("lesion_mask", "lesion") == 255 if found else None
+shown = (shown if len(shown) else held_out.head(3)).reset_index(drop=True)
+heat, six = task.maps(model, shown), task.arrays(model, shown)
+images, lungs = run.pixels(shown), run.pixels(shown, "lungs", "lung_mask") == 255
+lesions = run.pixels(shown, "lesion", "lesion_mask") == 255 if found else None
 best = found["threshold"] if found else 0.5
 
 
 def contours(threshold):
-    return overlays.plot_severity(
-        films,
+    return viz.plot_severity(
+        images,
         heat,
         lungs,
         six,
-        severity.score_of(shown, settings.choices),
+        tasks.severity.true_scores(shown, run.profile.choices),
         list(shown.site),
         "Severity maps",
         threshold,
@@ -274,7 +248,7 @@ def contours(threshold):
 contours(best)
 
 # %%
-sliders.explore(contours, threshold=(0.1, 0.9, 0.1))
+viz.explore(contours, threshold=(0.1, 0.9, 0.1))
 
 # %% tags=["report"]
 labels = {
@@ -287,8 +261,8 @@ labels = {
 if found:
     rows = [{"label": label, **found[key]} for key, label in labels.items()]
     display(
-        curves.plot_forest(
-            pd.DataFrame(rows), "Map against the true lesion, unseen hospitals", "share (0-1)"
+        viz.plot_forest(
+            pd.DataFrame(rows), "Map against the true lesion, external hospitals", "share (0-1)"
         )
     )
 
@@ -312,7 +286,7 @@ if found:
 
 # %%
 def drag(upper, lower, slip):
-    return overlays.plot_zone_lines(
+    return viz.plot_zone_lines(
         image, right, left, lesion, upper, lower, slip, "Whoever moves the lines moves the score"
     )
 
@@ -320,7 +294,7 @@ def drag(upper, lower, slip):
 drag(5 / 12, 2 / 3, True)
 
 # %%
-sliders.explore(
+viz.explore(
     drag,
     start={"upper": 0.4, "lower": 0.65},
     upper=(0.2, 0.5, 0.05),
@@ -337,14 +311,14 @@ sliders.explore(
 
 # %%
 if mirror:
-    real = manifests.read("cohen", mirror)
+    real = data.read_manifest("cohen", mirror)
     real = real[real.brixia_A.notna() & real.brixia2_A.notna()].reset_index(drop=True)
-    readings = {t: Choices(brixia_threshold=t) for t in (1, 2)}
+    choices = {t: data.Choices(brixia_threshold=t) for t in (1, 2)}
     lines = []
-    for t, choice in readings.items():
+    for t, choice in choices.items():
         senior, junior = (
-            severity.score_of(real, choice),
-            severity.second_reader(real, choice),
+            tasks.severity.true_scores(real, choice),
+            tasks.severity.second_reader_scores(real, choice),
         )
         for name, guess in (
             ("second reader", junior),
@@ -354,11 +328,11 @@ if mirror:
                 {
                     "label": f">= {t}: {name}",
                     "group": name,
-                    **severity.errors(senior, guess, real.group_id.to_numpy())["mse"],
+                    **tasks.severity.errors(senior, guess, real.group_id.to_numpy())["mse"],
                 }
             )
     display(
-        curves.plot_forest(
+        viz.plot_forest(
             pd.DataFrame(lines),
             f"{len(real)} real films, against the first reader",
             "MSE",
@@ -380,7 +354,7 @@ if "folds" in result:
         for name in ("model", "reader", "constant", "ridge")
     ]
     display(
-        curves.plot_forest(
+        viz.plot_forest(
             pd.DataFrame(lines),
             "Real films, five folds by patient",
             "MSE of the 0-6 score",
@@ -407,12 +381,11 @@ else:
 # is of no use for follow-up, and then the figure has no rings.
 
 # %% tags=["report"]
-followed, noise = away, result
-if "folds" in result:  # every real film, read by a model that never saw its patient
+followed, noise = held_out, result
+if "folds" in result:  # every real film, predicted by a model that never saw its patient
     noise = result["folds"]["threshold1"]
-    followed = (
-        pd.read_csv(folder / "crossvalidated.csv").query("threshold == 1").reset_index(drop=True)
-    )
+    followed = run.severity.table("crossvalidated.csv").query("threshold == 1")
+    followed = followed.reset_index(drop=True)
 known = noise.get("followup", {})
 limit = known.get("limit", np.inf)
 shares = {
@@ -425,13 +398,13 @@ print(
     shares,
     f"({known.get('pairs', 0)} pairs of films)",
 )
-films_of = follow_up.series(followed)
-chosen = films_of.patient_id.value_counts(sort=False).loc[lambda n: n == n.max()].index[:4]
-each = [films_of[films_of.patient_id == name] for name in chosen]
+series = evaluation.series(followed)
+chosen = series.patient_id.value_counts(sort=False).loc[lambda n: n == n.max()].index[:4]
+each = [series[series.patient_id == name] for name in chosen]
 visits, read = [part.visit.to_numpy() for part in each], [part.score.to_numpy() for part in each]
-true = [severity.score_of(part, settings.choices) for part in each]
+true = [tasks.severity.true_scores(part, run.profile.choices) for part in each]
 title, none = "Patients followed up", "not available here: no patient has two films at known times"
-curves.plot_followup(visits, read, true, limit, title, synthetic) if each else print(none)
+viz.plot_followup(visits, read, true, limit, title, synthetic) if each else print(none)
 
 # %% [markdown]
 # ## Exercises
@@ -446,24 +419,26 @@ for how in ("soft", "hard"):
     print(
         how,
         "MSE",
-        round(float(np.mean((away[how] - truth) ** 2)), 2),
+        round(float(np.mean((held_out[how] - truth) ** 2)), 2),
         "- an uncertain zone costs less as 0.5 than as a wrong 0 or 1",
     )
 
 # %% tags=["solution"]
 # Exercise 2: the origin slip on fifty films.
 some = ward.index[:50]
-moved = sum(not np.array_equal(array_of(i), array_of(i, Choices(zone_origin="row0"))) for i in some)
+moved = sum(
+    not np.array_equal(array_of(i), array_of(i, data.Choices(zone_origin="row0"))) for i in some
+)
 print(f"{moved} of {len(some)} films get another array")
 
 # %% tags=["solution"]
 # Exercise 3: average pooling of maps that were trained for the maximum.
-inside = torch.from_numpy(masks.load_mask(shown.lung_mask[0]) > 0)[None]
+inside = torch.from_numpy(data.load_mask(shown.lung_mask[0]) > 0)[None]
 grown = torch.nn.functional.interpolate(torch.from_numpy(heat[:1, None]), inside.shape[-2:])
 print(
     {
-        how: round(float(lung_zones.score(lung_zones.roi_pool(grown, inside, how))[0]), 2)
-        for how in lung_zones.POOLS
+        how: round(float(data.severity_score(data.roi_pool(grown, inside, how))[0]), 2)
+        for how in data.lung_zones.POOLS
     }
 )
 

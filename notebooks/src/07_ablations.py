@@ -18,30 +18,18 @@ workers = None
 # %%
 import contextlib
 import inspect
-import os
-from importlib.util import find_spec
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
 
-from cxrkit.config import profiles
-from cxrkit.evaluation import metrics, resampling
-from cxrkit.models import factory
-from cxrkit.models.baselines import PATCH, ResNet
-from cxrkit.models.simclr import TEMPERATURE, nt_xent
-from cxrkit.pipeline import dependencies
-from cxrkit.pipeline.dependencies import upstream
-from cxrkit.reproduction import comparisons, results
-from cxrkit.reproduction import grid as grid_module
-from cxrkit.simulation.cohort import WORKER, memory_left
-from cxrkit.storage import artifacts
-from cxrkit.viz import curves, sliders, style
+from cxrkit import Run, evaluation, models, reproduction, viz
 
-settings, store = profiles.get(profile), artifacts.Store(out, mirror, wait=-1)
-synthetic = settings.manifests == ("virtual",)
-grid = grid_module.cells(settings)
+run = Run(profile, out, mirror)
+synthetic = run.profile.manifests == ("virtual",)
+grid = reproduction.grid_cells(run.profile)
 
 # %% [markdown]
 # ## The standard ViT is ours without a corpus
@@ -53,22 +41,22 @@ grid = grid_module.cells(settings)
 # %%
 torch.manual_seed(0)
 # a film of 2x2 patches, 5 numbers a word
-film, kernel = torch.randn(1, 1, 32, 32), torch.randn(5, 1, 16, 16)
+image, kernel = torch.randn(1, 1, 32, 32), torch.randn(5, 1, 16, 16)
 words = torch.stack(
     [
-        (kernel[:, 0] * film[0, 0, 16 * i : 16 * i + 16, 16 * j : 16 * j + 16]).sum((1, 2))
+        (kernel[:, 0] * image[0, 0, 16 * i : 16 * i + 16, 16 * j : 16 * j + 16]).sum((1, 2))
         for i in range(2)
         for j in range(2)
     ]
 )
-cells = F.pixel_unshuffle(film, PATCH)  # (1, 256, 2, 2)
+cells = F.pixel_unshuffle(image, models.PATCH_SIZE)  # (1, 256, 2, 2)
 torch.testing.assert_close(
     F.conv2d(cells, kernel.flatten(1)[:, :, None, None]).flatten(2)[0].T,
     words,
     atol=1e-4,
     rtol=1e-4,
 )
-curves.plot_matrix(
+viz.plot_matrix(
     {"": pd.DataFrame(words.numpy(), [f"patch {i + 1}" for i in range(4)])},
     "Four words of a toy film",
     "value",
@@ -90,11 +78,11 @@ cosine = z @ z.T
 loss = 0.0
 for i in range(6):
     twin = (i + 3) % 6
-    fits = {j: torch.exp(cosine[i, j] / TEMPERATURE) for j in range(6) if j != i}
+    fits = {j: torch.exp(cosine[i, j] / models.TEMPERATURE) for j in range(6) if j != i}
     loss = loss - torch.log(fits[twin] / sum(fits.values())) / 6
-torch.testing.assert_close(loss, nt_xent(a, b))
+torch.testing.assert_close(loss, models.nt_xent(a, b))
 names = [f"film {i + 1}{view}" for view in "ab" for i in range(3)]
-curves.plot_matrix(
+viz.plot_matrix(
     {"": pd.DataFrame(cosine.numpy(), names, names)},
     f"Cosines of six views; loss {loss:.2f}, by chance log 5 = 1.61",
     "cosine",
@@ -111,19 +99,19 @@ curves.plot_matrix(
 # profile's size nothing is published: all start at random, and ours starts from its findings. Hold that thought.
 
 # %%
-print(inspect.getsource(ResNet))
-print(inspect.getsource(grid_module.rivals))
+print(inspect.getsource(models.ResNet))
+print(inspect.getsource(reproduction.baselines))
 
 # %%
 counted = {}
 for cell in grid:
-    if cell.stage == grid_module.DIAGNOSIS:
+    if cell.stage == reproduction.DIAGNOSIS:
         # the published hybrid ViT needs the extra `weights`
         with contextlib.suppress(RuntimeError):
             counted[cell.name] = sum(
-                weight.numel() for weight in factory.network(cell.profile).parameters()
+                weight.numel() for weight in models.build_classifier(cell.profile).parameters()
             )
-style.plot_bars(
+viz.plot_bars(
     list(counted),
     [n / 1000 for n in counted.values()],
     "Weights of each model of Tables 7 and 9",
@@ -155,10 +143,8 @@ pd.DataFrame(
             "compared with": cell.against,
             "stage": cell.stage,
             "key": cell.key[:6],
-            "backbone": artifacts.key(dependencies.settings(cell.profile, "backbone"))[:6],
-            "stands on": ", ".join(
-                dict.fromkeys(stage for stage, _ in upstream(cell.profile, cell.stage))
-            ),
+            "backbone": cell.key_of("backbone")[:6],
+            "depends on": ", ".join(cell.depends_on),
         }
         for cell in grid
     ]
@@ -172,19 +158,12 @@ pd.DataFrame(
 # A profile without `grid.steps` runs its whole budget at this point.
 
 # %%
-rehearsal = grid_module.rehearsal(settings)
+rehearsal = reproduction.rehearsal_cells(run.profile)
 # 0: one after the other, as on a card that all would share
-able = min(2, os.cpu_count() or 1, int(memory_left() // WORKER))
-several = (
-    workers
-    if workers is not None
-    else able
-    if find_spec("distributed") and not torch.cuda.is_available()
-    else 0
-)
+several = reproduction.default_workers() if workers is None else workers
 errors = {
     (cell.name, cell.stage): error
-    for cell, error in grid_module.run(rehearsal, store, scheduler, several)
+    for cell, error in reproduction.run_cells(rehearsal, run.store, scheduler, several)
 }
 print(f"{sum(error is None for error in errors.values())} of {len(rehearsal)} cells done")
 for (name, stage), error in errors.items():
@@ -192,18 +171,19 @@ for (name, stage), error in errors.items():
         print(f"failed: {name}, {stage}: {error}")
 
 # %%
-whole = not settings.grid.steps
+whole = not run.profile.grid.steps
 made = {
     (cell.stage, cell.name): cell for cell in rehearsal if errors[cell.name, cell.stage] is None
 }
 rows = [
-    comparisons.measure(cell, store, made.get((cell.stage, cell.against))) for cell in made.values()
+    reproduction.measure_cell(cell, run.store, made.get((cell.stage, cell.against)))
+    for cell in made.values()
 ]
-tried = comparisons.over_seeds(rows)
+tried = reproduction.over_seeds(rows)
 print(
     "one seed, whole budget"
     if whole
-    else f"updates of each: {settings.grid.steps}; not converged, no ranking"
+    else f"updates of each: {run.profile.grid.steps}; not converged, no ranking"
 )
 tried[["table", "cell", "metric", "value", "parameters", "seconds", "memory_gb"]].round(2)
 
@@ -215,13 +195,13 @@ tried[["table", "cell", "metric", "value", "parameters", "seconds", "memory_gb"]
 
 # %%
 rng = np.random.default_rng(0)
-truth, films = rng.integers(0, 2, 300), rng.normal(0, 1.3, 300)
+truth, images = rng.integers(0, 2, 300), rng.normal(0, 1.3, 300)
 strong, weak = (
-    truth * 2.0 + films + rng.normal(0, 0.3, 300),
-    truth * 1.7 + films + rng.normal(0, 0.3, 300),
+    truth * 2.0 + images + rng.normal(0, 0.3, 300),
+    truth * 1.7 + images + rng.normal(0, 0.3, 300),
 )
-alone = {name: metrics.auc_ci(truth, p) for name, p in (("strong", strong), ("weak", weak))}
-pair = resampling.paired_bootstrap(metrics.auc, truth, strong, weak, draws=500)
+alone = {name: evaluation.auc_ci(truth, p) for name, p in (("strong", strong), ("weak", weak))}
+pair = evaluation.paired_bootstrap(evaluation.auc, truth, strong, weak, draws=500)
 shown = [
     {"label": name, "value": v, "low": low, "high": high} for name, (v, low, high) in alone.items()
 ]
@@ -233,7 +213,7 @@ shown += [
         "high": 0.5 + pair["high"],
     }
 ]
-curves.plot_forest(
+viz.plot_forest(
     pd.DataFrame(shown),
     "Intervals overlap, and yet the difference is clear",
     "AUC (dashed: no difference)",
@@ -252,7 +232,7 @@ by_hand, largest = np.empty(4), 0.0
 for rank, i in enumerate(np.argsort(p)):
     largest = max(largest, min(1.0, p[i] * (len(p) - rank)))
     by_hand[i] = largest
-np.testing.assert_allclose(by_hand, metrics.holm(p))
+np.testing.assert_allclose(by_hand, evaluation.holm(p))
 pd.DataFrame({"p": p, "adjusted by Holm": by_hand})
 
 # %% [markdown]
@@ -262,22 +242,18 @@ pd.DataFrame({"p": p, "adjusted by Holm": by_hand})
 # compared with, on the same films.
 
 # %%
-committed = (
-    results.read("grid")
-    if "grid" in results.names()
-    else {"rows": [], "made": {"date": "-", "commit": "-"}}
-)
+committed = run.recorded("grid") or {"rows": [], "made": {"date": "-", "commit": "-"}}
 keys = [
     cell.key
-    for seed in settings.grid.seeds
-    for cell in grid_module.cells(profiles.replace(settings, seed=seed))
+    for seed in run.profile.grid.seeds
+    for cell in reproduction.grid_cells(replace(run.profile, seed=seed))
 ]
 current = [
-    row for row in committed["rows"] if row["profile"] == settings.name and row["key"] in keys
+    row for row in committed["rows"] if row["profile"] == run.profile.name and row["key"] in keys
 ]
 # as in the paper's tables, whatever was run first
 current.sort(key=lambda row: keys.index(row["key"]))
-table = comparisons.over_seeds(current) if current else tried[:0]
+table = reproduction.over_seeds(current) if current else tried[:0]
 ran = set(zip(table["cell"], table["stage"]))
 print(
     f"last written {committed['made']['date']}, commit {committed['made']['commit']}: {len(ran)} of {len(grid)} cells, seeds each: "
@@ -308,7 +284,7 @@ def forest(stage):
     part = table[(table["stage"] == stage) & table["difference"].notna()]
     if part.empty:
         return f"{stage}: not run yet"
-    scale = 100 if stage == grid_module.DIAGNOSIS else 1
+    scale = 100 if stage == reproduction.DIAGNOSIS else 1
     lines = pd.DataFrame(
         {
             "label": part["table"] + ": " + part["cell"] + " - " + part["against"],
@@ -324,16 +300,16 @@ def forest(stage):
         else "MSE of the score 0-6 (above 0: worse)"
     )
     seeds = "-".join(map(str, sorted({part["seeds"].min(), part["seeds"].max()})))
-    return curves.plot_forest(
+    return viz.plot_forest(
         lines, f"Difference; {seeds} seeds a row; 95 % intervals", unit, 0, synthetic
     )
 
 
 # %% tags=["report"]
-forest(grid_module.DIAGNOSIS)
+forest(reproduction.DIAGNOSIS)
 
 # %% tags=["report"]
-forest(grid_module.SEVERITY)
+forest(reproduction.SEVERITY)
 
 # %% [markdown]
 # ## What the paper claims, and what we see
@@ -342,15 +318,15 @@ forest(grid_module.SEVERITY)
 
 # %%
 claims = {
-    "Table 7": "ours beats all others in diagnosis",
-    "Table 8": "ours beats all others in severity",
+    "Table 7": "the proposed model beats all others in diagnosis",
+    "Table 8": "the proposed model beats all others in severity",
     "Table 9": "12 layers, the corpus before PCAM, a trained backbone and 512 px are best; SimCLR helps the ViT only, a little",
     "Table 10": "max-pooling beats average, more hospitals beat Brixia alone",
 }
 for name, claim in claims.items():
     part = table[table["table"] == name]
     print(
-        f"{name}. The paper: {claim}. Its numbers: not available.\n    Here: {comparisons.verdict(part) if len(part) else 'not run yet'}"
+        f"{name}. The paper: {claim}. Its numbers: not available.\n    Here: {reproduction.conclusion(part) if len(part) else 'not run yet'}"
     )
 
 # %% [markdown]
@@ -378,7 +354,7 @@ for name, claim in claims.items():
 # %%
 def cost(task, axis):
     """Value against cost, one task."""
-    stage = {"diagnosis": grid_module.DIAGNOSIS, "severity": grid_module.SEVERITY}[task]
+    stage = {"diagnosis": reproduction.DIAGNOSIS, "severity": reproduction.SEVERITY}[task]
     part = (table if (table["stage"] == stage).any() else tried).query("stage == @stage")
     part = part.assign(
         **{
@@ -390,7 +366,7 @@ def cost(task, axis):
     )
     note = "" if (table["stage"] == stage).any() else " (rehearsal: not converged, no ranking)"
     unit = {"diagnosis": "macro AUC", "severity": "MSE"}[task]
-    return curves.plot_cost(
+    return viz.plot_cost(
         part.rename(columns={"cell": "label"}),
         axis,
         f"{task}, hospitals never seen{note}",
@@ -402,7 +378,7 @@ def cost(task, axis):
 cost("diagnosis", "with pre-training, s")
 
 # %%
-sliders.explore(
+viz.explore(
     cost,
     task=["diagnosis", "severity"],
     axis=["with pre-training, s", "training, s", "weights, thousands", "memory of a step, GB"],
@@ -420,7 +396,9 @@ sliders.explore(
 # %% tags=["report"]
 def moved(stage):
     """What a choice moves, of the committed cells of this profile and seed that were trained again."""
-    asked = {cell.key for cell in grid_module.open_choices(settings) if cell.stage == stage}
+    asked = {
+        cell.key for cell in reproduction.open_choice_cells(run.profile) if cell.stage == stage
+    }
     return [
         {
             "choice": row["cell"],
@@ -434,7 +412,7 @@ def moved(stage):
 
 
 def plot_moved(rows, title, unit):
-    return curves.plot_forest(
+    return viz.plot_forest(
         pd.DataFrame(rows).rename(columns={"choice": "label"}),
         f"How much a choice moves {title}",
         f"change of the {unit} (hospitals never seen, one seed)",
@@ -444,7 +422,8 @@ def plot_moved(rows, title, unit):
     )
 
 
-read, again = comparisons.readings(settings, store), moved(grid_module.SEVERITY)
+read = reproduction.post_training_effects(run.profile, run.store)
+again = moved(reproduction.SEVERITY)
 groups = ["read again"] * len(read) + ["trained again"] * len(again)
 plot_moved(
     [row | {"group": group} for row, group in zip(read + again, groups, strict=True)],
@@ -453,10 +432,11 @@ plot_moved(
 )
 
 # %% tags=["report"]
-again = moved(grid_module.DIAGNOSIS)
-plot_moved(
-    again, "the diagnosis", "macro AUC, below 0: worse"
-) if again else "not measured here yet: python tools/grid.py --choices"
+again = moved(reproduction.DIAGNOSIS)
+if again:
+    display(plot_moved(again, "the diagnosis", "macro AUC, below 0: worse"))
+else:
+    print("not measured here yet: python tools/grid.py --choices")
 
 # %% [markdown]
 # How a trained map is *read* matters: with lines that start at row 0, the slip in the authors' later code, the score gets clearly worse,
@@ -475,15 +455,15 @@ print(
 )
 print(
     "backbones that the grid trains:",
-    len({artifacts.key(dependencies.settings(cell.profile, "backbone")) for cell in grid}),
+    len({cell.key_of("backbone") for cell in grid}),
 )
 print("no cell failed:", not any(errors.values()))
-print("rehearsed:", "not converged, no ranking" if settings.grid.steps else "whole budget")
+print("rehearsed:", "not converged, no ranking" if run.profile.grid.steps else "whole budget")
 print(
-    "weights, times ours:",
+    "weights, times the proposed model's:",
     {
-        name: round(counted[name] / counted["ours"], 2)
-        for name in grid_module.rivals(settings)
+        name: round(counted[name] / counted[reproduction.PROPOSED], 2)
+        for name in reproduction.baselines(run.profile)
         if name in counted
     },
 )
@@ -500,7 +480,7 @@ print(
 
 # %% tags=["solution"]
 # Exercise 1: a rule fixed beforehand: three seeds and Holm below 5 %; an interval inside +-1 hundredth of AUC is no difference.
-for row in table[table["difference"].notna() & (table["stage"] == grid_module.DIAGNOSIS)].to_dict(
+for row in table[table["difference"].notna() & (table["stage"] == reproduction.DIAGNOSIS)].to_dict(
     "records"
 ):
     sure = row["seeds"] >= 3 and row["holm"] < 0.05
@@ -511,7 +491,7 @@ for row in table[table["difference"].notna() & (table["stage"] == grid_module.DI
 # Exercise 2: the smallest difference whose t interval excludes 0; the luck of two models adds up.
 from scipy import stats
 
-spread = pd.DataFrame(results.read("seeds_diagnosis")["rows"]).groupby("view")["auc"].std()["PA"]
+spread = pd.DataFrame(run.recorded("seeds_diagnosis")["rows"]).groupby("view")["auc"].std()["PA"]
 for n in (3, 5, 10):
     print(
         f"{n} seeds: a mean difference of {stats.t.ppf(0.975, n - 1) * spread * 2**0.5 / n**0.5:.3f} in AUC"
@@ -519,18 +499,21 @@ for n in (3, 5, 10):
 
 # %% tags=["solution"]
 # Exercise 3: the time of the pre-training for the rival.
-resnet = grid_module.rivals(settings)["ResNet-50"]
-training = settings.transformer_training
-extra = round(settings.backbone_training.steps * settings.backbone_training.batch / training.batch)
-longer = profiles.replace(
-    resnet, transformer_training=profiles.replace(training, steps=training.steps + extra)
+resnet = reproduction.baselines(run.profile)["ResNet-50"]
+training = run.profile.transformer_training
+extra = round(
+    run.profile.backbone_training.steps * run.profile.backbone_training.batch / training.batch
 )
+longer = replace(resnet, transformer_training=replace(training, steps=training.steps + extra))
 print(
     training.steps,
     "->",
     longer.transformer_training.steps,
     "updates;",
-    *(artifacts.key(dependencies.settings(x, grid_module.DIAGNOSIS)) for x in (resnet, longer)),
+    *(
+        reproduction.Cell("Table 7", "ResNet-50", reproduction.DIAGNOSIS, profile).key
+        for profile in (resnet, longer)
+    ),
 )
 
 # %% [markdown]

@@ -21,25 +21,12 @@ import inspect
 import numpy as np
 import pandas as pd
 
-from cxrkit.config import profiles
-from cxrkit.config.vocabulary import DIAGNOSES
-from cxrkit.data import leakage
-from cxrkit.evaluation import linear_probe, metrics
-from cxrkit.pipeline import dependencies, stages, task_data
-from cxrkit.pipeline.task_data import for_task
-from cxrkit.reproduction import results
-from cxrkit.shortcuts import marker_study
-from cxrkit.shortcuts.within_source import table as contrast_table
-from cxrkit.simulation import radiograph
-from cxrkit.storage.artifacts import Store
-from cxrkit.storage.atomic import read_json
-from cxrkit.tasks import diagnosis, findings
-from cxrkit.viz import curves, overlays, sliders, style
+from cxrkit import Run, data, evaluation, shortcuts, viz
 
-settings, store = profiles.get(profile), Store(out, mirror)
+run = Run(profile, out, mirror)
 # the virtual hospitals, whatever the profile: only there can a marker be exchanged
-home = dependencies.virtual(settings)
-drawn = task_data.cohort(home, store)
+home = run.virtual
+drawn = home.cohort
 names = ["normal", "other infection", "COVID-19"]
 
 # %% [markdown]
@@ -52,47 +39,47 @@ names = ["normal", "other infection", "COVID-19"]
 codes = np.arange(30_000) % 3
 rng = np.random.default_rng(0)
 by_hand = {}
-for rho in marker_study.RHOS:
+for rho in shortcuts.RHOS:
     marker = np.where(rng.random(len(codes)) < rho, codes, rng.integers(3, size=len(codes)))
-    by_hand[rho] = np.mean([metrics.auc(codes == k, marker == k) for k in range(3)])
-np.testing.assert_allclose(list(by_hand.values()), 0.5 + np.array(marker_study.RHOS) / 2, atol=0.01)
+    by_hand[rho] = np.mean([evaluation.auc(codes == k, marker == k) for k in range(3)])
+np.testing.assert_allclose(list(by_hand.values()), 0.5 + np.array(shortcuts.RHOS) / 2, atol=0.01)
 package = [
-    metrics.macro_auc(codes, np.eye(3)[marker_study.markers(codes, rho)])
-    for rho in marker_study.RHOS
+    evaluation.macro_auc(codes, np.eye(3)[shortcuts.draw_markers(codes, rho)])
+    for rho in shortcuts.RHOS
 ]
 np.testing.assert_allclose(package, list(by_hand.values()), atol=0.02)
 pd.DataFrame(
-    {"rho": marker_study.RHOS, "AUC of the marker alone": np.round(list(by_hand.values()), 2)}
+    {"rho": shortcuts.RHOS, "AUC of the marker alone": np.round(list(by_hand.values()), 2)}
 )
 
 # %%
-print(inspect.getsource(marker_study.markers))
+print(inspect.getsource(shortcuts.draw_markers))
 
 # %% [markdown]
 # One film with each marker. Its own is painted over and written anew, so nothing else differs.
 
 # %% tags=["report"]
 # the answers of every model below, film by film
-swaps = np.load(stages.dial(settings, store) / "swapped.npz")
+swaps = np.load(run.marker_study.folder / "exchanged.npz")
 table = drawn.table.assign(number=(drawn.table["ward"] == "diagnosis").cumsum() - 1)
 
 
 def with_markers(row):
     """The raw film `row` with each marker, uint8 (3, S, S)."""
-    bare = marker_study.erase(np.array(drawn.images[row]), table.loc[row])
+    bare = shortcuts.erase_marker(np.array(drawn.images[row]), table.loc[row])
     return np.stack(
         [
-            marker_study.write(bare, marker, table.loc[row, "number"])[0]
-            for marker in range(len(radiograph.MARKERS))
+            shortcuts.write_marker(bare, marker, table.loc[row, "number"])[0]
+            for marker in range(len(shortcuts.MARKERS))
         ]
     )
 
 
 corner = with_markers(int(swaps["rows"][0]))[:, :100, :150]
-style.plot_sheet(
+viz.plot_sheet(
     [corner],
     [""],
-    [f'"{name}"' for name in radiograph.MARKERS],
+    [f'"{name}"' for name in shortcuts.MARKERS],
     "One patient, three markers: upper corner of the film",
 )
 
@@ -104,19 +91,19 @@ style.plot_sheet(
 # alone, and with the mere shape of their mask: a hole where lungs were still has a shape.
 
 # %%
-for name in ("border", "cover", "refit"):
-    print(inspect.getsource(getattr(linear_probe, name)))
+for function in (evaluation.border, data.cover, evaluation.out_of_fold_predictions):
+    print(inspect.getsource(function))
 
 # %% [markdown]
 # First question: which *hospital* is a film from? Folds of whole patients, 600 films, six hospitals; chance is 1/6 for the balanced
 # accuracy. The last row is the network of lesson 02: what it has learnt to see tells the hospital, too.
 
 # %% tags=["report"]
-some = for_task(home, "diagnosis", store).sample(600, random_state=0).reset_index(drop=True)
+some = home.images("diagnosis").sample(600, random_state=0).reset_index(drop=True)
 site = some["site"].astype("category").cat.codes.to_numpy()
-fold = linear_probe.fold_of(some["group_id"].to_numpy(), 3)
-network = findings.load(stages.backbone(home, store), home)
-seen = {"trained backbone": linear_probe.pooled(network, some, home, store)}
+fold = evaluation.assign_folds(some["group_id"].to_numpy(), 3)
+network = home.backbone.model
+seen = {"trained backbone": evaluation.pooled_features(network, some, home.profile, run.store)}
 trivial = [
     "thumbnail",
     "mean and SD",
@@ -126,9 +113,11 @@ trivial = [
     "lungs only",
     "lung shape",
 ]
-by_site, _ = linear_probe.probe(trivial, site, some, fold, home, store, more=seen, draws=100)
+by_site, _ = evaluation.run_probes(
+    trivial, site, some, fold, home.profile, run.store, more=seen, draws=100
+)
 accuracy = by_site[by_site["score"] == "balanced_accuracy"].rename(columns={"features": "label"})
-curves.plot_forest(
+viz.plot_forest(
     accuracy,
     "Which of six hospitals is it from?",
     "balanced accuracy (0-1; dashed: chance)",
@@ -140,18 +129,18 @@ curves.plot_forest(
 # models fitted on those. The virtual hospitals are built to give little away; real collections are not (below).
 
 # %% tags=["report"]
-illness, _ = linear_probe.probe(
+illness, _ = evaluation.run_probes(
     trivial,
-    diagnosis.codes(some),
+    some["diagnosis"].map(data.DIAGNOSES.index).to_numpy(),
     some,
     some["external"].astype(int).to_numpy(),
-    home,
-    store,
+    home.profile,
+    run.store,
     more=seen,
     draws=100,
 )
 areas = illness[illness["score"] == "auc"].rename(columns={"features": "label"})
-curves.plot_forest(
+viz.plot_forest(
     areas,
     "Diagnosis on hospitals never seen, from trivial features",
     "macro AUC (0-1; dashed: chance)",
@@ -165,24 +154,30 @@ curves.plot_forest(
 # interval by patient. If it held zero, the model would have shown nothing.
 
 # %% tags=["report"]
-films = diagnosis.of_view(for_task(home, "diagnosis", store), "PA")
-films = films[films["external"].astype(bool) | (films["split"] == "train")].reset_index(drop=True)
-outside = films["external"].astype(bool).to_numpy()
-judged = pd.read_csv(stages.transformer(home, "PA", store) / "predictions.csv").set_index("path")
-p = judged.loc[films["path"][outside], diagnosis.PROBABILITIES].to_numpy()
-truth, groups = diagnosis.codes(films), films["group_id"].to_numpy()
-rivals = {}
+images = home.images("diagnosis")
+images = images[images["view"] == "PA"]
+images = images[images["external"].astype(bool) | (images["split"] == "train")]
+images = images.reset_index(drop=True)
+outside = images["external"].astype(bool).to_numpy()
+predictions = home.diagnosis("PA").predictions.set_index("path")
+columns = [f"p_{name}" for name in data.DIAGNOSES]
+p = predictions.loc[images["path"][outside], columns].to_numpy()
+truth = images["diagnosis"].map(data.DIAGNOSES.index).to_numpy()
+groups = images["group_id"].to_numpy()
+baselines = {}
 for name in ("thumbnail", "equalised thumbnail", "border", "lungs removed"):
-    x = linear_probe.features(name, films, home, store)
-    rivals[name] = linear_probe.fit(x[~outside], truth[~outside], groups[~outside]).predict_proba(
-        x[outside]
-    )
-gap = linear_probe.against_best(metrics.macro_auc, truth[outside], p, rivals, groups[outside])
+    x = evaluation.trivial_features(name, images, home.profile, run.store)
+    baselines[name] = evaluation.fit_probe(
+        x[~outside], truth[~outside], groups[~outside]
+    ).predict_proba(x[outside])
+gap = evaluation.compare_with_best(
+    evaluation.macro_auc, truth[outside], p, baselines, groups[outside]
+)
 pd.DataFrame(
     {
-        "AUC": {"corpus ViT": metrics.macro_auc(truth[outside], p), **gap["values"]},
+        "AUC": {"corpus ViT": evaluation.macro_auc(truth[outside], p), **gap["values"]},
         "difference": {
-            gap["rival"]: f"{gap['difference']:.2f} [{gap['low']:.2f}, {gap['high']:.2f}]"
+            gap["baseline"]: f"{gap['difference']:.2f} [{gap['low']:.2f}, {gap['high']:.2f}]"
         },
     }
 ).fillna("").round(2)
@@ -195,9 +190,9 @@ pd.DataFrame(
 # random split of a biased collection does; on *external* films the marker tells nothing.
 
 # %% tags=["report"]
-folder = stages.dial(settings, store)
-rows = pd.read_csv(folder / "dial.csv")
-curves.plot_dial(rows, "The confound dial")
+study = run.marker_study
+rows = study.table("sweep.csv")
+viz.plot_sweep(rows, "The confounder sweep")
 
 # %% [markdown]
 # Inside, everything improves, by up to 0.1 of AUC. Outside nothing does: it falls a little, less than the intervals are wide, so that an
@@ -205,13 +200,13 @@ curves.plot_dial(rows, "The confound dial")
 # changes when nothing else does:
 
 # %% tags=["report"]
-obeys = (
-    rows.drop_duplicates(["reader", "rho"])
-    .pivot(index="reader", columns="rho", values="obeys")
-    .loc[list(marker_study.READERS)]
+flip_rates = (
+    rows.drop_duplicates(["probe", "rho"])
+    .pivot(index="probe", columns="rho", values="flip_rate")
+    .loc[list(shortcuts.PROBES)]
 )
-curves.plot_matrix(
-    {"": obeys.rename_axis(index=None, columns=None)},
+viz.plot_matrix(
+    {"": flip_rates.rename_axis(index=None, columns=None)},
     "Share of films whose answer the marker changes",
     "share (0-1)",
     0,
@@ -230,7 +225,7 @@ curves.plot_matrix(
 # a success. A map cannot prove that a model is right, but it can catch one that is wrong.
 
 # %% tags=["report"]
-vit = read_json(folder / "metrics.json")["network"]
+vit = study.metrics["network"]
 shares = pd.DataFrame(
     [
         {"label": f"trained at {name.replace('rho', 'rho = ')}", **found["relevance"]}
@@ -243,13 +238,13 @@ display(
             name: {
                 "internal AUC": f["internal"]["value"],
                 "external AUC": f["external"]["value"],
-                "answers changed by the marker": f["obeys"],
+                "answers changed by the marker": f["flip_rate"],
             }
             for name, f in vit.items()
         }
     ).T.round(2)
 )
-curves.plot_forest(
+viz.plot_forest(
     shares,
     "Relevance on the marker, external films",
     "share of the relevance (0-1; dashed: share of the cells)",
@@ -264,23 +259,23 @@ curves.plot_forest(
 # marker, and so does erasing. Covering all but the lungs needs only masks (here the true ones).
 
 # %% tags=["report"]
-fixes = pd.read_csv(folder / "fixes.csv")
+fixes = study.table("fixes.csv")
 fixes = fixes.assign(
     label=fixes["fix"] + np.where(fixes["rho"] > 0, ", biased films", ", unbiased films"),
     group=fixes["rho"],
 ).sort_values("rho", ascending=False, kind="stable")
-curves.plot_forest(fixes, "External AUC with each remedy", "macro AUC, external (0-1)")
+viz.plot_forest(fixes, "External AUC with each remedy", "macro AUC, external (0-1)")
 
 # %%
-cured = fixes.pivot(index="fix", columns="rho", values=["value", "obeys"]).loc[
-    list(marker_study.FIXES)
+cured = fixes.pivot(index="fix", columns="rho", values=["value", "flip_rate"]).loc[
+    list(shortcuts.FIXES)
 ]
 low, high = sorted(fixes["rho"].unique())
 pd.DataFrame(
     {
         "gain at rho 0.75": cured["value", high] - cured.loc["none", ("value", high)],
         "cost at rho 0": cured["value", low] - cured.loc["none", ("value", low)],
-        "answers changed by the marker": cured["obeys", high],
+        "answers changed by the marker": cured["flip_rate", high],
     }
 ).round(3)
 
@@ -298,17 +293,17 @@ pd.DataFrame(
 
 
 # %%
-def exchange(external_film, reads, rho):
-    """The film, each marker, and what the reader trained at rho makes of it."""
-    row = int(swaps["rows"][external_film])
-    p = swaps[reads.replace(" ", "_")][marker_study.RHOS.index(rho), :, external_film]
-    true = names[DIAGNOSES.index(table.loc[row, "diagnosis"])]
-    return overlays.plot_markers(
+def exchange(number, probe, rho):
+    """An image, each marker, and what the probe trained at rho predicts."""
+    row = int(swaps["rows"][number])
+    p = swaps[probe.replace(" ", "_")][shortcuts.RHOS.index(rho), :, number]
+    true = names[data.DIAGNOSES.index(table.loc[row, "diagnosis"])]
+    return viz.plot_markers(
         with_markers(row),
         p,
-        radiograph.MARKERS,
+        shortcuts.MARKERS,
         names,
-        f"{true}, read from the {reads} by a model trained at rho = {rho}",
+        f"{true}, predicted from the {probe} by a model trained at rho = {rho}",
     )
 
 
@@ -318,30 +313,33 @@ victim = int((fooled == np.arange(3)[:, None]).all(0).argmax())
 exchange(victim, "first layers", 1.0)
 
 # %%
-sliders.explore(
+viz.explore(
     exchange,
-    start={"reads": "first layers", "rho": 1.0},
-    external_film=(0, 19, 1),
-    reads=list(marker_study.READERS),
-    rho=list(marker_study.RHOS),
+    start={"probe": "first layers", "rho": 1.0},
+    number=(0, 19, 1),
+    probe=list(shortcuts.PROBES),
+    rho=list(shortcuts.RHOS),
 )
 
 # %%
 # NBVAL_CHECK_OUTPUT
-value = rows.set_index(["reader", "place", "rho"])["value"]
+value = rows.set_index(["probe", "split", "rho"])["value"]
 print(
     "marker alone, rho = 1: AUC",
-    metrics.macro_auc(codes, np.eye(3)[marker_study.markers(codes, 1)]),
+    evaluation.macro_auc(codes, np.eye(3)[shortcuts.draw_markers(codes, 1)]),
 )
 print(
     "inside better than outside at rho = 1:",
-    bool(all(value[r, "internal", 1] > value[r, "external", 1] for r in marker_study.READERS[:2])),
+    bool(all(value[r, "internal", 1] > value[r, "external", 1] for r in shortcuts.PROBES[:2])),
 )
-print("answers obey the marker more at rho = 1 than at 0:", bool((obeys[1.0] > obeys[0.0]).all()))
-print("the corpus obeys least:", obeys[1.0].idxmin() == "corpus")
+print(
+    "answers follow the marker more at rho = 1 than at 0:",
+    bool((flip_rates[1.0] > flip_rates[0.0]).all()),
+)
+print("the corpus follows it least:", flip_rates[1.0].idxmin() == "corpus")
 print(
     "erased markers change no answer:",
-    bool((fixes.loc[fixes["fix"] == "marker erased", "obeys"] == 0).all()),
+    bool((fixes.loc[fixes["fix"] == "marker erased", "flip_rate"] == 0).all()),
 )
 
 # %% [markdown]
@@ -365,7 +363,7 @@ by_patient = made_up.assign(
     split=np.where(made_up["group_id"].isin([f"p{i:03}" for i in tested]), "test", "train")
 )
 for name, split in (("by image", by_image), ("by patient", by_patient)):
-    leaks = leakage.find(split, prints)
+    leaks = data.find_leaks(split, prints)
     test = split[split["split"] == "test"]
     shared = test["group_id"].isin(leaks["what"]).sum()
     print(
@@ -375,19 +373,19 @@ for name, split in (("by image", by_image), ("by patient", by_patient)):
 # %% [markdown]
 # ## Other seeds
 #
-# One run is one draw of patients and weights. `make seeds STUDY=dial` turns the dial for three seeds; this is the spread.
+# One run is one draw of patients and weights. `make seeds STUDY=marker_study` turns the dial for three seeds; this is the spread.
 
 # %%
-if "seeds_dial" in results.names():
-    many = pd.DataFrame(results.read("seeds_dial")["rows"])
-    spread = many.groupby(["reader", "place", "rho"])["value"].agg(["mean", "min", "max"])
+if run.recorded("seeds_marker_study"):
+    many = pd.DataFrame(run.recorded("seeds_marker_study")["rows"])
+    spread = many.groupby(["probe", "split", "rho"])["value"].agg(["mean", "min", "max"])
     display(
         spread.apply(lambda r: f"{r['mean']:.2f} ({r['min']:.2f}-{r['max']:.2f})", axis=1).unstack(
             "rho"
         )
     )
 else:
-    print("not measured yet: make seeds STUDY=dial")
+    print("not measured yet: make seeds STUDY=marker_study")
 
 # %% [markdown]
 # ## Real films
@@ -399,15 +397,15 @@ else:
 # whole films, or nothing but lungs either.
 
 # %%
-if mirror and settings.sources.lungs_only:
-    found = read_json(stages.both_views(settings, store) / "metrics.json")["contrasts"]
-    for asked, told in found["probes"].items():
-        chance = told.pop("chance")
+if mirror and run.profile.sources.lungs_only:
+    found = run.diagnosis().metrics["within_source"]
+    for asked, scores_of in found["probes"].items():
+        chance = scores_of.pop("chance")
         rows = pd.DataFrame(
-            [{"label": name, **scores["balanced_accuracy"]} for name, scores in told.items()]
+            [{"label": name, **scores["balanced_accuracy"]} for name, scores in scores_of.items()]
         )
         display(
-            curves.plot_forest(
+            viz.plot_forest(
                 rows,
                 f"Which {asked}, from films without a look at disease?",
                 "balanced accuracy (0-1; dashed: chance)",
@@ -415,15 +413,15 @@ if mirror and settings.sources.lungs_only:
                 synthetic=False,
             )
         )
-    for name, what in (("inside", "whole films"), ("inside_lungs", "nothing but lungs")):
+    for name, what in (("internal", "whole films"), ("internal_lungs", "nothing but lungs")):
         display(
-            contrast_table(found[name]).style.set_caption(
+            viz.comparison_table(found[name]).style.set_caption(
                 f"Normal against other infection inside the NIH; trivial models see {what}"
             )
         )
 elif mirror:
-    real = profiles.mini()
-    every = for_task(real, "diagnosis", store).drop_duplicates("group_id")
+    real = Run("mini", out, mirror)
+    every = real.images("diagnosis").drop_duplicates("group_id")
     few = every.sample(frac=1, random_state=0).groupby("dataset").head(80).reset_index(drop=True)
     for asked, rows_of in (
         ("of all", few),
@@ -433,20 +431,22 @@ elif mirror:
         which = ["thumbnail", "file size", "border"] + ["lungs removed", "lungs only"] * (
             asked == "with masks"
         )
-        told, _ = linear_probe.probe(
+        scores, _ = evaluation.run_probes(
             which,
             source,
             rows_of,
-            linear_probe.fold_of(rows_of["group_id"].to_numpy(), 3),
-            real,
-            store,
+            evaluation.assign_folds(rows_of["group_id"].to_numpy(), 3),
+            real.profile,
+            run.store,
             draws=100,
         )
         label = f"{asked}: {len(rows_of)} of {rows_of['dataset'].nunique()} sources"
-        told = told[told["score"] == "balanced_accuracy"].rename(columns={"features": "label"})
+        scores = scores[scores["score"] == "balanced_accuracy"].rename(
+            columns={"features": "label"}
+        )
         display(
-            curves.plot_forest(
-                told,
+            viz.plot_forest(
+                scores,
                 f"Which source is a real film from? ({label})",
                 "balanced accuracy (0-1; dashed: chance)",
                 chance=1 / rows_of["dataset"].nunique(),
@@ -471,14 +471,14 @@ else:
 #    2. The dial, for robustness; for shame the share of answers that change with the letters.
 
 # %% tags=["solution"]
-# Exercise 3: internal and external AUC of the reader of the first layers.
-value["first layers"].unstack("place").round(3)
+# Exercise 3: internal and external AUC of the probe of the first layers.
+value["first layers"].unstack("split").round(3)
 
 # %% tags=["solution"]
 # Exercise 4: a few exceptions are enough to draw from, but hardly to learn from.
 few = np.arange(600) % 3
 letters = np.where(np.arange(600) < 30, (few + 1) % 3, few)
-chances = marker_study.even(few, letters)
+chances = shortcuts.balanced_weights(few, letters)
 print(
     "chance of an exception under balanced draws:",
     round(chances[:30].sum() / chances.sum(), 2),

@@ -21,15 +21,9 @@ import numpy as np
 import pandas as pd
 import torch
 
-from cxrkit.config import profiles
-from cxrkit.reading_room import figures, pages, quiz
-from cxrkit.reading_room.figures import State
-from cxrkit.reading_room.state import Room, alike, rezone
-from cxrkit.storage.artifacts import Store
-from cxrkit.tasks import diagnosis
-from cxrkit.viz import style
+from cxrkit import Run, reading_room, tasks, viz
 
-settings, store = profiles.get(profile), Store(out, mirror)
+run = Run(profile, out, mirror)
 
 # %% [markdown]
 # ## Open the room
@@ -38,8 +32,8 @@ settings, store = profiles.get(profile), Store(out, mirror)
 # has seen. Their names say nothing of what is on them. With `mirror` set to a folder of prepared real films, a few of those join the list.
 
 # %% tags=["room"]
-room = Room(settings, store, mirror)
-where = {name: case.origin for name, case in room.cases.items()}
+room = reading_room.Room(run, mirror)
+where = {name: sample.origin for name, sample in room.samples.items()}
 pd.Series(where).value_counts().rename("films on the list").to_frame()
 
 # %% [markdown]
@@ -47,15 +41,15 @@ pd.Series(where).value_counts().rename("films on the list").to_frame()
 # what is kept. One call gives it all:
 
 # %%
-name = next(iter(room.cases))
-case = room.cases[name]
-reading = room.read(case)
+name = next(iter(room.samples))
+sample = room.samples[name]
+prediction = room.predict(sample)
 pd.Series(
-    {what: str(np.shape(value)) for what, value in vars(reading).items()}, name="shape"
+    {what: str(np.shape(value)) for what, value in vars(prediction).items()}, name="shape"
 ).to_frame()
 
 # %%
-print(inspect.getsource(Room.look))
+print(inspect.getsource(reading_room.Room.predict_pixels))
 
 # %% [markdown]
 # ## A word and its neighbours, by hand
@@ -65,11 +59,16 @@ print(inspect.getsource(Room.look))
 
 # %%
 row, column = 4, 2
-words = torch.from_numpy(reading.tokens[0, 1:])  # the class token left out: (h*w, D)
-own = words[row * room.grid[1] + column]
-by_hand = torch.stack([word @ own / (word.norm() * own.norm()) for word in words]).view(room.grid)
+tokens = torch.from_numpy(prediction.tokens[0, 1:])  # the class token left out: (h*w, D)
+own = tokens[row * room.grid[1] + column]
+by_hand = torch.stack([token @ own / (token.norm() * own.norm()) for token in tokens]).view(
+    room.grid
+)
 torch.testing.assert_close(
-    by_hand, torch.from_numpy(alike(reading.tokens, (row, column), room.grid)[0]), rtol=0, atol=1e-5
+    by_hand,
+    torch.from_numpy(reading_room.token_similarity(prediction.tokens, (row, column), room.grid)[0]),
+    rtol=0,
+    atol=1e-5,
 )
 print(
     "itself:",
@@ -79,7 +78,7 @@ print(
 )
 
 # %% tags=["report"]
-figures.draw(room, State("tokens", name, cell=(row, column)))
+reading_room.draw_panel(room, reading_room.PanelState("tokens", name, cell=(row, column)))
 
 # %% [markdown]
 # ## A probability and its record, by hand
@@ -88,13 +87,11 @@ figures.draw(room, State("tokens", name, cell=(row, column)))
 # sorted into five equal bins; in a bin, count.
 
 # %%
-judged = room.judged["PA"]
-away = (
-    judged[judged.external.astype(bool)]
-    if judged.external.any()
-    else judged[judged.split == "test"]
-)
-said, has = away.p_covid19.to_numpy(), (away.diagnosis == "covid19").to_numpy()
+predictions = room.diagnoses["PA"].predictions
+held_out = "external" if predictions.external.any() else "test"
+predictions = predictions[predictions.part == held_out]
+said = predictions.p_covid19.to_numpy()
+has = (predictions.diagnosis == "covid19").to_numpy()
 counted = [
     has[(said >= k / 5) & (said < (k + 1) / 5 if k < 4 else said <= 1)].mean() for k in range(5)
 ]
@@ -113,20 +110,22 @@ pd.DataFrame(
 # What follows is the room without a kernel: some of its ten panels. The page below draws all of them with the same function.
 
 # %% tags=["report"]
-figures.draw(room, State("relevance", name, truth=True))
+reading_room.draw_panel(room, reading_room.PanelState("relevance", name, truth=True))
 
 # %% tags=["report"]
-figures.draw(room, State("severity", name, truth=True))
+reading_room.draw_panel(room, reading_room.PanelState("severity", name, truth=True))
 
 # %%
-figures.draw(room, State("zone lines", name, truth=True, lines=(0.30, 0.55)))
+reading_room.draw_panel(
+    room, reading_room.PanelState("zone lines", name, truth=True, lines=(0.30, 0.55))
+)
 
 # %% [markdown]
 # A patient who was followed up: contours at each visit, the score over time, and a ring where it moved by more than noise.
 
 # %% tags=["report"]
-patient = next((n for n, c in room.cases.items() if len(room.visits(c)) > 1), name)
-figures.draw(room, State("follow-up", patient, truth=True))
+patient = next((n for n, c in room.samples.items() if len(room.visits(c)) > 1), name)
+reading_room.draw_panel(room, reading_room.PanelState("follow-up", patient, truth=True))
 
 # %% [markdown]
 # ## Change the film
@@ -139,20 +138,23 @@ figures.draw(room, State("follow-up", patient, truth=True))
 # sees; and a film with a hole is like no film of the training. That the prediction moves says that something there mattered, not what.
 
 # %% tags=["report"]
-figures.draw(room, State("prediction", name, edit="erase the lungs", truth=True))
+reading_room.draw_panel(
+    room, reading_room.PanelState("prediction", name, edit="erase the lungs", truth=True)
+)
 
 # %%
 edits = ("paint the marker R ICU", "erase the lungs", "erase all but the lungs")
-twelve = list(room.cases.values())[:12]
+twelve = list(room.samples.values())[:12]
 sure = pd.DataFrame(
     {
         edit: [
-            abs(room.read(one, edit).diagnosis - room.read(one).diagnosis).max() for one in twelve
+            abs(room.predict(one, edit).diagnosis - room.predict(one).diagnosis).max()
+            for one in twelve
         ]
         for edit in edits
     }
 )
-style.plot_bars(
+viz.plot_bars(
     list(edits),
     sure.mean().round(3),
     "How far the prediction moves",
@@ -161,20 +163,25 @@ style.plot_bars(
 
 # %%
 # NBVAL_CHECK_OUTPUT
-again = room.look(case.pixels, case.view)
+again = room.predict_pixels(sample.pixels, sample.view)
 with torch.no_grad():
-    network = room.models[case.view]
-    direct = diagnosis.HEADS[settings.choices.class_head][1](
-        network(features=reading.corpus)["logits"]
+    network = room.models[sample.view]
+    direct = tasks.diagnosis.HEADS[run.profile.choices.class_head][1](
+        network(features=prediction.corpus.to(run.device))["logits"]
     )[0]
-print("probabilities sum to one:", bool(abs(reading.diagnosis.sum() - 1) < 1e-5))
+print("probabilities sum to one:", bool(abs(prediction.diagnosis.sum() - 1) < 1e-5))
 print(
     "the room says what the model says:",
-    bool(np.allclose(direct.numpy(), reading.diagnosis, atol=1e-4)),
+    bool(np.allclose(direct.cpu().numpy(), prediction.diagnosis, atol=1e-4)),
 )
-print("a second look gives the same:", bool(np.allclose(again.severity_map, reading.severity_map)))
-print("severity is the sum of six values:", bool(np.isclose(reading.severity, reading.array.sum())))
-print("kept, not computed again:", room.read(case) is reading)
+print(
+    "a second look gives the same:", bool(np.allclose(again.severity_map, prediction.severity_map))
+)
+print(
+    "severity is the sum of six values:",
+    bool(np.isclose(prediction.severity, prediction.severity_array.sum())),
+)
+print("kept, not computed again:", room.predict(sample) is prediction)
 print(
     "erasing the lungs moves the prediction more than a marker:",
     bool(sure["erase the lungs"].mean() > sure[edits[0]].mean()),
@@ -188,8 +195,8 @@ print(
 # keyboard reaches everything: Tab moves on, arrows move a slider, Enter presses.
 
 # %% tags=["room"]
-reader = pages.ReadingRoom(room)
-reader.page
+page = reading_room.ReadingRoom(room)
+page.page
 
 # %% [markdown]
 # ## Read before the model does
@@ -198,7 +205,9 @@ reader.page
 # everyone who uses the same store are scored together.
 
 # %%
-example = quiz.mark(room, quiz.films(room)[0], "an example", "normal", set())
+example = reading_room.grade_answer(
+    room, reading_room.quiz_samples(room)[0], "an example", "normal", set()
+)
 print(
     "you said normal and no zone: diagnosis",
     "right" if example["diagnosis"] == example["true"] else "not so",
@@ -207,7 +216,7 @@ print(
 )
 
 # %% tags=["room"]
-contest = pages.QuizPage(room, store.root / "quiz")
+contest = reading_room.QuizPage(room, run.store.root / "quiz")
 contest.page
 
 # %% [markdown]
@@ -223,11 +232,11 @@ contest.page
 # Exercise 1: occlusion by hand, on the film itself.
 h, w = room.grid
 after = [
-    [room.read(case, "erase the framed cell", (i, j)).diagnosis[2] for j in range(w)]
+    [room.predict(sample, "erase the framed cell", (i, j)).diagnosis[2] for j in range(w)]
     for i in range(h)
 ]
-drop = reading.diagnosis[2] - np.array(after)
-both = np.corrcoef(drop.ravel(), room.relevance(case)[2].ravel())[0, 1]
+drop = prediction.diagnosis[2] - np.array(after)
+both = np.corrcoef(drop.ravel(), room.relevance(sample)[2].ravel())[0, 1]
 print(
     f"correlation with relevance: {both:.2f}; largest fall {drop.max():.2f} at cell {np.unravel_index(drop.argmax(), drop.shape)}"
 )
@@ -235,24 +244,28 @@ print(
 # %% tags=["solution"]
 # Exercise 2: who reads outside the lungs?
 moves = {
-    n: float(abs(room.read(c, "erase all but the lungs").diagnosis - room.read(c).diagnosis).max())
-    for n, c in room.cases.items()
+    n: float(
+        abs(room.predict(c, "erase all but the lungs").diagnosis - room.predict(c).diagnosis).max()
+    )
+    for n, c in room.samples.items()
 }
 worst = max(moves, key=moves.get)
 print(worst, round(moves[worst], 2))
-figures.draw(room, State("prediction", worst, edit="erase all but the lungs"))
+reading_room.draw_panel(
+    room, reading_room.PanelState("prediction", worst, edit="erase all but the lungs")
+)
 
 # %% tags=["solution"]
 # Exercise 3: the smallest score by lines.
 
 tries = {
-    (a, b): rezone(reading, (a, b))[1].sum()
+    (a, b): reading_room.rezone(prediction, (a, b))[1].sum()
     for a in np.arange(0.2, 0.6, 0.1)
     for b in np.arange(0.6, 0.95, 0.1)
 }
 print(
     min(tries, key=tries.get),
-    "- comparable only where all cut at the same lines, of lungs drawn the same way",
+    "- comparable only where all cut at the same lines, of lungs segmented the same way",
 )
 
 # %% [markdown]

@@ -37,7 +37,8 @@ def test_reproduce_runs_every_lesson_and_writes_the_report(lessons, tmp_path):
         "[1/2] 00_first ... (then: 01_second)" in first.output
         and "[2/2] 01_second ... (then: nothing)" in first.output
     )
-    assert first.output.rstrip().endswith(f"report: {tmp_path / 'store' / 'report.html'}")
+    report = tmp_path / "store" / "runs" / "demo" / "report.html"
+    assert first.output.rstrip().endswith(f"report: {report}")
     assert sorted(path.name for path in (tmp_path / "store" / "runs" / "demo").iterdir()) == [
         "00_first.html",
         "00_first.ipynb",
@@ -45,6 +46,7 @@ def test_reproduce_runs_every_lesson_and_writes_the_report(lessons, tmp_path):
         "01_second.html",
         "01_second.ipynb",
         "01_second.json",
+        "report.html",
     ]
     assert (
         f"demo {tmp_path / 'store'}"
@@ -52,8 +54,8 @@ def test_reproduce_runs_every_lesson_and_writes_the_report(lessons, tmp_path):
     )
     second = call("reproduce", "--out", tmp_path / "store")
     assert second.exit_code == 0 and second.output.count("up to date") == 2
-    page = (tmp_path / "store" / "report.html").read_text()
-    assert 'href="runs/demo/00_first.html"' in page and "data:image/png;base64,iVBOR" in page
+    page = report.read_text()
+    assert 'href="00_first.html"' in page and "data:image/png;base64,iVBOR" in page
 
 
 def test_a_failing_lesson_gives_1_and_the_rest_still_runs(lessons, tmp_path):
@@ -66,7 +68,7 @@ def test_a_failing_lesson_gives_1_and_the_rest_still_runs(lessons, tmp_path):
     assert (runs / "00_bad.failed.ipynb").exists() and (runs / "01_good.ipynb").exists()
     assert (
         "failed: 00_bad" in result.output
-        and 'class="tag failed"' in (tmp_path / "report.html").read_text()
+        and 'class="tag failed"' in (runs / "report.html").read_text()
     )
 
 
@@ -84,9 +86,10 @@ def test_only_runs_what_is_named(lessons, tmp_path):
     result = call("reproduce", "--out", tmp_path, "--only", "01")
     assert result.exit_code == 0 and "[1/1] 01_b" in result.output
     assert [path.name for path in (tmp_path / "runs" / "demo").glob("*.ipynb")] == ["01_b.ipynb"]
-    assert [path.stem for path in runner.sources(("02_c", "00"), lessons)] == ["00_a", "02_c"], (
-        "by number or by name"
-    )
+    assert [path.stem for path in runner.lesson_sources(("02_c", "00"), lessons)] == [
+        "00_a",
+        "02_c",
+    ], "by number or by name"
     result = call("reproduce", "--out", tmp_path, "--only", "07")
     assert result.exit_code == 1 and "no lesson 07; there are: 00_a, 01_b, 02_c" in result.output
 
@@ -214,7 +217,7 @@ def test_doctor_sees_what_is_missing_or_too_old():
     from packaging.requirements import Requirement
 
     needs = [Requirement(text) for text in ("no-such-package", "click>=99", "click>=1")]
-    missing, old = environment.unmet(needs)
+    missing, old = environment.unmet_requirements(needs)
     assert missing == "no-such-package" and old.startswith("click ") and ">=99" in old
 
 
@@ -265,7 +268,8 @@ def test_the_installed_command_answers(tmp_path):
 
 
 def test_report_writes_without_running_and_refuses_an_unknown_profile(tmp_path):
-    assert call("report", "--out", tmp_path).output == f"report: {tmp_path / 'report.html'}\n"
+    page = tmp_path / "runs" / "demo" / "report.html"
+    assert call("report", "--out", tmp_path).output == f"report: {page}\n"
     unknown = call("report", "--profile", "huge", "--out", tmp_path)
     assert unknown.exit_code == 1 and "known: ['demo'" in unknown.output
 

@@ -8,9 +8,9 @@ import json
 import pytest
 
 from cxrkit.config import choices as choices_module
-from cxrkit.config import profiles
+from cxrkit.config import profiles, sections
 from cxrkit.config.choices import Choices
-from cxrkit.pipeline import dependencies
+from cxrkit.pipeline import stages
 
 # SPEC 2.1, the bold values, written out by hand.
 DEFAULTS = {
@@ -80,7 +80,7 @@ def test_a_profile_is_frozen_complete_and_json(name):
     assert profile.name == name and profile.manifests and profile.lesson_minutes > 0
     with pytest.raises(dataclasses.FrozenInstanceError):
         profile.seed = 1
-    # a hundred seconds of training: no film is resampled
+    # a hundred seconds of training: no image is resampled
     own = {"augmentation": "shift"} if name == "demo" else {}
     assert json.loads(json.dumps(profile.to_dict()))["choices"] == DEFAULTS | own
 
@@ -103,7 +103,7 @@ def test_a_name_may_leave_datasets_out_and_ask_for_a_dry_run():
     dry = profiles.get("paper+dry-local")
     assert dry.name == "paper+dry-local" and "local" not in dry.manifests
     for name, training in vars(paper).items():
-        if isinstance(training, profiles.Training):
+        if isinstance(training, sections.Training):
             short = getattr(dry, name)
             # the batch is whole
             assert (short.steps, short.batch * short.accumulate) == (2, training.batch)
@@ -117,12 +117,12 @@ def test_a_name_may_leave_datasets_out_and_ask_for_a_dry_run():
                 )
                 == training
             )
-    assert (dry.court_films, dry.court_parts, dry.films) == (2, 2, 3) and (
-        paper.court_films,
-        paper.court_parts,
-        paper.films,
+    assert (dry.saliency_images, dry.saliency_blocks, dry.max_images) == (2, 2, 3) and (
+        paper.saliency_images,
+        paper.saliency_blocks,
+        paper.max_images,
     ) == (48, 0, 0)
-    assert profiles.get("mini+dry").films == 0, "no fold without films"
+    assert profiles.get("mini+dry").max_images == 0, "no fold without images"
     for same in ("image_size", "backbone", "segmenter", "transformer", "choices", "external"):
         assert getattr(dry, same) == getattr(paper, same)
     for wrong in ("paper-mars", "paper+wet", "demo-local"):
@@ -130,22 +130,21 @@ def test_a_name_may_leave_datasets_out_and_ask_for_a_dry_run():
             profiles.get(wrong)
 
 
-def test_results_of_few_films_have_a_name_of_their_own_and_those_of_all_keep_theirs():
-    """Every stage that reads a table of the profile knows of profile.films, and says nothing of it
-    where all are taken.
+def test_results_of_few_images_have_a_name_of_their_own_and_those_of_all_keep_theirs():
+    """The key of every stage that reads a table of the profile holds profile.max_images, under its
+    first name, and only where not all are taken.
     """
     for name in profiles.PROFILES:
         whole = profiles.get(name)
-        few = dataclasses.replace(whole, films=3)
-        for stage in dependencies.DEPENDS:
-            said, short = (
-                json.dumps(dependencies.settings(profile, stage)) for profile in (whole, few)
+        few = dataclasses.replace(whole, max_images=3)
+        for stage in stages.STAGES:
+            reads_no_table = stage in ("cohort", "marker_study")
+            of_all, of_few = (
+                json.dumps(stages.settings(profile, stage)) for profile in (whole, few)
             )
-            assert '"films": 3' not in said and (short == said) == (stage in ("cohort", "dial")), (
-                name,
-                stage,
-            )
-            assert stage in ("cohort", "dial") or short.replace('"films": 3, ', "") == said
+            assert '"films": 3' not in of_all, (name, stage)
+            assert (of_few == of_all) == reads_no_table, (name, stage)
+            assert reads_no_table or of_few.replace('"films": 3, ', "") == of_all
 
 
 def test_each_ablation_changes_one_choice():

@@ -2,21 +2,27 @@
 loader.
 """
 
+import pickle
 import shutil
+import threading
+import time
 import warnings
 
 import cv2
+import filelock
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from PIL import Image as Raster
 
-from cxrkit.config import vocabulary
+from cxrkit.config import sections, vocabulary
 from cxrkit.config.choices import OPEN_CHOICES, Choices
 from cxrkit.data import augmentation, cache, datasets, manifests, masks, preprocessing, schema
 from cxrkit.data import images as images_module
 from cxrkit.storage.artifacts import Store
+from cxrkit.storage.atomic import read_json
+from tests.fakes import processes
 
 # 60 x 80 px
 GREY = np.uint8(cv2.resize(np.random.default_rng(0).uniform(20, 230, (6, 8)), (80, 60)))
@@ -29,8 +35,7 @@ def save(path, pixels, mode=None, **options):
     return path
 
 
-# --- pictures
-# --------------------------------------------------------------------------------------------------------------
+# pictures
 
 
 @pytest.mark.parametrize(
@@ -151,8 +156,7 @@ def test_a_batch_goes_on(tmp_path):
     assert all(str(path) in reason for path, reason in failures)
 
 
-# --- DICOM
-# -----------------------------------------------------------------------------------------------------------------
+# DICOM
 
 
 def dicom(path, pixels, photometric="MONOCHROME2", bits=12, **tags):
@@ -308,8 +312,7 @@ def test_names_of_patients_are_warned_of_and_kept_nowhere(tmp_path):
         images_module.load_image(dicom(tmp_path / "b.dcm", DEEP, PatientName="", PatientID=""))
 
 
-# --- cache, dataset, loader
-# ------------------------------------------------------------------------------------------------
+# cache, dataset, loader
 
 
 @pytest.fixture
@@ -324,13 +327,11 @@ def films(tmp_path):
         mask[20:50, 10:40], mask[:5] = 255, 127
         save(tmp_path / f"m{i}.png", mask)
         score = ["110000,", ",300012", ","][i % 3]
-        label, drawn = (
-            f"{'edema' if i else ''},{['covid19', ''][i % 2]}",
-            "" if i % 2 else f"m{i}.png",
-        )
-        rows.append(f"{i}.png,p{i},PA,S,{label},{score},{drawn}\n")
+        label = f"{'edema' if i else ''},{['covid19', ''][i % 2]}"
+        mask_file = "" if i % 2 else f"m{i}.png"
+        rows.append(f"{i}.png,p{i},PA,S,{label},{score},{mask_file}\n")
     (tmp_path / "films.csv").write_text(head + "".join(rows))
-    return manifests.read("local", tmp_path)
+    return manifests.read_manifest("local", tmp_path)
 
 
 @pytest.fixture
@@ -339,77 +340,167 @@ def store(tmp_path):
 
 
 def test_cache_holds_the_preprocessed_films(films, store):
-    file = cache.cached(films["path"], 48, store=store)
-    found = np.load(file, mmap_mode="r")
-    assert found.shape == (10, 48, 48) and found.dtype == np.uint8
-    for path, pixels in zip(films["path"], found):
+    found = cache.cached_images(films["path"], 48, store=store)
+    assert len(found) == 10 and found[0].shape == (48, 48) and found[0].dtype == np.uint8
+    for path, pixels in zip(films["path"], found, strict=True):
         np.testing.assert_array_equal(
             pixels, preprocessing.prepare(images_module.load_image(path).pixels, 48)
         )
 
 
+def counted(monkeypatch, kind="image"):
+    """The paths that are decoded from now on."""
+    calls, decode = [], cache.DECODERS[kind]
+
+    def count(path, size, choices):
+        calls.append(path)
+        return decode(path, size, choices)
+
+    monkeypatch.setitem(cache.DECODERS, kind, count)
+    return calls
+
+
 def test_cache_is_made_once_and_follows_settings_and_files(films, store, monkeypatch):
-    calls = []
-    film = cache.READ["film"]
-    monkeypatch.setitem(cache.READ, "film", lambda *a: calls.append(a) or film(*a))
-    first = cache.cached(films["path"], 48, store=store)
-    assert cache.cached(films["path"], 48, store=store) == first and len(calls) == 10
+    calls = counted(monkeypatch)
+    first = cache.cached_images(films["path"], 48, store=store)
+    assert cache.cached_images(films["path"], 48, store=store).files == first.files
+    assert len(calls) == 10
     # done on the fly
-    assert cache.cached(films["path"], 48, Choices(normalize="zscore"), store=store) == first
-    assert (
-        cache.cached(films["path"], 48, Choices(resize="pad"), store=store) != first
-        and len(calls) == 20
-    )
-    assert cache.cached(films["path"], 32, store=store) != first
+    other = cache.cached_images(films["path"], 48, Choices(normalize="zscore"), store=store)
+    assert other.files == first.files
+    padded = cache.cached_images(films["path"], 48, Choices(resize="pad"), store=store)
+    assert padded.files != first.files and len(calls) == 20
+    assert cache.cached_images(films["path"], 32, store=store).files != first.files
     save(films["path"][0], GREY)
-    changed = cache.cached(films["path"], 48, store=store)
-    assert changed != first and not np.array_equal(np.load(changed)[0], np.load(first)[0])
+    changed = cache.cached_images(films["path"], 48, store=store)
+    assert not np.array_equal(changed[0], first[0]) and len(calls) == 31
+
+
+def test_an_image_is_decoded_once_whatever_list_asks_for_it(films, store, monkeypatch):
+    calls, paths = counted(monkeypatch), films["path"]
+    parts = [paths[:4], paths[2:7], paths[[9, 0, 9]], paths[::-1]]
+    found = [cache.cached_images(part, 48, store=store) for part in parts]
+    assert sorted(calls) == sorted(paths)
+    assert len(list(store.root.glob("images-*/"))) == 1
+    whole = cache.cached_images(paths, 48, store=store).gather()
+    np.testing.assert_array_equal(found[0].gather(), whole[:4])
+    np.testing.assert_array_equal(found[1].gather([4, 0]), whole[[6, 2]])
+    np.testing.assert_array_equal(found[2].gather(), whole[[9, 0, 9]])
+    np.testing.assert_array_equal(found[3].gather(), whole[::-1])
+    with pytest.raises(IndexError):
+        found[0][4]
+
+
+def test_a_list_may_span_datasets(films, tmp_path, store):
+    """One folder for each dataset, each artifact, and the files of nowhere; unknown masks too."""
+    for name in ("one", "two"):
+        save_all = tmp_path / "data" / name / "deep"
+        save_all.mkdir(parents=True)
+        for i in range(3):
+            shutil.copy(films["path"][i + 3 * (name == "two")], save_all / f"{i}.png")
+    (store.root / "cohort-1").mkdir(parents=True)
+    stack = np.stack([cv2.resize(GREY, (64, 64))] * 2)
+    stack[1] = stack[1][::-1]
+    np.save(store.root / "cohort-1" / "images.npy", stack)
+    store.data = tmp_path / "data"
+    paths = [
+        str(tmp_path / "data" / "two" / "deep" / "1.png"),
+        f"{store.root}/cohort-1/images.npy#1",
+        films["path"][0],
+        str(tmp_path / "data" / "one" / "deep" / "1.png"),
+        f"{store.root}/cohort-1/images.npy#0",
+    ]
+    found = cache.cached_images(paths, 48, store=store)
+    for path, pixels in zip(paths, found, strict=True):
+        expected = preprocessing.prepare(images_module.load_image(path).pixels, 48)
+        np.testing.assert_array_equal(pixels, expected)
+    datasets_of = {read_json(file)["dataset"] for file in store.root.glob("images-*/settings.json")}
+    assert datasets_of == {"data:one", "data:two", "store:cohort-1", "files"}
+    lungs = cache.cached_images(
+        [np.nan, None, films["lung_mask"][0]], 48, kind="lungs", store=store
+    )
+    assert (lungs.gather([0, 1]) == 127).all() and 255 in lungs[2]
+    assert pickle.loads(pickle.dumps(found))[1].tolist() == found[1].tolist()
+    assert len(cache.cached_images([], 48, store=store)) == 0
+
+
+def test_a_moved_store_and_a_copied_dataset_are_not_decoded_again(films, tmp_path, monkeypatch):
+    (tmp_path / "data" / "set").mkdir(parents=True)
+    for path in films["path"]:
+        shutil.copy(path, tmp_path / "data" / "set")
+    paths = [tmp_path / "data" / "set" / f"{i}.png" for i in range(10)]
+    before = cache.cached_images(paths, 48, store=Store(tmp_path / "a", tmp_path / "data")).gather()
+    shutil.copytree(tmp_path / "data", tmp_path / "copy", copy_function=shutil.copyfile)
+    shutil.move(tmp_path / "a", tmp_path / "b")
+    calls = counted(monkeypatch)
+    moved = [tmp_path / "copy" / "set" / f"{i}.png" for i in range(10)]
+    found = cache.cached_images(moved, 48, store=Store(tmp_path / "b", tmp_path / "copy"))
+    np.testing.assert_array_equal(found.gather(), before)
+    assert not calls
+
+
+def index_of(store):
+    """The only index in a store."""
+    (file,) = store.root.glob("images-*/index.jsonl")
+    return file
 
 
 def test_cache_goes_on_after_a_kill(films, store, monkeypatch):
-    calls, film = [], cache.READ["film"]
+    calls, decode = [], cache.DECODERS["image"]
 
     def killed(path, size, choices):
         calls.append(path)
         if len(calls) == 7:
             raise KeyboardInterrupt
-        return film(path, size, choices)
+        return decode(path, size, choices)
 
     monkeypatch.setattr(cache, "CHUNK", 4)
-    monkeypatch.setitem(cache.READ, "film", killed)
+    monkeypatch.setitem(cache.DECODERS, "image", killed)
     with pytest.raises(KeyboardInterrupt):
-        cache.cached(films["path"], 48, store=store)
+        cache.cached_images(films["path"], 48, store=store)
+    with open(index_of(store), "a") as f:
+        f.write('["data:')  # a line that the kill has cut short
     calls[:] = ["x"] * 7
-    found = np.load(cache.cached(films["path"], 48, store=store))
-    assert calls[7:] == films["path"][4:].tolist()  # the first chunk of four was kept
+    found = cache.cached_images(films["path"], 48, store=store)
+    # the first chunk of four was kept
+    assert sorted(calls[7:]) == sorted(films["path"][4:])
     np.testing.assert_array_equal(
-        found[[0, 9]], [film(films["path"][i], 48, Choices()) for i in (0, 9)]
+        found.gather([0, 9]), [decode(films["path"][i], 48, Choices()) for i in (0, 9)]
     )
+    assert len(index_of(store).read_text().splitlines()) == 10 and len(found.files) == 1
 
 
 def test_cache_lists_every_film_that_cannot_be_read(films, store):
     for i in (2, 5):
         open(films["path"][i], "wb").write(b"damaged")
     with pytest.raises(
-        images_module.ImageError, match=r"2 of 10 films cannot be read(.|\n)*2.png(.|\n)*5.png"
+        images_module.ImageError, match=r"2 of 10 images cannot be read(.|\n)*2.png(.|\n)*5.png"
     ):
-        cache.cached(films["path"], 48, store=store)
+        cache.cached_images(films["path"], 48, store=store)
 
 
-def test_a_cache_that_failed_gives_its_room_back_and_the_mended_films_decode_anew(films, store):
+def test_room_of_a_damaged_film_is_used_when_it_is_repaired(films, store, monkeypatch):
     whole = open(films["path"][5], "rb").read()
     open(films["path"][5], "wb").write(b"damaged")
     with pytest.raises(images_module.ImageError):
-        cache.cached(films["path"], 48, store=store)
-    part = next(store.root.glob("images-*.part"))
-    assert [path.name for path in part.iterdir()] == ["failures.txt"]
+        cache.cached_images(films["path"], 48, store=store)
+    folder = index_of(store).parent
+    assert len((folder / "failures.txt").read_text().splitlines()) == 1
+    assert len(index_of(store).read_text().splitlines()) == 9
+    room = sorted(path.name for path in folder.glob("*.npy"))
     open(films["path"][5], "wb").write(whole)
-    found = cache.cached(films["path"], 48, store=store)
-    assert found.parent.name != part.stem and np.load(found).shape == (10, 48, 48)
+    calls = counted(monkeypatch)
+    found = cache.cached_images(films["path"], 48, store=store)
+    assert calls == [films["path"][5]] and found.gather().shape == (10, 48, 48)
+    np.testing.assert_array_equal(
+        found[5], preprocessing.prepare(images_module.load_image(films["path"][5]).pixels, 48)
+    )
+    assert sorted(path.name for path in folder.glob("*.npy")) == room == ["images-0-10.npy"]
+    assert not (folder / "failures.txt").exists()
 
 
 @pytest.mark.parametrize(
-    "spoil",
+    "damage",
     [
         lambda file: file.write_bytes(file.read_bytes()[:-1]),
         lambda file: file.write_bytes(file.read_bytes() + b"0"),
@@ -421,28 +512,92 @@ def test_a_cache_that_failed_gives_its_room_back_and_the_mended_films_decode_ane
     ],
     ids=["cut", "longer", "empty", "header", "shape", "type", "gone"],
 )
-def test_a_finished_cache_is_looked_at_before_it_is_used(films, store, spoil):
-    file = cache.cached(films["path"], 48, store=store)
-    spoil(file)
-    with pytest.raises(
-        ValueError, match=r"images.npy is damaged .*; delete the folder .*images-\w+ and run again"
-    ):
-        cache.cached(films["path"], 48, store=store)
+def test_a_finished_cache_is_looked_at_before_it_is_used(films, store, damage):
+    (file,) = cache.cached_images(films["path"], 48, store=store).files
+    damage(file)
+    message = r"images-0-10.npy is damaged .*; delete the folder .*images-\w+ and run again"
+    for paths in (films["path"], films["lung_mask"][:1]):  # also where more would be appended
+        with pytest.raises(ValueError, match=message):
+            cache.cached_images(paths, 48, store=store)
     shutil.rmtree(file.parent)
-    assert np.load(cache.cached(films["path"], 48, store=store)).shape == (10, 48, 48)
+    assert cache.cached_images(films["path"], 48, store=store).gather().shape == (10, 48, 48)
+
+
+def test_a_damaged_index_is_noticed(films, store):
+    cache.cached_images(films["path"], 48, store=store)
+    index_of(store).write_text("x\n" + index_of(store).read_text())
+    with pytest.raises(ValueError, match=r"index.jsonl is damaged .*; delete the folder .*images-"):
+        cache.cached_images(films["path"], 48, store=store)
+
+
+def test_a_hole_between_the_files_is_noticed(films, store):
+    for end in (3, 6, 10):
+        found = cache.cached_images(films["path"][:end], 48, store=store)
+    assert [file.name for file in found.files] == [
+        "images-0-3.npy",
+        "images-3-6.npy",
+        "images-6-10.npy",
+    ]
+    found.files[1].unlink()
+    with pytest.raises(ValueError, match=r"images-3-6.npy is damaged .*; delete the folder"):
+        cache.cached_images(films["path"], 48, store=store)
+
+
+def fill(root, paths):
+    """What each of two processes does."""
+    cache.CHUNK = 4
+    cache.cached_images(paths, 48, store=Store(root))
+
+
+def test_two_processes_fill_one_cache(films, tmp_path, store, monkeypatch):
+    paths = films["path"].tolist()
+    errors = [tmp_path / f"errors{i}.txt" for i in range(2)]
+    running = [
+        processes.start(file, fill, store.root, part)
+        for file, part in zip(errors, (paths[:8], paths[2:][::-1]), strict=True)
+    ]
+    for process, file in zip(running, errors, strict=True):
+        code, said = processes.end(process, file)
+        assert code == 0, said
+    assert len(index_of(store).read_text().splitlines()) == 10
+    calls = counted(monkeypatch)
+    for path, pixels in zip(paths, cache.cached_images(paths, 48, store=store), strict=True):
+        np.testing.assert_array_equal(
+            pixels, preprocessing.prepare(images_module.load_image(path).pixels, 48)
+        )
+    assert not calls
+
+
+def test_waiting_for_another_process_is_announced(films, store, monkeypatch):
+    found = cache.cached_images(films["path"][:1], 48, store=store)
+    folder = found.files[0].parent
+    held = threading.Event()
+
+    def hold():
+        with filelock.FileLock(folder.with_name(folder.name + ".lock")):
+            held.set()
+            time.sleep(0.5)
+
+    monkeypatch.setattr(cache, "PATIENCE", 0.05)
+    other = threading.Thread(target=hold)
+    other.start()
+    held.wait()
+    with pytest.warns(UserWarning, match=f"waiting for the process that decodes into {folder}"):
+        assert len(cache.cached_images(films["path"], 48, store=store)) == 10
+    other.join()
 
 
 def test_arrays(films):
-    found = datasets.arrays(films)
+    found = datasets.severity_arrays(films)
     assert found[0].tolist() == [[1, 0], [1, 0], [0, 0]]  # 110000: right upper and middle
     assert found[1].tolist() == [[1, 0], [0, 1], [0, 1]]  # Brixia 300012 at >= 1
     assert np.isnan(found[2]).all()
-    assert datasets.arrays(films, Choices(brixia_threshold=2))[1].tolist() == [
+    assert datasets.severity_arrays(films, Choices(brixia_threshold=2))[1].tolist() == [
         [1, 0],
         [0, 0],
         [0, 1],
     ]
-    assert datasets.arrays(films, Choices(array_columns="patient_left"))[0].tolist() == [
+    assert datasets.severity_arrays(films, Choices(array_columns="patient_left"))[0].tolist() == [
         [0, 1],
         [0, 1],
         [0, 0],
@@ -588,21 +743,20 @@ def test_virtual_patients_are_films(store):
     assert image.view == patient.view and "synthetic" in image.notes
     np.testing.assert_array_equal(masks.load_mask(url) == 255, patient.lungs[0] | patient.lungs[1])
     np.testing.assert_array_equal(masks.load_mask(url, "lesion") == 255, patient.lesion)
-    found = np.load(cache.cached(pd.Series([url]), 64, store=store))
+    found = cache.cached_images(pd.Series([url]), 64, store=store)
     np.testing.assert_array_equal(found[0], preprocessing.prepare(patient.image, 64))
 
 
 def test_a_drawn_cohort_is_read_like_any_dataset(tmp_path, store):
-    from cxrkit.config import profiles
     from cxrkit.simulation import cohort
 
-    cohort.draw(
+    cohort.draw_cohort(
         tmp_path / "virtual",
-        profiles.Cohort(findings=12, diagnosis=12, severity=12, size=64),
+        sections.CohortSettings(findings=12, diagnosis=12, severity=12, size=64),
         seed=0,
         workers=1,
     )
-    drawn, table = cohort.Films(tmp_path / "virtual"), manifests.read("virtual", tmp_path)
+    drawn, table = cohort.Cohort(tmp_path / "virtual"), manifests.read_manifest("virtual", tmp_path)
     assert len(table) == len(drawn) and all(
         manifests.has(table, what) for what in schema.load("virtual").provides
     )
@@ -614,7 +768,9 @@ def test_a_drawn_cohort_is_read_like_any_dataset(tmp_path, store):
     np.testing.assert_array_equal(
         masks.load_mask(table["lesion_mask"][5], "lesion") == 255, drawn.lesion(5)
     )
-    np.testing.assert_array_equal(datasets.arrays(table), drawn.arrays(np.arange(len(drawn))))
+    np.testing.assert_array_equal(
+        datasets.severity_arrays(table), drawn.arrays(np.arange(len(drawn)))
+    )
     batch = datasets.CXRDataset(table, 32, masks=True, store=store).batch([5, 6])
     assert batch["image"].shape == (2, 1, 32, 32) and set(batch["lung_mask"].unique().tolist()) == {
         0,
@@ -622,12 +778,11 @@ def test_a_drawn_cohort_is_read_like_any_dataset(tmp_path, store):
     }
 
 
-# --- the real films
-# --------------------------------------------------------------------------------------------------------
+# the real films
 
 
 def test_every_brixia_scored_film_loads(mirror, store):
-    table = manifests.read("cohen", mirror)
+    table = manifests.read_manifest("cohen", mirror)
     table = table[table["brixia_A"].notna()].reset_index(drop=True)
     images, failures = images_module.load_images(table["path"])
     assert len(images) == 142 and failures == []

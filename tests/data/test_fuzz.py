@@ -111,7 +111,7 @@ def test_any_table(folder, names, rows, bom, quoted):
         (b"\xef\xbb\xbf" if bom else b"") + text.encode("utf-8", "surrogatepass")
     )
     try:
-        table = manifests.read("local", folder)
+        table = manifests.read_manifest("local", folder)
     except (ValueError, FileNotFoundError) as error:
         assert "local" in str(error) or "films.csv" in str(error)
         return
@@ -119,7 +119,7 @@ def test_any_table(folder, names, rows, bom, quoted):
         list(table.columns) == list(vocabulary.COLUMNS)
         and table["split"].isin(list(vocabulary.SPLITS)).all()
     )
-    assert table["path"].is_unique and datasets.arrays(table).shape == (len(table), 3, 2)
+    assert table["path"].is_unique and datasets.severity_arrays(table).shape == (len(table), 3, 2)
 
 
 FIELDS = st.sampled_from([*schema.Manifest.model_fields, "x"])
@@ -198,7 +198,7 @@ def test_a_pickle_is_refused_with_a_way_out(folder, write):
 @given(text=st.lists(st.text(max_size=6), max_size=4))
 def test_spellings_never_break(text):
     for kind in ("view", "diagnosis", "finding"):
-        found = labels.words(kind, pd.Series(text, dtype=object), strict=False)
+        found = labels.standard_terms(kind, pd.Series(text, dtype=object), strict=False)
         assert len(found) == len(text)
 
 
@@ -212,5 +212,5 @@ def test_published_weights_are_read_as_tensors_alone(monkeypatch):
     monkeypatch.setattr(
         DenseNet121_Weights, "get_state_dict", lambda self, **how: asked.update(how) or {}
     )
-    pretrained.imagenet_state()
+    pretrained.load_imagenet_densenet()
     assert asked["weights_only"] and asked["check_hash"]

@@ -19,7 +19,7 @@ def two_lungs(H=48, W=40, right=(12, 36), left=(6, 30)):
 
 
 def slow_zones(right, left, top, height):
-    """SPEC: f = (r + 0.5 - top) / height; zone 0 if f < 5/12, 1 if f < 2/3, else 2. Pixel by pixel."""
+    """Pixel by pixel: f = (r + 0.5 - top) / height; zone 0 if f < 5/12, 1 if f < 2/3, else 2."""
     out = np.zeros((3, 2, *right.shape), bool)
     for column, lung in enumerate((right, left)):
         for r, c in np.argwhere(lung):
@@ -192,10 +192,10 @@ def test_brixia_zones_run_down_each_lung():
 
 def test_scores():
     array = torch.tensor([[0.2, 0.6], [0.5, 0.4], [1.0, 0.0]])
-    assert lung_zones.score(array).item() == pytest.approx(2.7)
-    assert lung_zones.score(array, "hard").item() == 3
+    assert lung_zones.severity_score(array).item() == pytest.approx(2.7)
+    assert lung_zones.severity_score(array, "hard").item() == 3
     with pytest.raises(ValueError, match="known"):
-        lung_zones.score(array, "mean")
+        lung_zones.severity_score(array, "mean")
 
 
 def test_coverage_by_hand():

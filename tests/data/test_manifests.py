@@ -48,8 +48,7 @@ def chexpert(folder, **form):
     write(folder, "train.csv", "\n".join([HEAD, *rows]) + "\n", **form)
 
 
-# --- schema
-# ----------------------------------------------------------------------------------------------------------------
+# schema
 
 
 @pytest.mark.parametrize("name", schema.names())
@@ -83,15 +82,14 @@ def test_a_wheel_finds_its_own_copy(tmp_path, monkeypatch):
 
 def test_no_label_under_non_commercial_terms_is_in_the_repository():
     for name in PUBLIC:
-        table = manifests.films(name)
+        table = manifests.image_list(name)
         scores = [c for c in table if re.search("brixia|extent|opacity|survival|icu|age|sex", c)]
         assert not scores
         if name == "cohen":
             assert not {"findings", "diagnosis", "view", "site", "patient_id"} & set(table)
 
 
-# --- reading
-# ---------------------------------------------------------------------------------------------------------------
+# reading
 
 
 @pytest.mark.parametrize(
@@ -106,7 +104,7 @@ def test_no_label_under_non_commercial_terms_is_in_the_repository():
 @pytest.mark.parametrize("form", [{}, {"newline": "\r\n", "bom": True}])
 def test_chexpert_cells(tmp_path, reading, uncertain, form):
     chexpert(tmp_path, **form)
-    table = manifests.read("chexpert", tmp_path, Choices(uncertain=reading))
+    table = manifests.read_manifest("chexpert", tmp_path, Choices(uncertain=reading))
     found = table[list(vocabulary.FINDINGS)]
     # 1, 0 and a blank
     assert (found.iloc[0] == 1).all() and (found.iloc[1] == 0).all() and (found.iloc[3] == 0).all()
@@ -121,7 +119,7 @@ def test_chexpert_cells(tmp_path, reading, uncertain, form):
 
 def test_views_left_out_are_counted(tmp_path):
     chexpert(tmp_path)
-    table = manifests.read("chexpert", tmp_path)
+    table = manifests.read_manifest("chexpert", tmp_path)
     kept, out = manifests.select_views(table)
     assert len(kept) == 4 and out == {"L": 1, "LL": 1, "unknown": 1}
     assert len(manifests.select_views(table, Choices(views="all"))[0]) == 5
@@ -136,7 +134,7 @@ def test_nih_list_and_its_diagnosis(tmp_path):
         "Finding,0,62,50,M,PA\n"
         "00000063_000.png,Hernia,0,63,50,M,PA\n00000064_000.png,Mass|Pneumonia,0,64,50,M,PA\n",
     )
-    table = manifests.read("nih_chestxray14", tmp_path)
+    table = manifests.read_manifest("nih_chestxray14", tmp_path)
     assert table["edema"].tolist() == [1, 0, 0, 0] and table["opacity"].tolist() == [1, 0, 0, 1]
     assert table["no_finding"].tolist() == [0, 1, 0, 0] and table["support_device"].isna().all()
     assert table["diagnosis"].fillna("?").tolist() == ["?", "normal", "?", "other_infection"]
@@ -151,7 +149,7 @@ def test_rsna_takes_a_film_once(tmp_path):
         "patientId,class\na,Lung Opacity\na,Lung Opacity\nb,Normal\n"
         "c,No Lung Opacity / Not Normal\n",
     )
-    table = manifests.read("rsna", tmp_path)
+    table = manifests.read_manifest("rsna", tmp_path)
     assert table["path"].str.endswith(".dcm").all() and table["opacity"].tolist() == [1, 0, 0]
     assert table["diagnosis"].fillna("?").tolist() == ["other_infection", "normal", "?"]
 
@@ -163,7 +161,7 @@ def test_brixia_scores_lose_no_leading_zero(tmp_path):
         "Filename;BrixiaScore;BrixiaScoreGlobal;ConsensusTestset;Subject\n"
         "1.dcm;001123;7;0;s\n2.dcm;30;3;1;t\n",
     )
-    table = manifests.read("brixia", tmp_path)
+    table = manifests.read_manifest("brixia", tmp_path)
     assert table[list(vocabulary.BRIXIA)].to_numpy().tolist() == [
         [0, 0, 1, 1, 2, 3],
         [0, 0, 0, 0, 3, 0],
@@ -176,7 +174,7 @@ def test_bimcv_reads_file_names(tmp_path):
         "sub-S03044_ses-E06140_run-1_bp-chest_vp-pa_cr.png",
     ):
         write(tmp_path / "sub-S03044" / "ses-E0" / "mod-rx", name, "")
-    table = manifests.read("bimcv_covid19", tmp_path)
+    table = manifests.read_manifest("bimcv_covid19", tmp_path)
     assert table["view"].tolist() == ["AP", "PA"] and set(table["patient_id"]) == {"S03044"}
     assert table["split"].nunique() == 1 and (table["diagnosis"] == "covid19").all()
 
@@ -192,14 +190,14 @@ COHEN = """patientid,offset,sex,age,finding,view,modality,folder,filename,licens
 def test_cohen_labels_from_the_public_files(tmp_path):
     """Made-up labels for three film names of the manifest; the public files have this form."""
     names = (
-        manifests.films("cohen")["path"]
+        manifests.image_list("cohen")["path"]
         .str.removeprefix("images/")[lambda n: n.str.endswith(".jpg")]
         .iloc[1:4]
         .tolist()
     )
     names = [
         row.source_path or row.path
-        for row in manifests.films("cohen").fillna("").itertuples()
+        for row in manifests.image_list("cohen").fillna("").itertuples()
         if row.path.removeprefix("images/") in names
     ]
     names = [name.removeprefix("images/") for name in names]
@@ -212,7 +210,7 @@ def test_cohen_labels_from_the_public_files(tmp_path):
         newline="\r\n",
         bom=True,
     )
-    table = manifests.read("cohen", tmp_path)
+    table = manifests.read_manifest("cohen", tmp_path)
     known = table[table["view"].notna()]
     assert known["diagnosis"].tolist() == ["covid19", "other_infection", "normal"]
     assert known["supine"].tolist() == [False, True, False] and known["view"].tolist() == [
@@ -228,7 +226,7 @@ def test_cohen_labels_from_the_public_files(tmp_path):
 
 def test_missing_labels_are_said(tmp_path):
     with pytest.warns(UserWarning, match="cohen: no label file .* cxrkit data fetch cohen"):
-        assert manifests.read("cohen", tmp_path)["diagnosis"].isna().all()
+        assert manifests.read_manifest("cohen", tmp_path)["diagnosis"].isna().all()
 
 
 LOCAL = "path,patient_id,view,site,findings,diagnosis,brixia,array,lung_mask,lesion_mask\n"
@@ -244,7 +242,7 @@ def test_your_own_hospital(tmp_path):
         newline="\r\n",
         bom=True,
     )
-    table = manifests.read("local", tmp_path)
+    table = manifests.read_manifest("local", tmp_path)
     assert table.columns.tolist() == list(vocabulary.COLUMNS)
     assert table.loc[0, ["opacity", "support_device", "edema"]].tolist() == [1, 1, 0]
     assert table.loc[1, list(vocabulary.FINDINGS)].isna().all()
@@ -270,7 +268,7 @@ def test_aliases_of_columns(tmp_path):
         "films.csv",
         "file,Patient ID,view,source,class3,lung_opacity,Brixia A\na.png,p,PA,here,covid19,1,2\n",
     )
-    table = manifests.read("local", tmp_path)
+    table = manifests.read_manifest("local", tmp_path)
     assert table.loc[0, ["site", "diagnosis", "opacity", "brixia_A", "patient_id"]].tolist() == [
         "here",
         "covid19",
@@ -306,13 +304,13 @@ def test_aliases_of_columns(tmp_path):
             r"films.csv, row 3, column group_id: nan is missing: splits need a patient_id",
         ),
         (",p,PA,S,,,,,,", r"films.csv, row 3, column path: nan is missing"),
-        ("ok.png,p,PA,S,,,,,,", r"films.csv, row 3, column path: '.*ok.png' stands twice"),
+        ("ok.png,p,PA,S,,,,,,", r"films.csv, row 3, column path: '.*ok.png' is listed twice"),
     ],
 )
 def test_errors_name_file_row_and_column(tmp_path, row, message):
     write(tmp_path, "films.csv", LOCAL + "ok.png,q,PA,S,,,,,,\n" + row + "\n")
     with pytest.raises(ValueError, match=message):
-        manifests.read("local", tmp_path)
+        manifests.read_manifest("local", tmp_path)
 
 
 def test_a_patient_in_two_splits_is_refused(tmp_path):
@@ -322,23 +320,23 @@ def test_a_patient_in_two_splits_is_refused(tmp_path):
         "path,patient_id,view,site,split\na.png,p,PA,S,train\nb.png,p,PA,S,test\nc.png,q,PA,S,val\n",
     )
     with pytest.raises(ValueError, match="group 'local:p' is in test, train; split by patient"):
-        manifests.read("local", tmp_path)
-    assert manifests.leaks(manifests.read("local", tmp_path, apart=False)).to_dict() == {
+        manifests.read_manifest("local", tmp_path)
+    assert manifests.leaks(manifests.read_manifest("local", tmp_path, apart=False)).to_dict() == {
         "local:p": "test, train"
     }
 
 
 def test_missing_data_says_how_to_obtain_it(tmp_path):
     with pytest.raises(
-        FileNotFoundError, match="chexpert: no films listed in .* How to obtain them: Register"
+        FileNotFoundError, match="chexpert: no images listed in .* How to obtain them: Register"
     ):
-        manifests.read("chexpert", tmp_path)
+        manifests.read_manifest("chexpert", tmp_path)
     write(tmp_path, "train.csv", "Path,Sex\nx,y\n")
     with pytest.raises(ValueError, match="train.csv: no column 'AP/PA'"):
-        manifests.read("chexpert", tmp_path)
+        manifests.read_manifest("chexpert", tmp_path)
     write(tmp_path, "train.csv", "")
     with pytest.raises(ValueError, match="train.csv: not a readable table"):
-        manifests.read("chexpert", tmp_path)
+        manifests.read_manifest("chexpert", tmp_path)
 
 
 def test_films_may_not_leave_their_folder(tmp_path, monkeypatch):
@@ -347,11 +345,11 @@ def test_films_may_not_leave_their_folder(tmp_path, monkeypatch):
     with pytest.raises(
         ValueError, match=r"x.csv, row 3, column path: '../b.png' is no path inside"
     ):
-        manifests.films("x")
+        manifests.image_list("x")
 
 
 def test_spellings_lead_to_one_word():
-    views = labels.words(
+    views = labels.standard_terms(
         "view", pd.Series(["AP Supine", "Posteroanterior", "Lateral", "Axial", "Frontal"])
     )
     assert views.fillna("?").tolist() == ["AP", "PA", "L", "other", "?"]
@@ -364,8 +362,7 @@ def test_spellings_lead_to_one_word():
     assert len(every) == len(set(every))  # no spelling stands for two words
 
 
-# --- splits and leakage
-# ----------------------------------------------------------------------------------------------------
+# splits and leakage
 
 
 def test_splits_depend_on_the_group_alone_and_come_near_70_10_20():
@@ -376,7 +373,7 @@ def test_splits_depend_on_the_group_alone_and_come_near_70_10_20():
     ]
     share = pd.Series([manifests.split_of(i) for i in range(20000)]).value_counts(normalize=True)
     assert all(abs(share[name] - part) < 0.01 for name, part in vocabulary.SPLITS.items())
-    rows = pd.concat([manifests.films(name) for name in PUBLIC])
+    rows = pd.concat([manifests.image_list(name) for name in PUBLIC])
     assert len(rows) == 4383
     assert (rows["split"] == rows["group_id"].map(manifests.split_of)).all()
     # six NIH patients, four of Kermany's and two of Cohen's are in two sources
@@ -421,19 +418,18 @@ def test_near_duplicates_are_found_and_other_films_are_not():
             "split": ["train"] * 40 + ["test", "train", "test"],
         }
     )
-    found = leakage.find(table, codes)
+    found = leakage.find_leaks(table, codes)
     assert found["what"].tolist() == ["0.png = 40.png", "2.png = 42.png"] and set(
         found["splits"]
     ) == {"train, test"}
 
 
-# --- the real films
-# --------------------------------------------------------------------------------------------------------
+# the real films
 
 
 @pytest.mark.parametrize("name", PUBLIC)
 def test_real_tables(mirror, name):
-    spec, table = schema.load(name), manifests.read(name, mirror)
+    spec, table = schema.load(name), manifests.read_manifest(name, mirror)
     assert manifests.counts(table, spec.expected) == spec.expected
     assert [what for what in vocabulary.HAS if manifests.has(table, what)] == [
         what for what in vocabulary.HAS if spec.has(what)
@@ -454,7 +450,7 @@ def test_real_tables(mirror, name):
 
 def test_splitting_the_scored_films_by_image_leaks(mirror):
     """The public Brixia loader splits by image; the same films split by group do not leak."""
-    table = manifests.read("cohen", mirror)
+    table = manifests.read_manifest("cohen", mirror)
     table = table[table["brixia_A"].notna()]
     by_image = table.assign(
         split=np.where(np.random.default_rng(23).random(len(table)) < 0.75, "train", "test")

@@ -161,6 +161,20 @@ def test_unknown_names_list_the_known_ones(film):
         preprocessing.normalize(film, "max")
 
 
+@pytest.mark.parametrize("how", list(preprocessing.NORMALIZE))
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+@pytest.mark.parametrize("layout", ["whole", "every second column"])
+def test_normalize_returns_the_array_that_it_wrote(how, dtype, layout):
+    image = np.random.default_rng(0).integers(0, 256, (24, 20)).astype(dtype)
+    out = np.zeros((24, 40), np.float32)[:, ::2] if layout != "whole" else np.zeros((24, 20), "f4")
+    found = preprocessing.normalize(image, how, out=out)
+    assert found is out
+    np.testing.assert_array_equal(found, preprocessing.normalize(image, how))
+    stack = np.zeros((1, 24, 20), np.float32)
+    assert preprocessing.normalize(image[None], how, out=stack) is stack
+    np.testing.assert_array_equal(stack[0], found)
+
+
 def test_every_value_of_the_profiles_is_built():
     assert set(preprocessing.RESIZE) == set(OPEN_CHOICES["resize"][1])
     assert set(preprocessing.ORDER) == set(OPEN_CHOICES["order"][1])

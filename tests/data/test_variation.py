@@ -30,16 +30,17 @@ def test_film_and_mask_move_as_one():
     """
     image, mask = films(32)
     mask[:, :, 32:] //= 2  # the lung on the right of the image: 127
-    moved, drawn = variation.move(image, mask)
-    assert set(drawn.unique().tolist()) == {0, 127, 255}
+    moved, moved_mask = variation.move(image, mask)
+    assert set(moved_mask.unique().tolist()) == {0, 127, 255}
     inside = (moved[:, 0] < -0.55) & (moved[:, 0] > -0.65)
-    assert (drawn[inside] > 0).float().mean() > 0.97
+    assert (moved_mask[inside] > 0).float().mean() > 0.97
     middles = [
-        [float(torch.nonzero(one == v)[:, 1].float().mean()) for v in (255, 127)] for one in drawn
+        [float(torch.nonzero(one == v)[:, 1].float().mean()) for v in (255, 127)]
+        for one in moved_mask
     ]
     mirrored = sum(a > b for a, b in middles)
     assert 8 <= mirrored <= 24
-    assert len({round(float((one > 0).float().mean()), 3) for one in drawn}) > 20  # zoom
+    assert len({round(float((one > 0).float().mean()), 3) for one in moved_mask}) > 20  # zoom
 
 
 def test_outside_the_film_lies_one_grey_and_no_lung():
@@ -47,9 +48,13 @@ def test_outside_the_film_lies_one_grey_and_no_lung():
         torch.full((16, 1, SIZE, SIZE), 0.25),
         torch.full((16, SIZE, SIZE), 255, dtype=torch.uint8),
     )
-    moved, drawn = variation.move(image, mask)
+    moved, moved_mask = variation.move(image, mask)
     out = (moved[:, 0] - 0.25).abs() > 1e-5
-    assert out.any() and (drawn[out] == 0).all() and (drawn[~out] == 255).float().mean() > 0.99
+    assert (
+        out.any()
+        and (moved_mask[out] == 0).all()
+        and (moved_mask[~out] == 255).float().mean() > 0.99
+    )
     for one, film in zip(out, moved[:, 0], strict=True):
         assert len(film[one].unique()) <= 1
 

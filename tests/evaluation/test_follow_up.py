@@ -10,17 +10,17 @@ from cxrkit.evaluation import follow_up
 
 
 def table(rows):
-    """(patient, visit, true severity, read score) -> a judged table."""
-    films = pd.DataFrame(rows, columns=["patient_id", "visit", "truth", "score"])
+    """(patient, visit, true severity, predicted score) -> a table of predictions."""
+    images = pd.DataFrame(rows, columns=["patient_id", "visit", "truth", "score"])
     arrays = pd.DataFrame(
-        [[1.0] * n + [0.0] * (6 - n) for n in films["truth"]], columns=list(ZONES)
+        [[1.0] * n + [0.0] * (6 - n) for n in images["truth"]], columns=list(ZONES)
     )
-    films = (
-        films.assign(group_id=films["patient_id"])
+    images = (
+        images.assign(group_id=images["patient_id"])
         .drop(columns="truth")
         .reindex(columns=[*COLUMNS, "score"])
     )
-    return films.drop(columns=list(ZONES)).join(arrays)
+    return images.drop(columns=list(ZONES)).join(arrays)
 
 
 ROWS = [
@@ -39,7 +39,7 @@ ROWS = [
 
 def test_pairs_are_consecutive_films_of_a_patient_in_order():
     pairs = follow_up.changes(table(ROWS), Choices())
-    assert pairs[["patient_id", "before", "after", "read", "true"]].to_numpy().tolist() == [
+    assert pairs[["patient_id", "before", "after", "predicted", "true"]].to_numpy().tolist() == [
         ["a", 0, 1, 1.0, 2.0],
         ["a", 1, 2, 2.0, 1.0],
         ["c", 5, 9, 0.5, 0.0],
@@ -57,18 +57,18 @@ def test_series_leaves_out_single_films_and_films_without_an_order():
     ]
 
 
-def test_noise_is_the_spread_of_read_minus_true():
+def test_noise_is_the_spread_of_predicted_minus_true():
     pairs = follow_up.changes(table(ROWS), Choices())
     sd = follow_up.noise(pairs)
     assert sd == pytest.approx(np.std([-1.0, 1.0, 0.5], ddof=1))
-    assert follow_up.beyond(pairs, 1.0).tolist() == [False, True, False]  # 1.96 and more
+    assert follow_up.exceeds_noise(pairs, 1.0).tolist() == [False, True, False]  # 1.96 and more
     assert np.isnan(follow_up.noise(pairs.iloc[:1]))
 
 
 def test_noise_alone_is_flagged_once_in_twenty_and_large_changes_are_caught():
     rng = np.random.default_rng(0)
     true = rng.choice([0.0, 3.0, -3.0], 6000, p=(0.5, 0.25, 0.25))
-    pairs = pd.DataFrame({"read": true + rng.normal(0, 0.7, 6000), "true": true})
+    pairs = pd.DataFrame({"predicted": true + rng.normal(0, 0.7, 6000), "true": true})
     out = follow_up.report(pairs, follow_up.noise(pairs))
     assert out["sd"] == pytest.approx(0.7, rel=0.03) and out["false_alarms"][
         "value"

@@ -109,10 +109,10 @@ def test_interval_covers_the_truth_in_95_of_100(rng):
     )
 
 
-def clustered(rng, patients=50, films=4):
+def clustered(rng, patients=50, images=4):
     """Films of a patient share the label and most of the noise."""
-    y = np.repeat(np.arange(patients) % 2, films)
-    patient = np.repeat(np.arange(patients), films)
+    y = np.repeat(np.arange(patients) % 2, images)
+    patient = np.repeat(np.arange(patients), images)
     return y, 1.2 * y + rng.normal(size=patients)[patient] + 0.1 * rng.normal(size=len(y)), patient
 
 

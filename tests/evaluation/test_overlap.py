@@ -71,38 +71,38 @@ def test_compare_by_hand():
     lesion[4:9, 2:12] = 255
     mask = truth == 255
     mask[4:9, 2:12] = False
-    out = overlap.compare(truth, mask, lesion)
+    out = overlap.compare_masks(truth, mask, lesion)
     assert out["dice"] == pytest.approx(2 * 150 / 350) and out["jaccard"] == pytest.approx(
         150 / 200
     )
     assert out["dice_right"] == pytest.approx(100 / 150) and out["dice_left"] == 1
     assert out["opaque"] == 0.5 and out["missed"] == 1
-    assert np.isnan(overlap.compare(truth, mask)["missed"])
-    assert overlap.compare(truth, truth == 255)["assd"] == 0
+    assert np.isnan(overlap.compare_masks(truth, mask)["missed"])
+    assert overlap.compare_masks(truth, truth == 255)["assd"] == 0
 
 
 def test_brightness_runs_from_healthy_lung_to_the_chest_wall():
     lung, ill = np.zeros((32, 32), bool), np.zeros((32, 32), bool)
     lung[8:24, 4:14], ill[8:12, 4:14] = True, True
-    film = np.full((32, 32), 200, np.uint8)
-    film[lung] = 50
+    image = np.full((32, 32), 200, np.uint8)
+    image[lung] = 50
     for grey, bright in ((50, 0), (125, 0.5), (200, 1), (20, -0.2)):
-        film[ill] = grey
-        assert overlap.brightness(film, lung, ill) == pytest.approx(bright)
-        assert overlap.compare(255 * lung.astype(np.uint8), lung, 255 * ill.astype(np.uint8), film)[
-            "bright"
-        ] == pytest.approx(bright)
-    assert np.isnan(overlap.brightness(film, lung, lung)) and np.isnan(
-        overlap.brightness(film, lung, ~lung & False)
+        image[ill] = grey
+        assert overlap.lesion_brightness(image, lung, ill) == pytest.approx(bright)
+        assert overlap.compare_masks(
+            255 * lung.astype(np.uint8), lung, 255 * ill.astype(np.uint8), image
+        )["bright"] == pytest.approx(bright)
+    assert np.isnan(overlap.lesion_brightness(image, lung, lung)) and np.isnan(
+        overlap.lesion_brightness(image, lung, ~lung & False)
     )
 
 
-def test_what_nobody_has_drawn_does_not_count():
+def test_what_is_not_annotated_does_not_count():
     truth = np.zeros((20, 40), np.uint8)
     truth[4:14, 2:12], truth[4:14, 22:32], truth[14:] = 255, 255, 127
     mask = truth == 255
     mask[14:18] = True
-    assert overlap.compare(truth, mask)["dice"] == 1
+    assert overlap.compare_masks(truth, mask)["dice"] == 1
 
 
 def test_gain_pairs_the_films_of_two_networks():
@@ -136,20 +136,20 @@ def test_headroom_is_the_ceiling_above_the_unet_of_normal_lungs():
             "bright": 0.1,
         }
     )
-    judged = pd.concat(
+    compared = pd.concat(
         [
             rows.assign(network=name, dice=dice)
             for name, dice in {"student": 0.90, "unet_normal": 0.92, "unet_both": 0.95}.items()
         ]
     )
-    out = overlap.gains(judged)
+    out = overlap.gains(compared)
     assert out["gain"]["zones_4_6"]["value"] == pytest.approx(-0.02) and out["headroom"][
         "zones_4_6"
     ]["value"] == pytest.approx(0.03)
-    assert set(overlap.gains(judged[judged["network"] != "unet_both"])) == {"gain"}
+    assert set(overlap.gains(compared[compared["network"] != "unet_both"])) == {"gain"}
 
 
-def test_report_has_a_place_for_each_external_site():
+def test_report_has_an_entry_for_each_external_site():
     rows = pd.DataFrame(
         {
             "path": [*"abcd"],
@@ -168,8 +168,9 @@ def test_report_has_a_place_for_each_external_site():
     both = pd.concat([rows, rows.assign(network="unet_normal")])
     out = overlap.report(both)
     assert (
-        list(out) == ["test", "external", "external1", "external2"]
-        and out["external2"]["site"] == "z"
+        list(out) == ["test", "external", "sites"]
+        and list(out["sites"]) == ["y", "z"]
+        and list(out["sites"]["z"]) == ["student", "unet_normal"]
     )
     assert out["test"]["student"]["normal"]["dice"] == {
         "value": 0.9,
@@ -177,4 +178,4 @@ def test_report_has_a_place_for_each_external_site():
         "high": 0.9,
         "n": 2,
     }
-    assert overlap.table(out).loc["student", "normal"] == "0.900 [0.900, 0.900]"
+    assert overlap.summary_table(out).loc["student", "normal"] == "0.900 [0.900, 0.900]"

@@ -1,5 +1,5 @@
-"""Relevance against the formulas of Chefer et al. written out for one image, and its rivals against
-closed forms.
+"""Relevance against the formulas of Chefer et al. written out for one image, and the methods it is
+compared with against closed forms.
 """
 
 import math
@@ -25,8 +25,7 @@ def tiny(seed=0, std=0.4, batch=4, **changes):
     return model, torch.rand(batch, model.in_channels, *model.grid, dtype=torch.float64)
 
 
-# One image by the book: no hooks, no batch, one head after another, and every rule of SPEC 2.3 as
-# it stands there.
+# One image by the book: no hooks, no batch, one head after another, every rule as it is printed.
 
 
 def sd(a, b):
@@ -255,11 +254,11 @@ def test_targets_in_all_forms_agree():
 def test_an_image_has_the_same_map_alone_and_in_a_batch():
     model, inputs = tiny(3, batch=6, map_head=True)
     for target in ([0, 1, 2], worst):
-        together = deep_taylor.relevance(model, inputs, target)
+        in_a_batch = deep_taylor.relevance(model, inputs, target)
         alone = torch.cat(
             [deep_taylor.relevance(model, inputs[i : i + 1], target) for i in range(6)]
         )
-        torch.testing.assert_close(together, alone, rtol=1e-9, atol=1e-15)
+        torch.testing.assert_close(in_a_batch, alone, rtol=1e-9, atol=1e-15)
 
 
 def test_cells_moved_without_positions_move_the_map():
@@ -309,7 +308,7 @@ def test_every_method_takes_every_target_and_leaves_the_model_alone(name):
         explain(model, inputs, own), maps[torch.arange(4), own], rtol=1e-9, atol=1e-12
     )
     assert explain(model, inputs, worst).shape == (4, 2, 3)
-    assert (name in methods.BLIND) == bool(torch.equal(maps[:, 0], maps[:, 1]))
+    assert (name in methods.CLASS_INDEPENDENT) == bool(torch.equal(maps[:, 0], maps[:, 1]))
     with torch.inference_mode():
         torch.testing.assert_close(explain(model, inputs + 0, 1), maps[:, 1], rtol=1e-9, atol=1e-12)
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
@@ -328,7 +327,7 @@ def test_after_an_error_the_model_is_as_it_was():
 
 
 @pytest.mark.parametrize(
-    "target, words",
+    "target, message",
     [
         (3, "the model has 0 to 2"),
         ([0, -1], "the model has 0 to 2"),
@@ -337,8 +336,8 @@ def test_after_an_error_the_model_is_as_it_was():
         (lambda out: out["tokens"].sum((1, 2)), "must read `logits`"),
     ],
 )
-def test_targets_that_do_not_exist_are_refused(target, words):
-    with pytest.raises(ValueError, match=words):
+def test_targets_that_do_not_exist_are_refused(target, message):
+    with pytest.raises(ValueError, match=message):
         deep_taylor.relevance(*tiny(), target)
 
 
@@ -348,14 +347,14 @@ def test_layers_that_do_not_exist_are_refused(layer):
         deep_taylor.relevance(*tiny(), 0, start_layer=layer)
 
 
-# Rivals
+# The methods it is compared with
 
 
 def attention_of(saved):
     return torch.stack([head[3] for head in saved["heads"]])  # (N, T, T)
 
 
-def slow_rival(model, features, target, matrix_of):
+def slow_rollout(model, features, target, matrix_of):
     """Class token's row in the product of matrix_of(attention, gradient) (T, T) over all blocks,
     from the last down.
     """
@@ -382,7 +381,7 @@ def identity(A):
 )
 def test_rollouts(name, matrix_of):
     model, inputs = tiny(1)
-    expected = torch.stack([slow_rival(model, one, 2, matrix_of) for one in inputs])
+    expected = torch.stack([slow_rollout(model, one, 2, matrix_of) for one in inputs])
     torch.testing.assert_close(
         methods.METHODS[name](model, inputs, 2), expected, rtol=1e-10, atol=1e-12
     )
@@ -482,7 +481,7 @@ def test_fullgrad_token_by_token():
 
 def test_captum_agrees():
     attr = pytest.importorskip(
-        "captum.attr", reason="captum is not installed: pip install cxrkit[saliency]"
+        "captum.attr", reason="captum is not installed: pip install cxrkit[dev]"
     )
 
     class Logits(torch.nn.Module):
@@ -552,10 +551,10 @@ def test_relevance_finds_a_planted_lesion_for_class_and_severity():
     for _ in range(150):
         corpus, label, cell = planted(64, generator)
         out = model(corpus)
-        place = torch.nn.functional.one_hot(cell, 36) * label[:, None]
+        truth = torch.nn.functional.one_hot(cell, 36) * label[:, None]
         loss = torch.nn.functional.cross_entropy(out["logits"], label)
         loss = loss + torch.nn.functional.binary_cross_entropy(
-            out["severity_map"].flatten(1), place.float()
+            out["severity_map"].flatten(1), truth.float()
         )
         optimizer.zero_grad()
         loss.backward()

@@ -1,5 +1,5 @@
-"""The court's measures against cases worked out by hand, and verdicts on models whose truth was
-planted.
+"""Measures against examples worked out by hand, and the saliency benchmark on models whose truth
+was planted.
 """
 
 from dataclasses import replace
@@ -11,7 +11,7 @@ import pytest
 import torch
 from scipy import stats
 
-from cxrkit.config import profiles
+from cxrkit.config import profiles, sections
 from cxrkit.data import manifests
 from cxrkit.explain import measures, methods, saliency_benchmark
 from cxrkit.models import factory
@@ -150,8 +150,8 @@ def test_ties_are_broken_once_and_for_all():
 
 
 @pytest.fixture(scope="module")
-def ward():
-    """A model that has learnt a planted pattern, films of it, and the score of class 1."""
+def planted():
+    """A model that has learnt a planted pattern, a sample of it, and the score of class 1."""
     torch.manual_seed(0)
     model = CorpusViT(
         in_channels=8, grid=6, embed_dim=32, depth=2, num_heads=4, mlp_dim=64, num_classes=2
@@ -161,33 +161,33 @@ def ward():
         torch.optim.AdamW(model.parameters(), lr=3e-3),
     )
 
-    def films(n):
+    def draw(n):
         corpus = torch.rand(n, 8, 36, generator=generator)
         label, cell = torch.arange(n) % 2, torch.randint(36, (n,), generator=generator)
         corpus[torch.arange(n)[label == 1], :, cell[label == 1]] = torch.tensor([2.0, 0] * 4)
         return corpus.unflatten(2, (6, 6)), label, cell
 
     for _ in range(150):
-        corpus, label, _ = films(64)
+        corpus, label, _ = draw(64)
         optimizer.zero_grad()
         torch.nn.functional.cross_entropy(model(corpus)["logits"], label).backward()
         optimizer.step()
-    corpus, label, cell = films(120)
+    corpus, label, cell = draw(120)
     corpus, cell = corpus[label == 1], cell[label == 1]
     lesion = np.stack([square(48, 8 * (c // 6) + 2, 8 * (c % 6) + 2, 4, 4) for c in cell.tolist()])
     lungs = np.stack([square(48, 0, 0, 48, 40)] * len(lesion))
-    case = saliency_benchmark.Case(
+    sample = saliency_benchmark.Sample(
         corpus,
         corpus + 0.01 * torch.randn(corpus.shape, generator=generator),
         lesion,
         lungs,
         np.arange(60) // 2,
     )
-    return model.eval(), case, lambda x: model(x)["logits"].softmax(1)[:, 1]
+    return model.eval(), sample, lambda x: model(x)["logits"].softmax(1)[:, 1]
 
 
-def test_cascade_shuffles_part_after_part_and_spares_the_model(ward):
-    model, _, _ = ward
+def test_cascade_shuffles_part_after_part_and_spares_the_model(planted):
+    model, _, _ = planted
     before = {name: value.clone() for name, value in model.state_dict().items()}
     seen = []
     for part, shuffled in measures.cascade(model):
@@ -204,29 +204,31 @@ def test_cascade_shuffles_part_after_part_and_spares_the_model(ward):
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
-def test_randomised_weights_expose_what_never_looked_at_them(ward):
-    model, case, _ = ward
-    rows = saliency_benchmark.randomised(model, case.corpus[:20], 1, ["relevance", "random"])
+def test_randomised_weights_expose_what_never_looked_at_them(planted):
+    model, sample, _ = planted
+    rows = saliency_benchmark.randomise_in_steps(
+        model, sample.corpus[:20], 1, ["relevance", "random"]
+    )
     assert (
         list(rows["part"].unique()) == ["head", "block 1", "block 0", "projection"]
         and len(rows) == 4 * 2 * 20
     )
     last = rows[rows["part"] == "projection"].groupby("method")["value"].mean()
     assert last["random"] == pytest.approx(1) and last["relevance"] < 0.5
-    first = saliency_benchmark.randomised(
-        model, case.corpus[:20], 1, ["relevance", "random"], parts=1
+    first = saliency_benchmark.randomise_in_steps(
+        model, sample.corpus[:20], 1, ["relevance", "random"], parts=1
     )
     assert first.equals(rows[rows["part"] == "head"].reset_index(drop=True))
 
 
-def test_the_verdict_on_a_planted_truth(ward):
-    model, case, score = ward
-    rows = saliency_benchmark.judge(
-        model, case, 1, score, ["relevance", "integrated_gradients", "random"], few=10
+def test_the_results_on_a_planted_truth(planted):
+    model, sample, score = planted
+    rows = saliency_benchmark.benchmark(
+        model, sample, 1, score, ["relevance", "integrated_gradients", "random"], costly_images=10
     )
     assert set(rows["criterion"]) == set(saliency_benchmark.CRITERIA)
     assert (rows[rows["criterion"] == "stability"].groupby("method").size() == 10).all()
-    table = saliency_benchmark.verdict(rows, draws=200).set_index(["method", "criterion"])
+    table = saliency_benchmark.summarise(rows, draws=200).set_index(["method", "criterion"])
     assert (table["low"] <= table["value"]).all() and (table["value"] <= table["high"]).all()
     value = table["value"]
     assert value["chance", "touching"] == pytest.approx(1 / 36) and value[
@@ -241,7 +243,7 @@ def test_the_verdict_on_a_planted_truth(ward):
     for name, (_, sign) in saliency_benchmark.CRITERIA.items():
         if name != "seconds" and name not in ("lungs", "stability"):
             assert sign * (good[name] - value["random", name]) > 0, name
-    # noise that never looks at the film is stable: no criterion alone convicts
+    # noise that never looks at the image is stable: no criterion decides alone
     assert value["random", "stability"] == pytest.approx(1)
     assert table.loc[("relevance", "touching"), "low"] > table.loc[("chance", "touching"), "high"]
 
@@ -251,12 +253,12 @@ def test_intervals_draw_patients_and_leave_out_what_is_undefined():
         {
             "method": "m",
             "criterion": "lesion",
-            "film": range(6),
+            "image": range(6),
             "group": [0, 0, 0, 1, 1, 2],
             "value": [1.0, 1, 1, 0, 0, np.nan],
         }
     )
-    found = saliency_benchmark.verdict(rows, draws=500).iloc[0]
+    found = saliency_benchmark.summarise(rows, draws=500).iloc[0]
     assert (found["value"], found["low"], found["high"], found["n"]) == (
         pytest.approx(0.6),
         0,
@@ -265,8 +267,8 @@ def test_intervals_draw_patients_and_leave_out_what_is_undefined():
     )
 
 
-def test_differences_are_taken_film_by_film():
-    """b is 0.1 below a on every film, however much the films differ; c is a in another order."""
+def test_differences_are_taken_image_by_image():
+    """b is 0.1 below a on every image, however much images differ; c is a in another order."""
     a = np.linspace(0, 1, 20)
     values = {"a": a, "b": a - 0.1, "c": a[::-1]}
     rows = pd.concat(
@@ -275,7 +277,7 @@ def test_differences_are_taken_film_by_film():
                 {
                     "method": m,
                     "criterion": "lesion",
-                    "film": range(20),
+                    "image": range(20),
                     "group": np.arange(20) // 2,
                     "value": v,
                 }
@@ -283,8 +285,8 @@ def test_differences_are_taken_film_by_film():
             for m, v in values.items()
         ]
     )
-    rows.loc[(rows["method"] == "b") & (rows["film"] == 3), "value"] = np.nan
-    found = saliency_benchmark.against(rows, "a", "lesion", draws=200)
+    rows.loc[(rows["method"] == "b") & (rows["image"] == 3), "value"] = np.nan
+    found = saliency_benchmark.paired_differences(rows, "a", "lesion", draws=200)
     np.testing.assert_allclose(found.loc["b", ["difference", "low", "high"]].astype(float), 0.1)
     assert found["n"].tolist() == [19, 20] and abs(found.loc["c", "difference"]) < 1e-12
     assert found.loc["c", "low"] < -0.1 and found.loc["c", "high"] > 0.1
@@ -311,25 +313,25 @@ def test_ranking_by_intervals():
             ),
         ]
     )
-    found = saliency_benchmark.ranking(table)
+    found = saliency_benchmark.rank_methods(table)
     assert list(found.index) == list(saliency_benchmark.CRITERIA)
     assert found.loc["lungs"].tolist() == ["a", 0.9, ["b"], ["c"]]
     # less is better: 0.25-0.45 overlaps 0.1-0.3, 0.4-0.6 does not
     assert found.loc["deletion"].tolist() == ["b", 0.2, ["c"], None]
     assert found.loc["insertion", "best"] == "a"
-    unknown = saliency_benchmark.ranking(
+    unknown = saliency_benchmark.rank_methods(
         table.assign(
             low=table["low"].where(table["method"] != "a"),
             high=table["high"].where(table["method"] != "a"),
         )
     )
-    # the best value, but on too few films for an interval
+    # the best value, but on too few images for an interval
     assert unknown.loc["lungs"].tolist() == ["b", 0.8, [], ["c"]]
-    alone = saliency_benchmark.ranking(table.assign(low=np.nan, high=np.nan))
-    assert alone.loc["lungs"].tolist() == ["a", 0.9, [], []]  # one film: nobody has any
+    alone = saliency_benchmark.rank_methods(table.assign(low=np.nan, high=np.nan))
+    assert alone.loc["lungs"].tolist() == ["a", 0.9, [], []]  # one image: no method has any
 
 
-# From films to a verdict
+# From images to results
 
 
 def hospital(folder, n=6, side=64):
@@ -339,21 +341,21 @@ def hospital(folder, n=6, side=64):
     rng = np.random.default_rng(0)
     names = {
         kind: [str(folder / f"{kind}{i}.png") for i in range(n)]
-        for kind in ("film", "lungs", "lesion")
+        for kind in ("image", "lungs", "lesion")
     }
     for i in range(n):
         lungs, lesion = (
             square(side, 8, 8, 48, 48),
             square(side, 12 + 4 * i, 20, 8, 8) if i % 3 != 2 else square(side, 8, 8, 48, 40),
         )
-        film = rng.uniform(60, 120, (side, side)) + 100 * lesion
-        for kind, picture in (("film", film), ("lungs", 255 * lungs), ("lesion", 255 * lesion)):
+        image = rng.uniform(60, 120, (side, side)) + 100 * lesion
+        for kind, picture in (("image", image), ("lungs", 255 * lungs), ("lesion", 255 * lesion)):
             cv2.imwrite(names[kind][i], np.uint8(picture))
     text = ["path,patient_id,view,site,diagnosis,lung_mask,lesion_mask"]
     text += [
         ",".join(
             [
-                names["film"][i],
+                names["image"][i],
                 f"p{i // 2},PA,s,{'normal' if i == 1 else 'covid19'}",
                 names["lungs"][i],
                 names["lesion"][i],
@@ -362,60 +364,62 @@ def hospital(folder, n=6, side=64):
         for i in range(n)
     ]
     (folder / "films.csv").write_text("\n".join(text) + "\n")
-    return manifests.read("local", folder).assign(external=True)
+    return manifests.read_manifest("local", folder).assign(external=True)
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """A court held over made-up films by an untrained model: table, profile, store, model, folder."""
+    """The benchmark of an untrained model on made-up images, and what it was given."""
     folder = tmp_path_factory.mktemp("hospital")
     profile = replace(
         profiles.demo(),
         image_size=64,
-        backbone=profiles.DenseNet(4, (1, 1, 1, 1), 8, stem=1, stride=16),
-        transformer=profiles.ViT(embed_dim=16, depth=2, num_heads=2),
+        backbone=sections.DenseNet(4, (1, 1, 1, 1), 8, stem=1, stride=16),
+        transformer=sections.ViT(embed_dim=16, depth=2, num_heads=2),
     )
     torch.manual_seed(0)
     model, store, table = (
-        factory.network(profile).eval(),
+        factory.build_classifier(profile).eval(),
         Store(folder / "store"),
         hospital(folder),
     )
-    saliency_benchmark.make(folder, replace(profile, court_films=6), table, {"PA": model}, store)
+    saliency_benchmark.make(
+        folder, replace(profile, saliency_images=6), table, {"PA": model}, store
+    )
     return table, profile, store, model, folder
 
 
-def test_exhibits_are_covid_films_with_small_lesions(made):
+def test_evaluated_are_covid_images_with_small_lesions(made):
     table, profile, store, _, _ = made
-    films, lesion, lungs = saliency_benchmark.exhibits(table, profile, store)
-    assert films["path"].tolist() == table["path"][[0, 3, 4]].tolist()
+    images, lesion, lungs = saliency_benchmark.evaluation_set(table, profile, store)
+    assert images["path"].tolist() == table["path"][[0, 3, 4]].tolist()
     assert lesion.sum((1, 2)).tolist() == [64] * 3 and (lungs.sum((1, 2)) == 48 * 48).all()
     assert (
-        saliency_benchmark.exhibits(table, profile, store, most=2)[0]["path"].tolist()
+        saliency_benchmark.evaluation_set(table, profile, store, max_images=2)[0]["path"].tolist()
         == table["path"][[0, 4]].tolist()
     )
     with pytest.raises(ValueError, match="lesion and lung masks"):
-        saliency_benchmark.exhibits(table.assign(lesion_mask=None), profile, store)
+        saliency_benchmark.evaluation_set(table.assign(lesion_mask=None), profile, store)
 
 
-def test_the_noisier_film_is_the_film_with_a_little_noise(made):
+def test_the_noisier_image_is_the_image_with_a_little_noise(made):
     table, profile, store, model, _ = made
-    exhibits = saliency_benchmark.exhibits(table, profile, store)
-    one, two = (saliency_benchmark.case(model, *exhibits, profile, store) for _ in range(2))
-    assert torch.equal(one.shaken, two.shaken) and one.corpus.shape == (
+    given = saliency_benchmark.evaluation_set(table, profile, store)
+    one, two = (saliency_benchmark.make_sample(model, *given, profile, store) for _ in range(2))
+    assert torch.equal(one.noisy, two.noisy) and one.corpus.shape == (
         3,
         model.transformer.in_channels,
         4,
         4,
     )
-    assert 0 < (one.shaken - one.corpus).abs().mean() < one.corpus.abs().mean()
-    assert list(one.groups) == list(exhibits[0]["group_id"])
+    assert 0 < (one.noisy - one.corpus).abs().mean() < one.corpus.abs().mean()
+    assert list(one.groups) == list(given[0]["group_id"])
 
 
-def test_a_finished_court(made):
+def test_a_finished_benchmark(made):
     *_, folder = made
     rows, found = pd.read_csv(folder / "rows.csv"), read_json(folder / "metrics.json")
-    assert found["films"] == {"PA": 3} and set(found) == {"films", "chance", *methods.METHODS}
+    assert found["images"] == {"PA": 3} and set(found) == {"images", "chance", *methods.METHODS}
     assert set(found["relevance"]) == set(saliency_benchmark.CRITERIA)
     mine = rows[(rows["method"] == "gradcam") & (rows["criterion"] == "deletion")]["value"]
     assert (
@@ -426,7 +430,7 @@ def test_a_finished_court(made):
     assert set(pd.read_csv(folder / "cascade.csv")["method"]) == set(methods.METHODS)
 
 
-def test_boxes_of_one_film_make_one_mask(tmp_path):
+def test_boxes_of_one_image_make_one_mask(tmp_path):
     for name in "ab":
         cv2.imwrite(
             str(tmp_path / f"{name}.png"),

@@ -1,5 +1,6 @@
-"""A headless browser for the tests of pages: any Chromium there is, else the test is skipped with a
-plain word.
+"""A headless browser for the tests of pages: any Chromium that there is.
+
+Without one a test is skipped, and says what to install.
 """
 
 import contextlib
@@ -27,15 +28,14 @@ FOREIGN = (
 
 
 def executable():
-    """Path of a Chromium, None to let playwright use its own; skips the test where there is
-    neither.
-    """
+    """Path of a Chromium; None: playwright uses its own. Skips the test where there is neither."""
     sync_api = pytest.importorskip(
         "playwright.sync_api", reason="needs playwright: pip install -e '.[dev]'"
     )
-    found = os.environ.get("CXRKIT_CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
-    if found:
-        return found
+    installed = [shutil.which(name) for name in NAMES]
+    for found in (os.environ.get("CXRKIT_CHROMIUM"), *installed):
+        if found:
+            return found
     with sync_api.sync_playwright() as play:
         if not Path(play.chromium.executable_path).exists():
             pytest.skip(
@@ -46,7 +46,7 @@ def executable():
 
 
 def free_port():
-    """A port that nobody uses."""
+    """A port that is not in use."""
     with contextlib.closing(socket.socket()) as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
@@ -54,18 +54,26 @@ def free_port():
 
 @contextlib.contextmanager
 def served(command, port, folder, seconds=60):
-    """Run a web server; yields its address once it answers. Ends it, and shows its log if it never
-    did.
+    """Run a web server inside the `with`.
+
+    Args:
+        command: arguments of python.
+        port: that the server listens on.
+        folder: where it runs and writes its log.
+        seconds: within which it must answer; else the test fails with its log.
+
+    Yields:
+        Its address, once it answers.
     """
     log = folder / "server.log"
     with open(log, "w") as out:
         server = subprocess.Popen([sys.executable, *command], stdout=out, stderr=out, cwd=folder)
     try:
-        address, deadline = f"http://127.0.0.1:{port}", time.monotonic() + seconds
+        address = f"http://127.0.0.1:{port}"
+        deadline = time.monotonic() + seconds
         while not _answers(address):
-            assert server.poll() is None and time.monotonic() < deadline, (
-                f"no server at {address}:\n{log.read_text()[-2000:]}"
-            )
+            waiting = server.poll() is None and time.monotonic() < deadline
+            assert waiting, f"no server at {address}:\n{log.read_text()[-2000:]}"
             time.sleep(0.3)
         yield address
     finally:
@@ -74,18 +82,19 @@ def served(command, port, folder, seconds=60):
 
 
 def _answers(address):
+    """Whether a server answers, even with a refusal."""
     try:
         with urllib.request.urlopen(f"{address}/api", timeout=2):
             return True
     except urllib.error.HTTPError:
-        return True  # a server that refuses is a server
+        return True
     except OSError:
         return False
 
 
 @contextlib.contextmanager
 def opened(width=1400, height=1300):
-    """A page of a headless browser, with `page.errors`: what its console has complained of."""
+    """A page of a headless browser, with `page.errors`: the errors of its console."""
     path = executable()
     from playwright.sync_api import sync_playwright
 
@@ -93,14 +102,13 @@ def opened(width=1400, height=1300):
         browser = play.chromium.launch(executable_path=path, args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": width, "height": height})
         page.errors = []
-        page.on(
-            "console",
-            lambda said: (
-                said.type == "error"
-                and not any(word in said.text for word in FOREIGN)
-                and page.errors.append(said.text)
-            ),
-        )
+
+        def on_console(message):
+            foreign = any(word in message.text for word in FOREIGN)
+            if message.type == "error" and not foreign:
+                page.errors.append(message.text)
+
+        page.on("console", on_console)
         page.on("pageerror", lambda error: page.errors.append(str(error)))
         yield page
         browser.close()

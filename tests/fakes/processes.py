@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 CONTEXT = multiprocessing.get_context("forkserver")
+# `distributed` is Dask's, for the tests of its workers
 CONTEXT.set_forkserver_preload(
     ["torch", "distributed", "cxrkit.data.datasets", "cxrkit.pipeline.stages"]
 )

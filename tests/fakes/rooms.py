@@ -1,5 +1,6 @@
-"""A reading room for tests: films of a tiny cohort, and models of the right shape with random
-weights; nothing is trained.
+"""A reading room for tests: images of a tiny cohort, and models with random weights.
+
+Nothing is trained.
 """
 
 from dataclasses import replace
@@ -7,62 +8,72 @@ from dataclasses import replace
 import pandas as pd
 import torch
 
-from cxrkit.config import profiles
-from cxrkit.models import factory
-from cxrkit.pipeline import dependencies, task_data
+from cxrkit.config import profiles, sections
+from cxrkit.pipeline import stages
+from cxrkit.pipeline.run import Run
 from cxrkit.reading_room.state import Room
 from cxrkit.simulation import cohort
 from cxrkit.storage.artifacts import Store
 from cxrkit.storage.atomic import write_json
-from cxrkit.tasks import diagnosis, segmentation, severity
+from cxrkit.tasks.diagnosis import PROBABILITIES, DiagnosisTask
+from cxrkit.tasks.findings import FindingsTask
+from cxrkit.tasks.segmentation import SegmentationTask
+from cxrkit.tasks.severity import SeverityTask
 from cxrkit.training import checkpoint
 
 SIZE = 64
 PROFILE = replace(
     profiles.demo(),
     image_size=SIZE,
-    cohort=profiles.Cohort(findings=1, diagnosis=18, severity=27, size=SIZE),
-    backbone=profiles.DenseNet(
+    cohort=sections.CohortSettings(findings=1, diagnosis=18, severity=27, size=SIZE),
+    backbone=sections.DenseNet(
         growth_rate=8, block_config=(1, 1, 1, 1), num_init_features=8, stem=1, stride=16
     ),
-    transformer=profiles.ViT(embed_dim=32, depth=2, num_heads=2),
+    transformer=sections.ViT(embed_dim=32, depth=2, num_heads=2),
     segmenter=replace(profiles.demo().segmenter, size=SIZE, widths=(4, 8)),
 )
-NETWORKS = {
-    "backbone": factory.backbone_network,
-    "diagnosis_pa": factory.network,
-    "diagnosis_ap": factory.network,
-    "segmenter": segmentation.network,
-    "severity": severity.network,
+TASKS = {
+    "backbone": FindingsTask,
+    "diagnosis_pa": DiagnosisTask,
+    "diagnosis_ap": DiagnosisTask,
+    "segmenter": SegmentationTask,
+    "severity": SeverityTask,
 }
 
 
 def fill(root):
-    """Put what `Room` loads into a store: random weights, and predictions that say a third to
-    everything.
+    """Put what `Room` loads into a store.
+
+    The weights are random, and the predictions give a third to every diagnosis.
+
+    Args:
+        root: folder of the store.
+
+    Returns:
+        The store.
     """
     store = Store(root)
-    # in this process: others would import torch anew
+    # one worker, in this process: others would import torch anew
     store.load_or_make(
         "cohort",
-        dependencies.settings(PROFILE, "cohort"),
-        lambda part: cohort.draw(part, PROFILE.cohort, PROFILE.seed, workers=1),
+        stages.settings(PROFILE, "cohort"),
+        lambda part: cohort.draw_cohort(part, PROFILE.cohort, PROFILE.seed, workers=1),
     )
-    table = task_data.for_task(PROFILE, "diagnosis", store)
-    for number, (stage, network) in enumerate(NETWORKS.items()):
-        folder = store.folder(stage, dependencies.settings(PROFILE, stage))
+    table = Run(PROFILE, root).images("diagnosis")
+    for number, (stage, task) in enumerate(TASKS.items()):
+        folder = stages.folder_of(PROFILE, stage, store)
         folder.mkdir()
         torch.manual_seed(number)
-        checkpoint.save_tensors(folder / "weights.safetensors", network(PROFILE).state_dict())
+        state = task(PROFILE, store).network().state_dict()
+        checkpoint.save_tensors(folder / "weights.safetensors", state)
         view = stage[-2:].upper()
-        third = pd.DataFrame(1 / 3, table.index, diagnosis.PROBABILITIES)
-        pd.concat([table, third], axis=1)[table["view"] == view].to_csv(
-            folder / "predictions.csv", index=False
-        )
+        third = pd.DataFrame(1 / 3, table.index, PROBABILITIES)
+        predictions = pd.concat([table, third], axis=1)[table["view"] == view]
+        store.write_table(folder / "predictions.csv", predictions)
         write_json(folder / "metrics.json", {"followup": {"limit": 1.5}})
     return store
 
 
 def room(root):
     """The room over a store that `fill` has filled."""
-    return Room(PROFILE, Store(root))
+    return Room(Run(PROFILE, root))

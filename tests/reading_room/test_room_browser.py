@@ -1,5 +1,6 @@
-"""The pages in a real browser: JupyterLab and Voila with models of random weights; where there is
-no Chromium, the tests are skipped.
+"""The pages in a real browser: JupyterLab and Voila, with models of random weights.
+
+Where there is no Chromium, the tests are skipped.
 """
 
 import json
@@ -17,10 +18,10 @@ from tests.fakes import browser, rooms
 pytestmark = pytest.mark.slow  # a browser, a server and a kernel each
 CELLS = f"""import sys
 sys.path[:0] = [{str(CHECKOUT)!r}]
-from cxrkit import pages
+from cxrkit.reading_room import QuizPage, ReadingRoom
 from tests.fakes import rooms
 room = rooms.room({{store!r}})
-display(pages.ReadingRoom(room).page, pages.QuizPage(room, {{store!r}} + "/quiz").page)"""
+display(ReadingRoom(room).page, QuizPage(room, {{store!r}} + "/quiz").page)"""
 
 
 @pytest.fixture(scope="module")
@@ -43,12 +44,13 @@ def notebook(tmp_path_factory):
 
 
 def shot(page, name):
-    """A screenshot for who looks into a failure: CI keeps `CXRKIT_SHOTS`, outside git."""
+    """A screenshot in the folder `CXRKIT_SHOTS`, for whoever looks into a failure."""
     if os.environ.get("CXRKIT_SHOTS"):
         page.screenshot(path=Path(os.environ["CXRKIT_SHOTS"]) / f"{name}.png")  # makes the folder
 
 
 def picture(page):
+    """Address of the figure that is shown."""
     return page.locator(".cxr-room img").first.get_attribute("src")
 
 
@@ -63,31 +65,31 @@ def changes(page, act):
     )
 
 
+def press(page, element, key):
+    """Press a key on an element."""
+    element.focus()
+    page.keyboard.press(key)
+
+
 def upload(page, path):
-    """Choose a file as a hand does: the widget keeps its <input> outside the page."""
+    """Choose a file as a user does: the widget keeps its <input> outside the page."""
     with page.expect_file_chooser(timeout=20_000) as chooser:
         page.get_by_role("button", name="your film").click()
     chooser.value.set_files(path)
 
 
 def use(page, folder, name):
-    """What a reader does, in the same way in JupyterLab and in Voila."""
+    """What a user does, in the same way in JupyterLab and in Voila."""
     page.wait_for_selector(".cxr-room img", timeout=90_000)
     for panel in ("severity", "zone lines", "attention"):
         button = page.get_by_role("button", name=panel, exact=True)
         if "mod-active" not in button.get_attribute("class"):
             changes(page, button.click)
     changes(page, page.get_by_title("cell in row 2, column 4").click)
-    changes(
-        page,
-        lambda: (
-            page.get_by_title("cell in row 1, column 1").focus(),
-            page.keyboard.press("Enter"),
-        ),
-    )
+    changes(page, lambda: press(page, page.get_by_title("cell in row 1, column 1"), "Enter"))
     slider = page.locator(".cxr-room .noUi-handle:visible").nth(2)  # row, column, block
-    changes(page, lambda: (slider.focus(), page.keyboard.press("ArrowRight")))
-    changes(page, lambda: (page.get_by_title("next film").focus(), page.keyboard.press("Enter")))
+    changes(page, lambda: press(page, slider, "ArrowRight"))
+    changes(page, lambda: press(page, page.get_by_title("next film"), "Enter"))
     shot(page, f"{name}-attention")
     unchanged = picture(page)
     upload(page, folder / "broken.png")

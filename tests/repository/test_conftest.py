@@ -1,4 +1,4 @@
-"""A test that needs real films skips where there are none, and may not skip in CI where they are."""
+"""A test that needs real films skips where there are none; in CI it may not skip where they are."""
 
 import pytest
 

@@ -17,16 +17,16 @@ import pandas as pd
 import pytest
 import torch
 
-from cxrkit.config import profiles
+from cxrkit.config import profiles, sections
 from cxrkit.config.vocabulary import DIAGNOSES
 from cxrkit.data import datasets
 from cxrkit.evaluation import metrics
 from cxrkit.models import factory
-from cxrkit.pipeline import dependencies, stages, task_data
-from cxrkit.reproduction import comparisons, ledger, results
+from cxrkit.pipeline import stages, task_data
+from cxrkit.reproduction import comparisons, ledger
 from cxrkit.reproduction import grid as grid_module
-from cxrkit.reproduction.grid import DIAGNOSIS, OURS, SEVERITY, Cell
-from cxrkit.storage import artifacts, remote
+from cxrkit.reproduction.grid import DIAGNOSIS, PROPOSED, SEVERITY, Cell
+from cxrkit.storage import artifacts, recorded, remote
 from cxrkit.tasks import diagnosis
 from cxrkit.training import checkpoint
 from cxrkit.training import loop as loop_module
@@ -35,7 +35,7 @@ from tests.fakes import processes
 pytestmark = pytest.mark.usefixtures("few_draws")
 SIZE = 64
 # alike in every process
-QUICK = profiles.Training(
+QUICK = sections.Training(
     "adamw", lr=1e-3, batch=8, steps=2, log_every=1, checkpoint_every=1, threads=1
 )
 
@@ -47,28 +47,28 @@ def tiny(**changes):
         demo,
         manifests=("local",),
         image_size=SIZE,
-        backbone=profiles.DenseNet(
+        backbone=sections.DenseNet(
             growth_rate=8, block_config=(1, 1, 1, 1), num_init_features=8, stem=1, stride=16
         ),
-        transformer=profiles.ViT(embed_dim=16, depth=1, num_heads=2),
+        transformer=sections.ViT(embed_dim=16, depth=1, num_heads=2),
         backbone_training=QUICK,
         transformer_training=QUICK,
         grid=replace(
             demo.grid,
             widths=(4, 6, 8, 10),
             resnet_50=(1, 1, 1, 1),
-            vit=profiles.ViT(16, 1, 2),
+            vit=sections.ViT(16, 1, 2),
             steps=1,
-            films=9,
+            max_images=9,
         ),
         **changes,
     )
 
 
 @pytest.fixture(scope="module")
-def films(tmp_path_factory):
+def images(tmp_path_factory):
     """Films of noise with findings and a diagnosis, a patient each."""
-    folder, rng, rows = tmp_path_factory.mktemp("films"), np.random.default_rng(0), []
+    folder, rng, rows = tmp_path_factory.mktemp("images"), np.random.default_rng(0), []
     for i in range(90):
         cv2.imwrite(str(folder / f"{i}.png"), rng.integers(0, 256, (SIZE, SIZE), dtype=np.uint8))
         rows.append(
@@ -91,25 +91,25 @@ def films(tmp_path_factory):
 
 def test_a_variant_shares_what_it_does_not_touch():
     profile = profiles.demo()
-    keys = {(cell.name, cell.stage): cell.key for cell in grid_module.cells(profile)}
+    keys = {(cell.name, cell.stage): cell.key for cell in grid_module.grid_cells(profile)}
     assert len(set(keys.values())) == len(keys)
-    for cell in grid_module.cells(profile):
-        shared = dependencies.settings(cell.profile, "backbone") == dependencies.settings(
-            profile, "backbone"
-        )
-        assert shared == (cell.name != "ours, average-pooled backbone"), cell.name
+    for cell in grid_module.grid_cells(profile):
+        shared = stages.settings(cell.profile, "backbone") == stages.settings(profile, "backbone")
+        assert shared == (cell.name != "proposed, average-pooled backbone"), cell.name
     pooled = grid_module.vary(profile, pooling="average", sites=("alder",))
-    assert dependencies.settings(pooled, DIAGNOSIS) == dependencies.settings(profile, DIAGNOSIS)
+    assert stages.settings(pooled, DIAGNOSIS) == stages.settings(profile, DIAGNOSIS)
     assert not [
-        name for name in dependencies.settings(profile, SEVERITY) if name.startswith("variant.")
+        name for name in stages.settings(profile, SEVERITY) if name.startswith("variant.")
     ], "the paper's own model has no variant"
 
 
 def test_every_row_of_the_ledger_has_its_cell():
-    names = {(cell.table, ledger.slug(cell.name)) for cell in grid_module.cells(profiles.paper())}
+    names = {
+        (cell.table, ledger.slug(cell.name)) for cell in grid_module.grid_cells(profiles.paper())
+    }
     wanted = {
         (row.table, row.key.split(".")[2])
-        for row in ledger.rows()
+        for row in ledger.paper_rows()
         if row.key.startswith(("comparison.", "ablation."))
     }
     assert wanted and wanted <= names
@@ -117,7 +117,7 @@ def test_every_row_of_the_ledger_has_its_cell():
 
 def test_a_rehearsal_trains_shortly_and_leaves_the_backbone_alone():
     profile = profiles.demo()
-    full, short = grid_module.cells(profile), grid_module.rehearsal(profile)
+    full, short = grid_module.grid_cells(profile), grid_module.rehearsal_cells(profile)
     for cell, quick in zip(full, short, strict=True):
         assert (
             quick.key != cell.key
@@ -125,27 +125,26 @@ def test_a_rehearsal_trains_shortly_and_leaves_the_backbone_alone():
             == quick.profile.severity_training.steps
             == 8
         )
-        own = cell.name == "ours, average-pooled backbone"
+        own = cell.name == "proposed, average-pooled backbone"
         assert (
-            dependencies.settings(quick.profile, "backbone")
-            == dependencies.settings(cell.profile, "backbone")
+            stages.settings(quick.profile, "backbone") == stages.settings(cell.profile, "backbone")
         ) != own
-    assert grid_module.rehearsal(profiles.paper()) == grid_module.cells(profiles.paper())
+    assert grid_module.rehearsal_cells(profiles.paper()) == grid_module.grid_cells(profiles.paper())
 
 
 def test_on_real_films_only_a_model_with_the_same_weights_begins_as_that_of_the_virtual_hospitals():
     profile = profiles.mini()
-    kept = {cell.name for cell in grid_module.cells(profile) if cell.profile.sources.virtual}
+    kept = {cell.name for cell in grid_module.grid_cells(profile) if cell.profile.sources.virtual}
     assert kept == {
-        cell.name for cell in grid_module.cells(profile) if cell.profile.quantifier.virtual
+        cell.name for cell in grid_module.grid_cells(profile) if cell.profile.severity.virtual
     }
-    assert kept == {"ours", "frozen backbone", "ROI average pooling", "Brixia alone"}
+    assert kept == {"proposed", "frozen backbone", "ROI average pooling", "Brixia alone"}
     # what begins as another model has its weights, name by name
-    for cell in grid_module.cells(profile):
+    for cell in grid_module.grid_cells(profile):
         if cell.name in kept:
             models = [
-                factory.network(other, map_head=cell.stage == SEVERITY)
-                for other in (cell.profile, dependencies.virtual(profile))
+                factory.build_classifier(other, map_head=cell.stage == SEVERITY)
+                for other in (cell.profile, stages.virtual_profile(profile))
             ]
             shapes = [
                 {name: tensor.shape for name, tensor in model.state_dict().items()}
@@ -155,30 +154,37 @@ def test_on_real_films_only_a_model_with_the_same_weights_begins_as_that_of_the_
 
 
 def test_what_is_upstream_is_what_the_key_holds():
-    hybrid = grid_module.fair(profiles.demo())["hybrid ViT, from findings"]
-    simclr = grid_module.ablated(profiles.demo())["SimCLR: ours"][0]
-    assert [stage for stage, _ in dependencies.upstream(hybrid, DIAGNOSIS)] == ["backbone", "trunk"]
-    assert [stage for stage, _ in dependencies.upstream(simclr, DIAGNOSIS)] == [
+    hybrid = grid_module.fair_comparisons(profiles.demo())["hybrid ViT, from findings"]
+    simclr = grid_module.ablations(profiles.demo())["SimCLR: proposed"][0]
+    assert [stage for stage, _ in stages.upstream(hybrid, DIAGNOSIS)] == [
+        "cohort",
+        "backbone",
+        "feature_extractor",
+    ]
+    assert [stage for stage, _ in stages.upstream(simclr, DIAGNOSIS)] == [
+        "cohort",
         "backbone",
         "contrastive",
     ]
-    assert [stage for stage, _ in dependencies.upstream(simclr, "contrastive")] == [
+    assert [stage for stage, _ in stages.upstream(simclr, "contrastive")] == [
         "cohort",
         "backbone",
     ]
-    assert "contrastive" in dependencies.settings(
+    assert "contrastive" in stages.settings(
         simclr, DIAGNOSIS
-    ) and "contrastive" not in dependencies.settings(hybrid, DIAGNOSIS)
+    ) and "contrastive" not in stages.settings(hybrid, DIAGNOSIS)
 
 
 def test_what_the_grid_trains_beside_the_own_models():
     """Demo: the average-pooled backbone, a ResNet that learns findings, three SimCLR, and a model a
-    cell save for ours in both tasks.
+    cell save for the proposed model in both tasks.
     """
     profile = profiles.demo()
-    found = grid_module.trainings(replace(profile, grid=replace(profile.grid, steps=0)))
+    found = grid_module.extra_trainings(replace(profile, grid=replace(profile.grid, steps=0)))
     kinds = Counter(training.steps for training in found.values())
-    models = Counter(cell.stage for cell in grid_module.cells(profile) if cell.name != OURS)
+    models = Counter(
+        cell.stage for cell in grid_module.grid_cells(profile) if cell.name != PROPOSED
+    )
     assert kinds == {
         profile.severity_training.steps: models[SEVERITY],
         profile.transformer_training.steps: models[DIAGNOSIS],
@@ -186,9 +192,10 @@ def test_what_the_grid_trains_beside_the_own_models():
         profile.grid.pretraining.steps: 3,
     }
     dry = profiles.get("paper+dry")
-    assert {training.steps for training in grid_module.trainings(dry).values()} == {1}
+    assert {training.steps for training in grid_module.extra_trainings(dry).values()} == {1}
     assert {
-        training.batch * training.accumulate for training in grid_module.trainings(dry).values()
+        training.batch * training.accumulate
+        for training in grid_module.extra_trainings(dry).values()
     } == {1, 2}, "1 at 1024 px"
 
 
@@ -198,7 +205,7 @@ def test_weights_of_the_virtual_hospitals_count_in_the_budget():
     """
     profile = profiles.mini()
     learnt = {
-        stage: comparisons.lessons_before(Cell("Table 7", OURS, stage, profile))
+        stage: comparisons.earlier_trainings(Cell("Table 7", PROPOSED, stage, profile))
         for stage in (DIAGNOSIS, SEVERITY)
     }
     home = replace(profiles.demo(), seed=profile.seed)
@@ -210,7 +217,7 @@ def test_committed_differences_are_of_the_committed_values():
     """A row's difference was taken from the row that it stands beside: the same training of the
     model it is compared with.
     """
-    rows = results.read("grid")["rows"]
+    rows = recorded.read_result("grid")["rows"]
     values = {
         (row["profile"], row["seed"], row["stage"], row["cell"]): row["value"] for row in rows
     }
@@ -232,7 +239,7 @@ def test_few_films_are_whole_splits_cut_by_the_seed():
             "external": [False] * 30 + [True] * 30,
         }
     )
-    profile = grid_module.vary(profiles.demo(), films=7)
+    profile = grid_module.vary(profiles.demo(), max_images=7)
     cut = task_data.few(table, profile)
     assert len(cut) == 4 * 7 and cut["external"].sum() == 7
     assert task_data.few(table, profile).equals(cut) and not task_data.few(
@@ -244,32 +251,35 @@ def test_few_films_are_whole_splits_cut_by_the_seed():
 # running
 
 
-def test_a_failed_cell_is_reported_and_the_rest_goes_on(tmp_path, films):
-    store, profile = artifacts.Store(tmp_path, films), tiny()
+def test_a_failed_cell_is_reported_and_the_rest_goes_on(tmp_path, images):
+    store, profile = artifacts.Store(tmp_path, images), tiny()
     three = {
-        OURS: profile,
+        PROPOSED: profile,
         "ViT from findings": grid_module.vary(profile, model="vit"),
-        "ViT": grid_module.rivals(profile)["ViT"],
+        "ViT": grid_module.baselines(profile)["ViT"],
     }
     grid = [Cell("Table 7", name, DIAGNOSIS, other) for name, other in three.items()]
-    found = {cell.name: error for cell, error in grid_module.run(grid, store)}
-    assert found[OURS] is None and found["ViT"] is None
-    assert "ValueError: the ViT reads pixels: it has no trunk" in found["ViT from findings"]
-    rows = [comparisons.measure(cell, store, grid[0]) for cell in (grid[0], grid[2])]
-    own, rival = (
-        datasets.parts(pd.read_csv(cell.folder(store) / "predictions.csv"))["test"]
+    found = {cell.name: error for cell, error in grid_module.run_cells(grid, store)}
+    assert found[PROPOSED] is None and found["ViT"] is None
+    assert (
+        "ValueError: the ViT reads pixels: it has no feature extractor"
+        in found["ViT from findings"]
+    )
+    rows = [comparisons.measure_cell(cell, store, grid[0]) for cell in (grid[0], grid[2])]
+    own, other = (
+        datasets.split_parts(store.read_table(cell.folder(store) / "predictions.csv"))["test"]
         for cell in (grid[0], grid[2])
     )
     truth = diagnosis.codes(own)
     areas = [
-        metrics.macro_auc(truth, part[diagnosis.PROBABILITIES].to_numpy()) for part in (own, rival)
+        metrics.macro_auc(truth, part[diagnosis.PROBABILITIES].to_numpy()) for part in (own, other)
     ]
     assert rows[0]["value"] == pytest.approx(areas[0]) and "difference" not in rows[0]
     assert rows[1]["difference"] == pytest.approx(areas[1] - areas[0])
     assert rows[1]["seconds_before"] == 0 < rows[0]["seconds_before"], (
-        "ours stands on a backbone, and that counts"
+        "the proposed model depends on a backbone, and that counts"
     )
-    seen = ledger.grid(tmp_path, profile)["comparison"]["diagnosis"]
+    seen = ledger.grid_measurements(tmp_path, profile)["comparison"]["diagnosis"]
     assert (
         list(seen) == ["vit"]
         and seen["vit"]["auc"]["value"] == rows[1]["value"]
@@ -277,7 +287,7 @@ def test_a_failed_cell_is_reported_and_the_rest_goes_on(tmp_path, films):
     )
 
 
-def test_two_processes_wait_for_each_other_where_they_are_told_to(tmp_path):
+def test_two_processes_wait_for_each_other_where_they_are_asked_to(tmp_path):
     made, started = [], threading.Event()
 
     def slow(folder):
@@ -310,7 +320,7 @@ def test_an_artifact_travels_by_an_address(tmp_path, scheme):
         (folder / "deep").mkdir(exist_ok=True)
         (folder / "deep" / "weights.bin").write_bytes(b"1234")
 
-    here, there = (remote.Shared(url, tmp_path / name) for name in ("here", "there"))
+    here, there = (remote.RemoteStore(url, tmp_path / name) for name in ("here", "there"))
     for store in (here, there):
         assert (
             store.load_or_make("backbone", {"a": 1}, make) / "deep" / "weights.bin"
@@ -318,7 +328,7 @@ def test_an_artifact_travels_by_an_address(tmp_path, scheme):
     assert len(made) == 1
     files, path = here._remote()
     files.rm_file(f"{path}/{here.folder('backbone', {'a': 1}).name}/settings.json")
-    remote.Shared(url, tmp_path / "third").load_or_make("backbone", {"a": 1}, make)
+    remote.RemoteStore(url, tmp_path / "third").load_or_make("backbone", {"a": 1}, make)
     assert len(made) == 2, "without its settings an artifact at the address is not complete"
     for store in (here, there):
         store.load_or_make("images", {"a": 1}, make)
@@ -326,15 +336,18 @@ def test_an_artifact_travels_by_an_address(tmp_path, scheme):
 
 
 def test_a_cell_that_a_worker_made_in_a_root_of_its_own_is_seen_and_measured_here(
-    tmp_path, films, monkeypatch
+    tmp_path, images, monkeypatch
 ):
     """The worker's CXRKIT_STORE is its root; the leader, which holds nothing, makes nothing again
     and fetches what `measure` reads.
     """
     pytest.importorskip("fsspec", reason='needs the extra cluster: pip install "cxrkit[cluster]"')
-    leader, profile = remote.Shared(f"file://{tmp_path}/far", tmp_path / "leader", films), tiny()
+    leader, profile = (
+        remote.RemoteStore(f"file://{tmp_path}/far", tmp_path / "leader", images),
+        tiny(),
+    )
     grid = [
-        Cell("Table 7", OURS, DIAGNOSIS, profile),
+        Cell("Table 7", PROPOSED, DIAGNOSIS, profile),
         Cell(
             "Table 9",
             "frozen backbone",
@@ -347,21 +360,24 @@ def test_a_cell_that_a_worker_made_in_a_root_of_its_own_is_seen_and_measured_her
     monkeypatch.setenv("CXRKIT_STORE", str(tmp_path / "worker"))
     worker = pickle.loads(pickle.dumps(leader))
     monkeypatch.delenv("CXRKIT_STORE")
-    assert (worker.root, worker.url, worker.data) == (tmp_path / "worker", leader.url, films)
-    assert [grid_module.make(cell.stage, cell.profile, worker) for cell in grid] == [None, None]
-    monkeypatch.setattr(grid_module, "make", None)
+    assert (worker.root, worker.url, worker.data) == (tmp_path / "worker", leader.url, images)
+    assert [grid_module.make_stage(cell.stage, cell.profile, worker) for cell in grid] == [
+        None,
+        None,
+    ]
+    monkeypatch.setattr(grid_module, "make_stage", None)
     assert (
-        list(grid_module.run(grid, leader)) == [(cell, None) for cell in grid]
+        list(grid_module.run_cells(grid, leader)) == [(cell, None) for cell in grid]
         and not leader.root.exists()
     )
-    ours, frozen = (
-        comparisons.measure(grid[0], leader),
-        comparisons.measure(grid[1], leader, grid[0]),
+    proposed, frozen = (
+        comparisons.measure_cell(grid[0], leader),
+        comparisons.measure_cell(grid[1], leader, grid[0]),
     )
-    assert ours == comparisons.measure(grid[0], worker) and ours["seconds_before"] > 0, (
-        "the backbone's seconds count"
-    )
-    assert frozen == comparisons.measure(grid[1], worker, grid[0]) and "difference" in frozen
+    assert (
+        proposed == comparisons.measure_cell(grid[0], worker) and proposed["seconds_before"] > 0
+    ), "the backbone's seconds count"
+    assert frozen == comparisons.measure_cell(grid[1], worker, grid[0]) and "difference" in frozen
     assert not leader.has("images", {"a": 1}) and not leader.fetch("backbone", {"a": 1}).exists()
 
 
@@ -369,13 +385,13 @@ def test_without_dask_the_next_step_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "distributed", None)
     with pytest.raises(RuntimeError, match=r'pip install "cxrkit\[cluster\]"'):
         list(
-            grid_module.run(
-                [Cell("Table 7", OURS, DIAGNOSIS, tiny())], artifacts.Store(tmp_path), workers=2
+            grid_module.run_cells(
+                [Cell("Table 7", PROPOSED, DIAGNOSIS, tiny())], artifacts.Store(tmp_path), workers=2
             )
         )
 
 
-def test_a_scheduler_two_workers_and_one_of_them_killed_lose_nothing(tmp_path, films):
+def test_a_scheduler_two_workers_and_one_of_them_killed_lose_nothing(tmp_path, images):
     """The worker that trains the backbone dies in the middle: another goes on from its checkpoint,
     not from step 0, to the same weights, to the bit.
     """
@@ -386,11 +402,11 @@ def test_a_scheduler_two_workers_and_one_of_them_killed_lose_nothing(tmp_path, f
     profile = tiny()
     profile = replace(profile, backbone_training=replace(QUICK, steps=60, checkpoint_every=3))
     store, alone = (
-        artifacts.Store(tmp_path / "grid", films, wait=-1),
-        artifacts.Store(tmp_path / "alone", films),
+        artifacts.Store(tmp_path / "grid", images, wait=-1),
+        artifacts.Store(tmp_path / "alone", images),
     )
     grid = [
-        Cell("Table 7", OURS, DIAGNOSIS, profile),
+        Cell("Table 7", PROPOSED, DIAGNOSIS, profile),
         Cell(
             "Table 9",
             "frozen backbone",
@@ -398,7 +414,7 @@ def test_a_scheduler_two_workers_and_one_of_them_killed_lose_nothing(tmp_path, f
             grid_module.vary(profile, replace(profile.transformer, frozen=True)),
         ),
     ]
-    part = store.folder("backbone", dependencies.settings(profile, "backbone")).with_suffix(".part")
+    part = store.folder("backbone", stages.settings(profile, "backbone")).with_suffix(".part")
     processes.serve()  # the workers fork from there
     with (
         dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"}),
@@ -414,16 +430,22 @@ def test_a_scheduler_two_workers_and_one_of_them_killed_lose_nothing(tmp_path, f
             busy.start()
             found = {
                 cell.name: error
-                for cell, error in grid_module.run(grid, store, scheduler=cluster.scheduler_address)
+                for cell, error in grid_module.run_cells(
+                    grid, store, scheduler=cluster.scheduler_address
+                )
             }
             busy.join()
-    assert found == {OURS: None, "frozen backbone": None} and len(killed) == 1
+    assert found == {PROPOSED: None, "frozen backbone": None} and len(killed) == 1
     first, second = sorted(int(line.read_text()) for line in tmp_path.glob("first-*"))
     assert first == 0 < second < 60 and second % 3 == 0, (
         "the second worker starts at a checkpoint of the first"
     )
-    whole = checkpoint.load_tensors(stages.backbone(profile, alone) / "weights.safetensors")[0]
-    again = checkpoint.load_tensors(stages.backbone(profile, store) / "weights.safetensors")[0]
+    whole = checkpoint.load_tensors(
+        stages.resolve(profile, "backbone", alone) / "weights.safetensors"
+    )[0]
+    again = checkpoint.load_tensors(
+        stages.resolve(profile, "backbone", store) / "weights.safetensors"
+    )[0]
     assert all(torch.equal(whole[name], again[name]) for name in whole)
 
 
@@ -432,14 +454,14 @@ def crowd(monkeypatch):
     """Stages that take 0.3 s and make nothing; of each, how many ran at that moment."""
     running, seen = [], []
 
-    def busy(profile, store):
+    def busy(profile, name, store):
         running.append(profile.seed)
         time.sleep(0.3)
         seen.append(len(running))
         running.remove(profile.seed)
 
-    monkeypatch.setattr(stages, "MAKE", dict.fromkeys(stages.MAKE, busy))
-    monkeypatch.setattr(grid_module, "upstream", lambda profile, stage: [])
+    monkeypatch.setattr(stages, "resolve", busy)
+    monkeypatch.setattr(stages, "upstream", lambda profile, stage: [])
     return seen
 
 
@@ -459,7 +481,7 @@ def test_a_worker_that_offers_a_gpu_gets_one_task_at_a_time_even_if_the_cluster_
         cluster.adapt(minimum=0, maximum=1, interval="50ms")
         with pytest.warns(UserWarning, match="no worker at .* yet: waiting for a first one"):
             found = list(
-                grid_module.run(
+                grid_module.run_cells(
                     FOUR, artifacts.Store(tmp_path), scheduler=cluster.scheduler_address
                 )
             )
@@ -477,7 +499,8 @@ def test_as_many_workers_as_asked_for(tmp_path, crowd, monkeypatch):
     )
     workers = (os.cpu_count() or 1) % 3 + 1
     assert [
-        error for _, error in grid_module.run(FOUR, artifacts.Store(tmp_path), workers=workers)
+        error
+        for _, error in grid_module.run_cells(FOUR, artifacts.Store(tmp_path), workers=workers)
     ] == [None] * 4
     assert max(crowd) == workers
 
@@ -486,14 +509,14 @@ def note_first_steps(folder):
     """From now on this process writes the step at which it starts, or goes on with, the training of
     a backbone.
     """
-    loop = loop_module._loop
+    train = loop_module._train
 
     def noting(run, *args):
         if run.folder.name.startswith("backbone"):
             (folder / f"first-{os.getpid()}").write_text(str(run.step))
-        return loop(run, *args)
+        return train(run, *args)
 
-    loop_module._loop = noting
+    loop_module._train = noting
 
 
 def kill_the_busy(client, checkpoint_file, killed):
@@ -517,7 +540,7 @@ def rows(differences, cell="ViT", table="Table 7", stage=DIAGNOSIS):
             "table": table,
             "cell": cell,
             "stage": stage,
-            "against": OURS,
+            "against": PROPOSED,
             "metric": "auc",
             "seed": seed,
             "value": 0.9 + d,
@@ -570,10 +593,11 @@ def test_a_seed_without_a_difference_counts_for_the_value_alone():
     ] == pytest.approx(0.87)
     assert mean.loc[0, "difference"] == pytest.approx(-0.025) and np.isnan(mean.loc[0, "p_value"])
     assert (
-        comparisons.verdict(mean) == "no ranking: fewer than three seeds (2 of the least measured)"
+        comparisons.conclusion(mean)
+        == "no ranking: fewer than three seeds (2 of the least measured)"
     )
     assert alone.loc[0, "value"] == 0.88 and np.isnan(alone.loc[0, "difference"])
-    assert comparisons.verdict(alone) == "nothing is compared yet"
+    assert comparisons.conclusion(alone) == "nothing is compared yet"
 
 
 CLEAR = [0.020, 0.021, 0.019]  # p = 0.0008
@@ -583,34 +607,37 @@ CLEAR = [0.020, 0.021, 0.019]  # p = 0.0008
     "differences, sentence",
     [
         ([-0.02], "no ranking: fewer than three seeds (1 of the least measured)"),
-        ([-d for d in CLEAR], "ours is ahead of ViT"),
-        (CLEAR, "ours is behind ViT"),
-        ([-0.02, 0.02, 0.01], "ours is not to be told from ViT"),
+        ([-d for d in CLEAR], "proposed is ahead of ViT"),
+        (CLEAR, "proposed is behind ViT"),
+        ([-0.02, 0.02, 0.01], "proposed is not distinguishable from ViT"),
     ],
 )
 def test_a_rank_is_claimed_only_where_three_seeds_carry_it(differences, sentence):
-    assert comparisons.verdict(comparisons.over_seeds(rows(differences))) == sentence
+    assert comparisons.conclusion(comparisons.over_seeds(rows(differences))) == sentence
 
 
-def test_a_verdict_names_who_is_compared_with_whom():
-    """SimCLR's gain for the ViT is a gain over the ViT, not over ours."""
+def test_a_conclusion_names_who_is_compared_with_whom():
+    """SimCLR's gain for the ViT is a gain over the ViT, not over the proposed model."""
     simclr = [{**row, "against": "ViT"} for row in rows(CLEAR, "SimCLR: ViT")]
     table = comparisons.over_seeds(
         rows([-d for d in CLEAR]) + rows([-0.02, 0.02, 0.01], "ResNet-50") + simclr
     )
     assert (
-        comparisons.verdict(table)
-        == "ours is ahead of ViT; not to be told from ResNet-50. ViT is behind SimCLR: ViT"
+        comparisons.conclusion(table)
+        == "proposed is ahead of ViT; not distinguishable from ResNet-50. ViT is behind SimCLR: ViT"
     )
 
 
 def test_a_lower_error_is_better_in_severity():
     table = comparisons.over_seeds(rows(CLEAR, stage=SEVERITY))
-    assert comparisons.verdict(table) == "ours is ahead of ViT"
+    assert comparisons.conclusion(table) == "proposed is ahead of ViT"
 
 
 def test_cells_of_other_films_are_not_compared(tmp_path):
-    a, b = Cell("Table 7", OURS, DIAGNOSIS, tiny()), Cell("Table 7", "ViT", DIAGNOSIS, tiny(seed=1))
+    a, b = (
+        Cell("Table 7", PROPOSED, DIAGNOSIS, tiny()),
+        Cell("Table 7", "ViT", DIAGNOSIS, tiny(seed=1)),
+    )
     for cell, name in ((a, "x"), (b, "y")):
         folder = cell.folder(artifacts.Store(tmp_path))
         folder.mkdir()
@@ -623,5 +650,5 @@ def test_cells_of_other_films_are_not_compared(tmp_path):
                 **dict.fromkeys(diagnosis.PROBABILITIES, 0.0),
             }
         ).to_csv(folder / "predictions.csv")
-    with pytest.raises(ValueError, match="ViT and ours were not judged on the same films"):
-        comparisons.compare(b, a, artifacts.Store(tmp_path))
+    with pytest.raises(ValueError, match="ViT and proposed were not evaluated on the same images"):
+        comparisons.compare_cells(b, a, artifacts.Store(tmp_path))

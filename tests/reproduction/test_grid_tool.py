@@ -6,10 +6,10 @@ import grid as tool
 import pytest
 
 from cxrkit.config import profiles
-from cxrkit.reproduction import comparisons, environment, results
+from cxrkit.reproduction import comparisons, environment
 from cxrkit.reproduction import grid as grid_module
-from cxrkit.reproduction.grid import DIAGNOSIS, OURS
-from cxrkit.storage import artifacts
+from cxrkit.reproduction.grid import DIAGNOSIS, PROPOSED
+from cxrkit.storage import artifacts, recorded
 
 ROW = {
     "profile": "demo",
@@ -19,14 +19,14 @@ ROW = {
     "seed": 0,
     "key": "a",
 }
-ORDER = ["ResNet-152", OURS, "ResNet-50"]  # in which the cells end
+ORDER = ["ResNet-152", PROPOSED, "ResNet-50"]  # in which the cells end
 
 
 @pytest.fixture(autouse=True)
 def folders(tmp_path, monkeypatch):
     """A store and results of the test's own."""
     monkeypatch.setenv("CXRKIT_STORE", str(tmp_path / "store"))
-    monkeypatch.setattr(results, "FOLDER", tmp_path / "results")
+    monkeypatch.setattr(recorded, "FOLDER", tmp_path / "results")
     monkeypatch.setattr(environment, "provenance", lambda: {"commit": "0", "date": "today"})
 
 
@@ -55,15 +55,16 @@ def grid(monkeypatch):
                 **gap,
             }
 
-        monkeypatch.setattr(grid_module, "run", run)
-        monkeypatch.setattr(comparisons, "measure", measure)
+        monkeypatch.setattr(grid_module, "run_cells", run)
+        monkeypatch.setattr(comparisons, "measure_cell", measure)
         status = tool.main(["ResNet", "--seeds", "0", "--task", "diagnosis"])
-        return status, {row["cell"]: row for row in results.read("grid")["rows"]}
+        return status, {row["cell"]: row for row in recorded.read_result("grid")["rows"]}
 
     return call
 
 
-def test_a_row_replaces_that_of_its_cell_and_seed_but_not_one_of_the_same_settings_where_nobody_asked_for_it():
+def test_a_row_replaces_that_of_its_cell_and_seed():
+    """But not one of the same settings, where nobody asked for it."""
     store = artifacts.Store()
     for row, asked in (
         ({"value": 1}, True),
@@ -72,9 +73,12 @@ def test_a_row_replaces_that_of_its_cell_and_seed_but_not_one_of_the_same_settin
         ({"value": 4}, False),
     ):
         tool.keep(ROW | row, store, asked)
-    assert [(row["seed"], row["value"]) for row in results.read("grid")["rows"]] == [(1, 2), (0, 3)]
+    assert [(row["seed"], row["value"]) for row in recorded.read_result("grid")["rows"]] == [
+        (1, 2),
+        (0, 3),
+    ]
     tool.keep(ROW | {"value": 5, "key": "b"}, store, False)
-    assert [(row["seed"], row["value"]) for row in results.read("grid")["rows"]] == [
+    assert [(row["seed"], row["value"]) for row in recorded.read_result("grid")["rows"]] == [
         (1, 2),
         (0, 5),
     ], "other settings: the old row is stale"
@@ -82,8 +86,8 @@ def test_a_row_replaces_that_of_its_cell_and_seed_but_not_one_of_the_same_settin
 
 def test_every_cell_is_written_when_none_fails(grid, capsys):
     status, rows = grid()
-    assert status == 0 and set(rows) == {OURS, "ResNet-50", "ResNet-152"}
-    assert [name for name, row in rows.items() if "difference" not in row] == [OURS]
+    assert status == 0 and set(rows) == {PROPOSED, "ResNet-50", "ResNet-152"}
+    assert [name for name, row in rows.items() if "difference" not in row] == [PROPOSED]
     assert capsys.readouterr().out.count(": done\n") == 3
 
 
@@ -91,7 +95,7 @@ def test_a_cell_outlives_the_failure_of_what_it_is_compared_with(grid, capsys):
     """It is written without a difference, whether it was done before that failure or after it, but
     not over a row that has one.
     """
-    status, rows = grid(failing=[OURS])
+    status, rows = grid(failing=[PROPOSED])
     said = capsys.readouterr().out
     assert (
         status == 1
@@ -99,19 +103,21 @@ def test_a_cell_outlives_the_failure_of_what_it_is_compared_with(grid, capsys):
         and not any("difference" in row for row in rows.values())
     )
     assert (
-        "ours, diagnosis_pa: it broke" in said
-        and said.count("no difference: ours, which it is compared with, failed") == 2
+        "proposed, diagnosis_pa: it broke" in said
+        and said.count("no difference: proposed, which it is compared with, failed") == 2
     )
     assert (
         grid()[1]["ResNet-50"]["difference"]
-        == grid(failing=[OURS])[1]["ResNet-50"]["difference"]
+        == grid(failing=[PROPOSED])[1]["ResNet-50"]["difference"]
         == 0.1
     )
 
 
 def test_a_cell_that_cannot_be_measured_fails_alone(grid, capsys):
     status, rows = grid(unmeasured=["ResNet-152"])
-    assert status == 1 and set(rows) == {OURS, "ResNet-50"} and "difference" in rows["ResNet-50"]
+    assert (
+        status == 1 and set(rows) == {PROPOSED, "ResNet-50"} and "difference" in rows["ResNet-50"]
+    )
     assert (
         "ResNet-152, diagnosis_pa: not measured: FileNotFoundError: predictions.csv"
         in capsys.readouterr().out
@@ -120,6 +126,6 @@ def test_a_cell_that_cannot_be_measured_fails_alone(grid, capsys):
 
 def test_what_a_cell_is_compared_with_is_made_too_and_so_on():
     cells, asked = tool.chosen(profiles.demo(), ("simclr: vit",), False, [DIAGNOSIS])
-    assert [cell.name for cell in cells] == [OURS, "ViT", "SimCLR: ViT"] and [
+    assert [cell.name for cell in cells] == [PROPOSED, "ViT", "SimCLR: ViT"] and [
         cell.name for cell in asked
     ] == ["SimCLR: ViT"]

@@ -30,7 +30,7 @@ def test_every_committed_lesson_has_a_source():
 
 @pytest.fixture(scope="session")
 def built(tmp_path_factory):
-    """(notebook as `make notebooks` would commit it, the lesson it came from), of a made-up source."""
+    """(notebook as `make notebooks` would commit it, the lesson it came from), made up."""
     folder = tmp_path_factory.mktemp("built")
     source = folder / "00_made_up.py"
     noise = code(
@@ -209,7 +209,7 @@ def run(source, tmp_path, parameters=None, seconds=60, force=False):
     """`notebooks.run` of percent text -> (record, ran, folder)."""
     path = tmp_path / "00_made_up.py"
     path.write_text(source)
-    return *runner.run(
+    return *runner.run_lesson(
         path, tmp_path / "runs", parameters or {"profile": "demo"}, seconds, force
     ), tmp_path / "runs"
 
@@ -224,7 +224,7 @@ def test_a_second_run_is_skipped_until_something_changes(tmp_path, monkeypatch):
     # what decides is tested, not papermill once more
     monkeypatch.setattr(
         runner,
-        "execute",
+        "execute_notebook",
         lambda notebook, path, given, seconds: (path.write_text("ran"), (1.0, 1))[1],
     )
     assert run(lesson(), tmp_path, force=True)[1], "--force"
@@ -290,11 +290,11 @@ def test_a_lesson_ends_at_its_deadline_even_if_it_ignores_interrupts(tmp_path):
 
 
 def test_a_second_run_in_the_same_folder_is_refused(tmp_path):
-    with runner.alone(tmp_path / "runs" / "demo") as folder:
+    with runner.exclusive_folder(tmp_path / "runs" / "demo") as folder:
         with pytest.raises(runner.CannotRun, match=f"another run is at work in {folder}"):
             runner.reproduce({"profile": "demo"}, root=tmp_path, only=("01",))
         assert not list(folder.glob("*.ipynb"))
-    with runner.alone(folder):
+    with runner.exclusive_folder(folder):
         pass  # free again
 
 
@@ -302,10 +302,12 @@ def test_an_unknown_parameter_is_refused(tmp_path):
     notebook = tmp_path / "00_made_up.py"
     notebook.write_text(lesson())
     with pytest.raises(ValueError, match="no parameter profil; it declares"):
-        runner.execute(runner.read_lesson(notebook), tmp_path / "out.ipynb", {"profil": "demo"}, 60)
+        runner.execute_notebook(
+            runner.read_lesson(notebook), tmp_path / "out.ipynb", {"profil": "demo"}, 60
+        )
     with pytest.raises(ValueError, match="profil"):
         runner.reproduce({"profil": "demo"}, root=tmp_path)
     notebook.write_text(lesson(parameters='profile = "demo"\nout = None\nsteps = 5'))
     with pytest.raises(ValueError, match="declares steps; known"):
-        runner.declared(runner.read_lesson(notebook))
+        runner.declared_parameters(runner.read_lesson(notebook))
     assert not (tmp_path / "out.ipynb").exists()

@@ -18,7 +18,7 @@ from click.testing import CliRunner
 from cxrkit import cli
 from cxrkit.config import profiles
 from cxrkit.config.choices import Choices
-from cxrkit.config.profiles import Training
+from cxrkit.config.sections import Training
 from cxrkit.config.vocabulary import FINDINGS
 from cxrkit.data import datasets, images, manifests, masks
 from cxrkit.pipeline import stages, task_data
@@ -43,7 +43,7 @@ SMALL = replace(
         PAPER.segmenter,
         size=32,
         widths=(8, 16),
-        judge_widths=(8, 16, 16),
+        discriminator_widths=(8, 16, 16),
         unet_widths=(8, 16),
         hidden=16,
     ),
@@ -66,11 +66,8 @@ def made(store, few_draws):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return {
-            "backbone": stages.backbone(SMALL, store),
-            "segmenter": stages.segmenter(SMALL, store),
-            "PA": stages.transformer(SMALL, "PA", store),
-            "AP": stages.transformer(SMALL, "AP", store),
-            "severity": stages.severity(SMALL, store),
+            name: stages.resolve(SMALL, name, store)
+            for name in ("backbone", "segmenter", "diagnosis_pa", "diagnosis_ap", "severity")
         }
 
 
@@ -79,7 +76,7 @@ def made(store, few_draws):
 
 def test_every_film_of_every_layout_can_be_read(root):
     for tree in trees.TREES:
-        table = manifests.read(tree.__name__, root)
+        table = manifests.read_manifest(tree.__name__, root)
         assert len(table) >= 7 and all(
             images.load_image(path).pixels.shape == (160, 140) for path in table["path"]
         )
@@ -89,7 +86,7 @@ def test_what_serves_which_task(store):
     """Lateral films and slices are left out, Brixia's views come from its DICOM tags, and three
     hospitals are set aside by name.
     """
-    tables = {task: task_data.for_task(PAPER, task, store) for task in task_data.TASKS}
+    tables = {task: task_data.images_for(PAPER, task, store) for task in task_data.TASKS}
     assert set(tables["findings"]["dataset"]) == {"chexpert"} and len(tables["findings"]) == 52
     assert all(set(table["view"]) == {"PA", "AP"} for table in tables.values())
     assert set(tables["severity"]["dataset"]) == {"brixia", "local"} and set(
@@ -163,8 +160,8 @@ def test_a_dry_run_takes_a_few_films_of_each_kind(store, task, most):
     """Counted by hand: dataset, hospital, split, view and diagnosis are all still there, three
     times at most; the order stays.
     """
-    table, profile = many(task_data.for_task(PAPER, task, store)), replace(PAPER, films=most)
-    few = task_data.sample(table, profile, task)
+    table, profile = many(task_data.images_for(PAPER, task, store)), replace(PAPER, max_images=most)
+    few = task_data.subsample(table, profile, task)
 
     def kinds(films):
         return Counter(
@@ -176,11 +173,11 @@ def test_a_dry_run_takes_a_few_films_of_each_kind(store, task, most):
     assert task == "findings" or set(kinds(few).values()) == {most}
     at = table["path"].tolist().index
     assert [at(path) for path in few["path"]] == sorted(set(map(at, few["path"])))
-    pd.testing.assert_frame_equal(few, task_data.sample(table, profile, task))
+    pd.testing.assert_frame_equal(few, task_data.subsample(table, profile, task))
     assert list(few["path"]) != list(
-        task_data.sample(table, replace(profile, seed=1), task)["path"]
+        task_data.subsample(table, replace(profile, seed=1), task)["path"]
     )
-    pd.testing.assert_frame_equal(table, task_data.sample(table, PAPER, task))
+    pd.testing.assert_frame_equal(table, task_data.subsample(table, PAPER, task))
 
 
 def test_a_dry_run_sees_patients_enough_for_an_auc_of_every_finding(store):
@@ -196,8 +193,8 @@ def test_a_dry_run_sees_patients_enough_for_an_auc_of_every_finding(store):
                     found[film["split"], name, film[name]].add(film["group_id"])
         return {what: len(groups) for what, groups in found.items()}
 
-    table = many(task_data.for_task(PAPER, "findings", store))
-    few = task_data.sample(table, replace(PAPER, films=3), "findings")
+    table = many(task_data.images_for(PAPER, "findings", store))
+    few = task_data.subsample(table, replace(PAPER, max_images=3), "findings")
     assert set(patients(few)) == set(patients(table)) and min(patients(few).values()) >= 20
     assert few["group_id"].is_unique and len(few) < 400
 
@@ -218,7 +215,7 @@ def test_a_rare_kind_is_taken_whole_and_one_patient_is_not_all_of_a_kind():
             "diagnosis": np.nan,
         }
     )
-    few = task_data.sample(table, replace(PAPER, films=3), "diagnosis")
+    few = task_data.subsample(table, replace(PAPER, max_images=3), "diagnosis")
     assert sorted(few["group_id"]) == list("abcde")
 
 
@@ -243,10 +240,10 @@ def test_a_dry_run_decodes_few_films_of_however_many(tmp_path, few_draws):
         profile = replace(SMALL, manifests=("chexpert", "nih_chestxray14", "bimcv_covid19"))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            stages.transformer(profile, "PA", store)
-        assert sum(map(len, plan.films(profile, store).values())) == (52 + 16) * times + 8
+            stages.resolve(profile, "diagnosis_pa", store)
+        assert sum(map(len, plan.task_tables(profile, store).values())) == (52 + 16) * times + 8
         return sum(
-            len(np.load(file, mmap_mode="r")) for file in store.root.glob("images-*/images.npy")
+            len(file.read_bytes().splitlines()) for file in store.root.glob("images-*/index.jsonl")
         )
 
     assert decoded(20) == decoded(80) < 300
@@ -259,16 +256,13 @@ def test_every_stage_runs_on_the_public_layouts(made):
     for name, folder in made.items():
         found = read_json(folder / "metrics.json")
         assert found and (folder / "weights.safetensors").exists(), name
-    found = read_json(made["PA"] / "metrics.json")
-    assert {part["site"] for name, part in found.items() if name[:-1] == "external"} == set(
-        PAPER.external
-    )
-    assert set(read_json(made["severity"] / "metrics.json")["external1"]) >= {
+    found = read_json(made["diagnosis_pa"] / "metrics.json")
+    assert set(found["sites"]) == set(PAPER.external)
+    assert set(read_json(made["severity"] / "metrics.json")["sites"]["CNUH"]) >= {
         "mse",
         "mae",
         "cc",
         "r2",
-        "site",
     }
 
 
@@ -285,16 +279,18 @@ def test_no_name_of_a_patient_is_written(made, store, root):
 
 
 def test_the_plan_counts_the_films_that_teach(store):
-    tables = plan.films(SMALL, store)
+    tables = plan.task_tables(SMALL, store)
     count = {
-        name: films for names, *_ in plan.trainings(SMALL, tables) for name, films in names.items()
+        name: images
+        for planned in plan.planned_trainings(SMALL, tables)
+        for name, images in planned.images.items()
     }
-    train = {task: datasets.parts(table)["train"] for task, table in tables.items()}
+    train = {task: datasets.split_parts(table)["train"] for task, table in tables.items()}
     assert (
         count["backbone"] == len(train["findings"]) == 8
         and count["severity"] == len(train["severity"]) == 4 + 6
     )
-    for view in trees.VIEWS:  # two patients of each class from abroad, and three from "here"
+    for view in trees.VIEWS:  # two patients of each class from elsewhere, and three from "here"
         assert count[f"diagnosis {view}"] == (train["diagnosis"]["view"] == view).sum() == 2 * 4 + 3
     assert count["lungs: unet_normal"] == 2 and count["lungs: unet_both"] == 6
 
@@ -303,10 +299,10 @@ def test_the_plan_is_said_and_stops_where_the_disk_is_too_small(store, monkeypat
     monkeypatch.setattr(plan.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
     with warnings.catch_warnings(), pytest.raises(OSError, match="the disk is too small") as error:
         warnings.simplefilter("ignore")
-        plan.describe(replace(SMALL, films=1), store)
+        plan.describe_plan(replace(SMALL, max_images=1), store)
     count = {
         films: sum(
-            len(task_data.for_task(replace(SMALL, films=films), task, store))
+            len(task_data.images_for(replace(SMALL, max_images=films), task, store))
             for task in task_data.TASKS
         )
         for films in (0, 1)
@@ -360,17 +356,16 @@ def test_where_the_batch_does_not_fit_on_the_card_the_plan_measures_fewer_films_
             raise torch.OutOfMemoryError("CUDA out of memory")
         return 0.5, 2**20, 10**6
 
-    monkeypatch.setattr(plan, "measure", small_card)
+    monkeypatch.setattr(plan, "measure_update", small_card)
     monkeypatch.setattr(devices, "pick_device", lambda: card)
     training = Training("adam", batch=16, steps=10)
-    monkeypatch.setattr(
-        plan, "trainings", lambda *_: [({"PA": 5, "AP": 7}, training, lambda: None, None, 8)]
-    )
+    planned = plan.PlannedTraining({"PA": 5, "AP": 7}, training, lambda: None, None, 8)
+    monkeypatch.setattr(plan, "planned_trainings", lambda *_: [planned])
     for room, tries in ((99, [16]), (5, [16, 8, 4]), (2, [16, 8, 4, 2])):
         tried.clear()
-        costs = plan.costs(None, None)
+        costs = plan.training_costs(None, None)
         assert tried == tries and [c.measured for c in costs] == [tries[-1]] * 2
-        said = plan.too_large(costs)
+        said = plan.oversized(costs)
         assert len(said) == (0 if room == 99 else 2)
         assert all(
             f"measured with {tries[-1]} films: the whole batch of 16 does not fit" in line
@@ -380,18 +375,18 @@ def test_where_the_batch_does_not_fit_on_the_card_the_plan_measures_fewer_films_
     with pytest.raises(
         ValueError, match="an update of 2 films of 8 px does not fit on cuda: CUDA out of memory"
     ):
-        plan.costs(None, None)
+        plan.training_costs(None, None)
 
 
 def test_missing_datasets_are_named_all_at_once(root, tmp_path):
     for name in ("chexpert", "brixia"):
         (tmp_path / name).symlink_to(root / name)
     with pytest.raises(plan.MissingData) as error:
-        plan.films(PAPER, Store(tmp_path / "store", data=tmp_path))
+        plan.task_tables(PAPER, Store(tmp_path / "store", data=tmp_path))
     said = str(error.value)
     assert "chexpert" not in said and "brixia" not in said.split("--profile")[0]
     for name in PAPER.manifests[2:]:
-        assert f"{name}: no films listed" in said and f"--profile paper-{name}" in said
+        assert f"{name}: no images listed" in said and f"--profile paper-{name}" in said
 
 
 @pytest.mark.parametrize("few", [0, 1])
@@ -400,11 +395,11 @@ def test_films_that_a_table_lists_and_the_disk_lacks_are_counted(tmp_path, few):
     trees.chexpert(tmp_path / "chexpert")
     lost = sorted((tmp_path / "chexpert" / "train").rglob("*frontal.jpg"))[3]
     lost.unlink()
-    only = replace(PAPER, manifests=("chexpert",), films=few)
+    only = replace(PAPER, manifests=("chexpert",), max_images=few)
     with pytest.raises(
         plan.MissingData, match=f"1 of 52 films for the findings are not there, the first: {lost}"
     ):
-        plan.films(only, Store(tmp_path / "store", data=tmp_path))
+        plan.task_tables(only, Store(tmp_path / "store", data=tmp_path))
 
 
 # headless
@@ -436,7 +431,7 @@ def test_reproduce_says_the_plan_first_and_stops_without_the_data(tmp_path):
     )
     assert (
         called.exit_code == 1
-        and "chexpert: no films listed" in called.output
+        and "chexpert: no images listed" in called.output
         and "--profile paper+dry-chexpert" in called.output
     )
     assert not (tmp_path / "store" / "runs").exists()
@@ -469,7 +464,7 @@ def test_a_dry_run_at_full_size(root, tmp_path, monkeypatch):
     assert called.exit_code == 0, called.output
     assert called.output.index("hours on this machine") < called.output.index("[1/6] 02_backbone")
     dry = profiles.get("paper+dry")
-    offline = grid.rehearsal(replace(dry, grid=replace(dry.grid, start="random")))
-    assert [error for _, error in grid.run(offline, Store(tmp_path, data=root))] == [None] * len(
-        offline
-    )
+    offline = grid.rehearsal_cells(replace(dry, grid=replace(dry.grid, initial_weights="random")))
+    assert [error for _, error in grid.run_cells(offline, Store(tmp_path, data=root))] == [
+        None
+    ] * len(offline)

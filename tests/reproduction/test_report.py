@@ -3,7 +3,9 @@ outside.
 """
 
 import dataclasses
+import os
 import re
+import time
 
 import nbformat
 import pandas as pd
@@ -11,27 +13,27 @@ import pytest
 
 from cxrkit.config import choices, profiles, vocabulary
 from cxrkit.config.vocabulary import COLUMNS, ZONES
-from cxrkit.pipeline import dependencies, task_data
-from cxrkit.reproduction import ledger, report, results, runner
-from cxrkit.storage import artifacts, atomic
+from cxrkit.pipeline import stages, task_data
+from cxrkit.reproduction import ledger, report, runner
+from cxrkit.storage import artifacts, atomic, recorded
 from tests.fakes.lessons import FIGURE, code, lesson, markdown
 
 # SPEC 2, read numbers, written out by hand: (quantity, paper).
 READ = {
-    "severity, external hospital 1: MSE": "1.682",
-    "severity, external hospital 2: MSE": "1.677",
-    "severity, external hospital 3: MSE": "1.607",
-    "severity, external hospital 1: MAE": "1.028",
-    "severity, external hospital 2: MAE": "1.102",
-    "severity, external hospital 3: MAE": "0.930",
-    "severity, external hospital 1: CC": "0.781",
-    "severity, external hospital 2: CC": "0.777",
-    "severity, external hospital 3: CC": "0.682",
-    "severity, external hospital 1: R2": "0.572",
-    "severity, external hospital 2: R2": "0.572",
-    "severity, external hospital 3: R2": "0.432",
+    "severity, external hospital CNUH: MSE": "1.682",
+    "severity, external hospital YNU: MSE": "1.677",
+    "severity, external hospital KNUH: MSE": "1.607",
+    "severity, external hospital CNUH: MAE": "1.028",
+    "severity, external hospital YNU: MAE": "1.102",
+    "severity, external hospital KNUH: MAE": "0.930",
+    "severity, external hospital CNUH: CC": "0.781",
+    "severity, external hospital YNU: CC": "0.777",
+    "severity, external hospital KNUH: CC": "0.682",
+    "severity, external hospital CNUH: R2": "0.572",
+    "severity, external hospital YNU: R2": "0.572",
+    "severity, external hospital KNUH: R2": "0.432",
     "severity, five readers against their majority: MSE": "1.683",
-    "AP films, external hospital 1: AUC": ">= 0.800",
+    "AP films, external hospital CNUH: AUC": ">= 0.800",
     "CheXpert, films kept: PA": "29,420",
     "CheXpert, films kept: AP": "161,427",
     "CheXpert, films in all": "224,316",
@@ -40,15 +42,17 @@ READ = {
 
 
 def test_the_ledger_has_the_numbers_of_the_text_and_no_other():
-    assert {row.quantity: row.paper for row in ledger.rows() if row.paper} == READ
-    ours = {row.status for row in ledger.rows() if row.table == "Beyond the paper"}
-    assert ours == {"not in the paper"}
-    assert all(row.status in ("not available", *ours) for row in ledger.rows() if not row.paper)
-    assert all(row.status != "not available" for row in ledger.rows() if row.paper)
+    assert {row.quantity: row.paper for row in ledger.paper_rows() if row.paper} == READ
+    beyond = {row.status for row in ledger.paper_rows() if row.table == "Beyond the paper"}
+    assert beyond == {"not in the paper"}
+    assert all(
+        row.status in ("not available", *beyond) for row in ledger.paper_rows() if not row.paper
+    )
+    assert all(row.status != "not available" for row in ledger.paper_rows() if row.paper)
 
 
 def test_every_row_and_key_is_one_of_its_kind():
-    rows = ledger.rows()
+    rows = ledger.paper_rows()
     assert len({row.key for row in rows}) == len({row.quantity for row in rows}) == len(rows)
     assert {row.table for row in rows} >= {f"Table {i}" for i in range(4, 11)} | {
         f"Figure {i}" for i in range(1, 9)
@@ -57,7 +61,9 @@ def test_every_row_and_key_is_one_of_its_kind():
 
 def test_figures_and_tables_come_in_the_order_of_the_paper():
     seen = list(
-        dict.fromkeys(row.table for row in ledger.rows() if row.table[:5] in ("Figur", "Table"))
+        dict.fromkeys(
+            row.table for row in ledger.paper_rows() if row.table[:5] in ("Figur", "Table")
+        )
     )
     assert seen == [
         "Figure 1",
@@ -83,18 +89,20 @@ def test_what_the_text_says_twice_is_called_contradictory():
     """Its films in all less the lateral ones are not its PA and AP films; its MSEs and its channels
     have two values.
     """
-    twice = {row.quantity for row in ledger.rows() if row.status == "contradictory in the text"}
+    twice = {
+        row.quantity for row in ledger.paper_rows() if row.status == "contradictory in the text"
+    }
     assert twice == {
         "CheXpert, films in all",
         "channels of the corpus, at 16 x 16",
-        *(f"severity, external hospital {i}: MSE" for i in (1, 2, 3)),
+        *(f"severity, external hospital {name}: MSE" for name in ("CNUH", "YNU", "KNUH")),
     }
     assert 224_316 - 32_387 != 29_420 + 161_427
 
 
 def test_every_stage_and_figure_has_a_lesson_that_is_planned():
-    assert {lesson for lesson, _ in ledger.PLACES.values()} | {
-        row.lesson for row in ledger.rows() if row.lesson
+    assert {lesson for lesson, _ in ledger.LESSON_CALLS.values()} | {
+        row.lesson for row in ledger.paper_rows() if row.lesson
     } <= set(report.LESSONS)
 
 
@@ -108,7 +116,7 @@ def test_tables_1_to_3_count_films_and_groups():
             "group_id": [1, 1, 2],
         }
     )
-    counted = ledger.counts(table, "diagnosis", list(vocabulary.DIAGNOSES))
+    counted = ledger.count_images(table, "diagnosis", list(vocabulary.DIAGNOSES))
     assert counted.to_dict("records") == [
         {"source": "a", "view": "AP", "normal": "-", "other_infection": "-", "covid19": "1 (1)"},
         {"source": "a", "view": "PA", "normal": "2 (1)", "other_infection": "-", "covid19": "-"},
@@ -116,14 +124,14 @@ def test_tables_1_to_3_count_films_and_groups():
 
 
 def test_tables_1_to_3_draw_nothing_and_count_every_task(tmp_path, monkeypatch):
-    """Five films of one site and an external one; severity by hand: six zones involved, none, and
+    """Five images of one site and an external one; severity by hand: six zones involved, none, and
     one unknown.
     """
     store, demo = artifacts.Store(tmp_path), profiles.demo()
-    assert ledger.datasets(demo, store) == {} and not list(tmp_path.iterdir()), (
+    assert ledger.dataset_tables(demo, store) == {} and not list(tmp_path.iterdir()), (
         "a report draws nothing"
     )
-    films = pd.DataFrame(
+    images = pd.DataFrame(
         {
             "group_id": [1, 1, 2, 3, 3],
             "view": ["PA", "PA", "PA", "AP", None],
@@ -135,12 +143,12 @@ def test_tables_1_to_3_draw_nothing_and_count_every_task(tmp_path, monkeypatch):
             "opacity": [1, 0, 0, 0, 0],
         }
     ).reindex(columns=[*COLUMNS, "external"])
-    films.loc[0, list(ZONES)], films.loc[1, list(ZONES)] = 1, 0
-    monkeypatch.setattr(task_data, "for_task", lambda profile, task, store: films.copy())
-    store.folder("cohort", dependencies.settings(demo, "cohort")).mkdir(parents=True)
+    images.loc[0, list(ZONES)], images.loc[1, list(ZONES)] = 1, 0
+    monkeypatch.setattr(task_data, "images_for", lambda *_: images.copy())
+    store.folder("cohort", stages.settings(demo, "cohort")).mkdir(parents=True)
     tables = {
         title[:7]: table.set_index(["source", "view"])
-        for title, table in ledger.datasets(demo, store).items()
+        for title, table in ledger.dataset_tables(demo, store).items()
     }
     assert list(tables) == ["Table 1", "Table 2", "Table 3"]
     inside, outside = ("virtual, a", "PA"), ("virtual, b (external)", "unknown")
@@ -160,56 +168,85 @@ def test_tables_1_to_3_draw_nothing_and_count_every_task(tmp_path, monkeypatch):
 def test_ours_stands_beside_the_paper_with_its_interval():
     measured = {
         "severity": {
-            "external1": {"mse": {"value": 1.5, "low": 1.2, "high": 1.8, "n": 90}, "mae": 0.9}
+            "sites": {"CNUH": {"mse": {"value": 1.5, "low": 1.2, "high": 1.8, "n": 90}, "mae": 0.9}}
         }
     }
-    lines = {line["quantity"]: line for line in ledger.table(measured)}
+    lines = {line["quantity"]: line for line in ledger.ledger_table(measured)}
     mse, mae = (
-        lines["severity, external hospital 1: MSE"],
-        lines["severity, external hospital 1: MAE"],
+        lines["severity, external hospital CNUH: MSE"],
+        lines["severity, external hospital CNUH: MAE"],
     )
-    assert (mse["paper"], mse["ours"], mse["interval"]) == ("1.682", 1.5, [1.2, 1.8])
+    assert (mse["paper"], mse["measured"], mse["interval"]) == ("1.682", 1.5, [1.2, 1.8])
     assert "1.657" in mse["why"] and "3.93" in mse["why"], (
         "the contradiction and the constant guess are shown"
     )
-    assert (mae["ours"], mae["interval"]) == (0.9, None)
-    assert lines["severity, external hospital 2: MSE"]["ours"] is None
+    assert (mae["measured"], mae["interval"]) == (0.9, None)
+    assert lines["severity, external hospital YNU: MSE"]["measured"] is None
 
 
 def test_our_hospital_is_named_beside_its_numbers():
-    """The form that `diagnosis.report` and `quantification.report` leave; a number that is missing
-    names nobody.
-    """
+    """The form that the reports of tasks leave; a number that is missing names nobody."""
     leaf = {"value": 0.9, "low": 0.8, "high": 0.95, "n": 60}
     measured = {
         "diagnosis_pa": {
-            "external1": {
-                "site": "dogwood",
-                "auc": leaf,
-                "optimistic": {"accuracy": {"value": 1.0}},
-            }
+            "sites": {"dogwood": {"auc": leaf, "optimistic": {"accuracy": {"value": 1.0}}}}
         },
-        "diagnosis_ap": {"external1": {"site": "elm", "auc": leaf}},
+        "diagnosis_ap": {"sites": {"elm": {"auc": leaf}}},
     }
-    lines = {line["quantity"]: line for line in ledger.table(measured)}
-    first = lines["PA films, external hospital 1: AUC"]
-    assert (first["ours"], first["interval"], first["why"]) == (0.9, [0.8, 0.95], "ours: dogwood")
+    lines = {line["quantity"]: line for line in ledger.ledger_table(measured)}
+    first = lines["PA films, external hospital CNUH: AUC"]
+    assert (first["measured"], first["interval"], first["why"]) == (
+        0.9,
+        [0.8, 0.95],
+        "ours: dogwood",
+    )
     assert (
-        lines["AP films, external hospital 1: AUC"]["why"]
+        lines["AP films, external hospital CNUH: AUC"]["why"]
         == "ours: elm; a bound in the text, no value"
     )
     assert (
-        lines["PA films, external hospital 1: accuracy"]["ours"] is None
-        and not lines["PA films, external hospital 1: accuracy"]["why"]
+        lines["PA films, external hospital CNUH: accuracy"]["measured"] is None
+        and not lines["PA films, external hospital CNUH: accuracy"]["why"]
     )
 
 
+def test_each_hospital_of_the_paper_gets_the_site_of_its_own_name():
+    """The paper's order is CNUH, YNU, KNUH, the alphabetical one CNUH, KNUH, YNU; another external
+    collection of the run stands beside none of them.
+    """
+    numbers = {"CNUH": 0.1, "KNUH": 0.2, "YNU": 0.3, "cohen_full": 0.4}
+    sites = {
+        name: {"auc": {"value": value}, "mse": {"value": value}} for name, value in numbers.items()
+    }
+    measured = {stage: {"sites": sites} for stage in ("diagnosis_pa", "diagnosis_ap", "severity")}
+    lines = {line["quantity"]: line for line in ledger.ledger_table(measured)}
+    for name in ("CNUH", "YNU", "KNUH"):
+        cells = [
+            lines[f"PA films, external hospital {name}: AUC"],
+            lines[f"severity, external hospital {name}: MSE"],
+        ]
+        assert [cell["measured"] for cell in cells] == [numbers[name]] * 2
+        assert not any("ours:" in cell["why"] for cell in cells)
+    assert lines["AP films, external hospital CNUH: AUC"]["measured"] == numbers["CNUH"]
+    del sites["YNU"]
+    lines = {line["quantity"]: line for line in ledger.ledger_table(measured)}
+    assert lines["severity, external hospital YNU: MSE"]["measured"] is None
+    assert lines["severity, external hospital KNUH: MSE"]["measured"] == numbers["KNUH"]
+
+
+def test_other_sites_stand_in_where_no_hospital_of_the_paper_was_measured():
+    sites = {name: {} for name in ("fir", "dogwood", "elm", "yew")}
+    beside = ledger.sites_beside_paper({"external": {}, "sites": sites})
+    assert beside == {"CNUH": "dogwood", "YNU": "elm", "KNUH": "fir"}
+    assert ledger.sites_beside_paper({"test": {}}) == {}
+
+
 def test_a_paired_difference_is_a_number_with_its_interval_and_its_rival():
-    """The form of `contrasts`: the best of the rivals is named, and what each of them scored is
+    """The form of `within_source`: the best of the others is named, and what each of them scored is
     left to metrics.json.
     """
     gain = {
-        "rival": "thumbnail",
+        "baseline": "thumbnail",
         "difference": -0.11,
         "low": -0.17,
         "high": -0.06,
@@ -218,14 +255,16 @@ def test_a_paired_difference_is_a_number_with_its_interval_and_its_rival():
     }
     lines = {
         line["quantity"]: line
-        for line in ledger.table({"diagnosis": {"contrasts": {"inside": {"PA": {"gain": gain}}}}})
+        for line in ledger.ledger_table(
+            {"diagnosis": {"within_source": {"internal": {"PA": {"gain": gain}}}}}
+        )
     }
     line = next(
         line
         for quantity, line in lines.items()
         if quantity.startswith("the same, PA, above the best")
     )
-    assert (line["ours"], line["interval"], line["why"], line["status"]) == (
+    assert (line["measured"], line["interval"], line["why"], line["status"]) == (
         -0.11,
         [-0.17, -0.06],
         "against thumbnail",
@@ -239,15 +278,19 @@ def save():
     whatever they need in the kit.
     """
     with pytest.MonkeyPatch.context() as patch:
-        needs = dependencies.Depends(("image_size", "choices.resize"))
-        patch.setattr(dependencies, "DEPENDS", dict.fromkeys(dependencies.DEPENDS, needs))
+        fields = ("image_size", "choices.resize")
+        small = {
+            name: dataclasses.replace(stage, fields=fields, upstream=stages.nothing)
+            for name, stage in stages.STAGES.items()
+        }
+        patch.setattr(stages, "STAGES", small)
         # its cells have settings of their own
-        patch.setattr(ledger, "grid", lambda root, profile: {})
+        patch.setattr(ledger, "grid_measurements", lambda root, profile: {})
 
         def make(root, stage, profile, metrics):
             return artifacts.Store(root).load_or_make(
                 stage,
-                dependencies.settings(profile, stage),
+                stages.settings(profile, stage),
                 lambda folder: atomic.write_json(folder / "metrics.json", metrics),
             )
 
@@ -256,12 +299,17 @@ def save():
 
 def test_measurements_are_of_finished_stages_of_this_profile(save, tmp_path):
     demo = profiles.demo()
-    save(tmp_path, "severity", demo, {"external1": {"mse": 2.0}})
-    save(tmp_path, "severity", profiles.mini(), {"external1": {"mse": 9.0}})
-    save(tmp_path, "severity", profiles.ablations(demo)["resize=pad"], {"external1": {"mse": 7.0}})
-    half = artifacts.Store(tmp_path).folder("backbone", dependencies.settings(demo, "backbone"))
+    save(tmp_path, "severity", demo, {"sites": {"dogwood": {"mse": 2.0}}})
+    save(tmp_path, "severity", profiles.mini(), {"sites": {"dogwood": {"mse": 9.0}}})
+    save(
+        tmp_path,
+        "severity",
+        profiles.ablations(demo)["resize=pad"],
+        {"sites": {"dogwood": {"mse": 7.0}}},
+    )
+    half = artifacts.Store(tmp_path).folder("backbone", stages.settings(demo, "backbone"))
     atomic.write_json(half.with_name(half.name + ".part") / "metrics.json", {"auc": 1.0})
-    assert ledger.measurements(tmp_path, demo) == {"severity": {"external1": {"mse": 2.0}}}
+    assert ledger.measurements(tmp_path, demo) == {"severity": {"sites": {"dogwood": {"mse": 2.0}}}}
 
 
 @pytest.fixture(scope="module")
@@ -270,18 +318,18 @@ def page(save, tmp_path_factory):
     root = tmp_path_factory.mktemp("store")
     source = root / "00_start_here.py"
     source.write_text(lesson(markdown("## Ribs & clavicles"), FIGURE, code("print('unmarked')")))
-    runner.run(source, root / "runs" / "demo", {"profile": "demo"}, 60)
+    runner.run_lesson(source, root / "runs" / "demo", {"profile": "demo"}, 60)
     bad = root / "01_preprocessing.py"
     bad.write_text(lesson(code("1 / 0")))
     with pytest.raises(runner.LessonFailed):
-        runner.run(bad, root / "runs" / "demo", {"profile": "demo"}, 60)
+        runner.run_lesson(bad, root / "runs" / "demo", {"profile": "demo"}, 60)
     save(
         root,
         "severity",
         profiles.demo(),
-        {"external1": {"mse": {"value": 1.25, "low": 1.0, "high": 1.5, "n": 1234}}},
+        {"sites": {"dogwood": {"mse": {"value": 1.25, "low": 1.0, "high": 1.5, "n": 1234}}}},
     )
-    return report.write("demo", root).read_text()
+    return report.write_report("demo", root).read_text()
 
 
 def text_of(page):
@@ -289,7 +337,9 @@ def text_of(page):
 
 
 def test_the_page_needs_nothing_from_outside(page):
-    assert not re.findall(r"""(?:src|href)=["'](?!data:image/png;base64,|runs/|#)""", page)
+    assert not re.findall(
+        r"""(?:src|href)=["'](?!data:image/png;base64,|00_start_here.html|01_|#)""", page
+    )
     assert (
         "http" not in page
         and "<script" not in page
@@ -311,16 +361,16 @@ def test_what_ran_what_failed_and_what_did_not_run(page):
         "06_severity" in text
     )
     assert re.search(r"00_start_here What the kit is.*? ran \d+ s 0\.\d+ GB", text)
-    assert "resize failed" in text and 'href="runs/demo/01_preprocessing.failed.ipynb"' in page
+    assert "resize failed" in text and 'href="01_preprocessing.failed.ipynb"' in page
     assert page.count("<figure>") == 1 and "Ribs &amp; clavicles (synthetic)" in page
 
 
 def test_numbers_stand_with_their_intervals(page):
     text = text_of(page)
-    assert "external hospital 1: MSE 1.682 ? 1.250 1.000 – 1.500 the same paragraph" in text
-    assert "external hospital 2: MSE 1.677 ? not run" in text
-    assert "PA films, external hospital 1: AUC not available not run" in text
-    assert "external1.mse 1.250 1.000 – 1.500 1,234" in text
+    assert "external hospital CNUH: MSE 1.682 ? 1.250 1.000 – 1.500 ours: dogwood; the same" in text
+    assert "external hospital YNU: MSE 1.677 ? not run" in text
+    assert "PA films, external hospital CNUH: AUC not available not run" in text
+    assert "sites.dogwood.mse 1.250 1.000 – 1.500 1,234" in text
 
 
 def test_a_number_leads_to_the_first_cell_that_makes_it(tmp_path):
@@ -331,16 +381,16 @@ def test_a_number_leads_to_the_first_cell_that_makes_it(tmp_path):
         nbformat.v4.new_code_cell(text)
         for text in (
             "import cxrkit",
-            "a = stages.severity(settings)",
-            "b = stages.severity(settings)",
+            "a = run.severity.folder",
+            "b = run.severity.folder",
         )
     ]
     code[2].metadata["tags"] = ["report"]
     notebook = nbformat.v4.new_notebook(
-        cells=[nbformat.v4.new_markdown_cell("# stages.severity("), *code]
+        cells=[nbformat.v4.new_markdown_cell("# run.severity"), *code]
     )
     page = report.as_html(notebook, tmp_path / "06_severity.ipynb")
-    links = report.cells(notebook, "runs/06.html")
+    links = report.stage_links(notebook, "runs/06.html")
     assert links == {
         "severity": f"runs/06.html#cell-id={code[1].id}",
         "figure": f"runs/06.html#cell-id={code[2].id}",
@@ -356,7 +406,7 @@ def test_a_number_leads_to_the_first_cell_that_makes_it(tmp_path):
     assert report.link_of(entries, "06_severity", "severity") == links["severity"]
     assert (
         report.link_of(entries, "06_severity", "backbone") == "top"
-        and report.link_of(entries, "05_saliency", "court") is None
+        and report.link_of(entries, "05_saliency", "saliency_benchmark") is None
     )
 
 
@@ -376,13 +426,13 @@ def test_every_open_choice_stands_with_what_it_changed(monkeypatch):
         "made": {},
         "rows": [
             row,
-            {"table": "Table 8", "cell": "ours"},
+            {"table": "Table 8", "cell": "proposed"},
             {"table": "choices", "cell": "zone_origin=row0"},
         ],
     }
-    monkeypatch.setattr(results, "names", lambda: ["grid"])
-    monkeypatch.setattr(results, "read", lambda name: result)
-    rows = {row["name"]: row for row in report.choices(profiles.demo())}
+    monkeypatch.setattr(recorded, "result_names", lambda: ["grid"])
+    monkeypatch.setattr(recorded, "read_result", lambda name: result)
+    rows = {row["name"]: row for row in report.open_choice_rows(profiles.demo())}
     assert set(rows) == set(choices.OPEN_CHOICES)
     assert rows["severity_loss"]["others"] == [
         {
@@ -393,8 +443,36 @@ def test_every_open_choice_stands_with_what_it_changed(monkeypatch):
     assert rows["zone_origin"]["others"][0]["effect"] == ""
 
 
+def test_two_profiles_in_one_store_keep_their_reports(tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "context", lambda profile, *_: {"profile": profile.name})
+    monkeypatch.setattr(report, "render", lambda values: values["profile"])
+    first, second = (report.write_report(name, tmp_path) for name in ("demo", "mini"))
+    assert first == tmp_path / "runs" / "demo" / "report.html"
+    assert (first.read_text(), second.read_text()) == ("demo", "mini")
+
+
+def test_a_settings_file_has_a_report_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "context", lambda profile, *_: {"profile": profile})
+    monkeypatch.setattr(report, "render", lambda values: str(values["profile"].seed))
+    (tmp_path / "ours.yaml").write_text("base: demo\nseed: 7\n")
+    page = report.write_report(str(tmp_path / "ours.yaml"), tmp_path)
+    assert page == tmp_path / "runs" / "ours" / "report.html" and page.read_text() == "7"
+
+
+def test_the_page_of_a_lesson_is_made_again_after_it_ran_again(tmp_path):
+    """Also where the old page comes from a machine whose clock is ahead."""
+    path = tmp_path / "01_preprocessing.ipynb"
+    for text in ("first run", "second run"):
+        notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(text)])
+        page = report.as_html(notebook, path)
+        assert text in page.read_text()
+        os.utime(page, (time.time() + 2e5,) * 2)
+    made = page.stat().st_mtime_ns
+    assert report.as_html(notebook, path).stat().st_mtime_ns == made, "the same notebook"
+
+
 def test_an_empty_store_gives_a_page_that_says_so(tmp_path):
-    text = text_of(report.write("mini", tmp_path).read_text())
+    text = text_of(report.write_report("mini", tmp_path).read_text())
     assert (
         "0 of 10 lessons ran" in text
         and "cxrkit reproduce --profile mini" in text
@@ -435,7 +513,9 @@ def test_profile_values_are_escaped(tmp_path):
 
 def test_what_is_undefined_is_not_called_missing():
     leaf = {"value": None, "low": None, "high": None, "n": 3}
-    lines = ledger.table({"diagnosis_pa": {"external1": {"site": "here", "auc": leaf}}})
-    row = next(line for line in lines if line["quantity"] == "PA films, external hospital 1: AUC")
-    assert row["ours"] != row["ours"] and row["interval"] is None
+    lines = ledger.ledger_table({"diagnosis_pa": {"sites": {"here": {"auc": leaf}}}})
+    row = next(
+        line for line in lines if line["quantity"] == "PA films, external hospital CNUH: AUC"
+    )
+    assert row["measured"] != row["measured"] and row["interval"] is None
     assert row["why"] == "ours: here; undefined: not every class has films there"

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from cxrkit.config.profiles import Training
+from cxrkit.config.sections import Training
 from cxrkit.data import cache, datasets, manifests
 from cxrkit.data.images import ImageError
 from cxrkit.storage.artifacts import Store
@@ -134,12 +134,12 @@ def test_a_write_that_cannot_begin_says_why(tmp_path, monkeypatch, code):
 
 
 @pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="this system cannot reserve room")
-def test_a_cache_without_room_is_refused_before_it_starts(tmp_path, films):
+def test_a_cache_without_room_is_refused_before_it_starts(tmp_path, images):
     with (
         pytest.raises(OSError, match=r"images.npy: no room for 0.1 GB .*CXRKIT_STORE"),
         largest_file(10**6),
     ):
-        cache.cached(films, 1024, store=Store(tmp_path / "store"))
+        cache.cached_images(images, 1024, store=Store(tmp_path / "store"))
 
 
 def lose_a_worker(folder):
@@ -176,7 +176,7 @@ def test_a_film_that_cannot_be_read_in_mid_epoch_is_named(tmp_path, whole):
 
 
 @pytest.fixture
-def films(tmp_path):
+def images(tmp_path):
     """Paths of 120 films."""
     rng = np.random.default_rng(0)
     for i in range(120):
@@ -184,46 +184,52 @@ def films(tmp_path):
     return [str(tmp_path / f"{i}.png") for i in range(120)]
 
 
-def test_training_does_not_notice_a_film_that_is_damaged_after_it_was_decoded(tmp_path, films):
+def test_training_does_not_notice_a_film_that_is_damaged_after_it_was_decoded(tmp_path, images):
     table = "path,patient_id,view,site\n" + "".join(
-        f"{Path(path).name},p{i},PA,S\n" for i, path in enumerate(films)
+        f"{Path(path).name},p{i},PA,S\n" for i, path in enumerate(images)
     )
     (tmp_path / "films.csv").write_text(table)
     dataset = datasets.CXRDataset(
-        manifests.read("local", tmp_path), 32, store=Store(tmp_path / "store")
+        manifests.read_manifest("local", tmp_path), 32, store=Store(tmp_path / "store")
     )
     before = dataset.batch(range(120))["image"]
-    Path(films[5]).write_bytes(b"damaged")
+    Path(images[5]).write_bytes(b"damaged")
     assert torch.equal(dataset.batch(range(120))["image"], before)
     with pytest.raises(
         ImageError,
-        match=r"1 of 120 films cannot be read \(all of them: .*failures.txt\)(.|\n)*5.png",
+        match=r"1 of 120 images cannot be read \(all of them: .*failures.txt\)(.|\n)*5.png",
     ):
-        datasets.CXRDataset(manifests.read("local", tmp_path), 32, store=Store(tmp_path / "store"))
+        datasets.CXRDataset(
+            manifests.read_manifest("local", tmp_path), 32, store=Store(tmp_path / "store")
+        )
 
 
 def slow_cache(folder, root):
     """What the killed process does: a cache of which every film takes 5 ms."""
-    film = cache.READ["film"]
-    cache.READ["film"], cache.CHUNK = lambda *a: (time.sleep(0.005), film(*a))[1], 8
-    cache.cached([f"{folder}/{i}.png" for i in range(120)], 48, store=Store(root))
+    decode = cache.DECODERS["image"]
+
+    def slow(*arguments):
+        time.sleep(0.005)
+        return decode(*arguments)
+
+    cache.DECODERS["image"], cache.CHUNK = slow, 8
+    cache.cached_images([f"{folder}/{i}.png" for i in range(120)], 48, store=Store(root))
 
 
-def test_a_cache_killed_at_any_moment_ends_the_same(tmp_path, films):
-    part, kills, errors = None, 0, tmp_path / "errors.txt"
+def test_a_cache_killed_at_any_moment_ends_the_same(tmp_path, images):
+    index, kills, errors = None, 0, tmp_path / "errors.txt"
     for rows in (16, 56):
         process = processes.start(errors, slow_cache, tmp_path, tmp_path / "store")
         while process.is_alive():
-            part = next((tmp_path / "store").glob("images-*.part"), None)
-            note = part and part / "done.txt"
-            if note and note.exists() and int(note.read_text()) >= rows:
+            index = next((tmp_path / "store").glob("images-*/index.jsonl"), None)
+            if index and len(index.read_bytes().splitlines()) >= rows:
                 os.kill(process.pid, signal.SIGKILL)
                 kills += 1
                 break
             time.sleep(0.002)
         process.join()
-    assert kills == 2 and part.exists()
-    file = cache.cached(films, 48, store=Store(tmp_path / "store"))
-    assert np.array_equal(
-        np.load(file), np.load(cache.cached(pd.Series(films), 48, store=Store(tmp_path / "other")))
-    )
+    assert kills == 2 and len(index.read_bytes().splitlines()) < 120
+    found = cache.cached_images(images, 48, store=Store(tmp_path / "store"))
+    other = cache.cached_images(pd.Series(images), 48, store=Store(tmp_path / "other"))
+    assert np.array_equal(found.gather(), other.gather())
+    assert len(found.files) == 1  # the room that was taken at first

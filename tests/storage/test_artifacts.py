@@ -8,7 +8,7 @@ import filelock
 import pytest
 
 from cxrkit.config import paths
-from cxrkit.storage import artifacts, atomic
+from cxrkit.storage import artifacts, atomic, locations
 
 SETTINGS = {"image_size": 128, "choices": {"resize": "plain"}}
 
@@ -105,11 +105,11 @@ def test_damaged_json_names_the_file_and_the_next_step(tmp_path):
 
 def test_the_store_is_where_the_user_says(tmp_path, monkeypatch):
     monkeypatch.setenv("CXRKIT_STORE", str(tmp_path / "here"))
-    assert artifacts.default_root() == tmp_path / "here" == artifacts.Store().root
+    assert locations.default_root() == tmp_path / "here" == artifacts.Store().root
     monkeypatch.delenv("CXRKIT_STORE")
-    assert artifacts.default_root().name == "artifacts"
+    assert locations.default_root().name == "artifacts"
     monkeypatch.setattr(paths, "PACKAGE", tmp_path / "site-packages" / "cxrkit")
     assert (
-        "cxrkit" in artifacts.default_root().name
-        and "site-packages" not in artifacts.default_root().parts
+        "cxrkit" in locations.default_root().name
+        and "site-packages" not in locations.default_root().parts
     )

@@ -11,20 +11,25 @@ import pandas as pd
 import pytest
 import torch
 
-from cxrkit.config import profiles
+from cxrkit.config import profiles, sections
 from cxrkit.config.choices import Choices
 from cxrkit.config.vocabulary import COLUMNS, DIAGNOSES
-from cxrkit.data import datasets
-from cxrkit.models import factory
-from cxrkit.pipeline import dependencies, stages, task_data
+from cxrkit.data import manifests
+from cxrkit.data.datasets import split_parts
+from cxrkit.pipeline import stages
+from cxrkit.pipeline.run import Run
 from cxrkit.simulation import cohort
 from cxrkit.storage.artifacts import Store
 from cxrkit.storage.atomic import read_json
 from cxrkit.tasks import diagnosis
+from cxrkit.tasks.diagnosis import DiagnosisTask
+from cxrkit.tasks.task import Inputs
 from cxrkit.training import batches, checkpoint, loop
+from cxrkit.training.optimizers import lr_factor
 
 pytestmark = pytest.mark.usefixtures("few_draws")
 SIZE, PER_SITE = 64, 30
+CPU = torch.device("cpu")  # weights are compared to the bit
 
 
 def profile(frozen=True, **training):
@@ -42,20 +47,20 @@ def profile(frozen=True, **training):
         profiles.demo(),
         image_size=SIZE,
         choices=Choices(augmentation="none"),
-        backbone=profiles.DenseNet(
+        backbone=sections.DenseNet(
             growth_rate=8, block_config=(2, 2, 2, 2), num_init_features=8, stem=1, stride=16
         ),
-        transformer=profiles.ViT(embed_dim=32, depth=1, num_heads=2, frozen=frozen),
-        transformer_training=profiles.Training(**steps),
+        transformer=sections.ViT(embed_dim=32, depth=1, num_heads=2, frozen=frozen),
+        transformer_training=sections.Training(**steps),
     )
 
 
 @pytest.fixture(scope="module")
-def films(tmp_path_factory):
-    """Films of three made-up hospitals: noise, one disc for other infection, one in each lung for
+def table(tmp_path_factory):
+    """Images of three made-up hospitals: noise, one disc for other infection, one in each lung for
     COVID-19; "far" is external.
     """
-    folder, rng = tmp_path_factory.mktemp("films"), np.random.default_rng(0)
+    folder, rng = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
     y, x = np.mgrid[:SIZE, :SIZE]
     images, rows = [], []
     for i in range(3 * PER_SITE):
@@ -87,11 +92,17 @@ def store(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def made(films, store, tmp_path_factory):
+def made(table, store, tmp_path_factory):
     """The finished folder of a frozen backbone."""
     folder = tmp_path_factory.mktemp("frozen")
-    diagnosis.make(folder, profile(), films, store)
+    make(folder, profile(), table, store)
     return folder
+
+
+def make(folder, settings, table, store, *initial_weights, auxiliary=None):
+    """The artifact of a table, made into a folder -> its metrics."""
+    inputs = Inputs(table, initial_weights, auxiliary)
+    return DiagnosisTask(settings, store, CPU).make(folder, inputs)
 
 
 # heads, draws
@@ -145,7 +156,7 @@ def test_draws_by_shares_of_datasets_are_even_over_the_classes_of_each():
         diagnosis.draw_weights(table, (("a", 0.6), ("b", 0.4)))
 
 
-def test_a_film_teaches_only_to_tell_the_classes_of_its_dataset_apart():
+def test_an_image_trains_only_the_classes_of_its_dataset():
     table = pd.DataFrame(
         {
             "dataset": ["a", "a", "b", "c"],
@@ -153,15 +164,13 @@ def test_a_film_teaches_only_to_tell_the_classes_of_its_dataset_apart():
         }
     )
     table.loc[4] = ["c", "normal"]
-    taught = diagnosis.CONTRASTS["own"](table)
-    np.testing.assert_array_equal(taught, [[1, 1, 0], [1, 1, 0], [0, 0, 1], [1, 0, 1], [1, 0, 1]])
-    assert diagnosis.CONTRASTS["all"](table).all()
+    own = diagnosis.CLASS_MASKS["own"](table)
+    np.testing.assert_array_equal(own, [[1, 1, 0], [1, 1, 0], [0, 0, 1], [1, 0, 1], [1, 0, 1]])
+    assert diagnosis.CLASS_MASKS["all"](table).all()
     logits = torch.tensor([[0.3, -1.0, 2.0]] * 5, requires_grad=True)
-    loss = torch.nn.functional.cross_entropy(
-        logits.masked_fill(~torch.tensor(taught), diagnosis.NEVER),
-        torch.tensor([0, 1, 2, 2, 0]),
-        reduction="none",
-    )
+    truth = torch.tensor([0, 1, 2, 2, 0])
+    masked = logits.masked_fill(~torch.tensor(own), diagnosis.EXCLUDED)
+    loss = torch.nn.functional.cross_entropy(masked, truth, reduction="none")
     by_hand = [
         math.log(1 + math.exp(-1.3)),
         math.log(1 + math.exp(1.3)),
@@ -171,35 +180,52 @@ def test_a_film_teaches_only_to_tell_the_classes_of_its_dataset_apart():
     ]
     np.testing.assert_allclose(loss.detach(), by_hand, rtol=1e-5)
     loss.sum().backward()
-    assert logits.grad[2].abs().max() == 0 and not logits.grad[~torch.tensor(taught)].any()
+    assert logits.grad[2].abs().max() == 0 and not logits.grad[~torch.tensor(own)].any()
+
+
+def test_the_loss_of_the_task_weighs_the_classes_of_the_mask():
+    """A batch as training gives it: `class_mask` beside the images, of the rows that were drawn."""
+    settings = replace(profile(), sources=sections.Sources(class_mask="own"))
+    task, logits = DiagnosisTask(settings), torch.tensor([[0.3, -1.0, 2.0]] * 2)
+    mask = torch.tensor([[True, True, False], [True, False, True]])
+
+    class Images:
+        def __len__(self):
+            return 2
+
+        def batch(self, indices):
+            at = torch.tensor(indices)
+            return {"image": logits[at], "diagnosis": torch.tensor([1, 0])[at], "index": at}
+
+    batch = diagnosis.WithClassMask(Images(), mask).batch([1, 0])
+    assert torch.equal(batch["class_mask"], mask[[1, 0]])
+    loss = task.loss(lambda image: {"logits": image}, batch)
+    by_hand = [math.log(1 + math.exp(1.7)), math.log(1 + math.exp(1.3))]
+    assert float(loss) == pytest.approx(np.mean(by_hand))
 
 
 @pytest.mark.parametrize("wrong", ["pneumonia", np.nan])
-def test_an_unknown_class_is_refused_by_name(films, store, tmp_path, wrong):
+def test_an_unknown_class_is_refused_by_name(table, store, tmp_path, wrong):
+    changed = table.assign(diagnosis=table["diagnosis"].where(table.index != 4, wrong))
     with pytest.raises(ValueError, match=f"unknown diagnosis {wrong}; known: .*'covid19'"):
-        diagnosis.make(
-            tmp_path,
-            profile(),
-            films.assign(diagnosis=films["diagnosis"].where(films.index != 4, wrong)),
-            store,
-        )
+        make(tmp_path, profile(), changed, store)
 
 
-def test_a_class_without_training_films_is_refused_by_name(films, store, tmp_path):
-    gone = films[(films["diagnosis"] != "covid19") | (films["split"] != "train")].reset_index(
+def test_a_class_without_training_images_is_refused_by_name(table, store, tmp_path):
+    gone = table[(table["diagnosis"] != "covid19") | (table["split"] != "train")].reset_index(
         drop=True
     )
-    with pytest.raises(ValueError, match="no training film is covid19"):
-        diagnosis.make(tmp_path, profile(), gone, store)
+    with pytest.raises(ValueError, match="no training image is covid19"):
+        make(tmp_path, profile(), gone, store)
     assert not any(tmp_path.iterdir())
 
 
-# judging
+# evaluation
 
 
-def judged(diagnoses, p_covid, site="near"):
-    """A table as `predict` leaves it, a patient a film: what is not COVID-19 is shared by the other
-    two, a little more for the true one.
+def predicted(diagnoses, p_covid, site="near"):
+    """A table as `predict` leaves it, a patient an image: what is not COVID-19 is shared by the
+    other two, a little more for the true one.
     """
     table = pd.DataFrame(
         {"diagnosis": diagnoses, "p_covid19": np.array(p_covid, float), "site": site}
@@ -212,11 +238,11 @@ def judged(diagnoses, p_covid, site="near"):
     return table.assign(group_id=[f"{site}{i}" for i in range(len(table))])
 
 
-VAL = judged(
+VAL = predicted(
     ["covid19"] * 5 + ["normal", "other_infection"] * 2,
     [0.9, 0.8, 0.7, 0.6, 0.1, 0.65, 0.3, 0.2, 0.1],
 )
-FAR = judged(
+FAR = predicted(
     ["covid19"] * 5 + ["normal", "other_infection"] * 2,
     [0.7, 0.62, 0.5, 0.4, 0.3, 0.61, 0.35, 0.2, 0.1],
     "far",
@@ -224,22 +250,19 @@ FAR = judged(
 
 
 def test_the_operating_point_is_carried_from_validation():
-    """Four of five films of COVID-19 reach 0.6 on validation; far away only two do, and 0.4 would
-    have been needed.
+    """Four of five images of COVID-19 reach 0.6 on validation; at the other hospital only two do,
+    and 0.4 would have been needed.
     """
     found = diagnosis.report({"val": VAL, "external": FAR}, Choices())
-    val, far = found["val"]["classes"]["covid19"], found["external1"]["classes"]["covid19"]
+    val, far = found["val"]["classes"]["covid19"], found["sites"]["far"]["classes"]["covid19"]
     assert [val[what] for what in ("threshold", *diagnosis.RATES)] == pytest.approx(
         [0.6, 0.8, 0.75, 7 / 9]
     )
     assert [far[what] for what in ("threshold", *diagnosis.RATES)] == pytest.approx(
         [0.6, 0.4, 0.75, 5 / 9]
     )
-    assert found["external1"]["site"] == "far" and found["external1"]["n"] == {
-        "normal": 2,
-        "other_infection": 2,
-        "covid19": 5,
-    }
+    assert list(found["sites"]) == ["far"]
+    assert found["sites"]["far"]["n"] == {"normal": 2, "other_infection": 2, "covid19": 5}
     # 4 negatives: pairs won by each
     assert far["auc"]["value"] == pytest.approx((4 + 4 + 3 + 3 + 2) / 20) and far["auc"]["n"] == 5
 
@@ -267,7 +290,7 @@ def test_the_optimistic_choice_stands_beside_and_is_taken_where_choice_18_says_s
 
 
 def test_calibration_is_that_of_the_answer():
-    sure = judged(["covid19"] * 4, [0.9] * 4).assign(
+    sure = predicted(["covid19"] * 4, [0.9] * 4).assign(
         diagnosis=["covid19", "covid19", "covid19", "normal"]
     )
     assert diagnosis.scores(sure, None, Choices())["ece"] == pytest.approx(0.9 - 0.75)
@@ -276,7 +299,7 @@ def test_calibration_is_that_of_the_answer():
 def test_a_site_without_a_class_has_no_number_for_it_and_none_is_invented():
     covid_only = diagnosis.report(
         {"val": VAL, "external": FAR[FAR["diagnosis"] == "covid19"]}, Choices()
-    )["external1"]
+    )["sites"]["far"]
     assert covid_only["auc"]["value"] is None and covid_only["sensitivity"]["value"] is None
     assert (
         covid_only["classes"]["normal"]["sensitivity"] is None
@@ -284,7 +307,7 @@ def test_a_site_without_a_class_has_no_number_for_it_and_none_is_invented():
     )
     blind = diagnosis.report(
         {"val": VAL[VAL["diagnosis"] != "covid19"], "external": FAR}, Choices()
-    )["external1"]
+    )["sites"]["far"]
     # nothing to carry
     assert [blind["classes"]["covid19"][what] for what in ("threshold", *diagnosis.RATES)] == [
         None
@@ -305,20 +328,31 @@ def test_thresholds_move_between_hospitals():
 # training
 
 
-def run(films, store, folder, settings):
-    """A fresh model trained on the films -> (state before, model, backbone passes of one film)."""
-    torch.manual_seed(0)
-    model, seen = factory.network(settings), []
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    model.features.register_forward_hook(lambda module, inputs, output: seen.append(len(output)))
-    diagnosis.fit(model, folder, settings, datasets.parts(films), store)
-    return before, model, sum(seen)
+class Watched(DiagnosisTask):
+    """Keeps the weights before the training, and counts the images that the backbone saw."""
+
+    def network(self):
+        model = super().network()
+        self.before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        self.passes = 0
+        model.features.register_forward_hook(self._count)
+        return model
+
+    def _count(self, module, inputs, output):
+        self.passes += len(output)
 
 
-def test_a_frozen_backbone_sees_every_film_once_and_stays_to_the_bit(films, store, tmp_path):
-    counts = films[~films["external"]]["split"].value_counts()
+def run(table, store, folder, settings, kind=Watched):
+    """A fresh model, trained -> (state before, model, count of images that the backbone saw)."""
+    task, parts = kind(settings, store, CPU), split_parts(table)
+    model = task.fit(folder, parts["train"], parts["val"])
+    return task.before, model, task.passes
+
+
+def test_a_frozen_backbone_sees_every_image_once_and_stays_to_the_bit(table, store, tmp_path):
+    counts = table[~table["external"]]["split"].value_counts()
     for steps in (6, 12):
-        before, model, passes = run(films, store, tmp_path / str(steps), profile(steps=steps))
+        before, model, passes = run(table, store, tmp_path / str(steps), profile(steps=steps))
         assert passes == counts["train"] + counts["val"], "whatever the number of steps"
     after = model.state_dict()
     assert any("running_mean" in name for name in after)
@@ -328,9 +362,9 @@ def test_a_frozen_backbone_sees_every_film_once_and_stays_to_the_bit(films, stor
     assert not torch.equal(before["transformer.head.weight"], after["transformer.head.weight"])
 
 
-def test_a_trained_backbone_moves_and_sees_every_step(films, store, tmp_path):
+def test_a_trained_backbone_moves_and_sees_every_step(table, store, tmp_path):
     before, model, passes = run(
-        films, store, tmp_path, profile(frozen=False, steps=3, eval_every=0)
+        table, store, tmp_path, profile(frozen=False, steps=3, eval_every=0)
     )
     after = model.state_dict()
     assert passes == 3 * 8
@@ -341,35 +375,33 @@ def test_a_trained_backbone_moves_and_sees_every_step(films, store, tmp_path):
 
 
 def test_a_corpus_on_disk_is_that_in_memory_to_the_bit_and_goes_after_the_training(
-    films, store, tmp_path, monkeypatch
+    table, store, tmp_path
 ):
-    table, settings = datasets.parts(films)["train"], profile()
-    torch.manual_seed(0)
-    model, on_disk = factory.network(settings), tmp_path / "train.npy"
-    kept = diagnosis.corpus(model, table, settings, on_disk, store)
+    train, settings = split_parts(table)["train"], profile()
+    task = DiagnosisTask(settings, store, CPU)
+    model, on_disk = task.initialise(), tmp_path / "train.npy"
+    kept = task.corpus(model, train, on_disk)
     whole = loop.evaluate(
         model,
-        diagnosis.dataset(table, settings, store),
+        task.dataset(train),
         ("features",),
+        device=CPU,
         forward=lambda model, batch: {"features": model.corpus(batch["image"])},
     )["features"]
-    there, rows = pickle.loads(pickle.dumps(kept)), [5, 0, 5, len(table) - 1]
-    assert len(pickle.dumps(kept)) < 10_000 < on_disk.stat().st_size and len(there) == len(
-        kept
-    ) == len(table)
+    there, rows = pickle.loads(pickle.dumps(kept)), [5, 0, 5, len(train) - 1]
+    assert len(pickle.dumps(kept)) < 10_000 < on_disk.stat().st_size
+    assert len(there) == len(kept) == len(train)
     for dataset in (kept, there, kept):
         batch = dataset.batch(rows)
         assert torch.equal(batch["features"], whole[rows]) and batch["index"].tolist() == rows
 
-    def in_memory(*args):
-        return batches.Tensors(
-            **{name: read[:] for name, read in corpus(*args).batch(range(len(args[1]))).items()}
-        )
+    class InMemory(Watched):
+        def corpus(self, model, table, file):
+            mapped = super().corpus(model, table, file).batch(range(len(table)))
+            return batches.Tensors(**{name: tensor[:] for name, tensor in mapped.items()})
 
-    _, from_disk, _ = run(films, store, tmp_path / "disk", settings)
-    corpus = diagnosis.corpus
-    monkeypatch.setattr(diagnosis, "corpus", in_memory)
-    _, from_memory, _ = run(films, store, tmp_path / "memory", settings)
+    _, from_disk, _ = run(table, store, tmp_path / "disk", settings)
+    _, from_memory, _ = run(table, store, tmp_path / "memory", settings, InMemory)
     assert all(
         torch.equal(tensor, from_memory.state_dict()[name])
         for name, tensor in from_disk.state_dict().items()
@@ -380,48 +412,49 @@ def test_a_corpus_on_disk_is_that_in_memory_to_the_bit_and_goes_after_the_traini
     }
 
 
-def test_a_training_that_stops_leaves_no_corpus(films, store, tmp_path, monkeypatch):
+def test_a_training_that_stops_leaves_no_corpus(table, store, tmp_path, monkeypatch):
     def stops(*args, **options):
         assert (tmp_path / "corpus" / "train.npy").exists()
         raise KeyboardInterrupt
 
     monkeypatch.setattr(loop, "fit", stops)
     with pytest.raises(KeyboardInterrupt):
-        run(films, store, tmp_path, profile())
+        run(table, store, tmp_path, profile())
     assert not any(tmp_path.iterdir())
 
 
-def test_frozen_training_is_the_same_from_corpus_and_from_image(films, store, tmp_path):
-    """The corpus is what the backbone would have said at every step."""
+def test_frozen_training_is_the_same_from_corpus_and_from_image(table, store, tmp_path):
+    """The corpus is what the backbone would have given at every step."""
     settings = profile(steps=4, eval_every=0)
-    _, fast, _ = run(films, store, tmp_path / "corpus", settings)
-    torch.manual_seed(0)
-    slow = factory.network(settings)
-    slow.features.requires_grad_(False)
-    table = datasets.parts(films)["train"]
+    _, fast, _ = run(table, store, tmp_path / "corpus", settings)
+    task = DiagnosisTask(settings, store, CPU)
+    slow = task.initialise()
+    assert not any(weight.requires_grad for weight in slow.features.parameters())
+    train = split_parts(table)["train"]
     loop.fit(
         slow,
         lambda model, batch: diagnosis.HEADS["softmax"][0](
             model(batch["image"])["logits"], batch["diagnosis"]
         ),
-        diagnosis.dataset(table, settings, store),
+        task.dataset(train),
         settings.transformer_training,
         seed=0,
-        sample_weights=diagnosis.class_weights(table),
+        device=CPU,
+        sample_weights=diagnosis.class_weights(train),
     )
     for name, tensor in slow.state_dict().items():
         torch.testing.assert_close(fast.state_dict()[name], tensor, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("head", ["softmax", "binary"])
-def test_it_learns_the_planted_signs_for_a_hospital_never_seen(films, store, tmp_path, head):
+def test_it_learns_the_planted_signs_for_a_hospital_never_seen(table, store, tmp_path, head):
     settings = profile(frozen=False, steps=120, eval_every=0)
     settings = replace(settings, choices=replace(settings.choices, class_head=head))
-    diagnosis.make(tmp_path, settings, films, store)
-    assert read_json(tmp_path / "metrics.json")["external1"]["auc"]["value"] > 0.95
+    make(tmp_path, settings, table, store)
+    assert read_json(tmp_path / "metrics.json")["sites"]["far"]["auc"]["value"] > 0.95
 
 
-def test_the_gradient_is_clipped_at_norm_1(films, store, tmp_path, monkeypatch):
+def test_the_gradient_is_clipped_at_norm_1(table, store, tmp_path, monkeypatch):
     seen, clip = [], torch.nn.utils.clip_grad_norm_
 
     def watched(weights, most):
@@ -436,7 +469,7 @@ def test_the_gradient_is_clipped_at_norm_1(films, store, tmp_path, monkeypatch):
         return before
 
     monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", watched)
-    run(films, store, tmp_path, profile(frozen=False, steps=3, eval_every=0))
+    run(table, store, tmp_path, profile(frozen=False, steps=3, eval_every=0))
     assert len(seen) == 3 and any(before > 1 for before, _ in seen)
     assert all(after == pytest.approx(min(before, 1), rel=1e-3) for before, after in seen)
 
@@ -444,11 +477,15 @@ def test_the_gradient_is_clipped_at_norm_1(films, store, tmp_path, monkeypatch):
 # folders
 
 
-def test_a_finished_folder_holds_what_it_says(made, films, store):
-    found, table = read_json(made / "metrics.json"), pd.read_csv(made / "predictions.csv")
-    assert found["images"] == {name: len(part) for name, part in datasets.parts(films).items()}
-    assert found["external1"]["site"] == "far" and found["external1"]["auc"]["n"] == PER_SITE
-    np.testing.assert_allclose(table[diagnosis.PROBABILITIES].sum(axis=1), 1, atol=1e-5)
+def test_a_finished_folder_holds_what_it_says(made, table, store):
+    found, kept = read_json(made / "metrics.json"), store.read_table(made / "predictions.csv")
+    parts = split_parts(table)
+    assert found["images"] == {name: len(part) for name, part in parts.items()}
+    assert list(found["sites"]) == ["far"] and found["sites"]["far"]["auc"]["n"] == PER_SITE
+    np.testing.assert_allclose(kept[diagnosis.PROBABILITIES].sum(axis=1), 1, atol=1e-5)
+    assert kept["part"].value_counts().to_dict() == {
+        name: len(part) for name, part in parts.items() if name != "train"
+    }
     history = pd.DataFrame(read_json(made / "history.json"))
     assert history["step"].tolist() == [2, 3, 4, 6] and history["score"].notna().tolist() == [
         False,
@@ -456,9 +493,10 @@ def test_a_finished_folder_holds_what_it_says(made, films, store):
         False,
         True,
     ]
-    again = diagnosis.predict(diagnosis.load(made, profile()), table, profile(), store)
+    task = DiagnosisTask(profile(), store, CPU)
+    again = task.predict(task.load(made), kept)
     np.testing.assert_allclose(
-        again[diagnosis.PROBABILITIES], table[diagnosis.PROBABILITIES], atol=1e-6
+        again[diagnosis.PROBABILITIES], kept[diagnosis.PROBABILITIES], atol=1e-6
     )
     assert sorted(path.name for path in made.iterdir()) == [
         "history.json",
@@ -468,12 +506,12 @@ def test_a_finished_folder_holds_what_it_says(made, films, store):
     ]
 
 
-def test_it_begins_with_the_backbone_that_it_is_given(films, store, tmp_path, made):
+def test_it_begins_with_the_backbone_that_it_is_given(table, store, tmp_path, made):
     given = {
         name: 1.5 * tensor if tensor.is_floating_point() else tensor
         for name, tensor in checkpoint.load_tensors(made / "weights.safetensors")[0].items()
     }
-    diagnosis.make(tmp_path, profile(), films, store, (given,))
+    make(tmp_path, profile(), table, store, given)
     after = checkpoint.load_tensors(tmp_path / "weights.safetensors")[0]
     assert all(
         torch.equal(after[name], given[name]) for name in given if name.startswith("features.")
@@ -482,22 +520,22 @@ def test_it_begins_with_the_backbone_that_it_is_given(films, store, tmp_path, ma
 
 @pytest.mark.parametrize("frozen", [True, False])
 def test_an_interrupted_training_goes_on_to_the_same_weights(
-    films, store, tmp_path, monkeypatch, frozen
+    table, store, tmp_path, monkeypatch, frozen
 ):
     settings = profile(frozen, checkpoint_every=2)
-    diagnosis.make(tmp_path / "whole", settings, films, store)
-    update = loop.Run.update
+    make(tmp_path / "whole", settings, table, store)
+    update = loop.TrainingRun.update
 
-    def killed(self, loss, source):
+    def killed(self, source):
         if self.step == 5:
             raise RuntimeError("killed")
-        update(self, loss, source)
+        update(self, source)
 
     with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="killed"):
-        patch.setattr(loop.Run, "update", killed)
-        diagnosis.make(tmp_path / "again", settings, films, store)
+        patch.setattr(loop.TrainingRun, "update", killed)
+        make(tmp_path / "again", settings, table, store)
     assert not (tmp_path / "again" / "metrics.json").exists()
-    diagnosis.make(tmp_path / "again", settings, films, store)
+    make(tmp_path / "again", settings, table, store)
     whole, again = (
         checkpoint.load_tensors(tmp_path / name / "weights.safetensors")[0]
         for name in ("whole", "again")
@@ -510,27 +548,30 @@ def test_an_interrupted_training_goes_on_to_the_same_weights(
 
 def test_the_stages_on_a_tiny_virtual_cohort(tmp_path):
     """From nothing to the metrics of both views: cohort, backbone, corpus ViT."""
-    quick = profiles.Training("adamw", lr=1e-3, batch=8, steps=2, log_every=1)
+    quick = sections.Training("adamw", lr=1e-3, batch=8, steps=2, log_every=1)
     settings = replace(
         profile(),
-        cohort=profiles.Cohort(findings=12, diagnosis=60, severity=0, size=SIZE),
+        cohort=sections.CohortSettings(findings=12, diagnosis=60, severity=0, size=SIZE),
         backbone_training=quick,
         transformer_training=quick,
     )
     store, found = Store(tmp_path), {}
     store.load_or_make(
         "cohort",
-        dependencies.settings(settings, "cohort"),
+        stages.settings(settings, "cohort"),
         # starting processes takes longer
-        lambda folder: cohort.draw(folder, settings.cohort, settings.seed, workers=1),
+        lambda folder: cohort.draw_cohort(folder, settings.cohort, settings.seed, workers=1),
     )
+    everything = Run(settings, store.root)
     for view in ("PA", "AP"):
-        found[view] = read_json(stages.transformer(settings, view, store) / "metrics.json")
-        assert [found[view][f"external{i}"]["site"] for i in (1, 2, 3)] == ["dogwood", "elm", "fir"]
-    films = task_data.for_task(settings, "diagnosis", store)
-    assert sum(sum(one["images"].values()) for one in found.values()) == len(films) == 60
+        folder = stages.resolve(settings, f"diagnosis_{view.lower()}", store)
+        found[view] = read_json(folder / "metrics.json")
+        assert list(found[view]["sites"]) == ["dogwood", "elm", "fir"]
+        assert everything.diagnosis(view).metrics == found[view]
+    images = everything.images("diagnosis")
+    assert sum(sum(one["images"].values()) for one in found.values()) == len(images) == 60
     with pytest.raises(ValueError, match="unknown view 'lateral'"):
-        stages.transformer(settings, "lateral", store)
+        everything.diagnosis("lateral")
 
 
 # the paper
@@ -555,11 +596,11 @@ def test_the_papers_schedule_at_five_steps():
         9999: 0.5 * (1 + math.cos(math.pi * 9499 / 9500)),
     }
     for step, factor in expected.items():
-        assert loop.lr_factor(step, training) == pytest.approx(factor, abs=1e-12)
+        assert lr_factor(step, training) == pytest.approx(factor, abs=1e-12)
 
 
 @pytest.mark.slow
-def test_two_true_size_steps(films, store, tmp_path):
+def test_two_true_size_steps(table, store, tmp_path):
     """DenseNet-121 and ViT-B at 512 px, end to end, with the paper's optimiser; only the batch is
     small.
     """
@@ -568,10 +609,8 @@ def test_two_true_size_steps(films, store, tmp_path):
         paper,
         transformer_training=replace(paper.transformer_training, batch=2, steps=2, log_every=1),
     )
-    model = factory.network(settings)
+    before, model, _ = run(table, store, tmp_path, settings)
     assert sum(p.numel() for p in model.parameters()) == 92_997_507
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    diagnosis.fit(model, tmp_path, settings, datasets.parts(films), store)
     history = read_json(tmp_path / "history.json")
     assert [row["step"] for row in history] == [1, 2] and all(
         math.isfinite(row["loss"]) for row in history
@@ -587,48 +626,50 @@ def test_two_true_size_steps(films, store, tmp_path):
         assert not torch.equal(before[name], after[name])
 
 
-def tied(films):
-    """The made-up films with source and class tied: "left" has no COVID-19, "right" nothing else;
+def tied(table):
+    """The made-up images with source and class tied: "left" has no COVID-19, "right" nothing else;
     both views.
     """
-    covid = films["diagnosis"] == "covid19"
-    return films.assign(
-        dataset=np.where(films["external"], "apart", np.where(covid, "right", "left")),
-        view=["PA", "AP"] * (len(films) // 2),
+    covid = table["diagnosis"] == "covid19"
+    return table.assign(
+        dataset=np.where(table["external"], "apart", np.where(covid, "right", "left")),
+        view=["PA", "AP"] * (len(table) // 2),
     )
 
 
-def test_lent_films_teach_what_a_tied_source_cannot_and_its_own_patients_are_judged_by_other_folds(
-    films, store, tmp_path
+def test_auxiliary_images_train_beside_a_tied_source_whose_patients_other_folds_predict(
+    table, store, tmp_path
 ):
-    sources = profiles.Sources(
-        shares=(("left", 1.0), ("right", 0.0), ("lent", 1.0)), contrast="own"
+    sources = sections.Sources(
+        shares=(("left", 1.0), ("right", 0.0), ("auxiliary", 1.0)), class_mask="own"
     )
     settings = replace(profile(steps=4), folds=2, sources=sources)
-    table = tied(films)
-    lent = films[films["external"]].assign(dataset="lent", external=False)
-    result = diagnosis.make(tmp_path, settings, table, store, lent=lent)
-    assert result["images"]["train"] == len(
-        table[(table["split"] == "train") & ~table["external"]]
-    ), "lent films are not counted as own"
-    inner = table[~table["external"]].reset_index(drop=True)
-    judged = diagnosis.cross_validate(tmp_path, settings, inner, store, lent=lent)
-    assert sorted(judged["path"]) == sorted(inner["path"])
+    own = tied(table)
+    auxiliary = table[table["external"]].assign(dataset="auxiliary", external=False)
+    task, inputs = DiagnosisTask(settings, store, CPU), Inputs(own, (), auxiliary)
+    result = task.make(tmp_path, inputs)
+    assert result["images"]["train"] == len(own[(own["split"] == "train") & ~own["external"]]), (
+        "auxiliary images are not counted as own"
+    )
+    inner = own[~own["external"]].reset_index(drop=True)
+    fold = inner["group_id"].map(lambda group: manifests.fold_of(group, 2)).to_numpy()
+    folds = task.cross_validate(tmp_path, inner, fold, inputs)
+    assert sorted(folds["path"]) == sorted(inner["path"])
     for k in (0, 1):
-        model = diagnosis.load(tmp_path / f"fold{k}", settings)
-        mine = judged[judged["fold"] == k].reset_index(drop=True)
-        again = diagnosis.predict(model, mine, settings, store)
+        model = task.load(tmp_path / f"fold{k}")
+        mine = folds[folds["fold"] == k].reset_index(drop=True)
+        again = task.predict(model, mine)
         np.testing.assert_allclose(
             mine[diagnosis.PROBABILITIES], again[diagnosis.PROBABILITIES], atol=1e-5
         )
 
 
-def test_a_view_takes_its_films_from_the_model_of_both(films, store, tmp_path):
+def test_a_view_takes_its_images_from_the_model_of_both(table, store, tmp_path):
     whole, part = tmp_path / "whole", tmp_path / "part"
     part.mkdir()
-    result = diagnosis.make(whole, profile(), tied(films), store)
-    diagnosis.take(part, profile(), "AP", whole)
-    taken = pd.read_csv(part / "predictions.csv")
+    result = make(whole, profile(), tied(table), store)
+    diagnosis.take_view(part, store, "AP", whole, profile().choices)
+    taken = store.read_table(part / "predictions.csv")
     assert (
         set(taken["view"]) == {"AP"}
         and (part / "weights.safetensors").read_bytes()

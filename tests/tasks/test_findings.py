@@ -4,7 +4,6 @@ stage; committed results.
 
 import json
 import math
-import os
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -13,25 +12,31 @@ import pandas as pd
 import pytest
 import torch
 
-from cxrkit.config import profiles, vocabulary
+from cxrkit.config import profiles, sections
 from cxrkit.config.choices import Choices
-from cxrkit.config.profiles import Cohort, DenseNet, Training
+from cxrkit.config.sections import CohortSettings, DenseNet, Training
 from cxrkit.config.vocabulary import COLUMNS, FINDINGS
-from cxrkit.data import datasets, manifests
+from cxrkit.data import manifests
+from cxrkit.data.datasets import split_parts
 from cxrkit.evaluation import metrics
-from cxrkit.pipeline import dependencies, stages, task_data
-from cxrkit.reproduction import results
+from cxrkit.pipeline import stages
+from cxrkit.pipeline.task_data import images_for
+from cxrkit.simulation import cohort as virtual_hospitals
 from cxrkit.simulation import hospital as hospital_module
+from cxrkit.storage import recorded
 from cxrkit.storage.artifacts import Store
 from cxrkit.storage.atomic import read_json
 from cxrkit.tasks import findings
-from cxrkit.tasks.findings import LOGITS
+from cxrkit.tasks.findings import LOGITS, FindingsTask
+from cxrkit.tasks.task import Inputs
+from cxrkit.training import checkpoint
 
 pytestmark = pytest.mark.usefixtures("few_draws")
+CPU = torch.device("cpu")  # weights are compared to the bit
 TINY = replace(
     profiles.demo(),
     image_size=64,
-    cohort=Cohort(findings=45, diagnosis=6, severity=6, size=64),
+    cohort=CohortSettings(findings=45, diagnosis=6, severity=6, size=64),
     backbone=DenseNet(
         growth_rate=4, block_config=(1, 1, 1, 1), num_init_features=8, stem=1, stride=16
     ),
@@ -40,7 +45,7 @@ TINY = replace(
 
 
 class Given(torch.nn.Module):
-    """Stands for the network: hands out the tensor (n, ...) that it was given, film after film."""
+    """Stands for the network: gives a tensor (n, ...) that it holds, image after image."""
 
     def __init__(self, name, values):
         super().__init__()
@@ -56,16 +61,24 @@ def store(tmp_path_factory):
     """A store with the tiny cohort drawn."""
     torch.set_num_threads(1)
     made = Store(tmp_path_factory.mktemp("store"))
-    # drawn in this process: others would import the kit anew
-    with pytest.MonkeyPatch.context() as alone:
-        alone.setattr(os, "cpu_count", lambda: 1)
-        task_data.cohort(TINY, made)
+    # in this process: others would import the kit anew
+    made.load_or_make(
+        "cohort",
+        stages.settings(TINY, "cohort"),
+        lambda folder: virtual_hospitals.draw_cohort(folder, TINY.cohort, TINY.seed, workers=1),
+    )
     return made
 
 
 @pytest.fixture(scope="module")
-def films(store):
-    return task_data.for_task(TINY, "findings", store)
+def table(store):
+    """Images of the tiny cohort for the findings."""
+    return images_for(TINY, "findings", store, stages.folder_of(TINY, "cohort", store))
+
+
+@pytest.fixture(scope="module")
+def task(store):
+    return FindingsTask(TINY, store, CPU)
 
 
 @pytest.fixture
@@ -74,8 +87,7 @@ def few(monkeypatch):
     monkeypatch.setattr(findings, "FEWEST", 2)
 
 
-# --- loss and schedule
-# -------------------------------------------------------------------------------------------------------
+# loss and schedule
 
 
 def softplus(x):
@@ -85,7 +97,9 @@ def softplus(x):
 def test_loss_counts_known_labels_only():
     logits = torch.tensor([[0.0, 2.0, -1.0], [5.0, 3.0, 0.5]], requires_grad=True)
     labels = torch.tensor([[1.0, math.nan, 0.0], [math.nan, 0.0, math.nan]])
-    value = findings.loss(Given("logits", logits), {"image": logits, "findings": labels})
+    batch = {"image": logits, "findings": labels}
+    value = FindingsTask(TINY).loss(Given("logits", logits), batch)
+    assert value == findings.cross_entropy(logits, labels)
     assert value.item() == pytest.approx((softplus(0) + softplus(-1) + softplus(3)) / 3, rel=1e-6)
     value.backward()
     assert torch.equal(logits.grad == 0, torch.isnan(labels))
@@ -93,15 +107,14 @@ def test_loss_counts_known_labels_only():
 
 def test_a_batch_without_labels_costs_nothing():
     logits = torch.randn(2, 3, requires_grad=True)
-    value = findings.loss(
-        Given("logits", logits), {"image": logits, "findings": torch.full((2, 3), math.nan)}
-    )
+    batch = {"image": logits, "findings": torch.full((2, 3), math.nan)}
+    value = FindingsTask(TINY).loss(Given("logits", logits), batch)
     value.backward()
     assert value.item() == 0 and not logits.grad.any()
 
 
 def test_step_decay_of_both_readings():
-    """1,000 films in batches of 4 x 2 are 125 updates an epoch."""
+    """1,000 images in batches of 4 x 2 are 125 steps an epoch."""
     training = Training(schedule="step", steps=3000, batch=4, accumulate=2)
     late = findings.with_decay(training, 1000, Choices(lr_decay="epochs_10_15"))
     assert late.milestones == (1250, 1875) and late.decay == 0.5
@@ -114,15 +127,14 @@ def test_step_decay_of_both_readings():
 
 
 def test_the_papers_decay_never_fires_in_the_papers_steps():
-    """160,000 updates of 8 of the 190,847 films are 6.7 epochs (choice 13)."""
+    """160,000 steps of 8 of the 190,847 images are 6.7 epochs (choice 13)."""
     paper = profiles.paper()
     training = findings.with_decay(paper.backbone_training, 29_420 + 161_427, paper.choices)
     assert training.steps == 160_000 and f"{training.steps * training.batch / 190_847:.1f}" == "6.7"
     assert min(training.milestones) > training.steps
 
 
-# --- scores
-# ------------------------------------------------------------------------------------------------------------------
+# scores
 
 
 def test_mean_auc_leaves_out_what_has_one_class():
@@ -133,9 +145,9 @@ def test_mean_auc_leaves_out_what_has_one_class():
 
 
 @pytest.fixture
-def judged():
-    """100 films of 50 patients: cardiomegaly in 25 patients (ranked well), edema in 19 (38 films),
-    the rest in none or all.
+def predictions():
+    """100 images of 50 patients: cardiomegaly in 25 patients (ranked well), edema in 19 (38
+    images), the rest in none or all.
     """
     rng = np.random.default_rng(0)
     patient = np.arange(100) // 2
@@ -156,41 +168,44 @@ def judged():
     )
 
 
-def test_scores_by_hand(judged):
-    out = findings.scores(judged)
+def test_scores_by_hand(predictions):
+    out = findings.scores(predictions)
     area = out["findings"]["cardiomegaly"]["auc"]
-    truth, logit = judged["cardiomegaly"].to_numpy(), judged["logit_cardiomegaly"].to_numpy()
+    truth, logit = (
+        predictions["cardiomegaly"].to_numpy(),
+        predictions["logit_cardiomegaly"].to_numpy(),
+    )
     assert (
         area["value"] == pytest.approx(np.mean(logit[truth == 1][:, None] > logit[truth == 0]))
         and area["n"] == 50
     )
     assert (area["value"], area["low"], area["high"]) == pytest.approx(
-        metrics.auc_ci(truth, logit, groups=judged["group_id"])
+        metrics.auc_ci(truth, logit, groups=predictions["group_id"])
     )
     probability = 1 / (1 + np.exp(-logit))
     assert out["findings"]["cardiomegaly"]["brier"] == pytest.approx(
         np.mean((probability - truth) ** 2)
     )
     shown = {name for name, found in out["findings"].items() if found["auc"]["value"] is not None}
-    # edema: 38 films, but of 19 patients
+    # edema: 38 images, but of 19 patients
     assert shown == {"no_finding", "cardiomegaly", "opacity", "pneumonia"}
     assert out["auc"]["value"] == pytest.approx(
         np.mean([out["findings"][name]["auc"]["value"] for name in shown])
     )
     assert out["auc"]["low"] < out["auc"]["value"] < out["auc"]["high"] and out["auc"]["n"] == 100
     # unknown labels are not counted
-    assert out["findings"]["opacity"]["auc"]["n"] == int(judged["opacity"].sum())
+    assert out["findings"]["opacity"]["auc"]["n"] == int(predictions["opacity"].sum())
     json.dumps(out, allow_nan=False)
 
 
-def test_a_finding_in_everybody_has_no_auc(judged):
-    out = findings.scores(judged.assign(cardiomegaly=1.0))
+def test_a_finding_in_everybody_has_no_auc(predictions):
+    out = findings.scores(predictions.assign(cardiomegaly=1.0))
     assert out["findings"]["cardiomegaly"]["auc"]["value"] is None
     json.dumps(out, allow_nan=False)
 
 
-def test_labels_that_say_the_same_are_named(judged):
-    assert findings.scores(judged)["same"] == [
+def test_labels_that_say_the_same_are_named(predictions):
+    assert findings.scores(predictions)["same"] == [
         "opacity = 1 - no_finding",
         "pneumonia = 1 - no_finding",
         "pneumonia = opacity",
@@ -202,58 +217,60 @@ def test_labels_that_say_the_same_are_named(judged):
     ) == ["c = 1 - a"]
 
 
-def test_every_external_site_stands_alone(judged):
+def test_every_external_site_stands_alone(predictions):
     both = pd.concat(
-        [judged, judged.assign(site="fir", logit_cardiomegaly=-judged["logit_cardiomegaly"])]
+        [
+            predictions,
+            predictions.assign(site="fir", logit_cardiomegaly=-predictions["logit_cardiomegaly"]),
+        ]
     )
-    out = findings.report({"external": both})
-    first, second = (
-        out[name]["findings"]["cardiomegaly"]["auc"]["value"] for name in ("external1", "external2")
-    )
-    assert (out["external1"]["site"], out["external2"]["site"]) == (
-        "elm",
-        "fir",
-    ) and first == pytest.approx(1 - second)
+    out = FindingsTask(TINY).evaluate({"external": both}, both[:0])
+    assert list(out["sites"]) == ["elm", "fir"]
+    areas = [site["findings"]["cardiomegaly"]["auc"]["value"] for site in out["sites"].values()]
+    assert areas[0] == pytest.approx(1 - areas[1])
 
 
-# --- folds
-# -------------------------------------------------------------------------------------------------------------------
+# folds
 
 
-def test_folds_never_share_a_patient_and_are_always_the_same(monkeypatch, tmp_path):
+def test_folds_never_share_a_patient_and_are_always_the_same(tmp_path):
     table = pd.DataFrame(
-        {"group_id": [f"g{i // 3}" for i in range(90)], "path": [f"{i}.png" for i in range(90)]}
+        {
+            "group_id": [f"g{i // 3}" for i in range(90)],
+            "path": [f"{i}.png" for i in range(90)],
+            "external": False,
+        }
     )
     asked = []
 
-    def fit(folder, profile, table, **options):
-        return SimpleNamespace(seen=set(table["group_id"]), folder=folder.name)
+    class Untrained(FindingsTask):
+        def fit(self, folder, train, val=None, initial_weights=()):
+            return SimpleNamespace(seen=set(train["group_id"]), folder=folder.name)
 
-    def predict(model, table, profile, store):
-        asked.append(model.folder)
-        assert model.seen.isdisjoint(table["group_id"]) and model.seen | set(table["group_id"]) == {
-            f"g{i}" for i in range(30)
-        }
-        return table
+        def predict(self, model, table):
+            asked.append(model.folder)
+            groups = set(table["group_id"])
+            assert model.seen.isdisjoint(groups)
+            assert model.seen | groups == {f"g{i}" for i in range(30)}
+            return table
 
-    monkeypatch.setattr(findings, "fit", fit)
-    monkeypatch.setattr(findings, "predict", predict)
-    profile = replace(TINY, folds=5)
-    once = findings.cross_validate(tmp_path, profile, table)
+    task = Untrained(replace(TINY, folds=5))
+
+    def cross_validate(table):
+        return task.more_predictions(tmp_path, Inputs(table))["folds"]
+
+    once = cross_validate(table)
     assert sorted(once["path"]) == sorted(table["path"]) and asked == [f"fold{k}" for k in range(5)]
     assert (once["fold"] == once["group_id"].map(lambda group: manifests.fold_of(group, 5))).all()
-    shuffled = findings.cross_validate(
-        tmp_path, profile, table.sample(frac=1, random_state=1).reset_index(drop=True)
-    )
+    shuffled = cross_validate(table.sample(frac=1, random_state=1).reset_index(drop=True))
     assert once.set_index("path")["fold"].to_dict() == shuffled.set_index("path")["fold"].to_dict()
 
 
-# --- pointing
-# ----------------------------------------------------------------------------------------------------------------
+# pointing
 
 
-def test_pointing_at_the_truth_hits_and_away_from_it_misses(store):
-    """Maps made of the truth itself, on three films of a real ward: 1.0; turned round: 0; the
+def test_pointing_at_the_truth_hits_and_elsewhere_misses(task):
+    """Maps made of the truth itself, on three images of a virtual ward: 1.0; turned round: 0; the
     chance is the share of cells, by hand.
     """
     hospital = hospital_module.Hospital("elm", ward="findings", n=30, size=64)
@@ -267,14 +284,14 @@ def test_pointing_at_the_truth_hits_and_away_from_it_misses(store):
     cells, chance = np.zeros((3, 10, 8, 8), np.float32), []
     for i, url in enumerate(urls):
         for k, name in enumerate(FINDINGS):
-            place = hospital_module.place_from_url(url, name)
+            mask = hospital_module.finding_mask_from_url(url, name)
             for row in range(8):
                 for column in range(8):
-                    cells[i, k, row, column] = place[
+                    cells[i, k, row, column] = mask[
                         8 * row : 8 * row + 8, 8 * column : 8 * column + 8
                     ].any()
             chance += [cells[i, k].mean()] if k and table[name][i] == 1 else []
-    played = findings.pointing(Given("logit_map", torch.from_numpy(cells)), table, TINY, store)
+    played = findings.pointing(task, Given("logit_map", torch.from_numpy(cells)), table)
     assert (
         len(played)
         == len(chance)
@@ -283,101 +300,100 @@ def test_pointing_at_the_truth_hits_and_away_from_it_misses(store):
     )
     assert played["hit"].eq(1).all() and played["chance"].tolist() == pytest.approx(chance)
     assert "no_finding" not in set(played["finding"]) and set(played["group_id"]) == {"a", "b"}
-    assert (
-        findings.pointing(Given("logit_map", -torch.from_numpy(cells)), table, TINY, store)["hit"]
-        .eq(0)
-        .all()
-    )
+    turned = findings.pointing(task, Given("logit_map", -torch.from_numpy(cells)), table)
+    assert turned["hit"].eq(0).all()
 
 
-# --- the stage
-# ---------------------------------------------------------------------------------------------------------------
+# the stage
 
 
 def weights(folder):
-    return stages.weights(folder)
+    return checkpoint.load_tensors(folder / "weights.safetensors")[0]
 
 
 @pytest.fixture(scope="module")
 def trained(store):
-    few, vocabulary.FEWEST = vocabulary.FEWEST, 2
-    yield stages.backbone(TINY, store)
-    vocabulary.FEWEST = few
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(findings, "FEWEST", 2)
+        yield stages.resolve(TINY, "backbone", store)
 
 
-def test_the_stage_leaves_what_the_others_read(trained, films, store):
-    split = datasets.parts(films)
-    result, kept = read_json(trained / "metrics.json"), pd.read_csv(trained / "predictions.csv")
+def test_the_stage_leaves_what_the_others_read(trained, table, task, store):
+    split = split_parts(table)
+    result, kept = (
+        read_json(trained / "metrics.json"),
+        store.read_table(trained / "predictions.csv"),
+    )
     assert (
         result["images"] == {name: len(part) for name, part in split.items()}
         and sum(result["images"].values()) == 45
     )
-    assert [result[f"external{i}"]["site"] for i in (1, 2, 3)] == ["dogwood", "elm", "fir"]
+    assert list(result["sites"]) == ["dogwood", "elm", "fir"]
     assert (
-        sum(result[f"external{i}"]["auc"]["n"] for i in (1, 2, 3))
+        sum(site["auc"]["n"] for site in result["sites"].values())
         == result["external"]["auc"]["n"]
         == len(split["external"])
     )
-    assert kept["judged"].value_counts().to_dict() == {
+    assert kept["part"].value_counts().to_dict() == {
         name: len(split[name]) for name in ("val", "test", "external")
     }
-    again = findings.predict(findings.load(trained, TINY), split["external"], TINY, store)
+    again = task.predict(task.load(trained), split["external"])
     np.testing.assert_allclose(
-        again[LOGITS], kept.loc[kept["judged"] == "external", LOGITS], atol=1e-5
+        again[LOGITS], kept.loc[kept["part"] == "external", LOGITS], atol=1e-5
     )
     assert [row["step"] for row in read_json(trained / "history.json")] == [2, 4, 6]
-    assert set(kept.loc[kept["judged"] != "external", "patient_id"]).isdisjoint(
+    assert set(kept.loc[kept["part"] != "external", "patient_id"]).isdisjoint(
         split["train"]["patient_id"]
     )
 
 
-def test_a_stage_that_was_killed_goes_on_and_ends_the_same(
-    trained, films, store, few, monkeypatch, tmp_path
-):
-    calls, true_loss = [], findings.loss
+def test_a_stage_that_was_killed_goes_on_and_ends_the_same(trained, table, store, few, tmp_path):
+    calls = []
 
-    def dies(model, batch):
-        calls.append(1)
-        if len(calls) == 6:
-            raise RuntimeError("power cut")
-        return true_loss(model, batch)
+    class Killed(FindingsTask):
+        def loss(self, model, batch):
+            calls.append(1)
+            if len(calls) == 6:
+                raise RuntimeError("power cut")
+            return super().loss(model, batch)
 
-    monkeypatch.setattr(findings, "loss", dies)
+    task = Killed(TINY, store, CPU)
     with pytest.raises(RuntimeError, match="power cut"):
-        findings.make(tmp_path, TINY, films, store)
+        task.make(tmp_path, Inputs(table))
     assert len(calls) == 6 and not (tmp_path / "weights.safetensors").exists()
-    findings.make(tmp_path, TINY, films, store)
+    task.make(tmp_path, Inputs(table))
     assert len(calls) == 6 + 2  # from the checkpoint of step 4
     want = weights(trained)
     assert all(torch.equal(tensor, want[name]) for name, tensor in weights(tmp_path).items())
     assert read_json(tmp_path / "metrics.json") == read_json(trained / "metrics.json")
 
 
-def test_folds_judge_every_internal_film(films, store, few, tmp_path):
+def test_folds_evaluate_every_internal_image(table, store, few, tmp_path):
     profile = replace(TINY, folds=2, backbone_training=replace(TINY.backbone_training, steps=2))
-    findings.make(tmp_path, profile, films, store)
-    inside = films[~films["external"]]
-    result, kept = read_json(tmp_path / "metrics.json"), pd.read_csv(tmp_path / "predictions.csv")
-    assert result["folds"]["auc"]["n"] == len(inside)
-    assert sorted(kept.loc[kept["judged"] == "folds", "path"]) == sorted(inside["path"])
+    FindingsTask(profile, store, CPU).make(tmp_path, Inputs(table))
+    internal = table[~table["external"]]
+    result = read_json(tmp_path / "metrics.json")
+    kept = store.read_table(tmp_path / "predictions.csv")
+    assert result["folds"]["auc"]["n"] == len(internal)
+    assert sorted(kept.loc[kept["part"] == "folds", "path"]) == sorted(internal["path"])
 
 
-def test_validation_picks_the_step_of_the_best_auc(films, store, tmp_path):
+def test_validation_picks_the_step_of_the_best_auc(table, store, tmp_path):
     profile = replace(TINY, backbone_training=replace(TINY.backbone_training, eval_every=2))
-    split = datasets.parts(films)
-    model = findings.fit(tmp_path, profile, split["train"], split["val"], store)
+    task, split = FindingsTask(profile, store, CPU), split_parts(table)
+    model = task.fit(tmp_path, split["train"], split["val"])
     history = read_json(tmp_path / "history.json")
-    logits = findings.predict(model, split["val"], profile, store)[LOGITS].to_numpy()
+    logits = task.predict(model, split["val"])[LOGITS].to_numpy()
     best = max(row["score"] for row in history)
     assert len(history) == 3 and findings.mean_auc(
         split["val"][list(FINDINGS)].to_numpy(), logits
     ) == pytest.approx(best)
 
 
-def test_training_starts_from_the_weights_it_is_given(films, store, trained, tmp_path):
+def test_training_starts_from_the_weights_it_is_given(table, store, trained, tmp_path):
     still = replace(TINY, backbone_training=replace(TINY.backbone_training, lr=0.0, steps=1))
-    start = weights(trained)
-    model = findings.fit(tmp_path, still, films.iloc[:8].reset_index(drop=True), (), store, start)
+    start, few_images = weights(trained), table.iloc[:8].reset_index(drop=True)
+    model = FindingsTask(still, store, CPU).fit(tmp_path, few_images, None, (start,))
     own = dict(model.named_parameters())
     assert all(
         torch.equal(tensor, start[name])
@@ -388,18 +404,17 @@ def test_training_starts_from_the_weights_it_is_given(films, store, trained, tmp
     assert not torch.equal(own["head.weight"], start["head.weight"])
 
 
-# --- keys
-# --------------------------------------------------------------------------------------------------------------------
+# keys
 
 
 def of_backbone(profile):
-    return dependencies.settings(profile, "backbone")
+    return stages.settings(profile, "backbone")
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        {"transformer": profiles.ViT(depth=1)},
+        {"transformer": sections.ViT(depth=1)},
         {"transformer_training": Training(steps=1)},
         {"severity_training": Training(steps=1)},
         {"choices": replace(TINY.choices, mlp_dim=2048)},
@@ -417,7 +432,7 @@ def test_what_comes_after_the_backbone_leaves_its_key(change):
         {"image_size": 96},
         {"seed": 1},
         {"folds": 2},
-        {"cohort": Cohort(findings=46)},
+        {"cohort": CohortSettings(findings=46)},
         {"backbone": replace(TINY.backbone, pool="average")},
         {"backbone_training": replace(TINY.backbone_training, steps=7)},
         {"choices": replace(TINY.choices, uncertain="ones")},
@@ -427,11 +442,11 @@ def test_what_comes_after_the_backbone_leaves_its_key(change):
 def test_what_the_backbone_depends_on_changes_its_key_and_that_of_what_follows(change):
     changed = replace(TINY, **change)
     assert of_backbone(changed) != of_backbone(TINY)
-    assert dependencies.settings(changed, "diagnosis_pa")["after backbone"] == of_backbone(changed)
+    assert stages.settings(changed, "diagnosis_pa")["after backbone"] == of_backbone(changed)
 
 
 def test_a_start_from_the_virtual_hospitals_is_part_of_the_key():
-    started = replace(TINY, seed=3, backbone=replace(TINY.backbone, start="virtual"))
+    started = replace(TINY, seed=3, backbone=replace(TINY.backbone, initial_weights="virtual"))
     assert of_backbone(started)["start"] == of_backbone(
         replace(profiles.demo(), seed=3)
     ) and "start" not in of_backbone(TINY)
@@ -442,35 +457,35 @@ def test_an_unknown_start_or_stage_is_refused_with_the_known_ones(store):
     with pytest.raises(
         ValueError, match="start of the backbone 'chexpert'.*imagenet.*random.*virtual"
     ):
-        stages.backbone(replace(TINY, backbone=replace(TINY.backbone, start="chexpert")), store)
+        wrong = replace(TINY, backbone=replace(TINY.backbone, initial_weights="chexpert"))
+        stages.resolve(wrong, "backbone", store)
     with pytest.raises(ValueError, match="stage 'spine'.*backbone"):
-        dependencies.settings(TINY, "spine")
+        stages.settings(TINY, "spine")
 
 
-# --- committed results
-# -------------------------------------------------------------------------------------------------------
+# committed results
 
 
 def test_results_are_read_as_they_were_written(monkeypatch, tmp_path):
-    monkeypatch.setattr(results, "FOLDER", tmp_path / "results")
-    assert results.names() == []
+    monkeypatch.setattr(recorded, "FOLDER", tmp_path / "results")
+    assert recorded.result_names() == []
     rows = [{"seed": 0, "pool": "pcam", "auc": 0.9}, {"seed": 1, "pool": "pcam", "auc": None}]
-    results.write("seeds_backbone", rows, {"commit": "abc"})
-    results.write("a", [], {})
-    assert results.read("seeds_backbone") == {
+    recorded.write_result("seeds_backbone", rows, {"commit": "abc"})
+    recorded.write_result("a", [], {})
+    assert recorded.read_result("seeds_backbone") == {
         "made": {"commit": "abc"},
         "rows": rows,
-    } and results.names() == ["a", "seeds_backbone"]
+    } and recorded.result_names() == ["a", "seeds_backbone"]
     with pytest.raises(FileNotFoundError, match="no result 'seeds'; there are: a, seeds_backbone"):
-        results.read("seeds")
+        recorded.read_result("seeds")
     with pytest.raises(ValueError):
-        results.write("nan", [{"auc": math.nan}], {})
+        recorded.write_result("nan", [{"auc": math.nan}], {})
 
 
 def test_committed_seeds_of_the_backbone_have_the_form_that_lesson_02_reads():
-    if "seeds_backbone" not in results.names():
+    if "seeds_backbone" not in recorded.result_names():
         pytest.skip("not measured yet: make seeds")
-    study = results.read("seeds_backbone")
+    study = recorded.read_result("seeds_backbone")
     rows = pd.DataFrame(study["rows"])
     assert (
         rows.groupby("pool")["seed"].nunique().to_dict()

@@ -1,9 +1,10 @@
-"""The segmenter's task on made-up chests: who teaches, who is judged, and that no abnormal mask is
-looked at.
+"""The segmenter's task on made-up chests: which images train, which are evaluated, and that no
+abnormal mask is looked at.
 """
 
 import json
 from dataclasses import replace
+from functools import partial
 
 import cv2
 import numpy as np
@@ -11,16 +12,19 @@ import pandas as pd
 import pytest
 import torch
 
-from cxrkit.config import profiles
-from cxrkit.config.profiles import Segmenter, Training
+from cxrkit.config import profiles, sections
+from cxrkit.config.sections import Segmenter, Training
 from cxrkit.config.vocabulary import COLUMNS, ZONES
-from cxrkit.pipeline import dependencies
+from cxrkit.pipeline import stages
 from cxrkit.storage.artifacts import Store
 from cxrkit.tasks import segmentation
+from cxrkit.tasks.segmentation import SegmentationTask
+from cxrkit.tasks.task import Inputs
 from cxrkit.training import loop
 
 pytestmark = pytest.mark.usefixtures("few_draws")
 SIZE = 32
+CPU = torch.device("cpu")  # weights are compared to the bit
 QUICK = Training("adam", lr=2e-3, batch=4, steps=2, log_every=1)
 TINY = replace(
     profiles.demo(),
@@ -31,7 +35,7 @@ TINY = replace(
     segmenter=Segmenter(
         size=SIZE,
         widths=(4, 6, 8),
-        judge_widths=(4, 6),
+        discriminator_widths=(4, 6),
         unet_widths=(6, 8, 12),
         hidden=8,
         residual=True,
@@ -40,23 +44,23 @@ TINY = replace(
 
 
 def chest(rng, ill):
-    """A bright film with two dark lungs; an ill one has half of a lung as bright as the rest."""
-    film, mask = np.full((SIZE, SIZE), 180.0), np.zeros((SIZE, SIZE), np.uint8)
+    """A bright image with two dark lungs; an ill one has half of a lung as bright as the rest."""
+    image, mask = np.full((SIZE, SIZE), 180.0), np.zeros((SIZE, SIZE), np.uint8)
     top, bottom = rng.integers(5, 9), rng.integers(23, 27)
     mask[top:bottom, 4:14], mask[top:bottom, 18:28] = 255, 255
-    film[mask > 0] = 60
+    image[mask > 0] = 60
     if ill:
-        film[top : (top + bottom) // 2, 4:14] = 180
-    return (film + rng.normal(0, 8, film.shape)).clip(0, 255).astype(np.uint8), mask
+        image[top : (top + bottom) // 2, 4:14] = 180
+    return (image + rng.normal(0, 8, image.shape)).clip(0, 255).astype(np.uint8), mask
 
 
 @pytest.fixture(scope="module")
 def table(tmp_path_factory):
-    """20 films of 20 patients on disk: every second is ill, the last six are from an external site."""
+    """20 images of 20 patients: every second is ill, the last six are of an external site."""
     folder, rng, rows = tmp_path_factory.mktemp("chests"), np.random.default_rng(0), []
     for i in range(20):
-        film, mask = chest(rng, ill=i % 2)
-        cv2.imwrite(str(folder / f"{i}.png"), film)
+        image, mask = chest(rng, ill=i % 2)
+        cv2.imwrite(str(folder / f"{i}.png"), image)
         cv2.imwrite(str(folder / f"{i}_mask.png"), mask)
         rows.append(
             {
@@ -84,22 +88,22 @@ def store(tmp_path_factory):
 
 
 def test_roles_follow_split_site_and_diagnosis(table):
-    roles = segmentation.roles(TINY, table)["role"]
+    roles = segmentation.assign_roles(TINY, table)["role"]
     assert list(roles) == ["normal", "abnormal"] * 4 + ["val"] * 2 + ["test"] * 10
 
 
-def test_a_patient_who_teaches_is_not_judged_and_an_unmasked_one_may_teach(table):
-    """Real films: Brixia sum <= 3 teaches the drawing; unmasked films are the abnormal ones, unless
-    their patient is judged.
+def test_a_patient_who_trains_is_not_evaluated_and_an_unmasked_one_may_train(table):
+    """Real images: Brixia sum <= 3 trains the segmentation; images without a mask are the abnormal
+    ones, unless their patient is evaluated.
     """
     changed = table.copy()
     changed.loc[:, [c for c in COLUMNS if c.startswith("brixia_")]] = 0.0
     changed.loc[1:, "brixia_A"] = 3.0
     changed.loc[2:, "brixia_B"] = 1.0
     changed.loc[[3, 5, 7], "lung_mask"] = np.nan
-    # p4 has a mask and does not teach: it will be judged, so its film 5 teaches nothing
+    # p4 has a mask and does not train: it will be evaluated, so its image 5 trains nothing
     changed.loc[5, "group_id"] = "p4"
-    changed.loc[6, "group_id"] = "p0"  # p0 teaches: its film 6 is not judged
+    changed.loc[6, "group_id"] = "p0"  # p0 trains: its image 6 is not evaluated
     profile = replace(
         TINY,
         segmenter=replace(
@@ -108,48 +112,46 @@ def test_a_patient_who_teaches_is_not_judged_and_an_unmasked_one_may_teach(table
             abnormal="lung_mask.isna() and diagnosis == 'covid19'",
         ),
     )
-    roles = segmentation.roles(profile, changed)["role"]
+    roles = segmentation.assign_roles(profile, changed)["role"]
     assert list(roles[:8]) == ["normal", "normal", "test", "abnormal", "test", "", "", "abnormal"]
 
 
-def test_a_domain_without_films_is_refused(table):
+def test_a_domain_without_images_is_refused(table):
     profile = replace(TINY, segmenter=replace(TINY.segmenter, normal="diagnosis == 'nobody'"))
     with pytest.raises(ValueError, match="0 patients with a normal mask"):
-        segmentation.roles(profile, table)
+        segmentation.assign_roles(profile, table)
+
+
+def task_of(store, profile=TINY):
+    return SegmentationTask(profile, store, CPU)
 
 
 def pairs_of(table, store, profile=TINY):
-    roles = segmentation.roles(profile, table)
-    return segmentation.Pairs(
-        *(
-            segmentation.dataset(roles[roles["role"] == name], profile, store)
-            for name in ("abnormal", "normal")
-        )
-    )
+    roles = segmentation.assign_roles(profile, table)
+    domains = [
+        task_of(store, profile).dataset(roles[roles["role"] == name])
+        for name in ("abnormal", "normal")
+    ]
+    return segmentation.Pairs(*domains)
 
 
-def test_pairs_never_hand_out_an_abnormal_mask(table, store):
+def test_pairs_never_give_an_abnormal_mask(table, store):
     batch = pairs_of(table, store).batch([0, 1, 2])
     assert set(batch) == {"abnormal", "normal", "lung_mask"}
     lung = batch["lung_mask"] == 255
-    # dark all over: these are the masks of the normal films
+    # dark all over: these are the masks of the normal images
     assert (batch["normal"][:, 0][lung] < 0).all()
 
 
-def test_stage_one_does_not_feel_the_masks_of_abnormal_films(table, store, tmp_path):
-    upset = table.copy()
-    upset.loc[upset["diagnosis"] == "covid19", "lung_mask"] = table["lung_mask"][0]
+def test_stage_one_does_not_depend_on_the_masks_of_abnormal_images(table, store, tmp_path):
+    changed = table.copy()
+    changed.loc[changed["diagnosis"] == "covid19", "lung_mask"] = table["lung_mask"][0]
     losses = []
-    for films in (table, upset):
+    for rows in (table, changed):
         torch.manual_seed(0)
-        nets = segmentation.translator(TINY)
-        losses.append(
-            float(
-                segmentation.adaptation_loss(TINY, nets, pairs_of(films, store).batch([0, 1]))[
-                    "loss"
-                ].detach()
-            )
-        )
+        nets = segmentation.build_translator(TINY)
+        batch = pairs_of(rows, store).batch([0, 1])
+        losses.append(float(segmentation.adaptation_loss(TINY, nets, batch)["loss"].detach()))
     assert losses[0] == losses[1]
 
 
@@ -158,7 +160,7 @@ def test_the_losses_are_weighted_as_the_profile_says(table, store):
 
     def loss(**weights):
         torch.manual_seed(3)
-        nets = segmentation.translator(TINY)
+        nets = segmentation.build_translator(TINY)
         torch.manual_seed(4)
         return segmentation.adaptation_loss(
             replace(TINY, segmenter=replace(TINY.segmenter, diversity=0.0, r1=0.0, **weights)),
@@ -180,7 +182,7 @@ def test_diversity_falls_to_zero(table, store):
 
     def loss(profile, step):
         torch.manual_seed(3)
-        nets = segmentation.translator(profile)
+        nets = segmentation.build_translator(profile)
         nets.step += step
         torch.manual_seed(4)
         return float(segmentation.adaptation_loss(profile, nets, batch)["loss"])
@@ -192,70 +194,68 @@ def test_diversity_falls_to_zero(table, store):
     )
 
 
-def test_without_translation_the_teacher_sees_the_film_as_it_is(table, store):
+def test_without_translation_the_teacher_sees_the_image_as_it_is(table, store):
     plain = replace(TINY, segmenter=replace(TINY.segmenter, translate=False))
-    nets, image = segmentation.translator(plain), torch.randn(2, 1, SIZE, SIZE)
-    torch.testing.assert_close(
-        segmentation.teach(plain, nets, image), nets.generator(image)["logits"]
-    )
-    assert not torch.allclose(
-        segmentation.teach(TINY, nets, image), nets.generator(image)["logits"]
-    )
+    nets, image = segmentation.build_translator(plain), torch.randn(2, 1, SIZE, SIZE)
+    direct = segmentation.direct_logits(nets, image)
+    torch.testing.assert_close(direct, nets.generator(image)["logits"])
+    torch.testing.assert_close(segmentation.teacher_logits(plain, nets, image), direct)
+    assert not torch.allclose(segmentation.teacher_logits(TINY, nets, image), direct)
     assert set(segmentation.adaptation_loss(plain, nets, pairs_of(table, store).batch([0]))) == {
         "loss",
         "lungs",
     }
 
 
-def test_the_student_draws_in_use_as_it_did_in_training(table, store):
+def test_the_student_segments_in_use_as_it_did_in_training(table, store):
     """The trap of the public fork: another style code in evaluation than in training. The code of
     training is the self code.
     """
     torch.manual_seed(0)
-    nets = segmentation.translator(TINY).eval()
-    student = segmentation.network(TINY)
+    nets = segmentation.build_translator(TINY).eval()
+    task = task_of(store)
+    student = task.network()
     torch.nn.init.normal_(student.self_code)
-    test = segmentation.roles(TINY, table).query("role == 'test'").reset_index(drop=True)
-    image = segmentation.dataset(test, TINY, store).batch(range(len(test)))["image"]
+    test = task.test_images(segmentation.assign_roles(TINY, table))
+    image = task.dataset(test).batch(range(len(test)))["image"]
     with torch.no_grad():
         # about half of the pixels are lung
         student.to_mask.bias -= student(image, self_code=True)["logits"].mean()
     logits = student(image, self_code=True)["logits"]
     loss = segmentation.student_loss(TINY, nets, student, {"abnormal": image, "normal": image})
     torch.testing.assert_close(
-        loss["abnormal"], (logits - segmentation.teach(TINY, nets, image)).abs().mean()
+        loss["abnormal"], (logits - segmentation.teacher_logits(TINY, nets, image)).abs().mean()
     )
     torch.testing.assert_close(loss["loss"], 10 * loss["abnormal"] + loss["normal"])
-    drawn = segmentation.predict(student, test, TINY, store)
+    segmented = task.segment(student, test)
     np.testing.assert_array_equal(
-        drawn, [segmentation.to_mask(one[0].detach().numpy(), SIZE) for one in logits]
+        segmented, [segmentation.to_mask(one[0].detach().numpy(), SIZE) for one in logits]
     )
-    other = segmentation.masks(
-        student, lambda model, image: model(image)["logits"], test, TINY, store
-    )
-    assert (drawn != other).any()
+    other = task.masks(student, logits_of, test, SIZE)
+    assert (segmented != other).any()
+
+
+def logits_of(model, image):
+    return model(image)["logits"]
 
 
 def test_a_unet_learns_the_planted_lungs(table, store, tmp_path):
-    """Taught by normal films alone it draws normal lungs, and leaves out what is as bright as the
-    chest wall.
+    """Trained on normal images alone it segments normal lungs, and leaves out what is as bright as
+    the chest wall.
     """
     profile = replace(TINY, unet_training=replace(QUICK, lr=1e-2, batch=8, steps=60))
-    roles = segmentation.roles(profile, table)
-    model = segmentation.fit_unet(
-        tmp_path, profile, roles[segmentation.unet_films(profile, roles)["unet_normal"]], store
-    )
+    task, roles = task_of(store, profile), segmentation.assign_roles(profile, table)
+    model = task.fit(tmp_path, roles[segmentation.unet_rows(roles)["unet_normal"]])
     test = roles[roles["role"] == "test"].reset_index(drop=True)
-    judged = segmentation.judge(
-        model, lambda model, image: model(image)["logits"], test, profile, store
-    )
-    by = judged.groupby("diagnosis")[["dice", "dice_right", "dice_left"]].mean()
+    agreement = task.compare(model, logits_of, test)
+    by = agreement.groupby("diagnosis")[["dice", "dice_right", "dice_left"]].mean()
     assert by.loc["normal", "dice"] > 0.9 and by.loc["covid19", "dice_left"] > 0.85
     assert by.loc["covid19", "dice_right"] < by.loc["normal", "dice_right"] - 0.1
 
 
 def test_a_stage_is_made_cut_off_and_gone_on_with(table, store, tmp_path, monkeypatch):
-    segmentation.make(tmp_path / "whole", TINY, table, store)
+    task = task_of(store)
+    task.make(tmp_path / "whole", Inputs(table))
     fit, calls = loop.fit, []
 
     def cut_off(*args, **options):
@@ -266,12 +266,13 @@ def test_a_stage_is_made_cut_off_and_gone_on_with(table, store, tmp_path, monkey
 
     monkeypatch.setattr(loop, "fit", cut_off)
     with pytest.raises(KeyboardInterrupt):
-        segmentation.make(tmp_path / "cut", TINY, table, store)
-    segmentation.make(tmp_path / "cut", TINY, table, store)
+        task.make(tmp_path / "cut", Inputs(table))
+    task.make(tmp_path / "cut", Inputs(table))
     one, two = ((tmp_path / name / "weights.safetensors").read_bytes() for name in ("whole", "cut"))
     assert one == two
     result = json.loads((tmp_path / "whole" / "metrics.json").read_text())
-    assert result["images"] == {"test": 10, "normal": 4, "abnormal": 4, "val": 2, "judged": 10}
+    assert result["images"] == {"test": 10, "normal": 4, "abnormal": 4, "val": 2, "evaluated": 10}
+    assert result["output_network"] == TINY.segmenter.output_network
     assert set(result["external"]) == {
         "student",
         "teacher",
@@ -281,46 +282,39 @@ def test_a_stage_is_made_cut_off_and_gone_on_with(table, store, tmp_path, monkey
         "gain",
         "headroom",
     }
-    assert (
-        result["external1"]["site"] == "b"
-        and result["external"]["student"]["abnormal"]["dice"]["n"] == 3
-    )
-    loaded = [
-        segmentation.load(tmp_path / "whole", TINY, name) for name in segmentation.NETWORKS
-    ] + [segmentation.load_teacher(tmp_path / "whole", TINY)]
+    assert list(result["sites"]) == ["b"]
+    assert result["external"]["student"]["abnormal"]["dice"]["n"] == 3
+    loaded = [task.load(tmp_path / "whole", name) for name in segmentation.NETWORKS]
+    loaded.append(task.load_teacher(tmp_path / "whole"))
     assert not any(model.training for model in loaded)
 
 
 @pytest.mark.parametrize("name", ["student", "unet_both"])
-def test_the_network_of_the_profile_is_delivered(table, store, tmp_path, name):
-    profile = replace(TINY, segmenter=replace(TINY.segmenter, deliver=name, judged=1))
-    segmentation.make(tmp_path, profile, table, store)
-    image = torch.randn(1, 1, SIZE, SIZE)
-    delivered, others = segmentation.load(tmp_path, profile), set(segmentation.NETWORKS) - {name}
-    assert torch.equal(
-        delivered.draw(image), segmentation.load(tmp_path, profile, name).draw(image)
+def test_the_output_network_is_that_of_the_profile(table, store, tmp_path, name):
+    profile = replace(
+        TINY, segmenter=replace(TINY.segmenter, output_network=name, max_eval_images=1)
     )
+    task = task_of(store, profile)
+    task.make(tmp_path, Inputs(table))
+    image = torch.randn(1, 1, SIZE, SIZE)
+    output, others = task.load(tmp_path).segment(image), set(segmentation.NETWORKS) - {name}
+    assert torch.equal(output, task.load(tmp_path, name).segment(image))
     assert not any(
-        torch.equal(delivered.draw(image), segmentation.load(tmp_path, profile, other).draw(image))
-        for other in others
+        torch.equal(output, task.load(tmp_path, other).segment(image)) for other in others
     )
 
 
 def test_an_unknown_network_is_refused_before_the_training(table, store, tmp_path):
     with pytest.raises(ValueError, match="unet_both"):
-        segmentation.make(
-            tmp_path,
-            replace(TINY, segmenter=replace(TINY.segmenter, deliver="teacher")),
-            table,
-            store,
-        )
+        wrong = replace(TINY, segmenter=replace(TINY.segmenter, output_network="teacher"))
+        task_of(store, wrong).make(tmp_path, Inputs(table))
     assert not list(tmp_path.iterdir())
 
 
-def test_virtual_films_teach_only_the_second_unet_and_by_their_share(
+def test_virtual_images_train_only_the_second_unet_and_by_their_share(
     table, store, tmp_path, monkeypatch
 ):
-    """12 own films of which 4 normal ones teach, 8 virtual ones: a virtual share of 0.75 is 0.75 /
+    """12 own images of which 4 normal ones train, 8 virtual ones: a virtual share of 0.75 is 0.75 /
     8 for each of these.
     """
     profile = replace(
@@ -332,7 +326,7 @@ def test_virtual_films_teach_only_the_second_unet_and_by_their_share(
             abnormal="lung_mask.isna() and diagnosis == 'covid19'",
         ),
     )
-    own, lent = table[:12].copy(), table[12:].assign(external=False, split="train")
+    own, auxiliary = table[:12].copy(), table[12:].assign(external=False, split="train")
     own.loc[own["diagnosis"] == "covid19", "lung_mask"] = np.nan
     asked = {}
     fit = loop.fit
@@ -342,55 +336,48 @@ def test_virtual_films_teach_only_the_second_unet_and_by_their_share(
         return fit(model, loss, dataset, training, **options)
 
     monkeypatch.setattr(loop, "fit", spy)
-    segmentation.make(tmp_path, profile, own, store, lent)
+    task_of(store, profile).make(tmp_path, Inputs(own, auxiliary=auxiliary))
     assert (
         asked["unet_normal"][0] == 4
         and asked["unet_normal"][1] is None
         and asked["teacher"][0] == 4
     )
-    films, chances = asked["unet_both"]
-    assert films == 12 and chances == pytest.approx([0.25 / 4] * 4 + [0.75 / 8] * 8)
-    judged = pd.read_csv(tmp_path / "predictions.csv")
-    assert set(judged["path"]) <= set(own["path"])
+    count, weights = asked["unet_both"]
+    assert count == 12 and weights == pytest.approx([0.25 / 4] * 4 + [0.75 / 8] * 8)
+    predictions = store.read_table(tmp_path / "predictions.csv")
+    assert set(predictions["path"]) <= set(own["path"])
 
 
-def test_datasets_are_drawn_evenly_however_many_films_they_have():
-    films = pd.DataFrame({"dataset": ["a"] * 2 + ["b"] * 6, "role": "normal"})
-    assert segmentation.chances(TINY, films) == pytest.approx([0.5 / 2] * 2 + [0.5 / 6] * 6)
-    assert segmentation.chances(TINY, films[:2]) is None
+def test_datasets_are_drawn_evenly_however_many_images_they_have():
+    table = pd.DataFrame({"dataset": ["a"] * 2 + ["b"] * 6, "role": "normal"})
+    weights = segmentation.unet_sample_weights(TINY, table)
+    assert weights == pytest.approx([0.5 / 2] * 2 + [0.5 / 6] * 6)
+    assert segmentation.unet_sample_weights(TINY, table[:2]) is None
 
 
-def test_a_mirrored_film_is_drawn_in_the_mirror():
+def test_a_mirrored_image_has_the_mirrored_mask():
     torch.manual_seed(0)
-    model, image = segmentation.unet(TINY).eval(), torch.randn(1, 1, SIZE, SIZE)
-    once, both = model.draw(image), segmentation.draw(model, image, mirror=True)
-    torch.testing.assert_close(segmentation.draw(model, image), once)
-    torch.testing.assert_close(both, segmentation.draw(model, image.flip(-1), mirror=True).flip(-1))
-    assert not torch.allclose(once, model.draw(image.flip(-1)).flip(-1))
+    model, image = segmentation.build_unet(TINY).eval(), torch.randn(1, 1, SIZE, SIZE)
+    mirrored = partial(segmentation.lung_logits, model, mirror=True)
+    once, both = model.segment(image), mirrored(image)
+    torch.testing.assert_close(segmentation.lung_logits(model, image), once)
+    torch.testing.assert_close(both, mirrored(image.flip(-1)).flip(-1))
+    assert not torch.allclose(once, model.segment(image.flip(-1)).flip(-1))
 
 
 def test_the_stage_is_named_by_what_it_reads():
     demo = profiles.demo()
-    again = dependencies.settings(replace(demo, transformer=profiles.ViT(depth=9)), "segmenter")
-    assert again == dependencies.settings(demo, "segmenter")
-    assert (
-        dependencies.settings(
-            replace(demo, segmenter=replace(demo.segmenter, cycle=9.0)), "segmenter"
-        )
-        != again
-    )
-    lent = replace(demo, segmenter=replace(demo.segmenter, virtual=0.5))
-    assert dependencies.settings(lent, "segmenter")["virtual"] == dependencies.settings(
-        demo, "cohort"
-    )
+    again = stages.settings(replace(demo, transformer=sections.ViT(depth=9)), "segmenter")
+    assert again == stages.settings(demo, "segmenter")
+    changed = replace(demo, segmenter=replace(demo.segmenter, cycle=9.0))
+    assert stages.settings(changed, "segmenter") != again
+    auxiliary = replace(demo, segmenter=replace(demo.segmenter, virtual=0.5))
+    found = stages.settings(auxiliary, "segmenter")["virtual"]
+    assert found == stages.settings(demo, "cohort")
 
 
 def test_masks_come_at_the_size_asked_for(table, store):
-    test = segmentation.roles(TINY, table).query("role == 'test'").reset_index(drop=True)
-    assert segmentation.masks(
-        segmentation.network(TINY), segmentation.draw, test, TINY, store, size=48
-    ).shape == (
-        len(test),
-        48,
-        48,
-    )
+    task = task_of(store)
+    test = task.test_images(segmentation.assign_roles(TINY, table))
+    masks = task.masks(task.network(), segmentation.lung_logits, test, 48)
+    assert masks.shape == task.segment(task.network(), test, 48).shape == (len(test), 48, 48)

@@ -9,20 +9,25 @@ import pandas as pd
 import pytest
 import torch
 
-from cxrkit.config import profiles
+from cxrkit.config import profiles, sections
 from cxrkit.config.choices import Choices
 from cxrkit.config.vocabulary import BRIXIA, COLUMNS, SECOND, ZONES
 from cxrkit.data import datasets
 from cxrkit.data import masks as masks_module
 from cxrkit.evaluation import localisation, metrics
 from cxrkit.models import classifier
-from cxrkit.pipeline import dependencies, stages, task_data
+from cxrkit.pipeline import derived, makers, stages
+from cxrkit.pipeline.makers import StageInputs
 from cxrkit.storage.artifacts import Store
 from cxrkit.storage.atomic import read_json
-from cxrkit.tasks import reader_study, segmentation, severity
+from cxrkit.tasks import reader_study, severity
+from cxrkit.tasks.segmentation import SegmentationTask
+from cxrkit.tasks.severity import SeverityTask
+from cxrkit.tasks.task import Inputs
 
 pytestmark = pytest.mark.usefixtures("few_draws")
 SIZE = 64
+CPU = torch.device("cpu")  # weights are compared to the bit
 
 
 def lung_mask():
@@ -37,12 +42,12 @@ def profile(**changes):
     tiny = replace(
         profiles.demo(),
         image_size=SIZE,
-        backbone=profiles.DenseNet(
+        backbone=sections.DenseNet(
             growth_rate=8, block_config=(2, 2, 2, 2), num_init_features=8, stem=1, stride=16
         ),
-        transformer=profiles.ViT(embed_dim=32, depth=1, num_heads=2),
-        quantifier=profiles.Quantifier(augmentation="none", masks="drawn"),
-        severity_training=profiles.Training("adamw", lr=3e-3, batch=8, steps=4, checkpoint_every=0),
+        transformer=sections.ViT(embed_dim=32, depth=1, num_heads=2),
+        severity=sections.Severity(augmentation="none", masks="annotated"),
+        severity_training=sections.Training("adamw", lr=3e-3, batch=8, steps=4, checkpoint_every=0),
         choices=Choices(augmentation="none"),
     )
     return replace(tiny, **changes)
@@ -58,7 +63,7 @@ class Outputs(torch.nn.Module):
 def batch(seed=0, n=3):
     generator = torch.Generator().manual_seed(seed)
     masks = torch.from_numpy(np.stack([lung_mask()] * n))
-    masks[1, 8:20] = 127  # nobody has drawn the top of the second
+    masks[1, 8:20] = 127  # nobody has annotated the top of the second
     return {
         "image": torch.randn(n, 1, SIZE, SIZE, generator=generator),
         "lung_mask": masks,
@@ -67,9 +72,9 @@ def batch(seed=0, n=3):
 
 
 @pytest.fixture(scope="module")
-def films(tmp_path_factory):
-    """A table of 48 films on disk: noise, and a bright disc in each involved zone."""
-    folder, rng = tmp_path_factory.mktemp("films"), np.random.default_rng(0)
+def table(tmp_path_factory):
+    """48 images on disk: noise, and a bright disc in each involved zone."""
+    folder, rng = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
     images, lesions, rows = [], [], []
     centres = {
         "rul": (18, 18),
@@ -103,14 +108,12 @@ def films(tmp_path_factory):
         )
     for name, stack in (("images", images), ("lesions", lesions), ("masks", [lung_mask()] * 48)):
         np.save(folder / f"{name}.npy", np.stack(stack).astype(np.uint8))
-    table = pd.DataFrame(rows).reindex(columns=[*COLUMNS, "external"])
-    places = {"path": "images", "lesion_mask": "lesions", "lung_mask": "masks"}
-    return table.assign(
-        **{
-            column: [f"{folder / stem}.npy#{i}" for i in range(48)]
-            for column, stem in places.items()
-        }
-    )
+    whole = pd.DataFrame(rows).reindex(columns=[*COLUMNS, "external"])
+    stacks = {"path": "images", "lesion_mask": "lesions", "lung_mask": "masks"}
+    paths = {
+        column: [f"{folder / stem}.npy#{i}" for i in range(48)] for column, stem in stacks.items()
+    }
+    return whole.assign(**paths)
 
 
 # the map becomes an array
@@ -118,7 +121,7 @@ def films(tmp_path_factory):
 
 def slow_array(logits, mask):
     """Section 3.3 pixel by pixel: sigmoid, times the mask, largest value of each of six zones.
-    Lines on the lungs that are drawn.
+    Lines on the lungs that are annotated.
     """
     lung = mask == 255
     rows = np.where(lung.any(axis=1))[0]
@@ -132,21 +135,21 @@ def slow_array(logits, mask):
 
 
 def test_read_against_a_slow_loop():
-    films = batch()
-    out = severity.read(Outputs(), films, Choices())
+    images = batch()
+    out = severity.read_severity(Outputs(), images, Choices())
     for b in range(3):
-        want = slow_array(films["image"][b, 0].double().numpy(), films["lung_mask"][b].numpy())
+        want = slow_array(images["image"][b, 0].double().numpy(), images["lung_mask"][b].numpy())
         np.testing.assert_allclose(out["array"][b].numpy(), want, atol=1e-6)
     assert (out["severity_map"][1, 0, 8:20] == 0).all()  # ignored rows are no lung
 
 
 def test_order_of_sigmoid_and_mask_changes_the_outside_alone():
-    films = batch()
+    images = batch()
     before, after = (
-        severity.read(Outputs(), films, Choices(sigmoid=how))
+        severity.read_severity(Outputs(), images, Choices(sigmoid=how))
         for how in ("before_mask", "after_mask")
     )
-    inside = (films["lung_mask"] == 255)[:, None]
+    inside = (images["lung_mask"] == 255)[:, None]
     assert torch.equal(before["array"], after["array"])
     assert torch.equal(before["severity_map"][inside], after["severity_map"][inside])
     assert (before["severity_map"][~inside] == 0).all() and (
@@ -155,11 +158,12 @@ def test_order_of_sigmoid_and_mask_changes_the_outside_alone():
 
 
 def test_mask_is_brought_to_the_size_of_the_map():
-    films = batch()
-    films["image"] = films["image"][:, :, ::2, ::2]
-    inside = severity.inside_lungs(films["lung_mask"], (32, 32))
-    assert inside[0].sum() == (films["lung_mask"][0] == 255).sum() / 4
-    assert severity.read(Outputs(), films, Choices())["severity_map"].shape == (3, 1, 32, 32)
+    images = batch()
+    images["image"] = images["image"][:, :, ::2, ::2]
+    inside = severity.inside_lungs(images["lung_mask"], (32, 32))
+    assert inside[0].sum() == (images["lung_mask"][0] == 255).sum() / 4
+    found = severity.read_severity(Outputs(), images, Choices())
+    assert found["severity_map"].shape == (3, 1, 32, 32)
 
 
 @pytest.mark.parametrize(
@@ -170,42 +174,46 @@ def test_mask_is_brought_to_the_size_of_the_map():
     ],
 )
 def test_loss_by_hand_over_known_zones(name, by_hand):
-    films = batch()
+    images = batch()
     choices = Choices(severity_loss=name)
-    array = severity.read(Outputs(), films, choices)["array"].double().numpy()
-    truth = films["array"].numpy()
+    array = severity.read_severity(Outputs(), images, choices)["array"].double().numpy()
+    truth = images["array"].numpy()
     values = [by_hand(p, y) for p, y in zip(array.ravel(), truth.ravel()) if not np.isnan(y)]
     assert len(values) == 15
-    assert severity.loss(choices)(Outputs(), films).item() == pytest.approx(
-        np.mean(values), abs=1e-5
-    )
+    loss = SeverityTask(profile(choices=choices)).loss(Outputs(), images)
+    assert loss.item() == pytest.approx(np.mean(values), abs=1e-5)
 
 
 def test_loss_without_a_label_is_zero_and_has_a_gradient():
-    films = batch()
-    films["array"][:] = torch.nan
-    films["image"].requires_grad_()
+    images = batch()
+    images["array"][:] = torch.nan
+    images["image"].requires_grad_()
     for name in severity.LOSSES:
-        value = severity.loss(Choices(severity_loss=name))(Outputs(), films)
+        task = SeverityTask(profile(choices=Choices(severity_loss=name)))
+        value = task.loss(Outputs(), images)
         value.backward()
-        assert value.item() == 0 and films["image"].grad.isfinite().all()
+        assert value.item() == 0 and images["image"].grad.isfinite().all()
 
 
 # weights
 
 
-def test_adopt_takes_what_fits_by_name_and_names_the_rest():
+def network(settings):
+    return SeverityTask(settings).network()
+
+
+def test_load_matching_takes_what_fits_by_name_and_names_the_rest():
     torch.manual_seed(0)
-    model, other = severity.network(profile()), severity.network(profile())
+    model, other = network(profile()), network(profile())
     backbone = {name: t for name, t in other.state_dict().items() if name.startswith("features.")}
-    left = classifier.adopt(model, backbone | {"head.weight": torch.zeros(1)})
+    left = classifier.load_matching(model, backbone | {"head.weight": torch.zeros(1)})
     assert left and all(name.startswith("transformer.") for name in left)
     image = torch.randn(2, 1, SIZE, SIZE)
     assert torch.equal(model.eval().features(image), other.eval().features(image))
-    assert classifier.adopt(model, other.state_dict()) == []
-    wide = severity.network(profile(transformer=profiles.ViT(embed_dim=48, depth=1, num_heads=2)))
+    assert classifier.load_matching(model, other.state_dict()) == []
+    wide = network(profile(transformer=sections.ViT(embed_dim=48, depth=1, num_heads=2)))
     with pytest.raises(ValueError, match="must have the sizes"):
-        classifier.adopt(wide, model.state_dict())
+        classifier.load_matching(wide, model.state_dict())
 
 
 def test_positions_of_another_grid_are_interpolated():
@@ -214,30 +222,30 @@ def test_positions_of_another_grid_are_interpolated():
     """
     rows = torch.arange(4.0)[:, None].expand(4, 4).reshape(1, 16, 1)
     positions = torch.cat([torch.full((1, 1, 1), 99.0), rows], dim=1)
-    wide = classifier.stretch(positions, (8, 8))
+    wide = classifier.resize_positions(positions, (8, 8))
     assert wide.shape == (1, 65, 1) and wide[0, 0, 0] == 99
     inside = wide[0, 1:, 0].view(8, 8)[3:5]  # cell centres at 1.25 and 1.75 of the old rows
     torch.testing.assert_close(
         inside, torch.tensor([1.25, 1.75])[:, None].expand(2, 8), atol=0.05, rtol=0
     )
-    assert classifier.stretch(positions, (4, 4)) is positions
+    assert classifier.resize_positions(positions, (4, 4)) is positions
 
 
-# judging
+# evaluation
 
 
-def judged_table(n=40, seed=0, choices=Choices()):
+def predicted_table(n=40, seed=0, choices=Choices()):
     rng = np.random.default_rng(seed)
     table = pd.DataFrame({zone: (rng.random(n) < 0.5) * 1.0 for zone in ZONES}).reindex(
         columns=COLUMNS
     )
     table = table.assign(group_id=[f"g{i // 2}" for i in range(n)], site=["elm", "fir"] * (n // 2))
-    array = datasets.arrays(table, choices) * 0.6 + 0.3 * rng.random((n, 3, 2))
-    return severity.judge(table, array, choices), array
+    array = datasets.severity_arrays(table, choices) * 0.6 + 0.3 * rng.random((n, 3, 2))
+    return severity.add_predictions(table, array, choices), array
 
 
-def test_judged_columns_follow_the_patient_whatever_the_array_shows():
-    table, array = judged_table()
+def test_predicted_columns_follow_the_patient_whatever_the_array_shows():
+    table, array = predicted_table()
     assert (
         table["p_rll"].tolist() == array[:, 2, 0].tolist()
         and table["p_lul"].tolist() == array[:, 0, 1].tolist()
@@ -247,7 +255,7 @@ def test_judged_columns_follow_the_patient_whatever_the_array_shows():
         and (table["hard"] == (array >= 0.5).sum((1, 2))).all()
     )
     assert (table["score"] == table["soft"]).all()
-    swapped = severity.judge(
+    swapped = severity.add_predictions(
         table, array[:, :, ::-1], Choices(array_columns="patient_left", severity_score="hard")
     )
     pd.testing.assert_frame_equal(swapped[severity.PREDICTED], table[severity.PREDICTED])
@@ -257,7 +265,7 @@ def test_judged_columns_follow_the_patient_whatever_the_array_shows():
 @pytest.mark.parametrize("columns", ["patient_right", "patient_left"])
 def test_scores_agree_with_the_metrics_of_one_table(columns):
     choices = Choices(array_columns=columns)
-    table, _ = judged_table(choices=choices)
+    table, _ = predicted_table(choices=choices)
     out = severity.scores(table, guess=2.5, choices=choices)
     truth = table[list(ZONES)].sum(axis=1).to_numpy()
     want = metrics.severity_metrics(truth, table["score"])
@@ -270,37 +278,37 @@ def test_scores_agree_with_the_metrics_of_one_table(columns):
     for zone in ZONES:
         assert out["zones"][zone]["auc"]["value"] == 1.0  # 0.6 and more against 0.3 and less
         assert out["zones"][zone]["agreement"]["value"] == 1.0
-    assert "reader" not in out
+    assert "second_reader" not in out
 
 
-def test_second_reader_is_judged_where_there_is_one():
-    table, _ = judged_table(8)
+def test_second_reader_is_evaluated_where_there_is_one():
+    table, _ = predicted_table(8)
     table[list(ZONES)] = np.nan
     table[list(BRIXIA)] = [[2, 1, 0, 0, 3, 0]] * 8  # 3 zones at >= 1, 2 at >= 2
     # 4 zones at >= 1, 1 at >= 2
     table[list(SECOND)] = [[1, 1, 1, 0, 3, 0]] * 4 + [[np.nan] * 6] * 4
-    out = {t: severity.scores(table, 3.0, Choices(brixia_threshold=t))["reader"] for t in (1, 2)}
+    out = {
+        t: severity.scores(table, 3.0, Choices(brixia_threshold=t))["second_reader"] for t in (1, 2)
+    }
     assert out[1]["mse"]["value"] == 1 and out[2]["mse"]["value"] == 1 and out[1]["mse"]["n"] == 4
 
 
 def test_each_external_site_stands_on_its_own():
-    table, _ = judged_table()
-    out = severity.report({"external": table}, trained=table, choices=Choices())
-    for i, site in enumerate(("elm", "fir"), start=1):
+    table, _ = predicted_table()
+    out = severity.report({"external": table}, train=table, choices=Choices())
+    assert list(out["sites"]) == ["elm", "fir"]
+    for site, found in out["sites"].items():
         part = table[table["site"] == site]
-        assert (
-            out[f"external{i}"]["site"] == site
-            and out[f"external{i}"]["mse"]["n"] == len(part) == 20
-        )
+        assert found["mse"]["n"] == len(part) == 20
         want = metrics.severity_metrics(part[list(ZONES)].sum(axis=1), part["score"])["mse"]
-        assert out[f"external{i}"]["mse"]["value"] == pytest.approx(want)
+        assert found["mse"]["value"] == pytest.approx(want)
 
 
 def test_a_map_against_a_planted_lesion():
     lung = lung_mask() == 255
     lesion = np.zeros_like(lung)
     lesion[10:20, 10:20] = lesion[44:50, 40:50] = True  # right upper and left lower zone
-    perfect = localisation.against_lesion(lesion * 0.8, lesion, lung, Choices())
+    perfect = localisation.compare_with_lesion(lesion * 0.8, lesion, lung, Choices())
     assert perfect["auprc"] == pytest.approx(1) and perfect["pointing"] == 1
     # thresholds 0.05 to 0.8 keep it, 0.85 and more do not
     assert perfect["dice"] == pytest.approx([1.0] * 16 + [0.0] * 3)
@@ -308,45 +316,46 @@ def test_a_map_against_a_planted_lesion():
     assert perfect["pointing_chance"] == pytest.approx((100 / (20 * 20) + 60 / (16 * 20)) / 2)
     elsewhere = np.zeros(lung.shape)
     elsewhere[10, 10] = elsewhere[55, 55] = 0.9  # hits the first lesion, misses the second
-    assert localisation.against_lesion(elsewhere, lesion, lung, Choices())["pointing"] == 0.5
+    assert localisation.compare_with_lesion(elsewhere, lesion, lung, Choices())["pointing"] == 0.5
 
 
-def test_alternation_sets_one_training_hospital_aside():
+def test_alternation_holds_out_one_training_hospital():
     table = pd.DataFrame({"site": ["a", "b", "b", "far"], "external": [False, False, False, True]})
-    left = severity.set_aside(table, "b")
+    left = severity.hold_out(table, "b")
     assert left["site"].tolist() == ["a", "b", "b"] and left["external"].tolist() == [
         False,
         True,
         True,
     ]
     with pytest.raises(ValueError, match="training hospital 'far'"):
-        severity.set_aside(table, "far")
+        severity.hold_out(table, "far")
 
 
 # training
 
 
-def test_training_finds_planted_lesions_from_weak_labels(films, tmp_path):
-    """Six ones and zeros a film teach where the discs are: precision far above chance, score far
-    better than a constant.
+def test_training_finds_planted_lesions_from_weak_labels(table, tmp_path):
+    """Six ones and zeros an image are enough to find the discs: precision far above chance, score
+    far better than a constant.
     """
     torch.set_num_threads(1)
-    taught = profile(
-        severity_training=profiles.Training(
+    longer = profile(
+        severity_training=sections.Training(
             "adamw", lr=5e-3, batch=8, steps=150, schedule="cosine", clip=1.0, checkpoint_every=0
         )
     )
-    # teach the model; the constant guess is the mean of the others
-    lent = films["split"].eq("train") & films["rul"].eq(1)
-    severity.make(tmp_path, taught, films.assign(lent=lent), Store(tmp_path / "store"))
+    # train the model; the constant guess is the mean of the others
+    auxiliary = table["split"].eq("train") & table["rul"].eq(1)
+    task = SeverityTask(longer, Store(tmp_path / "store"), CPU)
+    task.make(tmp_path, Inputs(table.assign(auxiliary=auxiliary)))
     result = read_json(tmp_path / "metrics.json")
-    score = films[list(ZONES)].sum(axis=1)
-    guess = score[films["split"].eq("train") & ~films["external"] & ~lent].mean()
-    assert lent.any() and result["external"]["constant"]["mse"]["value"] == pytest.approx(
+    score = table[list(ZONES)].sum(axis=1)
+    guess = score[table["split"].eq("train") & ~table["external"] & ~auxiliary].mean()
+    assert auxiliary.any() and result["external"]["constant"]["mse"]["value"] == pytest.approx(
         ((score[40:] - guess) ** 2).mean()
     )
     assert result["images"] == {"train": 20, "val": 10, "test": 10, "external": 8}
-    assert result["external1"]["site"] == "far" and result["external1"]["mse"]["n"] == 8
+    assert list(result["sites"]) == ["far"] and result["sites"]["far"]["mse"]["n"] == 8
     assert result["test"]["mse"]["value"] < 0.5 * result["test"]["constant"]["mse"]["value"]
     found = result["test"]["map"]
     assert found["auprc"]["value"] > 3 * found["chance"]["value"] and 0 < found["threshold"] < 1
@@ -357,26 +366,18 @@ def test_training_finds_planted_lesions_from_weak_labels(films, tmp_path):
         "metrics.json",
         "predictions.csv",
     }
-    model = severity.load(tmp_path, taught)
-    again = severity.predict(
-        model, films.iloc[40:].reset_index(drop=True), taught, Store(tmp_path / "store")
-    )
-    kept = pd.read_csv(tmp_path / "predictions.csv")
+    again = task.predict(task.load(tmp_path), table.iloc[40:].reset_index(drop=True))
+    kept = task.store.read_table(tmp_path / "predictions.csv")
+    assert kept["part"].value_counts().to_dict() == {"val": 10, "test": 10, "external": 8}
     np.testing.assert_allclose(again["score"], kept.loc[kept["site"] == "far", "score"], atol=1e-4)
 
 
-def test_a_frozen_backbone_stays_as_it_was(films, tmp_path):
+def test_a_frozen_backbone_stays_as_it_was(table, tmp_path):
     torch.manual_seed(1)
-    start = severity.network(profile()).state_dict()
-    frozen = profile(quantifier=profiles.Quantifier(frozen=True))
-    model = severity.fit(
-        tmp_path,
-        frozen,
-        films.iloc[:16].reset_index(drop=True),
-        (),
-        Store(tmp_path / "store"),
-        (start,),
-    )
+    start = network(profile()).state_dict()
+    frozen = profile(severity=sections.Severity(frozen=True))
+    task = SeverityTask(frozen, Store(tmp_path / "store"), CPU)
+    model = task.fit(tmp_path, table.iloc[:16].reset_index(drop=True), None, (start,))
     now = model.state_dict()
     assert all(
         torch.equal(now[name], start[name]) for name in start if name.startswith("features.")
@@ -398,41 +399,41 @@ def test_comparison_is_paired_and_signed():
         {
             "truth": truth,
             "score": truth + rng.normal(0, 0.5, 60),
-            "reader": truth + rng.choice([-1, 1], 60),
+            "second_reader": truth + rng.choice([-1, 1], 60),
             "constant": 3.0,
             "ridge": 3 + 0.1 * truth,
             "group_id": np.arange(60) // 2,
         }
     )
     out = reader_study.compare(table)
-    assert out["reader"]["mse"]["value"] == 1 and out["constant"]["mse"]["value"] == pytest.approx(
-        np.mean((truth - 3) ** 2)
-    )
-    for rival in reader_study.RIVALS:
-        gap = out["difference"][rival]
+    assert out["second_reader"]["mse"]["value"] == 1
+    assert out["constant"]["mse"]["value"] == pytest.approx(np.mean((truth - 3) ** 2))
+    assert reader_study.COMPARED == ("second_reader", "constant", "ridge")
+    for name in reader_study.COMPARED:
+        gap = out["difference"][name]
         assert gap["difference"] == pytest.approx(
-            out["model"]["mse"]["value"] - out[rival]["mse"]["value"]
+            out["model"]["mse"]["value"] - out[name]["mse"]["value"]
         )
         # the model is better than each of them
         assert gap["low"] <= gap["difference"] <= gap["high"] < 0
 
 
-def test_cross_validation_on_films_with_two_readers(films, tmp_path):
-    """Every film gets values from a model of another fold; both readings of the zone score; rivals
-    on the same rows.
+def test_cross_validation_on_images_with_two_readers(table, tmp_path):
+    """Every image gets values from a model of another fold; both readings of the zone score; what
+    the model is compared with stands on the same rows.
     """
     rng = np.random.default_rng(1)
-    scored = films.iloc[:20].copy()
+    scored = table.iloc[:20].copy()
     involved = scored[list(ZONES)].to_numpy()
     scored[list(BRIXIA)] = involved * rng.integers(1, 4, involved.shape)
     scored[list(SECOND)] = scored[list(BRIXIA)].to_numpy()
     scored[list(ZONES)] = np.nan
-    result = reader_study.study(
-        tmp_path, profile(folds=2), scored.reset_index(drop=True), Store(tmp_path / "store")
-    )
-    judged = pd.read_csv(tmp_path / "crossvalidated.csv")
+    task = SeverityTask(profile(folds=2), Store(tmp_path / "store"), CPU)
+    result = reader_study.run(task, tmp_path, Inputs(scored.reset_index(drop=True)))
+    predictions = task.store.read_table(tmp_path / "crossvalidated.csv")
     for threshold in (1, 2):
-        part = judged[judged["threshold"] == threshold].set_index("path").loc[scored["path"]]
+        part = predictions[predictions["threshold"] == threshold]
+        part = part.set_index("path").loc[scored["path"]]
         truth = (scored[list(BRIXIA)].to_numpy() >= threshold).sum(axis=1)
         assert (part["truth"].to_numpy() == truth).all() and part["fold"].nunique() == 2
         for number in range(2):
@@ -440,32 +441,31 @@ def test_cross_validation_on_films_with_two_readers(films, tmp_path):
                 truth[part["fold"] != number].mean()
             )
         out = result[f"threshold{threshold}"]
-        assert out["reader"]["mse"]["value"] == 0 and out["model"]["mse"]["n"] == 20
+        assert out["second_reader"]["mse"]["value"] == 0 and out["model"]["mse"]["n"] == 20
         assert out["model"]["mse"]["value"] == pytest.approx(np.mean((part["score"] - truth) ** 2))
-        assert out["difference"]["reader"]["difference"] == pytest.approx(
+        assert out["difference"]["second_reader"]["difference"] == pytest.approx(
             out["model"]["mse"]["value"]
         )
 
 
 @pytest.mark.parametrize(
-    "origin, replaced", [("segmenter", [True, True, True]), ("drawn", [False, True, False])]
+    "origin, replaced", [("segmenter", [True, True, True]), ("annotated", [False, True, False])]
 )
-def test_masks_come_from_the_segmenter_or_fill_what_nobody_has_drawn(
-    films, tmp_path, monkeypatch, origin, replaced
+def test_masks_come_from_the_segmenter_or_fill_what_nobody_has_annotated(
+    table, tmp_path, monkeypatch, origin, replaced
 ):
-    table = films.iloc[:3].reset_index(drop=True).copy()
+    table = table.iloc[:3].reset_index(drop=True).copy()
     table.loc[1, "lung_mask"] = np.nan
     asked = []
 
-    def predicted(model, rows, profile, store):
+    def segmented(task, model, rows, profile):
         asked.append(rows["path"].tolist())
         return np.stack([np.full((SIZE, SIZE), 255 * (i % 2), np.uint8) for i in range(len(rows))])
 
-    monkeypatch.setattr(severity, "predicted_lungs", predicted)
-    monkeypatch.setattr(segmentation, "load", lambda folder, profile: None)
-    monkeypatch.setattr(stages, "segmenter", lambda profile, store: None)
-    chosen = profile(quantifier=profiles.Quantifier(masks=origin))
-    got = stages.masks(chosen, table, Store(tmp_path))
+    monkeypatch.setattr(derived, "segmented_lungs", segmented)
+    monkeypatch.setattr(SegmentationTask, "load", lambda task, folder: None)
+    chosen, segmenter = profile(severity=sections.Severity(masks=origin)), tmp_path / "segmenter-1"
+    got = derived.with_masks(chosen, table, Store(tmp_path), segmenter)
     assert (got["lung_mask"] != table["lung_mask"]).tolist() == replaced and asked == [
         table["path"][replaced].tolist()
     ]
@@ -473,30 +473,38 @@ def test_masks_come_from_the_segmenter_or_fill_what_nobody_has_drawn(
     assert (
         masks_module.load_mask(got["lung_mask"][1]) == 255 * row
     ).all()  # an empty mask is a mask
-    stages.masks(chosen, table, Store(tmp_path))
+    derived.with_masks(chosen, table, Store(tmp_path), segmenter)
     assert len(asked) == 1  # kept in the store
+    derived.with_masks(chosen, table, Store(tmp_path), tmp_path / "segmenter-2")
+    assert len(asked) == 2  # of another segmenter
+
+
+def test_an_unknown_origin_of_masks_is_refused_with_the_known_ones(table, tmp_path):
+    wrong = profile(severity=sections.Severity(masks="guessed"))
+    with pytest.raises(ValueError, match="origin of masks 'guessed'.*annotated.*segmenter"):
+        derived.with_masks(wrong, table, Store(tmp_path), tmp_path)
 
 
 def test_stage_key_follows_what_the_model_starts_from():
     demo = profiles.demo()
     keys = {
-        name: dependencies.settings(variant, "severity")
+        name: stages.settings(variant, "severity")
         for name, variant in {
             "classifier": demo,
             "backbone": replace(demo, choices=replace(demo.choices, severity_start="backbone")),
-            "virtual": replace(demo, quantifier=replace(demo.quantifier, virtual=True)),
+            "virtual": replace(demo, severity=replace(demo.severity, virtual=True)),
         }.items()
     }
     assert (
-        keys["classifier"]["start"] == dependencies.settings(demo, "diagnosis_pa")
+        keys["classifier"]["start"] == stages.settings(demo, "diagnosis_pa")
         and "start" not in keys["backbone"]
     )
-    assert keys["virtual"]["start"] == dependencies.settings(demo, "severity")
+    assert keys["virtual"]["start"] == stages.settings(demo, "severity")
 
 
-def test_covid_films_of_the_diagnosis_teach_and_test_nothing(monkeypatch):
-    """Taken are training films that show COVID-19, with known zones, not in the table yet and not
-    of the hospital set aside.
+def test_covid_images_of_the_diagnosis_train_and_test_nothing():
+    """Taken are training images that show COVID-19, with known zones, not in the table yet and not
+    of the hospital that is held out.
     """
 
     def table(rows):
@@ -507,7 +515,7 @@ def test_covid_films_of_the_diagnosis_teach_and_test_nothing(monkeypatch):
     own = table(
         [("a", "near", "train", False, "covid19", 1), ("b", "far", "test", True, "covid19", 0)]
     )
-    lent = table(
+    other = table(
         [
             ("a", "near", "train", False, "covid19", 1),
             ("c", "near", "train", False, "covid19", 0),
@@ -518,23 +526,20 @@ def test_covid_films_of_the_diagnosis_teach_and_test_nothing(monkeypatch):
             ("h", "next", "train", False, "covid19", 1),
         ]
     )
-    monkeypatch.setattr(
-        task_data,
-        "for_task",
-        lambda profile, task, store: {"severity": own, "diagnosis": lent}[task],
-    )
 
-    def films_of(**quantifier):
-        return stages.severity_films(profile(quantifier=profiles.Quantifier(**quantifier)))
+    class Given(StageInputs):
+        def images(self, profile, task):
+            return {"severity": own, "diagnosis": other}[task]
 
-    def paths(**quantifier):
-        return list(films_of(**quantifier)["path"])
+    def images_of(**changes):
+        settings = profile(severity=sections.Severity(**changes))
+        return makers.severity_images(settings, Given(Store(), {}))
 
-    assert paths() == ["a", "b"] and list(films_of(diagnosed=True)["lent"]) == [
-        False,
-        False,
-        True,
-        True,
-    ]
-    assert paths(diagnosed=True) == ["a", "b", "c", "h"]
-    assert paths(diagnosed=True, aside="next") == ["a", "b", "c"]
+    def paths(**changes):
+        return list(images_of(**changes)["path"])
+
+    assert paths() == ["a", "b"]
+    marked = images_of(auxiliary_diagnosis=True)["auxiliary"]
+    assert list(marked) == [False, False, True, True]
+    assert paths(auxiliary_diagnosis=True) == ["a", "b", "c", "h"]
+    assert paths(auxiliary_diagnosis=True, held_out="next") == ["a", "b", "c"]

@@ -15,15 +15,16 @@ from torch import nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from cxrkit import cli
-from cxrkit.config import profiles
+from cxrkit.config import profiles, sections
 from cxrkit.config.choices import Choices
-from cxrkit.config.profiles import Training
+from cxrkit.config.sections import Training
 from cxrkit.models import simclr
-from cxrkit.pipeline import dependencies, stages
+from cxrkit.models.adain_networks import Translator
+from cxrkit.pipeline import stages
 from cxrkit.storage.artifacts import Store
 from cxrkit.storage.atomic import read_json
-from cxrkit.tasks import diagnosis
-from cxrkit.training import batches, checkpoint, distributed, loop
+from cxrkit.tasks.diagnosis import DiagnosisTask
+from cxrkit.training import batches, checkpoint, distributed, loop, losses
 from tests.conftest import CHECKOUT
 from tests.fakes import processes, trees
 
@@ -99,8 +100,9 @@ def run(folder, stop_before=None):
 
 
 def child(folder):
-    """What each of the two processes does: a whole run, then the same cut before update 4 and taken
-    up again, then stages.
+    """What each of the two processes does before it makes stages.
+
+    A whole run, then the same cut before update 4 and taken up again; other trainings; a gradient.
     """
     rank = os.environ["RANK"]
     checkpoint.save_tensors(folder / f"whole-{rank}", run(folder / "whole").state_dict())
@@ -110,50 +112,120 @@ def child(folder):
     checkpoint.save_tensors(
         folder / f"stop-{rank}",
         {},
-        one=distributed.anywhere(rank == "1", CPU),
-        none=distributed.anywhere([], CPU),
+        one=distributed.any_rank(rank == "1", CPU),
+        none=distributed.any_rank([], CPU),
     )
-    checkpoint.save_tensors(
-        folder / f"views-{rank}", {"gradient": gradient(slice(int(rank), None, 2))}
-    )
-    with pytest.raises(
-        ValueError,
-        match=r"a batch of 7 cannot be split evenly over 2 processes: start one of \[1, 7\] of them",
-    ):
+    for name, train in OTHER_TRAININGS.items():
+        checkpoint.save_tensors(folder / f"{name}-{rank}", train())
+    views = {"gradient": contrastive_gradient(slice(int(rank), None, 2))}
+    checkpoint.save_tensors(folder / f"views-{rank}", views)
+    refusal = r"a batch of 7 cannot be split evenly over 2 processes: start one of \[1, 7\] of them"
+    with pytest.raises(ValueError, match=refusal):
         loop.fit(Net(), loss, data(), replace(TRAINING, batch=7), device=CPU, progress=False)
 
 
-def gradient(mine):
-    """Gradient of SimCLR's loss in the weights of a linear map of the films `mine`, averaged over
+def contrastive_gradient(rows):
+    """Gradient of SimCLR's loss in the weights of a linear map of the images `rows`, averaged over
     the processes where there are several.
     """
     views = torch.randn(2, 6, 5, generator=torch.Generator().manual_seed(2))
     model = nn.Linear(5, 4, bias=False)
     nn.init.eye_(model.weight)
-    simclr.nt_xent(*(distributed.gather(model(view[mine])) for view in views)).backward()
-    if distributed.join()[1] > 1:
-        distributed.average_gradients([model.weight])
+
+    def compare(model, batch):
+        first, second = (distributed.gather(model(view)) for view in batch["views"])
+        return simclr.nt_xent(first, second)
+
+    module = loop.LossModule(model, compare)
+    if distributed.join_process_group()[1] > 1:
+        module = distributed.data_parallel(module)
+    module({"views": views[:, rows]})["loss"].backward()
     return model.weight.grad
 
 
+STYLE_DIM = 4
+
+
+def translator():
+    """Small networks, in float64: absolute differences have gradients that rounding turns round."""
+    torch.manual_seed(0)
+    return Translator(32, (8, 16), (8, 16, 16), STYLE_DIM, latent_dim=4, hidden=16).double()
+
+
+def train_adversarially():
+    """The segmenter's adversarial losses by both sides at once -> its weights.
+
+    The loss calls parts of its model several times, freezes one of them for a while, and
+    differentiates twice (R1); `mapping` takes no part. Styles come with the data, so that nothing
+    is random.
+    """
+    nets, g = translator(), torch.Generator().manual_seed(3)
+    images = batches.Tensors(
+        image=torch.randn(40, 1, 32, 32, generator=g).double(),
+        domain=torch.arange(40) % 2,
+        style=torch.randn(40, STYLE_DIM, generator=g).double(),
+        other=torch.randn(40, STYLE_DIM, generator=g).double(),
+    )
+
+    def adversarial(nets, batch):
+        domain = batch["domain"]
+        found = losses.translation_losses(
+            nets, batch["image"], domain, 1 - domain, batch["style"], batch["other"]
+        )
+        return {"loss": sum(found.values()), **found}
+
+    training = Training("sgd", lr=1e-2, batch=4, steps=3, accumulate=2, clip=1.0)
+    loop.fit(nets, adversarial, images, training, device=CPU, progress=False)
+    return nets.state_dict()
+
+
+class TwoHeads(nn.Module):
+    """A head for each kind of row; a batch of one kind leaves the other head unused."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.heads = nn.ModuleList(nn.Linear(3, 1) for _ in range(2))
+
+
+def train_two_heads():
+    """Batches of two rows: with two processes each has one row, and so one head, of which the other
+    process may know nothing.
+    """
+    model, g = TwoHeads(), torch.Generator().manual_seed(4)
+    rows = batches.Tensors(x=torch.randn(20, 3, generator=g), kind=torch.arange(20) % 2)
+
+    def own_head(model, batch):
+        each = []
+        for x, kind in zip(batch["x"], batch["kind"].tolist(), strict=True):
+            each.append((model.heads[kind](x) - 1).square().sum())
+        return torch.stack(each).mean()
+
+    training = Training("sgd", lr=0.05, batch=2, steps=8, accumulate=2)
+    loop.fit(model, own_head, rows, training, device=CPU, progress=False)
+    return model.state_dict()
+
+
+OTHER_TRAININGS = {"adversarial": train_adversarially, "heads": train_two_heads}
+
+
 @pytest.fixture(scope="module")
-def films(tmp_path_factory):
-    """Folder of a hospital `local` with films of two sites, of which "far" is set aside; every
+def data_root(tmp_path_factory):
+    """Folder of a hospital `local` with images of two sites, of which "far" is external; every
     class, finding, zone and lung is known.
     """
-    root, rows = tmp_path_factory.mktemp("films"), []
+    root, rows = tmp_path_factory.mktemp("data"), []
     for i in range(30):
-        name, site = ("normal", "other_infection", "covid19")[i % 3], ("near", "far")[i >= 24]
-        film, lungs, _ = trees.chest(i, i % 3 > 0, (64, 64))
-        trees.save(root / "local" / f"{i}.png", film)
+        image, lungs, _ = trees.chest(i, i % 3 > 0, (64, 64))
+        trees.save(root / "local" / f"{i}.png", image)
         trees.save(root / "local" / f"lungs{i}.png", lungs)
         rows.append(
             {
                 "path": f"{i}.png",
                 "patient_id": f"p{i}",
                 "view": "PA",
-                "site": site,
-                "diagnosis": name,
+                "site": "far" if i >= 24 else "near",
+                "diagnosis": ("normal", "other_infection", "covid19")[i % 3],
                 "lung_mask": f"lungs{i}.png",
                 "findings": ("no finding", "edema", "opacity|pneumonia")[i % 3],
                 "array": ("000000", "111100", "111111")[i % 3],
@@ -165,8 +237,8 @@ def films(tmp_path_factory):
 
 
 def profile(seed=0):
-    """The smallest models; two updates a training, six of the transformer; nothing random disturbs
-    those: no augmentation or batch norm.
+    """The smallest models; two updates a training, six of the transformer. Nothing random disturbs
+    those: there is no augmentation or batch norm.
     """
     small = profiles.dry(profiles.demo())
     return replace(
@@ -176,10 +248,10 @@ def profile(seed=0):
         seed=seed,
         image_size=64,
         choices=Choices(augmentation="none"),
-        backbone=profiles.DenseNet(
+        backbone=sections.DenseNet(
             growth_rate=8, block_config=(1, 1, 1, 1), num_init_features=8, stem=1, stride=16
         ),
-        transformer=profiles.ViT(embed_dim=32, depth=1, num_heads=2, frozen=True),
+        transformer=sections.ViT(embed_dim=32, depth=1, num_heads=2, frozen=True),
         transformer_training=Training(
             "sgd", lr=0.1, batch=8, steps=6, eval_every=3, checkpoint_every=2, threads=1
         ),
@@ -187,22 +259,22 @@ def profile(seed=0):
             small.segmenter,
             size=32,
             widths=(8, 16),
-            judge_widths=(8, 16, 16),
+            discriminator_widths=(8, 16, 16),
             unet_widths=(8, 16),
             hidden=16,
         ),
     )
 
 
-def stage(name, root, out, seed=0):
+def run_stage(name, root, out, seed=0):
     """`cxrkit stage` of this file's profile."""
-    profiles.get = lambda _: profile(seed)
+    cli.chosen_profile = lambda *asked: profile(seed)
     cli.main(["stage", name, "--data", str(root), "--out", str(out)], standalone_mode=False)
 
 
-def members(root, out, port, rank, dies_before):
-    """What a process without torchrun does: a member of a crew of two that may die before an update
-    of the transformer.
+def run_member(root, out, port, rank, dies_before):
+    """What one of two processes does that no torchrun watches: it may die before an update of the
+    transformer.
     """
     os.environ |= {
         "RANK": str(rank),
@@ -218,43 +290,32 @@ def members(root, out, port, rank, dies_before):
         updates.append(1)
 
     register_optimizer_step_pre_hook(watch)
-    stage("diagnosis_pa", root, out)
+    run_stage("diagnosis_pa", root, out)
 
 
 @pytest.fixture(scope="module")
-def one(films, few_draws, tmp_path_factory):
+def one(data_root, few_draws, tmp_path_factory):
     """(store of one process with all stages, store with the backbone alone, for two processes to go
     on from).
     """
     done, begun = (tmp_path_factory.mktemp(name) for name in ("one", "two"))
-    backbone = stages.backbone(profile(), Store(done, films))
+    backbone = stages.resolve(profile(), "backbone", Store(done, data_root))
     shutil.copytree(backbone, begun / backbone.name)
-    stages.transformer(profile(), "PA", Store(done, films))
+    stages.resolve(profile(), "diagnosis_pa", Store(done, data_root))
     return done, begun
 
 
 @pytest.fixture(scope="module")
-def said(one, films, tmp_path_factory):
-    """(what two processes that torchrun started with this file said, the folder of their
+def two(one, data_root, tmp_path_factory):
+    """(standard output of two processes that torchrun started with this file, the folder of their
     trainings); stages go on from the backbone.
     """
     folder = tmp_path_factory.mktemp("child")
-    env = os.environ | {
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": str(CHECKOUT),
-    }
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    paths = [str(path) for path in (folder, data_root, one[1])]
     done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "torch.distributed.run",
-            "--standalone",
-            "--nproc-per-node",
-            "2",
-            __file__,
-            *map(str, (folder, films, one[1])),
-        ],
-        env=env,
+        [*torchrun, "--nproc-per-node", "2", __file__, *paths],
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(CHECKOUT)},
         capture_output=True,
         text=True,
         timeout=300,
@@ -268,11 +329,11 @@ def read(path):
 
 
 def artifact(store, seed=0, name="diagnosis_pa"):
-    return Store(store).folder(name, dependencies.settings(profile(seed), name))
+    return stages.folder_of(profile(seed), name, Store(store))
 
 
-def test_a_training_of_two_processes_equals_that_of_one(said, tmp_path):
-    folder, one = said[1], run(tmp_path / "one")
+def test_a_training_of_two_processes_equals_that_of_one(two, tmp_path):
+    folder, one = two[1], run(tmp_path / "one")
     want = read(tmp_path / "one-grad--")
     for rank in "01":
         got = read(folder / f"whole-grad-{rank}")
@@ -280,25 +341,50 @@ def test_a_training_of_two_processes_equals_that_of_one(said, tmp_path):
         for name in want:
             torch.testing.assert_close(got[name], want[name], rtol=0, atol=1e-6)
     for name, tensor in one.state_dict().items():
-        two = read(folder / "whole-0")[name]
-        torch.testing.assert_close(two, tensor, rtol=0, atol=1e-5)
+        first = read(folder / "whole-0")[name]
+        torch.testing.assert_close(first, tensor, rtol=0, atol=1e-5)
         # the same on both, and whether cut or not
         for other in ("whole-1", "cut-0", "cut-1", "whole/weights.safetensors"):
-            assert torch.equal(read(folder / other)[name], two)
+            assert torch.equal(read(folder / other)[name], first)
     stopped = [checkpoint.load_tensors(folder / f"stop-{rank}")[1] for rank in "01"]
     assert stopped == [{"one": True, "none": False}] * 2  # Ctrl-C on one stops both
     history = checkpoint.load_tensors(folder / "whole/weights.safetensors")[1]["history"]
     assert [row["step"] for row in history] == [2, 4, 6] and history[-1]["score"] is not None
-    for rank in "01":  # films of one process are told from those of the other
-        torch.testing.assert_close(
-            read(folder / f"views-{rank}")["gradient"], gradient(slice(None)), rtol=0, atol=1e-6
-        )
 
 
-def test_stages_of_two_processes_equal_those_of_one(one, said, films):
+@pytest.mark.parametrize("rank", "01")
+def test_images_of_one_process_are_compared_with_those_of_the_other(two, rank):
+    found = read(two[1] / f"views-{rank}")["gradient"]
+    torch.testing.assert_close(found, contrastive_gradient(slice(None)), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", OTHER_TRAININGS)
+def test_losses_that_call_parts_of_their_model_equal_those_of_one_process(two, name):
+    """DistributedDataParallel sees parts unused in some processes, and gradients of gradients."""
+    want = OTHER_TRAININGS[name]()
+    first, second = (read(two[1] / f"{name}-{rank}") for rank in "01")
+    for weight, tensor in want.items():
+        exact = 1e-12 if tensor.dtype == torch.float64 else 1e-5
+        torch.testing.assert_close(first[weight], tensor, rtol=0, atol=exact)
+        assert torch.equal(first[weight], second[weight])
+
+
+def test_other_trainings_move_what_they_train():
+    """Else equality would prove nothing."""
+    nets, start = train_adversarially(), translator().state_dict()
+    for part in ("generator", "encoder", "discriminator", "mapping"):
+        names = [name for name in start if name.startswith(part)]
+        moved = max(float((nets[name] - start[name]).abs().max()) for name in names)
+        assert moved == 0 if part == "mapping" else moved > 1e-3
+    heads, start = train_two_heads(), TwoHeads().state_dict()
+    assert all(float((heads[name] - start[name]).abs().max()) > 0.01 for name in start)
+
+
+def test_stages_of_two_processes_equal_those_of_one(one, two, data_root):
     done, begun = one
-    places = [artifact(begun), artifact(begun), artifact(begun, 1), artifact(begun, 1, "segmenter")]
-    assert said[0].splitlines() == [str(place) for place in places]
+    folders = [artifact(begun), artifact(begun), artifact(begun, 1)]
+    folders.append(artifact(begun, 1, "segmenter"))
+    assert two[0].splitlines() == [str(folder) for folder in folders]
     assert sorted({path.name.partition("-")[0] for path in begun.iterdir() if path.is_dir()}) == [
         "backbone",
         "diagnosis_pa",
@@ -311,7 +397,9 @@ def test_stages_of_two_processes_equal_those_of_one(one, said, films):
         == {path.name for path in nested.iterdir()}
         == {path.name for path in whole.iterdir()}
     )
-    start = diagnosis.begin(profile(), stages.beginning(profile(), Store(done, films))).state_dict()
+    backbone = read(artifact(done, name="backbone") / "weights.safetensors")
+    task = DiagnosisTask(profile(), Store(done, data_root))
+    start = task.initialise((backbone,)).state_dict()
     moved = {
         name: (tensor - start[name]).abs().max()
         for name, tensor in read(whole / "weights.safetensors").items()
@@ -331,38 +419,33 @@ def keys(value):
     return {name: keys(inner) for name, inner in value.items()} if isinstance(value, dict) else ...
 
 
+def run_both(data_root, out, dies, dies_before):
+    """Two processes make the diagnosis -> exit code and standard error of each."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    started = []
+    for rank in range(2):
+        errors = out / f"errors{rank}.txt"
+        own_end = dies_before if rank == dies else None
+        process = processes.start(errors, run_member, data_root, out, port, rank, own_end)
+        started.append((process, errors))
+    return [processes.end(process, errors) for process, errors in started]
+
+
 @pytest.mark.parametrize("dies", [0, 1])
 def test_when_one_process_fails_the_other_does_not_wait_and_the_next_call_goes_on(
-    one, films, tmp_path, dies
+    one, data_root, tmp_path, dies
 ):
-    done, begun = one
+    done, _ = one
     backbone = artifact(done, name="backbone")
     shutil.copytree(backbone, tmp_path / backbone.name)
-
-    def both(dies_before):
-        with socket.socket() as free:
-            free.bind(("localhost", 0))
-            port = free.getsockname()[1]
-        errors = [tmp_path / f"errors{rank}.txt" for rank in range(2)]
-        crew = [
-            processes.start(
-                errors[rank],
-                members,
-                films,
-                tmp_path,
-                port,
-                rank,
-                dies_before if rank == dies else None,
-            )
-            for rank in range(2)
-        ]
-        return [processes.end(*member) for member in zip(crew, errors, strict=True)]
-
-    ends = both(5)
+    ends = run_both(data_root, tmp_path, dies, dies_before=5)
     assert [code for code, _ in ends] == [1, 1] and "power cut" in ends[dies][1]
     part = artifact(tmp_path).with_name(artifact(tmp_path).name + ".part")
     assert checkpoint.load_tensors(part / "checkpoint.safetensors")[1]["step"] == 4
-    assert [code for code, _ in both(None)] == [0, 0] and not list(tmp_path.rglob("*.part"))
+    ends = run_both(data_root, tmp_path, dies, dies_before=None)
+    assert [code for code, _ in ends] == [0, 0] and not list(tmp_path.rglob("*.part"))
     want = read(artifact(done) / "weights.safetensors")
     for name, tensor in read(artifact(tmp_path) / "weights.safetensors").items():
         torch.testing.assert_close(tensor, want[name], rtol=0, atol=1e-5)
@@ -371,9 +454,9 @@ def test_when_one_process_fails_the_other_does_not_wait_and_the_next_call_goes_o
 if __name__ == "__main__":
     trained, *paths = map(Path, sys.argv[1:])
     child(trained)
-    stage("diagnosis_pa", *paths)
-    make, diagnosis.make = diagnosis.make, None
-    stage("diagnosis_pa", *paths)  # only loads
-    diagnosis.make = make
-    stage("diagnosis_pa", *paths, seed=1)  # and the backbone before it
-    stage("segmenter", *paths, seed=1)
+    run_stage("diagnosis_pa", *paths)
+    make, DiagnosisTask.make = DiagnosisTask.make, None
+    run_stage("diagnosis_pa", *paths)  # only loads
+    DiagnosisTask.make = make
+    run_stage("diagnosis_pa", *paths, seed=1)  # and the backbone before it
+    run_stage("segmenter", *paths, seed=1)

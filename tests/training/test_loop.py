@@ -18,8 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from cxrkit.config.profiles import Training
-from cxrkit.training import batches, checkpoint, devices, loop
+from cxrkit.config.sections import Training
+from cxrkit.training import batches, checkpoint, devices, loop, random_state
+from cxrkit.training.optimizers import lr_factor
 from tests.fakes import processes
 
 CPU = torch.device("cpu")
@@ -128,12 +129,12 @@ def same(a, b):
     ],
 )
 def test_paper_schedule(step, want):
-    assert loop.lr_factor(step, PAPER_VIT) == pytest.approx(want, rel=1e-9)
+    assert lr_factor(step, PAPER_VIT) == pytest.approx(want, rel=1e-9)
 
 
 def test_step_decay_and_constant():
     decay = Training(schedule="step", milestones=(10, 15), decay=0.5)
-    assert [loop.lr_factor(s, decay) for s in (0, 9, 10, 14, 15, 999)] == [
+    assert [lr_factor(s, decay) for s in (0, 9, 10, 14, 15, 999)] == [
         1,
         1,
         0.5,
@@ -141,7 +142,7 @@ def test_step_decay_and_constant():
         0.25,
         0.25,
     ]
-    assert [loop.lr_factor(s, Training(warmup=4)) for s in (0, 1, 3, 4, 99)] == [
+    assert [lr_factor(s, Training(warmup=4)) for s in (0, 1, 3, 4, 99)] == [
         0.25,
         0.5,
         1,
@@ -642,17 +643,20 @@ def test_a_folder_of_other_settings_is_refused(tmp_path):
 
 
 def test_rng_state_passes_through_json():
-    devices.seed_everything(7)
+    random_state.seed_everything(7)
     np.random.randn()  # leaves a spare gaussian in numpy's state
-    state = json.loads(json.dumps(checkpoint.rng_state()))
-    draw = lambda: (
-        random.random(),
-        random.gauss(0, 1),
-        np.random.randn(3).tolist(),
-        torch.randn(3).tolist(),
-    )
+    state = json.loads(json.dumps(random_state.rng_state()))
+
+    def draw():
+        return (
+            random.random(),
+            random.gauss(0, 1),
+            np.random.randn(3).tolist(),
+            torch.randn(3).tolist(),
+        )
+
     first, other = draw(), draw()
-    checkpoint.set_rng_state(state)
+    random_state.set_rng_state(state)
     assert draw() == first != other
 
 

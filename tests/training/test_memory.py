@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from cxrkit.config import profiles
-from cxrkit.config.profiles import Training
+from cxrkit.config.sections import Training
 from cxrkit.models.densenet import Backbone
 from cxrkit.reproduction import environment
 from cxrkit.training import memory

@@ -17,15 +17,17 @@ import torch.nn.functional as F
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from cxrkit.config import profiles
+from cxrkit.config import profiles, sections
 from cxrkit.data import lung_zones
-from cxrkit.models import factory, simclr
-from cxrkit.pipeline import dependencies
+from cxrkit.pipeline import stages
 from cxrkit.reproduction import grid as grid_module
 from cxrkit.reproduction import plan
-from cxrkit.tasks import contrastive, diagnosis, findings, segmentation, severity
-from cxrkit.training import batches
-from cxrkit.training import losses as losses_module
+from cxrkit.tasks import diagnosis, segmentation, severity
+from cxrkit.tasks.contrastive import ContrastiveTask
+from cxrkit.tasks.diagnosis import DiagnosisTask
+from cxrkit.tasks.findings import FindingsTask
+from cxrkit.tasks.severity import SeverityTask
+from cxrkit.training import batches, losses
 
 GPU = torch.device("cuda", 0)
 FULL = profiles.paper()
@@ -34,7 +36,7 @@ PAPER = replace(
     backbone=replace(FULL.backbone, block_config=(2, 2, 2, 2)),
     transformer=replace(FULL.transformer, depth=2),
 )
-FILMS = 4
+IMAGES = 4
 
 
 def on_card(model):
@@ -55,14 +57,14 @@ def on_card(model):
 
 @pytest.fixture
 def asked(monkeypatch):
-    """asked(make, loss, size): the loss of a model on fake films of `size` px, as autocast to fp16
+    """asked(make, loss, size): the loss of a model on fake images of `size` px, as autocast to fp16
     lets it be on a card.
     """
     monkeypatch.setattr(
         lung_zones,
         "zones",
         lambda masks, choices: torch.ones(
-            FILMS, 3, 2, *masks.shape[1:], dtype=torch.bool, device=GPU
+            IMAGES, 3, 2, *masks.shape[1:], dtype=torch.bool, device=GPU
         ),
     )
 
@@ -70,7 +72,7 @@ def asked(monkeypatch):
         with torch.device("meta"):
             model = make()
         with FakeTensorMode():
-            batch = batches.to_device(plan.made_up(FILMS, size), GPU)
+            batch = batches.to_device(plan.noise_batch(IMAGES, size), GPU)
             # torch.autocast itself asks whether a card is there
             torch.set_autocast_dtype("cuda", torch.float16)
             torch.set_autocast_enabled("cuda", True)
@@ -86,11 +88,6 @@ def sound(value):
     """A loss in float32 on the card, and so is every other scalar for the history."""
     values = value.values() if isinstance(value, dict) else (value,)
     return all(v.device == GPU and v.dtype == torch.float32 and v.shape == () for v in values)
-
-
-def diagnose(profile):
-    loss = diagnosis.HEADS[profile.choices.class_head][0]
-    return lambda model, batch: loss(model(batch["image"])["logits"], batch["diagnosis"])
 
 
 def test_the_stand_in_sees_types_devices_and_refused_losses(asked):
@@ -110,11 +107,12 @@ def test_the_stand_in_sees_types_devices_and_refused_losses(asked):
 
 
 def test_the_backbone(asked):
-    assert sound(asked(lambda: factory.backbone_network(PAPER), findings.loss, PAPER.image_size))
+    task = FindingsTask(PAPER)
+    assert sound(asked(task.network, task.loss, PAPER.image_size))
 
 
 @pytest.mark.parametrize(
-    "coins", [(0.9, 0.9), (0.1, 0.9)], ids=["style of a latent", "style of a film"]
+    "coins", [(0.9, 0.9), (0.1, 0.9)], ids=["style of a latent", "style of an image"]
 )
 def test_the_teacher_of_the_segmenter(asked, monkeypatch, coins):
     def loss(nets, batch):
@@ -122,18 +120,18 @@ def test_the_teacher_of_the_segmenter(asked, monkeypatch, coins):
         nets.step = 0
         monkeypatch.setattr(torch, "rand", lambda count: coins)
         # autograd needs a real card
-        monkeypatch.setattr(losses_module, "r1", lambda logits, image: logits.float().sum())
+        monkeypatch.setattr(losses, "r1", lambda logits, image: logits.float().sum())
         return segmentation.adaptation_loss(PAPER, nets, batch)
 
-    assert sound(asked(lambda: segmentation.translator(PAPER), loss, PAPER.segmenter.size))
+    assert sound(asked(lambda: segmentation.build_translator(PAPER), loss, PAPER.segmenter.size))
 
 
 def test_the_student_of_the_segmenter(asked):
     with torch.device("meta"):
-        teacher = segmentation.translator(PAPER).eval()
+        teacher = segmentation.build_translator(PAPER).eval()
     assert sound(
         asked(
-            lambda: segmentation.generator(PAPER),
+            lambda: segmentation.build_generator(PAPER),
             lambda student, batch: segmentation.student_loss(
                 PAPER, on_card(teacher), student, batch
             ),
@@ -145,7 +143,7 @@ def test_the_student_of_the_segmenter(asked):
 def test_the_plain_u_net(asked):
     assert sound(
         asked(
-            lambda: segmentation.unet(PAPER),
+            lambda: segmentation.build_unet(PAPER),
             functools.partial(segmentation.unet_loss, PAPER),
             PAPER.segmenter.size,
         )
@@ -155,61 +153,61 @@ def test_the_plain_u_net(asked):
 @pytest.mark.parametrize("head", diagnosis.HEADS)
 def test_the_diagnosis(asked, head):
     profile = replace(PAPER, choices=replace(PAPER.choices, class_head=head))
-    assert sound(asked(lambda: factory.network(profile), diagnose(profile), PAPER.image_size))
+    task = DiagnosisTask(profile)
+    assert sound(asked(task.network, task.loss, PAPER.image_size))
 
 
 def test_severity_by_every_choice(asked):
     """Float32 from the map on: the largest value of a zone decides, and in bf16 0.999 is 1."""
 
-    def losses(model, batch):
-        seen, out = model(batch["image"]), {}
+    def losses_by_choice(model, batch):
+        output = model(batch["image"])
+        out = {}
         for how, pooling, sigmoid in itertools.product(
             severity.LOSSES, lung_zones.POOLS, severity.SIGMOIDS
         ):
-            choices = replace(PAPER.choices, severity_loss=how, sigmoid=sigmoid)
-            read = severity.read(lambda image: seen, batch, choices, pooling)
-            assert {value.dtype for value in read.values()} == {torch.float32}
-            out[how, pooling, sigmoid] = severity.loss(choices, pooling)(lambda image: seen, batch)
-        assert len(out) == 8 and seen["severity_logits"].dtype == torch.float16
+            profile = replace(
+                PAPER,
+                choices=replace(PAPER.choices, severity_loss=how, sigmoid=sigmoid),
+                variant=replace(PAPER.variant, pooling=pooling),
+            )
+            found = severity.read_severity(lambda image: output, batch, profile.choices, pooling)
+            assert {value.dtype for value in found.values()} == {torch.float32}
+            out[how, pooling, sigmoid] = SeverityTask(profile).loss(lambda image: output, batch)
+        assert len(out) == 8 and output["severity_logits"].dtype == torch.float16
         return out
 
-    assert sound(asked(lambda: severity.network(PAPER), losses, PAPER.image_size))
+    assert sound(asked(SeverityTask(PAPER).network, losses_by_choice, PAPER.image_size))
 
 
-LOSSES = {
-    "backbone": lambda profile: (
-        lambda: factory.backbone_network(replace(profile, variant=profiles.Variant())),
-        findings.loss,
-    ),
-    "trunk": lambda profile: (lambda: factory.backbone_network(profile), findings.loss),
-    "contrastive": lambda profile: (
-        lambda: simclr.Contrast(factory.network(profile), profile.transformer.embed_dim),
-        contrastive.loss,
-    ),
-    "diagnosis_pa": lambda profile: (lambda: factory.network(profile), diagnose(profile)),
-    "severity": lambda profile: (
-        lambda: severity.network(profile),
-        severity.loss(profile.choices, profile.variant.pooling),
-    ),
+def without_variant(profile):
+    """The backbone is the paper's own whatever the variant."""
+    return FindingsTask(replace(profile, variant=sections.Variant()))
+
+
+TASKS = {
+    "backbone": without_variant,
+    "feature_extractor": FindingsTask,
+    "contrastive": ContrastiveTask,
+    "diagnosis_pa": DiagnosisTask,
+    "severity": SeverityTask,
 }
 
 
 def grid():
-    """A parameter set (stage, profile) for all that lesson 07 trains beside the paper's own models."""
+    """A parameter set (stage, profile) for all that lesson 07 trains beside the paper's models."""
     asked = {}
-    for cell in grid_module.cells(PAPER):
-        for stage, profile in (
-            (cell.stage, cell.profile),
-            *dependencies.upstream(cell.profile, cell.stage),
-        ):
-            if stage in LOSSES:
-                seen = (
+    for cell in grid_module.grid_cells(PAPER):
+        steps = [(cell.stage, cell.profile), *stages.upstream(cell.profile, cell.stage)]
+        for stage, profile in steps:
+            if stage in TASKS:
+                trained = (
                     stage,
                     replace(profile.variant, sites=()),
                     profile.transformer,
                     profile.backbone,
                 )
-                asked.setdefault(seen, pytest.param(stage, profile, id=f"{stage} {cell.name}"))
+                asked.setdefault(trained, pytest.param(stage, profile, id=f"{stage} {cell.name}"))
     return list(asked.values())
 
 
@@ -218,4 +216,5 @@ def test_every_cell_of_the_grid(asked, stage, profile):
     if profile.variant.model == "timm_hybrid":
         pytest.importorskip("timm", reason='needs the extra weights: pip install "cxrkit[weights]"')
     zoom = profile.variant.zoom if stage == "diagnosis_pa" else 1
-    assert sound(asked(*LOSSES[stage](profile), zoom * profile.image_size))
+    task = TASKS[stage](profile)
+    assert sound(asked(task.network, task.loss, zoom * profile.image_size))

@@ -7,16 +7,17 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 from matplotlib.text import Text
-from sklearn.metrics import roc_auc_score, roc_curve
+from sklearn.metrics import roc_auc_score
+from sklearn.metrics import roc_curve as sklearn_roc_curve
 
 from cxrkit.evaluation import metrics
-from cxrkit.reproduction import results
+from cxrkit.storage import recorded
 from cxrkit.tasks import diagnosis
 from cxrkit.viz import curves, overlays, style
 
 
 def texts(figure):
-    """All words of a figure."""
+    """All text of a figure."""
     return " ".join(text.get_text() for text in figure.findobj(Text))
 
 
@@ -38,14 +39,12 @@ def scored():
 
 def test_the_roc_is_sklearns_and_ties_are_one_step(scored):
     y, p = scored
-    false, true = curves.roc(y, p)
-    expected = roc_curve(y, p, drop_intermediate=False)[:2]
+    false, true = curves.roc_curve(y, p)
+    expected = sklearn_roc_curve(y, p, drop_intermediate=False)[:2]
     np.testing.assert_allclose((false, true), expected)
-    assert (
-        np.trapezoid(true, false) == pytest.approx(roc_auc_score(y, p))
-        and len(false) == len(set(p)) + 1
-    )
-    np.testing.assert_allclose(curves.roc([1, 0], [0.5, 0.5]), [[0, 1], [0, 1]])
+    assert np.trapezoid(true, false) == pytest.approx(roc_auc_score(y, p))
+    assert len(false) == len(set(p)) + 1
+    np.testing.assert_allclose(curves.roc_curve([1, 0], [0.5, 0.5]), [[0, 1], [0, 1]])
 
 
 def test_the_operating_point_lies_on_its_curve(scored):
@@ -56,10 +55,10 @@ def test_the_operating_point_lies_on_its_curve(scored):
     for (x, y_), (_, curve) in zip(marks, lines(axis).items(), strict=True):
         assert np.isclose(curve.T, (x, y_)).all(axis=1).any()
     rates = metrics.at_threshold(y, p, 0.5)
-    assert (
+    legend = (
         f"fir: AUC {metrics.auc(y, p):.2f}\nsensitivity {rates['sensitivity']:.2f}, specificity"
-        in texts(figure)
     )
+    assert legend in texts(figure)
     assert "sensitivity 0" not in texts(curves.plot_roc({"fir": (y, p)}, "title"))
 
 
@@ -86,22 +85,19 @@ def test_a_forest_says_value_and_interval():
         }
     )
     figure = curves.plot_forest(rows, "title", "AUC", chance=0.5)
-    assert "0.90 [0.80, 0.95]" in texts(figure) and [
-        label.get_text() for label in figure.axes[0].get_yticklabels()
-    ] == ["fir", "elm"]
+    axis = figure.axes[0]
+    assert "0.90 [0.80, 0.95]" in texts(figure)
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["fir", "elm"]
     bars = [
-        line
-        for line in figure.axes[0].lines
-        if len(line.get_xdata()) == 2 and line.get_linestyle() == "-"
+        line for line in axis.lines if len(line.get_xdata()) == 2 and line.get_linestyle() == "-"
     ]
-    assert [list(bar.get_xdata()) for bar in bars] == [[0.8, 0.95], [0.6, 0.8]] and bars[
-        0
-    ].get_color() != bars[1].get_color()
+    assert [list(bar.get_xdata()) for bar in bars] == [[0.8, 0.95], [0.6, 0.8]]
+    assert bars[0].get_color() != bars[1].get_color()
 
 
 def test_calibration_and_decision_curve_show_the_metrics(scored):
     y, p = scored
-    left, right = curves.plot_use({"PA": (y, p)}, "title", bins=5).axes
+    left, right = curves.plot_decision_curve({"PA": (y, p)}, "title", bins=5).axes
     table = metrics.reliability(y, p, 5)
     np.testing.assert_allclose(
         left.collections[0].get_offsets(), np.transpose([table["predicted"], table["observed"]])
@@ -112,9 +108,8 @@ def test_calibration_and_decision_curve_show_the_metrics(scored):
 def test_a_matrix_writes_its_numbers_and_shares_one_scale():
     frame = pd.DataFrame([[0.8, 0.25], [np.nan, 0.9]], ["fir", "elm"], ["fir", "elm"])
     figure = curves.plot_matrix({"PA": frame, "AP": frame / 2}, "title", "sensitivity")
-    assert {"0.80", "0.25", "0.90", "0.12", "-"} <= set(
-        texts(figure).split()
-    ) and "nan" not in texts(figure)
+    assert {"0.80", "0.25", "0.90", "0.12", "-"} <= set(texts(figure).split())
+    assert "nan" not in texts(figure)
     assert [axis.images[0].get_clim() for axis in figure.axes[:2]] == [(0.125, 0.9)] * 2
 
 
@@ -132,47 +127,47 @@ def test_attention_frames_the_cell_that_looks():
         shown, 17 * np.concatenate([attention, attention.mean(0, keepdims=True)])
     )
     alone = overlays.plot_attention(np.zeros((32, 32), np.uint8), attention, None, "title")
-    assert "class token looks" in texts(alone) and not alone.axes[0].lines
+    assert "class token looks" in texts(alone)
+    assert not alone.axes[0].lines
 
 
-def test_dial_has_two_lines_a_reader_and_names_the_values_pointed_at():
+def test_the_sweep_has_two_lines_a_probe_and_writes_the_values_at_one_rho():
     rows = pd.DataFrame(
         [
             {
-                "reader": reader,
+                "probe": probe,
                 "rho": rho,
-                "place": place,
+                "split": split,
                 "value": 0.6 + 0.1 * rho + more,
                 "low": 0.5,
                 "high": 0.9,
             }
-            for reader in ("pixels", "corpus")
+            for probe in ("pixels", "corpus")
             for rho in (0, 1.0)
-            for place, more in (("internal", 0.05), ("external", 0))
+            for split, more in (("internal", 0.05), ("external", 0))
         ]
     )
-    figure = curves.plot_dial(rows, "title", at=1.0)
+    figure = curves.plot_sweep(rows, "title", at=1.0)
     for axis in figure.axes:
         inside, outside = axis.lines[:2]
         np.testing.assert_allclose(inside.get_ydata(), [0.65, 0.75])
         np.testing.assert_allclose(outside.get_ydata(), [0.6, 0.7])
-    assert len(figure.axes) == 2 and all(
-        word in texts(figure) for word in ("0.75", "0.70", "reads pixels", "synthetic")
-    )
+    assert len(figure.axes) == 2
+    for text in ("0.75", "0.70", "reads pixels", "synthetic"):
+        assert text in texts(figure)
 
 
-def test_markers_show_one_film_each_and_colour_the_answer():
+def test_markers_show_one_image_each_and_colour_the_answer():
     p = np.array([[0.2, 0.7, 0.1], [0.8, 0.1, 0.1]])
     figure = overlays.plot_markers(
         np.zeros((2, 8, 8), np.uint8), p, ["R", "R ER"], ["a", "b", "c"], "title"
     )
     bars = [[bar.get_width() for bar in axis.patches] for axis in figure.axes[2:]]
     np.testing.assert_allclose(bars, p)
-    assert [len({bar.get_facecolor() for bar in axis.patches}) for axis in figure.axes[2:]] == [
-        2,
-        2,
-    ]
-    assert "synthetic" in texts(figure) and 'marker "R ER"' in texts(figure)
+    for axis in figure.axes[2:]:
+        assert len({bar.get_facecolor() for bar in axis.patches}) == 2
+    assert "synthetic" in texts(figure)
+    assert 'marker "R ER"' in texts(figure)
 
 
 def test_figures_say_what_they_show(scored):
@@ -183,24 +178,22 @@ def test_figures_say_what_they_show(scored):
         lambda **o: curves.plot_history({"a": rows}, "t", **o),
         lambda **o: curves.plot_forest(forest, "t", "unit", **o),
         lambda **o: curves.plot_roc({"a": scored}, "t", **o),
-        lambda **o: curves.plot_use({"a": scored}, "t", **o),
+        lambda **o: curves.plot_decision_curve({"a": scored}, "t", **o),
         lambda **o: curves.plot_matrix({"a": frame}, "t", "unit", low=0, high=1, **o),
     ):
         figure = draw()
-        assert (
-            isinstance(figure, Figure)
-            and "synthetic" in texts(figure)
-            and style.png(figure).startswith(b"\x89PNG")
-        )
+        assert isinstance(figure, Figure)
+        assert "synthetic" in texts(figure)
+        assert style.to_png(figure).startswith(b"\x89PNG")
         assert "synthetic" not in texts(draw(synthetic=False))
 
 
 def test_committed_seeds_of_the_diagnosis_have_the_form_that_lesson_04_reads():
-    if "seeds_diagnosis" not in results.names():
+    if "seeds_diagnosis" not in recorded.result_names():
         pytest.skip("not measured yet: make seeds")
-    found = results.read("seeds_diagnosis")
+    found = recorded.read_result("seeds_diagnosis")
     rows = pd.DataFrame(found["rows"])
-    assert set(rows["view"]) == {"PA", "AP"} and rows.groupby("view")["seed"].nunique().min() >= 3
-    assert rows[["auc", "ece", *diagnosis.RATES]].stack().between(0, 1).all() and json.dumps(
-        found["made"]["date"]
-    )
+    assert set(rows["view"]) == {"PA", "AP"}
+    assert rows.groupby("view")["seed"].nunique().min() >= 3
+    assert rows[["auc", "ece", *diagnosis.RATES]].stack().between(0, 1).all()
+    assert json.dumps(found["made"]["date"])

@@ -23,17 +23,15 @@ def test_zone_lines_count_the_zones_that_the_lesion_reaches():
     lesion = np.zeros((64, 64), bool)
     # rows 26 and 27 in the upper zone, 28 and 29 in the middle one: the line is at 28
     lesion[26:30, 10:20] = True
-    film = np.full((64, 64), 90, np.uint8)
-    same = overlays.plot_zone_lines(film, right, left, lesion, 5 / 12, 2 / 3, False, "x")
+    image = np.full((64, 64), 90, np.uint8)
+    same = overlays.plot_zone_lines(image, right, left, lesion, 5 / 12, 2 / 3, False, "x")
     assert titles(same)[:2] == ["as the paper cuts: score 2", "your lines: score 2"]
-    lower = overlays.plot_zone_lines(film, right, left, lesion, 0.5, 2 / 3, False, "x")
+    lower = overlays.plot_zone_lines(image, right, left, lesion, 0.5, 2 / 3, False, "x")
     assert titles(lower)[1] == "your lines: score 1"
-    slipped = overlays.plot_zone_lines(film, right, left, lesion, 5 / 12, 2 / 3, True, "x")
+    slipped = overlays.plot_zone_lines(image, right, left, lesion, 5 / 12, 2 / 3, True, "x")
     zones = lung_zones.zones_of_sides(right, left, choices.Choices(zone_origin="row0"))
-    assert (
-        titles(slipped)[1]
-        == f"your lines: score {(lung_zones.coverage(lesion, zones) >= 0.01).sum()}"
-    )
+    reached = (lung_zones.coverage(lesion, zones) >= 0.01).sum()
+    assert titles(slipped)[1] == f"your lines: score {reached}"
 
 
 def test_severity_figure_says_read_and_true():
@@ -44,7 +42,8 @@ def test_severity_figure_says_read_and_true():
     figure = overlays.plot_severity(
         np.full((1, 64, 64), 90, np.uint8), heat, lung[None], array, [1.0], ["elm"], "x", 0.5
     )
-    assert titles(figure)[3] == "read 1.3, true 1" and titles(figure)[2] == "contours at 0.5"
+    assert titles(figure)[3] == "read 1.3, true 1"
+    assert titles(figure)[2] == "contours at 0.5"
     assert len(figure.axes[2].lines) == 1  # one contour
 
 
@@ -53,7 +52,7 @@ def test_agreement_draws_bias_and_limits():
     heights = sorted(
         line.get_ydata()[0] for line in figure.axes[1].lines if len(line.get_ydata()) == 2
     )
-    assert heights == pytest.approx([1, 1, 1])  # every reading one too high: bias 1, no spread
+    assert heights == pytest.approx([1, 1, 1])  # every prediction one too high: bias 1, no spread
 
 
 def test_followup_rings_changes_beyond_the_limit():

@@ -18,7 +18,7 @@ def visits():
 
 
 def texts(figure):
-    """All words of a figure."""
+    """All text of a figure."""
     return " ".join(
         text.get_text() for text in figure.findobj(lambda artist: hasattr(artist, "get_text"))
     )
@@ -27,27 +27,26 @@ def texts(figure):
 def test_figures_of_virtual_patients_say_synthetic(visits):
     images = [visit.image for visit in visits]
     figures = [
-        style.plot_film(visits[0]),
-        style.plot_film(visits[0], truth=False),
+        style.plot_image(visits[0]),
+        style.plot_image(visits[0], truth=False),
         style.plot_series(visits),
         style.plot_sheet([images], ["row"], ["a", "b", "c"], "sheet"),
         style.plot_steps(images, ["a", "b", "c"], "steps"),
         style.plot_bars(["x"], [1.5], "bars", "unit"),
     ]
     for figure in figures:
-        assert (
-            isinstance(figure, Figure)
-            and "synthetic" in texts(figure)
-            and style.png(figure).startswith(PNG)
-        )
+        assert isinstance(figure, Figure)
+        assert "synthetic" in texts(figure)
+        assert style.to_png(figure).startswith(PNG)
     assert "real films" in texts(
         style.plot_steps(images, ["a", "b", "c"], "steps", stamped="real films")
     )
 
 
-def test_a_film_shows_its_truth(visits):
-    shown = texts(style.plot_film(visits[0]))
-    assert visits[0].patient_id in shown and f"severity {visits[0].severity} of 6" in shown
+def test_a_patient_is_shown_with_the_truth(visits):
+    shown = texts(style.plot_image(visits[0]))
+    assert visits[0].patient_id in shown
+    assert f"severity {visits[0].severity} of 6" in shown
 
 
 def test_zones_are_numbered_and_filled_where_involved():
@@ -66,14 +65,14 @@ def test_zones_are_numbered_and_filled_where_involved():
 def test_finding_maps_share_one_scale_and_outline_what_is_present():
     heat = np.zeros((3, 4, 4))
     heat[1, 2, 1], heat[2] = 0.25, 1.0
-    places = np.zeros((3, 32, 32), bool)
-    places[1, 16:24, 8:16] = True
+    present = np.zeros((3, 32, 32), bool)
+    present[1, 16:24, 8:16] = True
     figure = overlays.plot_findings(
         np.zeros((32, 32), np.uint8),
         heat,
         ["no finding", "edema", "opacity"],
         [0.1, 0.25, 0.9],
-        places,
+        present,
         "t",
     )
     panels = [axis for axis in figure.axes if axis.get_title()]
@@ -83,35 +82,32 @@ def test_finding_maps_share_one_scale_and_outline_what_is_present():
         "opacity: 0.90",
     ]
     assert [axis.title.get_weight() == "bold" for axis in panels] == [False, True, False]
-    drawn = [np.asarray(axis.images[-1].get_array()) for axis in panels]
+    shown = [np.asarray(axis.images[-1].get_array()) for axis in panels]
     # not stretched to its own maximum
-    assert drawn[0].max() == 0 and np.allclose(drawn[2], 1) and 0.1 < drawn[1].max() <= 0.25
-    assert np.unravel_index(drawn[1].argmax(), (32, 32)) in [
-        (row, column) for row in range(16, 24) for column in range(8, 16)
-    ]
+    assert shown[0].max() == 0
+    assert np.allclose(shown[2], 1)
+    assert 0.1 < shown[1].max() <= 0.25
+    row, column = np.unravel_index(shown[1].argmax(), (32, 32))
+    assert row in range(16, 24)
+    assert column in range(8, 16)
     outlines = [line for axis in panels for line in axis.lines]
-    assert (
-        len(outlines) == 1
-        and np.ptp(outlines[0].get_xdata()) == 7
-        and outlines[0].axes is panels[1]
-    )
+    assert len(outlines) == 1
+    assert np.ptp(outlines[0].get_xdata()) == 7
+    assert outlines[0].axes is panels[1]
     unknown = overlays.plot_findings(
         np.zeros((32, 32), np.uint8), heat, "abc", [0] * 3, None, "t", "real films"
     )
-    assert (
-        "synthetic" in texts(figure)
-        and "real films" in texts(unknown)
-        and not any(axis.lines for axis in unknown.axes)
-    )
+    assert "synthetic" in texts(figure)
+    assert "real films" in texts(unknown)
+    assert not any(axis.lines for axis in unknown.axes)
 
 
 def test_a_training_without_validation_has_one_curve():
     figure = curves.plot_history(
         {"backbone": [{"step": 1, "loss": 1.0}, {"step": 2, "loss": 0.5}]}, "t"
     )
-    assert [axis.get_ylabel() for axis in figure.axes] == ["training loss"] and figure.axes[
-        0
-    ].get_ylim()[0] == 0
+    assert [axis.get_ylabel() for axis in figure.axes] == ["training loss"]
+    assert figure.axes[0].get_ylim()[0] == 0
 
 
 def test_histograms_count_every_pixel():
@@ -121,12 +117,10 @@ def test_histograms_count_every_pixel():
         "t",
     )
     white, ramp = (np.array([bar.get_height() for bar in axis.patches]) for axis in figure.axes[2:])
-    assert (
-        white[-1] == 1
-        and white.sum() == 1
-        and np.allclose(ramp[:8], 1 / 8)
-        and np.isclose(ramp.sum(), 1)
-    )
+    assert white[-1] == 1
+    assert white.sum() == 1
+    assert np.allclose(ramp[:8], 1 / 8)
+    assert np.isclose(ramp.sum(), 1)
 
 
 def test_a_widget_follows_its_controls_and_remembers():
@@ -140,11 +134,14 @@ def test_a_widget_follows_its_controls_and_remembers():
 
     box = sliders.explore(draw, start={"level": 2}, level=(0, 5, 1), name=["a", "b"], on=True)
     first = bytes(box.picture.value)
-    assert first.startswith(PNG) and calls == [(2, "a", True)]
+    assert first.startswith(PNG)
+    assert calls == [(2, "a", True)]
     box.controls["name"].value = "b"
-    assert bytes(box.picture.value) != first and calls[-1] == (2, "b", True)
+    assert bytes(box.picture.value) != first
+    assert calls[-1] == (2, "b", True)
     box.controls["name"].value = "a"
-    assert bytes(box.picture.value) == first and len(calls) == 2  # kept, not drawn again
+    assert bytes(box.picture.value) == first
+    assert len(calls) == 2  # kept, not drawn again
 
 
 def test_a_widget_shows_what_went_wrong_and_recovers():
@@ -156,6 +153,7 @@ def test_a_widget_shows_what_went_wrong_and_recovers():
     box = sliders.explore(draw, level=(0, 3, 1))
     kept = bytes(box.picture.value)
     box.controls["level"].value = 1
-    assert "ValueError: no &lt;film&gt; 1" in box.message.value and bytes(box.picture.value) == kept
+    assert "ValueError: no &lt;film&gt; 1" in box.message.value
+    assert bytes(box.picture.value) == kept
     box.controls["level"].value = 2
     assert box.message.value == ""

@@ -1,0 +1,346 @@
+"""The public images of a dataset: fetched from their addresses or a mirror, verified, prepared."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator, MutableMapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import quote
+
+import cv2
+import numpy as np
+import pandas as pd
+import requests
+from tqdm import tqdm
+
+from cxrkit.data import manifests, schema
+from cxrkit.data.downloads import SCHEMES, FetchError, Unreachable, accept, download, sha256
+from cxrkit.storage.atomic import read_json, write_atomic, write_json
+from cxrkit.storage.locations import data_root
+
+# code -> longest side in px, 0 = kept; None = untouched
+PREPARE = {"": None, "grey": 0, "640": 640, "512": 512}
+# in a fetched folder: path -> sha256 of files prepared here, since encoders differ in their bytes
+RECORD = "prepared.json"
+
+Row = dict[str, Any]  # of the table that `plan` gives
+
+
+def prepare(data: bytes, how: str) -> bytes:
+    """A public image as the kit keeps it: shrunk by area average, 8-bit grey, JPEG quality 90.
+
+    Args:
+        data: bytes of the public file.
+        how: key of PREPARE, which gives the longest side.
+
+    Returns:
+        Bytes of the JPEG.
+
+    Raises:
+        FetchError: the bytes are no image.
+    """
+    image = cv2.imdecode(
+        np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION
+    )
+    if image is None:
+        raise FetchError("not an image that OpenCV reads")
+    longest = PREPARE[how]
+    h, w = image.shape
+    if longest and max(h, w) > longest:
+        scale = longest / max(h, w)
+        size = round(w * scale), round(h * scale)
+        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    return cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 90])[1].tobytes()
+
+
+def prepare_mask(data: bytes, shape: tuple[int, int], place: str) -> bytes:
+    """A public lung mask as the kit keeps it: 255 lung, 127 ignore, 0 else, in the image's shape.
+
+    Args:
+        data: bytes of the public file.
+        shape: (H, W) of the image.
+        place: "film", or "square" where it covers the image's centred square; outside of that
+            nothing is known (127).
+
+    Returns:
+        Bytes of a PNG.
+
+    Raises:
+        FetchError: the bytes are no such mask.
+    """
+    mask = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE)
+    if mask is None or not np.isin(mask, (0, 127, 255)).all():
+        raise FetchError("not a mask of 0, 127 and 255")
+    h, w = shape
+    if place == "film":
+        whole = cv2.resize(mask, (w, h), interpolation=cv2.INTER_NEAREST)
+    else:
+        side = min(shape)
+        top, left = (h - side) // 2, (w - side) // 2
+        whole = np.full(shape, 127, np.uint8)
+        square = cv2.resize(mask, (side, side), interpolation=cv2.INTER_NEAREST)
+        whole[top : top + side, left : left + side] = square
+    return cv2.imencode(".png", whole)[1].tobytes()
+
+
+def plan(name: str) -> pd.DataFrame:
+    """What has to be fetched of a public dataset.
+
+    Args:
+        name: of the dataset.
+
+    Returns:
+        `manifests.image_list` with blanks filled in, and `url`, `digest` (public sha256),
+        `prepared`, `mask`, `mask_url`.
+
+    Raises:
+        ValueError: the dataset has no public images; the message says how to obtain it.
+    """
+    spec, table = schema.load(name), manifests.image_list(name)
+    if table is None:
+        raise ValueError(f"{name} cannot be fetched film by film. How to obtain it: {spec.obtain}")
+    wanted = ["source", "source_path", "sha256_source", "prepared", "mask_id", "mask_sha256"]
+    missing = [column for column in wanted if column not in table]
+    table = table.reindex(columns=[*table, *missing]).astype(dict.fromkeys(wanted, object))
+    table["source"] = table["source"].fillna(next(iter(spec.sources)))
+    names = table["path"].map(lambda path: PurePosixPath(path).name)
+    public = zip(table["source"], table["source_path"].fillna(names), strict=True)
+    table["url"] = [_address(spec, source, path) for source, path in public]
+    table["digest"] = table["sha256_source"].fillna(table["sha256"])
+    table["prepared"] = table["prepared"].fillna("")
+    table["bytes"] = table["bytes"].astype(int)
+    masks = table["path"].map(lambda path: f"masks/{PurePosixPath(path).stem}.png")
+    table["mask"] = masks.where(table["mask_id"].notna())
+    table["mask_url"] = table["mask_id"].map(
+        lambda i: _address(spec, spec.masks.source, f"{i}.png"), na_action="ignore"
+    )
+    return table
+
+
+def _address(spec: schema.Manifest, key: str, path: str) -> str:
+    """Address of a public file; `key` names its source."""
+    source = spec.sources[key]
+    inside = f"{source.folder}/{path}".lstrip("/")
+    return spec.address.format(repo=source.repo, commit=source.commit, path=quote(inside))
+
+
+def announce(name: str, table: pd.DataFrame, mirror: str | os.PathLike | None) -> str:
+    """The sentence shown before anything is fetched: how many files and bytes.
+
+    Args:
+        name: of the dataset.
+        table: of what is missing, as `plan` gives it.
+        mirror: folder that it comes from, if any; then all sizes are known.
+    """
+    known = table if mirror else table[table["prepared"] == ""]
+    masks, unknown = int(table["mask"].notna().sum()), len(table) - len(known)
+    size = known["bytes"].sum() / 1e6
+    text = (
+        f"{name}: {len(table)} films and {masks} masks to get, {size:.1f} MB in {len(known)} films"
+    )
+    if not mirror and unknown + masks:
+        text += f"; {unknown} larger originals and {masks} masks are of unknown size"
+    return text
+
+
+@dataclass
+class _Job:
+    """One call of `fetch`: where files come from and go to, and what was learnt on the way."""
+
+    spec: schema.Manifest
+    folder: Path
+    mirror: str | os.PathLike | None
+    record: MutableMapping[str, str]  # path -> sha256 of what was prepared here
+    connection: dict[str, Any]  # keyword arguments of `download`
+    patience: int  # images without an answer, after which the others are not tried
+    silent: list[str] = field(default_factory=list)  # images whose address did not answer
+
+
+def fetch(
+    name: str,
+    root: str | os.PathLike | None = None,
+    mirror: str | os.PathLike | None = None,
+    jobs: int = 4,
+    say: Callable[[str], Any] = print,
+    schemes: tuple[str, ...] = SCHEMES,
+    pause: float = 1.0,
+) -> list[str]:
+    """Get all images, masks and label files of a public dataset into <data root>/<name>.
+
+    What is there and right stays. A file that failed leaves `.part` or `.bad` behind, never its own
+    name.
+
+    Args:
+        name: of the dataset.
+        root: folder of all datasets; default CXRKIT_DATA, else `data/` of the store.
+        mirror: folder with <name>/..., verified by the prepared sha256, instead of the network.
+        jobs: downloads at a time.
+        say: called with the sentence of `announce`.
+        schemes: of the addresses that are allowed.
+        pause: seconds after the first failed try.
+
+    Returns:
+        One sentence for each failure.
+
+    Raises:
+        FetchError: the disk is too small.
+    """
+    spec, table, folder = schema.load(name), plan(name), data_root(root) / name
+    folder.mkdir(parents=True, exist_ok=True)
+    record = _read_record(folder)
+    todo = table[[not _is_right(row, folder, record) for row in table.to_dict("records")]]
+    say(announce(name, todo, mirror))
+    _check_room(folder, int(todo["bytes"].sum() * (1.2 if mirror else 4)))
+    connection = {"session": requests.Session(), "schemes": schemes, "pause": pause}
+    job = _Job(spec, folder, mirror, record, connection, patience=jobs)
+    try:
+        with ThreadPoolExecutor(jobs) as pool:
+            done = pool.map(lambda row: _get_image(job, row), todo.to_dict("records"))
+            failures = [failure for failure in tqdm(done, name, len(todo), disable=None) if failure]
+    finally:
+        write_json(folder / RECORD, dict(record))
+    return failures + _get_labels(job)
+
+
+def _read_record(folder: Path) -> dict[str, str]:
+    """Path -> sha256 of the files that were prepared here."""
+    return read_json(folder / RECORD) if (folder / RECORD).exists() else {}
+
+
+def _check_room(folder: Path, need: int) -> None:
+    """Raise FetchError where the disk has less than `need` bytes free."""
+    free = shutil.disk_usage(folder).free
+    if need > free:
+        raise FetchError(
+            f"{folder}: about {need / 1e6:.0f} MB needed, {free / 1e6:.0f} MB free; set "
+            "CXRKIT_DATA elsewhere"
+        )
+
+
+def _files(row: Row) -> Iterator[tuple[str, Any]]:
+    """(path, sha256) of an image and of its mask, if it has one."""
+    for path, digest in ((row["path"], row["sha256"]), (row["mask"], row["mask_sha256"])):
+        if isinstance(path, str):
+            yield path, digest
+
+
+def _is_right(row: Row, folder: Path, record: MutableMapping[str, str]) -> bool:
+    """Whether image and mask are there with the bytes of the manifest or of the record."""
+    return all(
+        (folder / path).exists() and sha256(folder / path) == record.get(path, digest)
+        for path, digest in _files(row)
+    )
+
+
+def _get_image(job: _Job, row: Row) -> str | None:
+    """Get one image and its mask; returns None, or the sentence of the failure."""
+    if len(job.silent) >= job.patience:
+        return f"{row['path']}: not tried, since the network does not answer; run again"
+    try:
+        if job.mirror:
+            for path, digest in _files(row):
+                _copy(Path(job.mirror) / job.spec.name / path, job.folder / path, digest)
+                job.record.pop(path, None)
+        else:
+            _get_public(job, row)
+    except (FetchError, OSError) as error:
+        if isinstance(error, Unreachable):
+            job.silent.append(row["path"])
+        return f"{row['path']}: {error}" if row["path"] not in str(error) else str(error)
+    return None
+
+
+def _copy(source: Path, path: Path, digest: str | None) -> None:
+    """Copy a file of the mirror, verified."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    if not source.exists():
+        raise FetchError(f"{source} is not in the mirror")
+    shutil.copyfile(source, part)
+    accept(part, path, digest)
+
+
+def _get_public(job: _Job, row: Row) -> None:
+    """Image and mask from their public addresses, prepared where the manifest says so."""
+    path, untouched = job.folder / row["path"], row["prepared"] == ""
+    if not _is_right({**row, "mask": None}, job.folder, job.record):
+        if untouched:
+            download(row["url"], path, row["digest"], row["bytes"], **job.connection)
+        else:
+            original = path.with_name(path.name + ".source")
+            download(row["url"], original, row["digest"], None, **job.connection)
+            write_atomic(path, prepare(original.read_bytes(), row["prepared"]))
+            original.unlink()
+            job.record[row["path"]] = sha256(path)
+    if isinstance(row["mask"], str):
+        mask, original = job.folder / row["mask"], job.folder / (row["mask"] + ".source")
+        download(row["mask_url"], original, **job.connection)
+        shape = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE).shape
+        write_atomic(mask, prepare_mask(original.read_bytes(), shape, job.spec.masks.place))
+        original.unlink()
+        job.record[row["mask"]] = sha256(mask)
+
+
+def _get_labels(job: _Job) -> list[str]:
+    """Label files from the mirror, or from their public addresses; returns the failures.
+
+    The addresses are pinned by commit; the sha256 is not always known.
+    """
+    failures = []
+    for table in job.spec.tables:
+        path = job.folder / table.file
+        source = Path(job.mirror) / job.spec.name / table.file if job.mirror else None
+        try:
+            if source and source.exists():
+                _copy(source, path, table.sha256)
+            elif table.address and not job.mirror and not path.exists():
+                download(table.address, path, table.sha256, **job.connection)
+        except (FetchError, OSError) as error:
+            failures.append(str(error))
+    return failures
+
+
+def verify(name: str, root: str | os.PathLike | None = None) -> tuple[list[str], pd.DataFrame]:
+    """Check a copy of a dataset.
+
+    Images with a row in the manifest are hashed; a full dataset is counted from its tables alone.
+
+    Args:
+        name: of the dataset.
+        root: as for `read_manifest`.
+
+    Returns:
+        Problems, each naming its file; and counts: found, expected, paper, difference.
+    """
+    spec, folder = schema.load(name), manifests.folder_of(name, root)
+    problems = _wrong_files(name, folder) if manifests.image_list(name) is not None else []
+    table = manifests.read_manifest(name, root)
+    found = manifests.counts(table, spec.expected or {"films": 0, "groups": 0})
+    counts = pd.DataFrame(
+        {"found": found, "expected": spec.expected, "paper": spec.paper}, dtype="Int64"
+    )
+    counts["paper - expected"] = counts["paper"] - counts["expected"]
+    wrong = counts[(counts["found"] != counts["expected"]).fillna(False)]
+    for what, row in wrong.iterrows():
+        problems.append(f"{name}: {what}: {row['found']} found, {row['expected']} expected")
+    return problems, counts
+
+
+def _wrong_files(name: str, folder: Path) -> list[str]:
+    """A sentence for each image or mask that is missing or has other bytes than expected."""
+    record = _read_record(folder)
+    problems = []
+    for row in tqdm(plan(name).to_dict("records"), name, disable=None):
+        for path, digest in _files(row):
+            file = folder / path
+            if not file.exists():
+                problems.append(f"{file}: missing; run: cxrkit data fetch {name}")
+            elif sha256(file) != record.get(path, digest):
+                problems.append(
+                    f"{file}: sha256 differs from the manifest; delete it and fetch again"
+                )
+    return problems

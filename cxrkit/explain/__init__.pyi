@@ -1,0 +1,57 @@
+from .deep_taylor import RULES as RULES
+from .deep_taylor import linear_rule as linear_rule
+from .deep_taylor import recorded as recorded
+from .deep_taylor import relevance as relevance
+from .deep_taylor import trace as trace
+from .measures import cascade as cascade
+from .measures import near as near
+from .measures import pointing as pointing
+from .measures import rank_correlation as rank_correlation
+from .measures import removal as removal
+from .methods import CLASS_INDEPENDENT as CLASS_INDEPENDENT
+from .methods import METHODS as METHODS
+from .methods import Explanation as Explanation
+from .methods import through_backbone as through_backbone
+from .methods import upsample as upsample
+from .saliency_benchmark import COVID as COVID
+from .saliency_benchmark import CRITERIA as CRITERIA
+from .saliency_benchmark import EvaluationSet as EvaluationSet
+from .saliency_benchmark import Sample as Sample
+from .saliency_benchmark import benchmark as benchmark
+from .saliency_benchmark import evaluation_set as evaluation_set
+from .saliency_benchmark import make_sample as make_sample
+from .saliency_benchmark import paired_differences as paired_differences
+from .saliency_benchmark import randomise_in_steps as randomise_in_steps
+from .saliency_benchmark import rank_methods as rank_methods
+from .saliency_benchmark import read_boxes as read_boxes
+from .saliency_benchmark import summarise as summarise
+
+__all__ = [
+    "CLASS_INDEPENDENT",
+    "COVID",
+    "CRITERIA",
+    "METHODS",
+    "RULES",
+    "EvaluationSet",
+    "Explanation",
+    "Sample",
+    "benchmark",
+    "cascade",
+    "evaluation_set",
+    "linear_rule",
+    "make_sample",
+    "near",
+    "paired_differences",
+    "pointing",
+    "randomise_in_steps",
+    "rank_correlation",
+    "rank_methods",
+    "read_boxes",
+    "recorded",
+    "relevance",
+    "removal",
+    "summarise",
+    "through_backbone",
+    "trace",
+    "upsample",
+]

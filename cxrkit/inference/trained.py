@@ -1,0 +1,219 @@
+"""Trained models: where their weights are found, and what must be said beside their predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pydantic
+import torch
+from torch import nn
+
+from cxrkit import NOTICE
+from cxrkit.config import profiles
+from cxrkit.config.sections import Profile
+from cxrkit.data import schema
+from cxrkit.inference.quality import QualityControl, load_quality_control
+from cxrkit.models import factory
+from cxrkit.pipeline import stages
+from cxrkit.storage.artifacts import Store
+from cxrkit.tasks.segmentation import SegmentationTask
+from cxrkit.training import checkpoint
+
+SHIPPED = Path(__file__).resolve().parent / "weights"
+QUALITY_MODEL = SHIPPED / "open" / "quality_model.safetensors"
+NEEDED = ("segmenter", "severity", "a diagnosis")
+VIRTUAL_ONLY = ("virtual",)  # the manifests of a profile that trains on virtual patients alone
+GET_RESEARCH_WEIGHTS = (
+    "The research weights of the kit are no part of an installed package, because the terms of "
+    "their training images are non-commercial or unclear. They lie in "
+    "cxrkit/inference/weights/research of a checkout of the repository: copy that folder and give "
+    "it with --weights DIR"
+)
+
+
+def build_segmenter(profile: Profile) -> nn.Module:
+    """The lung segmenter of a profile, with random weights."""
+    return SegmentationTask(profile).network()
+
+
+def build_severity(profile: Profile) -> nn.Module:
+    """The severity model of a profile, with random weights."""
+    return factory.build_classifier(profile, map_head=True)
+
+
+NETWORKS: dict[str, Callable[[Profile], nn.Module]] = {
+    "diagnosis_pa": factory.build_classifier,
+    "diagnosis_ap": factory.build_classifier,
+    "segmenter": build_segmenter,
+    "severity": build_severity,
+}
+
+
+@dataclass(frozen=True)
+class Part:
+    """A trained network.
+
+    Attributes:
+        network: In evaluation mode.
+        profile: That made it.
+        licence: Terms of its training images, in one line.
+    """
+
+    network: nn.Module
+    profile: Profile
+    licence: str
+
+
+@dataclass(frozen=True)
+class Models:
+    """All that `predict` needs.
+
+    Attributes:
+        parts: Trained networks by stage, keys of `NETWORKS`; one diagnosis may be missing.
+        quality: Warns of unsuitable images.
+        origin: Where the weights come from, in words.
+    """
+
+    parts: dict[str, Part]
+    quality: QualityControl
+    origin: str
+
+    def to(self, device: torch.device | str) -> Models:
+        """Move all networks to a device, where they stay.
+
+        Args:
+            device: Where the networks compute from now on.
+
+        Returns:
+            These models.
+        """
+        for part in self.parts.values():
+            part.network.to(device)
+        self.quality.network.to(device)
+        return self
+
+    @property
+    def image_size(self) -> int:
+        """Side of the largest input of a network, px."""
+        return max(part.profile.image_size for part in self.parts.values())
+
+    @property
+    def licence(self) -> str:
+        """Terms of all weights in use, each once."""
+        return "; ".join(dict.fromkeys(part.licence for part in self.parts.values()))
+
+    @property
+    def about(self) -> str:
+        """What must stand beside every table of predictions.
+
+        Returns:
+            The notice, the origin and terms of the weights, and which parts never saw a patient.
+        """
+        virtual = [
+            stage for stage, part in self.parts.items() if part.profile.manifests == VIRTUAL_ONLY
+        ]
+        limits = ""
+        if virtual:
+            limits = (
+                "\nLearnt from virtual patients alone, so expect these to fail on real films: "
+                f"{', '.join(virtual)}."
+            )
+        return (
+            f"{NOTICE}\nWeights: {self.origin}. Terms of their training films: {self.licence}."
+            f"{limits}\n"
+        )
+
+
+def missing(found: Iterable[str]) -> list[str]:
+    """What a prediction needs and these stages do not give: some of NEEDED.
+
+    Args:
+        found: Names of stages.
+    """
+    have = set(found)
+    if any(name.startswith("diagnosis") for name in have):
+        have.add("a diagnosis")
+    return [name for name in NEEDED if name not in have]
+
+
+def weights_in_folder(folder: Path) -> dict[str, Path]:
+    """Files of `tools/ship_weights.py` in a folder or below it, by stage."""
+    found = {}
+    for stage in NETWORKS:
+        for path in sorted(Path(folder).rglob(f"{stage}.safetensors")):
+            found[stage] = path
+    return found
+
+
+def weights_in_store(profile: Profile, store: Store) -> dict[str, Path]:
+    """Files of the finished stages of a profile, by stage."""
+    found = {}
+    for stage in NETWORKS:
+        path = stages.folder_of(profile, stage, store) / "weights.safetensors"
+        if path.exists():
+            found[stage] = path
+    return found
+
+
+def load_models(
+    profile: Profile | None = None, store: Store | None = None, weights: Path | None = None
+) -> Models:
+    """Find and load trained models.
+
+    They come from the folder `weights`; without one, from the finished stages of the profile in the
+    store, else from the kit itself.
+
+    Args:
+        profile: Whose models; None = `profiles.mini()`. Shipped files bring their own.
+        store: Where finished stages lie; None = `Store()`.
+        weights: Folder with files of `tools/ship_weights.py`, searched at any depth.
+
+    Returns:
+        The models, on the CPU.
+
+    Raises:
+        FileNotFoundError: No place has all that a prediction needs. The message says what is
+            missing and how to get it.
+    """
+    profile = profile or profiles.mini()
+    if weights:
+        places = [(weights_in_folder(weights), f"weights in {weights}")]
+    else:
+        in_store = weights_in_store(profile, store or Store())
+        places = [
+            (in_store, f"the store, profile {profile.name}"),
+            (weights_in_folder(SHIPPED), "shipped with the kit"),
+        ]
+    lacks = []
+    for found, origin in places:
+        if not missing(found):
+            parts = {stage: load_part(stage, path, profile) for stage, path in found.items()}
+            return Models(parts, load_quality_control(QUALITY_MODEL), origin)
+        lacks.append(f"{origin} (missing: {', '.join(missing(found))})")
+    raise FileNotFoundError(
+        f"no complete set of weights in {' or '.join(lacks)}. {GET_RESEARCH_WEIGHTS}. Or train "
+        f"them: cxrkit reproduce --profile {profile.name}"
+    )
+
+
+def load_part(stage: str, path: Path, profile: Profile) -> Part:
+    """A trained network from its file.
+
+    Args:
+        stage: A key of NETWORKS.
+        path: Of the weights. Shipped files hold their own profile and licence.
+        profile: Of weights from a store.
+    """
+    _, state = checkpoint.load_tensors(path)
+    if "profile" in state:
+        profile = pydantic.TypeAdapter(Profile).validate_python(state["profile"])
+    network = checkpoint.load_weights(NETWORKS[stage](profile), path)
+    licence = state.get("licence") or licence_of(profile.manifests)
+    return Part(network, profile, str(licence))
+
+
+def licence_of(manifests: Iterable[str]) -> str:
+    """The terms that the images of a training come under, in one line."""
+    return ", ".join(f"{name}: {schema.load(name).licence_class}" for name in manifests)

@@ -1,0 +1,99 @@
+"""Derived images: masks of the segmenter, and images that are black outside of the lungs.
+
+They lie in the store under the segmenter and the images that they were made from, once for all
+tasks that use them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from cxrkit.config.sections import Profile
+from cxrkit.config.vocabulary import known
+from cxrkit.data import masked_images
+from cxrkit.storage.artifacts import Store
+from cxrkit.tasks.segmentation import SegmentationTask
+from cxrkit.tasks.severity import segmented_lungs
+
+MASK_ORIGINS = ("segmenter", "annotated")
+
+
+def digest(store: Store, paths: Iterable[str]) -> str:
+    """Hash of a list of paths, relative to the store and its data: it survives a move."""
+    relative = [store.relative(path) for path in paths]
+    return hashlib.sha256("\n".join(relative).encode()).hexdigest()
+
+
+def with_masks(
+    profile: Profile, table: pd.DataFrame, store: Store, segmenter: Path
+) -> pd.DataFrame:
+    """The table with the lung masks that severity is pooled in (section 3.3).
+
+    They are the segmenter's, or, where `severity.masks` is "annotated", those of a radiologist or
+    of the virtual truth for the images that have one.
+
+    Args:
+        profile: choices and size of the masks.
+        table: images.
+        store: where the masks go.
+        segmenter: folder of the finished segmenter.
+    """
+    origin = known(profile.severity.masks, MASK_ORIGINS, "origin of masks")
+    missing = table["lung_mask"].isna()
+    if origin == "segmenter":
+        missing = pd.Series(True, table.index)
+    if not missing.any():
+        return table
+    rows = table[missing]
+
+    def make(folder: Path) -> None:
+        task = SegmentationTask(profile, store)
+        masks = segmented_lungs(task, task.load(segmenter), rows, profile)
+        np.save(folder / "masks.npy", masks)
+
+    settings = {
+        "segmenter": segmenter.name,
+        "size": profile.image_size,
+        "resize": profile.choices.resize,
+        "images": digest(store, rows["path"]),
+    }
+    file = store.load_or_make("masks", settings, make) / "masks.npy"
+    masks = pd.Series([f"{file}#{i}" for i in range(len(rows))], index=rows.index)
+    return table.assign(lung_mask=table["lung_mask"].mask(missing, masks))
+
+
+def lungs_only(
+    profile: Profile, table: pd.DataFrame, store: Store, segmenter: Path
+) -> pd.DataFrame:
+    """The table with images that are black outside of the lungs, made once.
+
+    Lungs are the segmenter's, and those of virtual images the true ones.
+
+    Returns:
+        The table with other paths; `origin` = the images as they came.
+
+    Raises:
+        ValueError: the masks are padded, so that they do not fit the whole image.
+    """
+    if profile.choices.resize != "plain":
+        raise ValueError(
+            "lungs_only needs masks of the whole image: choices.resize must be 'plain', not "
+            f"{profile.choices.resize!r}"
+        )
+    real = table["dataset"] != "virtual"
+    segmented = with_masks(profile, table[real], store, segmenter)["lung_mask"]
+    masked = table.assign(lung_mask=table["lung_mask"].mask(real, segmented))
+    settings = {
+        "segmenter": segmenter.name,
+        "images": digest(store, [*masked["path"], *masked["lung_mask"]]),
+    }
+    folder = store.load_or_make(
+        "blackened", settings, lambda part: masked_images.blacken(part, masked)
+    )
+    paths = [str(folder / f"{i}.png") for i in range(len(table))]
+    return masked.assign(origin=table["path"], path=paths)

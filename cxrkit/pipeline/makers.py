@@ -1,0 +1,306 @@
+"""Makers: what fills the folder of each stage, from the profile and the folders that it needs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pandas as pd
+
+from cxrkit.config import profiles
+from cxrkit.config.sections import Profile, Variant
+from cxrkit.config.vocabulary import HAS, known
+from cxrkit.data import manifests
+from cxrkit.data.datasets import split_parts
+from cxrkit.explain import saliency_benchmark
+from cxrkit.models.pretrained import load_imagenet_densenet, load_imagenet_weights
+from cxrkit.pipeline.derived import lungs_only, with_masks
+from cxrkit.pipeline.task_data import few, images_for
+from cxrkit.shortcuts import marker_study, within_source
+from cxrkit.simulation import cohort as virtual_hospitals
+from cxrkit.storage.artifacts import Store
+from cxrkit.storage.atomic import write_json
+from cxrkit.tasks import contrastive, diagnosis, reader_study, severity
+from cxrkit.tasks.contrastive import ContrastiveTask
+from cxrkit.tasks.diagnosis import DiagnosisTask
+from cxrkit.tasks.findings import FindingsTask
+from cxrkit.tasks.segmentation import SegmentationTask
+from cxrkit.tasks.severity import SeverityTask
+from cxrkit.tasks.task import WEIGHTS, Inputs, State
+from cxrkit.training.checkpoint import load_tensors
+
+BACKBONE_WEIGHTS = ("random", "imagenet", "virtual")
+FEATURE_WEIGHTS = ("findings", "imagenet", "random")
+
+
+@dataclass(frozen=True)
+class StageInputs:
+    """The store, and the folders of the artifacts that a stage depends on, by role."""
+
+    store: Store
+    folders: dict[str, Path]
+
+    def __getitem__(self, role: str) -> Path:
+        return self.folders[role]
+
+    def weights(self, role: str) -> State:
+        """State dict of the finished artifact in a role."""
+        return load_tensors(self.folders[role] / WEIGHTS)[0]
+
+    def images(self, profile: Profile, task: str) -> pd.DataFrame:
+        """Images of the profile for a task."""
+        return images_for(profile, task, self.store, self.folders.get("cohort"))
+
+    def virtual_training_images(self, profile: Profile, task: str) -> pd.DataFrame:
+        """Training images of the virtual hospitals for a task, beside those of the profile."""
+        home = replace(profiles.demo(), seed=profile.seed)
+        table = images_for(home, task, self.store, self.folders["virtual_cohort"])
+        return split_parts(table)["train"]
+
+
+def make_cohort(folder: Path, profile: Profile, inputs: StageInputs) -> None:
+    """Draw the patients of the virtual hospitals."""
+    virtual_hospitals.draw_cohort(folder, profile.cohort, profile.seed)
+
+
+def make_backbone(folder: Path, profile: Profile, inputs: StageInputs) -> None:
+    """Train the DenseNet on the ten findings."""
+    source = known(profile.backbone.initial_weights, BACKBONE_WEIGHTS, "start of the backbone")
+    initial: tuple[State, ...] = ()
+    if source == "imagenet":
+        initial = (load_imagenet_densenet(),)
+    elif source == "virtual":
+        initial = (inputs.weights("initial_weights"),)
+    own = replace(profile, variant=Variant())
+    table = inputs.images(profile, "findings")
+    FindingsTask(own, inputs.store).make(folder, Inputs(table, initial))
+
+
+def make_feature_extractor(folder: Path, profile: Profile, inputs: StageInputs) -> None:
+    """Train the ResNet of the variant on the ten findings, as the backbone is."""
+    training = profile.variant.pretraining or profile.backbone_training
+    own = replace(profile, backbone_training=training)
+    table = few(inputs.images(profile, "findings"), profile)
+    FindingsTask(own, inputs.store).make(folder, Inputs(table))
+
+
+def make_contrastive(folder: Path, profile: Profile, inputs: StageInputs) -> None:
+    """Train the model of the variant by SimCLR."""
+    table = few(inputs.images(profile, "findings"), profile)
+    initial = feature_weights(profile, inputs)
+    ContrastiveTask(profile, inputs.store).make(folder, Inputs(table, initial))
+
+
+def feature_weights(profile: Profile, inputs: StageInputs) -> tuple[State, ...]:
+    """State dicts that a model begins with before its first diagnosis.
+
+    Raises:
+        ValueError: the start is unknown, or a ViT would start from findings: it has no features to
+            have learnt them.
+    """
+    variant = profile.variant
+    if variant.model == "vit" and variant.initial_weights == "findings":
+        raise ValueError(
+            "the ViT reads pixels: it has no feature extractor that could have learnt the "
+            "findings; start it from imagenet or random"
+        )
+    source = known(variant.initial_weights, FEATURE_WEIGHTS, "start of the features")
+    if source == "findings":
+        return (inputs.weights("features"),)
+    if source == "imagenet":
+        state = load_imagenet_weights(variant.model, variant.layers, profile.backbone.stem)
+        return (state,)
+    return ()
+
+
+def initial_weights(profile: Profile, inputs: StageInputs) -> tuple[State, ...]:
+    """State dicts that the diagnosis begins with, in the order of `models.load_matching`.
+
+    They are those of the features, and after SimCLR, where the variant has it, its own; or those of
+    the model of the virtual hospitals (`sources.virtual`).
+    """
+    if profile.sources.virtual:
+        return (inputs.weights("virtual_model"),)
+    features = feature_weights(profile, inputs)
+    if profile.variant.contrastive:
+        return (*features, contrastive.network_weights(inputs["contrastive"]))
+    return features
+
+
+def diagnosis_images(profile: Profile, inputs: StageInputs) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Images with a diagnosis.
+
+    Images of unknown view are left out, or kept (choice 19). With `sources.lungs_only` all are
+    black outside of the lungs.
+
+    Returns:
+        Those of the profile, those of `sources.held_out` external too; and the auxiliary ones of
+        the virtual hospitals.
+    """
+    table, _ = manifests.select_views(inputs.images(profile, "diagnosis"), profile.choices)
+    held_out = table["dataset"].isin(profile.sources.held_out)
+    table = table.assign(external=table["external"].astype(bool) | held_out)
+    # a patient in two sources trains nothing if one of them is external
+    external_groups = table["group_id"][table["external"]]
+    clean = table["external"] | ~table["group_id"].isin(external_groups)
+    table = table[clean].reset_index(drop=True)
+    auxiliary = table[:0]
+    if dict(profile.sources.shares).get("virtual", 0) > 0:
+        auxiliary = inputs.virtual_training_images(profile, "diagnosis")
+    if not profile.sources.lungs_only:
+        return table, auxiliary
+    store, segmenter = inputs.store, inputs["segmenter"]
+    return (
+        lungs_only(profile, table, store, segmenter),
+        lungs_only(profile, auxiliary, store, segmenter),
+    )
+
+
+def make_joint_diagnosis(folder: Path, profile: Profile, inputs: StageInputs) -> None:
+    """Train the corpus ViT on PA and AP images together.
+
+    With `profile.folds` every internal image is also evaluated by a model that never saw its
+    patient, and metrics.json holds AUCs within each source too (`within_source.report`).
+    """
+    table, auxiliary = (few(part, profile) for part in diagnosis_images(profile, inputs))
+    task = DiagnosisTask(profile, inputs.store)
+    given = Inputs(table, initial_weights(profile, inputs), auxiliary)
+    metrics = task.make(folder, given)
+    if not profile.folds or profile.variant.max_images:  # folds of a few images would say nothing
+        return
+    internal = table[~table["external"].astype(bool)].reset_index(drop=True)
+    fold = internal["group_id"].map(lambda group: manifests.fold_of(group, profile.folds))
+    folds = task.cross_validate(folder, internal, fold.to_numpy(), given)
+    inputs.store.write_table(folder / "crossvalidated.csv", folds)
+    predictions = inputs.store.read_table(folder / "predictions.csv")
+    trained_on = pd.concat([split_parts(table)["train"], auxiliary], ignore_index=True)
+    within = within_source.report(folds, predictions, trained_on, profile, inputs.store)
+    write_json(folder / "metrics.json", {**metrics, "within_source": within})
+
+
+def make_diagnosis(folder: Path, profile: Profile, inputs: StageInputs, view: str) -> None:
+    """Train the corpus ViT on the images of one view, "PA" or "AP"."""
+    if profile.sources.joint_views:
+        diagnosis.take_view(folder, inputs.store, view, inputs["joint"], profile.choices)
+        return
+    table, auxiliary = (diagnosis.of_view(part, view) for part in diagnosis_images(profile, inputs))
+    given = Inputs(few(table, profile), initial_weights(profile, inputs), auxiliary)
+    DiagnosisTask(profile, inputs.store).make(folder, given)
+
+
+def make_diagnosis_pa(folder: Path, profile: Profile, inputs: StageInputs) -> None:
+    """Train the corpus ViT on PA images."""
+    make_diagnosis(folder, profile, inputs, "PA")
+
+
+def make_diagnosis_ap(folder: Path, profile: Profile, inputs: StageInputs) -> None:
+    """Train the corpus ViT on AP images."""
+    make_diagnosis(folder, profile, inputs, "AP")
+
+
+def segmenter_images(profile: Profile, inputs: StageInputs) -> pd.DataFrame:
+    """Images with a lung mask or a diagnosis.
+
+    Those without a mask can be abnormal images to train on (`segmentation.assign_roles`).
+    """
+    both = [inputs.images(profile, task) for task in ("lungs", "diagnosis")]
+    return pd.concat(both).drop_duplicates("path", ignore_index=True)
+
+
+def make_segmenter(folder: Path, profile: Profile, inputs: StageInputs) -> None:
+    """Train the lung segmenter, its teacher and two plain U-Nets.
+
+    With `segmenter.virtual` images of the virtual hospitals train beside the profile's own.
+    """
+    auxiliary = None
+    if profile.segmenter.virtual:
+        auxiliary = inputs.virtual_training_images(profile, "lungs")
+    table = segmenter_images(profile, inputs)
+    SegmentationTask(profile, inputs.store).make(folder, Inputs(table, auxiliary=auxiliary))
+
+
+def severity_images(profile: Profile, inputs: StageInputs) -> pd.DataFrame:
+    """Images with known zones or Brixia scores.
+
+    With `severity.auxiliary_diagnosis` the training images of the diagnosis that show COVID-19
+    train beside them, marked `auxiliary`, and test nothing.
+    """
+    own = inputs.images(profile, "severity")
+    if not profile.severity.auxiliary_diagnosis:
+        return own
+    other = split_parts(inputs.images(profile, "diagnosis"))["train"]
+    scored = other[list(HAS["severity"])].notna().any(axis=1) & (other["diagnosis"] == "covid19")
+    new = ~other["path"].isin(own["path"]) & (other["site"] != profile.severity.held_out)
+    auxiliary = other[scored & new].assign(auxiliary=True)
+    return pd.concat([own.assign(auxiliary=False), auxiliary], ignore_index=True)
+
+
+def severity_weights(profile: Profile, inputs: StageInputs) -> tuple[State, ...]:
+    """State dicts that the severity model begins with, in the order of `models.load_matching`.
+
+    The severity model of the virtual hospitals; or the first weights of the diagnosis and, by
+    choice 21, the PA classifier: the paper trains PA and AP together, its classifiers apart, and
+    does not say which of the two goes on.
+    """
+    if profile.severity.virtual:
+        return (inputs.weights("virtual_severity"),)
+    own = initial_weights(profile, inputs)
+    if profile.choices.severity_start == "classifier":
+        return (*own, inputs.weights("classifier"))
+    return own
+
+
+def make_severity(folder: Path, profile: Profile, inputs: StageInputs) -> None:
+    """Train the severity model of all views together.
+
+    With `profile.folds` it is also cross-validated over all images (`reader_study.run`).
+    """
+    table = severity.trained_at(severity_images(profile, inputs), profile.variant.sites)
+    table = few(table, profile)
+    if profile.severity.held_out:
+        table = severity.hold_out(table, profile.severity.held_out)
+    table = with_masks(profile, table, inputs.store, inputs["segmenter"])
+    task = SeverityTask(profile, inputs.store)
+    given = Inputs(table, severity_weights(profile, inputs))
+    metrics = task.make(folder, given)
+    if profile.folds and not profile.variant.max_images:
+        study = reader_study.run(task, folder, given)
+        write_json(folder / "metrics.json", {**metrics, "folds": study})
+
+
+def saliency_images(profile: Profile, inputs: StageInputs) -> pd.DataFrame:
+    """Images with a diagnosis for the saliency benchmark.
+
+    They are the profile's own, or, where nobody has annotated their lesions, those of the virtual
+    hospitals, as the profile's diagnosis sees them (`lungs_only`; then those of the test split and
+    of external hospitals alone), with their true lungs.
+    """
+    own = profile
+    if "virtual" not in profile.manifests:
+        own = replace(profiles.demo(), seed=profile.seed)
+    table = inputs.images(own, "diagnosis")
+    if not profile.sources.lungs_only:
+        return table
+    held_out = table["external"].astype(bool) | (table["split"] == "test")
+    table = table[held_out].reset_index(drop=True)
+    black = lungs_only(profile, table, inputs.store, inputs["segmenter"])
+    return black.assign(lung_mask=table["lung_mask"])
+
+
+def make_saliency_benchmark(folder: Path, profile: Profile, inputs: StageInputs) -> None:
+    """Evaluate the saliency methods on the corpus ViTs of both views."""
+    task = DiagnosisTask(profile, inputs.store)
+    models = {
+        "PA": task.load(inputs["diagnosis_pa"]),
+        "AP": task.load(inputs["diagnosis_ap"]),
+    }
+    table = saliency_images(profile, inputs)
+    saliency_benchmark.make(folder, profile, table, models, inputs.store)
+
+
+def make_marker_study(folder: Path, profile: Profile, inputs: StageInputs) -> None:
+    """Sweep the confounder: a marker that is tied to the diagnosis more and more."""
+    home = replace(profiles.demo(), seed=profile.seed)
+    backbone = FindingsTask(home, inputs.store).load(inputs["backbone"])
+    cohort = virtual_hospitals.Cohort(inputs["cohort"])
+    marker_study.make(folder, home, cohort, backbone, home.seed)
