@@ -85,6 +85,16 @@ def fail(error: Exception) -> NoReturn:
     raise click.ClickException(str(error)) from error
 
 
+def needs_extra(name: str, what: str) -> None:
+    """End the command where an extra is missing, with the line that installs it."""
+    from cxrkit.config.extras import MissingExtra, require_extra
+
+    try:
+        require_extra(name, what)
+    except MissingExtra as error:
+        fail(error)
+
+
 def chosen_profile(name: str, assignments: Sequence[str], choices: str | None) -> Profile:
     """The profile of the command line; a wrong name or field ends the command."""
     from cxrkit.config.settings_file import resolve_profile
@@ -282,9 +292,7 @@ def reproduce(
     --dry-run the plan comes first: images, steps, hours, memory and disk, from a step measured on
     this machine.
     """
-    from cxrkit.config.extras import require_extra
-
-    require_extra("lessons", "cxrkit reproduce")
+    needs_extra("lessons", "cxrkit reproduce")
     from cxrkit.config import profiles
     from cxrkit.config.settings_file import write_settings
     from cxrkit.reproduction import plan, report, runner
@@ -378,9 +386,7 @@ def report(
     profile: str, assignments: tuple[str, ...], choices: str | None, out: Path | None
 ) -> None:
     """Write the report from what is in the store, running nothing."""
-    from cxrkit.config.extras import require_extra
-
-    require_extra("lessons", "cxrkit report")
+    needs_extra("lessons", "cxrkit report")
     from cxrkit.reproduction.report import write_report
 
     asked = chosen_profile(profile, assignments, choices)

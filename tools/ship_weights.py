@@ -214,7 +214,7 @@ def licence_note(shelf, names):
     return "\n".join(lines) + "\n"
 
 
-PLACE = r"(test|external|sites\.[^.]+|datasets\.[^.]+)"
+PLACE = r"(test|external|sites\.[^.]+|by_dataset\.[^.]+)"
 PICKED = {  # stage -> the numbers of its metrics.json that the model card shows
     "backbone": PLACE + r"\.auc",
     "diagnosis": PLACE + r"\.(auc|sensitivity|specificity)"

@@ -1,4 +1,5 @@
 from .deep_taylor import RULES as RULES
+from .deep_taylor import CorpusViT as CorpusViT
 from .deep_taylor import linear_rule as linear_rule
 from .deep_taylor import recorded as recorded
 from .deep_taylor import relevance as relevance
@@ -27,6 +28,7 @@ from .saliency_benchmark import read_boxes as read_boxes
 from .saliency_benchmark import summarise as summarise
 
 __all__ = [
+    "CorpusViT",
     "CLASS_INDEPENDENT",
     "COVID",
     "CRITERIA",

@@ -163,9 +163,9 @@ def check_threads(root: Path | None) -> Check:
 
 def check_memory(root: Path | None) -> Check:
     """Free memory; the lessons on `demo` stay below 2 GB."""
-    memory = psutil.virtual_memory()
-    free = memory.available / GB
-    value = f"{free:.1f} GB free of {memory.total / GB:.1f} GB"
+    machine = psutil.virtual_memory()
+    free = machine.available / GB
+    value = f"{free:.1f} GB free of {machine.total / GB:.1f} GB"
     if free < 2:
         return Check("memory", "note", value, "close other kernels: a lesson takes up to 2 GB")
     return Check("memory", "ok", value)
@@ -247,7 +247,10 @@ def check_kernel(root: Path | None) -> Check:
         from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
 
         spec = KernelSpecManager().get_kernel_spec("python3")
-    except (ImportError, NoSuchKernel):
+    except ImportError:
+        install = 'pip install "cxrkit[lessons]"'
+        return Check("kernel", "note", "no Jupyter here: lessons cannot run", install)
+    except NoSuchKernel:
         return Check("kernel", "blocks", "no Jupyter kernel named python3", again)
     # jupyter_client replaces a bare "python" by the running interpreter; a full path is another
     # environment's

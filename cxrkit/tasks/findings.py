@@ -25,7 +25,7 @@ from cxrkit.evaluation import metrics, resampling
 from cxrkit.evaluation.summaries import by_split, interval_dict, json_number
 from cxrkit.models.factory import build_backbone
 from cxrkit.models.pretrained import load_features
-from cxrkit.simulation import hospital
+from cxrkit.simulation.hospital import finding_mask_from_url
 from cxrkit.tasks.task import Inputs, State, Tables, Task
 from cxrkit.training import loop
 from cxrkit.training.devices import device_of
@@ -229,7 +229,7 @@ def pointing(task: FindingsTask, model: nn.Module, table: pd.DataFrame) -> pd.Da
         for name in FINDINGS[1:]:
             if image[name] != 1:
                 continue
-            truth = hospital.finding_mask_from_url(image["url"], name)  # (S, S)
+            truth = finding_mask_from_url(image["url"], name)  # (S, S)
             S = truth.shape[0]
             h, w = cells.shape[1:]
             touched = truth.reshape(h, S // h, w, S // w).any(axis=(1, 3))  # (h, w)

@@ -18,8 +18,8 @@ out = None
 #
 # A radiologist does not look for "COVID-19". She sees *findings* (an opacity here, a consolidation there, no effusion), and how many
 # they are and where they lie makes the diagnosis. The paper builds a network the same way: a DenseNet-121 with PCAM pooling learns ten
-# common findings from very many films; its last feature map, a grid of 16x16 vectors, becomes the *corpus* of words that a Vision
-# Transformer reads. From its class token comes the diagnosis, from its other tokens a severity map.
+# common findings from very many films; its last feature map, a grid of 16x16 vectors, becomes the *corpus* whose cells are the
+# tokens of a Vision Transformer. From its class token comes the diagnosis, from its other tokens a severity map.
 #
 # | lesson | question | what you see |
 # |---|---|---|
@@ -28,7 +28,7 @@ out = None
 # | 02 | which findings? | DenseNet with PCAM, finding maps, the corpus |
 # | 03 | where are the lungs? | AdaIN segmentation against two plain U-Nets |
 # | 04 | which disease? | the corpus Vision Transformer on hospitals never seen |
-# | 05 | why? | relevance maps, and a court that judges them |
+# | 05 | why? | relevance maps, and a benchmark that evaluates them |
 # | 06 | how much? | severity 0-6 from six zones, from weak labels |
 # | 07 | what matters? | the paper's ablations, with intervals |
 # | 08 | is it real? | shortcuts: what a marker can do to a model |
@@ -51,7 +51,7 @@ print(
 # %% [markdown]
 # ## A radiograph in five cells
 #
-# **1. Matter.** The kit carries one real chest CT (with permission to share it: see `cxrkit/atlas`). It tells, for every cube of
+# **1. Matter.** The kit carries one real chest CT (with permission to share it: see `cxrkit/simulation/atlas`). It tells, for every cube of
 # 1.5 x 3 x 1.5 mm, how strongly it attenuates X-rays, here in units where water is 100, and what it is.
 
 # %%
@@ -114,7 +114,7 @@ figure, axes = viz.grid(
     1,
     2,
     size=4.2,
-    title="The same patient from two sides: line integrals, lungs as a reader draws them",
+    title="The same patient from two sides: line integrals, lungs as a reader outlines them",
 )
 for axis, (view, chest) in zip(axes[0], chests.items(), strict=True):
     viz.show_image(axis, chest.integrals.sum(axis=0), view)
@@ -146,7 +146,7 @@ print("equal to 1 % of the range")
 
 # %% [markdown]
 # **5. A detector is not perfect.** Photons scatter and fog the film, they arrive in whole numbers (noise), the detector blurs; then
-# software takes the logarithm, evens out and sharpens, each maker in its own way. That is most of what makes hospitals differ.
+# software takes the logarithm, equalises and sharpens, each maker in its own way. That is most of what makes hospitals differ.
 
 # %%
 rng = np.random.default_rng(0)
@@ -314,7 +314,7 @@ viz.explore(
 #    (`atlas.heart`, in mm) and ask both chests where they fall (`chest.pixel_of`).
 # 2. Can you tell the hospitals apart without looking? Compare the mean grey of the outermost ten columns of the films of two sites.
 #    What could a model learn from that?
-# 3. Draw a tuberculosis yourself (`patterns.tuberculosis`) and count its cavities and nodules over 200 patients.
+# 3. Draw a tuberculosis yourself (`simulation.patterns.tuberculosis`) and count its cavities and nodules over 200 patients.
 
 # %% tags=["solution"]
 # Exercise 1: the heart on AP and PA.

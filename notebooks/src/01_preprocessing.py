@@ -2,7 +2,7 @@
 # # 01 Preprocessing: what the model gets to see
 #
 # **Aim.** Follow a film through histogram equalisation, blur, resize and normalisation; write the first one by hand; see how much each
-# step, and each reading of the paper, changes the model's input.
+# step, and each interpretation of the paper, changes the model's input.
 #
 # **Paper.** Park et al. 2021, section 4, one sentence: "preprocessed via histogram equalization, Gaussian blurring with 3 x 3 kernel,
 # normalization, and finally resized to 512 x 512". **Time.** One minute on two CPU cores, once lesson 00 has drawn the films.
@@ -100,7 +100,7 @@ print(data.blur(dot).astype(int))
 # %% [markdown]
 # ## The whole chain
 #
-# `preprocess.preprocess` is what every network of the kit sees. Its steps, on one film:
+# `data.preprocess` is what every network of the kit sees. Its steps, on one film:
 
 # %%
 print(inspect.getsource(data.preprocess))
@@ -183,7 +183,7 @@ variants = {
     for resize in ("plain", "pad")
     for order in ("equalize_first", "resize_first")
 }
-viz.plot_steps(list(variants.values()), list(variants), "Four readings of one sentence")
+viz.plot_steps(list(variants.values()), list(variants), "Four interpretations of one sentence")
 
 # %%
 reference = data.prepare(image, size)

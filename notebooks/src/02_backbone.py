@@ -2,7 +2,7 @@
 # # 02 Backbone: ten findings, where they lie, and the corpus
 #
 # **Aim.** Write probabilistic-CAM pooling (PCAM) by hand and see what it does to a gradient; train a DenseNet that finds ten things on a
-# film; judge it on hospitals it has never seen; look where each finding is said to be; and take from it the corpus, the feature map that
+# film; evaluate it on hospitals it has never seen; look where each finding is said to be; and take from it the corpus, the feature map that
 # the Vision Transformer of lesson 04 reads.
 #
 # **Paper.** Park et al. 2021, sections 3.1 and 4; PCAM is from Ye et al. 2020. **Time.** Two minutes on two CPU cores, once lesson 00 has
@@ -44,7 +44,7 @@ stamped = "synthetic" if table["dataset"].eq("virtual").all() else "research use
 g = torch.Generator().manual_seed(3)
 features = torch.rand(1, 6, 4, 4, generator=g)  # (B, C, h, w)
 logit_map = torch.full((1, 1, 4, 4), -2.0)  # (B, K, h, w): one finding
-logit_map[0, 0, 2:, 1], logit_map[0, 0, 1, 2] = 2.0, 0.0  # two cells that are sure, one in doubt
+logit_map[0, 0, 2:, 1], logit_map[0, 0, 1, 2] = 2.0, 0.0  # two cells that are sure, one that is not
 
 probability = 1 / (1 + (-logit_map).exp())  # of the finding in each cell
 weight = probability / probability.sum(dim=(2, 3), keepdim=True)  # sums to 1 over the cells
@@ -54,7 +54,7 @@ for i in range(4):
         pooled[:, 0] += weight[:, 0, i, j] * features[:, :, i, j]
 torch.testing.assert_close(pooled, models.pcam_pool(features, logit_map))
 print(
-    "equal to backbone.pcam_pool; the two sure cells together weigh",
+    "equal to models.pcam_pool; the two sure cells together weigh",
     f"{weight[0, 0, 2:, 1].sum():.2f} of 1",
 )
 
@@ -133,30 +133,15 @@ print(
 # ## Labels that nobody is sure of
 #
 # CheXpert's labels were read from reports by a program: 1, 0, blank (not mentioned) and -1 (the report hedges). What a -1 means is one of
-# the paper's open questions (choice 14). A made-up row that hedges everything but the effusion, in the four readings:
+# the paper's open questions (choice 14). A made-up row that hedges everything but the effusion, in the four interpretations:
 
 # %%
-columns = [
-    "No Finding",
-    "Cardiomegaly",
-    "Lung Opacity",
-    "Edema",
-    "Consolidation",
-    "Pneumonia",
-    "Atelectasis",
-    "Pneumothorax",
-    "Pleural Effusion",
-    "Support Devices",
-]
-row = [
-    "CheXpert-v1.0/train/patient00001/study1/view1_frontal.jpg",
-    "Frontal",
-    "AP",
-    "",
-    *["-1.0"] * 7,
-    "1.0",
-    "",
-]
+columns = (
+    "No Finding,Cardiomegaly,Lung Opacity,Edema,Consolidation,Pneumonia,Atelectasis,"
+    "Pneumothorax,Pleural Effusion,Support Devices"
+).split(",")
+path = "CheXpert-v1.0/train/patient00001/study1/view1_frontal.jpg"
+row = [path, "Frontal", "AP", "", *["-1.0"] * 7, "1.0", ""]
 head = ["Path", "Frontal/Lateral", "AP/PA", *columns]
 with tempfile.TemporaryDirectory() as folder:
     Path(folder, "train.csv").write_text("\n".join([",".join(head), ",".join(row)]) + "\n")
@@ -177,7 +162,7 @@ pd.DataFrame({"in the file": row[3:], **answers}, index=names)
 #
 # ## Training
 #
-# One stage call. It trains on three hospitals (about ninety seconds, the first time), and judges on the other three.
+# One stage call. It trains on three hospitals (about ninety seconds, the first time), and is evaluated on the other three.
 
 # %%
 print(
@@ -196,7 +181,7 @@ viz.plot_history(
 )
 
 # %% [markdown]
-# ## Judged on hospitals never seen
+# ## Evaluated on hospitals never seen
 #
 # AUC of each finding on all external films. Intervals are of 95 % and count *anatomies*, not films: all patients made of one bent body are
 # one piece of evidence (of real films, all films of one patient). Size explains most of the order: a
@@ -284,7 +269,7 @@ viz.plot_decision_curve(
 # %% [markdown]
 # ## Where it lies
 #
-# The logit map was trained by nothing but ten words a film. The first external film with four findings, the map of each finding, and,
+# The logit map was trained by nothing but ten labels a film. The first external film with four findings, the map of each finding, and,
 # outlined in blue, the pixels that the finding's own lesions or devices change; the white line runs at half of the scale. "No finding"
 # lies nowhere.
 
@@ -304,10 +289,9 @@ def truth(i, key):
     """bool (S, S), at the size of the model's input; None where nobody knows."""
     if "url" not in gallery:
         return None
-    place = tasks.findings.finding_mask_from_url(gallery.url[i], key)
-    return cv2.resize(
-        place.astype(np.uint8), (run.profile.image_size,) * 2, interpolation=cv2.INTER_NEAREST
-    ).astype(bool)
+    place = tasks.findings.finding_mask_from_url(gallery.url[i], key).astype(np.uint8)
+    size = (run.profile.image_size,) * 2
+    return cv2.resize(place, size, interpolation=cv2.INTER_NEAREST).astype(bool)
 
 
 lies = np.stack([truth(0, key) for key in data.FINDINGS]) if "url" in table else None
@@ -419,7 +403,7 @@ if run.recorded("seeds_backbone"):
     )
     better = int((gains["gain_low"] > 0).sum()), int((gains["gain_high"] < 0).sum())
     print(
-        f"of {len(gains)} seeds, PCAM points better beyond doubt in {better[0]}, worse in {better[1]}"
+        f"of {len(gains)} seeds, PCAM points better in {better[0]}, worse in {better[1]} (intervals without 0)"
     )
 
 # %% [markdown]
@@ -467,8 +451,8 @@ else:
 # %% [markdown]
 # ## Exercises
 #
-# 1. Pool the toy map by the plain mean and by the maximum (`backbone.POOLS`). Where does PCAM lie, and when does it become each of them?
-# 2. "Opacity" is any lesion of the lung. Use `findings.twins` on the external films: do two findings ever say the same? Then look at
+# 1. Pool the toy map by the plain mean and by the maximum (`models.POOLS`). Where does PCAM lie, and when does it become each of them?
+# 2. "Opacity" is any lesion of the lung. Use `tasks.findings.twins` on the external films: do two findings ever say the same? Then look at
 #    consolidation and pneumonia: how often do they differ, and what does that mean for their two AUCs?
 # 3. Move the threshold: choose it for a sensitivity of 80 % on the validation films and carry it to the external ones. What is the
 #    sensitivity for each finding there?

@@ -28,11 +28,11 @@ run = Run(profile, out, mirror)
 # %% [markdown]
 # ## The problem
 #
-# Readers draw lungs on *normal* films: the border is easy to see there. A network taught by such films learns "lung = dark". Then comes a
+# Readers outline lungs on *normal* films: the border is easy to see there. A network trained on such films learns "lung = dark". Then comes a
 # lobe full of pneumonia, as bright as the heart, and the network leaves it out. But that lobe is exactly what a severity score must count.
 #
 # Who does what in this lesson? `normal` films bring a mask, `abnormal` films bring none (their masks are not looked at, except by the
-# U-Net that shows the ceiling), and `test` films belong to patients who taught nothing. Films with fewer than four ill zones are not used
+# U-Net that shows the ceiling), and `test` films belong to patients who train nothing. Films with fewer than four ill zones are not used
 # as abnormal ones: a small network cannot tell them from normal films, so there would be nothing to learn from the difference.
 
 # %%
@@ -73,7 +73,7 @@ viz.plot_steps(grey, [f"gamma {g}, beta {b}" for g, b in styles], "One film, fiv
 # %% [markdown]
 # ## One network, three jobs
 #
-# The generator has no flag that says what to do. With the style of a domain it makes a film of that domain; with none, it draws the lungs.
+# The generator has no flag that says what to do. With the style of a domain it makes a film of that domain; with none, it segments the lungs.
 
 # %%
 print(inspect.getsource(models.Generator.forward))
@@ -82,8 +82,8 @@ print(inspect.getsource(models.Generator.segment))
 
 # %% [markdown]
 # Training is a game in two stages. **Stage 1**: a *discriminator* learns to tell real films of a domain from made ones, the generator to
-# fool it, and a film that goes there and *back* must come back (`cycle`). At the same time the generator draws the lungs of normal films.
-# **Stage 2**: the *teacher* makes an abnormal film normal and draws its lungs; the *student* learns to draw the same in one pass, with a
+# fool it, and a film that goes there and *back* must come back (`cycle`). At the same time the generator segments the lungs of normal films.
+# **Stage 2**: the *teacher* makes an abnormal film normal and segments its lungs; the *student* learns to segment the same in one pass, with a
 # code of its own (`self_code`).
 #
 # The discriminator's loss is the familiar cross-entropy. Two logits by hand:
@@ -112,7 +112,7 @@ print("The other lessons get their masks from:", result["output_network"])
 
 # %% tags=["report"]
 shares = {
-    "lungs": "drawing the lungs",
+    "lungs": "segmenting the lungs",
     "real": "discriminator: real",
     "fake": "discriminator: made",
     "cycle": "there and back",
@@ -135,7 +135,7 @@ viz.plot_history(parts, "Stage 1: four of its losses")
 # with a discriminator that guesses.
 #
 # A trap on the way: with a latent of zeros the mapping network gives a style of almost nothing, the same for both domains, and a decoder
-# without a style draws masks. The "normal" film then has white lungs, and the teacher teaches nonsense. Hence a latent of ones.
+# without a style gives masks. The "normal" film then has white lungs, and what the student learns from the teacher is wrong. Hence a latent of ones.
 
 # %%
 predictions = run.segmenter.predictions
@@ -182,9 +182,9 @@ viz.explore(slide, start={"style": 1.0}, number=list(range(len(samples))), style
 # %% [markdown]
 # ## Under-segmentation, seen
 #
-# Of the 40 test films with the densest lungs, the six on which the U-Net taught by normal lungs does *worst*: chosen to show its failure,
-# so they flatter whatever stands beside it. Judge by the table of all films below, not by these. Drawn by the reader (the truth of the
-# virtual hospitals), by that U-Net, and by the AdaIN student, which has seen no mask of an abnormal lung either.
+# Of the 40 test films with the densest lungs, the six on which the U-Net trained on normal lungs does *worst*: chosen to show its failure,
+# so they flatter whatever stands beside it. Go by the table of all films below, not by these. Lungs as rendered (the truth of the
+# virtual hospitals), as segmented by that U-Net, and by the AdaIN student, which has seen no mask of an abnormal lung either.
 
 # %% tags=["report"]
 seen = task.dataset(samples, size=run.profile.image_size)
@@ -210,7 +210,7 @@ viz.plot_masks(
 # same network without that.
 
 # %%
-# real films: the test, which holds sources that taught no network
+# real films: the test, which holds sources that trained no network
 part = "external" if "external" in result else "test"
 viz.summary_table(result, part)
 
@@ -236,8 +236,8 @@ viz.plot_forest(gain, title, "difference in Dice (> 0: the student is better)", 
 #
 # ## Why so little is lost here
 #
-# The failure needs a lesion that looks like chest wall. How bright are ours? 0 is the healthy lung of the same film, 1 the wall beside the
-# lungs. The median lesion is no brighter than healthy lung elsewhere in its film, and a network that knows ribs and outlines draws straight
+# The failure needs a lesion that looks like chest wall. How bright are lesions here? 0 is the healthy lung of the same film, 1 the wall beside the
+# lungs. The median lesion is no brighter than healthy lung elsewhere in its film, and a network that knows ribs and outlines segments straight
 # through it. Below, the share of the lesion's pixels that each mask keeps (recall), by brightness.
 
 # %%
@@ -289,7 +289,7 @@ missed = missed.assign(network=missed["network"] + (" - " + missed["minus"]).fil
 missed.pivot_table("value", "network", "group").round(3)
 
 # %% [markdown]
-# The ablation was judged on all films of the test and the others on 1,500 of them, so two rows do not subtract to the row of their
+# The ablation was evaluated on all films of the test and the others on 1,500 of them, so two rows do not subtract to the row of their
 # difference.
 #
 # Going through "normal" now recovers about one pixel in a hundred of the lesions on severe lungs (`teacher - direct`, `student -

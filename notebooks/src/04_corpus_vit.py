@@ -1,8 +1,8 @@
 # %% [markdown]
 # # 04 Corpus ViT: diagnosis at hospitals never seen
 #
-# **Aim.** Turn the backbone's feature map into words, write one attention head by hand, train a transformer that reads those words, and
-# judge it as one should judge a diagnostic model: at hospitals it has never seen, one at a time, with intervals, at a threshold that was
+# **Aim.** Turn the backbone's feature map into tokens, write one attention head by hand, train a transformer on those tokens, and
+# evaluate it as one should evaluate a diagnostic model: at hospitals it has never seen, one at a time, with intervals, at a threshold that was
 # chosen somewhere else.
 #
 # **Paper.** Park et al. 2021, sections 3.2, 4 and 5.1, Tables 4 (PA films) and 5 (AP films). **Time.** Two and a half minutes on two CPU
@@ -29,11 +29,11 @@ run = Run(profile, out, mirror)
 names = dict(zip(tasks.diagnosis.DIAGNOSES, ("normal", "other infection", "COVID-19"), strict=True))
 
 # %% [markdown]
-# ## Words from a feature map
+# ## Tokens from a feature map
 #
 # The backbone of lesson 02 turns a film into a small map: for each cell, a list of numbers that say which low-level signs are there. The
-# paper calls this map the *corpus* and reads it as a text: a cell is a word. Three steps make tokens of it: a 1x1 convolution, which is the
-# same matrix applied to every cell; one more token, the *class token*, which stands for no place and will collect the answer; and a
+# paper calls this map the *corpus*, as if it were a text. Three steps make tokens of its cells: a 1x1 convolution, which is the
+# same matrix applied to every cell; one more token, the *class token*, which stands for no cell and will collect the answer; and a
 # learned *position*, added to each token. A corpus of 2x2 cells with 3 features is enough to see it:
 
 # %%
@@ -47,15 +47,15 @@ corpus = torch.rand(1, 3, 2, 2)
 
 W, b = toy.patch_embed.proj.weight[:, :, 0, 0], toy.patch_embed.proj.bias  # (4, 3), (4,)
 # (4 cells, 4)
-words = torch.stack([W @ corpus[0, :, i, j] + b for i in range(2) for j in range(2)])
-torch.testing.assert_close(words, toy.patch_embed(corpus)[0])
-tokens = torch.cat([toy.cls_token[0], words]) + toy.pos_embed[0]  # (5 tokens, 4)
-places = ["class token", "upper left", "upper right", "lower left", "lower right"]
+embedded = torch.stack([W @ corpus[0, :, i, j] + b for i in range(2) for j in range(2)])
+torch.testing.assert_close(embedded, toy.patch_embed(corpus)[0])
+tokens = torch.cat([toy.cls_token[0], embedded]) + toy.pos_embed[0]  # (5 tokens, 4)
+positions = ["class token", "upper left", "upper right", "lower left", "lower right"]
 viz.plot_matrix(
     {
-        "words": pd.DataFrame(torch.cat([toy.cls_token[0], words]), places),
-        "+ positions": pd.DataFrame(toy.pos_embed[0], places),
-        "= tokens": pd.DataFrame(tokens, places),
+        "embedded cells": pd.DataFrame(torch.cat([toy.cls_token[0], embedded]), positions),
+        "+ positions": pd.DataFrame(toy.pos_embed[0], positions),
+        "= tokens": pd.DataFrame(tokens, positions),
     },
     "Five tokens of four numbers",
     "value",
@@ -64,7 +64,7 @@ viz.plot_matrix(
 )
 
 # %% [markdown]
-# ## Without positions, a bag of words
+# ## Without positions, a bag of tokens
 #
 # Attention compares every token with every other and does not know where they stand. Shuffle the cells of the corpus: with positions the
 # answer changes, without them it cannot.
@@ -101,7 +101,7 @@ block = toy.blocks[0]
 attention, answer = one_head(block.norm1(tokens), block.attn.qkv.weight, block.attn.qkv.bias)
 torch.testing.assert_close(block.attn.proj(answer), block.attn(block.norm1(tokens)[None])[0])
 viz.plot_matrix(
-    {"": pd.DataFrame(attention, places, places)},
+    {"": pd.DataFrame(attention, positions, positions)},
     "Who looks at whom (each row sums to 1)",
     "attention",
     0,
@@ -129,27 +129,27 @@ print(
 print(inspect.getsource(models.CorpusViT))
 
 # %% [markdown]
-# The paper's sizes: 16x16 words of 1,024 features, 12 layers of 12 heads on 768 numbers. It does not give the width of the small network:
+# The paper's sizes: 16x16 cells of 1,024 features, 12 layers of 12 heads on 768 numbers. It does not give the width of the small network:
 # 3,072 is what ViT-B has, 2,048 is in the authors' later code (open choice 11). On the `meta` device a model has sizes but no memory:
 
 # %%
 with torch.device("meta"):
     features = sum(p.numel() for p in models.Backbone().features.parameters())
-    readings = {
+    transformers = {
         width: sum(p.numel() for p in models.CorpusViT(mlp_dim=width).parameters())
         for width in (3072, 2048)
     }
-assert [round((features + n) / 1e6, 1) for n in readings.values()] == [93.0, 74.1]
+assert [round((features + n) / 1e6, 1) for n in transformers.values()] == [93.0, 74.1]
 pd.DataFrame(
     {
         "backbone": features,
-        "transformer": readings,
-        "together, millions": {w: (features + n) / 1e6 for w, n in readings.items()},
+        "transformer": transformers,
+        "together, millions": {w: (features + n) / 1e6 for w, n in transformers.items()},
     }
 ).rename_axis("width of the MLP").round(1)
 
 # %% [markdown]
-# ## Two models, and films to judge them
+# ## Two models, and films to evaluate them
 #
 # An AP film is taken from the other side and shows the heart larger, so PA and AP films have models of their own. Training draws each
 # class equally often, whatever its share. Three hospitals give no film to training; the split inside the others goes by patient. The
@@ -200,7 +200,7 @@ viz.plot_history(
 #
 # The paper asks for a sensitivity of at least 80 % and reports specificity and accuracy there. But at *which* threshold? We choose it on
 # validation films and carry it over, as a hospital would have to. On the right, as *optimistic*, stands what comes out when each hospital's
-# own test films choose their threshold (open choice 18): there the 80 % hold by construction. Each class is judged against the other two,
+# own test films choose their threshold (open choice 18): there the 80 % hold by construction. Each class is evaluated against the other two,
 # and the rates are means over the three classes. Intervals are 95 %, by patient; of virtual films by anatomy, of which many patients are
 # made.
 
@@ -268,25 +268,13 @@ print(
     not any(patients[a] & patients[b] for a in patients for b in patients if a < b),
 )
 print("fast attention gives the same logits:", bool(torch.allclose(fused, plain, atol=1e-4)))
-print(
-    "probabilities sum to 1:",
-    all(
-        np.allclose(table[tasks.diagnosis.PROBABILITIES].sum(axis=1), 1, atol=1e-4)
-        for table in (result.predictions for result in results.values())
-    ),
-)
-print(
-    "better than chance on all external films:",
-    all(result.metrics["external"]["auc"]["low"] > 0.5 for result in results.values()),
-)
-print(
-    "optimistic sensitivity reaches 0.8:",
-    all(
-        result.metrics["external"]["optimistic"]["sensitivity"]["value"]
-        >= tasks.diagnosis.SENSITIVITY
-        for result in results.values()
-    ),
-)
+for view, result in results.items():
+    sums = result.predictions[tasks.diagnosis.PROBABILITIES].sum(axis=1)
+    whole = result.metrics["external"]
+    reached = whole["optimistic"]["sensitivity"]["value"] >= tasks.diagnosis.SENSITIVITY
+    print(f"{view}: probabilities sum to 1:", bool(np.allclose(sums, 1, atol=1e-4)))
+    print(f"{view}: better than chance on all external films:", whole["auc"]["low"] > 0.5)
+    print(f"{view}: optimistic sensitivity reaches 0.8:", reached)
 
 # %% [markdown]
 # ## The operating point
@@ -297,7 +285,7 @@ print(
 
 # %%
 def operate(view, diagnosed, threshold):
-    name = next(key for key, words in names.items() if words == diagnosed)
+    name = next(key for key, label in names.items() if label == diagnosed)
     parts = {"validation": inside[view], **dict(iter(outside[view].groupby("site")))}
     scores = {site: (part["diagnosis"] == name, part[f"p_{name}"]) for site, part in parts.items()}
     return viz.plot_roc(
@@ -355,34 +343,31 @@ viz.plot_decision_curve(
 )
 
 # %% [markdown]
-# ## Where does a word look?
+# ## Where does a token look?
 #
 # The attention of a trained model, caught with a hook on the softmax of a layer. Choose a cell of the film: its row of the attention matrix
 # says from which cells it takes its content. This is what a token *reads*, not yet why the model *answers*: that is lesson 05.
 
 # %%
-surest = [
-    int(outside["PA"][f"p_{name}"].where(outside["PA"]["diagnosis"] == name, -1).argmax())
-    for name in reversed(tasks.diagnosis.DIAGNOSES)
-]
-some = outside["PA"].loc[surest].reset_index(drop=True)
+table, vit = outside["PA"], vits["PA"]
+right = {name: table["diagnosis"] == name for name in reversed(tasks.diagnosis.DIAGNOSES)}
+surest = [int(table[f"p_{name}"].where(at, -1).argmax()) for name, at in right.items()]
+some = table.loc[surest].reset_index(drop=True)
 pixels = run.pixels(some)
 seen = []  # (films, heads, T, T) of each layer
 hooks = [
     block.attn.softmax.register_forward_hook(lambda module, inputs, output: seen.append(output))
-    for block in vits["PA"].transformer.blocks
+    for block in vit.transformer.blocks
 ]
 with torch.no_grad():
-    batch = results["PA"].task.dataset(some).batch(range(len(some)))
-    vits["PA"](batch["image"].to(run.device))
+    vit(results["PA"].task.dataset(some).batch(range(len(some)))["image"].to(run.device))
 for hook in hooks:
     hook.remove()
-side = vits["PA"].transformer.grid[0]
+side = vit.transformer.grid[0]
 
 
 def look(image, layer, row, column, class_token):
     token = 0 if class_token else 1 + row * side + column
-    # the class token has no place in the film
     heads = seen[layer - 1][image, :, token, 1:].cpu().unflatten(-1, (side, side))
     return viz.plot_attention(
         pixels[image],
@@ -441,29 +426,23 @@ else:
 #
 # With `mirror` set: the models of the virtual hospitals on real films of the NIH, normal or pneumonia. They have never seen a real film,
 # and a low number is the honest one. The profile `mini` trains on real films, and they have a trap of their own: hospital and diagnosis
-# are tied together, and whoever can tell the hospital seems to tell the disease. So the real diagnosis is judged by *contrasts inside one
+# are tied together, and whoever can tell the hospital seems to tell the disease. So the real diagnosis is evaluated by *comparisons inside one
 # source*, and against models that see no disease: thumbnails of 16x16 px, raw or equalised, mean and spread of the grey, bytes of the
 # file. The best of them is refitted on the same films and folds; only a gain whose interval leaves zero out counts. "Shared band": patient
-# numbers that both classes of the NIH have. Cohen's collection taught nothing.
+# numbers that both classes of the NIH have. Cohen's collection trains nothing.
 
 # %%
 if mirror and run.profile.sources.joint_views:
     counts, alone = viz.source_class_table(images)
     display(counts)
-    print(
-        f"macro AUC of guessing the diagnosis from the dataset alone, over all films: {alone:.2f}"
-    )
-    within = run.diagnosis().metrics["within_source"]
-    display(
-        viz.comparison_table(within["internal"]).style.set_caption(
-            "Normal against other infection inside the NIH, five folds"
-        )
-    )
-    display(
-        viz.comparison_table(within["external"]).style.set_caption(
-            "COVID-19 against other infection inside Cohen's"
-        )
-    )
+    print(f"macro AUC of guessing the diagnosis from the dataset alone, all films: {alone:.2f}")
+    captions = {
+        "internal": "Normal against other infection inside the NIH, five folds",
+        "external": "COVID-19 against other infection inside Cohen's",
+    }
+    for part, caption in captions.items():
+        within = run.diagnosis().metrics["within_source"][part]
+        display(viz.comparison_table(within).style.set_caption(caption))
 elif mirror:
     with tempfile.TemporaryDirectory() as folder:
         known = run.real_images("nih_cxr14", mirror, folder)
@@ -473,14 +452,10 @@ elif mirror:
             view: task.predict(vits[view], tasks.diagnosis.of_view(known, view)) for view in vits
         }
     for view, table in real.items():
-        area = evaluation.auc_ci(
-            (table["diagnosis"] == "normal").astype(float),
-            table["p_normal"],
-            groups=table["group_id"],
-        )
-        print(
-            f"{view}: {len(table)} real films, AUC of p(normal) {area[0]:.2f} [{area[1]:.2f}, {area[2]:.2f}]. {run.notice}"
-        )
+        normal = (table["diagnosis"] == "normal").astype(float)
+        area = evaluation.auc_ci(normal, table["p_normal"], groups=table["group_id"])
+        interval = f"{area[0]:.2f} [{area[1]:.2f}, {area[2]:.2f}]"
+        print(f"{view}: {len(table)} real films, AUC of p(normal) {interval}. {run.notice}")
 else:
     print("not available here: set the parameter `mirror` to a folder of prepared real films")
 
@@ -489,7 +464,7 @@ else:
 #
 # 1. **Model against model.** Are two models needed? Let the AP model read the external *PA* films and compare it with the PA model on the
 #    same films: paired DeLong test for each class, p-values adjusted for their number (Holm).
-# 2. **Positions.** Set the positions of the trained PA model to zero. How much of the AUC is in *where* the words stand?
+# 2. **Positions.** Set the positions of the trained PA model to zero. How much of the AUC is in *where* the tokens stand?
 # 3. **Other shares.** Training showed each class equally often. Correct the probabilities for the shares of each hospital, p times share,
 #    summing to 1 again. What happens to the calibration error, and why can AUC hardly move?
 
@@ -509,7 +484,7 @@ table = pd.DataFrame(tested).T.rename(columns={"auc_a": "PA model", "auc_b": "AP
 print(table.assign(holm=evaluation.holm(table["p_value"])).round(3))
 
 # %% tags=["solution"]
-# Exercise 2: a model that does not know where its words stand.
+# Exercise 2: a model that does not know where its tokens stand.
 blind = results["PA"].task.load(results["PA"].folder)
 torch.nn.init.zeros_(blind.transformer.pos_embed)
 bag = results["PA"].task.predict(blind, outside["PA"])

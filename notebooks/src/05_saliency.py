@@ -2,7 +2,7 @@
 # # 05 Saliency: where did the model look, and may we believe the map?
 #
 # **Aim.** Compute relevance, the paper's saliency map, from its rules; see it for each disease on hospitals the model has never seen; then
-# put it and ten rivals on trial against the true lesion and against the model itself.
+# evaluate it and ten other methods against the true lesion and against the model itself.
 #
 # **Paper.** Park et al. 2021, section 3.3 and Figure 5; the rules are those of Chefer et al. 2020. **Time.** A minute and a half on two CPU
 # cores, once lesson 04 has trained the models.
@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from cxrkit import Run, data, explain, models, tasks, viz
+from cxrkit import Run, data, explain, tasks, viz
 
 run = Run(profile, out, mirror)
 # real films have no annotated lesions
@@ -76,7 +76,7 @@ for kind, rule in explain.RULES.items():
 
 # %%
 torch.manual_seed(4)
-toy = models.CorpusViT(
+toy = explain.CorpusViT(
     in_channels=4, grid=(1, 2), embed_dim=16, depth=2, num_heads=2, mlp_dim=32
 ).double()
 for weight in toy.parameters():
@@ -100,7 +100,7 @@ print(
 print(inspect.getsource(explain.relevance))
 
 # %% [markdown]
-# ## On films: what the court will see
+# ## On films: the evaluation set
 #
 # COVID-19 films of test and external hospitals whose lesion covers at most 15 % of the lungs: where half the lung is ill, any map that
 # points at lungs looks good.
@@ -138,7 +138,7 @@ print(
 # ## Figure 5: each disease, on hospitals never seen
 #
 # One film of each diagnosis from an external hospital, the one its class is surest of, with the maps of all three classes on one scale.
-# The paper shows such examples and calls them plausible. Looking is not judging: keep that in mind until the trial below.
+# The paper shows such examples and calls them plausible. Looking is not measuring: keep that in mind until the benchmark below.
 
 # %% tags=["report"]
 outside = data.split_parts(tasks.diagnosis.of_view(table, view))["external"]
@@ -151,27 +151,24 @@ batch = task.dataset(outside).batch(surest)["image"].to(run.device)
 with torch.no_grad():
     features = model.features(batch)
 heat = explain.relevance(model.transformer, features, [0, 1, 2])
-chosen = outside.loc[surest]
-shown = run.pixels(chosen)
-truth = None
+chosen, truth = outside.loc[surest], None
 if outside["lesion_mask"].notna().all():
     truth = run.pixels(chosen, "lesion", "lesion_mask") == 255
 labels = [
     f"{name}\n(p {predictions.loc[i, f'p_{data.DIAGNOSES[k]}']:.2f})"
     for k, (i, name) in enumerate(zip(surest, names, strict=True))
 ]
-plots_of = {
-    "stamped": "synthetic" if outside["dataset"].eq("virtual").all() else "research use only"
-}
+virtual = outside["dataset"].eq("virtual").all()
+stamped = "synthetic" if virtual else "research use only"
 viz.plot_saliency(
-    shown,
+    run.pixels(chosen),
     heat,
     labels,
     [f"for {name}" for name in names],
     "Relevance for each class, external hospitals (blue: true lesion)",
     truth,
     shared=True,
-    **plots_of,
+    stamped=stamped,
 )
 
 # %% [markdown]
@@ -183,42 +180,28 @@ viz.plot_saliency(
 
 # %%
 def look(image, method, explained, start_layer):
+    one, title = slice(image, image + 1), f"{method.replace('_', ' ')} for {explained}"
     options = {"start_layer": start_layer} if method == "relevance" else {}
-    heat = explain.METHODS[method](
-        model.transformer, seen.corpus[image : image + 1], names.index(explained), **options
-    )
-    title = f"{method.replace('_', ' ')} for {explained}" + (
-        f", blocks from {start_layer}" if options else ""
-    )
+    if options:
+        title += f", blocks from {start_layer}"
+    explained = names.index(explained)
+    heat = explain.METHODS[method](model.transformer, seen.corpus[one], explained, **options)
+    sites = [images.site[image]]
     return viz.plot_saliency(
-        pixels[image : image + 1],
-        heat[:, None],
-        [images.site[image]],
-        [title],
-        "",
-        lesion[image : image + 1],
-        **plots_of,
+        pixels[one], heat[:, None], sites, [title], "", lesion[one], stamped=stamped
     )
 
 
 kinds = list(explain.METHODS)
 for part in (kinds[:5], kinds[5:]):
-    shots = torch.stack(
-        [
-            explain.METHODS[name](model.transformer, seen.corpus[::16], explain.COVID)
-            for name in part
-        ],
-        dim=1,
-    )
+    maps = [
+        explain.METHODS[name](model.transformer, seen.corpus[::16], explain.COVID) for name in part
+    ]
+    title = "Saliency for COVID-19, three films (blue: true lesion)"
+    labels, sites = [name.replace("_", " ") for name in part], list(images.site[::16])
     display(
         viz.plot_saliency(
-            pixels[::16],
-            shots,
-            list(images.site[::16]),
-            [name.replace("_", " ") for name in part],
-            "Saliency for COVID-19, three films (blue: true lesion)",
-            lesion[::16],
-            **plots_of,
+            pixels[::16], torch.stack(maps, 1), sites, labels, title, lesion[::16], stamped=stamped
         )
     )
 
@@ -228,7 +211,7 @@ look(0, "relevance", "COVID-19", 0)
 # %%
 viz.explore(
     look,
-    film=(0, min(len(films), 12) - 1, 1),
+    image=(0, min(len(images), 12) - 1, 1),
     method=list(explain.METHODS),
     explained=names,
     start={"explained": "COVID-19"},
@@ -236,7 +219,7 @@ viz.explore(
 )
 
 # %% [markdown]
-# ## The trial
+# ## The saliency benchmark
 #
 # Questions to each method, on every film of both views. *Against the lesion*: does the strongest point lie within one cell of it
 # (pointing game), does the strongest cell touch it, how much of the map lies inside it, and inside the lungs? *Against the model*: does
@@ -256,10 +239,12 @@ cells.pivot(index="method", columns="criterion", values="text").reindex(
 
 # %% tags=["report"]
 count = rows.groupby("view")["image"].nunique()
-viz.plot_benchmark(verdict, explain.CRITERIA, f"The court: {count.sum()} films of COVID-19")
+viz.plot_benchmark(
+    summary, explain.CRITERIA, f"The saliency benchmark: {count.sum()} films of COVID-19"
+)
 
 # %% [markdown]
-# Relevance minus each rival on the same films: what makes a film hard for both falls out, so small differences show.
+# Relevance minus each other method on the same films: what makes a film hard for both falls out, so small differences show.
 
 # %% tags=["report"]
 gaps = pd.concat(
@@ -276,11 +261,11 @@ gaps.loc[[m for m in explain.METHODS if m in gaps.index] + ["chance"]].round(3)
 
 # %% tags=["report"]
 viz.plot_cascade(
-    pd.read_csv(trial / "cascade.csv"), "Does the map notice that the weights are gone?"
+    run.saliency_benchmark.table("cascade.csv"), "Does the map notice that the weights are gone?"
 )
 
 # %% [markdown]
-# ## The verdict
+# ## The results
 #
 # Who is best on each question, and who is no better than chance? Two intervals that do not overlap count as a difference, nothing less.
 #
@@ -291,7 +276,7 @@ viz.plot_cascade(
 # takes no part in that question.
 
 # %%
-order = explain.rank_methods(verdict)
+order = explain.rank_methods(summary)
 for column in ("not clearly worse", "not above chance"):
     order[column] = [
         "no chance known" if found is None else ", ".join(found) or "none"
@@ -303,33 +288,33 @@ order.round(3)
 # %% [markdown]
 # ## How much is luck?
 #
-# The same court over models of three seeds (`make seeds STUDY=court`): other patients, other first weights. The aim of this kit, three hits
-# in four, is reached by some trainings and missed by others, and two trainings of one seed that differed only in how the optimiser rounds
+# The same benchmark over models of three seeds (`make seeds STUDY=saliency_benchmark`): other patients, other first weights. The aim of
+# this kit, three hits in four, is reached by some trainings and missed by others, and two trainings of one seed that differed only in how the optimiser rounds
 # gave 0.54 and 0.75. A single model says little of a method, and intervals over its films do not hold this luck.
 
 # %% tags=["report"]
-if run.recorded("seeds_court"):
-    measured = run.recorded("seeds_court")
-    played = (
+if run.recorded("seeds_saliency_benchmark"):
+    measured = run.recorded("seeds_saliency_benchmark")
+    hit_rates = (
         pd.DataFrame(measured["rows"])
         .query("criterion == 'pointing'")
         .assign(label=lambda t: t["method"].str.replace("_", " "))
     )
-    played = played[
-        played["method"].isin(["relevance", "raw_attention", "rollout", "gradcam", "chance"])
+    hit_rates = hit_rates[
+        hit_rates["method"].isin(["relevance", "raw_attention", "rollout", "gradcam", "chance"])
     ]
     display(
         viz.plot_forest(
-            played.assign(group="seed " + played["seed"].astype(str)),
+            hit_rates.assign(group="seed " + hit_rates["seed"].astype(str)),
             "Pointing game: seeds 0 (blue), 1 (red), 2 (green)",
             "share of films hit",
         )
     )
 else:
-    print("not measured here yet: make seeds STUDY=court")
+    print("not measured here yet: make seeds STUDY=saliency_benchmark")
 
 # %% [markdown]
-# Even the winner fails on some films. Where? The share of hits by whether the model called the film COVID-19, and by the size of the
+# Even the best method fails on some films. Where? The share of hits by whether the model called the film COVID-19, and by the size of the
 # lesion: a small lesion is easily missed by a model that sees a grid of cells, and one would expect fewer hits where the answer is wrong,
 # for that map explains a mistake. Look at the number of films before you believe either.
 
@@ -362,7 +347,7 @@ pd.DataFrame(
 # ## Down to the pixels
 #
 # A map of the corpus has a cell for every 16 pixels. Gradient x input carries it on through the convolutions: which pixels gave a cell its
-# features? Sharper to look at, but it says where the *edges* are that the convolutions read, and the court's judgement does not cover it.
+# features? Sharper to look at, but it says where the *edges* are that the convolutions read, and the benchmark does not cover it.
 
 # %%
 image = task.dataset(images).batch([0])["image"].to(run.device)
@@ -380,7 +365,7 @@ viz.overlay_map(
     "carried on to pixels",
     lesion[0],
 )
-viz.stamp(figure, plots_of["stamped"])
+viz.stamp(figure, stamped)
 
 # %% [markdown]
 # ## Real boxes
@@ -433,19 +418,19 @@ for layer in range(len(model.transformer.blocks)):
     print(f"blocks from {layer}: {explain.pointing(heat, lesion).mean():.2f}")
 
 # %% tags=["solution"]
-# Exercise 2: a contrast.
-contrast = explain.relevance(
+# Exercise 2: a difference of two logits.
+logit_difference = explain.relevance(
     model.transformer, seen.corpus, lambda out: out["logits"][:, 2] - out["logits"][:, 1]
 )
 print(
     "pointing game:",
-    explain.pointing(contrast, lesion).mean().round(2),
+    explain.pointing(logit_difference, lesion).mean().round(2),
     "against",
     hits.mean().round(2),
 )
 print(
     "rank correlation of the two maps:",
-    np.nanmean(explain.rank_correlation(contrast, strongest)).round(2),
+    np.nanmean(explain.rank_correlation(logit_difference, strongest)).round(2),
 )
 
 # %% tags=["solution"]
@@ -459,5 +444,5 @@ print("hits:", wide.flatten(1).gather(1, peak).mean().item(), "chance:", wide.me
 # %% [markdown]
 # ## Next
 #
-# **06_severity** puts the map head on the same transformer and asks how much of each lung zone is ill. `saliency.relevance` explains that
+# **06_severity** puts the map head on the same transformer and asks how much of each lung zone is ill. `explain.relevance` explains that
 # too: give it a function of the outputs.

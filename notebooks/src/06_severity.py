@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 06 Severity: how much, learnt from six ones and zeros
 #
-# **Aim.** Turn the corpus into a map of disease that nobody has drawn. The only teacher is a 3x2 array a film: is this zone of the lung
+# **Aim.** Turn the corpus into a map of disease that nobody has outlined. The only label is a 3x2 array a film: is this zone of the lung
 # involved or not. See what the zones, the threshold behind each 1, and the reader do to the number that comes out.
 #
 # **Paper.** Park et al. 2021, sections 3.3 and 5.3, Table 6, Figures 6 and 7. **Time.** Two minutes on two CPU cores once the lessons
@@ -44,7 +44,7 @@ image, (right, left), lesion = np.array(drawn.images[row]), drawn.lungs(row), dr
 # ## Six zones
 #
 # Each lung is cut at 5/12 and at 2/3 of the height of the lungs: upper, middle, lower. A zone with disease counts 1, and the sum, 0 to 6,
-# is the severity. A reader needs seconds for it; drawing the lesions would take an hour.
+# is the severity. A reader needs seconds for it; outlining the lesions would take an hour.
 
 # %% tags=["report"]
 figure, axes = viz.grid(1, 1, size=4.4, title="Six zones; involved ones are red")
@@ -155,7 +155,7 @@ pd.DataFrame(
 # %% tags=["report"]
 truth = tasks.severity.true_scores(held_out, run.profile.choices)
 viz.plot_agreement(
-    truth, held_out.score, f"Read against true severity, {tested.lower()}", synthetic=synthetic
+    truth, held_out.score, f"Predicted against true severity, {tested.lower()}", synthetic=synthetic
 )
 
 # %%
@@ -180,8 +180,8 @@ print(
 # %% [markdown]
 # ## Luck, and each hospital in turn
 #
-# The paper set aside "alternately one institutional dataset". So does `make seeds`: the usual three hospitals, then each training hospital
-# in turn, whose films then teach nothing; all of it with three seeds, patients and first weights drawn anew. Bars are no intervals here:
+# The paper held out "alternately one institutional dataset". So does `make seeds`: the usual three hospitals, then each training hospital
+# in turn, whose films then train nothing; all of it with three seeds, patients and first weights drawn anew. Bars are no intervals here:
 # they run from the lowest to the highest seed.
 
 # %% tags=["report"]
@@ -213,8 +213,8 @@ else:
 # ## The map
 #
 # Figures 6 and 7 in form. Red: contour of the map; blue: the true extent, which the model has never been shown. The label asks
-# for one value a zone and not for a place: the map ranks lung pixels better than chance, yet most of its hottest pixels lie beside the
-# lesions. The map is smooth: it tells zones apart better than places inside them. Weak labels have a price.
+# for one value a zone and not for a position: the map ranks lung pixels better than chance, yet most of its hottest pixels lie beside the
+# lesions. The map is smooth: it tells zones apart better than positions inside them. Weak labels have a price.
 
 # %% tags=["report"]
 shown = pd.concat(
@@ -269,13 +269,13 @@ if found:
 # %% [markdown]
 # ## What limits it
 #
-# Ask with a ceiling: give the same network, for as many steps, the true extent of every lesion as a second teacher. Measured once
+# Ask with a ceiling: give the same network, for as many steps, the true extent of every lesion as a second label. Measured once
 # (`docs/severity.md`), on 223 further films of the training hospitals: MSE 1.79 with the lesions, 1.76 without them. For the score six
-# ones and zeros are teacher enough. For the map they are not: Dice 0.40 with the lesions, 0.22 without; hottest point on the lesion 0.48
+# ones and zeros are label enough. For the map they are not: Dice 0.40 with the lesions, 0.22 without; hottest point on the lesion 0.48
 # and 0.21.
 #
 # More steps do help: 3,200 instead of 1,000 on 906 films (turned, not mirrored) gave 1.43, in 200 seconds of one core. The model of the
-# demo is short of time and of anatomies (it learns from 24), not of labels. Try the ceiling before you ask readers to draw.
+# demo is short of time and of anatomies (it learns from 24), not of labels. Try the ceiling before you ask readers to outline.
 
 # %% [markdown]
 # ## Drag the lines
@@ -316,21 +316,12 @@ if mirror:
     choices = {t: data.Choices(brixia_threshold=t) for t in (1, 2)}
     lines = []
     for t, choice in choices.items():
-        senior, junior = (
-            tasks.severity.true_scores(real, choice),
-            tasks.severity.second_reader_scores(real, choice),
-        )
-        for name, guess in (
-            ("second reader", junior),
-            ("constant guess", np.full(len(real), senior.mean())),
-        ):
-            lines.append(
-                {
-                    "label": f">= {t}: {name}",
-                    "group": name,
-                    **tasks.severity.errors(senior, guess, real.group_id.to_numpy())["mse"],
-                }
-            )
+        senior = tasks.severity.true_scores(real, choice)
+        junior = tasks.severity.second_reader_scores(real, choice)
+        guesses = {"second reader": junior, "constant guess": np.full(len(real), senior.mean())}
+        for name, guess in guesses.items():
+            error = tasks.severity.errors(senior, guess, real.group_id.to_numpy())["mse"]
+            lines.append({"label": f">= {t}: {name}", "group": name, **error})
     display(
         viz.plot_forest(
             pd.DataFrame(lines),
@@ -349,9 +340,13 @@ else:
 # %%
 if "folds" in result:
     lines = [
-        {"label": f"{reading[-1]} and more: {name}", "group": name, **found[name]["mse"]}
-        for reading, found in result["folds"].items()
-        for name in ("model", "reader", "constant", "ridge")
+        {
+            "label": f"{rule[-1]} and more: {name.replace('_', ' ')}",
+            "group": name,
+            **found[name]["mse"],
+        }
+        for rule, found in result["folds"].items()
+        for name in ("model", "second_reader", "constant", "ridge")
     ]
     display(
         viz.plot_forest(
@@ -361,9 +356,9 @@ if "folds" in result:
             synthetic=False,
         )
     )
-    for reading, found in result["folds"].items():
+    for rule, found in result["folds"].items():
         print(
-            reading,
+            rule,
             {
                 name: f"{d['difference']:+.2f} [{d['low']:+.2f}, {d['high']:+.2f}]"
                 for name, d in found["difference"].items()
@@ -375,7 +370,7 @@ else:
 # %% [markdown]
 # ## Follow-up
 #
-# Severity is wanted over time. A change counts only when it is larger than noise: 1.96 standard deviations of (read - true change) over
+# Severity is wanted over time. A change counts only when it is larger than noise: 1.96 standard deviations of (predicted - true change) over
 # pairs of films of the training hospitals, validation and test. Red rings mark such changes. Printed is what that limit is worth: how many
 # true changes of two zones or more it catches, and how many false alarms it raises. A model that catches few of them, as that of the demo,
 # is of no use for follow-up, and then the figure has no rings.
@@ -409,7 +404,7 @@ viz.plot_followup(visits, read, true, limit, title, synthetic) if each else prin
 # %% [markdown]
 # ## Exercises
 #
-# 1. Read the score as the sum of six values cut at 0.5 (`hard`). Which of the two readings has the smaller MSE, and why?
+# 1. Compute the score as the sum of six values cut at 0.5 (`hard`). Which of the two scores has the smaller MSE, and why?
 # 2. How often does the origin slip change the true array of a film?
 # 3. Pool the trained maps by the average instead of the maximum. What happens to the score?
 

@@ -32,17 +32,17 @@ synthetic = run.profile.manifests == ("virtual",)
 grid = reproduction.grid_cells(run.profile)
 
 # %% [markdown]
-# ## The standard ViT is ours without a corpus
+# ## The standard ViT is the proposed model without a corpus
 #
 # A ViT cuts the film into patches of 16x16 pixels and multiplies each with one matrix. Take a patch's 256 pixels as the channels of a cell,
-# and that is what our transformer does with its corpus: a 1x1 convolution. One code serves both, and the only thing that differs between
-# "ViT" and "ours" is what a word is made of: pixels, or findings.
+# and that is what the corpus ViT does with its corpus: a 1x1 convolution. One code serves both, and the only thing that differs between
+# "ViT" and "proposed" is what a token is made of: pixels, or findings.
 
 # %%
 torch.manual_seed(0)
-# a film of 2x2 patches, 5 numbers a word
+# a film of 2x2 patches, 5 numbers a token
 image, kernel = torch.randn(1, 1, 32, 32), torch.randn(5, 1, 16, 16)
-words = torch.stack(
+tokens = torch.stack(
     [
         (kernel[:, 0] * image[0, 0, 16 * i : 16 * i + 16, 16 * j : 16 * j + 16]).sum((1, 2))
         for i in range(2)
@@ -52,13 +52,13 @@ words = torch.stack(
 cells = F.pixel_unshuffle(image, models.PATCH_SIZE)  # (1, 256, 2, 2)
 torch.testing.assert_close(
     F.conv2d(cells, kernel.flatten(1)[:, :, None, None]).flatten(2)[0].T,
-    words,
+    tokens,
     atol=1e-4,
     rtol=1e-4,
 )
 viz.plot_matrix(
-    {"": pd.DataFrame(words.numpy(), [f"patch {i + 1}" for i in range(4)])},
-    "Four words of a toy film",
+    {"": pd.DataFrame(tokens.numpy(), [f"patch {i + 1}" for i in range(4)])},
+    "Four tokens of a toy film",
     "value",
     columns="number of the embedding",
     synthetic=False,
@@ -94,9 +94,9 @@ viz.plot_matrix(
 # %% [markdown]
 # ## The other models
 #
-# A trunk gives features; a convolutional network averages them, a transformer reads them as words. The weights of the ResNet carry
+# A feature extractor gives features; a convolutional network averages them, a transformer takes them as tokens. The weights of the ResNet carry
 # torchvision's names and those of the hybrid timm's, so that published ImageNet weights load where a machine can fetch them. At this
-# profile's size nothing is published: all start at random, and ours starts from its findings. Hold that thought.
+# profile's size nothing is published: all start at random, and the proposed model starts from its findings. Keep this in mind.
 
 # %%
 print(inspect.getsource(models.ResNet))
@@ -120,11 +120,11 @@ viz.plot_bars(
 )
 
 # %% [markdown]
-# The slim models have about as many weights as ours (the DenseNet is by construction our backbone, and the "ResNet-152" is the deep one, as
-# in the paper). Cells carry the paper's names, but this profile's sizes: in the demo ours has 3 layers and 4 heads, "2 layers, 4 heads" has
+# The slim models have about as many weights as the proposed one (the DenseNet is by construction its backbone, and the "ResNet-152" is the deep one, as
+# in the paper). Cells carry the paper's names, but this profile's sizes: in the demo the proposed model has 3 layers and 4 heads, "2 layers, 4 heads" has
 # 1 and 2, "4 layers, 8 heads" 2 and 4; "1024 px input" is twice 128 px, and "Brixia alone" is one hospital alone, alder.
 #
-# Four rows of Table 7 are ours, not the paper's. Three are there for fairness (*from findings* twice, *from scratch*): the paper's rivals
+# Four rows of Table 7 are added by this kit. Three are there for fairness (*from findings* twice, *from scratch*): the paper's baselines
 # came from ImageNet, its own model from 190,000 films with findings. **DenseNet-121, from findings** asks whether the *findings* win or
 # the *transformer*. The fourth, *average-pooled backbone*, asks what PCAM is worth. Table 8 has the first of
 # them alone.
@@ -190,7 +190,7 @@ tried[["table", "cell", "metric", "value", "parameters", "seconds", "memory_gb"]
 # %% [markdown]
 # ## Why the same films, and why more than one seed
 #
-# Two models judged on the *same* films share the luck of those films. The interval of their difference, drawn patient by patient for both
+# Two models evaluated on the *same* films share the luck of those films. The interval of their difference, drawn patient by patient for both
 # at once, is much narrower than two intervals side by side suggest. A toy: both models see the same hard and easy films.
 
 # %%
@@ -261,21 +261,8 @@ print(
 )
 missing = [f"{cell.name} ({cell.table})" for cell in grid if (cell.name, cell.stage) not in ran]
 print("not run yet:", ", ".join(missing) or "nothing")
-table[
-    [
-        "table",
-        "cell",
-        "against",
-        "seeds",
-        "value",
-        "low",
-        "high",
-        "difference",
-        "difference_low",
-        "difference_high",
-        "holm",
-    ]
-].round(3)
+columns = "table cell against seeds value low high difference difference_low difference_high holm"
+table[columns.split()].round(3)
 
 
 # %%
@@ -330,15 +317,15 @@ for name, claim in claims.items():
     )
 
 # %% [markdown]
-# **On the virtual hospitals ours does not rank first, and the fairness rows say why.** A DenseNet that begins with the same findings, and
-# merely averages what it sees, cannot be told from ours in either task; in severity it is even the lower of the two. Take the findings away
-# and ours falls by thirteen hundredths of AUC, below a DenseNet from scratch. So what wins is the backbone that has learnt findings, not
-# the transformer on top of it: here, with 64 words, three layers and a few thousand films. The paper gave the findings to its own model
-# alone and could not see this. What three seeds do carry in Table 9: the backbone must go on learning. Depth, which map the words come
-# from, and whether PCAM or an average taught the backbone, they cannot decide.
+# **On the virtual hospitals the proposed model does not rank first, and the fairness rows say why.** A DenseNet that begins with the same findings, and
+# merely averages what it sees, is not distinguishable from it in either task; in severity it is even the lower of the two. Take the findings away
+# and the proposed model falls by thirteen hundredths of AUC, below a DenseNet from scratch. So what wins is the backbone that has learnt findings, not
+# the transformer on top of it: here, with 64 tokens, three layers and a few thousand films. The paper gave the findings to its own model
+# alone and could not see this. What three seeds do carry in Table 9: the backbone must go on learning. Depth, which map the tokens come
+# from, and whether the backbone learnt with PCAM or with an average, they cannot decide.
 #
-# **Three seeds are few.** A ResNet-50 lies a fifth of AUC below ours in the mean, its own interval leaves 0 out, and still it is "not to be
-# told from": with two degrees of freedom and nine comparisons Holm asks for p below 0.006 of the first. More seeds may settle it
+# **Three seeds are few.** A ResNet-50 lies a fifth of AUC below the proposed model in the mean, its own interval leaves 0 out, and still it is
+# "not distinguishable from" it: with two degrees of freedom and nine comparisons Holm asks for p below 0.006 of the first. More seeds may settle it
 # (`make grid` with more of them in `grid.seeds` of the profile, which this lesson reads). A difference that three seeds cannot carry is
 # not shown to be absent.
 
@@ -346,7 +333,7 @@ for name, claim in claims.items():
 # ## What it costs
 #
 # Accuracy is half of the answer. On the left what a cell reaches, on the right what it took, pre-training counted in: the findings that
-# ours learnt first were not free. Weights and memory are counted; seconds were taken on whatever machine ran the cell, and on a busy one
+# the proposed model learnt first were not free. Weights and memory are counted; seconds were taken on whatever machine ran the cell, and on a busy one
 # they are too many (the least of the seeds is shown): compare them only within one quiet run. First a static figure, then the same with
 # another cost.
 
@@ -387,7 +374,7 @@ viz.explore(
 # %% [markdown]
 # ## The named choices
 #
-# What the paper leaves open (lesson 00) is a field of the profile. Some choices need no training: the model of lesson 06 is read again with
+# What the paper leaves open (lesson 00) is a field of the profile. Some choices need no training: the model of lesson 06 is evaluated again with
 # each other value. The rest are cells of the grid (`python tools/grid.py --choices`), trained again from the first stage that the choice
 # touches. A bar across 0 means that no effect of the choice was shown here, not that it has none. The slip of the authors'
 # later code (`zone_origin=row0`) is the first to look at.
@@ -395,39 +382,27 @@ viz.explore(
 
 # %% tags=["report"]
 def moved(stage):
-    """What a choice moves, of the committed cells of this profile and seed that were trained again."""
-    asked = {
-        cell.key for cell in reproduction.open_choice_cells(run.profile) if cell.stage == stage
-    }
-    return [
-        {
-            "choice": row["cell"],
-            "value": row["difference"],
-            "low": row["difference_low"],
-            "high": row["difference_high"],
-        }
-        for row in committed["rows"]
-        if row["table"] == "choices" and row["key"] in asked and "difference" in row
-    ]
+    """What a choice moves, of the committed cells of this profile that were trained again."""
+    cells = reproduction.open_choice_cells(run.profile)
+    asked = {cell.key for cell in cells if cell.stage == stage}
+    rows = [row for row in committed["rows"] if row["table"] == "choices" and row["key"] in asked]
+    renamed = {"cell": "choice", "difference": "value"}
+    renamed |= {"difference_low": "low", "difference_high": "high"}
+    return [{new: row[old] for old, new in renamed.items()} for row in rows if "difference" in row]
 
 
 def plot_moved(rows, title, unit):
-    return viz.plot_forest(
-        pd.DataFrame(rows).rename(columns={"choice": "label"}),
-        f"How much a choice moves {title}",
-        f"change of the {unit} (hospitals never seen, one seed)",
-        0,
-        synthetic,
-        digits=3,
-    )
+    table = pd.DataFrame(rows).rename(columns={"choice": "label"})
+    unit = f"change of the {unit} (hospitals never seen, one seed)"
+    return viz.plot_forest(table, f"How much a choice moves {title}", unit, 0, synthetic, digits=3)
 
 
 read = reproduction.post_training_effects(run.profile, run.store)
 again = moved(reproduction.SEVERITY)
-groups = ["read again"] * len(read) + ["trained again"] * len(again)
+groups = ["evaluated again"] * len(read) + ["trained again"] * len(again)
 plot_moved(
     [row | {"group": group} for row, group in zip(read + again, groups, strict=True)],
-    "the severity score (blue: read again, red: trained again)",
+    "the severity score (blue: evaluated again, red: trained again)",
     "MSE, above 0: worse",
 )
 
@@ -439,7 +414,7 @@ else:
     print("not measured here yet: python tools/grid.py --choices")
 
 # %% [markdown]
-# How a trained map is *read* matters: with lines that start at row 0, the slip in the authors' later code, the score gets clearly worse,
+# How a trained map is *scored* matters: with lines that start at row 0, the slip in the authors' later code, the score gets clearly worse,
 # and so it does as a count of six hard values. A model that is *trained* with those lines makes up for them.
 #
 # Of fourteen values trained again, one has an interval that leaves 0 out: three one-logit heads lose two hundredths of AUC against the
@@ -475,7 +450,7 @@ print(
 #    write down before you look at the numbers.
 # 2. **How many seeds?** With the scatter between seeds that `make seeds` measured for the diagnosis, how large must a difference in AUC be
 #    for three, five or ten seeds to show it?
-# 3. **A smaller budget for pre-training.** A fair rival gets the time that ours spent on findings. Make the profile in which the ResNet-50
+# 3. **A smaller budget for pre-training.** A fair baseline gets the time that the proposed model spent on findings. Make the profile in which the ResNet-50
 #    trains as many updates more as the backbone took, and print how its key departs.
 
 # %% tags=["solution"]
@@ -498,7 +473,7 @@ for n in (3, 5, 10):
     )
 
 # %% tags=["solution"]
-# Exercise 3: the time of the pre-training for the rival.
+# Exercise 3: the time of the pre-training for the baseline.
 resnet = reproduction.baselines(run.profile)["ResNet-50"]
 training = run.profile.transformer_training
 extra = round(

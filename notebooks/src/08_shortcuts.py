@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 08 Shortcuts: what a model learns when the hospital gives the answer away
 #
-# **Aim.** Ask how far one gets without seeing disease; turn a dial that ties a marker in the corner to the diagnosis and watch what models
+# **Aim.** Ask how far one gets without seeing disease; tie a marker in the corner to the diagnosis, more and more, and watch what models
 # learn; see where such a model looks; try what is said to help, and what that costs; find patients on both sides of a split.
 #
 # **Paper.** Park et al. 2021 train on films of several hospitals and test on others (section 4), which is the right test; they do not ask
@@ -125,7 +125,7 @@ viz.plot_forest(
 )
 
 # %% [markdown]
-# Second question: which *diagnosis*? The three training hospitals are judged by models fitted on the three external ones, and these by
+# Second question: which *diagnosis*? The three training hospitals are evaluated with models fitted on the three external ones, and these by
 # models fitted on those. The virtual hospitals are built to give little away; real collections are not (below).
 
 # %% tags=["report"]
@@ -148,7 +148,7 @@ viz.plot_forest(
 )
 
 # %% [markdown]
-# ## Our model against the best of them
+# ## The corpus ViT against the best of them
 #
 # The corpus ViT of lesson 04 on external PA films, minus the best trivial model fitted on the same training films: one number with its
 # interval by patient. If it held zero, the model would have shown nothing.
@@ -183,10 +183,10 @@ pd.DataFrame(
 ).fillna("").round(2)
 
 # %% [markdown]
-# ## Turn the dial
+# ## The confounder sweep
 #
-# The same 600 training films at every position; only the letters in the corner change. Three linear readers: of the pixels, of the first
-# layers of the backbone of lesson 02 (frozen), and of its corpus. *Internal* films wear markers as biased as those of the training, as a
+# The same 600 training films at every rho; only the letters in the corner change. Three linear probes: of the pixels, of the first
+# layers of the backbone of lesson 02 (frozen), and of its corpus. *Internal* films have markers as biased as those of the training, as a
 # random split of a biased collection does; on *external* films the marker tells nothing.
 
 # %% tags=["report"]
@@ -215,7 +215,7 @@ viz.plot_matrix(
 
 # %% [markdown]
 # The corpus resists best: the backbone learnt the ten findings where markers tell nothing, and kept little of the letters. What a frozen
-# network does not see, its reader cannot misuse. The reader of pixels obeys less than that of the first layers, perhaps because letters are
+# network does not see, its probe cannot misuse. The probe of pixels follows the marker less than that of the first layers, perhaps because letters are
 # hard to read from coarse pixels.
 #
 # ## Where does such a model look?
@@ -254,8 +254,8 @@ viz.plot_forest(
 # %% [markdown]
 # ## What helps, and what does it cost?
 #
-# Five remedies for the reader of the first layers at rho = 0.75, judged outside. What a remedy costs is its AUC at rho = 0, where there is
-# nothing to cure. Painting any marker onto the training films is, here, the dial turned back to 0: it needs somebody who has noticed the
+# Five remedies for the probe of the first layers at rho = 0.75, evaluated outside. What a remedy costs is its AUC at rho = 0, where there is
+# nothing to cure. Painting any marker onto the training films is, here, rho set back to 0: it needs somebody who has noticed the
 # marker, and so does erasing. Covering all but the lungs needs only masks (here the true ones).
 
 # %% tags=["report"]
@@ -281,10 +281,10 @@ pd.DataFrame(
 
 # %% [markdown]
 # Taking the letters away restores what they cost, at hardly a price here, and so does showing the lungs alone; all of this is one run,
-# without intervals of the differences. Balanced draws lower the answers that obey, but gain nothing in AUC:
-# the few exceptions count more and stay few; at rho = 1 there is none, and no sampling mends that. Turning and shifting, the augmentation
-# that every paper names, makes letters harder to read too, but costs these linear readers more than the letters did: they know a film by
-# its places. And no remedy here helps against a confounder that lies in the lungs themselves, such as another machine.
+# without intervals of the differences. Balanced draws lower the share of answers that follow the marker, but gain nothing in AUC:
+# the few exceptions count more and stay few; at rho = 1 there is none, and no sampling repairs that. Turning and shifting, the augmentation
+# that every paper names, makes letters harder to read too, but costs these linear probes more than the letters did: they know a film by
+# its positions. And no remedy here helps against a confounder that lies in the lungs themselves, such as another machine.
 #
 # ## One film, one letter
 #
@@ -373,7 +373,7 @@ for name, split in (("by image", by_image), ("by patient", by_patient)):
 # %% [markdown]
 # ## Other seeds
 #
-# One run is one draw of patients and weights. `make seeds STUDY=marker_study` turns the dial for three seeds; this is the spread.
+# One run is one draw of patients and weights. `make seeds STUDY=marker_study` runs the sweep for three seeds; this is the spread.
 
 # %%
 if run.recorded("seeds_marker_study"):
@@ -391,9 +391,9 @@ else:
 # ## Real films
 #
 # With `mirror` set: which source is a film from, by the same trivial features. Source and class are tied together in every public
-# collection of COVID-19, so whoever knows the source knows most of the answer. Lungs can be removed only where somebody has drawn them;
-# the profile `mini` lets its segmenter draw them on every film, and asks the diagnosis too: what a border, or a film without its lungs,
-# says of the disease can only be the source. So its diagnosis is shown nothing but lungs, and is judged beside trivial models that see
+# collection of COVID-19, so whoever knows the source knows most of the answer. Lungs can be removed only where somebody has outlined them;
+# the profile `mini` lets its segmenter find them on every film, and asks the diagnosis too: what a border, or a film without its lungs,
+# says of the disease can only be the source. So its diagnosis is shown nothing but lungs, and is evaluated beside trivial models that see
 # whole films, or nothing but lungs either.
 
 # %%
@@ -419,41 +419,33 @@ if mirror and run.profile.sources.lungs_only:
                 f"Normal against other infection inside the NIH; trivial models see {what}"
             )
         )
-elif mirror:
+
+# %%
+if mirror and not run.profile.sources.lungs_only:
     real = Run("mini", out, mirror)
     every = real.images("diagnosis").drop_duplicates("group_id")
     few = every.sample(frac=1, random_state=0).groupby("dataset").head(80).reset_index(drop=True)
-    for asked, rows_of in (
-        ("of all", few),
-        ("with masks", every[every["lung_mask"].notna()].reset_index(drop=True)),
-    ):
-        source = rows_of["dataset"].astype("category").cat.codes.to_numpy()
-        which = ["thumbnail", "file size", "border"] + ["lungs removed", "lungs only"] * (
-            asked == "with masks"
-        )
+    masked = every[every["lung_mask"].notna()].reset_index(drop=True)
+    trivial = ["thumbnail", "file size", "border"]
+    for asked, part in (("of all", few), ("with masks", masked)):
+        source = part["dataset"].astype("category").cat.codes.to_numpy()
+        fold = evaluation.assign_folds(part["group_id"].to_numpy(), 3)
+        which = trivial + ["lungs removed", "lungs only"] * (asked == "with masks")
         scores, _ = evaluation.run_probes(
-            which,
-            source,
-            rows_of,
-            evaluation.assign_folds(rows_of["group_id"].to_numpy(), 3),
-            real.profile,
-            run.store,
-            draws=100,
+            which, source, part, fold, real.profile, run.store, draws=100
         )
-        label = f"{asked}: {len(rows_of)} of {rows_of['dataset'].nunique()} sources"
-        scores = scores[scores["score"] == "balanced_accuracy"].rename(
-            columns={"features": "label"}
-        )
+        scores = scores[scores["score"] == "balanced_accuracy"]
+        sources = part["dataset"].nunique()
         display(
             viz.plot_forest(
-                scores,
-                f"Which source is a real film from? ({label})",
+                scores.rename(columns={"features": "label"}),
+                f"Which source is a film from? ({asked}: {len(part)} of {sources} sources)",
                 "balanced accuracy (0-1; dashed: chance)",
-                chance=1 / rows_of["dataset"].nunique(),
+                chance=1 / sources,
                 synthetic=False,
             )
         )
-else:
+elif not mirror:
     print("not available here: set the parameter `mirror` to a folder of prepared real films")
 
 # %% [markdown]
@@ -463,12 +455,12 @@ else:
 #    lesson 04: Are patients kept apart? Was it tested on other hospitals? Do the classes come from the same sources? Are intervals given?
 # 2. CLAIM (a checklist for papers, docs/checklist.md) asks for "the robustness of the model" (item 30) and for failure analysis (item 37).
 #    Which figure above would you put into the paper, and which number would you be most ashamed of?
-# 3. At which rho does the reader of the first layers lose 0.02 of external AUC? What does the internal AUC say there?
+# 3. At which rho does the probe of the first layers lose 0.02 of external AUC? What does the internal AUC say there?
 # 4. Give the balanced draws only 30 films whose marker does not go with the diagnosis. Is that enough?
 
 # %% [markdown] tags=["solution"]
 # 1. Yes (`group_id`, tested); yes (three hospitals); in the virtual hospitals yes, in every public collection no; yes, by patient.
-#    2. The dial, for robustness; for shame the share of answers that change with the letters.
+#    2. The confounder sweep, for robustness; for shame the share of answers that change with the letters.
 
 # %% tags=["solution"]
 # Exercise 3: internal and external AUC of the probe of the first layers.

@@ -52,9 +52,9 @@ pd.Series(
 print(inspect.getsource(reading_room.Room.predict_pixels))
 
 # %% [markdown]
-# ## A word and its neighbours, by hand
+# ## A token and its neighbours, by hand
 #
-# How alike are two words? By the cosine of the angle between them: 1 points the same way, 0 is unrelated, -1 opposite. For a framed cell,
+# How alike are two tokens? By the cosine of the angle between them: 1 points the same way, 0 is unrelated, -1 opposite. For a framed cell,
 # one number for each cell of the film; in the room you frame a cell by a click.
 
 # %%

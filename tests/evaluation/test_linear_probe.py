@@ -193,7 +193,7 @@ def test_pooled_features_are_means_over_the_film(table, tmp_path):
 
     torch.manual_seed(0)
     network, store = Network(), Store(tmp_path)
-    got = linear_probe.pooled_features(network, table, PROFILE, store)
+    got = linear_probe.pooled_features(network, table, PROFILE, store, device="cpu")
     with torch.no_grad():
         one = network.features(datasets.image_dataset(table, PROFILE, store)[7]["image"][None])[0]
     np.testing.assert_allclose(got[7], one.reshape(5, -1).mean(1), rtol=1e-5)

@@ -14,7 +14,7 @@ def markdown(text):
 
 
 def lesson(*cells, parameters=PARAMETERS, fill=0):
-    """Percent source: title, parameters, the given cells, and `fill` more that print their number."""
+    """Percent source: title, parameters, the given cells, and `fill` more cells."""
     head = [markdown("# A made-up lesson"), code(parameters, "parameters")]
     return "\n".join([*head, *cells, *(code(f"print({i})") for i in range(fill))])
 

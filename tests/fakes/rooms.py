@@ -60,6 +60,7 @@ def fill(root):
         lambda part: cohort.draw_cohort(part, PROFILE.cohort, PROFILE.seed, workers=1),
     )
     table = Run(PROFILE, root).images("diagnosis")
+    table["part"] = table["split"].mask(table["external"].astype(bool), "external")
     for number, (stage, task) in enumerate(TASKS.items()):
         folder = stages.folder_of(PROFILE, stage, store)
         folder.mkdir()

@@ -109,3 +109,9 @@ def test_what_a_stage_depends_on_was_trained_on_too():
         ("segmenter", "mini"),
         ("backbone", "demo"),
     } <= found
+
+
+@pytest.mark.skipif(not cards(), reason="no weights are shipped yet: run make weights")
+def test_the_model_card_shows_the_numbers_of_the_shipped_weights():
+    models = {path.parent.name: read_json(path)["models"] for path in cards()}
+    assert ship_weights.numbers(models) in ship_weights.MODEL_CARD.read_text()

@@ -174,7 +174,7 @@ def train_adversarially():
         )
         return {"loss": sum(found.values()), **found}
 
-    training = Training("sgd", lr=1e-2, batch=4, steps=3, accumulate=2, clip=1.0)
+    training = Training("sgd", lr=0.05, batch=4, steps=4, accumulate=2, clip=2.0)
     loop.fit(nets, adversarial, images, training, device=CPU, progress=False)
     return nets.state_dict()
 
@@ -255,6 +255,8 @@ def profile(seed=0):
         transformer_training=Training(
             "sgd", lr=0.1, batch=8, steps=6, eval_every=3, checkpoint_every=2, threads=1
         ),
+        # Adam divides by the size of a gradient, and so makes rounding large where that is near 0
+        severity_training=replace(small.severity_training, optimizer="sgd", lr=0.1),
         segmenter=replace(
             small.segmenter,
             size=32,
@@ -371,13 +373,21 @@ def test_losses_that_call_parts_of_their_model_equal_those_of_one_process(two, n
 
 def test_other_trainings_move_what_they_train():
     """Else equality would prove nothing."""
-    nets, start = train_adversarially(), translator().state_dict()
-    for part in ("generator", "encoder", "discriminator", "mapping"):
-        names = [name for name in start if name.startswith(part)]
-        moved = max(float((nets[name] - start[name]).abs().max()) for name in names)
-        assert moved == 0 if part == "mapping" else moved > 1e-3
-    heads, start = train_two_heads(), TwoHeads().state_dict()
-    assert all(float((heads[name] - start[name]).abs().max()) > 0.01 for name in start)
+    nets = largest_move(train_adversarially(), translator().state_dict())
+    for name, moved in nets.items():
+        assert (moved == 0) == (name in ("mapping", "step")) and (moved == 0 or moved > 0.01)
+    heads = largest_move(train_two_heads(), TwoHeads().state_dict())
+    assert min(heads.values()) > 0.01
+
+
+def largest_move(after, before):
+    """{part of the model: largest change of a weight}."""
+    moved = {}
+    for name, tensor in after.items():
+        part = name.partition(".")[0]
+        change = float((tensor - before[name]).abs().max())
+        moved[part] = max(change, moved.get(part, 0.0))
+    return moved
 
 
 def test_stages_of_two_processes_equal_those_of_one(one, two, data_root):

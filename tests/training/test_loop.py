@@ -37,7 +37,7 @@ PAPER_VIT = Training(
 
 
 class Net(nn.Module):
-    """Small, with everything that carries state: batch norm, dropout, a channels_last convolution."""
+    """Small, with everything that carries state: batch norm, dropout, a channels_last conv."""
 
     def __init__(self):
         super().__init__()
@@ -181,8 +181,8 @@ def test_loop_is_the_loop_anyone_would_write(name, make):
             clip=0.5,
         ),
     )
-    ours, plain = linear(), linear()
-    fit(ours, data, training, seed=5)
+    trained, plain = linear(), linear()
+    fit(trained, data, training, seed=5)
     optimizer = make(plain.parameters())
     order = np.concatenate(
         [np.random.default_rng([5, epoch]).permutation(64) for epoch in range(3)]
@@ -195,7 +195,7 @@ def test_loop_is_the_loop_anyone_would_write(name, make):
         F.mse_loss(plain(data["image"][rows]), data["target"][rows]).backward()
         nn.utils.clip_grad_norm_(plain.parameters(), 0.5)
         optimizer.step()
-    torch.testing.assert_close(ours.state_dict(), plain.state_dict(), rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(trained.state_dict(), plain.state_dict(), rtol=1e-6, atol=1e-7)
 
 
 def test_no_mixed_precision_on_a_cpu():
@@ -359,8 +359,8 @@ def test_order_sees_every_image_once_an_epoch_and_can_be_entered_anywhere():
     assert all(sorted(whole[i : i + 10]) == list(range(10)) for i in range(0, 40, 10))
     assert whole[:10] != whole[10:20] and whole != batches.Order(10, seed=4).take(0, 40)
     assert batches.Order(10, seed=3).take(17, 9) == whole[17:26]
-    drawn = batches.Order(2, seed=0, weights=[1, 3]).take(0, 8000)
-    assert np.mean(drawn) == pytest.approx(0.75, abs=0.02)
+    indices = batches.Order(2, seed=0, weights=[1, 3]).take(0, 8000)
+    assert np.mean(indices) == pytest.approx(0.75, abs=0.02)
 
 
 def test_processes_share_out_each_step():
@@ -482,7 +482,7 @@ def test_empty_datasets_are_refused():
 @pytest.mark.parametrize("accumulate", [1, 2])
 @pytest.mark.parametrize("where", ["loss", "gradient"])
 def test_nan_stops_names_the_images_and_keeps_the_checkpoint(tmp_path, where, accumulate):
-    """A loss names the films of its own pass, a gradient those of the whole update, whichever pass
+    """A loss names the images of its own pass, a gradient those of the whole update, whichever pass
     spoilt it: here the first.
     """
     calls, data = [], linear_data()
