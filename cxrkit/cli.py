@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -294,7 +295,7 @@ def reproduce(
     """
     needs_extra("lessons", "cxrkit reproduce")
     from cxrkit.config import profiles
-    from cxrkit.config.settings_file import write_settings
+    from cxrkit.config.settings_file import kit_profile, write_settings
     from cxrkit.reproduction import plan, report, runner
     from cxrkit.storage.artifacts import Store
     from cxrkit.training import distributed
@@ -304,14 +305,14 @@ def reproduce(
             "torchrun would run every lesson in each of its processes: make the stages with "
             "`torchrun ... -m cxrkit stage NAME` first, then run `cxrkit reproduce` without it"
         )
-    if dry_run and not profile.endswith((".yaml", ".yml", ".toml")):
-        profile = f"{profile}+dry"
     asked = chosen_profile(profile, assignments, choices)
     if dry_run:
+        asked = replace(profiles.dry(asked), name=f"{asked.name}+dry")
         only = only or DRY_LESSONS
+    profile = asked.name
     store = Store(out, data_dir or mirror)
     try:
-        if asked != _named(profiles, asked.name):
+        if asked != kit_profile(asked.name):
             # lessons run in processes of their own, and read the changed profile from a file
             path = store.root / "runs" / asked.name / "settings.yaml"
             profile = str(write_settings(asked, path).resolve())
@@ -334,14 +335,6 @@ def reproduce(
     if failed:
         click.echo(f"failed: {', '.join(failed)}", err=True)
         sys.exit(1)
-
-
-def _named(profiles: Any, name: str) -> Profile | None:
-    """The kit's own profile of a name; None where there is none."""
-    try:
-        return profiles.get(name)
-    except ValueError:
-        return None
 
 
 @main.command()
@@ -462,7 +455,10 @@ def list_store(out: Path | None) -> None:
     from cxrkit.reproduction import inventory
     from cxrkit.storage.artifacts import Store
 
-    table = inventory.inventory(Store(out))
+    try:
+        table = inventory.inventory(Store(out))
+    except ValueError as error:
+        fail(error)
     if not len(table):
         click.echo(f"{Store(out).root}: empty")
         return

@@ -1,7 +1,7 @@
 """Vocabulary: words that data, models and metrics share, and the columns of a table of images."""
 
 from collections.abc import Collection
-from typing import Any
+from typing import Any, Literal
 
 FINDINGS = (
     "no_finding",
@@ -42,7 +42,9 @@ COLUMNS = (
     "lesion_mask",
     "visit",
 )  # number of the visit, or days since onset: orders the images of a patient
-HAS = {
+# what one may ask of a dataset, and the columns of which any answers it
+Question = Literal["findings", "diagnosis", "view", "severity", "readers", "lungs", "lesion"]
+HAS: dict[Question, tuple[str, ...]] = {
     "findings": FINDINGS,
     "diagnosis": ("diagnosis",),
     "view": ("view",),

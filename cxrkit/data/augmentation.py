@@ -38,7 +38,8 @@ def _shift(size: int, flip: float, generator: torch.Generator | None) -> tuple[n
     across, down, coin = draws.tolist()
     x = round((2 * across - 1) * 0.05 * size)
     y = round((2 * down - 1) * 0.05 * size)
-    return np.float64([[1, 0, x], [0, 1, y]]), coin < flip
+    matrix = np.array([[1, 0, x], [0, 1, y]], dtype=np.float64)
+    return matrix, coin < flip
 
 
 def _none(size: int, flip: float, generator: torch.Generator | None) -> tuple[None, bool]:

@@ -228,6 +228,8 @@ def _unpack(pack: zipfile.ZipFile | tarfile.TarFile, name: str, size: int, folde
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     opened = pack.open(name) if isinstance(pack, zipfile.ZipFile) else pack.extractfile(name)
+    if opened is None:
+        raise OSError(f"member {name!r} is not a file")
     with opened as source, open(part, "wb") as target:
         shutil.copyfileobj(source, target, 1 << 20)
         if target.tell() != size:

@@ -116,9 +116,16 @@ def plan(name: str) -> pd.DataFrame:
     masks = table["path"].map(lambda path: f"masks/{PurePosixPath(path).stem}.png")
     table["mask"] = masks.where(table["mask_id"].notna())
     table["mask_url"] = table["mask_id"].map(
-        lambda i: _address(spec, spec.masks.source, f"{i}.png"), na_action="ignore"
+        lambda i: _address(spec, _masks_of(spec).source, f"{i}.png"), na_action="ignore"
     )
     return table
+
+
+def _masks_of(spec: schema.Manifest) -> schema.Masks:
+    """Where the lung masks of a dataset lie, for a table that names some."""
+    if spec.masks is None:
+        raise ValueError(f"{spec.name}.json has no field masks, but its images have a mask_id")
+    return spec.masks
 
 
 def _address(spec: schema.Manifest, key: str, path: str) -> str:
@@ -279,8 +286,11 @@ def _get_public(job: _Job, row: Row) -> None:
     if isinstance(row["mask"], str):
         mask, original = job.folder / row["mask"], job.folder / (row["mask"] + ".source")
         download(row["mask_url"], original, **job.connection)
-        shape = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE).shape
-        write_atomic(mask, prepare_mask(original.read_bytes(), shape, job.spec.masks.place))
+        image = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+        if image is None:
+            raise FetchError(f"{path} is not an image")
+        place = _masks_of(job.spec).place
+        write_atomic(mask, prepare_mask(original.read_bytes(), image.shape, place))
         original.unlink()
         job.record[row["mask"]] = sha256(mask)
 

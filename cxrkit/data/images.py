@@ -265,7 +265,7 @@ def _dicom_values(dataset: pydicom.Dataset, path: Path) -> tuple[np.ndarray, tup
 
     Modality LUT, VOI LUT or window, and inversion are applied.
     """
-    from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi_lut
+    from pydicom.pixels.processing import apply_color_lut, apply_modality_lut, apply_voi_lut
 
     if "PixelData" not in dataset:
         raise ImageError(f"{path}: a DICOM file without pixels; export the image itself")

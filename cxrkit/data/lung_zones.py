@@ -10,7 +10,7 @@ B batch, H W image; a 3x2 array has row 0 = upper zone, column 0 = patient's rig
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import overload
 
 import cv2
 import numpy as np
@@ -22,8 +22,6 @@ CUTS = (5 / 12, 2 / 3)
 # right/left upper/middle/lower lung zone
 ZONE_NAMES = (("rul", "lul"), ("rml", "lml"), ("rll", "lll"))
 DEBRIS = 0.05  # a component below this share of the largest one is no lung
-
-Array = TypeVar("Array", np.ndarray, torch.Tensor)
 
 
 def _as_bool(mask: np.ndarray) -> np.ndarray:
@@ -125,7 +123,13 @@ def zones_of_sides(
     return out if choices.array_columns == "patient_right" else out[:, ::-1]
 
 
-def zones(lung_mask: Array, choices: Choices = Choices()) -> Array:
+@overload
+def zones(lung_mask: np.ndarray, choices: Choices = ...) -> np.ndarray: ...
+@overload
+def zones(lung_mask: torch.Tensor, choices: Choices = ...) -> torch.Tensor: ...
+def zones(
+    lung_mask: np.ndarray | torch.Tensor, choices: Choices = Choices()
+) -> np.ndarray | torch.Tensor:
     """The six zones of lung masks.
 
     A pixel row r lies at f = (r + 0.5 - top) / (bottom - top + 1) of the height of the lungs: zone
@@ -141,13 +145,16 @@ def zones(lung_mask: Array, choices: Choices = Choices()) -> Array:
     Raises:
         ValueError: another shape or other mask values.
     """
-    is_tensor = isinstance(lung_mask, torch.Tensor)
-    masks = lung_mask.detach().cpu().numpy() if is_tensor else np.asarray(lung_mask)
+    if isinstance(lung_mask, torch.Tensor):
+        masks = lung_mask.detach().cpu().numpy()
+    else:
+        masks = np.asarray(lung_mask)
     if masks.ndim != 3:
         raise ValueError(f"lung_mask has shape {masks.shape}; expected (B, H, W)")
     out = np.stack([zones_of_sides(*sides(mask, choices), choices) for mask in masks])
-    # (B, 3, 2, H, W)
-    return torch.from_numpy(out).to(lung_mask.device) if is_tensor else out
+    if isinstance(lung_mask, torch.Tensor):
+        return torch.from_numpy(out).to(lung_mask.device)  # (B, 3, 2, H, W)
+    return out  # (B, 3, 2, H, W)
 
 
 def coverage(lesion: np.ndarray, zone_masks: np.ndarray) -> np.ndarray:
@@ -246,7 +253,13 @@ def roi_pool(
     return torch.where(inside.any(dim=-1).any(dim=-1), pooled, torch.zeros_like(pooled))
 
 
-def brixia_to_array(scores: Array, threshold: float = 1) -> Array:
+@overload
+def brixia_to_array(scores: np.ndarray, threshold: float = ...) -> np.ndarray: ...
+@overload
+def brixia_to_array(scores: torch.Tensor, threshold: float = ...) -> torch.Tensor: ...
+def brixia_to_array(
+    scores: np.ndarray | torch.Tensor, threshold: float = 1
+) -> np.ndarray | torch.Tensor:
     """Brixia zone scores -> severity array.
 
     A, B, C run down the patient's right lung (image left), D, E, F down the left (Borghesi and
@@ -273,7 +286,13 @@ def brixia_to_array(scores: Array, threshold: float = 1) -> Array:
     return lib.stack([involved[..., :3], involved[..., 3:]], -1)  # (..., 3, 2)
 
 
-def severity_score(array: Array, how: str = "soft") -> Array:
+@overload
+def severity_score(array: np.ndarray, how: str = ...) -> np.ndarray: ...
+@overload
+def severity_score(array: torch.Tensor, how: str = ...) -> torch.Tensor: ...
+def severity_score(
+    array: np.ndarray | torch.Tensor, how: str = "soft"
+) -> np.ndarray | torch.Tensor:
     """Severity score of severity arrays (section 3.3).
 
     Args:

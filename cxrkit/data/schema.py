@@ -8,9 +8,9 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cxrkit.config import paths
-from cxrkit.config.vocabulary import HAS, known
+from cxrkit.config.vocabulary import HAS, Question, known
 
-LICENCES = (
+Licence = Literal[
     "permissive",
     "permissive_as_listed",
     "noncommercial",
@@ -20,7 +20,7 @@ LICENCES = (
     "collection_cc_by_origin_unclear",
     "mixed",
     "your_own",
-)
+]
 
 Https = Annotated[str, Field(pattern="^(https://.+)?$")]  # a manifest leads nowhere else
 
@@ -80,9 +80,9 @@ class Manifest(_Strict):
     about: str
     obtain: str
     licence: str
-    licence_class: Literal[LICENCES]
+    licence_class: Licence
     citation: list[str]
-    provides: list[Literal[tuple(HAS)]]  # what its rows may carry
+    provides: list[Question]  # what its rows may carry
     group: str = ""  # group_id from patient_id, such as "n{:0>8}"; blank = <name>:<patient_id>
     path: str = "{}"  # where an image lies in the folder
     tables: list[Table] = []

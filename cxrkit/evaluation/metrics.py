@@ -31,27 +31,27 @@ def _rows(
     and 1.
     """
     y = np.asarray(y, dtype=np.float64)
-    scores = [np.asarray(s, dtype=np.float64) for s in scores]
+    vectors = [np.asarray(s, dtype=np.float64) for s in scores]
     names = np.arange(len(y)) if groups is None else np.asarray(groups)
-    if {len(a) for a in (*scores, names)} != {len(y)}:
+    if {len(a) for a in (*vectors, names)} != {len(y)}:
         raise ValueError(
-            f"unequal lengths: labels {len(y)}, scores {[len(s) for s in scores]}, groups "
+            f"unequal lengths: labels {len(y)}, scores {[len(s) for s in vectors]}, groups "
             f"{len(names)}"
         )
     known = ~np.isnan(y)
     y, names = y[known], names[known]
-    scores = [s[known] for s in scores]
+    vectors = [s[known] for s in vectors]
     if binary and not ((y == 0) | (y == 1)).all():
         raise ValueError(
             f"labels must be 0, 1 or NaN, not {np.setdiff1d(y, (0, 1))[:5]}; for classes see "
             "macro_auc"
         )
-    if not all(np.isfinite(s).all() for s in scores):
+    if not all(np.isfinite(s).all() for s in vectors):
         raise ValueError("scores of rows with a known label must be finite")
     numbers = np.arange(len(y))
     if groups is not None:
         numbers = np.unique(names, return_inverse=True)[1]
-    return y, *scores, numbers
+    return y, *vectors, numbers
 
 
 # ranking
@@ -133,13 +133,13 @@ def delong(
     Raises:
         ValueError: As `auc`.
     """
-    y, *scores, group = _rows(y, *scores, groups=groups)
-    positive, k = y == 1, len(scores)
+    y, *vectors, group = _rows(y, *scores, groups=groups)
+    positive, k = y == 1, len(vectors)
     m, n = positive.sum(), (~positive).sum()
     if not (m and n):
         return np.full(k, np.nan), np.full((k, k), np.nan)
-    p = np.stack(scores, axis=1)  # (rows, k)
-    ranks = np.stack([stats.rankdata(s) for s in scores], axis=1)  # (rows, k)
+    p = np.stack(vectors, axis=1)  # (rows, k)
+    ranks = np.stack([stats.rankdata(s) for s in vectors], axis=1)  # (rows, k)
     # (m, k) share of negatives below each positive, (n, k) share of positives above each negative
     v10 = (ranks[positive] - stats.rankdata(p[positive], axis=0)) / n
     v01 = 1 - (ranks[~positive] - stats.rankdata(p[~positive], axis=0)) / m

@@ -36,8 +36,8 @@ def resample(
         The values, (draws,); NaN where the statistic is undefined. All are NaN for a single group:
         one patient says nothing of others.
     """
-    arrays = [np.asarray(a) for a in arrays]
-    rows = np.arange(len(arrays[0]))
+    columns = [np.asarray(a) for a in arrays]
+    rows = np.arange(len(columns[0]))
     number = rows
     if groups is not None:
         number = np.unique(np.asarray(groups), return_inverse=True)[1]
@@ -51,7 +51,7 @@ def resample(
         chosen = rng.integers(len(members), size=len(members))
         if groups is not None:
             chosen = np.concatenate([members[g] for g in chosen])
-        values[i] = statistic(*(a[chosen] for a in arrays))
+        values[i] = statistic(*(column[chosen] for column in columns))
     return values
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import NamedTuple, overload
 
 import torch
 import torch.nn.functional as F
@@ -202,7 +202,19 @@ def recorded(model: CorpusViT) -> Iterator[Recording]:
             block.attn.fused = value
 
 
-def apply_rule(seen: Recording, module: nn.Module, R: torch.Tensor) -> torch.Tensor | tuple:
+# modules that read one tensor; MatMul and Add read two
+OneInput = nn.Linear | Select | nn.LayerNorm | nn.GELU | nn.Softmax
+
+
+@overload
+def apply_rule(seen: Recording, module: OneInput, R: torch.Tensor) -> torch.Tensor: ...
+@overload
+def apply_rule(
+    seen: Recording, module: MatMul | Add, R: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]: ...
+def apply_rule(
+    seen: Recording, module: nn.Module, R: torch.Tensor
+) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
     """Send the relevance of a module's output back to its input, or to each of its two inputs."""
     inputs, output = seen[module]
     return RULES[type(module)](module, inputs, output, R)

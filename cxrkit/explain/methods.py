@@ -29,7 +29,7 @@ __all__ = ["METHODS", "CLASS_INDEPENDENT", "Explanation", "through_backbone", "u
 
 
 class Explanation(Protocol):
-    """What an entry of METHODS is."""
+    """What an entry of METHODS is; beside these arguments it may have options of its own."""
 
     def __call__(
         self,
@@ -39,7 +39,6 @@ class Explanation(Protocol):
         *,
         device: torch.device | None = None,
         chunk: int = CHUNK,
-        **options: Any,
     ) -> torch.Tensor:
         """Explain outputs of a model.
 
@@ -49,14 +48,14 @@ class Explanation(Protocol):
             target: see `targets`.
             device: where to compute; default: `pick_device()`.
             chunk: images that are explained at once.
-            options: of the method.
 
         Returns:
             (B, h, w), or (B, n, h, w) for a sequence of n classes, on the CPU.
         """
+        ...
 
 
-def in_chunks(method: Callable[..., torch.Tensor]) -> Explanation:
+def in_chunks(method: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
     """Make an entry of METHODS from a function that explains one chunk for one target an image."""
 
     @functools.wraps(method)

@@ -7,6 +7,7 @@ or a function of the outputs. n outputs explained, B batch, K classes.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TypeGuard
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ Outputs = dict[str, torch.Tensor]
 Target = int | torch.Tensor | np.ndarray | Sequence[int] | Callable[[Outputs], torch.Tensor]
 
 
-def asks_for_several(target: Target) -> bool:
+def asks_for_several(target: Target) -> TypeGuard[Sequence[int]]:
     """Whether a target asks for several maps of each image.
 
     A list does. A tensor or array (B,) names one class an image.

@@ -177,7 +177,7 @@ class PooledHead(nn.Module):
         """
         pooled = features.mean((2, 3))  # (B, C)
         out = {"logits": self.head(pooled)}  # (B, K)
-        if self.map_head is not None:
+        if self.map_head is not None and self.proj is not None:
             cells = F.relu(self.proj(features))  # (B, D, h, w)
             out["severity_logits"] = self.map_head(cells)  # (B, 1, s*h, s*w)
             out["severity_map"] = out["severity_logits"].sigmoid()

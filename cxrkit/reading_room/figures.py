@@ -9,7 +9,7 @@ from __future__ import annotations
 import html
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeGuard
 
 import cv2
 import numpy as np
@@ -115,7 +115,7 @@ class Scene:
         return min(self.state.layer, len(self.prediction.attention) - 1)
 
 
-def _has_known_zones(truth: Truth | None) -> bool:
+def _has_known_zones(truth: Truth | None) -> TypeGuard[Truth]:
     """Whether the truth is shown and all six zones are known."""
     return truth is not None and not np.isnan(truth.severity_array).any()
 

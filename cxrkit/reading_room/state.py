@@ -19,6 +19,7 @@ import cv2
 import numpy as np
 import pandas as pd
 import torch
+from torch import nn
 
 from cxrkit.config.choices import Choices
 from cxrkit.config.vocabulary import DIAGNOSES, FINDINGS, HAS, VIEWS, known
@@ -30,6 +31,7 @@ from cxrkit.evaluation import follow_up, metrics
 from cxrkit.explain import deep_taylor
 from cxrkit.inference import predictor, trained
 from cxrkit.inference.quality import load_quality_control
+from cxrkit.models.corpus_vit import CorpusViT
 from cxrkit.reading_room.edits import EDITS, asks_for_cell
 from cxrkit.simulation import hospital
 from cxrkit.tasks import diagnosis, severity
@@ -188,7 +190,7 @@ class Room:
     @property
     def grid(self) -> tuple[int, int]:
         """Rows and columns (h, w) of the corpus."""
-        return self.models["PA"].transformer.grid
+        return _transformer_of(self.models["PA"]).grid
 
     @property
     def is_virtual(self) -> bool:
@@ -342,7 +344,7 @@ class Room:
         visible = predictor.visible(pixels, mask, self.profile)
         visible = predictor.network_input(visible, self.profile)  # (1, 1, s, s)
         corpus = model.corpus(visible.to(device_of(model)))  # (1, C, h, w)
-        vit = model.transformer
+        vit = _transformer_of(model)
         with deep_taylor.recorded(vit) as recorded:
             logits = vit(corpus)["logits"]  # (1, 3)
         (first, *_), _ = recorded[vit.blocks[0].norm1]  # inputs, output
@@ -455,9 +457,20 @@ class Room:
         return measured.get("limit", np.inf)
 
 
+def _transformer_of(model: nn.Module) -> CorpusViT:
+    """The corpus ViT of a diagnosis model; a network that it is compared with has none."""
+    transformer = model.transformer
+    if not isinstance(transformer, CorpusViT):
+        raise TypeError(f"the reading room shows a CorpusViT, not a {type(transformer).__name__}")
+    return transformer
+
+
 def _cell_of(edit: str, cell: tuple[int, int]) -> tuple[int, int] | None:
     """The cell that an edit depends on, so that the others share one kept prediction."""
-    return tuple(cell) if asks_for_cell(edit) else None
+    if not asks_for_cell(edit):
+        return None
+    row, column = cell
+    return row, column
 
 
 def _to_numpy(tensor: torch.Tensor) -> np.ndarray:

@@ -26,6 +26,7 @@ from cxrkit.data.datasets import external_or_test
 from cxrkit.evaluation import metrics, resampling
 from cxrkit.evaluation.summaries import metrics_of
 from cxrkit.models import factory
+from cxrkit.models.corpus_vit import CorpusViT
 from cxrkit.pipeline import stages
 from cxrkit.pipeline.derived import with_masks
 from cxrkit.pipeline.task_data import images_for
@@ -187,6 +188,8 @@ def cell_costs(cell: Cell, store: Store) -> dict[str, float]:
     # the transformer alone trains, on a corpus computed once
     if cell.stage == DIAGNOSIS and profile.transformer.frozen:
         vit = whole.transformer
+        if not isinstance(vit, CorpusViT):
+            raise TypeError(f"a frozen backbone needs a CorpusViT, not a {type(vit).__name__}")
         trained = network_builder(profile, map_head, "transformer")
         shape = (vit.patch_embed.proj.in_channels, *vit.grid)
     seconds_before = 0.0

@@ -436,7 +436,7 @@ def _run_on_cluster(
 ) -> Iterator[tuple[Cell, str | None]]:
     """`run_cells` as tasks of a Dask cluster: that of `scheduler`, or one of local processes."""
     try:
-        import dask
+        import dask.config
         from distributed import Client, LocalCluster, as_completed
     except ImportError as error:
         raise RuntimeError('a grid on workers needs dask: pip install "cxrkit[cluster]"') from error
@@ -449,12 +449,13 @@ def _run_on_cluster(
         },
     }
     with dask.config.set(settings), contextlib.ExitStack() as stack:
+        cluster = scheduler
         if not scheduler:
             cluster = LocalCluster(
                 n_workers=workers, threads_per_worker=1, memory_limit=0, dashboard_address=None
             )
-            scheduler = stack.enter_context(cluster)
-        client = stack.enter_context(Client(scheduler))
+            stack.enter_context(cluster)
+        client = stack.enter_context(Client(cluster))
         options = {"resources": {"GPU": 1}} if "GPU" in _offered_resources(client) else {}
         tasks, cells_of = {}, {}
         for cell in cells:
@@ -474,9 +475,10 @@ def _offered_resources(client: Client) -> set[str]:
 
     An adaptive cluster starts its first worker only for a task, here for an empty one.
     """
-    if not client.scheduler_info(n_workers=-1)["workers"]:
+    scheduler = client.scheduler_info(n_workers=-1)
+    if not scheduler["workers"]:
         warnings.warn(
-            f"no worker at {client.scheduler.address} yet: waiting for a first one", stacklevel=2
+            f"no worker at {scheduler['address']} yet: waiting for a first one", stacklevel=2
         )
     client.submit(os.getpid, pure=False).result()
     names = set()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 
 import filelock
@@ -20,29 +22,35 @@ from cxrkit.storage.atomic import read_json
 COLUMNS = ["name", "stage", "bytes", "profiles"]
 DERIVED = ("images", "masks", "blackened")  # made from artifacts and datasets, not by a stage
 SETTINGS = "settings.json"
+RUN_SETTINGS = "settings.yaml"  # of a changed profile, beside its lessons
+REMOVED = ".removed"  # ends the name of a folder whose removal has begun
 
 
-def _steps(profile: Profile, name: str) -> Iterator[tuple[str, Profile]]:
-    """A stage and all that it depends on."""
-    yield name, profile
+def _collect(profile: Profile, name: str, steps: set[tuple[str, Profile]]) -> None:
+    """Add a stage and all that it depends on to the steps."""
+    if (name, profile) in steps:
+        return
+    steps.add((name, profile))
     for before, other in stages.upstream(profile, name):
-        yield from _steps(other, before)
+        _collect(other, before, steps)
 
 
-def needed_by(profile: Profile) -> set[str]:
-    """Names of the artifacts that a profile needs, those of its grid and rehearsal included."""
-    wanted = [(profile, name) for name in stages.STAGES]
-    cells = [
-        *grid.grid_cells(profile),
-        *grid.rehearsal_cells(profile),
-        *grid.open_choice_cells(profile),
-    ]
-    wanted += [(cell.profile, cell.stage) for cell in cells]
-    names: set[str] = set()
-    for start, name in wanted:
-        for step, other in _steps(start, name):
-            names.add(f"{step}-{key(stages.settings(other, step))}")
-    return names
+@lru_cache
+def needed_by(profile: Profile) -> frozenset[str]:
+    """Names of the artifacts that a profile needs, those of its grid at all seeds included."""
+    steps: set[tuple[str, Profile]] = set()
+    for name in stages.STAGES:
+        _collect(profile, name, steps)
+    for seed in sorted({profile.seed, *profile.grid.seeds}):
+        seeded = replace(profile, seed=seed)
+        cells = [
+            *grid.grid_cells(seeded),
+            *grid.rehearsal_cells(seeded),
+            *grid.open_choice_cells(seeded),
+        ]
+        for cell in cells:
+            _collect(cell.profile, cell.stage, steps)
+    return frozenset(f"{name}-{key(stages.settings(other, name))}" for name, other in steps)
 
 
 class _Needs:
@@ -54,23 +62,28 @@ class _Needs:
 
     def of(self, folder: Path) -> list[str]:
         """Names of the profiles that need a folder of the store."""
+        if folder.name.endswith(REMOVED):
+            return []
         stage = folder.name.rpartition("-")[0]
         if stage not in DERIVED:
             return [name for name, needed in self.names.items() if folder.name in needed]
         settings = read_json(folder / SETTINGS)
-        if stage == "masks":
-            return self._of_name(folder, str(settings["segmenter"]))
-        if stage == "blackened":
-            return [p.name for p in self.known if p.sources.lungs_only]
-        return self._of_dataset(folder, str(settings["dataset"]))
+        origin = settings.get("dataset" if stage == "images" else "segmenter")
+        if not isinstance(origin, str):
+            return []  # as an earlier version of the kit wrote it: nothing finds it again
+        if stage == "images":
+            return self._of_dataset(folder, origin)
+        return self._of_name(folder, origin)
 
     def _of_name(self, folder: Path, name: str) -> list[str]:
         """Profiles that need the artifact that a derived folder was made from."""
         origin = folder.with_name(name)
-        return self.of(origin) if origin.is_dir() else []
+        if name.rpartition("-")[0] in DERIVED and not origin.is_dir():
+            return []
+        return self.of(origin)
 
     def _of_dataset(self, folder: Path, dataset: str) -> list[str]:
-        """Profiles that read the images of a cache: "store:<artifact>", "data:<name>" or "files"."""
+        """Profiles that read a cache of images of "store:<artifact>", "data:<name>" or "files"."""
         where, _, name = dataset.partition(":")
         if where == "store":
             return self._of_name(folder, name)
@@ -79,24 +92,34 @@ class _Needs:
         return ["files outside of the store"]
 
 
+def _is_artifact(folder: Path) -> bool:
+    """Whether a folder is a finished stage, a derived folder, or what is left of a removed one."""
+    stage, _, digest = folder.name.removesuffix(REMOVED).rpartition("-")
+    is_key = len(digest) == 12 and set(digest) <= set("0123456789abcdef")
+    if not is_key or stage not in (*stages.STAGES, *DERIVED):
+        return False
+    if folder.is_symlink() or not folder.is_dir():
+        return False
+    return folder.name.endswith(REMOVED) or (folder / SETTINGS).is_file()
+
+
 def _artifact_folders(root: Path) -> list[Path]:
-    """Finished folders of stages and derived folders, sorted; nothing else in the store."""
-    known = {*stages.STAGES, *DERIVED}
-    found = []
-    for folder in sorted(root.iterdir()) if root.is_dir() else []:
-        stage, _, digest = folder.name.rpartition("-")
-        is_key = len(digest) == 12 and set(digest) <= set("0123456789abcdef")
-        if folder.is_dir() and stage in known and is_key and (folder / SETTINGS).is_file():
-            found.append(folder)
-    return found
+    """The artifacts of a store, sorted; nothing else in it."""
+    if not root.is_dir():
+        return []
+    return [folder for folder in sorted(root.iterdir()) if _is_artifact(folder)]
 
 
 def _size(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
-def _kit_profiles(keep: Sequence[str]) -> list[Profile]:
-    return [get_profile(name) for name in keep or profiles.PROFILES]
+def _profiles(store: Store, keep: Sequence[str]) -> list[Profile]:
+    """Those to keep; by default those of the kit, and changed ones that ran in this store."""
+    if keep:
+        return [get_profile(name) for name in keep]
+    changed = sorted(store.root.glob(f"runs/*/{RUN_SETTINGS}"))
+    return [get_profile(name) for name in (*profiles.PROFILES, *map(str, changed))]
 
 
 def inventory(store: Store, keep: Sequence[str] = ()) -> pd.DataFrame:
@@ -104,7 +127,8 @@ def inventory(store: Store, keep: Sequence[str] = ()) -> pd.DataFrame:
 
     Args:
         store: whose folder is listed; lessons (runs/) and datasets (data/) are no artifacts.
-        keep: names or settings files of the profiles that are asked; () = all of the kit.
+        keep: names or settings files of the profiles that are asked; () = all of the kit, and
+            those that `cxrkit reproduce --set` left in runs/ of the store.
 
     Returns:
         `name` of the folder, `stage`, `bytes`, and `profiles`, the names of those that need it.
@@ -112,7 +136,7 @@ def inventory(store: Store, keep: Sequence[str] = ()) -> pd.DataFrame:
     Raises:
         ValueError: a profile is unknown.
     """
-    needs = _Needs(_kit_profiles(keep))
+    needs = _Needs(_profiles(store, keep))
     rows = []
     for folder in _artifact_folders(store.root):
         stage = folder.name.rpartition("-")[0]
@@ -136,7 +160,10 @@ def remove(table: pd.DataFrame) -> None:
         except filelock.Timeout:
             continue
         try:
-            shutil.rmtree(folder)
+            # a folder under its own name is always whole, also after a kill
+            half = folder.with_name(folder.name.removesuffix(REMOVED) + REMOVED)
+            folder.rename(half)
+            shutil.rmtree(half)
         finally:
             lock.release()
 
@@ -147,5 +174,5 @@ def as_text(table: pd.DataFrame) -> str:
     for row in table.itertuples():
         needed = row.profiles or "no profile"
         lines.append(f"{Path(row.name).name:36} {row.bytes / 1e6:9.1f} MB  {needed}")
-    lines.append(f"{'together':36} {table['bytes'].sum() / 1e6:9.1f} MB")
+    lines.append(f"{'in all':36} {table['bytes'].sum() / 1e6:9.1f} MB")
     return "\n".join(lines)

@@ -104,7 +104,8 @@ def read_lesson(path: Path, solved: bool = False) -> NotebookNode:
             continue
         exercise = ""
         if cell.cell_type == "code":
-            exercise = re.match(r"(#.*\n?)*", cell.source).group().rstrip()
+            comment = re.match(r"(#.*\n?)*", cell.source)
+            exercise = comment.group().rstrip() if comment else ""
         cell.source = f"{exercise}\n{BLANK[cell.cell_type]}".lstrip()
     return notebook
 

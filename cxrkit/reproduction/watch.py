@@ -175,9 +175,11 @@ def call_in_subprocess(function: Callable[..., Any], *args: Any) -> Any:
             process.join(GRACE)
         except EOFError:
             process.join()
-            killed = ": it was killed, perhaps for lack of memory" if process.exitcode < 0 else ""
+            code = process.exitcode
+            was_killed = code is not None and code < 0
+            killed = ": it was killed, perhaps for lack of memory" if was_killed else ""
             raise ChildProcessError(
-                f"the process of {function.__name__} ended with exit code {process.exitcode} and "
+                f"the process of {function.__name__} ended with exit code {code} and "
                 f"no answer{killed}"
             ) from None
         finally:
@@ -202,7 +204,10 @@ def _answer(sender: Connection, function: Callable[..., Any], args: tuple) -> No
 
 def _end_after_parent() -> None:
     """Wait for the end of the parent, which a SIGKILL ends without a word; then end too."""
-    multiprocessing.parent_process().join()
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        raise RuntimeError("this process was not started by another one")
+    parent.join()
     _kill_with_children(os.getpid())
 
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import cv2
 import numpy as np
@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from cxrkit.config.sections import Profile
     from cxrkit.models.densenet import Backbone
     from cxrkit.simulation.cohort import Cohort
+
+Model = TypeVar("Model", bound=nn.Module)
 
 RHOS = (0.0, 0.25, 0.5, 0.75, 1.0)
 # where fixes are compared: at 1 no image is left from which balancing could learn the difference
@@ -299,14 +301,14 @@ def cross_entropy(model: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Ten
 
 
 def fit_model(
-    make_model: Callable[[torch.Tensor], nn.Module],
+    make_model: Callable[[torch.Tensor], Model],
     features: torch.Tensor,
     codes: np.ndarray,
     training: sections.Training,
     weights: np.ndarray | None = None,
     seed: int = 0,
     device: torch.device | None = None,
-) -> nn.Module:
+) -> Model:
     """Make a model for features and train it on them.
 
     Args:

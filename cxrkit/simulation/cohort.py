@@ -210,17 +210,13 @@ def _join(chunks: list[Path], folder: Path) -> None:
 
 def _join_stack(chunks: list[Path], name: str, path: Path, total: int) -> None:
     """Write one stack of `total` films, chunk by chunk, so that it need not fit into memory."""
-    stack = None
-    row = 0
-    for chunk in chunks:
-        with np.load(chunk) as file:
-            part = file[name]
-        if stack is None:
-            shape = (total, *part.shape[1:])
-            stack = np.lib.format.open_memmap(path, "w+", part.dtype, shape)
-        stack[row : row + len(part)] = part
-        row += len(part)
-    stack.flush()
+    mapped.write_parts(path, (_read_chunk(chunk, name) for chunk in chunks), total)
+
+
+def _read_chunk(chunk: Path, name: str) -> np.ndarray:
+    """One of the arrays of a chunk."""
+    with np.load(chunk) as file:
+        return file[name]
 
 
 def cohort_digest(folder: str | Path) -> str:

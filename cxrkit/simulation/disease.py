@@ -50,7 +50,7 @@ class Region:
     y: np.ndarray  # (D, 1, 1)
     x: np.ndarray  # (D, h, w)
     wall: np.ndarray  # (D, h, w) mm to the surface of the lung
-    lung: np.ndarray | None  # bool (D, h, w), inside the lesion's lobes
+    lung: np.ndarray  # bool (D, h, w), inside the lesion's lobes
 
     def distance(self, centre: Sequence[float], radius: Sequence[float]) -> np.ndarray:
         """Distance (D, h, w) from `centre` (z, y, x mm) in units of `radius`."""
@@ -61,9 +61,10 @@ class Region:
         )
 
     def coarse(self) -> Region:
-        """Every second row and column, without the lobes."""
-        z, x, wall = (volume[:, ::2, ::2] for volume in (self.z, self.x, self.wall))
-        return Region(z, self.y, x, wall, None)
+        """Every second row and column."""
+        volumes = (self.z, self.x, self.wall, self.lung)
+        z, x, wall, lung = (volume[:, ::2, ::2] for volume in volumes)
+        return Region(z, self.y, x, wall, lung)
 
 
 # texture
@@ -299,13 +300,15 @@ def _reach_span(chest: Chest, lesion: Lesion) -> list[np.ndarray]:
 
 def _reach(lesion: Lesion) -> tuple[float, float, float]:
     """Distances in mm that a lesion reaches up, forwards and sideways."""
+    z, y, x = lesion.radius
     if lesion.kind == "plate":
-        return lesion.radius[2] * 0.7 + 10, lesion.radius[1] + 6, lesion.radius[2] + 6
+        return x * 0.7 + 10, y + 6, x + 6
     if lesion.kind == "haze":
-        return tuple(1.9 * r for r in lesion.radius)
+        return 1.9 * z, 1.9 * y, 1.9 * x
     if lesion.kind in ("big_heart", "full_heart"):
-        return tuple(load_atlas().heart_reach * lesion.radius[0] + 8)
-    return tuple(1.45 * r + 3 for r in lesion.radius)
+        up, forwards, sideways = load_atlas().heart_reach * lesion.radius[0] + 8
+        return up, forwards, sideways
+    return 1.45 * z + 3, 1.45 * y + 3, 1.45 * x + 3
 
 
 def _share(lesion: Lesion, region: Region) -> np.ndarray:

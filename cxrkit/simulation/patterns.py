@@ -46,7 +46,8 @@ def _draw_point(
     chance = np.isin(lobe_of, lobes).astype(np.float64)
     chance *= weight(*points.T, wall)
     i = rng.choice(len(points), p=chance / chance.sum())
-    return tuple(float(v) for v in points[i]), int(lobe_of[i])
+    z, y, x = points[i].tolist()
+    return (z, y, x), int(lobe_of[i])
 
 
 def _make_lesion(

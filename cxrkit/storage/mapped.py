@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import tokenize
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +45,26 @@ def begin(
             "set CXRKIT_STORE to a folder on a larger disk"
         ) from error
     return array
+
+
+def write_parts(file: str | os.PathLike, parts: Iterator[np.ndarray], total: int) -> None:
+    """Write an array part by part, so that it need not fit into memory.
+
+    Args:
+        file: a .npy file.
+        parts: the rows in order, (n, ...) each; at least one part.
+        total: rows of all parts together.
+
+    Raises:
+        OSError: there is no room.
+    """
+    first = next(parts)
+    array = begin(file, (total, *first.shape[1:]), first.dtype)
+    done = 0
+    for part in itertools.chain([first], parts):
+        array[done : done + len(part)] = part
+        done += len(part)
+    array.flush()
 
 
 def check(file: str | os.PathLike, shape: tuple[int, ...], dtype: DTypeLike = np.uint8) -> None:

@@ -90,7 +90,10 @@ class ContrastiveTask(Task):
 
     def training(self, images: int) -> Training:
         """The pre-training of the variant."""
-        return self.profile.variant.pretraining
+        pretraining = self.profile.variant.pretraining
+        if pretraining is None:
+            raise ValueError("this stage needs a profile with `variant.pretraining`")
+        return pretraining
 
     def predict(self, model: nn.Module, table: pd.DataFrame) -> pd.DataFrame:
         """The table as it is: SimCLR predicts nothing of an image."""
@@ -139,7 +142,7 @@ class ContrastiveTask(Task):
         metrics = {
             "images": {name: len(part) for name, part in parts.items()},
             "loss": history[-1]["loss"],
-            "loss_by_chance": math.log(2 * self.profile.variant.pretraining.batch - 1),
+            "loss_by_chance": math.log(2 * self.training(len(parts["train"])).batch - 1),
             "validation": self.recognition(model, parts["val"].head(MAX_VALIDATION_IMAGES)),
         }
         write_json(folder / "metrics.json", metrics)

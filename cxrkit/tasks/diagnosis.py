@@ -199,18 +199,14 @@ class DiagnosisTask(Task):
             A dataset with `features` (n, C, h, w), `diagnosis` (n,) and `index` (n,).
         """
         file.parent.mkdir(parents=True, exist_ok=True)
-        images, array, done = self.dataset(table), None, 0
+        images = self.dataset(table)
 
         def forward(model: nn.Module, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
             return {"features": model.corpus(batch["image"])}
 
-        for part in loop.outputs(model, images, ("features",), device=self.device, forward=forward):
-            rows = part["features"].numpy()  # (B, C, h, w)
-            if array is None:
-                array = mapped.begin(file, (len(images), *rows.shape[1:]), rows.dtype)
-            array[done : done + len(rows)] = rows
-            done += len(rows)
-        array.flush()
+        outputs = loop.outputs(model, images, ("features",), device=self.device, forward=forward)
+        parts = (output["features"].numpy() for output in outputs)  # (B, C, h, w) each
+        mapped.write_parts(file, parts, len(images))
         index = torch.arange(len(images))
         return batches.Mapped(file, "features", diagnosis=images.diagnosis, index=index)
 

@@ -452,6 +452,8 @@ class SegmentationTask(Task):
         masks = self.masks(model, forward, table, size)
         truth = self.dataset(table, size=size)
         lesions = self.dataset(table.assign(lung_mask=table["lesion_mask"]), size=size)
+        if truth.masks is None or lesions.masks is None:
+            raise ValueError("the dataset of a segmenter has no masks")
         rows = []
         for i, mask in enumerate(masks):
             image, lung = truth.images[i], truth.masks[i]

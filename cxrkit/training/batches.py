@@ -59,7 +59,7 @@ class Mapped(Tensors):
     def batch(self, indices: Sequence[int] | int) -> Batch:
         """Rows `indices` of every tensor, those of the file first."""
         if self._open is None:
-            self._open = np.load(self.file, mmap_mode="r")
+            self._open = np.lib.format.open_memmap(self.file, mode="r")
         return {self.name: torch.from_numpy(self._open[indices]), **super().batch(indices)}
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from cxrkit.training.loop import TrainingRun
 
 TensorDict = dict[str, torch.Tensor]
+Model = TypeVar("Model", bound=nn.Module)
 
 # fields of a `TrainingRun` that are kept beside its tensors
 STATE = ("setup", "step", "seen", "best_step", "best_score", "history", "losses")
@@ -75,7 +76,7 @@ def load_tensors(path: Path) -> tuple[TensorDict, dict[str, object]]:
     return tensors, json.loads(header.get("__metadata__", {}).get("state", "{}"))
 
 
-def load_weights(model: nn.Module, path: Path) -> nn.Module:
+def load_weights(model: Model, path: Path) -> Model:
     """Load weights.safetensors into a model.
 
     Args:
@@ -186,12 +187,12 @@ def load(run: TrainingRun) -> None:
     if run.rank == 0:
         for cut_off in run.folder.glob("*.part"):  # by a kill in the middle of a write
             cut_off.unlink()
-    finished = _read(run, "weights.safetensors")
+    finished = _read(run.folder / "weights.safetensors", run.setup)
     if finished is not None:
         run.best, values = finished
         _set_state(run, values)
         return
-    begun = _read(run, "checkpoint.safetensors")
+    begun = _read(run.folder / "checkpoint.safetensors", run.setup)
     if begun is None:
         return
     tensors, values = begun
@@ -214,14 +215,13 @@ def _set_state(run: TrainingRun, values: dict[str, object]) -> None:
         setattr(run, name, values[name])
 
 
-def _read(run: TrainingRun, name: str) -> tuple[TensorDict, dict] | None:
+def _read(path: Path, setup: dict[str, object]) -> tuple[TensorDict, dict] | None:
     """A file of the training's folder, whose settings must be those of the training."""
-    path = run.folder / name
     if not path.exists():
         return None
     tensors, values = load_tensors(path)
     changed = {}
-    for key, here in run.setup.items():
+    for key, here in setup.items():
         there = values["setup"].get(key)
         if there != here:
             changed[key] = (there, here)

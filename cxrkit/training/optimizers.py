@@ -76,9 +76,10 @@ def make_optimizer(
         ValueError: For an unknown name.
     """
     make = OPTIMIZERS[known(training.optimizer, OPTIMIZERS, "optimizer")]
-    if parameters is None:
-        parameters = [weight for weight in model.parameters() if weight.requires_grad]
-    return make(parameters, training)
+    if parameters is not None:
+        return make(parameters, training)
+    trainable = [weight for weight in model.parameters() if weight.requires_grad]
+    return make(trainable, training)
 
 
 def constant(step: int, training: Training) -> float:

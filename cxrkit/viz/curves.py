@@ -449,12 +449,12 @@ def plot_agreement(
         unit: of the scores.
         synthetic: whether the images are of virtual patients; the figure then says so.
     """
-    truth, predicted = np.asarray(truth, float), np.asarray(predicted, float)
+    true, read = np.asarray(truth, float), np.asarray(predicted, float)
     figure = StyledFigure(figsize=(11, 4.6), layout="constrained")
     left, right = figure.subplots(1, 2)
-    jitter = np.random.default_rng(0).uniform(-0.15, 0.15, len(truth))
+    jitter = np.random.default_rng(0).uniform(-0.15, 0.15, len(true))
     left.plot([0, 6], [0, 6], color="0.5", linestyle="--")
-    left.plot(truth + jitter, predicted, "o", color=BLUE, alpha=0.45, markersize=6)
+    left.plot(true + jitter, read, "o", color=BLUE, alpha=0.45, markersize=6)
     left.set(
         xlabel=f"true {unit}",
         ylabel=f"read {unit}",
@@ -462,8 +462,8 @@ def plot_agreement(
         ylim=(-0.4, 6.4),
         title="dashed: perfect reading",
     )
-    limits = metrics.bland_altman(predicted, truth)
-    mean, difference = (truth + predicted) / 2, predicted - truth
+    limits = metrics.bland_altman(read, true)
+    mean, difference = (true + read) / 2, read - true
     right.plot(mean, difference, "o", color=BLUE, alpha=0.45, markersize=6)
     for name, line in (("bias", "-"), ("low", "--"), ("high", "--")):
         right.axhline(limits[name], color=RED, linestyle=line)

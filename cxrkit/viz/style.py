@@ -257,7 +257,8 @@ def plot_series(visits: Sequence[Patient], title: str = "Follow-up") -> Figure:
     """Images of one virtual patient in the order of visits, and below them severity over time."""
     numbers = range(1, len(visits) + 1)
     figure = StyledFigure(figsize=(3.0 * len(visits), 4.6), layout="constrained")
-    top, bottom = figure.subfigures(2, 1, height_ratios=(3, 1.6))
+    halves = figure.subfigures(2, 1, squeeze=False, height_ratios=(3, 1.6))
+    top, bottom = halves[:, 0]
     axes = top.subplots(1, len(visits), squeeze=False)[0]
     for number, axis, visit in zip(numbers, axes, visits, strict=True):
         show_image(axis, visit.image, f"visit {number}, {visit.view}")

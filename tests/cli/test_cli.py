@@ -4,13 +4,16 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 from click.testing import CliRunner
 
 from cxrkit import __version__, cli
+from cxrkit.config import profiles, settings_file
+from cxrkit.config.choices import Choices
 from cxrkit.pipeline import stages
-from cxrkit.reproduction import environment, runner
+from cxrkit.reproduction import environment, plan, report, runner
 from cxrkit.storage import artifacts
 from tests.fakes.lessons import CHECKED, FIGURE, code, lesson
 
@@ -124,22 +127,102 @@ def test_no_lessons_is_an_error(lessons, tmp_path):
     assert result.exit_code == 1 and "no lesson in" in result.output
 
 
-def test_a_stage_is_made_into_the_store_and_named(tmp_path, monkeypatch):
-    def make(profile, store):
-        return store.load_or_make(
-            "lungs", {"of": profile.name, "data": str(store.data)}, lambda folder: None
-        )
+@pytest.fixture
+def made(monkeypatch):
+    """One stage, which writes down whose it is; -> (profile, folder of the real images) of each."""
+    calls = []
 
-    monkeypatch.setattr(stages, "MAKE", {"lungs": make})
+    def make(folder, profile, inputs):
+        calls.append((profile, inputs.store.data))
+
+    table = {"lungs": stages.Stage("lungs", ("seed", "choices"), make, stages.nothing)}
+    monkeypatch.setattr(stages, "STAGES", table)
+    return calls
+
+
+def test_a_stage_is_made_into_the_store_and_named(tmp_path, made):
     result = call(
         "stage", "lungs", "--profile", "mini", "--data", tmp_path, "--out", tmp_path / "store"
     )
-    folder = artifacts.Store(tmp_path / "store").folder(
-        "lungs", {"of": "mini", "data": str(tmp_path)}
-    )
+    folder = stages.folder_of(profiles.mini(), "lungs", artifacts.Store(tmp_path / "store"))
     assert result.exit_code == 0 and result.output == f"{folder}\n" and folder.is_dir()
+    assert made == [(profiles.mini(), tmp_path)]
     result = call("stage", "heart", "--out", tmp_path / "store")
     assert result.exit_code == 1 and "unknown stage 'heart'; known: ['lungs']" in result.output
+
+
+def test_a_stage_of_a_changed_profile_and_of_a_settings_file(tmp_path, made):
+    out = ("--out", tmp_path / "store")
+    changed = call("stage", "lungs", "--set", "seed=3", "--choices", "author", *out)
+    assert changed.exit_code == 0, changed.output
+    (tmp_path / "ours.yaml").write_text("seed: 3\nchoices: author\n")
+    same = call("stage", "lungs", "--profile", tmp_path / "ours.yaml", *out)
+    assert same.output == changed.output and len(made) == 1, "the same settings, the same artifact"
+    profile, _ = made[0]
+    assert profile.seed == 3 and profile.choices == Choices.author()
+    for wrong, message in (
+        (("--set", "sed=3"), "Error: --set: sed: unknown field"),
+        (("--set", "seed"), "'seed' is no assignment; write field=value"),
+        (("--choices", "late"), "'late' is not one of 'author', 'text'"),
+        (("--profile", tmp_path / "gone.toml"), "gone.toml: no such settings file"),
+    ):
+        refused = call("stage", "lungs", *wrong, *out)
+        assert refused.exit_code != 0 and message in refused.output
+    assert len(made) == 1
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """Nothing is run; -> what `reproduce` asks of plan, runner and report."""
+    calls = {}
+
+    def describe(profile, store):
+        calls["plan"] = profile
+        return "a plan"
+
+    def run(parameters, root, only, force):
+        calls.update(parameters=parameters, only=only)
+        return []
+
+    def write_report(profile, root, data):
+        calls["report"] = profile
+        return "page"
+
+    monkeypatch.setattr(plan, "describe_in_subprocess", describe)
+    monkeypatch.setattr(runner, "reproduce", run)
+    monkeypatch.setattr(report, "write_report", write_report)
+    return calls
+
+
+def test_lessons_and_report_read_a_changed_profile_from_a_file(tmp_path, asked):
+    result = call("reproduce", "--out", tmp_path, "--set", "seed=3", "--plan")
+    assert result.exit_code == 0 and result.output == "a plan\n" and "parameters" not in asked
+    result = call("reproduce", "--out", tmp_path, "--set", "seed=3")
+    assert result.exit_code == 0, result.output
+    profile = settings_file.get_profile(asked["parameters"]["profile"])
+    assert profile == asked["plan"] == replace(profiles.demo(), seed=3, name=profile.name)
+    expected = tmp_path / "runs" / profile.name / "settings.yaml"
+    assert asked["parameters"]["profile"] == asked["report"] == str(expected)
+
+
+def test_lessons_and_report_read_a_profile_of_the_kit_by_its_name(tmp_path, asked):
+    result = call("reproduce", "--out", tmp_path / "store", "--profile", "paper-local")
+    assert result.exit_code == 0 and asked["parameters"]["profile"] == "paper-local"
+    assert asked["report"] == "paper-local" and asked["only"] == ()
+    assert not (tmp_path / "store").exists()
+
+
+def test_a_dry_run_shortens_whatever_profile_is_asked_for(tmp_path, asked):
+    call("reproduce", "--out", tmp_path, "--profile", "paper", "--dry-run")
+    assert asked["parameters"]["profile"] == "paper+dry" and asked["only"] == cli.DRY_LESSONS
+    assert asked["plan"] == profiles.get("paper+dry")
+    (tmp_path / "ours.yaml").write_text("base: paper\ntransformer_training: {batch: 4}\n")
+    result = call("reproduce", "--out", tmp_path, "--profile", tmp_path / "ours.yaml", "--dry-run")
+    assert result.exit_code == 0, result.output
+    dry = settings_file.get_profile(asked["parameters"]["profile"])
+    training = dry.transformer_training
+    assert dry.name == "ours+dry" and dry == asked["plan"]
+    assert (training.steps, training.batch * training.accumulate) == (2, 4)
 
 
 def test_reproduce_refuses_torchrun_and_says_what_to_run(tmp_path, monkeypatch):

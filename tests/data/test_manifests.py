@@ -4,6 +4,7 @@ real films where they are.
 
 import json
 import re
+from typing import get_args
 
 import numpy as np
 import pandas as pd
@@ -57,6 +58,10 @@ def test_every_manifest_says_what_a_user_needs(name):
     assert spec.name == name and spec.about and spec.obtain and spec.licence
     assert spec.citation or name == "local"
     assert set(spec.findings) <= set(vocabulary.FINDINGS) and set(spec.paper) <= set(spec.expected)
+
+
+def test_a_manifest_may_provide_whatever_can_be_asked():
+    assert set(get_args(vocabulary.Question)) == set(vocabulary.HAS)
 
 
 def test_manifest_errors_name_file_and_field(tmp_path, monkeypatch):

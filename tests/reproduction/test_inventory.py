@@ -1,11 +1,14 @@
 """The inventory of a store: what is needed, by whom, and that nothing else is ever removed."""
 
+from dataclasses import replace
+
 import filelock
 import pytest
 from click.testing import CliRunner
 
 from cxrkit import cli
 from cxrkit.config import profiles
+from cxrkit.config.settings_file import write_settings
 from cxrkit.pipeline import stages
 from cxrkit.reproduction import grid, inventory
 from cxrkit.storage.artifacts import Store
@@ -23,7 +26,7 @@ def artifact(root, name, **settings):
 
 @pytest.fixture
 def store(tmp_path):
-    """A backbone of demo, one of nobody, their masks, image caches, lessons, data and a half stage."""
+    """A backbone of demo, one of nobody, masks, image caches, lessons, data and half a stage."""
     store, demo = Store(tmp_path), profiles.demo()
     segmenter = stages.folder_of(demo, "segmenter", store).name
     cohort = stages.folder_of(demo, "cohort", store).name
@@ -104,3 +107,46 @@ def test_keep_names_the_profiles_that_count(store):
 def test_an_empty_store_is_said_to_be_empty(tmp_path):
     asked = CliRunner().invoke(cli.main, ["store", "list", "--out", str(tmp_path)])
     assert asked.exit_code == 0 and "empty" in asked.output
+
+
+def test_all_seeds_of_the_grid_are_needed():
+    demo = profiles.demo()
+    needed = inventory.needed_by(demo)
+    for seed in demo.grid.seeds:
+        for cell in grid.grid_cells(replace(demo, seed=seed)):
+            assert f"{cell.stage}-{cell.key}" in needed
+
+
+def test_what_a_changed_profile_made_in_this_store_is_needed_by_it(store):
+    ours = replace(profiles.demo(), name="ours", seed=77)
+    folder = artifact(store.root, stages.folder_of(ours, "cohort", store).name)
+    assert folder.name in names(inventory.unneeded(store))
+    write_settings(ours, store.root / "runs" / "ours" / "settings.yaml")
+    table = inventory.inventory(store).set_index("name")
+    assert table.loc[str(folder), "profiles"] == "ours"
+    assert folder.name in names(inventory.unneeded(store, ["demo"]))
+
+
+def test_folders_of_an_earlier_version_are_needed_by_nobody(store):
+    for stage, settings in (("images", {"films": 3}), ("masks", {"segmenter": {"recipe": 2}})):
+        folder = artifact(store.root, f"{stage}-999999999999", **settings)
+        assert folder.name in names(inventory.unneeded(store))
+
+
+def test_a_removal_that_was_cut_off_is_completed_and_links_are_left_alone(store, monkeypatch):
+    table = inventory.unneeded(store)
+
+    def cut_off(folder):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(inventory.shutil, "rmtree", cut_off)
+        with pytest.raises(KeyboardInterrupt):
+            inventory.remove(table)
+    assert not (store.root / "backbone-000000000000").exists(), "never half of an artifact"
+    elsewhere = artifact(store.root / "notes", "backbone-aaaaaaaaaaaa")
+    (store.root / elsewhere.name).symlink_to(elsewhere)
+    left = inventory.unneeded(store)
+    assert "backbone-000000000000.removed" in names(left) and elsewhere.name not in names(left)
+    inventory.remove(left)
+    assert inventory.unneeded(store).empty and elsewhere.is_dir()
