@@ -432,7 +432,7 @@ print(
     "backbones that the grid trains:",
     len({cell.key_of("backbone") for cell in grid}),
 )
-print("no cell failed:", not any(errors.values()))
+print("cells that failed:", {key: error for key, error in errors.items() if error})
 print("rehearsed:", "not converged, no ranking" if run.profile.grid.steps else "whole budget")
 print(
     "weights, times the proposed model's:",

@@ -505,6 +505,28 @@ def test_as_many_workers_as_asked_for(tmp_path, crowd, monkeypatch):
     assert max(crowd) == workers
 
 
+def test_cells_that_need_the_same_masks_at_once_wait_for_each_other(tmp_path, monkeypatch):
+    distributed = pytest.importorskip(
+        "distributed", reason='needs the extra cluster: pip install "cxrkit[cluster]"'
+    )
+    monkeypatch.setattr(
+        distributed, "LocalCluster", partial(distributed.LocalCluster, processes=False)
+    )
+    made = []
+
+    def slow(folder):
+        time.sleep(0.3)
+        made.append(folder)
+
+    monkeypatch.setattr(
+        stages, "resolve", lambda profile, name, store: store.load_or_make("masks", {}, slow)
+    )
+    monkeypatch.setattr(stages, "upstream", lambda profile, stage: [])
+    store = artifacts.Store(tmp_path)
+    assert [error for _, error in grid_module.run_cells(FOUR, store, workers=2)] == [None] * 4
+    assert len(made) == 1 and store.wait == 0
+
+
 def note_first_steps(folder):
     """From now on this process writes the step at which it starts, or goes on with, the training of
     a backbone.
