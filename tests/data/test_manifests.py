@@ -299,16 +299,16 @@ def test_aliases_of_columns(tmp_path):
             "a.png,p,PA,S,,,000004,,,",
             r"films.csv, row 3, column brixia_F: '4' is no whole number from 0 to 3",
         ),
-        ("a.png,p,PA,S,,,1234567,,,", r"films.csv, row 3, column brixia_A: 'x' is no whole number"),
+        ("a.png,p,PA,S,,,1234567,,,", r"films.csv, row 3, column brixia: '1234567' holds no six"),
         (
             "a.png,p,PA,S,,,,200000,,",
             r"films.csv, row 3, column rul: '2' is no whole number from 0 to 1",
         ),
         (
             "a.png,,PA,S,,,,,,",
-            r"films.csv, row 3, column group_id: nan is missing: splits need a patient_id",
+            r"films.csv, row 3, column patient_id: blank cell: splits need it",
         ),
-        (",p,PA,S,,,,,,", r"films.csv, row 3, column path: nan is missing"),
+        (",p,PA,S,,,,,,", r"films.csv, row 3, column path: blank cell: every row needs an"),
         ("ok.png,p,PA,S,,,,,,", r"films.csv, row 3, column path: '.*ok.png' is listed twice"),
     ],
 )
@@ -324,7 +324,7 @@ def test_a_patient_in_two_splits_is_refused(tmp_path):
         "films.csv",
         "path,patient_id,view,site,split\na.png,p,PA,S,train\nb.png,p,PA,S,test\nc.png,q,PA,S,val\n",
     )
-    with pytest.raises(ValueError, match="group 'local:p' is in test, train; split by patient"):
+    with pytest.raises(ValueError, match="group 'local:p' is in test, train .rows 2, 3.; split by"):
         manifests.read_manifest("local", tmp_path)
     assert manifests.leaks(manifests.read_manifest("local", tmp_path, apart=False)).to_dict() == {
         "local:p": "test, train"
