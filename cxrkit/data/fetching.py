@@ -367,7 +367,7 @@ def missing_files(table: pd.DataFrame, folder: Path) -> list[str]:
             lying = _files_by_name(folder)
         for file, row, path, what in bad.head(SHOWN).itertuples(index=False):
             near = lying.get(PurePosixPath(path).name.casefold(), "")
-            hint = f"; there is {near}" * bool(near)
+            hint = f"; there is {near}" * (bool(near) and near != path)
             problems.append(f"{file}, row {row}, column {column}: {path}: {what}{hint}")
         if len(bad) > SHOWN:
             more, count = len(bad) - SHOWN, len(listed)

@@ -185,14 +185,13 @@ def digits(
 def six_digits(text: str) -> tuple[str, bool]:
     """The digits of a text of zones, and whether the text is one whole number.
 
-    "021100", "21100.0" and "1.1E+05" are whole numbers; "0,2,1,1,0,0" and "[0. 2. 1. 1. 0. 0.]" are
-    digits one by one. Blank digits = neither.
+    "021100" and "21100.0" are whole numbers; "0,2,1,1,0,0" and "[0. 2. 1. 1. 0. 0.]" are digits one
+    by one. Blank digits = neither; so is "1.1E+05", which may have been 110011.
     """
     text = text.strip().strip("'\"[](){}").strip()
-    if re.fullmatch(r"\d+(\.0*)?", text):
-        return text.split(".")[0], True
-    if re.fullmatch(r"\d(\.\d+)?[eE]\+?\d{1,2}", text) and float(text).is_integer():
-        return f"{float(text):.0f}", True
+    number = re.fullmatch(r"(\d+)([.,]0*)?", text)
+    if number:
+        return number[1], True
     items = re.split(r"\s*[,;/|_-]\s*|\s+", text)
     if len(items) == 6 and all(re.fullmatch(r"\d(\.0*)?", item) for item in items):
         return "".join(item[0] for item in items), False

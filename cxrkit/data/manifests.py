@@ -111,6 +111,28 @@ def numbered_rows(
             f"{name}",
             stacklevel=3,
         )
+    return checked(spec, rows, folder, choices, apart)
+
+
+def checked(
+    spec: Manifest,
+    rows: pd.DataFrame,
+    folder: Path,
+    choices: Choices = Choices(),
+    apart: bool = True,
+) -> pd.DataFrame:
+    """Raw rows -> the table form, checked.
+
+    Args:
+        spec: of the dataset.
+        rows: text under our column names, behind `_file` and `_row`.
+        folder: of the dataset.
+        choices: `uncertain` is read.
+        apart: refuse a group that is in two splits.
+
+    Raises:
+        ValueError: as `check`.
+    """
     problems = Problems()
     return check(_to_table_form(spec, rows, folder, choices, problems), apart, problems)
 
@@ -225,20 +247,30 @@ def _columns_by_name(raw: pd.DataFrame, table: schema.Table, path: Path) -> pd.D
     theirs = [c for c in raw if not c.startswith("_")]
     names = {c: ALIASES["column"].get(plain(c), c) for c in theirs}
     ours = raw.rename(columns=names)
-    for name in ours.columns[ours.columns.duplicated()]:
-        both = raw.columns[ours.columns == name].tolist()
-        raise ValueError(f"{path}: the columns {both} all mean {name!r}; keep one")
-    _check_columns(path, theirs, list(names.values()))
+    check_columns(path, ours, raw)
     _say_columns(path, names, table.unread)
     return ours
 
 
-def _check_columns(path: Path, theirs: list[str], names: list[str]) -> None:
-    """Raise ValueError where a column is missing without which no row can be read."""
+def check_columns(path: Path, ours: pd.DataFrame, raw: pd.DataFrame) -> None:
+    """Raise ValueError where two columns mean the same, or one is missing that every row needs.
+
+    Args:
+        path: of the table.
+        ours: the table under our names.
+        raw: the same under theirs.
+    """
+    for name in ours.columns[ours.columns.duplicated()]:
+        both = raw.columns[ours.columns == name].tolist()
+        raise ValueError(f"{path}: the columns {both} all mean {name!r}; keep one")
+    theirs = [c for c in raw if not c.startswith("_")]
     for needed, why in ((("path",), ""), (("patient_id", "group_id"), ": splits need it")):
-        if not set(needed) & set(names):
-            near = [f"{c!r}{meant(c, needed)}" for c in theirs if meant(c, needed)]
-            hint = f"; {near[0].replace(';', ':')} Rename it" if near else ""
+        if not set(needed) & set(ours.columns):
+            near = [c for c in theirs if meant(c, needed)]
+            hint = ""
+            if near:
+                hint = f"; is {near[0]!r} meant? Rename it, or rewrite the table: cxrkit data "
+                hint += f"convert {path.parent} --column {needed[0]}={near[0]!r}"
             raise ValueError(f"{path}: no column {needed[0]!r}{why}; it has {theirs}{hint}")
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import difflib
 import io
+import itertools
 import re
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -151,6 +152,13 @@ def read_with_form(path: str | Path, separator: str = "") -> tuple[pd.DataFrame,
     if not records:
         raise ValueError(f"{path}: not a readable table: it is empty")
     table = _frame(path, records)
+    inside = [row for row in comments if row > records[0][0]]
+    if inside:
+        warnings.warn(
+            f"{path}: {len(inside)} lines below the header begin with # and are taken as comments "
+            f"(row {', '.join(map(str, inside[:SHOWN]))}); put quotes around a cell that does",
+            stacklevel=3,
+        )
     if encoding == "cp1252":
         _say_encoding(path, table)
     return table, Form(encoding, chosen, bool(declared), tuple(comments))
@@ -199,7 +207,7 @@ def _encoding(path: str | Path, data: bytes) -> str:
 def _say_encoding(path: str | Path, table: pd.DataFrame) -> None:
     """Warn that a table was taken as Windows-1252, and show a cell by which one sees it."""
     cells = [*table.columns, *table.drop(columns=["_file", "_row"]).stack()]
-    letters = [cell for cell in cells if not cell.isascii()]
+    letters = [cell for cell in cells if isinstance(cell, str) and not cell.isascii()]
     example = f", for example {letters[0]!r}" if letters else ""
     warnings.warn(
         f"{path}: no UTF-8 text; read as Windows-1252 (Western European){example}. If that is "
@@ -226,15 +234,9 @@ def _separator(path: str | Path, lines: list[str], preferred: str) -> str:
     """
     scores = {}
     for separator in SEPARATORS:
-        try:
-            head = _first(_records(lines, separator, []), 100)
-        except csv.Error:
-            continue
-        widths = [len(cells) for _, cells in head] or [0]
+        widths = _widths(lines, separator) or [0]
         fitting = sum(width == widths[0] for width in widths)
         scores[separator] = widths[0] > 1, fitting, widths[0], separator == preferred
-    if not scores:
-        return preferred or ","
     best = max(scores.values())
     equal = [separator for separator, score in scores.items() if score == best]
     if best[0] and len(equal) > 1:
@@ -245,8 +247,15 @@ def _separator(path: str | Path, lines: list[str], preferred: str) -> str:
     return equal[0]
 
 
-def _first(records: Iterator, count: int) -> list:
-    return [record for record, _ in zip(records, range(count), strict=False)]
+def _widths(lines: list[str], separator: str, count: int = 100) -> list[int]:
+    """How many cells each of the first records has, as far as its quotes can be read."""
+    widths = []
+    try:
+        for _, cells in itertools.islice(_records(lines, separator, []), count):
+            widths.append(len(cells))
+    except csv.Error:
+        pass  # reading the whole table says so
+    return widths
 
 
 class _Lines:
@@ -307,6 +316,8 @@ def _frame(path: str | Path, records: list[tuple[int, list[str]]]) -> pd.DataFra
             )  # fmt: skip
     problems.raise_if_any()
     names = [" ".join(name.split()) for name in header]
+    if not any(letter.isalnum() for name in names for letter in name):
+        raise ValueError(f"{path}: not a readable table: it has no header")
     columns = [_column(cells) for cells in zip(*(_padded(cells, width) for _, cells in body))]
     columns = columns or [[] for _ in names]
     _check_header(path, names, columns)
@@ -391,19 +402,20 @@ def nearest(word: str, words: Iterable[str]) -> str:
 
 # dates
 
-# forms of a day as people write it; a time may follow
+# forms of a day as people write it -> what a cell of the form looks like; a time may follow
 DATES = {
     "%Y-%m-%d": r"\d{4}-\d{1,2}-\d{1,2}",
     "%Y/%m/%d": r"\d{4}/\d{1,2}/\d{1,2}",
     "%Y.%m.%d": r"\d{4}\.\d{1,2}\.\d{1,2}",
-    "%Y%m%d": r"(?:19|20)\d{6}",
+    "%Y%m%d": r"\d{8}",
     "%d.%m.%Y": r"\d{1,2}\.\d{1,2}\.\d{4}",
     "%d/%m/%Y": r"\d{1,2}/\d{1,2}/\d{4}",
     "%m/%d/%Y": r"\d{1,2}/\d{1,2}/\d{4}",
     "%d-%m-%Y": r"\d{1,2}-\d{1,2}-\d{4}",
     "%m-%d-%Y": r"\d{1,2}-\d{1,2}-\d{4}",
 }
-CLOCK = r"(?:[T ]+(\d{1,2}):(\d{2})(?::(\d{2})(?:\.\d*)?)?)?"  # no zone: orders within a patient
+# no time zone: the times order the images of one patient, and follow the clock of one hospital
+CLOCK = r"(?:[T ]+(\d{1,2}):(\d{2})(?::(\d{2})(?:\.\d*)?)?)?"
 
 
 def to_dates(column: pd.Series, form: str) -> pd.Series:
@@ -411,13 +423,27 @@ def to_dates(column: pd.Series, form: str) -> pd.Series:
 
     Args:
         column: text, NaN unknown.
-        form: of the day, as `strptime` takes it, such as "%d.%m.%Y"; a time may follow.
+        form: of the day, a key of DATES or another that `strptime` takes; a time may follow.
     """
-    parts = column.astype("str").str.strip().str.extract(rf"^(.*?){CLOCK}$")
+    parts = column.astype("str").str.strip().str.extract(rf"^({DATES.get(form, '.*?')}){CLOCK}$")
     days = pd.to_datetime(parts[0], format=form, errors="coerce")
     hours, minutes, seconds = (pd.to_numeric(parts[i]).fillna(0) for i in (1, 2, 3))
     real = (hours < 24) & (minutes < 60) & (seconds < 60)
     return (days + pd.to_timedelta(3600 * hours + 60 * minutes + seconds, unit="s")).where(real)
+
+
+def date_forms(column: pd.Series) -> list[str]:
+    """The forms of DATES that fit every filled cell; of those that mean the same days, one.
+
+    Args:
+        column: text, NaN unknown.
+    """
+    filled, found = column.dropna(), {}
+    for form in DATES:
+        dates = to_dates(filled, form)
+        if len(dates) and dates.notna().all():
+            found.setdefault(tuple(dates), form)
+    return list(found.values())
 
 
 def days_since_first(dates: pd.Series, patients: pd.Series) -> pd.Series:
