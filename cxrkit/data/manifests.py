@@ -395,10 +395,8 @@ def _with_all_columns(spec: Manifest, rows: pd.DataFrame) -> pd.DataFrame:
 
 def _fetched_masks(rows: pd.DataFrame) -> pd.Series:
     """Where `fetch` puts the public mask of an image; NaN for an image without one."""
-    masks = rows["path"].map(
-        lambda path: f"masks/{PurePosixPath(path).stem}.png", na_action="ignore"
-    )
-    return masks.where(rows["mask_id"].notna())
+    masked = rows["path"].where(rows["mask_id"].notna()).astype(object)
+    return masked.map(lambda path: f"masks/{PurePosixPath(path).stem}.png", na_action="ignore")
 
 
 def _paths(folder: Path, rows: pd.DataFrame, column: str, problems: Problems) -> pd.Series:

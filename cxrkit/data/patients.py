@@ -40,12 +40,14 @@ def one_spelling(rows: pd.DataFrame, codes: pd.Series, problems: Problems) -> pd
     cut = codes.map(lambda code: bool(CUT_NUMBER.fullmatch(code)), na_action="ignore").eq(True)
     problems.add(rows, cut, "patient_id", "lost digits; export the column as text", codes)
     spellings = pd.Series(codes.dropna().unique(), dtype=object)
-    by_key = spellings.groupby(spellings.map(key)).agg(
-        lambda same: sorted(same, key=lambda code: (len(code), code))
-    )
-    several = by_key[by_key.map(len) > 1]
-    if several.empty:
+    keys = spellings.map(key)
+    shared = keys.duplicated(keep=False)
+    if not shared.any():
         return codes
+    several = [
+        sorted(same, key=lambda code: (len(code), code))
+        for _, same in spellings[shared].groupby(keys[shared], sort=False)
+    ]
     lines = [" = ".join(map(repr, same)) for same in several[:SHOWN]]
     more = f"; and {len(several) - SHOWN} more" * (len(several) > SHOWN)
     warnings.warn(

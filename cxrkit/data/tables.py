@@ -319,11 +319,27 @@ def _frame(path: str | Path, records: list[tuple[int, list[str]]]) -> pd.DataFra
     if not any(letter.isalnum() for name in names for letter in name):
         raise ValueError(f"{path}: not a readable table: it has no header")
     columns = [_column(cells) for cells in zip(*(_padded(cells, width) for _, cells in body))]
-    columns = columns or [[] for _ in names]
-    _check_header(path, names, columns)
-    named = {name: cells for name, cells in zip(names, columns, strict=True) if name}
+    named = _named(path, names, columns or [[] for _ in names])
     table = pd.DataFrame(named, index=range(len(body)), dtype=object)
     return table.assign(_file=str(path), _row=np.array([row for row, _ in body], dtype=int))
+
+
+def _named(
+    path: str | Path, names: list[str], columns: list[list[str | float]]
+) -> dict[str, list[str | float]]:
+    """Columns by name; one without a name is "column 1" where it is filled, else left out.
+
+    pandas writes its row numbers into such a column.
+    """
+    named = {}
+    for i, (name, cells) in enumerate(zip(names, columns, strict=True), 1):
+        if not name and not any(isinstance(cell, str) for cell in cells):
+            continue
+        name = name or f"column {i}"
+        if name in named:
+            raise ValueError(f"{path}: two columns have the name {name!r}; keep one")
+        named[name] = cells
+    return named
 
 
 def _padded(cells: list[str], width: int) -> list[str]:
@@ -335,20 +351,6 @@ def _column(cells: Sequence[str]) -> list[str | float]:
     """Clean cells, blank = NaN; each distinct text is cleaned once."""
     clean = {cell: _clean(cell) or np.nan for cell in set(cells)}
     return [clean[cell] for cell in cells]
-
-
-def _check_header(path: str | Path, names: list[str], columns: list[list[str | float]]) -> None:
-    """Raise ValueError where a filled column has no name, or two have the same."""
-    twice = sorted({name for name in names if name and names.count(name) > 1})
-    if twice:
-        raise ValueError(f"{path}: two columns have the name {twice[0]!r}; keep one")
-    for i, name in enumerate(names):
-        filled = [cell for cell in columns[i] if isinstance(cell, str)]
-        if not name and filled:
-            raise ValueError(
-                f"{path}: column {i + 1} has values, such as {filled[0]!r}, and no name in the "
-                "header"
-            )
 
 
 # cells

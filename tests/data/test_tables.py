@@ -129,6 +129,12 @@ def test_the_header_of_nih_ends_in_nothing(tmp_path):
     ]
 
 
+def test_a_column_without_a_name_gets_its_number(tmp_path):
+    """pandas writes its row numbers so; a blank one is that of a spreadsheet."""
+    table = read_table(written(tmp_path, ",path,,id\n0,a,,1\n1,b,,2\n"))
+    assert table.columns.tolist() == ["column 1", "path", "id", "_file", "_row"]
+
+
 def test_utf_16_without_a_mark_is_seen_by_its_zeros(tmp_path):
     for encoding in ("utf-16-le", "utf-16-be"):
         table, form = read_with_form(written(tmp_path, "path\tid\nä.png\t1\n".encode(encoding)))
@@ -159,7 +165,6 @@ def test_a_comment_among_the_rows_is_said(tmp_path):
         ('a,b\n"x"y,2\n', "the quotes of row 2 do not close"),
         ("a,b\n1,2,3\n4,5\n6,7,8,9\n", "row 4, has 4 cells, the header 2: put"),
         ("a,b,a\n1,2,3\n", "two columns have the name 'a'"),
-        ("a,,b\n1,2,3\n", "column 2 has values, such as '2', and no name"),
         ("a,b;c\n1,2;3\n", "separate its columns equally well; write sep=, as the first line"),
         ("a,b\nä,".encode() + b"\xfc\n", "row 2: .*mixes UTF-8 with another encoding"),
         (b"a,b\n1,\x81\n", "row 2: .*no cp1252 text; save it as CSV UTF-8"),
