@@ -213,6 +213,48 @@ def verify(name: str, root: Path | None) -> None:
 
 
 @data.command()
+@click.argument("folder", type=EXISTING_FOLDER)
+@click.option("--table", default="films.csv", show_default=True, help="The table in FOLDER.")
+@click.option(
+    "--column",
+    "columns",
+    multiple=True,
+    metavar="OURS=THEIRS",
+    help="A column that is called otherwise, e.g. --column path=filename; may be repeated.",
+)
+@click.option(
+    "--dates",
+    type=click.Choice(["dmy", "mdy", "ymd"]),
+    default=None,
+    help="Order of day, month and year in visit, where the dates fit several.",
+)
+@click.option(
+    "--lost-zeros",
+    is_flag=True,
+    help="Digits of array and brixia became numbers: put zeros in front of the short ones.",
+)
+def convert(
+    folder: Path, table: str, columns: tuple[str, ...], dates: str | None, lost_zeros: bool
+) -> None:
+    """Rewrite a table of your own in FOLDER as films.csv, and say what was taken as what.
+
+    Semicolons, tabs, decimal commas, comments and dates are understood. A films.csv of another form
+    is kept as films_original.csv; nothing is overwritten.
+    """
+    from cxrkit.data import conversion
+
+    pairs = [pair.partition("=") for pair in columns]
+    for ours, equals, theirs in pairs:
+        if not (ours and equals and theirs):
+            raise click.BadParameter(f"{ours}{equals}{theirs}: write OURS=THEIRS")
+    names = {ours: theirs for ours, _, theirs in pairs}
+    try:
+        conversion.convert(folder, table, names, dates or "", lost_zeros, click.echo)
+    except (ValueError, OSError) as error:
+        fail(error)
+
+
+@data.command()
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
 @ROOT
 def leakage(names: tuple[str, ...], root: Path | None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 from collections.abc import Callable, Iterator, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -19,6 +20,8 @@ from tqdm import tqdm
 
 from cxrkit.data import manifests, schema
 from cxrkit.data.downloads import SCHEMES, FetchError, Unreachable, accept, download, sha256
+from cxrkit.data.sources import parse
+from cxrkit.data.tables import SHOWN
 from cxrkit.storage.atomic import read_json, write_atomic, write_json
 from cxrkit.storage.locations import data_root
 
@@ -317,7 +320,8 @@ def _get_labels(job: _Job) -> list[str]:
 def verify(name: str, root: str | os.PathLike | None = None) -> tuple[list[str], pd.DataFrame]:
     """Check a copy of a dataset.
 
-    Images with a row in the manifest are hashed; a full dataset is counted from its tables alone.
+    Images with a row in the manifest are hashed; of a full dataset the tables are counted, and
+    every image and mask that they list must lie on the disk.
 
     Args:
         name: of the dataset.
@@ -327,8 +331,9 @@ def verify(name: str, root: str | os.PathLike | None = None) -> tuple[list[str],
         Problems, each naming its file; and counts: found, expected, paper, difference.
     """
     spec, folder = schema.load(name), manifests.folder_of(name, root)
-    problems = _wrong_files(name, folder) if manifests.image_list(name) is not None else []
-    table = manifests.read_manifest(name, root)
+    fetched = manifests.image_list(name) is not None
+    table = manifests.numbered_rows(name, root)
+    problems = _wrong_files(name, folder) if fetched else missing_files(table, folder)
     found = manifests.counts(table, spec.expected or {"films": 0, "groups": 0})
     counts = pd.DataFrame(
         {"found": found, "expected": spec.expected, "paper": spec.paper}, dtype="Int64"
@@ -338,6 +343,56 @@ def verify(name: str, root: str | os.PathLike | None = None) -> tuple[list[str],
     for what, row in wrong.iterrows():
         problems.append(f"{name}: {what}: {row['found']} found, {row['expected']} expected")
     return problems, counts
+
+
+def missing_files(table: pd.DataFrame, folder: Path) -> list[str]:
+    """A sentence for each image or mask that a table lists and that is missing or empty.
+
+    Args:
+        table: of `manifests.numbered_rows`.
+        folder: of the dataset.
+
+    Returns:
+        The first 20 of each column, with the row, and how many more there are.
+    """
+    problems, lying = [], None
+    for column in ("path", "lung_mask", "lesion_mask"):
+        listed = table.loc[table[column].notna(), ["_file", "_row", column]]
+        listed = listed[np.array([not parse(path).scheme for path in listed[column]], bool)]
+        with ThreadPoolExecutor(8) as pool:  # a network share answers slowly
+            wrong = list(pool.map(_no_file, listed[column], chunksize=256))
+        bad = listed.assign(wrong=wrong)
+        bad = bad[bad["wrong"] != ""]
+        if len(bad) and lying is None:
+            lying = _files_by_name(folder)
+        for file, row, path, what in bad.head(SHOWN).itertuples(index=False):
+            near = lying.get(PurePosixPath(path).name.casefold(), "")
+            hint = f"; there is {near}" * (bool(near) and near != path)
+            problems.append(f"{file}, row {row}, column {column}: {path}: {what}{hint}")
+        if len(bad) > SHOWN:
+            more, count = len(bad) - SHOWN, len(listed)
+            problems.append(f"column {column}: and {more} more of {count} files, {len(bad)} in all")
+    return problems
+
+
+def _no_file(path: str) -> str:
+    """What is wrong with a file: blank, "no such file", "an empty file", "a folder"."""
+    try:
+        found = os.stat(parse(path).file)
+    except (OSError, ValueError):
+        return "no such file"
+    if stat.S_ISDIR(found.st_mode):
+        return "a folder, no image"
+    return "" if found.st_size else "an empty file"
+
+
+def _files_by_name(folder: Path) -> dict[str, str]:
+    """Lower-case name -> one path of the files below a folder, to say where a lost one may be."""
+    found = {}
+    for home, _, names in os.walk(folder):
+        for name in names:
+            found.setdefault(name.casefold(), os.path.join(home, name))
+    return found
 
 
 def _wrong_files(name: str, folder: Path) -> list[str]:

@@ -6,19 +6,23 @@ Park et al. 2021, section 4; what the text leaves open is a field of `Choices` (
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 import pandas as pd
 
 from cxrkit.config.choices import Choices
-from cxrkit.config.vocabulary import COLUMNS, FINDINGS, VIEWS, known
+from cxrkit.config.vocabulary import COLUMNS, FINDINGS, SPLITS, VIEWS, known
+from cxrkit.data.tables import Problems, nearest, to_numbers, without_blanks
+
+# columns that hold the sum of six values, by which the six are checked -> what they are packed in
+SUMS = {"array_sum": "array", "brixia_sum": "brixia", "brixia2_sum": "brixia2"}
 
 # Kind -> our word -> the other spellings in use; case, spaces and signs do not matter:
 # "AP Supine" = ap_supine.
 SPELLINGS = {
     "column": {
-        **dict.fromkeys((*COLUMNS, "array", "brixia", "brixia2"), ""),
+        **dict.fromkeys((*COLUMNS, "array", "brixia", "brixia2", *SUMS), ""),
         "path": "file",
         "site": "source",
         "diagnosis": "class3",
@@ -27,7 +31,9 @@ SPELLINGS = {
         "opacity": "lung_opacity",
         "support_device": "support_devices",
         "pleural_effusion": "effusion",
+        "brixia_sum": "brixiascoreglobal brixia_global",
     },
+    "split": {**dict.fromkeys(SPLITS, ""), "train": "training", "val": "valid validation"},
     "view": {
         **dict.fromkeys(VIEWS, ""),
         "PA": "posteroanterior",
@@ -108,46 +114,159 @@ def diagnosis(
     return given.fillna(named.groupby(level=0).first().astype(object))
 
 
-def digits(rows: pd.DataFrame, packed: str, columns: tuple[str, ...]) -> pd.DataFrame:
-    """Six zone values from their own columns, else from one text.
+# what people write above a column -> the columns of ours that they may mean; none is taken unasked
+MEANT = {
+    "path": "filename file_name filepath file_path image image_path image_id img picture dicom",
+    "patient_id": "patient patientid subject subject_id case case_id pid id mrn participant",
+    "view": "view_position viewposition projection position",
+    "site": "hospital institution centre center clinic",
+    "diagnosis": "label class disease dx target category",
+    "findings": "finding_labels labels pathology pathologies report_labels",
+    "visit": "date study_date studydate acquisition_date exam_date day offset time follow_up",
+    "split": "set fold subset partition",
+    "lung_mask": "lung lungs lung_segmentation",
+    "lesion_mask": "lesion lesions lesion_segmentation",
+    "brixia": "brixia_score brixiascore score",
+    "array": "severity_array zones severity",
+}
+
+
+def meant(column: str, columns: Collection[str]) -> str:
+    """Which column of ours a name may stand for: "; is 'path' meant?", or blank.
 
     Args:
-        rows: raw rows.
-        packed: column of the text: "021100", "0,2,1,1,0,0", or "21100" with the zero lost.
-        columns: the six columns.
+        column: as the table has it.
+        columns: names of ours that are possible.
     """
-    text = rows[packed].dropna().str.replace(r"[^0-9]", "", regex=True).str.zfill(len(columns))
-    # a wrong count is refused by the check
-    text = text.where(text.str.len() == len(columns), "x" * len(columns))
+    for ours, theirs in MEANT.items():
+        if ours in columns and plain(column) in theirs.split():
+            return f"; is {ours!r} meant?"
+    return nearest(plain(column), columns)
+
+
+SIX = "six digits as text, such as 021100"
+LOST = f"is a number of fewer than six digits: zeros in front may be lost; write {SIX}"
+
+
+def digits(
+    rows: pd.DataFrame, packed: str, columns: tuple[str, ...], problems: Problems
+) -> pd.DataFrame:
+    """Six zone values from their own columns, else from one text.
+
+    A text is six digits, "0,2,1,1,0,0", or a number of six digits. Of a number with fewer, such as
+    the 21100.0 that pandas and Excel make of 021100, leading zeros may be lost, or a digit was
+    left out: it is refused, unless the table's own sum of the six agrees with it.
+
+    Args:
+        rows: raw rows, with the sum of the six in <packed>_sum, NaN unknown.
+        packed: column of the text.
+        columns: the six columns.
+        problems: gathers what cannot be read.
+    """
+    total = to_numbers(rows[f"{packed}_sum"])
+    six, short, odd = {}, {}, {}
+    for row, text in rows[packed].dropna().items():
+        found, whole_number = six_digits(str(text))
+        if len(found) == len(columns):
+            six[row] = found
+        elif found and whole_number and total[row] == sum(map(int, found)):
+            six[row] = found.zfill(len(columns))
+        else:
+            (short if found and len(found) < len(columns) else odd)[row] = text
+    problems.add(rows, rows.index.isin(list(short)), packed, LOST)
+    problems.add(rows, rows.index.isin(list(odd)), packed, f"holds no six digits; write {SIX}")
+    text = pd.Series(six, dtype=object).reindex(rows.index)
     unpacked = {column: text.str[i] for i, column in enumerate(columns)}
-    return rows[list(columns)].fillna(pd.DataFrame(unpacked, rows.index))
+    values = rows[list(columns)].fillna(pd.DataFrame(unpacked, rows.index))
+    _compare_sums(rows, packed, values, problems)
+    return values
 
 
-def _given(rows: pd.DataFrame, words_of: Mapping[str, list[str]], choices: Choices) -> pd.DataFrame:
+def six_digits(text: str) -> tuple[str, bool]:
+    """The digits of a text of zones, and whether the text is one whole number.
+
+    "021100" and "21100.0" are whole numbers; "0,2,1,1,0,0" and "[0. 2. 1. 1. 0. 0.]" are digits one
+    by one. Blank digits = neither; so is "1.1E+05", which may have been 110011.
+    """
+    text = text.strip().strip("'\"[](){}").strip()
+    number = re.fullmatch(r"(\d+)([.,]0*)?", text)
+    if number:
+        return number[1], True
+    items = re.split(r"\s*[,;/|_-]\s*|\s+", text)
+    if len(items) == 6 and all(re.fullmatch(r"\d(\.0*)?", item) for item in items):
+        return "".join(item[0] for item in items), False
+    return "", False
+
+
+def _compare_sums(
+    rows: pd.DataFrame, packed: str, values: pd.DataFrame, problems: Problems
+) -> None:
+    """Note rows whose six values do not have the sum that the table states."""
+    column = f"{packed}_sum"
+    stated, numbers = to_numbers(rows[column]), values.apply(to_numbers)
+    problems.add(rows, rows[column].notna() & stated.isna(), column, "is no number")
+    sums = numbers.sum(axis=1).where(numbers.notna().all(axis=1))
+    wrong = (stated - sums).abs() > 0.001
+    for row in rows.index[wrong]:
+        problems.say(
+            rows["_file"][row],
+            rows["_row"][row],
+            f"column {column}: {rows[column][row]!r} is not the sum of the six values, "
+            f"{sums[row]:.0f}",
+        )
+
+
+# by themselves, not by `plain`, which would take -1 for 1
+FLAGS = {
+    **dict.fromkeys("true yes y t positive pos present".split(), "1"),
+    **dict.fromkeys("false no n f negative neg absent".split(), "0"),
+}
+
+
+def flags(rows: pd.DataFrame) -> pd.DataFrame:
+    """The findings columns with yes, no, true, false ... as 1 and 0; the rest stays."""
+
+    def flag(value: object) -> object:
+        return FLAGS.get(str(value).casefold(), value)
+
+    return rows[list(FINDINGS)].apply(lambda column: column.map(flag, na_action="ignore"))
+
+
+def _given(
+    rows: pd.DataFrame, words_of: Mapping[str, list[str]], choices: Choices, problems: Problems
+) -> pd.DataFrame:
     """Columns under our own names: 0, 1, blank = unknown."""
-    return rows[list(FINDINGS)]
+    return flags(rows)
 
 
-def _named(rows: pd.DataFrame, words_of: Mapping[str, list[str]], choices: Choices) -> pd.DataFrame:
+def _named(
+    rows: pd.DataFrame, words_of: Mapping[str, list[str]], choices: Choices, problems: Problems
+) -> pd.DataFrame:
     """Our columns, and a list in our words ("edema|pleural effusion").
 
-    Those named are 1, the others 0, a blank list unknown. Raises ValueError with file and row for a
-    word that is no finding.
+    Those named are 1, the others 0, a blank list unknown. Noted: a word that is no finding, and
+    "none", which may mean that nothing is known or that nothing was found.
     """
-    items = standard_terms("finding", rows["findings"].dropna().str.split("|").explode())
-    wrong = items.index[~items.isin(FINDINGS)]
-    if len(wrong):
-        first = rows.loc[wrong[0]]
-        raise ValueError(
-            f"{first['_file']}, row {first['_row']}, column findings: {first['findings']!r} "
-            f"holds a word that is no finding; known: {', '.join(FINDINGS)}"
-        )
-    listed = pd.DataFrame({f: (items == f).groupby(level=0).any().astype(float) for f in FINDINGS})
-    return rows[list(FINDINGS)].fillna(listed.reindex(rows.index))
+    listed = rows["findings"]
+    nothing = listed.map(lambda text: plain(text) in ("none", "nil"), na_action="ignore").eq(True)
+    problems.add(
+        rows, nothing, "findings", "may mean unknown (leave it blank) or healthy (no_finding)"
+    )
+    listed = without_blanks(listed.mask(nothing, np.nan))
+    items = standard_terms("finding", listed.dropna().str.split("|").explode())
+    wrong = items[~items.isin(FINDINGS)]
+    problems.add(
+        rows,
+        pd.Series(rows.index.isin(wrong.index), rows.index),
+        "findings",
+        "holds a word that is no finding; names are joined by |; known: " + ", ".join(FINDINGS),
+    )
+    found = {f: (items == f).groupby(level=0).any().astype(float) for f in FINDINGS}
+    return flags(rows).fillna(pd.DataFrame(found).reindex(rows.index))
 
 
 def _listed(
-    rows: pd.DataFrame, words_of: Mapping[str, list[str]], choices: Choices
+    rows: pd.DataFrame, words_of: Mapping[str, list[str]], choices: Choices, problems: Problems
 ) -> pd.DataFrame:
     """A list in the source's words: 1 if any word of a finding is in it, else 0.
 
@@ -175,17 +294,18 @@ UNCERTAIN = {
 
 
 def _columns(
-    rows: pd.DataFrame, words_of: Mapping[str, list[str]], choices: Choices
+    rows: pd.DataFrame, words_of: Mapping[str, list[str]], choices: Choices, problems: Problems
 ) -> pd.DataFrame:
     """A column for each finding with 1, 0, -1 (uncertain) or blank (Irvin et al. 2019)."""
     uncertain = UNCERTAIN[known(choices.uncertain, UNCERTAIN, "reading of uncertain labels")]
-    numbers = rows[list(FINDINGS)].fillna("0").replace({"1.0": 1.0, "1": 1.0, "0.0": 0.0, "0": 0.0})
     out = {}
     for finding in FINDINGS:
-        value = uncertain[finding]
-        out[finding] = numbers[finding].replace({"-1.0": value, "-1": value})
+        numbers = to_numbers(rows[finding])
+        # what is no number stays, so that the check names it
+        values = numbers.astype(object).fillna(rows[finding]).fillna(0.0)
+        out[finding] = values.mask(numbers.eq(-1), uncertain[finding])
     return pd.DataFrame(out)
 
 
-# Manifest.rule -> raw rows, Manifest.findings, choices -> the columns FINDINGS
+# Manifest.rule -> raw rows, Manifest.findings, choices, problems -> the columns FINDINGS
 RULES = {None: _given, "named": _named, "listed": _listed, "columns": _columns}

@@ -56,10 +56,12 @@ class Table(_Strict):
     file: str  # in the dataset's folder
     address: Https | None = None  # where `cxrkit data fetch` gets it
     sha256: str | None = None  # where it is known
-    separator: str = ","
+    separator: str = ""  # only where the header fits several; it is found by `tables.read_table`
     key: str | None = None
     # ours -> theirs; a list = the first not blank; empty = our names or aliases
     columns: dict[str, str | list[str] | Cut] = {}
+    unread: list[str] = []  # columns that are there on purpose and mean nothing to the kit
+    dates: str = ""  # form of the dates in `visit`, such as "%Y%m%d"; blank = numbers
 
 
 class Masks(_Strict):

@@ -452,6 +452,50 @@ def test_counts_of_chexpert_are_reported_against_paper_and_release(tmp_path):
     assert re.search(r"view=AP +3 +161590 +161427 +-163", result.output)
 
 
+def hospital(folder, rows):
+    (folder / "sub").mkdir(parents=True)
+    for name in ("a.png", "sub/b.PNG", "m.png"):
+        (folder / name).write_bytes(b"x")
+    (folder / "empty.png").touch()
+    (folder / "films.csv").write_text("path,patient_id,lung_mask\n" + rows)
+    return folder
+
+
+def test_verify_finds_listed_images_that_are_not_there(tmp_path):
+    folder = hospital(
+        tmp_path / "h",
+        "a.png,p,m.png\nb.png,q,lost.png\nempty.png,r,\nsub,s,\nvirtual://alder/3?seed=0,t,\n"
+        "images.npy#3,u,\n",
+    )
+    result = cli("verify", "local", "--root", folder)
+    assert result.exit_code == 1 and "local: 5 problems" in result.output
+    lines = [line.split("films.csv, ")[1] for line in result.stderr.splitlines()]
+    b_png, images = folder / "sub" / "b.PNG", folder / "images.npy#3"
+    assert lines == [
+        f"row 3, column path: {folder / 'b.png'}: no such file; there is {b_png}",
+        f"row 4, column path: {folder / 'empty.png'}: an empty file",
+        f"row 5, column path: {folder / 'sub'}: a folder, no image",
+        f"row 7, column path: {images}: no such file",
+        f"row 3, column lung_mask: {folder / 'lost.png'}: no such file",
+    ]
+    (folder / "films.csv").write_text("path,patient_id\na.png,p\n")
+    result = cli("verify", "local", "--root", folder)
+    assert result.exit_code == 0 and "local: 0 problems" in result.output
+
+
+def test_verify_counts_what_it_does_not_list(tmp_path):
+    folder = hospital(tmp_path / "h", "".join(f"{i}.dcm,p{i},\n" for i in range(30)))
+    problems, _ = fetching.verify("local", folder)
+    assert len(problems) == 21 and problems[20] == "column path: and 10 more of 30 files, 30 in all"
+
+
+def test_verify_says_all_wrong_cells(tmp_path):
+    folder = hospital(tmp_path / "h", "a.png,,\na.png,p,\n")
+    result = cli("verify", "local", "--root", folder)
+    assert result.exit_code == 1 and "row 2, column patient_id: blank" in result.stderr
+    assert "row 3, column path" in result.stderr and "listed twice" in result.stderr
+
+
 def test_leakage_command(tmp_path):
     rng = np.random.default_rng(0)
     film = np.uint8(

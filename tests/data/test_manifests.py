@@ -13,6 +13,7 @@ import pytest
 from cxrkit.config import paths, vocabulary
 from cxrkit.config.choices import Choices
 from cxrkit.data import labels, leakage, manifests, schema
+from cxrkit.data.tables import Problems
 
 PUBLIC = ("cohen", "cxnet", "hannover", "kermany", "kermany_224", "nih_cxr14", "nih_cxr14_64px")
 LINE = "CheXpert-v1.0/train/patient{:05d}/study1/view1_frontal.jpg,Female,60,{},{},{}"
@@ -299,16 +300,16 @@ def test_aliases_of_columns(tmp_path):
             "a.png,p,PA,S,,,000004,,,",
             r"films.csv, row 3, column brixia_F: '4' is no whole number from 0 to 3",
         ),
-        ("a.png,p,PA,S,,,1234567,,,", r"films.csv, row 3, column brixia_A: 'x' is no whole number"),
+        ("a.png,p,PA,S,,,1234567,,,", r"films.csv, row 3, column brixia: '1234567' holds no six"),
         (
             "a.png,p,PA,S,,,,200000,,",
             r"films.csv, row 3, column rul: '2' is no whole number from 0 to 1",
         ),
         (
             "a.png,,PA,S,,,,,,",
-            r"films.csv, row 3, column group_id: nan is missing: splits need a patient_id",
+            r"films.csv, row 3, column patient_id: blank cell: splits need it",
         ),
-        (",p,PA,S,,,,,,", r"films.csv, row 3, column path: nan is missing"),
+        (",p,PA,S,,,,,,", r"films.csv, row 3, column path: blank cell: every row needs an"),
         ("ok.png,p,PA,S,,,,,,", r"films.csv, row 3, column path: '.*ok.png' is listed twice"),
     ],
 )
@@ -324,7 +325,7 @@ def test_a_patient_in_two_splits_is_refused(tmp_path):
         "films.csv",
         "path,patient_id,view,site,split\na.png,p,PA,S,train\nb.png,p,PA,S,test\nc.png,q,PA,S,val\n",
     )
-    with pytest.raises(ValueError, match="group 'local:p' is in test, train; split by patient"):
+    with pytest.raises(ValueError, match="group 'local:p' is in test, train .rows 2, 3.; split by"):
         manifests.read_manifest("local", tmp_path)
     assert manifests.leaks(manifests.read_manifest("local", tmp_path, apart=False)).to_dict() == {
         "local:p": "test, train"
@@ -351,6 +352,288 @@ def test_films_may_not_leave_their_folder(tmp_path, monkeypatch):
         ValueError, match=r"x.csv, row 3, column path: '../b.png' is no path inside"
     ):
         manifests.image_list("x")
+
+
+# tables that people have
+
+
+def local(folder, text, images=("a.png", "b.png", "c.png")):
+    for name in images:
+        write((folder / name).parent, (folder / name).name, "x")
+    write(folder, "films.csv", text)
+    return manifests.read_manifest("local", folder)
+
+
+def scores(written, column, total=""):
+    """Raw rows of one packed column, and what `digits` makes of them."""
+    names = vocabulary.ZONES if column == "array" else vocabulary.BRIXIA
+    rows = pd.DataFrame({"_file": "t.csv", "_row": range(2, len(written) + 2), column: written})
+    rows = rows.assign(**dict.fromkeys(names, np.nan), **{f"{column}_sum": total or np.nan})
+    problems = Problems()
+    return labels.digits(rows.astype({column: object}), column, names, problems), problems
+
+
+def test_six_digits_in_every_form_or_refused():
+    """All 64 arrays, written as text, as lists, and as numbers that may have lost zeros."""
+    arrays = [f"{i:06b}" for i in range(64)]
+    truth = [[int(digit) for digit in array] for array in arrays]
+    for form in (
+        str,
+        ",".join,
+        "; ".join,
+        lambda array: str([int(digit) for digit in array]),
+        lambda array: str(np.array([float(digit) for digit in array])),
+        lambda array: f"'{array}",
+    ):
+        found, problems = scores([form(array) for array in arrays], "array")
+        assert found.astype(float).to_numpy().tolist() == truth and not problems.found
+    for form in ("{}", "{}.0", "{},0"):
+        found, problems = scores([form.format(int(array)) for array in arrays], "array")
+        read = found.notna().all(axis=1).to_numpy()
+        assert (found[read].astype(float).to_numpy() == np.array(truth)[read]).all()
+        assert read.sum() == len(problems.found) == 32  # half of them began with a zero
+    found, problems = scores([f"{int(array):.1E}" for array in arrays], "array")
+    assert found.isna().all(axis=None) and len(problems.found) == 64
+
+
+def test_every_brixia_score_that_a_float_column_spoilt_is_right_or_refused():
+    """All 4,096 scores; with the table's sum, zeros in front are put back."""
+    numbers = [
+        f"{i % 4}{i // 4 % 4}{i // 16 % 4}{i // 64 % 4}{i // 256 % 4}{i // 1024}"
+        for i in range(4096)
+    ]
+    truth = np.array([[int(digit) for digit in number] for number in numbers])
+    spoilt = [f"{float(number)}" for number in numbers]
+    found, problems = scores(spoilt, "brixia")
+    read = found.notna().all(axis=1).to_numpy()
+    assert (found[read].astype(float).to_numpy() == truth[read]).all()
+    assert read.sum() == 3072 and len(problems.found) == 1024  # three quarters begin with 1, 2, 3
+    sums = [str(sum(row)) for row in truth]
+    found, problems = scores(spoilt, "brixia", sums)
+    assert (found.astype(float).to_numpy() == truth).all() and not problems.found
+    wrong = [str(sum(row) + 1) for row in truth]
+    assert len(scores(numbers, "brixia", wrong)[1].found) == 4096
+
+
+@pytest.mark.parametrize(
+    "text", ["12345", "1234567", "12345x", "1,2,3", "0,1,2,3,4.5,1", "1e3", "x"]
+)
+def test_what_is_no_six_digits_is_refused_with_its_own_text(tmp_path, text):
+    with pytest.raises(
+        ValueError, match=f"row 2, column brixia: {re.escape(repr(text))} .*six digits"
+    ):
+        local(tmp_path, f'path,patient_id,brixia\na.png,p,"{text}"\n')
+
+
+def test_a_sum_that_contradicts_the_six_values_is_refused(tmp_path):
+    head = "path,patient_id,brixia,BrixiaScoreGlobal\n"
+    with pytest.raises(ValueError) as error:
+        local(tmp_path, head + "a.png,p,112233,12\nb.png,q,112233,13\nc.png,r,000000,x\n")
+    first, second = str(error.value).splitlines()
+    assert "row 3, column brixia_sum: '13' is not the sum of the six values, 12" in first
+    assert "row 4, column brixia_sum: 'x' is no number" in second
+    zones = "path,patient_id,brixia_A,brixia_B,brixia_C,brixia_D,brixia_E,brixia_F,brixia_sum\n"
+    with pytest.raises(ValueError, match="row 2, column brixia_sum: '4' is not .*, 3"):
+        local(tmp_path, zones + "a.png,p,1,1,1,0,0,0,4\n")
+    assert local(tmp_path, zones + "a.png,p,1,1,1,0,0,,4\n")["brixia_A"].tolist() == [1]
+
+
+@pytest.mark.parametrize(
+    "column, said",
+    [
+        ("diagnossis", "'diagnossis' is not read; is 'diagnosis' meant"),
+        ("label", "'label' is not read; is 'diagnosis' meant"),
+        ("finding_labels", "'finding_labels' is not read; is 'findings' meant"),
+        ("Diagnosis_", "'Diagnosis_' is read as diagnosis"),
+        ("class3", "'class3' is read as diagnosis"),
+        ("age", "'age' is not read"),
+    ],
+)
+def test_a_column_of_another_name_is_said(tmp_path, column, said):
+    with pytest.warns(UserWarning, match=re.escape(said)):
+        local(tmp_path, f"path,patient_id,{column}\na.png,p,\n")
+
+
+def test_our_own_names_are_read_without_a_word(tmp_path, recwarn):
+    table = local(tmp_path, " Path ,Patient ID,DIAGNOSIS,Lung-Mask\na.png,p,normal,\n")
+    assert table["diagnosis"].tolist() == ["normal"] and not recwarn.list
+
+
+@pytest.mark.parametrize("name", ["filename", "image", "Image_Path", "pth"])
+def test_a_synonym_of_a_needed_column_is_suggested_not_taken(tmp_path, name):
+    with pytest.raises(ValueError, match=f"no column 'path'; it has .*; is '{name}' meant\\?"):
+        local(tmp_path, f"{name},patient_id\na.png,p\n")
+    with pytest.raises(
+        ValueError, match="no column 'patient_id': splits need it; .*'Subject' meant"
+    ):
+        local(tmp_path, "path,Subject\na.png,p\n")
+
+
+@pytest.mark.parametrize(
+    "text, reason",
+    [
+        ("path;patient_id\na.png;p\n", "';' stands between its columns"),
+        ("path\tpatient_id\na.png\tp\n", "a tab stands between its columns"),
+        ("sep=,\npath,patient_id\na.png,p\n", "it begins with a line sep="),
+        ("# mine\npath,patient_id\na.png,p\n", r"comments, lines that begin with # \(row 1\)"),
+    ],
+)
+def test_another_form_is_refused_with_the_command_that_rewrites_it(tmp_path, text, reason):
+    with pytest.raises(ValueError, match=f"{reason}.*cxrkit data convert {tmp_path}"):
+        local(tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    "visit, why",
+    [
+        ("2020-03-01", "is no number: write the number of the visit, or days since onset; cxrkit"),
+        ("20200301", "is no number"),  # a date, too
+        ("43891", "is no number"),  # as Excel counts days
+        ("1,5", "has a decimal comma; write a decimal point"),
+        ("day 3", "is no number"),
+        ("inf", "is no number"),
+    ],
+)
+def test_a_visit_that_is_no_number_is_refused(tmp_path, visit, why):
+    with pytest.raises(ValueError, match=f"row 2, column visit: '{visit}' {why}"):
+        local(tmp_path, f'path,patient_id,visit\na.png,p,"{visit}"\n')
+
+
+def test_visits_are_numbers(tmp_path):
+    rows = "a.png,p,-3\nb.png,p,1.5\nc.png,p,unknown\n"
+    table = local(tmp_path, "path,patient_id,visit\n" + rows)
+    np.testing.assert_equal(table["visit"].to_numpy(), [-3, 1.5, np.nan])
+
+
+@pytest.mark.parametrize("ids", [("12", "12.0"), ("0012", "12"), ("P1", "p1"), ("P-1", "P 1")])
+def test_one_patient_in_two_spellings_has_one_split(tmp_path, ids):
+    rows = "".join(f"{i}.png,{code}\n" for i, code in enumerate(ids * 3))
+    with pytest.warns(UserWarning, match="each taken as one patient: ") as said:
+        table = local(tmp_path, "path,patient_id\n" + rows)
+    assert all(repr(code) in str(said[0].message) for code in ids)
+    assert table["group_id"].nunique() == table["split"].nunique() == 1
+    with pytest.warns(UserWarning), pytest.raises(ValueError, match="is in test, train .rows 2, 3"):
+        local(tmp_path, f"path,patient_id,split\na.png,{ids[0]},train\nb.png,{ids[1]},test\n")
+
+
+def test_all_wrong_cells_are_said_at_once_by_the_lines_of_the_file(tmp_path):
+    with pytest.raises(ValueError) as error:
+        local(
+            tmp_path,
+            "path,patient_id,view,findings,visit,edema\n"
+            "a.png,p,PAA,,,\n\n"
+            'b.png,,PA,"gout|\nedema",x,\n'
+            "a.png,q,PA,none,,maybe\n,,,,,\n",
+        )
+    lines = [line.split("films.csv, ")[1] for line in str(error.value).splitlines()]
+    assert [line.split(":")[0] for line in lines] == [
+        "row 2, column view",
+        "row 4, column findings",
+        "row 4, column patient_id",
+        "row 4, column visit",
+        "row 6, column findings",
+        "row 6, column path",
+        "row 6, column edema",
+    ]
+    assert "is 'PA' meant?" in lines[0] and "listed twice, first in row 2" in lines[5]
+    many = "path,patient_id,view\n" + "".join(f"{i}.png,p{i},up\n" for i in range(50))
+    with pytest.raises(ValueError) as error:
+        local(tmp_path, many)
+    assert str(error.value).splitlines()[20:] == ["and 30 more of 50 problems"]
+
+
+def test_words_of_truth_and_of_nothing(tmp_path):
+    head = "path,patient_id,edema,pneumonia,opacity,site,diagnosis,split\n"
+    rows = "a.png,p,TRUE,no,-,NA, Covid-19 ,Training\nb.png,q,Yes,0.0,nan,S,None,test\n"
+    table = local(tmp_path, head + rows)
+    assert table["edema"].tolist() == [1, 1] and table["pneumonia"].tolist() == [0, 0]
+    assert table["opacity"].isna().all() and table["site"].tolist() == ["local", "S"]
+    assert table["diagnosis"].fillna("?").tolist() == ["covid19", "?"]
+    assert table["split"].tolist() == ["train", "test"]
+    with pytest.raises(ValueError, match="column edema: '-1' is no whole number from 0 to 1"):
+        local(tmp_path, head + "a.png,p,-1,,,,,\n")
+    with pytest.raises(ValueError, match="row 2, column patient_id: blank cell"):
+        local(tmp_path, "path,patient_id\na.png,nan\n")
+    with pytest.raises(ValueError, match="'None' may mean unknown .* or healthy"):
+        local(tmp_path, "path,patient_id,findings\na.png,p,None\n")
+    blank = local(tmp_path, "path,patient_id,findings\na.png,p,unknown\n")
+    assert blank[list(vocabulary.FINDINGS)].isna().all(axis=None)
+
+
+def test_paths_of_windows(tmp_path):
+    table = local(tmp_path, "path,patient_id\nsub\\a.png,p\n", images=("sub/a.png",))
+    assert table["path"].tolist() == [str(tmp_path / "sub/a.png")]
+    odd = local(tmp_path, "path,patient_id\nx\\a.png,p\n", images=("x\\a.png",))
+    assert odd["path"].tolist() == [str(tmp_path / "x\\a.png")]
+    for path in ("C:\\films\\a.png", "d:/a.png", "\\\\server\\share\\a.png"):
+        with pytest.raises(ValueError, match="row 2, column path: .* path of another computer"):
+            local(tmp_path, f"path,patient_id\n{path},p\n")
+
+
+@pytest.mark.parametrize(
+    "prefix",
+    ["/data/train/CheXpert-v1.0/", "", "CheXpert-v1.0-small\\", "D:\\CheXpert-v1.0\\", "./"],
+)
+def test_chexpert_paths_behind_any_prefix(tmp_path, prefix):
+    chexpert(tmp_path)
+    text = (tmp_path / "train.csv").read_text()
+    if "\\" in prefix:
+        text = text.replace("train/patient", "train\\patient").replace("/study1/", "\\study1\\")
+    write(
+        tmp_path,
+        "train.csv",
+        text.replace("CheXpert-v1.0/", prefix).replace("CheXpert-v1.0\\", prefix),
+    )
+    table = manifests.read_manifest("chexpert", tmp_path)
+    assert table["path"][0] == str(tmp_path / "train/patient00000/study1/view1_frontal.jpg")
+
+
+def test_a_chexpert_path_without_a_patient_is_refused(tmp_path):
+    chexpert(tmp_path)
+    text = (tmp_path / "train.csv").read_text().replace("train/patient00002", "elsewhere/p2")
+    write(tmp_path, "train.csv", text)
+    with pytest.raises(
+        ValueError, match="row 4, column Path: '.*' holds no path, which has the form"
+    ):
+        manifests.read_manifest("chexpert", tmp_path)
+
+
+def test_rows_of_one_image_that_disagree_become_unknown_and_are_said(tmp_path):
+    rows = "a,Normal\na,Lung Opacity\nb,Normal\nb,Normal\nc,Lung Opacity\nc,\n"
+    write(tmp_path, "stage_2_detailed_class_info.csv", "patientId,class\n" + rows)
+    with pytest.warns(UserWarning, match="disagree in 1 cells.*\n.*row 2 'Normal', row 3 'Lung Op"):
+        table = manifests.read_manifest("rsna", tmp_path)
+    np.testing.assert_equal(table["opacity"].to_numpy(), [np.nan, 0, 1])
+    assert table["diagnosis"].fillna("?").tolist() == ["?", "normal", "other_infection"]
+
+
+def test_rows_of_a_label_file_that_disagree_are_said(tmp_path):
+    row = "1,0,M,65,Pneumonia/Viral/COVID-19,{},X-ray,images,0.jpg,\n"
+    head = COHEN.splitlines(keepends=True)[0]
+    write(tmp_path, "metadata.csv", head + row.format("PA") + row.format("AP") + row.format("PA"))
+    with pytest.warns(UserWarning, match="0.jpg: column view: row 2 'PA', row 3 'AP', row 4 'PA'"):
+        table = manifests.read_manifest("cohen", tmp_path)
+    assert table["view"].isna().all() and (table["diagnosis"] == "covid19").sum() == 1
+
+
+def test_dates_of_a_public_table_become_days(tmp_path, monkeypatch):
+    spec = json.loads((schema.manifest_dir() / "local.json").read_text())
+    columns = {"path": "f", "patient_id": "p", "visit": "StudyDate"}
+    table = {"file": "t.csv", "dates": "%Y%m%d", "columns": columns}
+    write(tmp_path, "x.json", json.dumps({**spec, "name": "x", "tables": [table]}))
+    monkeypatch.setattr(schema, "manifest_dir", lambda: tmp_path)
+    monkeypatch.setattr(manifests, "manifest_dir", lambda: tmp_path)
+    write(tmp_path, "t.csv", "f;p;StudyDate\na;1;20200304\nb;1;20200301\nc;2;20190101\nd;2;\n")
+    found = manifests.read_manifest("x", tmp_path)
+    np.testing.assert_equal(found["visit"].to_numpy(), [3, 0, 0, np.nan])
+    write(tmp_path, "t.csv", "f;p;StudyDate\na;1;20200304\nb;1;2020-03-01\n")
+    with pytest.raises(
+        ValueError, match="row 3, column visit: '2020-03-01' is no date of the form"
+    ):
+        manifests.read_manifest("x", tmp_path)
+    write(tmp_path, "t.csv", "f;p;Studydate\na;1;20200304\n")
+    with pytest.raises(ValueError, match="no column 'StudyDate'; .*; is 'Studydate' meant"):
+        manifests.read_manifest("x", tmp_path)
 
 
 def test_spellings_lead_to_one_word():

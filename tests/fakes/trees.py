@@ -160,7 +160,7 @@ def brixia(root: Path) -> None:
             {
                 "Filename": f"{number}.dcm",
                 "BrixiaScore": "".join(map(str, scores)),
-                "BrixiaScoreGlobal": 0,
+                "BrixiaScoreGlobal": scores.sum(),
                 "ConsensusTestset": 0,
                 "Subject": f"s{number}",
             }
