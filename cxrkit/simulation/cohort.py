@@ -11,9 +11,12 @@ N films, S film size in px.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
+import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +29,7 @@ from tqdm.auto import tqdm
 from cxrkit.config.vocabulary import FINDINGS, ZONES
 from cxrkit.simulation.hospital import SITES, WARDS, Hospital, Patient
 from cxrkit.storage import mapped
-from cxrkit.storage.atomic import write_atomic, write_json
+from cxrkit.storage.atomic import temporary, write_atomic, write_json
 
 if TYPE_CHECKING:
     from cxrkit.config.sections import CohortSettings
@@ -98,6 +101,30 @@ def _row(patient: Patient, url: str, ward: str) -> dict[str, Any]:
     }
 
 
+def _end_with(parent: int) -> None:
+    """Let this worker end when the process that started it has ended, however that was.
+
+    A worker whose parent was killed would otherwise keep its memory for minutes.
+
+    Args:
+        parent: number of the process that started it.
+    """
+    if os.getpid() == parent:  # nested in another worker, joblib starts no process
+        return
+    first = os.getppid()
+
+    def watch() -> None:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process = psutil.Process(parent)
+            while os.getppid() == first and process.is_running():
+                if process.status() == psutil.STATUS_ZOMBIE:
+                    break
+                time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def _draw_chunk(chunk: Path, rows: pd.DataFrame, settings: CohortSettings, seed: int) -> int:
     """Draw the films of one anatomy into `chunk` (.npz) and give their number.
 
@@ -123,7 +150,7 @@ def _draw_chunk(chunk: Path, rows: pd.DataFrame, settings: CohortSettings, seed:
     for name in MASKS:
         bits = np.stack(stacks[name]).reshape(len(rows), -1)  # (n, S*S)
         packed[name] = np.packbits(bits, axis=1)  # (n, S*S/8)
-    part = chunk.with_suffix(f".{os.getpid()}.part")
+    part = temporary(chunk)
     with open(part, "wb") as file:
         np.savez(file, **packed)
     pd.DataFrame(lines).to_csv(chunk.with_suffix(".csv"), index=False)
@@ -180,7 +207,10 @@ def draw_cohort(
         fitting = int(available_memory() // BYTES_PER_WORKER)
         workers = max(1, min(os.cpu_count() or 1, len(groups), fitting))
     jobs = [joblib.delayed(_draw_chunk)(chunk, rows, settings, seed) for chunk, rows in groups]
-    parallel = joblib.Parallel(n_jobs=workers, return_as="generator_unordered")
+    options = {}
+    if workers > 1:
+        options = {"initializer": _end_with, "initargs": (os.getpid(),)}
+    parallel = joblib.Parallel(n_jobs=workers, return_as="generator_unordered", **options)
     total = sum(len(rows) for _, rows in groups)
     with tqdm(total=total, desc="virtual hospitals", unit="film") as bar:
         for n in parallel(jobs):
