@@ -151,9 +151,9 @@ def weights_in_store(profile: Profile, store: Store) -> dict[str, Path]:
     """Files of the finished stages of a profile, by stage."""
     found = {}
     for stage in NETWORKS:
-        path = stages.folder_of(profile, stage, store) / "weights.safetensors"
-        if path.exists():
-            found[stage] = path
+        folder = stages.finished(profile, stage, store)
+        if folder:
+            found[stage] = folder / "weights.safetensors"
     return found
 
 

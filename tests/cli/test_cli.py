@@ -135,7 +135,9 @@ def made(monkeypatch):
     def make(folder, profile, inputs):
         calls.append((profile, inputs.store.data))
 
-    table = {"lungs": stages.Stage("lungs", ("seed", "choices"), make, stages.nothing)}
+    table = {
+        "lungs": stages.Stage("lungs", ("seed", "choices"), make, stages.nothing, stages.no_images)
+    }
     monkeypatch.setattr(stages, "STAGES", table)
     return calls
 
