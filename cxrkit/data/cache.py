@@ -31,7 +31,7 @@ from cxrkit.data.images import ImageError, load_image
 from cxrkit.data.masks import fitted_mask
 from cxrkit.storage import locations, mapped
 from cxrkit.storage.artifacts import Store
-from cxrkit.storage.atomic import write_atomic, write_json
+from cxrkit.storage.atomic import read_json, write_atomic, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -162,6 +162,26 @@ def cached_images(
         row_of[positions] = rows - firsts[span_of]
         files += [cache.file(*span) for span in spans]
     return CachedImages(files, file_of, row_of, size)
+
+
+def faults(folder: Path) -> list[str]:
+    """What is wrong with a folder of the cache: a file that is missing, cut or no longer readable.
+
+    Args:
+        folder: of one dataset, size and way of preprocessing.
+
+    Returns:
+        One line that names the file, or none.
+    """
+    try:
+        settings = read_json(folder / "settings.json")
+        one = _Cache(
+            folder, settings, lambda path: _decode_image(path, settings["size"], Choices())
+        )
+        one.checked_spans(len(one.index()))
+    except (ValueError, KeyError, TypeError, FileNotFoundError) as error:
+        return [str(error)]
+    return []
 
 
 def cpus() -> int:

@@ -265,7 +265,7 @@ def differences(old: pd.DataFrame, new: pd.DataFrame, shown: int = 3) -> str:
         if len(named) < shown:
             named.append(f"{row['dataset']}/{row['path']} ({', '.join(parts) or kind})")
     total = ", ".join(f"{count} {kind}" for kind, count in counts.items() if count)
-    return f"{total or 'no'} rows: {'; '.join(named)}" if named else "no row differs"
+    return f"rows that differ: {total}: {'; '.join(named)}" if named else "no row differs"
 
 
 def _apart(before: str, after: str) -> tuple[str, str]:

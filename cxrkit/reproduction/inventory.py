@@ -133,7 +133,8 @@ def _artifact_folders(root: Path) -> list[Path]:
     return [folder for folder in sorted(root.iterdir()) if _is_artifact(folder)]
 
 
-def _size(folder: Path) -> int:
+def size_of(folder: Path) -> int:
+    """Bytes of all files in a folder."""
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
@@ -163,7 +164,7 @@ def inventory(store: Store, keep: Sequence[str] = ()) -> pd.DataFrame:
     rows = []
     for folder in _artifact_folders(store.root):
         needed = ", ".join(needs.of(folder))
-        rows.append((str(folder), _stage_of(folder.name), _size(folder), needed))
+        rows.append((str(folder), _stage_of(folder.name), size_of(folder), needed))
     return pd.DataFrame(rows, columns=COLUMNS)
 
 

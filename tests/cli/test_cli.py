@@ -291,6 +291,7 @@ def test_doctor_says_ready_here_and_json_says_the_same(tmp_path):
         "threads",
         "memory",
         "paper",
+        "drawing",
         "store",
         "mirror",
         "kernel",
