@@ -99,6 +99,6 @@ def remove_leftovers(store: Store) -> list[Path]:
     if not store.root.is_dir():
         return removed
     for folder in sorted(store.root.iterdir()):
-        if folder.is_dir() and folder != store.roots["data"]:
+        if folder.is_dir() and folder.name != "data" and folder != store.roots["data"]:
             removed += atomic.remove_leftovers(folder)
     return removed

@@ -11,12 +11,9 @@ N films, S film size in px.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import shutil
-import threading
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +25,7 @@ from tqdm.auto import tqdm
 
 from cxrkit.config.vocabulary import FINDINGS, ZONES
 from cxrkit.simulation.hospital import SITES, WARDS, Hospital, Patient
+from cxrkit.simulation.workers import end_with
 from cxrkit.storage import mapped
 from cxrkit.storage.atomic import temporary, write_atomic, write_json
 
@@ -99,30 +97,6 @@ def _row(patient: Patient, url: str, ward: str) -> dict[str, Any]:
         "marker_right": right,
         "url": url,
     }
-
-
-def _end_with(parent: int) -> None:
-    """Let this worker end when the process that started it has ended, however that was.
-
-    A worker whose parent was killed would otherwise keep its memory for minutes.
-
-    Args:
-        parent: number of the process that started it.
-    """
-    if os.getpid() == parent:  # nested in another worker, joblib starts no process
-        return
-    first = os.getppid()
-
-    def watch() -> None:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process = psutil.Process(parent)
-            while os.getppid() == first and process.is_running():
-                if process.status() == psutil.STATUS_ZOMBIE:
-                    break
-                time.sleep(1)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def _draw_chunk(chunk: Path, rows: pd.DataFrame, settings: CohortSettings, seed: int) -> int:
@@ -209,7 +183,7 @@ def draw_cohort(
     jobs = [joblib.delayed(_draw_chunk)(chunk, rows, settings, seed) for chunk, rows in groups]
     options = {}
     if workers > 1:
-        options = {"initializer": _end_with, "initargs": (os.getpid(),)}
+        options = {"initializer": end_with, "initargs": (os.getpid(),)}
     parallel = joblib.Parallel(n_jobs=workers, return_as="generator_unordered", **options)
     total = sum(len(rows) for _, rows in groups)
     with tqdm(total=total, desc="virtual hospitals", unit="film") as bar:

@@ -9,17 +9,18 @@ import numpy as np
 import pytest
 import torch
 
-from cxrkit.storage import atomic, integrity
+from cxrkit.storage import atomic, integrity, mapped, remote
 from cxrkit.storage.artifacts import Store
 from cxrkit.storage.integrity import DamagedArtifact
 from cxrkit.training import checkpoint
+from tests.fakes.disks import largest_file
 
 SETTINGS = {"seed": 0}
 BIG = integrity.SMALL + 1
 
 
 def make(folder):
-    """An artifact: weights, a small table, a large array, and a second network in its own folder."""
+    """Weights, a small table, a large array, and a second network in a folder of its own."""
     checkpoint.save_tensors(folder / "weights.safetensors", {"w": torch.arange(2000.0)})
     atomic.write_json(folder / "metrics.json", {"auc": 0.75})
     (folder / "table.csv").write_text("a,b\n1,2\n")
@@ -187,3 +188,32 @@ def test_an_artifact_that_is_made_anew_begins_without_leftovers(tmp_path):
     os.utime(left, (1e9, 1e9))
     folder = store.load_or_make("backbone", SETTINGS, make)
     assert not list(folder.rglob("*.part")) and integrity.faults(folder) == []
+
+
+@pytest.mark.parametrize("reserves", [True, False])
+def test_a_file_has_its_whole_room_before_it_is_written_to(tmp_path, monkeypatch, reserves):
+    """Where the system cannot reserve room, as on macOS, zeros are written."""
+    if not reserves:
+        monkeypatch.delattr(mapped.os, "posix_fallocate", raising=False)
+    array = mapped.begin(tmp_path / "a.npy", (300, 100, 100))
+    status = os.stat(tmp_path / "a.npy")
+    assert status.st_blocks * 512 >= status.st_size == array.offset + 3_000_000
+    array[:] = 7
+    array.flush()
+    assert (np.load(tmp_path / "a.npy") == 7).all()
+    with pytest.raises(OSError, match=r"b.npy: no room for 0.0 GB .*CXRKIT_STORE"):
+        with largest_file(10**6):
+            mapped.begin(tmp_path / "b.npy", (300, 100, 100))
+    assert not (tmp_path / "b.npy").exists()
+
+
+def test_an_artifact_that_is_damaged_on_its_way_is_not_taken(tmp_path):
+    pytest.importorskip("fsspec", reason='needs the extra cluster: pip install "cxrkit[cluster]"')
+    url = f"file://{tmp_path}/far"
+    here = remote.RemoteStore(url, tmp_path / "here")
+    folder = here.load_or_make("backbone", SETTINGS, make)
+    spoil(tmp_path / "far" / folder.name, "zeroed")
+    there = remote.RemoteStore(url, tmp_path / "there")
+    with pytest.raises(DamagedArtifact, match=f"{folder.name} at file://.*weights.safetensors"):
+        there.load_or_make("backbone", SETTINGS, make)
+    assert not there.folder("backbone", SETTINGS).exists()
