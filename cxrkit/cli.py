@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -81,9 +82,44 @@ def profile_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
+NO_WRITING = (
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOSPC,
+    errno.EFBIG,
+    getattr(errno, "EDQUOT", errno.ENOSPC),
+)
+
+
+def message_of(error: Exception) -> str:
+    """An error in one line; of a file system that refuses, the file and the next step."""
+    if not isinstance(error, OSError) or not error.strerror:
+        return str(error)
+    text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    if error.errno in NO_WRITING:
+        text += (
+            "; make room or allow writing there, or choose another folder: --out or CXRKIT_STORE"
+        )
+    return text
+
+
 def fail(error: Exception) -> NoReturn:
     """End with the message of an error that the user can repair."""
-    raise click.ClickException(str(error)) from error
+    raise click.ClickException(message_of(error)) from error
+
+
+class Commands(click.Group):
+    """Commands that end in one line where the file system refuses or an artifact is damaged."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command that was asked for."""
+        try:
+            return super().invoke(ctx)
+        except OSError as error:
+            if error.errno == errno.EPIPE:  # `cxrkit ... | head`: click ends without a word
+                raise
+            fail(error)
 
 
 def needs_extra(name: str, what: str) -> None:
@@ -117,10 +153,13 @@ def end_with(problems: Sequence[str]) -> None:
         sys.exit(1)
 
 
-@click.group(epilog=NOTICE)
+@click.group(cls=Commands, epilog=NOTICE)
 @click.version_option(__version__, package_name="cxrkit")
 def main() -> None:
     """cxrkit: the reference kit for chest X-ray transformers (Park et al. 2021)."""
+    from cxrkit.storage.locations import fix_environment
+
+    fix_environment()
 
 
 # data
@@ -416,9 +455,14 @@ def stage(
 
 @main.command()
 @profile_options
+@DATA
 @OUT
 def report(
-    profile: str, assignments: tuple[str, ...], choices: str | None, out: Path | None
+    profile: str,
+    assignments: tuple[str, ...],
+    choices: str | None,
+    data_dir: Path | None,
+    out: Path | None,
 ) -> None:
     """Write the report from what is in the store, running nothing."""
     needs_extra("lessons", "cxrkit report")
@@ -426,7 +470,7 @@ def report(
 
     asked = chosen_profile(profile, assignments, choices)
     try:
-        click.echo(f"report: {write_report(asked, root=out)}")
+        click.echo(f"report: {write_report(asked, root=out, data=data_dir)}")
     except (ValueError, OSError) as error:
         fail(error)
 
@@ -487,7 +531,7 @@ def predict(
 
 @main.group()
 def store() -> None:
-    """See what the store holds, and remove what no profile needs."""
+    """See what the store holds and whether it is whole, and remove what no profile needs."""
 
 
 @store.command("list")
@@ -505,6 +549,40 @@ def list_store(out: Path | None) -> None:
         click.echo(f"{Store(out).root}: empty")
         return
     click.echo(inventory.as_text(table))
+
+
+@store.command("verify")
+@OUT
+@click.option(
+    "--delete-damaged",
+    "deletes",
+    is_flag=True,
+    help="Delete damaged artifacts; the next run makes them anew.",
+)
+def verify_store(out: Path | None, deletes: bool) -> None:
+    """Read every artifact and compare it with the digests that were written when it was finished.
+
+    Exit status 1 on damage that remains.
+    """
+    from cxrkit.reproduction import verification
+    from cxrkit.storage.artifacts import Store
+
+    asked = Store(out)
+    found = verification.verify_store(asked)
+    click.echo(verification.as_text(asked, found))
+    damaged = sum(bool(one.faults) for one in found)
+    if not deletes:
+        if damaged:
+            click.echo(
+                f"delete them, so that they are made anew: cxrkit store verify --out {asked.root} "
+                "--delete-damaged",
+                err=True,
+            )
+        sys.exit(bool(damaged))
+    left = len(verification.remove_leftovers(asked))
+    deleted = verification.delete(found)
+    click.echo(f"deleted: {len(deleted)} artifacts, {left} temporary files of killed processes")
+    sys.exit(len(deleted) < damaged)
 
 
 @store.command()

@@ -11,7 +11,6 @@ order in which they were first asked for:
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import warnings
@@ -27,18 +26,18 @@ from tqdm import tqdm
 from cxrkit.config.choices import Choices
 from cxrkit.config.vocabulary import known
 from cxrkit.data import preprocessing, sources
+from cxrkit.data.fingerprints import fingerprint
 from cxrkit.data.images import ImageError, load_image
 from cxrkit.data.masks import fitted_mask
 from cxrkit.storage import locations, mapped
 from cxrkit.storage.artifacts import Store
-from cxrkit.storage.atomic import write_atomic, write_json
+from cxrkit.storage.atomic import read_json, write_atomic, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
 VERSION = 1  # raise it when an image file is decoded to other pixels than before
 CHUNK = 64  # images between two entries in the index
-SAMPLED = 4096  # bytes at the head and at the tail of a file that stand for its content
 PATIENCE = 10  # seconds of waiting for another process before it is said
 
 
@@ -165,6 +164,26 @@ def cached_images(
     return CachedImages(files, file_of, row_of, size)
 
 
+def faults(folder: Path) -> list[str]:
+    """What is wrong with a folder of the cache: a file that is missing, cut or no longer readable.
+
+    Args:
+        folder: of one dataset, size and way of preprocessing.
+
+    Returns:
+        One line that names the file, or none.
+    """
+    try:
+        settings = read_json(folder / "settings.json")
+        one = _Cache(
+            folder, settings, lambda path: _decode_image(path, settings["size"], Choices())
+        )
+        one.checked_spans(len(one.index()))
+    except (ValueError, KeyError, TypeError, FileNotFoundError) as error:
+        return [str(error)]
+    return []
+
+
 def cpus() -> int:
     """Cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
@@ -179,24 +198,11 @@ def _entries(paths: list[Any], store: Store) -> list[Entry]:
     files = [str(sources.parse(text).file) for text in texts]
     unique = sorted(set(files))
     with ThreadPoolExecutor(2 * cpus()) as pool:
-        content = dict(zip(unique, pool.map(_fingerprint, unique), strict=True))
+        content = dict(zip(unique, pool.map(fingerprint, unique), strict=True))
     return [
         Entry(locations.relative(text, roots), *content[file])
         for text, file in zip(texts, files, strict=True)
     ]
-
-
-def _fingerprint(file: str) -> tuple[int, str] | tuple[None, None]:
-    """Length of a file and hash of its head and tail; never its time, which a copy changes."""
-    try:
-        with open(file, "rb") as f:
-            size = os.fstat(f.fileno()).st_size
-            digest = hashlib.sha256(f.read(SAMPLED))
-            f.seek(max(SAMPLED, size - SAMPLED))
-            digest.update(f.read(SAMPLED))
-    except OSError:  # no file; if there should be one, the decoder will say so
-        return None, None
-    return size, digest.hexdigest()[:16]
 
 
 def _dataset_of(path: str) -> str:

@@ -17,6 +17,7 @@ from cxrkit.data import schema
 from cxrkit.inference.quality import QualityControl, load_quality_control
 from cxrkit.models import factory
 from cxrkit.pipeline import stages
+from cxrkit.storage import integrity
 from cxrkit.storage.artifacts import Store
 from cxrkit.tasks.segmentation import SegmentationTask
 from cxrkit.training import checkpoint
@@ -148,12 +149,20 @@ def weights_in_folder(folder: Path) -> dict[str, Path]:
 
 
 def weights_in_store(profile: Profile, store: Store) -> dict[str, Path]:
-    """Files of the finished stages of a profile, by stage."""
+    """Files of the finished stages of a profile, by stage.
+
+    Raises:
+        DamagedArtifact: A finished stage lacks its weights, or is not as it was made.
+    """
     found = {}
     for stage in NETWORKS:
-        path = stages.folder_of(profile, stage, store) / "weights.safetensors"
-        if path.exists():
-            found[stage] = path
+        folder = stages.finished(profile, stage, store)
+        if not folder:
+            continue
+        found[stage] = folder / "weights.safetensors"
+        if not found[stage].exists():
+            lacks = ["weights.safetensors is missing"]
+            raise integrity.DamagedArtifact(integrity.message(folder, lacks))
     return found
 
 

@@ -15,7 +15,7 @@ import pandas as pd
 
 from cxrkit.config.sections import Profile
 from cxrkit.config.vocabulary import known
-from cxrkit.data import masked_images
+from cxrkit.data import fingerprints, masked_images, sources
 from cxrkit.storage.artifacts import Store
 from cxrkit.tasks.segmentation import SegmentationTask
 from cxrkit.tasks.severity import segmented_lungs
@@ -24,9 +24,17 @@ MASK_ORIGINS = ("segmenter", "annotated")
 
 
 def digest(store: Store, paths: Iterable[str]) -> str:
-    """Hash of a list of paths, relative to the store and its data: it survives a move."""
-    relative = [store.relative(path) for path in paths]
-    return hashlib.sha256("\n".join(relative).encode()).hexdigest()
+    """Hash of a list of images: paths that survive a move, and the content of real images.
+
+    What lies in the store is determined by its name.
+    """
+    lines = []
+    for path in paths:
+        name = store.relative(path)
+        if not name.startswith("store:") and "://" not in name:
+            name = f"{name} {fingerprints.text_of(str(sources.parse(path).file))}"
+        lines.append(name)
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def with_masks(

@@ -3,11 +3,13 @@
 A `Stage` says which fields of the profile it reads, which stages it depends on, and what makes it.
 Keys, the plan, the cluster, "which lessons come before" and the command line all read `STAGES`. The
 key of an artifact is a hash of what its stage reads and of the keys' contents before it, so an
-ablation of a late stage reuses all that comes before it.
+ablation of a late stage reuses all that comes before it. Where real images are used, here or
+before, their digest is the second part of the artifact's name (`made_from`).
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,8 +18,9 @@ from typing import Any
 from cxrkit.config import profiles
 from cxrkit.config.sections import Profile
 from cxrkit.models import baselines
-from cxrkit.pipeline import keys, makers
+from cxrkit.pipeline import keys, made_from, makers
 from cxrkit.pipeline.makers import StageInputs
+from cxrkit.storage import integrity
 from cxrkit.storage.artifacts import Store
 
 
@@ -49,6 +52,7 @@ class Stage:
         fields: what it reads of the profile, with dots that reach inside.
         make: fills the folder of the artifact from the profile and the folders that it needs.
         upstream: what it depends on, for a profile.
+        tasks: whose images it reads itself, for a profile (`task_data.TASKS`).
         version: counts changes of its code that change its result.
     """
 
@@ -56,6 +60,7 @@ class Stage:
     fields: tuple[str, ...]
     make: Callable[[Path, Profile, StageInputs], Any]
     upstream: Callable[[Profile], list[Need]]
+    tasks: Callable[[Profile], tuple[str, ...]]
     version: int = 1
 
 
@@ -196,6 +201,39 @@ def needs_of_marker_study(profile: Profile) -> list[Need]:
     ]
 
 
+# whose images stages read
+
+
+def no_images(profile: Profile) -> tuple[str, ...]:
+    """A stage that reads virtual patients alone, or what other stages left."""
+    return ()
+
+
+def findings_images(profile: Profile) -> tuple[str, ...]:
+    """Images with known findings."""
+    return ("findings",)
+
+
+def diagnosis_images(profile: Profile) -> tuple[str, ...]:
+    """Images with a diagnosis, of both views: patients of external ones train in neither."""
+    return ("diagnosis",)
+
+
+def segmenter_images(profile: Profile) -> tuple[str, ...]:
+    """Images with a lung mask or a diagnosis."""
+    return ("lungs", "diagnosis")
+
+
+def severity_images(profile: Profile) -> tuple[str, ...]:
+    """Images with a known severity, and those with a diagnosis where they train beside them."""
+    return ("severity", "diagnosis") if profile.severity.auxiliary_diagnosis else ("severity",)
+
+
+def saliency_images(profile: Profile) -> tuple[str, ...]:
+    """Images with a diagnosis; without virtual ones among them those of the virtual hospitals."""
+    return ("diagnosis",) if "virtual" in profile.manifests else ()
+
+
 # what stages read of a profile
 
 IMAGES = (
@@ -278,8 +316,10 @@ SEVERITY = (
 )
 
 _TABLE = (
-    Stage("cohort", ("seed", "cohort"), makers.make_cohort, nothing, version=2),
-    Stage("backbone", (*FINDINGS, "folds"), makers.make_backbone, needs_of_backbone),
+    Stage("cohort", ("seed", "cohort"), makers.make_cohort, nothing, no_images, version=2),
+    Stage(
+        "backbone", (*FINDINGS, "folds"), makers.make_backbone, needs_of_backbone, findings_images
+    ),
     Stage(
         "feature_extractor",
         (
@@ -292,6 +332,7 @@ _TABLE = (
         ),
         makers.make_feature_extractor,
         needs_of_findings,
+        findings_images,
     ),
     Stage(
         "contrastive",
@@ -305,20 +346,35 @@ _TABLE = (
         ),
         makers.make_contrastive,
         needs_of_contrastive,
+        findings_images,
     ),
     # of both views; those of one view take their part of it where sources.joint_views says so
-    Stage("diagnosis", (*DIAGNOSIS, "folds"), makers.make_joint_diagnosis, needs_of_diagnosis),
-    Stage("diagnosis_pa", DIAGNOSIS, makers.make_diagnosis_pa, needs_of_view),
-    Stage("diagnosis_ap", DIAGNOSIS, makers.make_diagnosis_ap, needs_of_view),
+    Stage(
+        "diagnosis",
+        (*DIAGNOSIS, "folds"),
+        makers.make_joint_diagnosis,
+        needs_of_diagnosis,
+        diagnosis_images,
+    ),
+    Stage("diagnosis_pa", DIAGNOSIS, makers.make_diagnosis_pa, needs_of_view, diagnosis_images),
+    Stage("diagnosis_ap", DIAGNOSIS, makers.make_diagnosis_ap, needs_of_view, diagnosis_images),
     Stage(
         "saliency_benchmark",
         ("saliency_images", "saliency_blocks"),
         makers.make_saliency_benchmark,
         needs_of_saliency,
+        saliency_images,
     ),
-    Stage("segmenter", SEGMENTER, makers.make_segmenter, needs_of_segmenter, version=2),
-    Stage("severity", SEVERITY, makers.make_severity, needs_of_severity),
-    Stage("marker_study", ("seed",), makers.make_marker_study, needs_of_marker_study),
+    Stage(
+        "segmenter",
+        SEGMENTER,
+        makers.make_segmenter,
+        needs_of_segmenter,
+        segmenter_images,
+        version=2,
+    ),
+    Stage("severity", SEVERITY, makers.make_severity, needs_of_severity, severity_images),
+    Stage("marker_study", ("seed",), makers.make_marker_study, needs_of_marker_study, no_images),
 )
 STAGES = {stage.name: stage for stage in _TABLE}
 
@@ -354,20 +410,104 @@ def upstream(profile: Profile, name: str) -> list[tuple[str, Profile]]:
     return found
 
 
+# where artifacts lie
+
+
+def used_tasks(profile: Profile, name: str) -> tuple[str, ...]:
+    """The tasks whose real images a stage is made from: its own, and those before it."""
+    if not made_from.real_manifests(profile):
+        return ()
+    tasks = set(stage_of(name).tasks(profile))
+    for before, other in upstream(profile, name):
+        tasks |= set(used_tasks(other, before))
+    return tuple(sorted(tasks))
+
+
+def data_digest(profile: Profile, name: str, store: Store) -> str:
+    """What tells artifacts of other images apart.
+
+    Args:
+        profile: what is run.
+        name: of the stage.
+        store: knows where the images lie.
+
+    Returns:
+        8 hex digits by the rows of the real images that the stage is made from; "" for a stage of
+        virtual patients, whose settings say all.
+
+    Raises:
+        MissingData: the images are not here.
+        ValueError: the stage is unknown, or a table of the images is wrong.
+    """
+    digest = made_from.images_digest(profile, used_tasks(profile, name), store)
+    return digest[: made_from.DIGITS]
+
+
+def all_data(profile: Profile, store: Store) -> str:
+    """Digest of all real images that any stage of a profile is made from; "" where none is here."""
+    tasks = sorted({task for name in STAGES for task in used_tasks(profile, name)})
+    try:
+        return made_from.images_digest(profile, tuple(tasks), store)
+    except made_from.MissingData:
+        return ""
+
+
+def _known_data(profile: Profile, name: str, store: Store) -> str | None:
+    """The data digest; where the images are not here, that of the only artifact; None = none."""
+    try:
+        return data_digest(profile, name, store)
+    except made_from.MissingData as error:
+        found = store.from_any_data(name, settings(profile, name))
+        if len(found) > 1:
+            names = ", ".join(path.name for path in found)
+            raise made_from.MissingData(
+                f"{error}\nWithout them it cannot be said which of these is of your images: "
+                f"{names}; give their folder (--data or CXRKIT_DATA)"
+            ) from None
+        return integrity.data_of(found[0]) if found else None
+
+
 def folder_of(profile: Profile, name: str, store: Store) -> Path:
-    """Where the artifact of a stage lies, or would lie."""
-    return store.folder(name, settings(profile, name))
+    """Where the artifact of a stage lies, or would lie.
+
+    Where the images of the profile are not here, it is the only artifact of its settings.
+    """
+    data = _known_data(profile, name, store)
+    return store.folder(name, settings(profile, name), data or "")
 
 
 def is_done(profile: Profile, name: str, store: Store) -> bool:
     """Whether the artifact of a stage is finished, here or at the address of the store."""
-    return store.has(name, settings(profile, name))
+    data = _known_data(profile, name, store)
+    return data is not None and store.has(name, settings(profile, name), data)
+
+
+def fetch(profile: Profile, name: str, store: Store) -> Path:
+    """`folder_of`, with the artifact in it where `is_done`."""
+    data = _known_data(profile, name, store)
+    return store.fetch(name, settings(profile, name), data or "")
+
+
+def finished(profile: Profile, name: str, store: Store) -> Path | None:
+    """The folder of a finished artifact that was checked, None where there is none.
+
+    Raises:
+        DamagedArtifact: it is not as it was made.
+    """
+    if not store.from_any_data(name, settings(profile, name)):
+        return None  # before any table of images is read
+    folder = folder_of(profile, name, store)
+    if not folder.exists():
+        return None
+    integrity.check(folder)
+    return folder
 
 
 def resolve(profile: Profile, name: str, store: Store | None = None) -> Path:
     """The folder of the artifact of a stage.
 
-    Where it is missing, it is made, after what it depends on.
+    Where it is missing, it is made, after what it depends on. Artifacts of the same settings and
+    other images stay beside it; a warning says which rows differ.
 
     Args:
         profile: what is run.
@@ -376,9 +516,17 @@ def resolve(profile: Profile, name: str, store: Store | None = None) -> Path:
 
     Raises:
         ValueError: the stage is unknown, or cannot be made from the images of the profile.
+        MissingData: images are not here, and nothing was made from them.
+        DamagedArtifact: the artifact is not as it was made.
         RuntimeError: another process is making it.
     """
     stage, store = stage_of(name), store or Store()
+    own = settings(profile, name)
+    data = _known_data(profile, name, store)
+    if data is None:
+        data = data_digest(profile, name, store)  # says what is missing
+    if not store.has(name, own, data):
+        _compare_with_others(profile, name, store, data)
 
     def make(folder: Path) -> None:
         folders = {
@@ -387,5 +535,26 @@ def resolve(profile: Profile, name: str, store: Store | None = None) -> Path:
             if need.used
         }
         stage.make(folder, profile, StageInputs(store, folders))
+        if data:
+            rows = made_from.images_table(profile, used_tasks(profile, name), store)
+            made_from.write(folder, rows)
 
-    return store.load_or_make(name, settings(profile, name), make)
+    return store.load_or_make(name, own, make, data)
+
+
+def _compare_with_others(profile: Profile, name: str, store: Store, data: str) -> None:
+    """Warn where artifacts of other images lie beside the one that is to be made."""
+    others = store.from_any_data(name, settings(profile, name))
+    if not data or not others:
+        return
+    new = made_from.images_table(profile, used_tasks(profile, name), store)
+    for folder in others:
+        old = made_from.read(folder)
+        what = "its images were not noted"
+        if old is not None:
+            what = made_from.differences(old, new)
+        warnings.warn(
+            f"{folder.name} stays as it is, it was made from other images: {what}. "
+            f"{name} is made from those of now",
+            stacklevel=3,
+        )

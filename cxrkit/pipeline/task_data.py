@@ -49,7 +49,7 @@ def images_for(
     Raises:
         ValueError: the task is unknown.
     """
-    what, wards = TASKS[known(task, TASKS, "task")]
+    _, wards = TASKS[known(task, TASKS, "task")]
     parts = []
     for name in profile.manifests:
         if name == "virtual":
@@ -58,15 +58,28 @@ def images_for(
             part = manifests.read_manifest(name, store.data, profile.choices)
             parts.append(_mark_external(part, profile))
     whole = pd.concat(parts, ignore_index=True)
-    serving = whole[list(HAS[what])].notna().any(axis=1)
-    if task == "findings" and profile.sources.findings_datasets:
-        serving &= whole["dataset"].isin(profile.sources.findings_datasets)
-    whole = whole[serving]
+    whole = whole[serves(whole, profile, task)]
     silent = whole["view"].isna() & whole["path"].str.endswith((".dcm", ".dicom"))
     asked = whole["path"].where(silent).map(images.view_of, na_action="ignore")
     whole["view"] = whole["view"].mask(silent, asked)
     frontal, _ = manifests.select_views(whole, replace(profile.choices, views="all"))
     return subsample(frontal, profile, task)
+
+
+def serves(table: pd.DataFrame, profile: Profile, task: str) -> pd.Series:
+    """Which images serve a task, as far as their table says: bool (n,).
+
+    Args:
+        table: of `vocabulary.COLUMNS`.
+        profile: `sources.findings_datasets` is read.
+        task: a key of TASKS.
+    """
+    what, _ = TASKS[known(task, TASKS, "task")]
+    serving = table[list(HAS[what])].notna().any(axis=1)
+    if task == "findings" and profile.sources.findings_datasets:
+        serving &= table["dataset"].isin(profile.sources.findings_datasets)
+    frontal_or_unknown = table["view"].isna() | table["view"].isin(["PA", "AP"])
+    return serving & frontal_or_unknown
 
 
 def _mark_external(part: pd.DataFrame, profile: Profile) -> pd.DataFrame:

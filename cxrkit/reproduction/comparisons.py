@@ -66,7 +66,7 @@ def fetch_finished(cell: Cell, store: Store) -> None:
     With it come the earlier stages whose seconds are counted.
     """
     for stage, profile in ((cell.stage, cell.profile), *earlier_trainings(cell)):
-        store.fetch(stage, stages.settings(profile, stage))
+        stages.fetch(profile, stage, store)
 
 
 def measure_cell(cell: Cell, store: Store, against: Cell | None = None) -> dict[str, Any]:

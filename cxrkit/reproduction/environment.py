@@ -206,6 +206,47 @@ def check_paper(root: Path | None) -> Check:
     return Check("paper", "ok", value)
 
 
+# A film of the virtual hospitals as it was drawn where the kit was tested.
+KNOWN_FILM = {"site": "dogwood", "seed": 0, "ward": "severity", "n": 8, "size": 128}
+KNOWN_ROW = 3  # of that hospital
+KNOWN_PIXELS = {"right lung": 2485, "left lung": 3111, "lesion": 998}
+KNOWN_ZONES = [[0, 1], [1, 1], [1, 1]]
+KNOWN_GREY = (  # mean of each of 4 x 4 parts of the film
+    (74.89, 104.54, 77.74, 59.67),
+    (71.90, 101.25, 45.78, 78.28),
+    (65.16, 139.23, 122.42, 61.89),
+    (90.41, 179.24, 154.97, 76.06),
+)
+GREY_TOLERANCE = 1.0  # grey levels of 255; rounding differs by less between processors
+
+
+def check_drawing(root: Path | None) -> Check:
+    """A film is drawn and compared with known numbers: truth exactly, grey within a tolerance."""
+    todo = "pip install --force-reinstall numpy opencv-python scipy cxrkit, then run this again"
+    try:
+        import numpy as np
+
+        from cxrkit.simulation.hospital import Hospital
+
+        patient = Hospital(**KNOWN_FILM)[KNOWN_ROW]
+    except (ImportError, OSError, ValueError) as error:
+        return Check("drawing", "blocks", f"no film can be drawn: {error}", todo)
+    right, left = patient.lungs
+    found = {"right lung": right, "left lung": left, "lesion": patient.lesion}
+    pixels = {name: int(np.count_nonzero(mask)) for name, mask in found.items()}
+    grey = patient.image.reshape(4, 32, 4, 32).mean(axis=(1, 3))  # (4, 4)
+    apart = float(np.abs(grey - np.array(KNOWN_GREY)).max())
+    same = pixels == KNOWN_PIXELS and patient.array.astype(int).tolist() == KNOWN_ZONES
+    if not same or apart > GREY_TOLERANCE:
+        value = (
+            f"a known film comes out differently: {pixels} instead of {KNOWN_PIXELS}, grey off by "
+            f"{apart:.2f} (tolerance {GREY_TOLERANCE:g})"
+        )
+        return Check("drawing", "note", value, todo)
+    value = f"a known film comes out as it must, grey within {apart:.2f} of {GREY_TOLERANCE:g}"
+    return Check("drawing", "ok", value)
+
+
 # the folders and the kernel
 
 
@@ -270,6 +311,7 @@ CHECKS = (
     check_threads,
     check_memory,
     check_paper,
+    check_drawing,
     check_store,
     check_mirror,
     check_kernel,

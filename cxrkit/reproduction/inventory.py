@@ -16,6 +16,7 @@ from cxrkit.config.sections import Profile
 from cxrkit.config.settings_file import get_profile
 from cxrkit.pipeline import stages
 from cxrkit.reproduction import grid
+from cxrkit.storage import integrity
 from cxrkit.storage.artifacts import Store, key
 from cxrkit.storage.atomic import read_json
 
@@ -36,8 +37,12 @@ def _collect(profile: Profile, name: str, steps: set[tuple[str, Profile]]) -> No
 
 
 @lru_cache
-def needed_by(profile: Profile) -> frozenset[str]:
-    """Names of the artifacts that a profile needs, those of its grid at all seeds included."""
+def needed_by(profile: Profile) -> dict[str, tuple[str, Profile]]:
+    """The artifacts that a profile needs, those of its grid at all seeds included.
+
+    Returns:
+        Name, without the part for real images -> the stage and its profile.
+    """
     steps: set[tuple[str, Profile]] = set()
     for name in stages.STAGES:
         _collect(profile, name, steps)
@@ -50,23 +55,23 @@ def needed_by(profile: Profile) -> frozenset[str]:
         ]
         for cell in cells:
             _collect(cell.profile, cell.stage, steps)
-    return frozenset(f"{name}-{key(stages.settings(other, name))}" for name, other in steps)
+    return {f"{name}-{key(stages.settings(other, name))}": (name, other) for name, other in steps}
 
 
 class _Needs:
     """Which of some profiles need an artifact or a derived folder."""
 
-    def __init__(self, known: Sequence[Profile]) -> None:
-        self.known = known
-        self.names = {profile.name: needed_by(profile) for profile in known}
+    def __init__(self, known: Sequence[Profile], store: Store) -> None:
+        self.known, self.store = known, store
+        self.needed = {profile.name: needed_by(profile) for profile in known}
 
     def of(self, folder: Path) -> list[str]:
         """Names of the profiles that need a folder of the store."""
         if folder.name.endswith(REMOVED):
             return []
-        stage = folder.name.rpartition("-")[0]
+        stage = _stage_of(folder.name)
         if stage not in DERIVED:
-            return [name for name, needed in self.names.items() if folder.name in needed]
+            return [name for name, needed in self.needed.items() if self._is_one_of(folder, needed)]
         settings = read_json(folder / SETTINGS)
         origin = settings.get("dataset" if stage == "images" else "segmenter")
         if not isinstance(origin, str):
@@ -75,10 +80,24 @@ class _Needs:
             return self._of_dataset(folder, origin)
         return self._of_name(folder, origin)
 
+    def _is_one_of(self, folder: Path, needed: dict[str, tuple[str, Profile]]) -> bool:
+        """Whether an artifact has the settings of a needed one, and its images where they are here.
+
+        Where the images are not here, or a table of them is wrong, it counts as needed.
+        """
+        own = "-".join(folder.name.split("-")[:2])
+        if own not in needed:
+            return False
+        stage, profile = needed[own]
+        try:
+            return integrity.data_of(folder) == stages.data_digest(profile, stage, self.store)
+        except (FileNotFoundError, ValueError):
+            return True
+
     def _of_name(self, folder: Path, name: str) -> list[str]:
         """Profiles that need the artifact that a derived folder was made from."""
         origin = folder.with_name(name)
-        if name.rpartition("-")[0] in DERIVED and not origin.is_dir():
+        if _stage_of(name) in DERIVED and not origin.is_dir():
             return []
         return self.of(origin)
 
@@ -92,11 +111,15 @@ class _Needs:
         return ["files outside of the store"]
 
 
+def _stage_of(name: str) -> str:
+    """The stage in the name of an artifact."""
+    return name.partition("-")[0]
+
+
 def _is_artifact(folder: Path) -> bool:
     """Whether a folder is a finished stage, a derived folder, or what is left of a removed one."""
-    stage, _, digest = folder.name.removesuffix(REMOVED).rpartition("-")
-    is_key = len(digest) == 12 and set(digest) <= set("0123456789abcdef")
-    if not is_key or stage not in (*stages.STAGES, *DERIVED):
+    name = folder.name.removesuffix(REMOVED)
+    if not integrity.NAME.fullmatch(name) or _stage_of(name) not in (*stages.STAGES, *DERIVED):
         return False
     if folder.is_symlink() or not folder.is_dir():
         return False
@@ -110,7 +133,8 @@ def _artifact_folders(root: Path) -> list[Path]:
     return [folder for folder in sorted(root.iterdir()) if _is_artifact(folder)]
 
 
-def _size(folder: Path) -> int:
+def size_of(folder: Path) -> int:
+    """Bytes of all files in a folder."""
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
@@ -136,11 +160,11 @@ def inventory(store: Store, keep: Sequence[str] = ()) -> pd.DataFrame:
     Raises:
         ValueError: a profile is unknown.
     """
-    needs = _Needs(_profiles(store, keep))
+    needs = _Needs(_profiles(store, keep), store)
     rows = []
     for folder in _artifact_folders(store.root):
-        stage = folder.name.rpartition("-")[0]
-        rows.append((str(folder), stage, _size(folder), ", ".join(needs.of(folder))))
+        needed = ", ".join(needs.of(folder))
+        rows.append((str(folder), _stage_of(folder.name), size_of(folder), needed))
     return pd.DataFrame(rows, columns=COLUMNS)
 
 

@@ -352,21 +352,24 @@ def stage_of(key: str) -> str:
     return key.partition(".")[0]
 
 
-def measurements(root: Path, profile: Profile) -> dict[str, dict[str, Any]]:
+def measurements(
+    root: Path, profile: Profile, data: Path | None = None
+) -> dict[str, dict[str, Any]]:
     """The metrics of the finished stages of a profile.
 
     Args:
         root: of the store.
         profile: stages of other settings are left out.
+        data: folder of the real images, as in `Store`.
 
     Returns:
         Stage -> its metrics.json; "comparison" and "ablation" -> cells of the grid.
     """
-    found, store = {}, Store(root)
+    found, store = {}, Store(root, data)
     for stage in stages.STAGES:
-        path = stages.folder_of(profile, stage, store) / "metrics.json"
-        if path.exists():
-            found[stage] = read_json(path)
+        folder = stages.finished(profile, stage, store)
+        if folder and (folder / "metrics.json").exists():
+            found[stage] = read_json(folder / "metrics.json")
     return found | grid_measurements(root, profile)
 
 
@@ -503,20 +506,21 @@ def _interval(leaf: dict[str, Any]) -> list[float] | None:
 # what a stage is, and Tables 1 to 3 for our data
 
 
-def finished_stages(root: Path, profile: Profile) -> list[dict[str, str]]:
+def finished_stages(root: Path, profile: Profile, data: Path | None = None) -> list[dict[str, str]]:
     """The finished stages of the profile.
 
     Args:
         root: of the store.
         profile: stages of other settings are left out.
+        data: folder of the real images, as in `Store`.
 
     Returns:
         stage, folder (its key), date and lesson of each.
     """
-    found, store = [], Store(root)
+    found, store = [], Store(root, data)
     for stage in stages.STAGES:
-        folder = stages.folder_of(profile, stage, store)
-        if not folder.exists():
+        folder = stages.finished(profile, stage, store)
+        if not folder:
             continue
         date = datetime.fromtimestamp((folder / "settings.json").stat().st_mtime, UTC)
         found.append(

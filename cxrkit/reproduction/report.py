@@ -312,13 +312,13 @@ def context(profile: Profile, root: Path, data: Path | None = None) -> dict[str,
         data: folder of the real images, as in `Store`.
     """
     entries = lesson_entries(run_folder(profile, root))
-    measured = ledger.measurements(root, profile)
+    measured = ledger.measurements(root, profile, data)
     rows = []
     for row in ledger.ledger_table(measured | ledger.model_sizes(profile)):
         what = "figure" if row["picture"] else row["stage"]
         rows.append(row | {"link": link_of(entries, row["lesson"], what)})
     made = []
-    for stage in ledger.finished_stages(root, profile):
+    for stage in ledger.finished_stages(root, profile, data):
         made.append(stage | {"link": link_of(entries, stage["lesson"], stage["stage"])})
     by_table = groupby(rows, key=lambda row: row["table"])
     return {

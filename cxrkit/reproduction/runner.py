@@ -25,6 +25,7 @@ from nbformat import NotebookNode
 
 from cxrkit.config import paths
 from cxrkit.config.settings_file import SUFFIXES, get_profile
+from cxrkit.pipeline import stages
 from cxrkit.reproduction import environment
 from cxrkit.reproduction.watch import Watch, signals_raise_exit
 from cxrkit.storage import artifacts, atomic, locations
@@ -276,7 +277,9 @@ def run_lesson(
     given = {
         name: value for name, value in parameters.items() if value is not None and name in declared
     }
-    current = fingerprint(lesson, given | _outside(parameters))
+    places = ("out", "data", "mirror")  # where things lie changes nothing that a lesson shows
+    settings = {name: value for name, value in given.items() if name not in places}
+    current = fingerprint(lesson, settings | _outside(parameters))
     if not force and output.exists() and note.exists():
         record = atomic.read_json(note)
         if record["fingerprint"] == current:
@@ -294,14 +297,19 @@ def run_lesson(
     return record, True
 
 
-def _outside(parameters: dict[str, Any]) -> dict[str, str]:
-    """What a lesson depends on beside its own parameters: the data, and a settings file's text."""
-    outside = {}
-    if parameters.get("data"):
-        outside["data"] = parameters["data"]
-    profile = parameters.get("profile") or ""
+def _outside(parameters: dict[str, Any]) -> dict[str, Any]:
+    """What a lesson depends on beside its own parameters: the images, and a settings file's text.
+
+    Of a folder of prepared images it counts that there is one: what is taken from it is verified.
+    """
+    outside: dict[str, Any] = {"mirror": bool(parameters.get("mirror"))}
+    profile = parameters.get("profile") or "demo"
     if profile.endswith(SUFFIXES):
         outside["settings"] = Path(profile).read_text("utf-8")
+    store = artifacts.Store(
+        parameters.get("out"), parameters.get("data") or parameters.get("mirror")
+    )
+    outside["data"] = stages.all_data(get_profile(profile), store)
     return outside
 
 
@@ -334,7 +342,9 @@ def reproduce(
     """
     root = Path(root).resolve() if root else locations.default_root()
     given = Parameters(**{**parameters, "out": str(root)}).model_dump()
+    locations.fix_environment()
     if given["data"]:
+        given["data"] = str(Path(given["data"]).resolve())
         os.environ["CXRKIT_DATA"] = given["data"]  # a kernel inherits it
     profile, lessons, failed = get_profile(given["profile"]), lesson_sources(only), []
     if given["profile"].endswith(SUFFIXES):
@@ -344,6 +354,7 @@ def reproduce(
         raise CannotRun(f"no lesson in {lessons_folder()}")
     refuse_unused(given, lessons)
     with exclusive_folder(root / "runs" / profile.name) as folder:
+        atomic.remove_leftovers(folder)
         for number, source in enumerate(lessons, 1):
             left = ", ".join(path.stem for path in lessons[number:]) or "nothing"
             say(f"[{number}/{len(lessons)}] {source.stem} ... (then: {left})")

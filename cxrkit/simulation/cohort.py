@@ -25,8 +25,9 @@ from tqdm.auto import tqdm
 
 from cxrkit.config.vocabulary import FINDINGS, ZONES
 from cxrkit.simulation.hospital import SITES, WARDS, Hospital, Patient
+from cxrkit.simulation.workers import end_with
 from cxrkit.storage import mapped
-from cxrkit.storage.atomic import write_atomic, write_json
+from cxrkit.storage.atomic import temporary, write_atomic, write_json
 
 if TYPE_CHECKING:
     from cxrkit.config.sections import CohortSettings
@@ -123,7 +124,7 @@ def _draw_chunk(chunk: Path, rows: pd.DataFrame, settings: CohortSettings, seed:
     for name in MASKS:
         bits = np.stack(stacks[name]).reshape(len(rows), -1)  # (n, S*S)
         packed[name] = np.packbits(bits, axis=1)  # (n, S*S/8)
-    part = chunk.with_suffix(f".{os.getpid()}.part")
+    part = temporary(chunk)
     with open(part, "wb") as file:
         np.savez(file, **packed)
     pd.DataFrame(lines).to_csv(chunk.with_suffix(".csv"), index=False)
@@ -180,7 +181,10 @@ def draw_cohort(
         fitting = int(available_memory() // BYTES_PER_WORKER)
         workers = max(1, min(os.cpu_count() or 1, len(groups), fitting))
     jobs = [joblib.delayed(_draw_chunk)(chunk, rows, settings, seed) for chunk, rows in groups]
-    parallel = joblib.Parallel(n_jobs=workers, return_as="generator_unordered")
+    options = {}
+    if workers > 1:
+        options = {"initializer": end_with, "initargs": (os.getpid(),)}
+    parallel = joblib.Parallel(n_jobs=workers, return_as="generator_unordered", **options)
     total = sum(len(rows) for _, rows in groups)
     with tqdm(total=total, desc="virtual hospitals", unit="film") as bar:
         for n in parallel(jobs):

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import filelock
 
-from cxrkit.storage import locations
-from cxrkit.storage.atomic import write_atomic, write_json
+from cxrkit.storage import integrity, locations
+from cxrkit.storage.atomic import remove_leftovers, write_atomic, write_json
+from cxrkit.storage.integrity import is_artifact
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,7 +43,8 @@ class Store:
     `store.load_or_make("backbone", settings, make)` returns the folder `backbone-<key>`. Where it
     is missing, `make(folder)` fills `backbone-<key>.part`, which is renamed when `make` returns: a
     folder without `.part` is always complete. The `.part` folder survives a kill, so a training
-    that checkpoints into it goes on from there.
+    that checkpoints into it goes on from there. An artifact of real images has a second part in its
+    name, `backbone-<key>-<data>`, by the images: those of other data lie beside each other.
 
     Attributes:
         root: the folder, absolute.
@@ -57,35 +59,54 @@ class Store:
         wait: float = 0,
     ) -> None:
         self.root = Path(root).expanduser().resolve() if root else locations.default_root()
-        self.data = data
+        # absolute at once: the working directory may change
+        self.data = Path(data).expanduser().resolve() if data else None
         self.wait = wait
 
-    def folder(self, stage: str, settings: Any) -> Path:
-        """Where the artifact lies, or would lie."""
-        return self.root / f"{stage}-{key(settings)}"
+    def folder(self, stage: str, settings: Any, data: str = "") -> Path:
+        """Where the artifact lies, or would lie.
 
-    def has(self, stage: str, settings: Any) -> bool:
+        Args:
+            stage: name of the stage.
+            settings: what its result depends on.
+            data: digest of the real images that it is made from; "" where settings say all.
+        """
+        name = f"{stage}-{key(settings)}"
+        return self.root / (f"{name}-{data}" if data else name)
+
+    def has(self, stage: str, settings: Any, data: str = "") -> bool:
         """Whether the artifact is finished."""
-        return self.folder(stage, settings).exists()
+        return self.folder(stage, settings, data).exists()
 
-    def fetch(self, stage: str, settings: Any) -> Path:
+    def fetch(self, stage: str, settings: Any, data: str = "") -> Path:
         """`folder`, with the artifact in it where `has` knows one."""
-        return self.folder(stage, settings)
+        return self.folder(stage, settings, data)
 
-    def load_or_make(self, stage: str, settings: Any, make: Callable[[Path], Any]) -> Path:
+    def from_any_data(self, stage: str, settings: Any) -> list[Path]:
+        """The finished artifacts of these settings, whatever images they were made from."""
+        name = f"{stage}-{key(settings)}"
+        found = sorted(self.root.glob(f"{name}*"))
+        return [path for path in found if is_artifact(path)]
+
+    def load_or_make(
+        self, stage: str, settings: Any, make: Callable[[Path], Any], data: str = ""
+    ) -> Path:
         """Folder of a finished stage.
 
         Args:
             stage: name of the stage.
             settings: what its result depends on.
             make: fills the folder that it is given; called only if the artifact is missing.
+            data: digest of the real images that it is made from; "" where settings say all.
 
         Raises:
+            DamagedArtifact: the artifact is not as it was made.
             RuntimeError: another process makes the same artifact, and is not done after `wait`
                 seconds.
         """
-        done = self.folder(stage, settings)
+        done = self.folder(stage, settings, data)
         if done.exists():
+            integrity.check(done)
             return done
         part = done.with_name(done.name + ".part")
         part.mkdir(parents=True, exist_ok=True)
@@ -99,12 +120,20 @@ class Store:
             ) from None
         try:
             if not done.exists():
-                make(part)
-                write_json(part / "settings.json", settings)
+                part.mkdir(exist_ok=True)  # the one that was waited for may have been deleted since
+                remove_leftovers(part)
+                self._fill(part, done.name, settings, make)
                 os.replace(part, done)
         finally:
             lock.release()
         return done
+
+    def _fill(self, part: Path, name: str, settings: Any, make: Callable[[Path], Any]) -> None:
+        """Make an artifact in its unfinished folder, and list what it holds."""
+        (part / integrity.LIST).unlink(missing_ok=True)  # of a call that was killed at its end
+        make(part)
+        write_json(part / "settings.json", settings)
+        integrity.write_list(part)
 
     @property
     def roots(self) -> dict[str, Path]:

@@ -2,10 +2,58 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import platform
+import re
+import secrets
+import time
 from pathlib import Path
 from typing import Any
+
+import psutil
+
+LEFTOVER = re.compile(r"\.([\w-]+)\.(\d+)\.[0-9a-f]{12}\.part$")  # host and process of its writer
+STALE = 24 * 3600  # seconds after which no writer on another machine can be at work any more
+
+
+def _host() -> str:
+    """Name of this machine or container, as it may stand in a file name."""
+    return re.sub(r"[^A-Za-z0-9-]", "-", platform.node())[:24] or "host"
+
+
+def temporary(path: Path) -> Path:
+    """A new name beside a file, to write to before the rename.
+
+    Two containers on one disk may share a host name and a process number, so chance makes it
+    unique.
+    """
+    stem = os.fsencode(path.name)[:120].decode("utf-8", "ignore")  # a name has at most 255 bytes
+    return path.with_name(f"{stem}.{_host()}.{os.getpid()}.{secrets.token_hex(6)}.part")
+
+
+def remove_leftovers(folder: str | os.PathLike) -> list[Path]:
+    """Remove the temporary files of writers that were killed.
+
+    Args:
+        folder: where they are looked for, at any depth.
+
+    Returns:
+        The files that were removed.
+    """
+    removed = []
+    for path in sorted(Path(folder).rglob("*.part")):
+        named = LEFTOVER.search(path.name)
+        if not named:
+            continue
+        with contextlib.suppress(OSError):  # another process may have removed it
+            here = named[1] == _host()
+            gone = not psutil.pid_exists(int(named[2])) if here else False
+            if gone or time.time() - path.stat().st_mtime > STALE:
+                path.unlink()
+                removed.append(path)
+    return removed
 
 
 def write_atomic(path: str | os.PathLike, data: str | bytes) -> None:
@@ -19,18 +67,21 @@ def write_atomic(path: str | os.PathLike, data: str | bytes) -> None:
         OSError: it cannot be written; the old file is left, and no temporary one.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
     content = data.encode() if isinstance(data, str) else data
+    part = temporary(path)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with open(part, "wb") as f:
             f.write(content)
             f.flush()
             os.fsync(f.fileno())
-    except OSError:  # a full disk: what was written would only fill it further
-        part.unlink(missing_ok=True)  # it may not even have been opened
+        os.replace(part, path)
+    except BaseException as error:  # a full disk: what was written would only fill it further
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)  # it may not even have been opened
+        if isinstance(error, OSError) and error.errno:
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise
-    os.replace(part, path)
 
 
 def write_json(path: str | os.PathLike, value: Any) -> None:

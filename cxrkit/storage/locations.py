@@ -23,10 +23,22 @@ if TYPE_CHECKING:
 PATH_COLUMNS = ("path", "lung_mask", "lesion_mask", "origin")
 
 
+def fix_environment() -> None:
+    """Make CXRKIT_STORE, CXRKIT_DATA and CXRKIT_MIRROR absolute, for this process and its children.
+
+    A lesson's kernel works in another folder, where a relative path would mean another place.
+    """
+    for name in ("CXRKIT_STORE", "CXRKIT_DATA", "CXRKIT_MIRROR"):
+        value = os.environ.get(name)
+        if value and not os.path.isabs(value):
+            os.environ[name] = str(Path(value).expanduser().resolve())
+
+
 def default_root() -> Path:
     """Where results lie: CXRKIT_STORE, else `artifacts/` of the checkout, else the user's cache."""
+    fix_environment()
     if os.environ.get("CXRKIT_STORE"):
-        return Path(os.environ["CXRKIT_STORE"]).expanduser().resolve()
+        return Path(os.environ["CXRKIT_STORE"]).resolve()
     checkout = paths.checkout()
     if checkout:
         return checkout / "artifacts"
@@ -35,6 +47,7 @@ def default_root() -> Path:
 
 def data_root(root: str | os.PathLike | None = None) -> Path:
     """Where real images lie: `root`, else CXRKIT_DATA, else `data/` of the default store."""
+    fix_environment()
     chosen = root or os.environ.get("CXRKIT_DATA") or default_root() / "data"
     return Path(chosen).expanduser().resolve()
 

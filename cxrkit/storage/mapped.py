@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import DTypeLike
 
+ZEROS = bytes(2**20)
+
 
 def begin(
     file: str | os.PathLike,
@@ -33,9 +35,7 @@ def begin(
     """
     try:
         array = np.lib.format.open_memmap(file, mode, dtype, shape)
-        if hasattr(os, "posix_fallocate"):
-            with open(file, "r+b") as f:
-                os.posix_fallocate(f.fileno(), 0, os.path.getsize(file))
+        _take_room(file, array.offset if mode == "w+" else None)
     except OSError as error:
         if mode == "w+":
             Path(file).unlink(missing_ok=True)
@@ -45,6 +45,25 @@ def begin(
             "set CXRKIT_STORE to a folder on a larger disk"
         ) from error
     return array
+
+
+def _take_room(file: str | os.PathLike, start: int | None) -> None:
+    """Let the disk give every byte of a file now, not when it is first written to.
+
+    Args:
+        file: has its full length.
+        start: where its data begin, in bytes; None = there are values in it that must stay.
+    """
+    size = os.path.getsize(file)
+    with open(file, "r+b") as f:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(f.fileno(), 0, size)
+        elif start is not None:  # macOS and Windows: only written zeros are sure to have room
+            f.seek(start)
+            for first in range(start, size, len(ZEROS)):
+                f.write(ZEROS[: size - first])
+            f.flush()
+            os.fsync(f.fileno())
 
 
 def write_parts(file: str | os.PathLike, parts: Iterator[np.ndarray], total: int) -> None:

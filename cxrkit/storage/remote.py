@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cxrkit.storage.artifacts import Store
-from cxrkit.storage.atomic import write_json
+from cxrkit.storage.integrity import NAME, DamagedArtifact, faults
 from cxrkit.storage.locations import default_root
 
 if TYPE_CHECKING:
@@ -44,39 +44,45 @@ class RemoteStore(Store):
         if os.environ.get("CXRKIT_STORE"):
             self.root = default_root()
 
-    def has(self, stage: str, settings: Any) -> bool:
+    def has(self, stage: str, settings: Any, data: str = "") -> bool:
         """Whether the artifact is finished, here or at the URL."""
-        if super().has(stage, settings):
+        if super().has(stage, settings, data):
             return True
         if stage in self.LOCAL_STAGES:
             return False
-        return self._is_remote(self.folder(stage, settings).name)
+        return self._is_remote(self.folder(stage, settings, data).name)
 
-    def fetch(self, stage: str, settings: Any) -> Path:
+    def fetch(self, stage: str, settings: Any, data: str = "") -> Path:
         """`folder`, after the artifact was fetched into it where it lies at the URL alone."""
-        folder = self.folder(stage, settings)
-        if not folder.exists() and self.has(stage, settings):
-            super().load_or_make(stage, settings, lambda part: self._fetch(folder.name, part))
+        folder = self.folder(stage, settings, data)
+        if not folder.exists() and self.has(stage, settings, data):
+            super().load_or_make(stage, settings, self._vanished, data)
         return folder
 
-    def load_or_make(self, stage: str, settings: Any, make: Callable[[Path], Any]) -> Path:
-        """Folder of a finished stage: as it is here, fetched from the URL, or made and sent there.
+    def _vanished(self, part: Path) -> None:
+        """What `fetch` makes where another process has deleted the artifact at the URL since."""
+        raise FileNotFoundError(f"{part.stem} has been deleted at {self.url}; run its stage again")
 
-        Args and Raises are those of `Store.load_or_make`.
-        """
-        if stage in self.LOCAL_STAGES:
-            return super().load_or_make(stage, settings, make)
-        name = self.folder(stage, settings).name
+    def from_any_data(self, stage: str, settings: Any) -> list[Path]:
+        """The finished artifacts of these settings, here or at the URL."""
+        found = set(super().from_any_data(stage, settings))
+        files, path = self._remote()
+        files.invalidate_cache()
+        for folder in files.glob(f"{path}/{self.folder(stage, settings).name}*"):
+            name = folder.rstrip("/").rpartition("/")[2]
+            if NAME.fullmatch(name) and files.exists(f"{folder}/settings.json"):
+                found.add(self.root / name)
+        return sorted(found)
 
-        def fetch_or_make(part: Path) -> None:
-            if self._is_remote(name):
-                self._fetch(name, part)
-                return
-            make(part)
-            write_json(part / "settings.json", settings)
+    def _fill(self, part: Path, name: str, settings: Any, make: Callable[[Path], Any]) -> None:
+        """Fetch an artifact from the URL, or make it and send it there."""
+        if name.partition("-")[0] in self.LOCAL_STAGES:
+            super()._fill(part, name, settings, make)
+        elif self._is_remote(name):
+            self._fetch(name, part)
+        else:
+            super()._fill(part, name, settings, make)
             self._send(name, part)
-
-        return super().load_or_make(stage, settings, fetch_or_make)
 
     def _remote(self) -> tuple[Any, str]:
         """File system of the URL and the path in it."""
@@ -95,6 +101,12 @@ class RemoteStore(Store):
         """Copy the artifact from the URL into `part`."""
         files, path = self._remote()
         files.get(f"{path}/{name}/", f"{part}/", recursive=True)
+        found = faults(part)
+        if found:
+            raise DamagedArtifact(
+                f"{name} at {self.url} or on its way here was damaged: {found[0]}. Run again; "
+                "where that does not help, delete it there, and it will be made anew"
+            )
 
     def _send(self, name: str, part: Path) -> None:
         """Copy what lies in `part` to the URL, settings.json last."""

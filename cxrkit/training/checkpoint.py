@@ -18,6 +18,7 @@ from safetensors.torch import save as to_bytes
 from torch import nn
 
 from cxrkit.storage.atomic import write_atomic, write_json
+from cxrkit.storage.integrity import check_bytes
 from cxrkit.training.random_state import rng_state, set_rng_state
 
 if TYPE_CHECKING:
@@ -59,10 +60,12 @@ def load_tensors(path: Path) -> tuple[TensorDict, dict[str, object]]:
         The tensors, on the CPU, and the JSON values.
 
     Raises:
+        DamagedArtifact: The file belongs to an artifact and is not what was written.
         ValueError: For anything but safetensors: a pickle (.pt, .pth, .ckpt) can run code as it is
             loaded.
     """
     data = Path(path).read_bytes()
+    check_bytes(path, data)
     try:
         tensors = from_bytes(data)
         header_bytes = int.from_bytes(data[:8], "little")

@@ -135,7 +135,9 @@ def made(monkeypatch):
     def make(folder, profile, inputs):
         calls.append((profile, inputs.store.data))
 
-    table = {"lungs": stages.Stage("lungs", ("seed", "choices"), make, stages.nothing)}
+    table = {
+        "lungs": stages.Stage("lungs", ("seed", "choices"), make, stages.nothing, stages.no_images)
+    }
     monkeypatch.setattr(stages, "STAGES", table)
     return calls
 
@@ -289,6 +291,7 @@ def test_doctor_says_ready_here_and_json_says_the_same(tmp_path):
         "threads",
         "memory",
         "paper",
+        "drawing",
         "store",
         "mirror",
         "kernel",

@@ -15,6 +15,7 @@ from cxrkit.pipeline.stages import STAGES, Need, Stage
 from cxrkit.reproduction import grid
 from cxrkit.storage.artifacts import Store, key
 from cxrkit.storage.atomic import read_json, write_json
+from cxrkit.storage.integrity import DamagedArtifact
 
 DEMO, MINI = profiles.demo(), profiles.mini()
 SIMCLR = {"contrastive": True, "pretraining": Training(steps=3)}
@@ -194,9 +195,16 @@ def toys(monkeypatch):
         ]
 
     table = (
-        Stage("first", ("seed",), make("first"), stages.nothing),
-        Stage("middle", ("seed", "image_size"), make("middle"), needs_of_middle, version=3),
-        Stage("last", ("seed",), make("last"), needs_of_last),
+        Stage("first", ("seed",), make("first"), stages.nothing, stages.no_images),
+        Stage(
+            "middle",
+            ("seed", "image_size"),
+            make("middle"),
+            needs_of_middle,
+            stages.no_images,
+            version=3,
+        ),
+        Stage("last", ("seed",), make("last"), needs_of_last, stages.no_images),
     )
     monkeypatch.setattr(stages, "STAGES", {stage.name: stage for stage in table})
     return made
@@ -228,9 +236,17 @@ def test_what_is_in_the_store_is_loaded_and_an_ablation_shares_what_comes_before
 def test_a_finished_stage_needs_nothing_before_it(toys, tmp_path):
     """Weights that were handed over alone are enough."""
     store = Store(tmp_path)
-    stages.folder_of(DEMO, "last", store).mkdir(parents=True)
+    write_json(stages.folder_of(DEMO, "last", store) / "given.json", [])
     stages.resolve(DEMO, "last", store)
     assert toys == [] and len(list(tmp_path.iterdir())) == 1
+
+
+def test_an_empty_folder_is_no_finished_stage(toys, tmp_path):
+    """What a copy of a store leaves that was interrupted early."""
+    folder = stages.folder_of(DEMO, "last", Store(tmp_path))
+    folder.mkdir(parents=True)
+    with pytest.raises(DamagedArtifact, match=f"{folder.name} is damaged: it is empty. Delete "):
+        stages.resolve(DEMO, "last", Store(tmp_path))
 
 
 def test_a_stage_that_fails_is_not_finished_and_what_came_before_it_is(toys, tmp_path):

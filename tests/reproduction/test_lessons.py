@@ -4,6 +4,7 @@ fails when it should.
 
 import copy
 import json
+import shutil
 import subprocess
 import sys
 
@@ -232,6 +233,36 @@ def test_a_second_run_is_skipped_until_something_changes(tmp_path, monkeypatch):
     assert run(lesson(code("1")), tmp_path, {"profile": "mini"})[1], "another parameter"
     (folder / "00_made_up.ipynb").unlink()
     assert run(lesson(code("1")), tmp_path, {"profile": "mini"})[1], "output gone"
+
+
+def test_a_lesson_runs_again_where_its_images_have_changed_and_not_where_they_lie_elsewhere(
+    tmp_path, monkeypatch
+):
+    """The record holds the data, not their place."""
+    monkeypatch.setattr(
+        runner,
+        "execute_notebook",
+        lambda notebook, path, given, seconds: (path.write_text("ran"), (1.0, 1))[1],
+    )
+    settings = tmp_path / "ours.yaml"
+    settings.write_text("base: demo\nmanifests: [local]\n")
+    folder = tmp_path / "A" / "local"
+    folder.mkdir(parents=True)
+    (folder / "0.png").write_bytes(b"pixels")
+    table = "path,patient_id,view,diagnosis\n0.png,p,PA,{}\n"
+    (folder / "films.csv").write_text(table.format("normal"))
+    first = {"profile": str(settings), "out": str(tmp_path / "s"), "data": str(tmp_path / "A")}
+    (tmp_path / "runs").mkdir()
+    assert run(lesson(), tmp_path, first)[1]
+    assert not run(lesson(), tmp_path, first)[1]
+    shutil.copytree(tmp_path / "A", tmp_path / "B")
+    moved = first | {"out": str(tmp_path / "t"), "data": str(tmp_path / "B")}
+    assert not run(lesson(), tmp_path, moved)[1], "the same data and another store"
+    (tmp_path / "B" / "local" / "films.csv").write_text(table.format("covid19"))
+    assert run(lesson(), tmp_path, moved)[1], "a corrected label"
+    assert not run(lesson(), tmp_path, moved)[1]
+    (tmp_path / "B" / "local" / "0.png").write_bytes(b"others")
+    assert run(lesson(), tmp_path, moved)[1], "other pixels"
 
 
 def test_changed_package_code_runs_a_lesson_again(tmp_path, monkeypatch):

@@ -2,29 +2,36 @@
 training are in test_train, two runs in one folder in test_artifacts.
 """
 
-import contextlib
 import errno
 import os
+import random
 import resource
 import signal
 import time
 from pathlib import Path
 
 import cv2
+import nbformat
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from cxrkit.config.sections import Training
+from cxrkit.config.sections import CohortSettings, Training
 from cxrkit.data import cache, datasets, manifests
 from cxrkit.data.images import ImageError
+from cxrkit.reproduction import report, runner
+from cxrkit.simulation import cohort, workers
+from cxrkit.storage import integrity
 from cxrkit.storage.artifacts import Store
-from cxrkit.storage.atomic import write_atomic
+from cxrkit.storage.atomic import remove_leftovers, write_atomic, write_json
 from cxrkit.training import checkpoint, loop
 from tests.fakes import processes
+from tests.fakes.disks import largest_file
+from tests.fakes.lessons import code, lesson
 
 CPU = torch.device("cpu")
 # alike in every process
@@ -80,17 +87,6 @@ def whole(tmp_path_factory):
 
 def same(a, b):
     return all(torch.equal(a[name], b[name]) for name in a | b)
-
-
-@contextlib.contextmanager
-def largest_file(size):
-    """No file may grow beyond `size` bytes: the kernel refuses, as it does on a full disk."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_a_full_disk_leaves_the_last_checkpoint_and_no_rest(tmp_path, whole):
@@ -233,3 +229,172 @@ def test_a_cache_killed_at_any_moment_ends_the_same(tmp_path, images):
     other = cache.cached_images(pd.Series(images), 48, store=Store(tmp_path / "other"))
     assert np.array_equal(found.gather(), other.gather())
     assert len(found.files) == 1  # the room that was taken at first
+
+
+# kill -9 at random moments: nothing lost, no process left, the same bytes at the end
+
+TINY_COHORT = CohortSettings(findings=2, diagnosis=3, severity=3, size=48)
+LESSON = lesson(
+    code(
+        "import time\nfrom cxrkit.storage.artifacts import Store\n"
+        "def make(folder):\n"
+        "    for i in range(8):\n"
+        "        time.sleep(0.1)\n"
+        "        (folder / f'{i}.txt').write_text(str(i))\n"
+        "print(len(list(Store(out).load_or_make('backbone', {'a': 1}, make).glob('*.txt'))))"
+    )
+)
+
+
+def draw(root, count):
+    """Draw a tiny cohort into the store in a number of processes."""
+    Store(root).load_or_make(
+        "cohort", {"n": 1}, lambda part: cohort.draw_cohort(part, TINY_COHORT, 0, count)
+    )
+
+
+def decode(root, folder):
+    """Decode 120 films."""
+    slow_cache(folder, root)
+
+
+def report_of(root):
+    """Write the report of a store with one lesson that ran."""
+    report.write_report("demo", root)
+
+
+def reproduce(root, sources):
+    """Run a lesson that makes an artifact."""
+    runner.lessons_folder = lambda: sources
+    failed = runner.reproduce({"profile": "demo"}, root, say=lambda text: None)
+    assert not failed
+
+
+def contents(root, kind):
+    """What must be the same after any number of kills: relative path -> bytes."""
+    if kind == "decoding":
+        paths = [f"{root.parent}/{i}.png" for i in range(120)]
+        return {"images": cache.cached_images(paths, 48, store=Store(root)).gather().tobytes()}
+    if kind == "report":
+        page = (root / "runs" / "demo" / "report.html").read_bytes()
+        return {"report": page, "lesson": (root / "runs" / "demo" / "00_a.html").read_bytes()}
+    folders = [folder for folder in root.iterdir() if integrity.is_artifact(folder)]
+    found = {}
+    for folder in folders:
+        assert integrity.faults(folder) == []
+        for file in folder.rglob("*"):
+            if file.is_file():
+                found[file.relative_to(root).as_posix()] = file.read_bytes()
+    if kind == "reproduce":
+        notebook = nbformat.read(root / "runs" / "demo" / "00_a.ipynb", 4)
+        found["lesson"] = notebook.cells[-1].outputs[0].text.encode()
+    return found
+
+
+def prepare(root, kind):
+    """Put what a kind of work begins with beside its store; -> function and its arguments."""
+    root.mkdir(parents=True)
+    sources = root.parent / "src"
+    sources.mkdir(exist_ok=True)
+    (sources / "00_a.py").write_text(LESSON)
+    if kind == "decoding":
+        rng = np.random.default_rng(0)
+        for i in range(120):
+            image = rng.integers(0, 256, (64, 64), np.uint8)
+            cv2.imwrite(str(root.parent / f"{i}.png"), image)
+        return decode, (root, root.parent)
+    if kind == "report":
+        run = root / "runs" / "demo"
+        run.mkdir(parents=True)
+        notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("# A", id="a")])
+        nbformat.write(notebook, run / "00_a.ipynb")
+        write_json(run / "00_a.json", {"seconds": 1.0, "peak_gb": 0.1, "provenance": {}})
+        return report_of, (root,)
+    if kind == "reproduce":
+        return reproduce, (root, sources)
+    return draw, (root, 2 if kind == "drawing in workers" else 1)
+
+
+def family(pid):
+    """The processes below a process."""
+    try:
+        return psutil.Process(pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+
+
+def left_over(processes_below, seconds=20):
+    """Those that are still at work after some seconds."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        alive = [p for p in processes_below if p.is_running() and p.status() != "zombie"]
+        if not alive:
+            return []
+        time.sleep(0.1)
+    return alive
+
+
+def killed_at_random(tmp_path, kind, kills):
+    """The work of a kind, killed so many times, then ended, against that of an untroubled run."""
+    errors, rng = tmp_path / "errors.txt", random.Random(kills)
+    processes.end(processes.start(errors, os.getpid), errors, 300)  # the server is there
+    function, arguments = prepare(tmp_path / "calm" / "store", kind)
+    began = time.monotonic()
+    assert processes.end(processes.start(errors, function, *arguments), errors, 300)[0] == 0
+    seconds = time.monotonic() - began
+    function, arguments = prepare(tmp_path / "killed" / "store", kind)
+    killed = 0
+    for _ in range(kills):
+        process = processes.start(errors, function, *arguments)
+        process.join(rng.uniform(0, seconds))
+        below = family(process.pid)
+        if process.is_alive():
+            os.kill(process.pid, signal.SIGKILL)
+            killed += 1
+        process.join()
+        assert left_over(below) == []
+    status, said = processes.end(processes.start(errors, function, *arguments), errors, 300)
+    assert status == 0, said
+    calm = contents(tmp_path / "calm" / "store", kind)
+    found = contents(tmp_path / "killed" / "store", kind)
+    assert found == calm and calm and killed
+    remove_leftovers(tmp_path / "killed")
+    assert not list((tmp_path / "killed").rglob("*.part"))
+
+
+@pytest.mark.parametrize("kind", ["drawing", "decoding", "report"])
+def test_work_that_is_killed_twice_ends_the_same(tmp_path, kind):
+    killed_at_random(tmp_path, kind, 2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "kind", ["drawing", "drawing in workers", "decoding", "report", "reproduce"]
+)
+def test_work_that_is_killed_20_times_ends_the_same(tmp_path, kind):
+    killed_at_random(tmp_path, kind, 20)
+
+
+def start_worker(file):
+    """What the killed process does: one worker, which waits for work."""
+    parent = os.getpid()
+    if os.fork() == 0:
+        workers.end_with(parent)
+        Path(file).write_text(str(os.getpid()))
+        time.sleep(60)
+        os._exit(0)
+    time.sleep(60)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_worker_ends_with_the_process_that_started_it(tmp_path):
+    process = processes.start(tmp_path / "errors.txt", start_worker, tmp_path / "pid")
+    while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
+        assert process.is_alive()
+        time.sleep(0.05)
+    worker = psutil.Process(int((tmp_path / "pid").read_text()))
+    time.sleep(1.5)
+    assert worker.is_running(), "not before"
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    assert left_over([worker], 10) == []

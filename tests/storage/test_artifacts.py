@@ -42,7 +42,8 @@ def test_make_is_called_once(tmp_path):
         == store.folder("backbone", SETTINGS)
     )
     assert calls == [first.name + ".part"]
-    assert sorted(path.name for path in first.iterdir()) == ["metrics.json", "settings.json"]
+    names = sorted(path.name for path in first.iterdir())
+    assert names == ["files.json", "metrics.json", "settings.json"]
     assert atomic.read_json(first / "settings.json") == SETTINGS
     assert (
         store.load_or_make("backbone", SETTINGS | {"image_size": 256}, make) != first
