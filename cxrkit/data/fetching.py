@@ -355,7 +355,7 @@ def missing_files(table: pd.DataFrame, folder: Path) -> list[str]:
     Returns:
         The first 20 of each column, with the row, and how many more there are.
     """
-    problems, lying = [], None
+    problems, lying = [], {}
     for column in ("path", "lung_mask", "lesion_mask"):
         listed = table.loc[table[column].notna(), ["_file", "_row", column]]
         listed = listed[np.array([not parse(path).scheme for path in listed[column]], bool)]
@@ -363,7 +363,7 @@ def missing_files(table: pd.DataFrame, folder: Path) -> list[str]:
             wrong = list(pool.map(_no_file, listed[column], chunksize=256))
         bad = listed.assign(wrong=wrong)
         bad = bad[bad["wrong"] != ""]
-        if len(bad) and lying is None:
+        if len(bad) and not lying:
             lying = _files_by_name(folder)
         for file, row, path, what in bad.head(SHOWN).itertuples(index=False):
             near = lying.get(PurePosixPath(path).name.casefold(), "")
