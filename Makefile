@@ -108,7 +108,8 @@ test-slow: $(INSTALLED)
 # TorchXRayVision, and lxt, the reference implementation of AttnLRP. They bring much else, so CI does without them.
 oracles: $(INSTALLED)
 	$(pip_install) -e ".[weights]" "lxt>=2.1"
-	$(BIN)/python -m pytest -q -rs tests/models tests/explain tests/training/test_mixed_precision.py
+	$(BIN)/python -m pytest -q -rs tests/models tests/explain tests/training/test_mixed_precision.py \
+		tests/data/test_real_tables.py
 
 lint: $(INSTALLED)
 	$(BIN)/python -m ruff check .

@@ -21,6 +21,9 @@ ZONES = ("rul", "rml", "rll", "lul", "lml", "lll")
 BRIXIA = tuple(f"brixia_{zone}" for zone in "ABCDEF")
 SECOND = tuple(f"brixia2_{zone}" for zone in "ABCDEF")  # a second radiologist of the same image
 DIAGNOSES = ("normal", "other_infection", "covid19")
+# what an infection is caused by; other_infection joins bacteria, tuberculosis, fungi and the other
+# viruses; Fig. 5 shows the first two apart
+CAUSES = ("bacterial", "tuberculosis", "viral", "fungal")
 # L lateral, LL and RL the two sides of it; other: CT slices and the like
 VIEWS = ("PA", "AP", "L", "LL", "RL", "other")
 SPLITS = {"train": 0.7, "val": 0.1, "test": 0.2}
@@ -40,8 +43,9 @@ COLUMNS = (
     *SECOND,
     "lung_mask",
     "lesion_mask",
-    "visit",
-)  # number of the visit, or days since onset: orders the images of a patient
+    "visit",  # number of the visit, or days since onset: orders the images of a patient
+    "cause",
+)
 # what one may ask of a dataset, and the columns of which any answers it
 Question = Literal["findings", "diagnosis", "view", "severity", "readers", "lungs", "lesion"]
 HAS: dict[Question, tuple[str, ...]] = {

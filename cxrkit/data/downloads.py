@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import bisect
 import errno
 import hashlib
+import io
 import lzma
 import os
+import re
 import shutil
 import tarfile
 import time
@@ -150,6 +153,9 @@ def extract(
 ) -> list[Path]:
     """Unpack a .zip or .tar(.gz, .bz2, .xz): all of it or, where a member is refused, nothing.
 
+    Of an archive that was split (`name.tar.gz.aa`, `.ab`, ...) the first part is given; the others
+    lie beside it.
+
     Refused are members that leave the folder, links and devices.
 
     Args:
@@ -165,11 +171,11 @@ def extract(
         FetchError: a member is refused, or the archive cannot be unpacked; the message names both.
     """
     archive, folder = Path(archive), Path(folder)
-    open_archive = zipfile.ZipFile if zipfile.is_zipfile(archive) else tarfile.open
     try:
-        with open_archive(archive) as pack:
+        with _open_archive(archive) as pack:
             members = _members(pack)
-            _check_members(archive, members, min(max_bytes, max_ratio * archive.stat().st_size))
+            packed = sum(part.stat().st_size for part in _parts(archive))
+            _check_members(archive, members, min(max_bytes, max_ratio * packed))
             return [_unpack(pack, name, size, folder) for name, size, _ in members]
     except FetchError:
         raise
@@ -191,6 +197,57 @@ def extract(
         raise FetchError(
             f"{archive}: damaged or no archive ({error}); download it again"
         ) from error
+
+
+def _parts(archive: Path) -> list[Path]:
+    """The files that are one archive: itself, or, of one that `split` made, all parts in order."""
+    if not re.fullmatch(r"\.[a-z]{2}", archive.suffix) or ".tar" not in archive.suffixes[:-1]:
+        return [archive]
+    return sorted(
+        path
+        for path in archive.parent.iterdir()
+        if path.stem == archive.stem and re.fullmatch(r"\.[a-z]{2}", path.suffix)
+    )
+
+
+def _open_archive(archive: Path) -> zipfile.ZipFile | tarfile.TarFile:
+    """The archive, opened for reading."""
+    parts = _parts(archive)
+    if len(parts) > 1:
+        return tarfile.open(fileobj=io.BufferedReader(_Joined(parts)))
+    return zipfile.ZipFile(archive) if zipfile.is_zipfile(archive) else tarfile.open(archive)
+
+
+class _Joined(io.RawIOBase):
+    """Several files, read one after another as one."""
+
+    def __init__(self, parts: list[Path]) -> None:
+        self._parts = parts
+        self._starts = [0]
+        for part in parts:
+            self._starts.append(self._starts[-1] + part.stat().st_size)
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        origin = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._starts[-1]}
+        self._position = origin[whence] + offset
+        return self._position
+
+    def readinto(self, buffer: bytearray) -> int:
+        at = bisect.bisect_right(self._starts, self._position) - 1
+        if at >= len(self._parts):
+            return 0
+        with open(self._parts[at], "rb") as part:
+            part.seek(self._position - self._starts[at])
+            count = part.readinto(buffer)
+        self._position += count
+        return count
 
 
 Member = tuple[str, int, bool]  # name, size in bytes, is it a plain file

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image as Raster
 from PIL import ImageOps
 
-from cxrkit.data import sources
+from cxrkit.data import raw_pixels, sources
 from cxrkit.data.labels import ALIASES, plain
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def load_image(path: str | os.PathLike, empty: bool = False) -> Image:
     if not head:
         raise ImageError(f"{path}: empty file; fetch it again")
     is_dicom = head[128:] == b"DICM" or path.suffix.lower() in (".dcm", ".dicom")
-    read = _dicom if is_dicom else _raster
+    read = _dicom if is_dicom else _jsrt if path.suffix.lower() == ".img" else _raster
     return _checked(read(path), path, empty)
 
 
@@ -146,7 +146,7 @@ def _raster(path: Path) -> Image:
                 if getattr(raster, "n_frames", 1) > 1:
                     raise ImageError(f"{path}: {raster.n_frames} frames, not one image; export one")
                 raster.load()
-                return _grey(ImageOps.exif_transpose(raster), path)
+                return _explained(_grey(ImageOps.exif_transpose(raster), path), path)
     except ImageError:
         raise
     except (
@@ -159,6 +159,33 @@ def _raster(path: Path) -> Image:
         raise ImageError(
             f"{path}: not an image, or a damaged one ({error}); fetch or export it again"
         ) from None
+
+
+def _explained(image: Image, path: Path) -> Image:
+    """The image as the DICOM tags in a JSON file beside it say, where there is one (BIMCV)."""
+    tags = raw_pixels.tags_beside(path) if path.suffix.lower() == ".png" else {}
+    if not tags:
+        return image
+    try:
+        pixels, notes = raw_pixels.shown(image.pixels, tags)
+    except (TypeError, ValueError, OverflowError, AttributeError) as error:
+        raise ImageError(
+            f"{path.with_suffix('.json')}: not the DICOM tags of {path.name} ({error}); fetch it "
+            "again, or take it away to read the stored pixels as they are"
+        ) from None
+    photometric = str(raw_pixels.first_value(tags, raw_pixels.PHOTOMETRIC) or image.photometric)
+    view = _view(raw_pixels.first_value(tags, raw_pixels.VIEW))
+    return replace(
+        image, pixels=pixels, view=view, photometric=photometric, notes=(*image.notes, *notes)
+    )
+
+
+def _jsrt(path: Path) -> Image:
+    """A film of JSRT."""
+    try:
+        return Image(raw_pixels.jsrt(path), (), 12, notes=("high values are dark: inverted",))
+    except ValueError as error:
+        raise ImageError(str(error)) from None
 
 
 def _grey(raster: Raster.Image, path: Path) -> Image:

@@ -26,6 +26,7 @@ SPELLINGS = {
         "path": "file",
         "site": "source",
         "diagnosis": "class3",
+        "cause": "aetiology",
         "findings": "finding",
         "lung_mask": "mask",
         "opacity": "lung_opacity",
@@ -49,6 +50,15 @@ SPELLINGS = {
         "bacterial viral fungal tuberculosis sars mers_cov influenza h1n1 varicella herpes "
         "streptococcus klebsiella legionella chlamydophila e_coli mycoplasma nocardia "
         "staphylococcus mrsa pneumocystis aspergillosis",
+    },
+    "cause": {
+        "bacterial": "bacteria bacterial_pneumonia streptococcus klebsiella legionella "
+        "chlamydophila e_coli mycoplasma nocardia staphylococcus mrsa",
+        "tuberculosis": "tb ptb stb pulmonary_tuberculosis",
+        "viral": "virus viral_pneumonia covid19 covid_19 covid_19_ards sars_cov_2 sars mers_cov "
+        "influenza h1n1 varicella herpes",
+        "fungal": "fungus fungal_pneumonia pneumocystis aspergillosis",
+        "": "unspecified",
     },
     "finding": {
         **dict.fromkeys(FINDINGS, ""),
@@ -112,6 +122,24 @@ def diagnosis(
     items = rows["findings"].dropna().str.split("|").explode().str.split("/").str[-1]
     named = standard_terms("diagnosis", items, extra, strict=False)
     return given.fillna(named.groupby(level=0).first().astype(object))
+
+
+def cause(rows: pd.DataFrame, from_findings: bool = True) -> pd.Series:
+    """What caused the infection: of its column, else of the diagnosis, else of the findings.
+
+    Args:
+        rows: with `cause`, `diagnosis` and `findings`, such as "Pneumonia/Viral/SARS".
+        from_findings: whether findings may name a cause.
+    """
+    given = standard_terms("cause", rows["cause"]).astype(object)
+    named = standard_terms("cause", rows["diagnosis"], strict=False)
+    given = given.fillna(named.astype(object))
+    if not from_findings:
+        return given
+    # the last word of a path is the nearest: tuberculosis of "Pneumonia/Bacterial/Tuberculosis"
+    items = rows["findings"].dropna().str.split("|").explode().str.split("/").explode()
+    named = standard_terms("cause", items, strict=False).dropna()
+    return given.fillna(named.groupby(level=0).last().astype(object))
 
 
 # what people write above a column -> the columns of ours that they may mean; none is taken unasked

@@ -8,6 +8,7 @@ A dataset is `data_manifests/<name>.json` (`schema.Manifest`) and, for the publi
 from __future__ import annotations
 
 import hashlib
+import importlib
 import os
 import warnings
 from collections.abc import Callable, Iterable
@@ -20,7 +21,17 @@ from cxrkit.config import vocabulary
 from cxrkit.config.choices import Choices
 from cxrkit.config.vocabulary import BRIXIA, COLUMNS, FINDINGS, SECOND, ZONES
 from cxrkit.data import schema, tables
-from cxrkit.data.labels import ALIASES, RULES, SUMS, diagnosis, digits, meant, plain, standard_terms
+from cxrkit.data.labels import (
+    ALIASES,
+    RULES,
+    SUMS,
+    cause,
+    diagnosis,
+    digits,
+    meant,
+    plain,
+    standard_terms,
+)
 from cxrkit.data.patients import one_spelling
 from cxrkit.data.schema import Cut, Manifest, load, manifest_dir
 from cxrkit.data.tables import Problems, nearest, read_table, to_numbers, without_blanks
@@ -142,7 +153,10 @@ def _rows(spec: Manifest, folder: Path) -> pd.DataFrame:
     rows = image_list(spec.name)
     if rows is not None:
         return rows
-    rows = _found_rows(spec, folder) if spec.glob else _listed_rows(spec, folder)
+    if spec.reader:
+        rows = _read_tree(spec, folder)
+    else:
+        rows = _found_rows(spec, folder) if spec.glob else _listed_rows(spec, folder)
     if not len(rows):
         raise FileNotFoundError(
             f"{spec.name}: no images listed in {folder}. How to obtain them: {spec.obtain}"
@@ -185,6 +199,12 @@ def _once(rows: pd.DataFrame, key: str, name: str) -> pd.DataFrame:
     return first
 
 
+def _read_tree(spec: Manifest, folder: Path) -> pd.DataFrame:
+    """The rows that the dataset's own reader finds in a tree (`public_trees.READERS`)."""
+    readers = importlib.import_module("cxrkit.data.public_trees").READERS
+    return readers[vocabulary.known(spec.reader, readers, "reader")](spec, folder)
+
+
 def _found_rows(spec: Manifest, folder: Path) -> pd.DataFrame:
     """A row for each file that matches `glob`, with the named groups of `pattern`."""
     found = sorted(path.relative_to(folder).as_posix() for path in folder.glob(spec.glob))
@@ -199,12 +219,23 @@ def _listed_rows(spec: Manifest, folder: Path) -> pd.DataFrame:
     parts = []
     for table in spec.tables:
         if not table.key and (folder / table.file).exists():
-            parts.append(_read_columns(table, folder))
+            parts.append(read_columns(table, folder))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
 
-def _read_columns(table: schema.Table, folder: Path) -> pd.DataFrame:
-    """Their columns -> ours: by the table's map, or, where that is empty, by names and aliases."""
+def read_columns(table: schema.Table, folder: Path) -> pd.DataFrame:
+    """Their columns -> ours: by the table's map, or, where that is empty, by names and aliases.
+
+    Args:
+        table: its description in the manifest.
+        folder: that holds the file.
+
+    Returns:
+        Our columns, `_file` and `_row`.
+
+    Raises:
+        ValueError: a column is missing, or two mean the same; the message names the file.
+    """
     path = folder / table.file
     raw, form = tables.read_with_form(path, table.separator)
     if not table.columns:
@@ -334,7 +365,7 @@ def _days(rows: pd.DataFrame, dates: str) -> pd.Series:
 def _join(rows: pd.DataFrame, table: schema.Table, folder: Path) -> pd.DataFrame:
     """Fill what is unknown in `rows` from an annotation file, by the public name of the image."""
     keyed = table.model_copy(update={"columns": {**table.columns, "key": table.key}})
-    labels = _read_columns(keyed, folder)
+    labels = read_columns(keyed, folder)
     labels["key"] = labels["key"].map(_file_name, na_action="ignore")
     labels = _once(labels.dropna(subset="key"), "key", str(folder / table.file))
     labels = labels.drop(columns=["_file", "_row"]).set_index("key")
@@ -368,6 +399,7 @@ def _to_table_form(
     out["supine"] = supine.eq(True)
     # the user's own words for findings name no cause
     out["diagnosis"] = diagnosis(rows, spec.words, spec.rule != "named")
+    out["cause"] = cause(rows, spec.rule != "named")
     out["visit"] = rows["visit"]
     out["lung_mask"] = rows["lung_mask"].fillna(_fetched_masks(rows))
     for column in ("path", "lung_mask", "lesion_mask"):
@@ -410,12 +442,15 @@ def _paths(folder: Path, rows: pd.DataFrame, column: str, problems: Problems) ->
 
 
 def _inside(folder: Path, path: str) -> str:
-    """The path in the dataset's folder; an address stays as it is."""
+    """The path in the dataset's folder, or beside it; an address stays as it is."""
     if "://" in path:
         return path
     if "\\" in path and not (folder / path).exists():
         path = path.replace("\\", "/")
-    return str(folder / path)
+    if ".." in path:
+        return os.path.normpath(folder / path)
+    # a table may have hundreds of thousands of rows: pathlib only where it changes the path
+    return str(folder / path) if "./" in path or "//" in path else os.path.join(folder, path)
 
 
 LAST_DAY = 36_500  # of `visit`: a hundred years; a larger number is a date, such as 20200301
@@ -447,6 +482,7 @@ def check(
         ("view", vocabulary.VIEWS),
         ("split", vocabulary.SPLITS),
         ("diagnosis", vocabulary.DIAGNOSES),
+        ("cause", vocabulary.CAUSES),
     ):
         wrong = table[column].notna() & ~table[column].isin(list(allowed))
         problems.add(table, wrong, column, _none_of(allowed))
@@ -546,9 +582,9 @@ def leaks(table: pd.DataFrame) -> pd.Series:
     Returns:
         The splits as text, by group_id; empty when patients are kept apart.
     """
-    pairs = table.drop_duplicates(["group_id", "split"]).groupby("group_id")["split"]
-    splits = pairs.agg(lambda names: ", ".join(sorted(names)))
-    return splits[splits.str.contains(",")]
+    pairs = table.drop_duplicates(["group_id", "split"])
+    torn = pairs[pairs["group_id"].duplicated(keep=False)].groupby("group_id")["split"]
+    return torn.agg(lambda names: ", ".join(sorted(names)))
 
 
 def has(table: pd.DataFrame, what: str) -> bool:

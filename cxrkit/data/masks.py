@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from cxrkit.config.choices import Choices
-from cxrkit.data import sources
+from cxrkit.data import public_masks, sources
 from cxrkit.data.images import ImageError, load_image
 from cxrkit.storage import mapped
 
@@ -21,9 +21,9 @@ def load_mask(path: str | os.PathLike, kind: str = "lungs") -> np.ndarray:
     """Read a mask.
 
     Args:
-        path: a mask file, a row of the masks of a cohort or of the segmenter, or the address of a
-            virtual patient.
-        kind: "lungs" or "lesion"; it is read for a virtual patient only.
+        path: a mask file, a row of the masks of a cohort or of the segmenter, the address of a
+            virtual patient, or a mask of a public set in a form of its own (`public_masks`).
+        kind: "lungs" or "lesion"; it is read where one address holds both.
 
     Returns:
         uint8 (H, W) of 0, 127 (ignore), 255.
@@ -41,6 +41,12 @@ def load_mask(path: str | os.PathLike, kind: str = "lungs") -> np.ndarray:
     # the segmenter's masks; one may be empty, which `load_image` takes for damage
     if address.row is not None and address.file.suffix == ".npy":
         return np.load(address.file, mmap_mode="r")[address.row]
+    try:
+        public = public_masks.read(address, kind)
+    except ValueError as error:
+        raise ImageError(str(error)) from None
+    if public is not None:
+        return public
     mask = load_image(path, empty=True).pixels  # a normal image has an empty mask of lesions
     if not np.isin(mask, (0, 1, IGNORE, 255)).all():
         raise ImageError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -72,6 +73,7 @@ class Masks(_Strict):
 
     source: str
     place: Literal["film", "square"]
+    above: int | None = None  # where edges are grey: lung is what is brighter than this
 
 
 class Manifest(_Strict):
@@ -91,6 +93,11 @@ class Manifest(_Strict):
     repeats: bool = False  # an image may fill several rows of a table (boxes); the first counts
     glob: str | None = None  # lists the images where no table does
     pattern: str | None = None  # named groups of a found path
+    reader: str | None = (
+        None  # key of `public_trees.READERS`, where a tree needs a reader of its own
+    )
+    lowest_quality: float = 0  # of an automatic mask, where its makers measured one
+    same_patients: list[str] = []  # datasets that show the same patients under other names
     constants: dict[str, str] = {}  # columns with one value for all images
     # how findings are read (`labels.RULES`)
     rule: Literal["named", "listed", "columns"] | None = None
@@ -99,8 +106,9 @@ class Manifest(_Strict):
     sources: dict[str, Source] = {}
     address: Https = ""  # of a public file, with {repo}, {commit}, {path}
     masks: Masks | None = None
-    # counts of the release: "films", "groups", "view=PA", "diagnosis=covid19", "brixia_A" ...
-    expected: dict[str, int] = {}
+    # counts of the release: "films", "groups", "view=PA", "diagnosis=covid19", "brixia_A" ...;
+    # a list where several releases are right
+    expected: dict[str, int | list[int]] = {}
     paper: dict[str, int] = {}  # what Park et al. state of the same counts
 
     def has(self, what: str) -> bool:
@@ -110,6 +118,44 @@ class Manifest(_Strict):
             what: a key of HAS, such as "lesion".
         """
         return known(what, HAS, "question") in self.provides
+
+
+def overlapping(names: Collection[str]) -> list[tuple[str, str]]:
+    """Pairs of datasets of a collection that show the same patients under other names.
+
+    Args:
+        names: of datasets.
+
+    Returns:
+        (name, the dataset among `names` whose patients it shows again), sorted.
+    """
+    pairs = []
+    for name in sorted(names):
+        pairs += [(name, other) for other in load(name).same_patients if other in names]
+    return pairs
+
+
+def say_overlaps(taken: Collection[str], root: Path) -> list[str]:
+    """What a plan says of datasets that show the same patients under other names.
+
+    Args:
+        taken: datasets of a profile.
+        root: folder of all datasets.
+
+    Returns:
+        A sentence for each such dataset that the profile takes, or that lies in `root` unused.
+    """
+    there = {name for name in names() if name in taken or (root / name).is_dir()}
+    lines = []
+    for name, other in overlapping({*taken, *there}):
+        if name in taken and other in taken:
+            lines.append(
+                f"{name} shows patients of {other} under other names: results of the two are not "
+                f"independent; leave one out, as in --profile NAME-{name}"
+            )
+        elif other in taken:
+            lines.append(f"{name} stays out: its films are those of {other} under other names")
+    return lines
 
 
 def manifest_dir() -> Path:

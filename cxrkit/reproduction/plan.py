@@ -24,7 +24,7 @@ from torch import nn
 
 from cxrkit.config.sections import Profile, Training
 from cxrkit.config.vocabulary import DIAGNOSES, FINDINGS
-from cxrkit.data import manifests, preprocessing
+from cxrkit.data import manifests, preprocessing, schema
 from cxrkit.data.cache import cpus
 from cxrkit.data.datasets import split_parts
 from cxrkit.data.images import load_image
@@ -32,6 +32,7 @@ from cxrkit.pipeline import stages, task_data
 from cxrkit.reproduction import grid
 from cxrkit.reproduction.watch import call_in_subprocess
 from cxrkit.storage.artifacts import Store
+from cxrkit.storage.locations import data_root
 from cxrkit.tasks import diagnosis, segmentation
 from cxrkit.tasks.diagnosis import DiagnosisTask
 from cxrkit.tasks.findings import FindingsTask
@@ -437,6 +438,7 @@ def describe_plan(profile: Profile, store: Store | None = None) -> str:
     disk, free = cache + checkpoints, shutil.disk_usage(store.root).free
     device, cores = devices.pick_device(), cpus()
     lines = [f"profile {profile.name} on {device}, {cores} cores", "", _image_counts(listing), ""]
+    lines += schema.say_overlaps(profile.manifests, data_root(store.data))
     if profile.max_images:
         total = sum(map(len, listing.values()))
         lines += [

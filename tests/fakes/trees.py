@@ -1,15 +1,20 @@
-"""Stand-in copies of the paper's datasets in their public layouts, with synthetic chests.
+"""Stand-in copies of public datasets in their public layouts, with synthetic chests.
 
-Folders, file formats, tables and spellings are those of the public releases.
+Folders, file formats, tables and spellings are those of the public releases (docs/data.md names the
+source of each). `build` writes the paper's datasets as they are easiest to read, `build_hard` the
+same patients in the layouts that trip a reader, and the sets that are public alone.
 """
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pandas as pd
+from PIL import Image
 
 from cxrkit.data.manifests import split_of
 
@@ -163,6 +168,7 @@ def brixia(root: Path) -> None:
                 "BrixiaScoreGlobal": scores.sum(),
                 "ConsensusTestset": 0,
                 "Subject": f"s{number}",
+                "StudyDate": 20200301 + number % 28,
             }
         )
     table(root / "metadata_global_v2.csv", rows, ";")
@@ -247,6 +253,235 @@ def local(root: Path) -> None:
     table(root / "films.csv", rows)
 
 
+# the same patients in layouts that trip a reader
+
+
+def chexpert_in_batches(root: Path) -> None:
+    """Four archives side by side: the table in the first, the patients in the others."""
+    first = root / "CheXpert-v1.0 batch 1 (validate & csv)"
+    chexpert(first)
+    for i, patient in enumerate(sorted((first / "train").iterdir())):
+        batch = root / f"CheXpert-v1.0 batch {2 + i % 3} (train {1 + i % 3})"
+        batch.mkdir(exist_ok=True)
+        shutil.move(patient, batch / patient.name)
+    (first / "train").rmdir()
+
+
+def chexpert_small(root: Path) -> None:
+    """`CheXpert-v1.0-small/`, with that prefix in the table and a byte order mark."""
+    inside = root / "CheXpert-v1.0-small"
+    chexpert(inside)
+    text = (inside / "train.csv").read_text().replace("CheXpert-v1.0/", "CheXpert-v1.0-small/")
+    (inside / "train.csv").write_text(text, "utf-8-sig")
+
+
+def nih_of_kaggle(root: Path) -> None:
+    """Kaggle's copy: images_001/images/ ..., the older table with split headings."""
+    nih_chestxray14(root)
+    for i, image in enumerate(sorted((root / "images").iterdir())):
+        place = root / f"images_{1 + i % 3:03d}" / "images"
+        place.mkdir(parents=True, exist_ok=True)
+        shutil.move(image, place / image.name)
+    (root / "images").rmdir()
+    rows = pd.read_csv(root / "Data_Entry_2017_v2020.csv", dtype=str)
+    more = {"OriginalImage[Width": "2500", "Height]": "2048", "y]": "0.168", "Unnamed: 11": ""}
+    rows.assign(**more).to_csv(root / "Data_Entry_2017.csv", index=False)
+    (root / "Data_Entry_2017_v2020.csv").unlink()
+
+
+def brixia_as_downloaded(root: Path) -> None:
+    """Tables with a byte order mark in data/, DICOM two folders deep, the consensus set."""
+    brixia(root / "data")
+    file = root / "data" / "metadata_global_v2.csv"
+    rows = pd.read_csv(file, sep=";", dtype=str)
+    rows.to_csv(file, index=False, sep=";", encoding="utf-8-sig")
+    shutil.move(root / "data" / "dicom_clean", root / "dicom" / "dicom_clean")
+    consensus = []
+    for film, score in rows[["Filename", "BrixiaScore"]].head(3).itertuples(index=False):
+        modes = {f"Mode{zone}": min(3, int(digit) + 1) for zone, digit in zip("ABCDEF", score)}
+        means = {f"Mean{zone}": mode - 0.2 for zone, mode in zip("ABCDEF", modes.values())}
+        consensus.append({"Filename": film, **modes, **means, "ModeGlobal": sum(modes.values())})
+    file = root / "data" / "metadata_consensus_v1.csv"
+    pd.DataFrame(consensus).to_csv(file, index=False, encoding="utf-8-sig")
+
+
+BIMCV_ENDINGS = {  # what stands between session and .png -> view of the name
+    "run-1_bp-chest_vp-{}_dx": True,
+    "run-1_bp-chest_cr": False,
+    "acq-2_run-1_bp-chest_vp-{}_cr": True,
+    "run-1_bp-chest_dx": False,
+}
+
+
+def bimcv_of_today(root: Path) -> None:
+    """covid19_posi/, names with and without a view, stored pixels with their tags beside them.
+
+    Every second film is MONOCHROME1. Three films are lateral, by their name or by their tags alone,
+    and one lies in the tree of the negative set.
+    """
+    endings = list(BIMCV_ENDINGS)
+    for i, (number, _, view, _) in enumerate(everyone("bimcv_covid19:S{:05d}", ("covid19",))):
+        ending = endings[i % len(endings)].format(view.lower())
+        stored = chest(number, True)[0].astype(np.uint16) * 16 + 7
+        tags = {"00185101": view, "0008103E": f"TORAX {view}", "00080020": f"202003{1 + i:02d}"}
+        bimcv_film(root / "covid19_posi", number, ending, stored, tags, inverted=i % 2 == 1)
+    lateral = {"vp-ll_dx": "TORAX LAT", "vp-lateral_cr": "LATERAL", "vp-pa_dx": "ERECT LAT"}
+    for i, (ending, description) in enumerate(lateral.items()):
+        stored = chest(i)[0].astype(np.uint16) * 16
+        tags = {"0008103E": description, "00080020": "20200401"}
+        bimcv_film(root / "covid19_posi", 90000 + i, f"run-1_bp-chest_{ending}", stored, tags)
+    bimcv_film(root / "covid19_neg", 99999, endings[0].format("pa"), stored, tags)
+
+
+def bimcv_film(
+    root: Path,
+    number: int,
+    ending: str,
+    stored: np.ndarray,
+    tags: dict[str, object],
+    inverted: bool = False,
+) -> Path:
+    """Write one 12-bit film and the JSON beside it; returns its path.
+
+    A MONOCHROME1 film holds the negative, and its window is the mirrored one.
+    """
+    folder = root / f"sub-S{number:05d}" / f"ses-E{number:05d}" / "mod-rx"
+    path = folder / f"sub-S{number:05d}_ses-E{number:05d}_{ending}.png"
+    save(path, 4095 - stored if inverted else stored)
+    known = {
+        "00280004": "MONOCHROME1" if inverted else "MONOCHROME2",
+        "00280101": 12,
+        "00281050": 4096 - 2000 if inverted else 2000,
+        "00281051": 3600,
+        **tags,
+    }
+    elements = {tag: {"vr": "UN", "Value": [value]} for tag, value in known.items()}
+    path.with_suffix(".json").write_text(json.dumps(elements))
+    return path
+
+
+def cohen_with_masks(root: Path) -> None:
+    """The clone, and V7's masks beside it: PNG under any ending, with 127; one without lungs."""
+    cohen_full(root)
+    for i, kind in enumerate(("lungs", "ignored", "none")):
+        mask = chest(i)[1]
+        mask[:20] = 127 if kind == "ignored" else mask[:20]
+        png = cv2.imencode(".png", mask * (kind != "none"))[1].tobytes()
+        (root / "semantic_masks_v7labs_lungs").mkdir(exist_ok=True)
+        (root / "semantic_masks_v7labs_lungs" / f"{i}.jpg").write_bytes(png)
+
+
+# sets that are public alone
+
+
+def montgomery(root: Path) -> None:
+    """MontgomerySet/: films, readings, and a mask for each lung."""
+    root = root / "MontgomerySet"
+    for number in range(8):
+        ill = number % 2
+        stem = f"MCUCXR_{number:04d}_{ill}"
+        image, lungs, _ = chest(number, bool(ill))
+        right, left = lungs.copy(), lungs.copy()
+        right[:, lungs.shape[1] // 2 :] = 0
+        left[:, : lungs.shape[1] // 2] = 0
+        save(root / "CXR_png" / f"{stem}.png", image)
+        save(root / "ManualMask" / "leftMask" / f"{stem}.png", left)
+        save(root / "ManualMask" / "rightMask" / f"{stem}.png", right)
+        text = "Patient's Sex: F\nPatient's Age: 027Y\n" + ("infiltrates" if ill else "normal")
+        (root / "ClinicalReadings").mkdir(exist_ok=True)
+        (root / "ClinicalReadings" / f"{stem}.txt").write_text(text)
+    save(root / "CXR_png" / "Thumbs.png", image)  # as systems leave behind
+
+
+def shenzhen_full(root: Path) -> None:
+    """ChinaSet_AllFiles/ twice, as archives nest, and the community's masks with grey edges."""
+    inside = root / "ChinaSet_AllFiles" / "ChinaSet_AllFiles"
+    readings = ["normal", "bilateral PTB", "normal", "right upper pneumonia", "normal", "STB"]
+    for number, reading in enumerate(readings):
+        stem = f"CHNCXR_{number:04d}_{int(reading != 'normal')}"
+        image, lungs, _ = chest(number, reading != "normal")
+        save(inside / "CXR_png" / f"{stem}.png", cv2.cvtColor(image, cv2.COLOR_GRAY2BGR))
+        if number:  # some have none
+            edges = cv2.GaussianBlur(lungs, (5, 5), 0)
+            save(root / "mask" / "mask" / f"{stem}_mask.png", edges)
+        (inside / "ClinicalReadings").mkdir(exist_ok=True)
+        (inside / "ClinicalReadings" / f"{stem}.txt").write_text(f"male 45yrs\n{reading}\n")
+
+
+def chest_of_jsrt(number: int) -> tuple[np.ndarray, np.ndarray]:
+    """A radiograph and its lungs at the side of JSRT, in blocks of 8 x 8."""
+    block = np.ones((8, 8), np.uint8)
+    image, lungs, _ = chest(number, size=(256, 256))
+    return np.kron(image, block), np.kron(lungs, block)
+
+
+def jsrt(root: Path) -> None:
+    """All247images/*.IMG, and the masks of SCR as GIF in two folds."""
+    for number, kind in enumerate(("JPCLN", "JPCNN")):
+        stem = f"{kind}{1 + number:03d}"
+        image, lungs = chest_of_jsrt(number)
+        dark = 4095 - image.astype(np.uint16) * 16
+        (root / "All247images").mkdir(parents=True, exist_ok=True)
+        (root / "All247images" / f"{stem}.IMG").write_bytes(dark.astype(">u2").tobytes())
+        small = cv2.resize(lungs, (1024, 1024), interpolation=cv2.INTER_NEAREST)
+        for side, half in (("right lung", np.s_[:, 512:]), ("left lung", np.s_[:, :512])):
+            mask = small.copy()
+            mask[half] = 0
+            folder = root / "scratch" / f"fold{1 + number}" / "masks" / side
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(mask).save(folder / f"{stem}.gif")
+
+
+def runs(mask: np.ndarray) -> str:
+    """Run lengths of a mask, pixel by pixel: "start length ...", the first pixel is 1."""
+    out: list[int] = []
+    inside = False
+    for i, pixel in enumerate(mask.ravel() > 0):
+        if pixel and not inside:
+            out += [i + 1, 0]
+        if pixel:
+            out[-1] += 1
+        inside = bool(pixel)
+    return " ".join(map(str, out))
+
+
+def chexmask(root: Path) -> None:
+    """OriginalResolution/*.csv for the first NIH and CheXpert films beside; the last is poor.
+
+    Landmarks are an array as numpy prints it: a quoted cell with line ends.
+    """
+    tables = {
+        "ChestX-Ray8.csv": ("Image Index", "nih_chestxray14", "*.png"),
+        "CheXpert.csv": ("Path", "chexpert", "*frontal.jpg"),
+        "VinDr-CXR.csv": ("image_id", "", ""),
+    }
+    for file, (column, beside, pattern) in tables.items():
+        rows = []
+        films = sorted((root.parent / beside).rglob(pattern))[:4] if beside else [Path("a.dicom")]
+        for i, path in enumerate(films):
+            lungs = chest(i)[1]
+            right, left = lungs.copy(), lungs.copy()
+            right[:, lungs.shape[1] // 2 :] = 0
+            left[:, : lungs.shape[1] // 2] = 0
+            name = path.name if column != "Path" else "train/" + "/".join(path.parts[-3:])
+            rows.append(
+                {
+                    column: name,
+                    "Dice RCA (Mean)": 0.9 if i < 3 else 0.65,
+                    "Dice RCA (Max)": 0.95,
+                    "Landmarks": str(np.arange(240).reshape(120, 2)),
+                    "Left Lung": runs(left),
+                    "Right Lung": runs(right),
+                    "Heart": "1 3",
+                    "Height": lungs.shape[0],
+                    "Width": lungs.shape[1],
+                }
+            )
+        place = root / "OriginalResolution" / file
+        place.parent.mkdir(parents=True, exist_ok=True)
+        pd.DataFrame(rows).to_csv(place, index=False)
+
+
 TREES = (chexpert, brixia, bimcv_covid19, nih_chestxray14, cohen_full, local)
 
 
@@ -254,4 +489,25 @@ def build(root: Path) -> Path:
     """Write all of them, each into a folder of its name; returns `root`."""
     for tree in TREES:
         tree(root / tree.__name__)
+    return root
+
+
+HARD_TREES = {
+    "chexpert": chexpert_in_batches,
+    "brixia": brixia_as_downloaded,
+    "bimcv_covid19": bimcv_of_today,
+    "nih_chestxray14": nih_of_kaggle,
+    "cohen_full": cohen_with_masks,
+    "local": local,
+    "montgomery": montgomery,
+    "shenzhen_full": shenzhen_full,
+    "jsrt": jsrt,
+    "chexmask": chexmask,  # after the films that it masks
+}
+
+
+def build_hard(root: Path) -> Path:
+    """Write the hard layouts, each into a folder of its dataset's name; returns `root`."""
+    for name, tree in HARD_TREES.items():
+        tree(root / name)
     return root

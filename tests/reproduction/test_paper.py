@@ -295,7 +295,8 @@ def test_the_plan_counts_the_films_that_teach(store):
     assert count["lungs: unet_normal"] == 2 and count["lungs: unet_both"] == 6
 
 
-def test_the_plan_is_said_and_stops_where_the_disk_is_too_small(store, monkeypatch):
+def test_the_plan_is_said_and_stops_where_the_disk_is_too_small(root, store, monkeypatch):
+    (root / "rsna").mkdir()
     monkeypatch.setattr(plan.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
     with warnings.catch_warnings(), pytest.raises(OSError, match="the disk is too small") as error:
         warnings.simplefilter("ignore")
@@ -311,6 +312,7 @@ def test_the_plan_is_said_and_stops_where_the_disk_is_too_small(store, monkeypat
     assert count[1] < count[0] == 52 + 42 + (8 + 8 + 16 + 12 + 42) + (8 + 42)
     for word in (
         "profile small on",
+        "rsna stays out: its films are those of nih_chestxray14 under other names",
         f"a dry run takes {count[1]} of these {count[0]} films",
         "lungs: student",
         "diagnosis AP",
