@@ -1,3 +1,4 @@
+from .attention_lrp import attnlrp as attnlrp
 from .deep_taylor import RULES as RULES
 from .deep_taylor import CorpusViT as CorpusViT
 from .deep_taylor import linear_rule as linear_rule
@@ -37,6 +38,7 @@ __all__ = [
     "EvaluationSet",
     "Explanation",
     "Sample",
+    "attnlrp",
     "benchmark",
     "cascade",
     "evaluation_set",
