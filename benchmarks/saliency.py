@@ -2,8 +2,8 @@
 
 Prints seconds in units of one forward pass (257 tokens, D 768, 12 blocks, 12 heads; random weights)
 for one class and for three, and the peak memory of the process above the weights. Bars: 6.5 and 13
-forward passes for relevance, 3.3 for AttnLRP of one class. Each round times forward and maps in turns; the median counts. The authors' public
-implementation takes 12 for one class of one image.
+forward passes for relevance, 3.3 for AttnLRP of one class. Each round times forward and maps in
+turns; the median counts. The public implementation of relevance takes 12 for one class.
 """
 
 from __future__ import annotations

@@ -1,4 +1,8 @@
 from .attention_lrp import attnlrp as attnlrp
+from .conversion import ConvertedViT as ConvertedViT
+from .conversion import Unsupported as Unsupported
+from .conversion import convert as convert
+from .conversion import explain as explain
 from .deep_taylor import RULES as RULES
 from .deep_taylor import CorpusViT as CorpusViT
 from .deep_taylor import linear_rule as linear_rule
@@ -11,6 +15,7 @@ from .measures import pointing as pointing
 from .measures import rank_correlation as rank_correlation
 from .measures import removal as removal
 from .methods import CLASS_INDEPENDENT as CLASS_INDEPENDENT
+from .methods import DEFAULT_METHOD as DEFAULT_METHOD
 from .methods import METHODS as METHODS
 from .methods import Explanation as Explanation
 from .methods import through_backbone as through_backbone
@@ -27,21 +32,30 @@ from .saliency_benchmark import randomise_in_steps as randomise_in_steps
 from .saliency_benchmark import rank_methods as rank_methods
 from .saliency_benchmark import read_boxes as read_boxes
 from .saliency_benchmark import summarise as summarise
+from .targets import LogOdds as LogOdds
+from .targets import Margin as Margin
 
 __all__ = [
     "CorpusViT",
     "CLASS_INDEPENDENT",
     "COVID",
     "CRITERIA",
+    "DEFAULT_METHOD",
     "METHODS",
     "RULES",
+    "ConvertedViT",
     "EvaluationSet",
     "Explanation",
+    "LogOdds",
+    "Margin",
     "Sample",
+    "Unsupported",
     "attnlrp",
     "benchmark",
     "cascade",
+    "convert",
     "evaluation_set",
+    "explain",
     "linear_rule",
     "make_sample",
     "near",

@@ -491,8 +491,8 @@ def relevance(
     At each block, attention becomes I + mean over heads of max(gradient x relevance, 0), and these
     are multiplied from the last block down to `start_layer`. The map is the row of the class token
     without itself; where the head reads the patch tokens (severity, or a public ViT with mean
-    pooling), their rows, each times its relevance at the head. Exact for any batch. Weights, gradients and mode of the model are not
-    touched; it stays on `device`.
+    pooling), their rows, each times its relevance at the head. Exact for any batch. Weights,
+    gradients and mode of the model are not touched; it stays on `device`.
 
     Args:
         model: the corpus ViT.

@@ -32,7 +32,14 @@ from cxrkit.explain.deep_taylor import MeanTokens, prefix_of, recorded, relevanc
 from cxrkit.explain.targets import Target, asks_for_several, explained_values
 from cxrkit.models.corpus_vit import CorpusViT
 
-__all__ = ["METHODS", "CLASS_INDEPENDENT", "Explanation", "through_backbone", "upsample"]
+__all__ = [
+    "METHODS",
+    "CLASS_INDEPENDENT",
+    "DEFAULT_METHOD",
+    "Explanation",
+    "through_backbone",
+    "upsample",
+]
 
 
 class Explanation(Protocol):
@@ -321,6 +328,8 @@ METHODS: dict[str, Explanation] = {
     "fullgrad": fullgrad,
     "random": random,
 }
+# Best in deletion and insertion on real films, and cheaper than relevance: docs/explain.md
+DEFAULT_METHOD = "attnlrp"
 CLASS_INDEPENDENT = ("raw_attention", "rollout", "random")  # the same map for every class
 
 

@@ -1,5 +1,5 @@
-"""AttnLRP against its rules written out layer by layer for one image, against what it must conserve,
-and against the public implementation of its authors.
+"""AttnLRP against its rules written out layer by layer for one image, against what it must
+conserve, and against the public implementation of its authors.
 """
 
 import pytest
@@ -14,7 +14,7 @@ def ratio(R, z):
 
 
 def slow_linear(x, weight, z, R):
-    """x (T, I), weight (O, I), output z and its relevance R (T, O): R_i = sum_o x_i w_oi R_o / z_o."""
+    """x (T, I), weight (O, I), output z and its R (T, O): R_i = sum_o x_i w_oi R_o / z_o."""
     out = torch.zeros_like(x)
     for o in range(len(weight)):
         out += x * weight[o] * ratio(R[:, o], z[:, o])[:, None]
@@ -22,7 +22,7 @@ def slow_linear(x, weight, z, R):
 
 
 def slow_norm(layer, x, y, R):
-    """y_j = sum_i x_i (1[i = j] - 1/D) w_j / sd + b_j, with a standard deviation that is constant."""
+    """y_j = sum_i x_i (1[i = j] - 1/D) w_j / sd + b_j, where sd counts as a constant."""
     D = x.shape[1]
     sd = (x.var(1, unbiased=False, keepdim=True) + layer.eps).sqrt()
     S = ratio(R, y) * layer.weight / sd
@@ -62,7 +62,7 @@ def slow_block(block, saved, x_out, R):
 
 
 def slow_attnlrp(model, features, start):
-    """Map (h, w) of one image (C, h, w); start: final tokens (T, D) and logits -> R of the tokens."""
+    """Map (h, w) of one image (C, h, w); start: tokens (T, D) and logits -> R of the tokens."""
     tokens, logits, blocks = slow_forward(model, features)
     R = start(tokens, logits)
     outputs = [*(saved["x"] for saved in blocks[1:])]
