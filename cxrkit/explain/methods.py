@@ -207,6 +207,12 @@ def gradcam(model: CorpusViT, inputs: torch.Tensor, target: Target) -> torch.Ten
 
 
 @in_chunks
+def gradient_x_input(model: CorpusViT, inputs: torch.Tensor, target: Target) -> torch.Tensor:
+    """Gradient x input, over channels: AttnLRP without its rules. Signed."""
+    return (gradient_of(model, inputs, target) * inputs).sum(1)
+
+
+@in_chunks
 def smoothgrad(
     model: CorpusViT,
     inputs: torch.Tensor,
@@ -322,6 +328,7 @@ METHODS: dict[str, Explanation] = {
     "gradient_rollout": gradient_rollout,
     "attention_gradcam": attention_gradcam,
     "gradcam": gradcam,
+    "gradient_x_input": gradient_x_input,
     "smoothgrad": smoothgrad,
     "integrated_gradients": integrated_gradients,
     "occlusion": occlusion,
