@@ -24,6 +24,7 @@ from cxrkit.reproduction import environment
 from cxrkit.storage import recorded
 
 NAME = "saliency_real"
+METHODS = ("attnlrp", "relevance", "gradient_x_input", "random")
 VIEWS = {"PA": "PA", "AP": "AP", "AP Supine": "AP"}
 
 
@@ -48,16 +49,17 @@ def corpora(films, folder, part, segmenter):
     return torch.cat(found)
 
 
-def measure(films, folder, models, view):
+def measure(films, folder, models, view, names):
     """Rows of the three criteria for the films of a view."""
     part = models.parts[f"diagnosis_{view.lower()}"]
     corpus = corpora(films, folder, part, models.parts["segmenter"])
     vit, groups = part.network.transformer, films["group_id"].to_numpy()
     score = saliency_benchmark.covid_probability(vit, part.profile)
-    rows = explain.measure_removal(vit, corpus, explain.COVID, score, groups)
-    parts = [rows]
-    for name, method in explain.METHODS.items():
-        values = saliency_benchmark.larger_maps(method, vit, corpus, explain.COVID, score)
+    parts = [explain.measure_removal(vit, corpus, explain.COVID, score, groups, names)]
+    for name in names:
+        values = saliency_benchmark.larger_maps(
+            explain.METHODS[name], vit, corpus, explain.COVID, score
+        )
         line = {"method": name, "criterion": "saturation", "image": range(len(films))}
         parts.append(pd.DataFrame({**line, "value": values, "group": groups}))
     return pd.concat(parts, ignore_index=True).assign(view=view)
@@ -80,6 +82,7 @@ def parse():
     """The options of the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--films", type=Path, required=True, help="folder with labels.csv")
+    parser.add_argument("--methods", nargs="+", choices=explain.METHODS, default=METHODS)
     parser.add_argument("--images", type=int, default=0, help="so many films; 0 = all")
     return parser.parse_args()
 
@@ -92,7 +95,9 @@ def main():
     films = films_of(options.films, options.images)
     parts = []
     for view, part in films.groupby(films["view"].map(VIEWS)):
-        parts.append(measure(part.reset_index(drop=True), options.films, models, view))
+        parts.append(
+            measure(part.reset_index(drop=True), options.films, models, view, options.methods)
+        )
     rows = pd.concat(parts, ignore_index=True)
     found = as_records(rows)
     print(pd.DataFrame(found).round(3).to_string())
