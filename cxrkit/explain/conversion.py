@@ -161,7 +161,7 @@ def as_layer_norm(layer: nn.Module) -> nn.LayerNorm:
     return copied
 
 
-def norm_state(layer: nn.Module, name: str) -> State:
+def norm_state(layer: Any, name: str) -> State:
     """Weight and bias of a LayerNorm, 1 and 0 where it has none."""
     weight = torch.ones(layer.normalized_shape) if layer.weight is None else layer.weight
     bias = torch.zeros_like(weight) if layer.bias is None else layer.bias
@@ -169,7 +169,7 @@ def norm_state(layer: nn.Module, name: str) -> State:
 
 
 def linear_state(
-    layer: nn.Module, name: str, scale: nn.Module | None = None, flat: bool = False
+    layer: Any, name: str, scale: nn.Module | None = None, flat: bool = False
 ) -> State:
     """Weight and bias of a linear layer, times a LayerScale behind it.
 
@@ -189,7 +189,7 @@ def linear_state(
     return {f"{name}weight": weight, f"{name}bias": bias}
 
 
-def patch_projection(proj: nn.Module, name: str) -> nn.Conv2d:
+def patch_projection(proj: Any, name: str) -> nn.Conv2d:
     """The patch embedding, if it is one convolution of patches side by side.
 
     Raises:
@@ -233,7 +233,7 @@ def _timm_tokens(model: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
     Raises:
         Unsupported: it has no learned positions.
     """
-    positions = model.pos_embed
+    positions: Any = model.pos_embed
     if positions is None:
         raise Unsupported("pos_embed is None; `explain` knows learned positions that are added")
     present = [token for token in (model.cls_token, model.reg_token) if token is not None]

@@ -15,9 +15,10 @@ n outputs explained, B batch, K classes.
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeGuard
+from typing import TypeGuard, cast
 
 import numpy as np
 import torch
@@ -28,7 +29,7 @@ Target = int | torch.Tensor | np.ndarray | Function | Sequence[int | Function]
 
 
 @dataclass(frozen=True, eq=False)
-class AgainstOthers:
+class AgainstOthers(abc.ABC):
     """A class against the others; see `Margin` and `LogOdds`.
 
     Attributes:
@@ -36,6 +37,10 @@ class AgainstOthers:
     """
 
     classes: int | torch.Tensor | np.ndarray
+
+    @abc.abstractmethod
+    def __call__(self, outputs: Outputs) -> torch.Tensor:
+        """The number of each image that is explained, (B,)."""
 
     def split(self, outputs: Outputs) -> tuple[torch.Tensor, torch.Tensor]:
         """The logit of the class (B,), and the logits of the others (B, K - 1).
@@ -110,9 +115,10 @@ def check_length(target: Target, images: int) -> None:
 def target_of(target: Target, part: slice) -> Target:
     """The target of a part of the images."""
     if asks_for_several(target):
-        return [target_of(one, part) for one in target]
+        return [cast("int | Function", target_of(one, part)) for one in target]
     if isinstance(target, AgainstOthers):
-        return replace(target, classes=target_of(target.classes, part))
+        classes = cast("int | torch.Tensor", target_of(target.classes, part))
+        return replace(target, classes=classes)
     return target[part] if one_class_an_image(target) else target
 
 
