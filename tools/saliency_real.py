@@ -102,6 +102,8 @@ def main():
     found = as_records(rows)
     print(pd.DataFrame(found).round(3).to_string())
     command = f"python tools/saliency_real.py --films DIR/{options.films.name}"
+    if options.images:
+        command += f" --images {options.images}"
     made = {"command": command, "films": len(films), **environment.provenance()}
     recorded.write_result(NAME, found, made)
 

@@ -11,6 +11,7 @@ import torchvision
 from torch import nn
 
 from cxrkit.explain import conversion, deep_taylor, methods
+from cxrkit.storage import recorded
 from tests.conftest import CHECKOUT
 from tests.explain.test_attnlrp import shares
 
@@ -219,3 +220,22 @@ def test_the_ten_lines_of_the_guide_run():
     names = {}
     exec(code, names)
     assert names["maps"].shape == (1, 14, 14) and names["maps"].std() > 0
+
+
+def test_the_guide_says_what_was_measured_on_real_films():
+    """Each cell of the table is that of the recorded result."""
+    text = (CHECKOUT / "docs" / "explain.md").read_text()
+    criteria = ("deletion", "insertion", "saturation")
+    rows = recorded.read_result("saliency_real")["rows"]
+    assert {row["criterion"] for row in rows} == set(criteria)
+    for row in rows:
+        line = next(x for x in text.splitlines() if x.startswith(f"| {row['method']} |"))
+        cell = line.split(" | ")[1 + criteria.index(row["criterion"])]
+        words = f"{row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
+        if "ahead_conclusion" in row:
+            words += f", {row['ahead_conclusion']}"
+        assert cell.removesuffix(" |") == words
+    for criterion in ("deletion", "insertion"):
+        values = {row["method"]: row for row in rows if row["criterion"] == criterion}
+        others = [row for name, row in values.items() if name != methods.DEFAULT_METHOD]
+        assert {row["ahead_conclusion"] for row in others} == {"better"}
