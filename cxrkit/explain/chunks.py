@@ -6,7 +6,8 @@ the corpus, h w its grid.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import nn
@@ -44,6 +45,13 @@ def move(model: nn.Module, device: torch.device) -> None:
     """
     with torch.inference_mode(False):
         model.to(device)
+
+
+@contextlib.contextmanager
+def gradients_on() -> Iterator[None]:
+    """Gradients inside the `with`, also within a caller's no_grad or inference_mode."""
+    with torch.inference_mode(False), torch.enable_grad():
+        yield
 
 
 def slices(n: int, chunk: int) -> list[slice]:

@@ -137,7 +137,11 @@ def select_rule(
 def unchanged(
     module: nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor, R: torch.Tensor
 ) -> torch.Tensor:
-    """LayerNorm, GELU and softmax act on each value by itself, or nearly: R passes."""
+    """LayerNorm, softmax and functions of single values pass R on as it is.
+
+    A function of single values, such as GELU, has one input for each output. LayerNorm and softmax
+    mix the values of a row; the rule of the paper ignores that.
+    """
     return R
 
 
@@ -154,18 +158,78 @@ def clone_rule(x: torch.Tensor, *relevances: torch.Tensor) -> torch.Tensor:
     return x * sum(safe_divide(R, x) for R in relevances)
 
 
+class MeanTokens(nn.Module):
+    """The mean of the patch tokens, which the head of some public ViTs reads.
+
+    Args:
+        prefix: number of tokens before those of the patches, which are left out.
+    """
+
+    def __init__(self, prefix: int) -> None:
+        super().__init__()
+        self.prefix = prefix
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Average the tokens (B, T, D) to (B, D)."""
+        return tokens[:, self.prefix :].mean(1)
+
+
+def mean_rule(
+    module: MeanTokens, inputs: tuple[torch.Tensor], output: torch.Tensor, R: torch.Tensor
+) -> torch.Tensor:
+    """Patch tokens share R in proportion to their part of the mean.
+
+    Args:
+        module: the mean.
+        inputs: tokens (B, T, D).
+        output: the mean (B, D).
+        R: its relevance, (n, B, D).
+
+    Returns:
+        Relevance of the tokens, (n, B, T, D).
+    """
+    patches = inputs[0][:, module.prefix :]  # (B, h*w, D)
+    S = safe_divide(R, output)[:, :, None] / patches.shape[1]  # (n, B, 1, D)
+    return F.pad(patches * S, (0, 0, module.prefix, 0))
+
+
 RULES: dict[type[nn.Module], Callable] = {
     nn.Linear: linear_rule,
     MatMul: matmul_rule,
     Add: add_rule,
     Select: select_rule,
+    MeanTokens: mean_rule,
     nn.LayerNorm: unchanged,
     nn.GELU: unchanged,
+    nn.ReLU: unchanged,
+    nn.SiLU: unchanged,
+    nn.Tanh: unchanged,
     nn.Softmax: unchanged,
 }
 
 
 # from module to module
+
+
+def prefix_of(model: CorpusViT) -> int:
+    """Number of tokens before those of the patches: the class token, and registers if any."""
+    return model.cls_token.shape[1]
+
+
+@contextlib.contextmanager
+def unfused(model: CorpusViT) -> Iterator[None]:
+    """Attention in steps that hooks can look into, inside the `with`.
+
+    Args:
+        model: the corpus ViT.
+    """
+    fused = [block.attn.fused for block in model.blocks]
+    model.fused = False
+    try:
+        yield
+    finally:
+        for block, value in zip(model.blocks, fused, strict=True):
+            block.attn.fused = value
 
 
 @contextlib.contextmanager
@@ -183,7 +247,6 @@ def recorded(model: CorpusViT) -> Iterator[Recording]:
         the map head.
     """
     seen: Recording = {}
-    fused = [block.attn.fused for block in model.blocks]
 
     def record(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
         seen[module] = (inputs, output)
@@ -192,18 +255,16 @@ def recorded(model: CorpusViT) -> Iterator[Recording]:
     for module in model.modules():
         if type(module) in RULES or module is model.map_head:
             hooks.append(module.register_forward_hook(record))
-    model.fused = False
     try:
-        yield seen
+        with unfused(model):
+            yield seen
     finally:
         for hook in hooks:
             hook.remove()
-        for block, value in zip(model.blocks, fused, strict=True):
-            block.attn.fused = value
 
 
 # modules that read one tensor; MatMul and Add read two
-OneInput = nn.Linear | Select | nn.LayerNorm | nn.GELU | nn.Softmax
+OneInput = nn.Linear | Select | MeanTokens | nn.LayerNorm | nn.GELU | nn.Softmax
 
 
 @overload
@@ -273,8 +334,8 @@ class Start(NamedTuple):
 
     logits: torch.Tensor  # (n, B, K): gradients of the logits
     cells: torch.Tensor  # (n, B, h*w, D): gradient x input at the map head, 0 for a class
-    # (n, B, T), with which the rollout begins: 1 at the class token if the logits are read, and the
-    # relevance of each patch token
+    # (n, B, T), with which the rollout begins: 1 at the class token if its logits are read, and the
+    # relevance of each patch token at the map head
     row: torch.Tensor
 
 
@@ -289,7 +350,8 @@ def start_of_one(
     Raises:
         ValueError: the output depends on neither.
     """
-    tokens = outputs["tokens"].detach()[:, 1:]  # (B, h*w, D)
+    prefix = prefix_of(model)
+    tokens = outputs["tokens"].detach()[:, prefix:]  # (B, h*w, D)
     logits = outputs["logits"]
     read = [logits]
     if model.map_head in seen:
@@ -307,10 +369,11 @@ def start_of_one(
         cells = torch.zeros_like(tokens)
     else:
         cells = tokens * at_map_head.flatten(2).transpose(1, 2)  # (B, h*w, D)
-    of_class_token = 0.0 if at_logits is None else 1.0
-    row = F.pad(cells.sum(-1), (1, 0), value=of_class_token)  # (B, T)
+    row = F.pad(cells.sum(-1), (prefix, 0))  # (B, T)
     if at_logits is None:
-        at_logits = torch.zeros_like(logits)
+        return torch.zeros_like(logits), cells, row
+    if isinstance(model.select, Select):
+        row[:, 0] = 1
     return at_logits, cells, row
 
 
@@ -379,20 +442,35 @@ def trace(
     for module, (given, output) in seen.items():
         without_graph[module] = (tuple(x.detach() for x in given), output.detach())
     by_layer = dict(zip(layers, zip(*gradients, strict=True), strict=True))
-    return start.row, _steps(model, without_graph, start, by_layer)
+    row, R = start.row, through_head(model, without_graph, start)
+    if isinstance(model.select, MeanTokens):
+        row = R.sum(-1)
+    return row, _steps(model, without_graph, R, by_layer)
+
+
+@torch.no_grad()
+def through_head(model: CorpusViT, seen: Recording, start: Start) -> torch.Tensor:
+    """Relevance of the tokens after the last block, (n, B, T, D).
+
+    The head is a layer, or layers in a row.
+    """
+    layers = model.head if isinstance(model.head, nn.Sequential) else [model.head]
+    R = start.logits
+    for layer in reversed(list(layers)):
+        R = apply_rule(seen, layer, R)  # (n, B, ...)
+    R = apply_rule(seen, model.select, R)  # (n, B, T, D)
+    R[:, :, prefix_of(model) :] += start.cells
+    return R
 
 
 @torch.no_grad()
 def _steps(
     model: CorpusViT,
     seen: Recording,
-    start: Start,
+    R: torch.Tensor,
     gradients: dict[int, tuple[torch.Tensor, ...]],
 ) -> Iterator[Step]:
-    """The steps of `trace`; gradients: layer -> n tensors (B, N, T, T)."""
-    R = apply_rule(seen, model.head, start.logits)  # (n, B, D)
-    R = apply_rule(seen, model.select, R)  # (n, B, T, D)
-    R[:, :, 1:] += start.cells
+    """The steps of `trace`; R: after the last block; gradients: layer -> n tensors (B, N, T, T)."""
     for layer in reversed(gradients):
         R, R_matrix = block_rule(model.blocks[layer], seen, R)
         products = torch.stack(gradients[layer]) * R_matrix  # (n, B, N, T, T)
@@ -412,9 +490,9 @@ def relevance(
 
     At each block, attention becomes I + mean over heads of max(gradient x relevance, 0), and these
     are multiplied from the last block down to `start_layer`. The map is the row of the class token
-    without itself; for severity the rows of the patch tokens, each times its relevance at the map
-    head (gradient x input). Exact for any batch. Weights, gradients and mode of the model are not
-    touched; it stays on `device`.
+    without itself; where the head reads the patch tokens (severity, or a public ViT with mean
+    pooling), their rows, each times its relevance at the head. Exact for any batch. Weights,
+    gradients and mode of the model are not touched; it stays on `device`.
 
     Args:
         model: the corpus ViT.
@@ -437,7 +515,8 @@ def relevance(
         row, steps = trace(model, part, target, start_layer)
         for step in steps:
             row = row + (row[:, :, None] @ step.attention)[:, :, 0]  # (n, B, T)
-        maps = row[:, :, 1:].unflatten(2, model.grid).transpose(0, 1)  # (B, n, h, w)
+        cells = row[:, :, prefix_of(model) :]  # (n, B, h*w)
+        maps = cells.unflatten(2, model.grid).transpose(0, 1)  # (B, n, h, w)
         return maps if asks_for_several(target) else maps[:, 0]
 
     return explain_in_chunks(explain, model, inputs, target, device, chunk)

@@ -86,6 +86,18 @@ def mass(maps: torch.Tensor, mask: np.ndarray) -> np.ndarray:
     return np.divide(inside, total, out=share, where=total > 0)
 
 
+def map_size(maps: torch.Tensor) -> np.ndarray:
+    """How much a map says in favour of its output: the sum of its positive part.
+
+    Args:
+        maps: (..., h, w).
+
+    Returns:
+        (...).
+    """
+    return torch.as_tensor(maps).clamp(min=0).double().sum((-2, -1)).numpy()
+
+
 def centred_ranks(maps: torch.Tensor) -> np.ndarray:
     """Ranks of the cells of each map minus their mean: (B, h, w) -> (B, h*w)."""
     ranks = stats.rankdata(torch.as_tensor(maps).flatten(1).numpy(), axis=1)

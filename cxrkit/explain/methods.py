@@ -10,22 +10,36 @@ B batch, C channels of the corpus, h w its grid, T = 1 + h*w tokens, D embed, N 
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from cxrkit.explain.chunks import CHUNK, device_for, explain_in_chunks, move, slices
-from cxrkit.explain.deep_taylor import recorded, relevance
+from cxrkit.explain.attention_lrp import attnlrp
+from cxrkit.explain.chunks import (
+    CHUNK,
+    device_for,
+    explain_in_chunks,
+    gradients_on,
+    move,
+    slices,
+)
+from cxrkit.explain.deep_taylor import MeanTokens, prefix_of, recorded, relevance
 from cxrkit.explain.targets import Target, asks_for_several, explained_values
 from cxrkit.models.corpus_vit import CorpusViT
 
-__all__ = ["METHODS", "CLASS_INDEPENDENT", "Explanation", "through_backbone", "upsample"]
+__all__ = [
+    "METHODS",
+    "CLASS_INDEPENDENT",
+    "DEFAULT_METHOD",
+    "Explanation",
+    "through_backbone",
+    "upsample",
+]
 
 
 class Explanation(Protocol):
@@ -84,13 +98,6 @@ def in_chunks(method: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor
     return explain
 
 
-@contextlib.contextmanager
-def gradients_on() -> Iterator[None]:
-    """Gradients inside the `with`, also within a caller's no_grad or inference_mode."""
-    with torch.inference_mode(False), torch.enable_grad():
-        yield
-
-
 def gradient_of(model: CorpusViT, inputs: torch.Tensor, target: Target) -> torch.Tensor:
     """Gradient of the explained value with respect to the corpus, (B, C, h, w)."""
     with gradients_on():
@@ -122,7 +129,9 @@ def attention_and_gradients(
 
 
 def roll_out(model: CorpusViT, matrices: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Row of the class token, itself left out, in the product of matrices from the last block down.
+    """Row that the head reads, in the product of matrices from the last block down.
+
+    It is the row of the class token, itself left out.
 
     Args:
         model: the corpus ViT.
@@ -132,16 +141,18 @@ def roll_out(model: CorpusViT, matrices: Sequence[torch.Tensor]) -> torch.Tensor
         (B, h, w).
     """
     row = matrices[-1][:, :1]  # (B, 1, T)
+    if isinstance(model.select, MeanTokens):
+        row = matrices[-1][:, prefix_of(model) :].mean(1, keepdim=True)
     for matrix in reversed(matrices[:-1]):
         row = row @ matrix
-    return row[:, 0, 1:].unflatten(1, model.grid)
+    return row[:, 0, prefix_of(model) :].unflatten(1, model.grid)
 
 
 @in_chunks
 def raw_attention(model: CorpusViT, inputs: torch.Tensor, target: Target) -> torch.Tensor:
     """Where the class token looks in the last block, mean over heads; the same for every class."""
     last = attention_of(model, inputs)[-1]  # (B, N, T, T)
-    return last.mean(1)[:, 0, 1:].unflatten(1, model.grid)
+    return roll_out(model, [last.mean(1)])
 
 
 @in_chunks
@@ -176,8 +187,11 @@ def attention_gradcam(model: CorpusViT, inputs: torch.Tensor, target: Target) ->
     The class token's attention, each head weighted by its mean gradient; positive part.
     """
     matrices, gradients = attention_and_gradients(model, inputs, target)
-    row = matrices[-1][:, :, 0, 1:]  # (B, N, h*w)
-    slope = gradients[-1][:, :, 0, 1:]  # (B, N, h*w)
+    read, cells = [0], slice(prefix_of(model), None)
+    if isinstance(model.select, MeanTokens):
+        read = cells
+    row = matrices[-1][:, :, read, cells].mean(2)  # (B, N, h*w)
+    slope = gradients[-1][:, :, read, cells].mean(2)  # (B, N, h*w)
     weighted = row * slope.mean(-1, keepdim=True)
     return weighted.mean(1).clamp(min=0).unflatten(1, model.grid)
 
@@ -190,6 +204,12 @@ def gradcam(model: CorpusViT, inputs: torch.Tensor, target: Target) -> torch.Ten
     """
     weight = gradient_of(model, inputs, target).mean((2, 3), keepdim=True)  # (B, C, 1, 1)
     return (weight * inputs).sum(1).clamp(min=0)
+
+
+@in_chunks
+def gradient_x_input(model: CorpusViT, inputs: torch.Tensor, target: Target) -> torch.Tensor:
+    """Gradient x input, over channels: AttnLRP without its rules. Signed."""
+    return (gradient_of(model, inputs, target) * inputs).sum(1)
 
 
 @in_chunks
@@ -280,7 +300,7 @@ def fullgrad(model: CorpusViT, inputs: torch.Tensor, target: Target) -> torch.Te
         (bias * gradient).detach().abs().sum(-1) for bias, gradient in pairs if gradient is not None
     )  # (B, T)
     of_inputs = (at_inputs * inputs.detach()).sum(1).abs()  # (B, h, w)
-    return of_inputs + of_biases[:, 1:].unflatten(1, model.grid)
+    return of_inputs + of_biases[:, prefix_of(model) :].unflatten(1, model.grid)
 
 
 def random(
@@ -302,17 +322,21 @@ def random(
 
 METHODS: dict[str, Explanation] = {
     "relevance": relevance,
+    "attnlrp": attnlrp,
     "raw_attention": raw_attention,
     "rollout": rollout,
     "gradient_rollout": gradient_rollout,
     "attention_gradcam": attention_gradcam,
     "gradcam": gradcam,
+    "gradient_x_input": gradient_x_input,
     "smoothgrad": smoothgrad,
     "integrated_gradients": integrated_gradients,
     "occlusion": occlusion,
     "fullgrad": fullgrad,
     "random": random,
 }
+# Best in deletion and insertion on real films, and cheaper than relevance: docs/explain.md
+DEFAULT_METHOD = "attnlrp"
 CLASS_INDEPENDENT = ("raw_attention", "rollout", "random")  # the same map for every class
 
 

@@ -26,11 +26,23 @@ from cxrkit.data.datasets import split_parts
 from cxrkit.data.images import load_image
 from cxrkit.evaluation import resampling, summaries
 from cxrkit.explain.chunks import CHUNK, device_for, map_in_chunks, move
-from cxrkit.explain.measures import area, cascade, mass, near, pointing, rank_correlation, removal
-from cxrkit.explain.methods import METHODS
+from cxrkit.explain.criteria import SURE
+from cxrkit.explain.measures import (
+    area,
+    cascade,
+    map_size,
+    mass,
+    near,
+    pointing,
+    rank_correlation,
+    removal,
+)
+from cxrkit.explain.methods import METHODS, Explanation
+from cxrkit.explain.targets import Target
 from cxrkit.models.corpus_vit import CorpusViT
 from cxrkit.storage.atomic import write_json
 from cxrkit.tasks import diagnosis
+from cxrkit.training.devices import device_of
 
 if TYPE_CHECKING:
     from cxrkit.config.sections import Profile
@@ -39,19 +51,6 @@ if TYPE_CHECKING:
 COVID = DIAGNOSES.index("covid19")
 MAX_LESION_SHARE = 0.15  # of the lungs: where more is ill, any point in the lungs is right
 NOISE = 0.05  # standard deviation on the prepared image, about 3 grey levels
-
-# name -> what it measures, and whether more of it (+1) or less (-1) speaks for a method
-CRITERIA = {
-    "pointing": ("pointing game: strongest point within one cell of the lesion", 1),
-    "touching": ("pointing game: strongest cell touches the lesion", 1),
-    "lesion": ("share of the map inside the lesion", 1),
-    "lungs": ("share of the map inside the lungs", 1),
-    "deletion": ("class probability, strongest cells deleted first (area)", -1),
-    "insertion": ("class probability, strongest cells inserted first (area)", 1),
-    "stability": ("rank correlation with the map of a noisier image", 1),
-    "randomised": ("size of the rank correlation with the map of shuffled weights", -1),
-    "seconds": ("seconds a map", -1),
-}
 
 
 class EvaluationSet(NamedTuple):
@@ -173,8 +172,8 @@ def benchmark(
         target: the class whose maps are measured.
         score: corpus of a chunk on the device -> (B,), the probability of that class.
         methods: keys of METHODS.
-        costly_images: the costly criteria, stability and randomised weights (all of them), are
-            measured on so many first images.
+        costly_images: the costly criteria, stability, randomised weights (all of them) and
+            saturation, are measured on so many first images.
         device: where to compute; default: `pick_device()`.
         chunk: images that are explained at once.
 
@@ -210,12 +209,91 @@ def benchmark(
             "insertion": area(insertion),
             "stability": rank_correlation(maps[few], of_noisy),
             "randomised": np.abs(rank_correlation(maps[few], of_shuffled)),
+            "saturation": larger_maps(
+                METHODS[name], model, corpus[few], target, score, device, chunk
+            ),
             "seconds": np.full(len(maps), seconds),
         }
         for criterion, value in values.items():
             parts.append(_rows(value, method=name, criterion=criterion))
     rows = pd.concat(parts, ignore_index=True)
     return rows.assign(group=np.asarray(sample.groups)[rows["image"]])
+
+
+def larger_maps(
+    method: Explanation,
+    model: CorpusViT,
+    corpus: torch.Tensor,
+    target: int,
+    score: Callable[[torch.Tensor], torch.Tensor],
+    device: torch.device | None = None,
+    chunk: int = CHUNK,
+) -> np.ndarray:
+    """Saturation: how many other classes have a larger map, where the model is sure of one.
+
+    Args:
+        method: entry of METHODS.
+        model: the corpus ViT.
+        corpus: (B, C, h, w).
+        target: the class.
+        score: corpus of a chunk on the device -> (B,), the probability of the class.
+        device: where to compute; default: `pick_device()`.
+        chunk: images that are explained at once.
+
+    Returns:
+        Share of the other classes whose map is larger (`map_size`), a tie counts half, (B,); NaN
+        where the probability is below SURE.
+    """
+    with torch.no_grad():
+        sure = np.flatnonzero(map_in_chunks(score, corpus, device, chunk).numpy() >= SURE)
+        outputs = model(corpus[:1].to(device_of(model)))
+    classes = range(outputs["logits"].shape[1])
+    shares = np.full(len(corpus), np.nan)
+    if len(sure) and len(classes) > 1:
+        maps = method(model, corpus[sure], list(classes), device=device, chunk=chunk)
+        size = map_size(maps)  # (n, K)
+        own = size[:, target, None]
+        larger = (size > own) + 0.5 * (size == own)
+        shares[sure] = (larger.sum(1) - 0.5) / (len(classes) - 1)  # without itself, a tie
+    return shares
+
+
+def measure_removal(
+    model: CorpusViT,
+    corpus: torch.Tensor,
+    target: Target,
+    score: Callable[[torch.Tensor], torch.Tensor],
+    groups: np.ndarray,
+    methods: Iterable[str] = tuple(METHODS),
+    *,
+    device: torch.device | None = None,
+    chunk: int = CHUNK,
+) -> pd.DataFrame:
+    """Deletion and insertion alone, for images whose lesions nobody has annotated.
+
+    Args:
+        model: the corpus ViT; it is moved to `device` and stays there.
+        corpus: (B, C, h, w).
+        target: see `targets`.
+        score: corpus of a chunk on the device -> (B,), the probability of the target.
+        groups: patient of each image, (B,).
+        methods: keys of METHODS.
+        device: where to compute; default: `pick_device()`.
+        chunk: images that are explained at once.
+
+    Returns:
+        Rows as those of `benchmark`: method, criterion, image, value, group.
+    """
+    device = device_for(corpus, device)
+    move(model, device)
+    parts = []
+    for name in methods:
+        maps = METHODS[name](model, corpus, target, device=device, chunk=chunk)
+        curves = removal(score, corpus, maps, device=device, chunk=chunk)
+        for criterion, curve in zip(("deletion", "insertion"), curves, strict=True):
+            parts.append(_rows(area(curve), method=name, criterion=criterion))
+    rows = pd.concat(parts, ignore_index=True)
+    return rows.assign(group=np.asarray(groups)[rows["image"]])
 
 
 def chance_level(sample: Sample, grid: tuple[int, int]) -> dict[str, np.ndarray]:
@@ -225,6 +303,7 @@ def chance_level(sample: Sample, grid: tuple[int, int]) -> dict[str, np.ndarray]
         "touching": near(sample.lesion, grid, 0.5).mean((1, 2)),
         "lesion": sample.lesion.mean((1, 2)),
         "lungs": sample.lungs.mean((1, 2)),
+        "saturation": np.full(len(sample.lesion), 0.5),
     }
 
 
@@ -236,6 +315,7 @@ def randomise_in_steps(
     seed: int = 0,
     parts: int = 0,
     *,
+    groups: np.ndarray | None = None,
     device: torch.device | None = None,
     chunk: int = CHUNK,
 ) -> pd.DataFrame:
@@ -248,11 +328,12 @@ def randomise_in_steps(
         methods: keys of METHODS.
         seed: of the order of the weights.
         parts: how many parts are shuffled; 0 = all.
+        groups: patient of each image, (B,); default: each image is a patient.
         device: where to compute; default: `pick_device()`.
         chunk: images that are explained at once.
 
     Returns:
-        A row a map: part, method, image, and value, the rank correlation with the map of the
+        A row a map: part, method, image, group, and value, the rank correlation with the map of the
         trained model.
     """
     methods = tuple(methods)
@@ -266,7 +347,9 @@ def randomise_in_steps(
         for name in methods:
             after = METHODS[name](shuffled, corpus, target, device=device, chunk=chunk)
             rows.append(_rows(rank_correlation(before[name], after), part=part, method=name))
-    return pd.concat(rows, ignore_index=True)
+    table = pd.concat(rows, ignore_index=True)
+    patients = np.arange(len(corpus)) if groups is None else np.asarray(groups)
+    return table.assign(group=patients[table["image"]])
 
 
 def _rows(values: np.ndarray, **names: str) -> pd.DataFrame:
@@ -296,85 +379,6 @@ def summarise(rows: pd.DataFrame, draws: int = 1000) -> pd.DataFrame:
         line = {"method": method, "criterion": criterion, "value": value, "low": low, "high": high}
         lines.append({**line, "n": len(part)})
     return pd.DataFrame(lines)
-
-
-def paired_differences(
-    rows: pd.DataFrame, method: str, criterion: str, draws: int = 1000
-) -> pd.DataFrame:
-    """One method minus each other on the same images, with 95 % intervals over patients.
-
-    Sharper than comparing two intervals of `summarise`: what makes an image hard for both methods
-    cancels.
-
-    Args:
-        rows: of `benchmark`.
-        method: the one from which others are subtracted.
-        criterion: key of CRITERIA.
-        draws: of the bootstrap.
-
-    Returns:
-        A row for each other method, its name as the index `other`: difference, low, high, n.
-    """
-    part = rows[rows["criterion"] == criterion]
-    image_columns = [name for name in ("view", "image", "group") if name in part]
-    wide = part.pivot(index=image_columns, columns="method", values="value")
-    differences = wide.drop(columns=method).rsub(wide[method], axis=0)
-    lines = []
-    for other, values in differences.items():
-        values = values.dropna()
-        groups = values.index.get_level_values("group")
-        difference, low, high = resampling.bootstrap(
-            np.mean, values.to_numpy(), groups=groups, draws=draws
-        )
-        line = {"other": other, "difference": difference, "low": low, "high": high}
-        lines.append({**line, "n": len(values)})
-    return pd.DataFrame(lines).set_index("other")
-
-
-def rank_methods(table: pd.DataFrame) -> pd.DataFrame:
-    """Which method is best on each criterion.
-
-    A method counts as worse than the best, or as above chance, only if the two intervals do not
-    overlap. Noise takes no part: it is stable and costs nothing; nor does a method without an
-    interval, where others have one.
-
-    Args:
-        table: of `summarise`.
-
-    Returns:
-        A row for each criterion: best, value, `not clearly worse` and `not above chance` (lists of
-        methods; None where chance is not known).
-    """
-    lines = []
-    for criterion in CRITERIA:
-        part = table[table["criterion"] == criterion].set_index("method")
-        lines.append({"criterion": criterion, **rank_on_one(part, CRITERIA[criterion][1])})
-    return pd.DataFrame(lines).set_index("criterion")
-
-
-def rank_on_one(part: pd.DataFrame, sign: int) -> dict[str, Any]:
-    """One line of `rank_methods`: value, low, high by method; sign = +1 if more is better."""
-    methods = part.drop(index=["chance", "random"], errors="ignore")
-    has_interval = methods["low"].notna()
-    if has_interval.any():
-        methods = methods[has_interval]
-    best = (sign * methods["value"]).idxmax()
-    if sign > 0:
-        worst_of_best, best_of_each = methods.loc[best, "low"], methods["high"]
-        close = best_of_each >= worst_of_best
-    else:
-        worst_of_best, best_of_each = methods.loc[best, "high"], methods["low"]
-        close = best_of_each <= worst_of_best
-    not_above_chance = None
-    if "chance" in part.index:
-        low = methods["low"]
-        not_above_chance = list(methods.index[low <= part.loc["chance", "high"]])
-    return {
-        "best": best,
-        "value": methods.loc[best, "value"],
-        "not clearly worse": [name for name in methods.index[close] if name != best],
-        "not above chance": not_above_chance,
-    }
 
 
 # the artifact
@@ -429,6 +433,7 @@ def make(
                 COVID,
                 seed=profile.seed,
                 parts=profile.saliency_blocks,
+                groups=sample.groups[:costly_images],
                 device=device,
                 chunk=chunk,
             )
@@ -476,10 +481,23 @@ def read_boxes(folder: str | Path, size: int) -> tuple[list[str], np.ndarray]:
     Raises:
         FileNotFoundError: there is no bbox.csv.
     """
-    boxes = pd.read_csv(Path(folder) / "bbox.csv")
+    return masks_of_boxes(pd.read_csv(Path(folder) / "bbox.csv"), Path(folder), size)
+
+
+def masks_of_boxes(boxes: pd.DataFrame, folder: Path, size: int) -> tuple[list[str], np.ndarray]:
+    """Masks of images from the boxes on them.
+
+    Args:
+        boxes: file, x, y, w, h in px; a row a box.
+        folder: to which the files are relative.
+        size: px of the masks.
+
+    Returns:
+        Paths of the images, and their masks, bool (n, size, size).
+    """
     masks: dict[str, np.ndarray] = {}
     for box in boxes.itertuples():
-        path = str(Path(folder) / box.file)
+        path = str(folder / box.file)
         if path not in masks:
             masks[path] = np.zeros(load_image(path).pixels.shape, np.uint8)
         rows = slice(round(box.y), round(box.y + box.h))
@@ -489,3 +507,32 @@ def read_boxes(folder: str | Path, size: int) -> tuple[list[str], np.ndarray]:
         cv2.resize(mask, (size, size), interpolation=cv2.INTER_NEAREST) for mask in masks.values()
     ]
     return list(masks), np.stack(resized) > 0
+
+
+def read_all_boxes(mirror: str | Path, size: int) -> tuple[list[str], np.ndarray]:
+    """Boxes of all NIH films at hand, whoever drew them; those of one image make one mask.
+
+    Args:
+        mirror: folder of prepared films. Each dataset may hold bbox.csv, and `nih_reader` may hold
+            DATASET_boxes.csv, what other radiologists marked on its films.
+        size: px of the masks.
+
+    Returns:
+        Paths of the images, and their masks, bool (n, size, size).
+
+    Raises:
+        FileNotFoundError: there are no boxes.
+    """
+    paths, masks = [], []
+    for folder in sorted(Path(mirror).glob("nih_*")):
+        files = [folder / "bbox.csv", Path(mirror) / "nih_reader" / f"{folder.name}_boxes.csv"]
+        tables = [pd.read_csv(file) for file in files if file.exists()]
+        if tables:
+            found, of_folder = masks_of_boxes(pd.concat(tables), folder, size)
+            paths += found
+            masks.append(of_folder)
+    if not paths:
+        raise FileNotFoundError(
+            f"no boxes of NIH films in {mirror}: it needs a folder such as nih_cxr14 with bbox.csv"
+        )
+    return paths, np.concatenate(masks)

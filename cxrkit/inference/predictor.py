@@ -24,7 +24,7 @@ from cxrkit.config.sections import Profile
 from cxrkit.config.vocabulary import DIAGNOSES, ZONES
 from cxrkit.data import masked_images, preprocessing
 from cxrkit.data.images import Image, load_image
-from cxrkit.explain import deep_taylor
+from cxrkit.explain.methods import DEFAULT_METHOD, METHODS
 from cxrkit.inference import quality
 from cxrkit.inference.trained import Models, Part
 from cxrkit.models.classifier import Classifier
@@ -80,6 +80,7 @@ def predict(
     view: str | None = None,
     maps: bool = True,
     device: torch.device | str | None = None,
+    map_method: str = DEFAULT_METHOD,
 ) -> Prediction:
     """Diagnosis, severity, maps and warnings of one image.
 
@@ -90,14 +91,16 @@ def predict(
             none, the mean of both models is given, with a warning.
         maps: Also give the maps.
         device: Where to compute; None = `pick_device()`.
+        map_method: Makes the maps of the diagnoses; a key of `cxrkit.explain.METHODS`.
 
     Returns:
         The prediction, on the CPU.
 
     Raises:
         ImageError: The file is not one sound grey image.
-        ValueError: The view is unknown.
+        ValueError: The view or the method is unknown.
     """
+    vocabulary.known(map_method, tuple(METHODS), "map method")
     if view is not None:
         vocabulary.known(view, FRONTAL, "view")
     models.to(device or pick_device())
@@ -109,7 +112,7 @@ def predict(
     probs, relevance = [], []
     for name in names:
         part = models.parts[f"diagnosis_{name.lower()}"]
-        class_probs, class_maps = diagnose(pixels, mask, part, maps)
+        class_probs, class_maps = diagnose(pixels, mask, part, maps, map_method)
         probs.append(class_probs)
         relevance.append(class_maps)
     mean_probs = np.mean(probs, axis=0)  # (K,)
@@ -235,7 +238,11 @@ def segment_lungs(pixels: np.ndarray, part: Part) -> tuple[np.ndarray, np.ndarra
 
 
 def diagnose(
-    pixels: np.ndarray, mask: np.ndarray, part: Part, maps: bool = True
+    pixels: np.ndarray,
+    mask: np.ndarray,
+    part: Part,
+    maps: bool = True,
+    map_method: str = DEFAULT_METHOD,
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Probabilities of the diagnoses, and where each comes from.
 
@@ -243,10 +250,12 @@ def diagnose(
         pixels: uint8 or uint16 (H, W).
         mask: Lungs of the whole image, bool (S, S), for a model that sees nothing else (`visible`).
         part: A diagnosis model.
-        maps: Also compute the relevance.
+        maps: Also say where they come from.
+        map_method: Says it; a key of `cxrkit.explain.METHODS`.
 
     Returns:
-        Probabilities (K,), and relevance (K, H, W), not negative, or None without `maps`.
+        Probabilities (K,), and maps (K, H, W), or None without `maps`. A negative value speaks
+        against the diagnosis.
     """
     model, profile = cast(Classifier, part.network), part.profile
     device = device_of(model)
@@ -259,13 +268,14 @@ def diagnose(
     if not maps:
         return probs, None
     transformer, classes = cast(CorpusViT, model.transformer), range(len(DIAGNOSES))
-    cells = deep_taylor.relevance(transformer, corpus, classes, device=device)[0]  # (K, h, w)
+    cells = METHODS[map_method](transformer, corpus, classes, device=device)[0]  # (K, h, w)
     relevance = [to_image_size(one, pixels.shape, profile) for one in cells.cpu().numpy()]
     return probs, np.stack(relevance)
 
 
 def saliency_maps(relevance: np.ndarray) -> dict[str, np.ndarray]:
-    """Relevance (K, H, W) -> maps in [0, 1] by name; the diagnoses share one scale."""
+    """Positive part of maps (K, H, W) -> maps in [0, 1] by name; the diagnoses share one scale."""
+    relevance = np.maximum(relevance, 0)
     largest = max(relevance.max(), 1e-12)
     names = [f"saliency_{name}" for name in DIAGNOSES]
     return {name: one / largest for name, one in zip(names, relevance, strict=True)}

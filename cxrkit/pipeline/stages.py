@@ -364,6 +364,7 @@ _TABLE = (
         makers.make_saliency_benchmark,
         needs_of_saliency,
         saliency_images,
+        version=2,  # AttnLRP, gradient x input, and saturation
     ),
     Stage(
         "segmenter",

@@ -15,6 +15,7 @@ import torch
 
 from cxrkit.config.choices import Choices
 from cxrkit.data import lung_zones
+from cxrkit.explain.measures import map_size
 from cxrkit.explain.methods import upsample
 from cxrkit.viz.style import (
     BLUE,
@@ -91,6 +92,7 @@ def plot_saliency(
     lesions: np.ndarray | None = None,
     stamped: str = "synthetic",
     shared: bool = False,
+    sizes: bool = False,
 ) -> Figure:
     """Images, a row each, followed by their saliency maps.
 
@@ -104,6 +106,8 @@ def plot_saliency(
         stamped: what the images are, for the corner of the figure.
         shared: one scale for all maps of an image, so that maps of less relevance look weaker;
             else each map is scaled to its own maximum.
+        sizes: write below each map its size, the sum of its positive part, as a share of the
+            largest of the image: for maps of one method, such as those of several classes.
     """
     maps = np.asarray(maps)
     count = maps.shape[1]
@@ -111,6 +115,8 @@ def plot_saliency(
     for i, (image, row) in enumerate(zip(images, maps, strict=True)):
         lesion = None if lesions is None else lesions[i]
         top = max(float(row.max()), TINY) if shared else None
+        size = map_size(torch.from_numpy(row))
+        shares = size / max(float(size.max()), TINY)
         show_image(axes[i, 0], image, _first(i, "film"))
         axes[i, 0].set_ylabel(row_names[i])
         if lesion is not None:
@@ -118,6 +124,8 @@ def plot_saliency(
         for j, heat in enumerate(row):
             name = _first(i, column_names[j])
             shown = overlay_map(axes[i, j + 1], image, heat, name, lesion, top)
+            if sizes:
+                axes[i, j + 1].set_xlabel(f"size {shares[j]:.2g}")
     label = "relevance (0 to the film's maximum)" if shared else "0 to the map's maximum"
     figure.colorbar(shown, ax=axes[:, -1], shrink=0.8, label=label)
     return stamp(figure, stamped)

@@ -174,7 +174,7 @@ viz.plot_saliency(
 # %% [markdown]
 # ## Method, class, layer
 #
-# Eleven methods answer the same question differently. Raw attention and rollout look at attention only and say the same for every class;
+# The methods answer the same question differently. Raw attention and rollout look at attention only and say the same for every class;
 # *random* is noise, which all of them must beat.
 
 
@@ -249,7 +249,9 @@ viz.plot_benchmark(
 # %% tags=["report"]
 gaps = pd.concat(
     {
-        name: explain.paired_differences(rows, "relevance", name, draws=400)
+        name: explain.paired_differences(rows, "relevance", name)[
+            ["difference", "low", "high", "conclusion"]
+        ]
         for name in ("pointing", "lesion", "deletion")
     },
     axis=1,
@@ -267,7 +269,8 @@ viz.plot_cascade(
 # %% [markdown]
 # ## The results
 #
-# Who is best on each question, and who is no better than chance? Two intervals that do not overlap count as a difference, nothing less.
+# Who is best on each question, and who is no better than chance? Methods are compared on the same films, and a difference counts where
+# its p-value, adjusted for the number of methods (Holm), is below 0.05. Intervals that overlap decide nothing.
 #
 # Read it soberly. Relevance points above chance, but how far above, and whether it is ahead of plain attention, changes from one training
 # to the next (below). The pictures at the top say the same: the map of a film that is rightly called COVID-19 can be nearly empty, or sit
@@ -276,7 +279,7 @@ viz.plot_cascade(
 # takes no part in that question.
 
 # %%
-order = explain.rank_methods(summary)
+order = explain.rank_methods(rows)
 for column in ("not clearly worse", "not above chance"):
     order[column] = [
         "no chance known" if found is None else ", ".join(found) or "none"

@@ -511,6 +511,10 @@ def test_captum_agrees():
         rtol=1e-5,
         atol=1e-6,
     )  # captum's is float32
+    product = attr.InputXGradient(net).attribute(inputs, target=2)
+    torch.testing.assert_close(
+        methods.METHODS["gradient_x_input"](model, inputs, 2), product.sum(1).detach()
+    )
     slope = attr.Saliency(net).attribute(inputs, target=2, abs=True)
     torch.testing.assert_close(
         methods.METHODS["smoothgrad"](model, inputs, 2, samples=1, noise=0.0), slope.sum(1)

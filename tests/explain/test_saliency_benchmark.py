@@ -13,7 +13,8 @@ from scipy import stats
 
 from cxrkit.config import profiles, sections
 from cxrkit.data import manifests
-from cxrkit.explain import measures, methods, saliency_benchmark
+from cxrkit.evaluation import metrics, resampling
+from cxrkit.explain import comparison, criteria, measures, methods, saliency_benchmark
 from cxrkit.models import factory
 from cxrkit.models.corpus_vit import CorpusViT
 from cxrkit.storage.artifacts import Store
@@ -226,7 +227,9 @@ def test_the_results_on_a_planted_truth(planted):
     rows = saliency_benchmark.benchmark(
         model, sample, 1, score, ["relevance", "integrated_gradients", "random"], costly_images=10
     )
-    assert set(rows["criterion"]) == set(saliency_benchmark.CRITERIA)
+    assert set(rows["criterion"]) == set(criteria.CRITERIA)
+    saturation = rows[rows["criterion"] == "saturation"].groupby("method")["value"]
+    assert (saturation.count() >= 10).all() and saturation.mean()["random"] == 0.5
     assert (rows[rows["criterion"] == "stability"].groupby("method").size() == 10).all()
     table = saliency_benchmark.summarise(rows, draws=200).set_index(["method", "criterion"])
     assert (table["low"] <= table["value"]).all() and (table["value"] <= table["high"]).all()
@@ -240,7 +243,7 @@ def test_the_results_on_a_planted_truth(planted):
         good["pointing"] >= good["touching"] > 0.95
         and good["lesion"] > 5 * value["chance", "lesion"]
     )
-    for name, (_, sign) in saliency_benchmark.CRITERIA.items():
+    for name, (_, sign) in criteria.CRITERIA.items():
         if name != "seconds" and name not in ("lungs", "stability"):
             assert sign * (good[name] - value["random", name]) > 0, name
     # noise that never looks at the image is stable: no criterion decides alone
@@ -286,49 +289,171 @@ def test_differences_are_taken_image_by_image():
         ]
     )
     rows.loc[(rows["method"] == "b") & (rows["image"] == 3), "value"] = np.nan
-    found = saliency_benchmark.paired_differences(rows, "a", "lesion", draws=200)
+    found = comparison.paired_differences(rows, "a", "lesion", draws=200)
     np.testing.assert_allclose(found.loc["b", ["difference", "low", "high"]].astype(float), 0.1)
     assert found["n"].tolist() == [19, 20] and abs(found.loc["c", "difference"]) < 1e-12
     assert found.loc["c", "low"] < -0.1 and found.loc["c", "high"] > 0.1
 
 
-def test_ranking_by_intervals():
-    rows = [
-        ("a", "lungs", 0.9, 0.85, 0.95),
-        ("b", "lungs", 0.8, 0.7, 0.9),
-        ("c", "lungs", 0.3, 0.2, 0.4),
-        ("chance", "lungs", 0.3, 0.25, 0.35),
-        ("a", "deletion", 0.5, 0.4, 0.6),
-        ("b", "deletion", 0.2, 0.1, 0.3),
-        ("c", "deletion", 0.35, 0.25, 0.45),
-    ]
-    table = pd.DataFrame(rows, columns=["method", "criterion", "value", "low", "high"])
-    table = pd.concat(
-        [
-            table,
-            *(
-                table[table["criterion"] == "deletion"].assign(criterion=name)
-                for name in saliency_benchmark.CRITERIA
-                if name not in ("lungs", "deletion")
-            ),
-        ]
+def measured(values, criterion, images=range(40)):
+    """Rows of `benchmark`: values {method: (n,)}, two images a patient."""
+    return pd.concat(
+        pd.DataFrame({"method": method, "criterion": criterion, "image": images, "value": each})
+        for method, each in values.items()
+    ).assign(group=lambda table: table["image"] // 2)
+
+
+def test_draws_of_the_mean_are_those_of_the_bootstrap():
+    rng = np.random.default_rng(0)
+    values, groups = rng.normal(1, 2, 60), rng.integers(0, 20, 60)
+    found = comparison.mean_of_draws(values, groups, 4000)
+    slow = resampling.resample(np.mean, values, groups=groups, draws=4000, seed=1)
+    np.testing.assert_allclose(
+        np.percentile(found, (2.5, 50, 97.5)), np.percentile(slow, (2.5, 50, 97.5)), atol=0.06
     )
-    found = saliency_benchmark.rank_methods(table)
-    assert list(found.index) == list(saliency_benchmark.CRITERIA)
-    assert found.loc["lungs"].tolist() == ["a", 0.9, ["b"], ["c"]]
-    # less is better: 0.25-0.45 overlaps 0.1-0.3, 0.4-0.6 does not
-    assert found.loc["deletion"].tolist() == ["b", 0.2, ["c"], None]
-    assert found.loc["insertion", "best"] == "a"
-    unknown = saliency_benchmark.rank_methods(
-        table.assign(
-            low=table["low"].where(table["method"] != "a"),
-            high=table["high"].where(table["method"] != "a"),
-        )
+    paired = resampling.paired_bootstrap(
+        lambda y, p: p.mean(), values, values, np.zeros(60), groups, draws=4000
     )
-    # the best value, but on too few images for an interval
-    assert unknown.loc["lungs"].tolist() == ["b", 0.8, [], ["c"]]
-    alone = saliency_benchmark.rank_methods(table.assign(low=np.nan, high=np.nan))
-    assert alone.loc["lungs"].tolist() == ["a", 0.9, [], []]  # one image: no method has any
+    found = comparison.mean_difference(values, groups, 4000)
+    assert found["p_value"] == pytest.approx(paired["p_value"], abs=0.01)
+    assert np.isnan(comparison.mean_of_draws(values[:3], np.zeros(3))).all()
+
+
+def test_a_difference_that_two_intervals_hide_is_found():
+    """b is 0.1 below a on every image. Intervals of the two overlap; their difference is clear."""
+    hard = np.linspace(0, 0.8, 40)
+    noise = np.random.default_rng(0).normal(0, 0.3, 40)
+    rows = measured({"a": hard + 0.1, "b": hard, "c": hard + 0.1 + noise}, "lungs")
+    summary = saliency_benchmark.summarise(rows, draws=200).set_index("method")
+    assert summary.loc["a", "low"] < summary.loc["b", "high"]
+    found = comparison.paired_differences(rows, "a", "lungs")
+    assert found["conclusion"].to_dict() == {"b": "better", "c": "undecided"}
+    assert comparison.paired_differences(rows, "b", "lungs").loc["a", "conclusion"] == "worse"
+    expected = metrics.holm(found["p_value"].to_numpy())
+    np.testing.assert_allclose(found["holm"], expected)
+    # less deletion is better
+    fewer = rows.assign(criterion="deletion")
+    assert comparison.paired_differences(fewer, "a", "deletion").loc["b", "conclusion"] == "worse"
+    near = measured({"a": hard, "b": hard + 0.01 * np.sin(np.arange(40))}, "lungs")
+    assert comparison.paired_differences(near, "a", "lungs").loc["b", "conclusion"] == "equivalent"
+
+
+def test_holm_counts_the_comparisons():
+    """Noise against noise 40 times: single tests find a difference, and Holm finds none."""
+    rng = np.random.default_rng(0)
+    values = {f"m{i:02d}": rng.normal(0, 1, 40) for i in range(41)}
+    found = comparison.paired_differences(measured(values, "lungs"), "m00", "lungs")
+    assert (found["p_value"] < 0.05).any() and not (found["holm"] < 0.05).any()
+
+
+def test_ranking_by_paired_differences():
+    hard = np.linspace(0, 0.6, 40)
+    noise = np.random.default_rng(0).normal(0, 0.2, 40)
+    chance = np.full(40, hard.mean())
+    a, c = hard + 0.2, hard + 0.19 - noise + noise.mean()
+    lungs = measured({"a": a, "b": hard, "c": c, "chance": chance}, "lungs")
+    few = {"a": 1 - a, "b": 1 - hard, "random": np.zeros(40), "empty": np.full(40, np.nan)}
+    found = comparison.rank_methods(pd.concat([lungs, measured(few, "deletion")]))
+    assert list(found.index) == list(criteria.CRITERIA)
+    best, value, close, not_above = found.loc["lungs"]
+    assert (best, close, not_above) == ("a", ["c"], ["b"]) and value == pytest.approx(a.mean())
+    # less is better; noise and a method without maps take no part
+    assert found.loc["deletion", ["best", "not clearly worse"]].tolist() == ["a", []]
+    assert found.loc["deletion", "not above chance"] is None
+    assert pd.isna(found.loc["insertion", "best"])  # nothing was measured
+    # on one patient only: the best value counts for nothing where others have many
+    lungs.loc[(lungs["method"] == "a") & (lungs["image"] > 0), "value"] = np.nan
+    assert comparison.rank_methods(lungs).loc["lungs", "best"] == "c"
+
+
+def shuffled(values):
+    """Rows of `randomise_in_steps`: method -> a mean for each part."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for method, means in values.items():
+        for part, mean in zip(("head", "block 1", "block 0", "projection"), means, strict=True):
+            value = mean + rng.normal(0, 0.05, 20)
+            line = {"part": part, "method": method, "image": range(20), "value": value}
+            rows.append(pd.DataFrame({**line, "group": range(20)}))
+    return pd.concat(rows)
+
+
+def test_the_cascade_is_read_in_words():
+    rows = shuffled(
+        {
+            "stubborn": (0.9, 0.9, 0.8, 0.8),
+            "late": (0.9, 0.8, 0.5, 0.1),
+            "early": (0.2, 0.3, 0.1, 0),
+            "blank": (np.nan, np.nan, np.nan, np.nan),
+        }
+    )
+    table = comparison.summarise_cascade(rows)
+    assert (table["low"] <= table["value"]).sum() == 12
+    states = table.pivot(index="method", columns="part", values="map").loc["late"]
+    assert states.to_dict() == {
+        "head": "kept",
+        "block 1": "kept",
+        "block 0": "undecided",
+        "projection": "lost",
+    }
+    found = comparison.read_cascade(table)
+    assert (
+        "never lost" in found["stubborn"] and "does not depend on the weights" in found["stubborn"]
+    )
+    assert "down to block 1 (0.8" in found["late"] and "lost from projection on" in found["late"]
+    assert "lost with the first part, head" in found["early"]
+    assert "no map" in found["blank"]
+
+
+def test_saturation_compares_maps_of_one_image():
+    """Class 1 is sure on the first three images; its map is the largest, the smallest, a tie."""
+
+    class Logits(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.zeros(1))
+
+        def forward(self, x):
+            return {"logits": x.mean((2, 3))}
+
+    sizes = torch.tensor([[1.0, 3, 2], [3, 1, 2], [2, 2, 2], [0, 9, 0]])
+
+    def method(model, corpus, classes, **options):
+        rows = corpus[:, 0, 0, 0].long()
+        return sizes[rows][:, :, None, None] / 4 * torch.ones(2, 2) - 0.0
+
+    corpus = torch.arange(4.0).view(4, 1, 1, 1).expand(4, 3, 2, 2)
+
+    def score(part):
+        return torch.where(part[:, 0, 0, 0] < 3, 0.95, 0.5)
+
+    found = saliency_benchmark.larger_maps(method, Logits(), corpus, 1, score)
+    np.testing.assert_allclose(found, [0, 1, 0.5, np.nan])
+
+
+def test_removal_alone_gives_the_rows_of_the_benchmark(planted):
+    model, sample, score = planted
+    names = ["attnlrp", "random"]
+    expected = saliency_benchmark.benchmark(model, sample, 1, score, names, costly_images=2)
+    found = saliency_benchmark.measure_removal(model, sample.corpus, 1, score, sample.groups, names)
+    expected = expected[expected["criterion"].isin(["deletion", "insertion"])]
+    columns = ["method", "criterion", "image", "value", "group"]
+    pd.testing.assert_frame_equal(
+        found[columns], expected[columns].reset_index(drop=True), check_dtype=False
+    )
+    ahead = comparison.paired_differences(found, "attnlrp", "insertion")
+    assert ahead.loc["random", "conclusion"] == "better"
+
+
+def test_typical_images_are_the_median_of_those_called_right():
+    probabilities = np.array(
+        [[0.9, 0.1], [0.6, 0.4], [0.7, 0.3], [0.2, 0.8], [0.1, 0.9], [0.4, 0.6], [0.3, 0.7]]
+    )
+    labels = np.array([0, 0, 0, 0, 1, 1, 1])
+    assert comparison.typical_images(probabilities, labels) == [2, 6]
+    assert comparison.typical_images(probabilities[[0, 1, 4]], labels[[0, 1, 4]]) == [1, 2]
+    with pytest.raises(ValueError, match="no image of class 1 right"):
+        comparison.typical_images(probabilities[:4], labels[:4])
 
 
 # From images to results
@@ -420,7 +545,8 @@ def test_a_finished_benchmark(made):
     *_, folder = made
     rows, found = pd.read_csv(folder / "rows.csv"), read_json(folder / "metrics.json")
     assert found["images"] == {"PA": 3} and set(found) == {"images", "chance", *methods.METHODS}
-    assert set(found["relevance"]) == set(saliency_benchmark.CRITERIA)
+    # an untrained model is sure of nothing
+    assert set(found["relevance"]) == set(criteria.CRITERIA) - {"saturation"}
     mine = rows[(rows["method"] == "gradcam") & (rows["criterion"] == "deletion")]["value"]
     assert (
         found["gradcam"]["deletion"]["value"] == pytest.approx(mine.mean())
@@ -428,6 +554,24 @@ def test_a_finished_benchmark(made):
     )
     assert set(rows["site"]) == {"s"} and set(rows["view"]) == {"PA"}
     assert set(pd.read_csv(folder / "cascade.csv")["method"]) == set(methods.METHODS)
+
+
+def test_all_boxes_at_hand_are_read(tmp_path):
+    header = "file,finding,x,y,w,h\n"
+    for name, pixels in (("nih_a", 80), ("nih_b", 40), ("nih_no_boxes", 40), ("nih_reader", 0)):
+        (tmp_path / name).mkdir()
+        if pixels:
+            cv2.imwrite(str(tmp_path / name / "1.png"), np.eye(pixels, dtype=np.uint8) * 255)
+    (tmp_path / "nih_a" / "bbox.csv").write_text(header + "1.png,Mass,0,0,40,40\n")
+    readers = "file,reader,finding,x,y,w,h\n1.png,R,Opacity,40,40,40,40\n"
+    (tmp_path / "nih_reader" / "nih_a_boxes.csv").write_text(readers)
+    (tmp_path / "nih_b" / "bbox.csv").write_text(header + "1.png,Mass,0,0,20,40\n")
+    paths, masks = saliency_benchmark.read_all_boxes(tmp_path, 20)
+    assert [path[-11:] for path in paths] == ["nih_a/1.png", "nih_b/1.png"]
+    both = square(20, 0, 0, 10, 10) | square(20, 10, 10, 10, 10)
+    np.testing.assert_array_equal(masks, [both, square(20, 0, 0, 20, 10)])
+    with pytest.raises(FileNotFoundError, match=r"needs a folder such as nih_cxr14 with bbox\.csv"):
+        saliency_benchmark.read_all_boxes(tmp_path / "nih_b", 20)
 
 
 def test_boxes_of_one_image_make_one_mask(tmp_path):

@@ -100,6 +100,18 @@ def test_maps_have_the_size_of_the_image_and_keep_to_the_lungs(models, images):
     assert heat.min() >= 0 and heat.max() == pytest.approx(1), "one scale for the three classes"
 
 
+def test_the_maps_are_made_by_the_method_that_was_asked_for(models, images):
+    def saliency(**options):
+        found = predictor.predict(images["path"][1], models, "PA", **options)
+        return np.stack([found.maps[f"saliency_{name}"] for name in DIAGNOSES])
+
+    default, attnlrp = saliency(), saliency(map_method="attnlrp")
+    np.testing.assert_allclose(default, attnlrp)
+    assert np.abs(saliency(map_method="relevance") - attnlrp).max() > 0.01
+    with pytest.raises(ValueError, match="unknown map method 'magic'; known: .*attnlrp"):
+        saliency(map_method="magic")
+
+
 def test_arrays_work_as_paths_do(models, images):
     pixels = grey(images["path"][0])
     a, b = predictor.predict(pixels, models), predictor.predict(images["path"][0], models)
