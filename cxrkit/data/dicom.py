@@ -293,7 +293,7 @@ def _decoded(dataset: pydicom.Dataset, path: Path, found: Findings) -> np.ndarra
                 raw = _with_gdcm(dataset, path)
             else:
                 raw = pixel_array(dataset, correct_unused_bits=False)
-        _judge(remarks, path, found)
+        _heed(remarks, path, found)
     else:
         _check_length(dataset, path, found)
         raw = pixel_array(dataset, correct_unused_bits=False)
@@ -331,13 +331,13 @@ def _check_stream(dataset: pydicom.Dataset, path: Path, found: Findings) -> None
     syntax = dataset.file_meta.TransferSyntaxUID
     if syntax == JPEG_BASELINE:
         words = jpeg.remark(stream)
-        _judge([words] if words else [], path, found)
+        _heed([words] if words else [], path, found)
     if syntax in JPEG_2000:  # GDCM lets a torn stream pass, Pillow refuses it
         with Raster.open(io.BytesIO(stream)) as picture:
             picture.load()
 
 
-def _judge(remarks: list[str], path: Path, found: Findings) -> None:
+def _heed(remarks: list[str], path: Path, found: Findings) -> None:
     """Refuse a stream that libjpeg calls torn; warn of what else it remarks."""
     for words in dict.fromkeys(remarks):
         if jpeg.is_torn(words):

@@ -311,7 +311,7 @@ def test_a_compressed_file_that_is_cut_off_says_so(tmp_path):
 
 
 @needs_dicom
-def test_nobody_is_told_to_install_what_is_there(tmp_path, monkeypatch):
+def test_no_error_advises_to_install_what_is_there(tmp_path, monkeypatch):
     pytest.importorskip("gdcm")
     source = files.write_dicom(tmp_path / "a.dcm", DEEP, BitsStored=12)
     whole = bytearray(files.compress(source, tmp_path / "b.dcm", "JPEGLSLossless").read_bytes())
