@@ -154,7 +154,7 @@ def read(path: Path) -> Image:
 
 def _next_step(dataset: pydicom.Dataset | None) -> str:
     """What can be done about a file whose pixels cannot be decoded."""
-    from pydicom.pixels import get_decoder
+    from pydicom.pixels.decoders.base import get_decoder
 
     damaged = "it is damaged, or not to the standard: fetch it again, or export it uncompressed"
     syntax = getattr(getattr(dataset, "file_meta", None), "TransferSyntaxUID", None)
@@ -283,7 +283,7 @@ def _pixels(dataset: pydicom.Dataset, path: Path, found: Findings) -> np.ndarray
 
 def _decoded(dataset: pydicom.Dataset, path: Path, found: Findings) -> np.ndarray:
     """Stored values (H, W) or (H, W, 3), with whatever lies in their unused bits."""
-    from pydicom.pixels import pixel_array
+    from pydicom.pixels.utils import pixel_array
 
     syntax = dataset.file_meta.TransferSyntaxUID
     if syntax.is_encapsulated:

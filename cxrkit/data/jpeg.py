@@ -38,7 +38,7 @@ def remark(content: bytes) -> str | None:
         Its words, or None where it decodes in silence.
     """
     try:
-        import simplejpeg
+        import simplejpeg  # pyright: ignore[reportMissingImports]
     except ImportError:
         return _remark_of_opencv(content)
     try:
