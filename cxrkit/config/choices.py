@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from pydantic import ConfigDict
@@ -105,6 +105,20 @@ OPEN_CHOICES = {
             "none": "none",
         },
     ),
+    "stretch": (
+        "grey values of any depth to 0-255",
+        {
+            "robust": "by the extremes without outliers, for every depth alike",
+            "min_max": "8 bit as it is, 16 bit by its extremes",
+        },
+    ),
+    "working_size": (
+        "size at which an image is equalised",
+        {
+            "double": "twice the side of the networks' input, whatever the size of the file",
+            "own": "the size of the file",
+        },
+    ),
     "order": (
         "order of preprocessing",
         {
@@ -136,6 +150,11 @@ def _default(name: str) -> Any:
     return next(iter(OPEN_CHOICES[name][1]))
 
 
+def _added(name: str) -> Any:
+    """The default of a question that was added later: it enters a key only where it departs."""
+    return field(default=_default(name), metadata={"optional": True})
+
+
 @dataclass(frozen=True)
 class Choices:
     """One value for each question the paper leaves open; `Choices()` is the kit's default reading.
@@ -162,6 +181,8 @@ class Choices:
     uncertain: str = _default("uncertain")
     resize: str = _default("resize")
     augmentation: str = _default("augmentation")
+    stretch: str = _added("stretch")
+    working_size: str = _added("working_size")
     order: str = _default("order")
     threshold_from: str = _default("threshold_from")
     views: str = _default("views")
@@ -180,9 +201,21 @@ class Choices:
     @classmethod
     def text(cls) -> Choices:
         """The plain reading of the paper's text: where it differs from our default, it wins."""
-        return cls(threshold_from="test", lr_decay="two_thirds")
+        return cls(
+            stretch="min_max",
+            working_size="own",
+            threshold_from="test",
+            lr_decay="two_thirds",
+        )
 
     @classmethod
     def author(cls) -> Choices:
         """What the authors' later public code does."""
-        return cls(zone_origin="row0", class_head="binary", mlp_dim=2048, resize="pad")
+        return cls(
+            stretch="min_max",
+            working_size="own",
+            zone_origin="row0",
+            class_head="binary",
+            mlp_dim=2048,
+            resize="pad",
+        )

@@ -47,7 +47,9 @@ def _decode_image(path: str, size: int, choices: Choices) -> np.ndarray:
 
 def _decode_grey(path: str, size: int, choices: Choices) -> np.ndarray:
     """The segmenter's input."""
-    return preprocessing.resize(preprocessing.to_uint8(load_image(path).pixels), size)
+    return preprocessing.resize(
+        preprocessing.to_uint8(load_image(path).pixels, choices.stretch), size
+    )
 
 
 def _decode_lungs(path: str, size: int, choices: Choices) -> np.ndarray:
@@ -128,7 +130,7 @@ def cached_images(
     Args:
         paths: of images or masks, as in a column of a table; NaN for an unknown mask.
         size: S, side in pixels.
-        choices: `resize` and `order` are read.
+        choices: `stretch`, `working_size`, `resize` and `order` are read.
         kind: key of DECODERS.
         store: where the cache lies.
 
@@ -248,6 +250,8 @@ class _Cache:
             "size": size,
             "resize": choices.resize,
             "order": choices.order,
+            "stretch": choices.stretch,
+            "working_size": choices.working_size,
             "version": VERSION,
         }
         decoder = DECODERS[kind]

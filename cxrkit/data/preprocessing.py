@@ -6,6 +6,8 @@ Park et al. 2021, section 4 (implementation details); what the text leaves open 
 
 from __future__ import annotations
 
+from typing import Any
+
 import cv2
 import numpy as np
 
@@ -13,29 +15,125 @@ from cxrkit.config.choices import Choices
 from cxrkit.config.vocabulary import known
 
 GREY = 128  # padding; becomes 0 under the default normalisation
+LIMITS_SIZE = 256  # px, longer side of the image whose extremes are the limits of the stretch
+OUTLIER = 1.0  # times the distance of the 1st and 99th percentile; see `stretch_limits`
 
 
-def to_uint8(image: np.ndarray) -> np.ndarray:
-    """Grey (H, W) -> uint8: uint8 as it is, anything else stretched to 0-255.
+def stretch_limits(image: np.ndarray) -> tuple[float, float, int]:
+    """The grey values that become black and white, and how many pixels are far outside of them.
 
-    `equalizeHist` takes uint8 only.
+    They are the extremes of the image, averaged over blocks to at most 256 px, after outliers are
+    left out, and never tighter than the 1st and the 99th percentile. An outlier lies further
+    outside of these percentiles than they lie apart: a dead pixel, or a letter written at
+    the top of a deeper range. The limits do not depend on the size of an image, nor on the depth in
+    which it is stored, and an image without noise or outliers keeps all its grey values apart.
+
+    Args:
+        image: any numbers (H, W).
+
+    Returns:
+        Lowest and highest grey, and the number of outliers.
     """
+    p1, p99, low, high, outliers = _percentiles_and_extremes(image)
+    if outliers:  # they must not reach into the averages of their neighbours
+        image = np.where((image < low) | (image > high), p1 + (p99 - p1) // 2, image)
+    small = _shrunk(image, LIMITS_SIZE)
+    return float(min(small.min(), p1)), float(max(small.max(), p99)), outliers
+
+
+def extremes_without_outliers(image: np.ndarray) -> tuple[float, float, int]:
+    """Lowest and highest grey value that is no outlier, and the number of outliers.
+
+    Args:
+        image: any numbers (H, W).
+    """
+    _, _, low, high, outliers = _percentiles_and_extremes(image)
+    return float(low), float(high), outliers
+
+
+def _percentiles_and_extremes(image: np.ndarray) -> tuple[Any, Any, Any, Any, int]:
+    """The 1st and 99th percentile, the extremes without outliers, and the number of these."""
+    values, counts = _histogram(image)
+    shares = np.cumsum(counts) / counts.sum()
+    p1, p99 = (values[np.searchsorted(shares, share)] for share in (0.01, 0.99))
+    if p1 == p99:  # nearly everything has one value: what differs is the picture
+        return values[0], values[-1], values[0], values[-1], 0
+    beyond = OUTLIER * (float(p99) - float(p1))
+    near = (values >= float(p1) - beyond) & (values <= float(p99) + beyond)  # (n,)
+    return p1, p99, values[near][0], values[near][-1], int(counts[~near].sum())
+
+
+def _histogram(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The grey values of an image in ascending order, and how often each occurs."""
+    if image.dtype in (np.uint8, np.uint16):
+        levels = 256 if image.dtype == np.uint8 else 65536
+        counts = cv2.calcHist([image], [0], None, [levels], [0, levels]).ravel()
+        values = np.flatnonzero(counts)
+        return values.astype(image.dtype), counts[values]
+    return np.unique(image, return_counts=True)
+
+
+def _shrunk(image: np.ndarray, longest: int) -> np.ndarray:
+    """The image with its longer side brought down to `longest` px; a smaller one as it is."""
+    scale = longest / max(image.shape)
+    if scale >= 1:
+        return image
+    h, w = (max(1, round(side * scale)) for side in image.shape)
+    # in floats: rounded averages would depend on the depth in which the image is stored
+    return cv2.resize(image.astype(np.float32), (w, h), interpolation=cv2.INTER_AREA)
+
+
+def _robust(image: np.ndarray) -> np.ndarray:
+    low, high, _ = stretch_limits(image)
+    return _linear(image, low, high)
+
+
+def _min_max(image: np.ndarray) -> np.ndarray:
+    """uint8 as it is, anything else by its extremes."""
     if image.dtype == np.uint8:
         return image
-    low, high = float(image.min()), float(image.max())
-    return np.rint((image - low) * (255 / max(high - low, 1e-12))).astype(np.uint8)
+    return _linear(image, float(image.min()), float(image.max()))
+
+
+def _linear(image: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Grey from `low` to `high` -> uint8 from 0 to 255, saturated beyond."""
+    if image.dtype in (np.uint8, np.uint16):  # each grey value once instead of each pixel
+        levels = np.arange(256 if image.dtype == np.uint8 else 65536, dtype=np.float64)
+        table = _linear(levels, low, high)
+        return cv2.LUT(image, table) if image.dtype == np.uint8 else table[image]
+    scaled = (image - low) * (255 / max(high - low, 1e-12))
+    return np.rint(np.clip(scaled, 0, 255)).astype(np.uint8)
+
+
+STRETCH = {"robust": _robust, "min_max": _min_max}
+
+
+def to_uint8(image: np.ndarray, how: str = "robust") -> np.ndarray:
+    """Grey of any depth -> uint8, black to white: what networks, lungs and displays start from.
+
+    Args:
+        image: any numbers (H, W).
+        how: `Choices.stretch`.
+
+    Returns:
+        uint8 (H, W).
+
+    Raises:
+        ValueError: `how` is unknown.
+    """
+    return STRETCH[known(how, STRETCH, "stretch")](image)
 
 
 def equalize(image: np.ndarray) -> np.ndarray:
     """Histogram equalisation.
 
     Args:
-        image: uint8 or uint16 (H, W).
+        image: uint8, or uint16, which is stretched to uint8 first (H, W).
 
     Returns:
         uint8 (H, W) with a nearly flat histogram.
     """
-    return cv2.equalizeHist(to_uint8(image))
+    return cv2.equalizeHist(image if image.dtype == np.uint8 else to_uint8(image))
 
 
 def blur(image: np.ndarray) -> np.ndarray:
@@ -160,10 +258,27 @@ def _equalize_first(image: np.ndarray, size: int, how: str) -> np.ndarray:
 
 
 def _resize_first(image: np.ndarray, size: int, how: str) -> np.ndarray:
-    return blur(equalize(resize(to_uint8(image), size, how)))
+    return blur(equalize(resize(image, size, how)))
 
 
 ORDER = {"equalize_first": _equalize_first, "resize_first": _resize_first}
+
+
+def _own_size(image: np.ndarray, size: int, how: str) -> np.ndarray:
+    return image
+
+
+def _double_size(image: np.ndarray, size: int, how: str) -> np.ndarray:
+    """Twice the side of the input: the grey values and the grain no longer depend on the file."""
+    if how == "pad":  # the border comes last; until then the aspect is kept
+        scale = 2 * size / max(image.shape)
+        height, width = (max(1, round(side * scale)) for side in image.shape)
+        smaller = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+        return cv2.resize(image, (width, height), interpolation=smaller)
+    return resize(image, 2 * size, how)
+
+
+WORKING_SIZE = {"double": _double_size, "own": _own_size}
 
 
 def prepare(image: np.ndarray, size: int = 512, choices: Choices = Choices()) -> np.ndarray:
@@ -172,13 +287,17 @@ def prepare(image: np.ndarray, size: int = 512, choices: Choices = Choices()) ->
     Args:
         image: uint8 or uint16 (H, W).
         size: side in pixels.
-        choices: `order` and `resize` are read.
+        choices: `stretch`, `working_size`, `order` and `resize` are read.
 
     Returns:
         uint8 (size, size).
     """
     order = ORDER[known(choices.order, ORDER, "order")]
-    return order(image, size, choices.resize)
+    working = WORKING_SIZE[known(choices.working_size, WORKING_SIZE, "working size")]
+    grey = to_uint8(image, choices.stretch)
+    if choices.order == "equalize_first":  # the other order equalises at the size of the input
+        grey = working(grey, size, choices.resize)
+    return order(grey, size, choices.resize)
 
 
 def preprocess(image: np.ndarray, size: int = 512, choices: Choices = Choices()) -> np.ndarray:
@@ -187,7 +306,7 @@ def preprocess(image: np.ndarray, size: int = 512, choices: Choices = Choices())
     Args:
         image: uint8 or uint16 (H, W).
         size: side in pixels.
-        choices: `resize`, `order` and `normalize` are read (SPEC 2.1, rows 15, 17, 20).
+        choices: `stretch`, `working_size`, `resize`, `order` and `normalize` are read.
 
     Returns:
         float32 (size, size).

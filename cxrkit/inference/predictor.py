@@ -225,7 +225,8 @@ def segment_lungs(pixels: np.ndarray, part: Part) -> tuple[np.ndarray, np.ndarra
         float32 (2, s, s), the second flipped back.
     """
     sizes = part.profile.segmenter
-    small = preprocessing.resize(preprocessing.to_uint8(pixels), sizes.size)
+    grey8 = preprocessing.to_uint8(pixels, part.profile.choices.stretch)
+    small = preprocessing.resize(grey8, sizes.size)
     grey = preprocessing.normalize(small, "signed")
     image = torch.from_numpy(grey)[None, None].to(device_of(part.network))  # (1, 1, s, s)
     with torch.no_grad():

@@ -236,6 +236,9 @@ def saliency_images(profile: Profile) -> tuple[str, ...]:
 
 # what stages read of a profile
 
+# Counts changes of how files become pixels (2: one stretch and one working size). Drawn images have
+# no file, and the networks see the same pixels of them as before.
+IMAGE_READING = 2
 IMAGES = (
     "manifests",
     "external",
@@ -243,6 +246,8 @@ IMAGES = (
     "seed",
     "image_size",
     "choices.resize",
+    "choices.stretch",
+    "choices.working_size",
     "choices.order",
     "choices.normalize",
     "choices.augmentation",
@@ -288,6 +293,7 @@ SEGMENTER = (
     "max_images",
     "seed",
     "image_size",
+    "choices.stretch",
     "segmenter",
     "segmenter_training",
     "student_training",
@@ -372,7 +378,7 @@ _TABLE = (
         makers.make_segmenter,
         needs_of_segmenter,
         segmenter_images,
-        version=2,
+        version=3,
     ),
     Stage("severity", SEVERITY, makers.make_severity, needs_of_severity, severity_images),
     Stage("marker_study", ("seed",), makers.make_marker_study, needs_of_marker_study, no_images),
@@ -395,6 +401,8 @@ def settings(profile: Profile, name: str) -> dict[str, Any]:
     """
     stage = stage_of(name)
     found = {"recipe": stage.version, **keys.pick(profile, stage.fields)}
+    if "manifests" in stage.fields and set(profile.manifests) - {"virtual"}:
+        found["image reading"] = IMAGE_READING
     for need in stage.upstream(profile):
         if need.key:
             found[need.key] = settings(need.profile, need.stage)

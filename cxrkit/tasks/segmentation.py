@@ -341,7 +341,10 @@ class SegmentationTask(Task):
         return CXRDataset(
             table,
             size or self.profile.segmenter.size,
-            Choices(augmentation=self.profile.segmenter.augmentation),
+            Choices(
+                augmentation=self.profile.segmenter.augmentation,
+                stretch=self.profile.choices.stretch,
+            ),
             train=train,
             flip=0,
             masks=True,

@@ -30,6 +30,8 @@ DEFAULTS = {
     "uncertain": "mixed",
     "resize": "plain",
     "augmentation": "affine",
+    "stretch": "robust",
+    "working_size": "double",
     "order": "equalize_first",
     "threshold_from": "validation",
     "views": "known",
@@ -65,8 +67,14 @@ def test_presets_differ_from_the_defaults_where_the_paper_or_the_code_does():
             if value != DEFAULTS[name]
         }
 
-    assert changed(Choices.text()) == {"threshold_from": "test", "lr_decay": "two_thirds"}
+    stored = {"stretch": "min_max", "working_size": "own"}
+    assert changed(Choices.text()) == {
+        **stored,
+        "threshold_from": "test",
+        "lr_decay": "two_thirds",
+    }
     assert changed(Choices.author()) == {
+        **stored,
         "zone_origin": "row0",
         "class_head": "binary",
         "mlp_dim": 2048,

@@ -626,7 +626,8 @@ def test_items(films, store):
         float(name == "edema") for name in vocabulary.FINDINGS
     ]
     grey = datasets.CXRDataset(films, 48, kind="grey", store=store)[0]["image"]
-    raw = preprocessing.resize(images_module.load_image(films["path"][0]).pixels, 48)
+    grey8 = preprocessing.to_uint8(images_module.load_image(films["path"][0]).pixels)
+    raw = preprocessing.resize(grey8, 48)
     np.testing.assert_allclose(grey[0], raw / 127.5 - 1, atol=1e-6)
 
 

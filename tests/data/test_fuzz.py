@@ -18,7 +18,7 @@ from cxrkit.config import vocabulary
 from cxrkit.data import datasets, images, labels, manifests, schema
 from cxrkit.models import pretrained
 from cxrkit.training import checkpoint
-from tests.fakes import trees
+from tests.fakes import mutations, trees
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # spoilt files make every library warn
 FAST = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
@@ -87,6 +87,19 @@ def test_spoilt_dicom(folder, deep, places, cut):
     film_or_error(folder / "spoilt.dcm", spoilt(deep, places, cut))
     images.view_of.cache_clear()
     assert images.view_of(str(folder / "spoilt.dcm")) in (None, *vocabulary.VIEWS)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_damaged_files_are_refused_or_equal_or_warned_of(tmp_path, seed):
+    """Over every reader and decoder: no damage that a format or a library reports passes in
+    silence. `tools/fuzz_readers.py` runs thousands of the same mutations.
+    """
+    pytest.importorskip("gdcm", reason="needs the extra: pip install 'cxrkit[dicom]'")
+    found = mutations.run(tmp_path, mutations.picture(), 192, seed)
+    quiet = {name: counts["quiet"] for name, counts in found.items() if counts["quiet"]}
+    assert not quiet, f"read in silence: {sorted(tmp_path.glob('quiet-*'))}"
+    for name in ("grey.png", "deep.png", "rgb48.png", "la16.png"):
+        assert set(found[name]) <= {"refused", "equal"}  # a checksum on every byte
 
 
 CELL = st.text(max_size=8) | st.sampled_from(

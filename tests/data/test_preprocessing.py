@@ -44,14 +44,106 @@ def test_equalize_is_the_cumulative_histogram(film):
     ] == [True] * 3
 
 
-def test_uint16_is_scaled_by_its_own_range(film):
+def slow_limits(image):
+    """The limits of the stretch by sorting all pixels, for an image of at most 256 px."""
+    values = np.sort(image.ravel().astype(float))
+    p1, p99 = (values[int(np.ceil(share * values.size)) - 1] for share in (0.01, 0.99))
+    near = values[(values >= p1 - (p99 - p1)) & (values <= p99 + (p99 - p1))]
+    return near[0], near[-1], values.size - near.size
+
+
+def test_the_limits_are_the_extremes_without_outliers(film):
+    small = film[:200, :200]
+    assert preprocessing.stretch_limits(small) == (small.min(), small.max(), 0)
+    for count in (1, 7):
+        wild = small.astype(np.uint16) * 16
+        wild.ravel()[:count] = 65535
+        found = preprocessing.stretch_limits(wild)
+        assert found == slow_limits(wild) and found[2] == count
+        low, high, outliers = preprocessing.extremes_without_outliers(wild.astype(np.float32))
+        assert (low, high, outliers) == found
+    assert preprocessing.stretch_limits(np.eye(64, dtype=np.uint8) * 9)[:2] == (0, 9)
+
+
+def test_the_stretch_saturates_and_reaches_both_ends(film):
+    low, high, _ = preprocessing.stretch_limits(film)
+    wanted = np.rint(np.clip((film.astype(float) - low) * 255 / (high - low), 0, 255))
+    np.testing.assert_array_equal(preprocessing.to_uint8(film), wanted)
+    assert low - 1 <= np.percentile(film, 1) and high + 1 >= np.percentile(film, 99)
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [
+        lambda film: film.astype(np.uint16),
+        lambda film: film.astype(np.uint16) * 16,
+        lambda film: film.astype(np.uint16) * 257,
+        lambda film: film.astype(np.float32) / 255,
+        lambda film: film.astype(np.int16) * 7 - 1000,
+    ],
+    ids=["8 bits in 16", "12 bits", "16 bits", "float", "signed"],
+)
+def test_the_depth_of_an_image_changes_no_pixel(film, stored):
+    wanted = preprocessing.to_uint8(film).astype(int)
+    assert np.abs(preprocessing.to_uint8(stored(film)) - wanted).max() <= 1  # rounding of ties
+    if stored(film).dtype == np.uint16:
+        deep = preprocessing.prepare(stored(film), 96).astype(int)
+        assert np.abs(deep - preprocessing.prepare(film, 96)).mean() < 0.01
+
+
+def test_a_dead_pixel_and_a_bright_letter_change_nothing_else(film):
+    deep = film.astype(np.uint16) * 16
+    plain = preprocessing.to_uint8(deep)
+    dead, letter = deep.copy(), deep.copy()
+    dead[100, 100] = 65535
+    letter[10:16, 10:20] = 16383
+    assert (preprocessing.to_uint8(dead) != plain).sum() <= 1
+    away = np.ones(film.shape, bool)
+    away[:30, :40] = False
+    step = preprocessing.to_uint8(letter)[away].astype(int) - plain[away]
+    assert np.abs(step).max() <= 2 and preprocessing.stretch_limits(letter)[2] == 60
+
+
+@pytest.mark.parametrize("factor", [0.5, 0.7])
+def test_brightness_is_stretched_away(film, factor):
+    darker = np.uint8(film * factor)
+    step = preprocessing.to_uint8(darker).astype(int) - preprocessing.to_uint8(film)
+    assert np.abs(step).mean() < 2 / factor
+
+
+@pytest.mark.parametrize("factor", [0.5, 2.0, 3.0])
+def test_the_size_of_the_file_hardly_matters(film, factor):
+    import cv2
+
+    how = cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC
+    other = cv2.resize(film, None, fx=factor, fy=factor, interpolation=how)
+    a, b = (preprocessing.prepare(image, 64).astype(int) for image in (film, other))
+    own = Choices(working_size="own")
+    c, d = (preprocessing.prepare(image, 64, own).astype(int) for image in (film, other))
+    assert np.abs(a - b).mean() < 2 and np.abs(a - b).mean() <= np.abs(c - d).mean()
+
+
+def test_drawn_images_keep_the_pixels_that_they_had_before():
+    """Twice the input is the size at which the demo draws: neither choice changes what a network
+    sees of them, and the keys of what was trained on them may stay.
+    """
+    from cxrkit.simulation.hospital import Hospital
+
+    before = Choices(stretch="min_max", working_size="own")
+    for site in ("alder", "dogwood"):
+        image = Hospital(site, n=1, size=256)[0].image
+        found = preprocessing.prepare(image, 128)
+        np.testing.assert_array_equal(found, preprocessing.prepare(image, 128, before))
+
+
+def test_min_max_is_the_former_stretch(film):
     deep = film.astype(np.uint16) * 10 + 5000
     wanted = np.rint((film - film.min()) * (255 / (film.max() - film.min()).astype(float)))
-    np.testing.assert_array_equal(preprocessing.to_uint8(deep), wanted)
+    np.testing.assert_array_equal(preprocessing.to_uint8(deep, "min_max"), wanted)
+    assert preprocessing.to_uint8(film, "min_max") is film
     np.testing.assert_array_equal(
         preprocessing.equalize(deep), preprocessing.equalize(preprocessing.to_uint8(deep))
     )
-    assert preprocessing.to_uint8(film) is film
 
 
 def test_blur_is_1_2_1():
@@ -105,7 +197,7 @@ def test_normalising_before_resizing_gives_the_same_to_half_a_grey_level(film):
 
     blurred = preprocessing.blur(preprocessing.equalize(film))
     text = cv2.resize(preprocessing.normalize(blurred), (128, 128), interpolation=cv2.INTER_AREA)
-    ours = preprocessing.preprocess(film, 128)
+    ours = preprocessing.preprocess(film, 128, Choices.text())
     assert np.abs(ours - text).max() * 64 <= 0.501
 
 
@@ -178,4 +270,6 @@ def test_normalize_returns_the_array_that_it_wrote(how, dtype, layout):
 def test_every_value_of_the_profiles_is_built():
     assert set(preprocessing.RESIZE) == set(OPEN_CHOICES["resize"][1])
     assert set(preprocessing.ORDER) == set(OPEN_CHOICES["order"][1])
+    assert set(preprocessing.STRETCH) == set(OPEN_CHOICES["stretch"][1])
+    assert set(preprocessing.WORKING_SIZE) == set(OPEN_CHOICES["working_size"][1])
     assert set(preprocessing.NORMALIZE) == {*OPEN_CHOICES["normalize"][1], "signed"}
