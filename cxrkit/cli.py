@@ -177,9 +177,10 @@ def list_datasets() -> None:
 
     for name in schema.names():
         spec = schema.load(name)
-        count = spec.expected.get("films", "?")
+        right = spec.expected.get("films", "?")  # Brixia's owner published two counts
+        count = " or ".join(map(str, right)) if isinstance(right, (list, tuple)) else str(right)
         carries = ", ".join(spec.provides)
-        click.echo(f"{name:16} {count:>7} images  {spec.licence_class:32} {carries}")
+        click.echo(f"{name:16} {count:>12} images  {spec.licence_class:32} {carries}")
         click.echo(f"{'':16} {spec.title}")
         click.echo(f"{'':16} obtain: {spec.obtain}")
 
