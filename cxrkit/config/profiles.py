@@ -245,7 +245,39 @@ def paper() -> Profile:
     )
 
 
-PROFILES = {"demo": demo, "mini": mini, "paper": paper}
+# public films with lung masks; those of adults and of children, normal and not
+MASKED = ("kermany", "hannover", "cohen")
+
+
+def public() -> Profile:
+    """The paper's sizes and steps on public data alone.
+
+    Command: `cxrkit reproduce --profile public --data DIR` (docs/paper.md). The paper's own
+    hospitals are private. Here `cohen_full` is the external test of the diagnosis, and `cohen`,
+    films of the same collection, that of severity and of lung masks: it trains nothing. MASKED
+    teach the lungs, and no diagnosis: children, and films that other sets hold too.
+    """
+    home = paper()
+    return replace(
+        home,
+        name="public",
+        manifests=(
+            "chexpert",
+            "brixia",
+            "bimcv_covid19",
+            "nih_chestxray14",
+            "cohen_full",
+            *MASKED,
+        ),
+        external=("cohen_full", "cohen"),
+        sources=replace(
+            home.sources,
+            diagnosis_datasets=("brixia", "bimcv_covid19", "nih_chestxray14", "cohen_full"),
+        ),
+    )
+
+
+PROFILES = {"demo": demo, "mini": mini, "public": public, "paper": paper}
 
 
 def get(name: str) -> Profile:

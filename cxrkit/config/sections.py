@@ -183,6 +183,9 @@ class Sources:
     held_out: tuple[str, ...] = optional((), "aside")
     # that train the findings; () = all that know some
     findings_datasets: tuple[str, ...] = optional((), "findings")
+    # that train and test the diagnosis; () = all that know some. Others may still give lung masks
+    # and severities.
+    diagnosis_datasets: tuple[str, ...] = optional(())
     # the diagnosis sees images that are black outside of the lungs
     lungs_only: bool = optional(False)
 

@@ -286,9 +286,11 @@ DIAGNOSIS = (
     "sources.virtual",
     "sources.held_out",
     "sources.lungs_only",
+    "sources.diagnosis_datasets",
 )
 SEGMENTER = (
     "manifests",
+    "sources.diagnosis_datasets",
     "external",
     "max_images",
     "seed",
@@ -306,6 +308,7 @@ SEVERITY = (
     "transformer",
     "severity",
     "severity_training",
+    "sources.diagnosis_datasets",
     "choices.mlp_dim",
     "choices.brixia_threshold",
     "choices.array_columns",

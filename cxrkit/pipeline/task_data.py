@@ -14,7 +14,7 @@ import pandas as pd
 
 from cxrkit.config.sections import Profile
 from cxrkit.config.vocabulary import COLUMNS, FEWEST, FINDINGS, HAS, known
-from cxrkit.data import images, manifests
+from cxrkit.data import images, manifests, schema
 from cxrkit.simulation.cohort import Cohort
 from cxrkit.storage.artifacts import Store
 
@@ -47,16 +47,18 @@ def images_for(
         that no training may see.
 
     Raises:
-        ValueError: the task is unknown.
+        ValueError: the task is unknown, or no dataset of the profile serves it.
     """
     _, wards = TASKS[known(task, TASKS, "task")]
     parts = []
-    for name in profile.manifests:
+    for name in serving_datasets(profile, task):
         if name == "virtual":
             parts.append(_virtual_images(cohort, wards))
         else:
             part = manifests.read_manifest(name, store.data, profile.choices)
             parts.append(_mark_external(part, profile))
+    if not parts:
+        raise ValueError(f"no dataset of {list(profile.manifests)} serves the task {task}")
     whole = pd.concat(parts, ignore_index=True)
     whole = whole[serves(whole, profile, task)]
     silent = whole["view"].isna() & whole["path"].str.endswith((".dcm", ".dicom"))
@@ -71,15 +73,42 @@ def serves(table: pd.DataFrame, profile: Profile, task: str) -> pd.Series:
 
     Args:
         table: of `vocabulary.COLUMNS`.
-        profile: `sources.findings_datasets` is read.
+        profile: its `sources` name the datasets of findings and diagnosis.
         task: a key of TASKS.
     """
     what, _ = TASKS[known(task, TASKS, "task")]
     serving = table[list(HAS[what])].notna().any(axis=1)
-    if task == "findings" and profile.sources.findings_datasets:
-        serving &= table["dataset"].isin(profile.sources.findings_datasets)
+    chosen = _chosen_datasets(profile, task)
+    if chosen:
+        serving &= table["dataset"].isin(chosen)
     frontal_or_unknown = table["view"].isna() | table["view"].isin(["PA", "AP"])
     return serving & frontal_or_unknown
+
+
+def serving_datasets(profile: Profile, task: str) -> tuple[str, ...]:
+    """Datasets of a profile that can serve a task: the others need not be there for it.
+
+    Args:
+        profile: its `manifests` name the datasets, its `sources` those of findings and diagnosis.
+        task: a key of TASKS.
+    """
+    what, _ = TASKS[known(task, TASKS, "task")]
+    chosen = _chosen_datasets(profile, task)
+    serving = []
+    for name in profile.manifests:
+        asked = not chosen or name in chosen
+        if asked and (name == "virtual" or schema.load(name).has(what)):
+            serving.append(name)
+    return tuple(serving)
+
+
+def _chosen_datasets(profile: Profile, task: str) -> tuple[str, ...]:
+    """Datasets that the profile names for a task; () = all."""
+    named = {
+        "findings": profile.sources.findings_datasets,
+        "diagnosis": profile.sources.diagnosis_datasets,
+    }
+    return named.get(task, ())
 
 
 def _mark_external(part: pd.DataFrame, profile: Profile) -> pd.DataFrame:

@@ -12,7 +12,7 @@ import itertools
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -115,12 +115,15 @@ class Cost:
 # the images
 
 
-def task_tables(profile: Profile, store: Store | None = None) -> Tables:
-    """All images of every task, also where a dry run takes few.
+def task_tables(
+    profile: Profile, store: Store | None = None, tasks: Iterable[str] = tuple(task_data.TASKS)
+) -> Tables:
+    """All images of tasks, also where a dry run takes few.
 
     Args:
         profile: its `manifests` name the datasets.
         store: knows where real images lie.
+        tasks: keys of `task_data.TASKS`.
 
     Returns:
         Task -> table.
@@ -128,24 +131,66 @@ def task_tables(profile: Profile, store: Store | None = None) -> Tables:
     Raises:
         MissingData: a dataset or an image is not there.
     """
-    store, absent = store or Store(), []
-    for name in profile.manifests:
-        if name == "virtual":
-            continue
-        try:
-            manifests.read_manifest(name, store.data, profile.choices)
-        except FileNotFoundError as error:
-            absent.append(f"{error}; or do without: --profile {profile.name}-{name}")
-    if absent:
-        raise MissingData("\n".join(absent))
+    tables, problems = read_tables(profile, store or Store(), tasks)
+    if problems:
+        lines = [line for said in problems.values() for line in said.splitlines()]
+        raise MissingData("\n".join(dict.fromkeys(lines)))
+    return tables
+
+
+def read_tables(
+    profile: Profile, store: Store, tasks: Iterable[str]
+) -> tuple[Tables, dict[str, str]]:
+    """The images of each task that has all of its datasets and images, and what others lack.
+
+    Args:
+        profile: its `manifests` name the datasets.
+        store: knows where real images lie.
+        tasks: keys of `task_data.TASKS`.
+
+    Returns:
+        Task -> table, and task -> what is missing, each with the next step.
+    """
     everything, cohort = replace(profile, max_images=0), None
     if "virtual" in profile.manifests:
         cohort = stages.resolve(profile, "cohort", store)
-    tables = {}
-    for task in task_data.TASKS:
-        tables[task] = task_data.images_for(everything, task, store, cohort)
-        _refuse_lost_images(task, tables[task])
-    return tables
+    absent, tables, problems = {}, {}, {}
+    for task in tasks:
+        lines = []
+        for name in task_data.serving_datasets(profile, task):
+            if name not in absent:
+                absent[name] = _absence(profile, store, name)
+            if absent[name]:
+                lines.append(absent[name])
+        if lines:
+            problems[task] = "\n".join(lines)
+            continue
+        try:
+            table = task_data.images_for(everything, task, store, cohort)
+            _refuse_lost_images(task, table)
+        except (ValueError, FileNotFoundError) as error:
+            problems[task] = str(error)
+        else:
+            tables[task] = table
+    return tables, problems
+
+
+def _absence(profile: Profile, store: Store, name: str) -> str:
+    """What to do about a dataset that is not there; "" where it is."""
+    if name == "virtual":
+        return ""
+    without = f"or do without: --profile {profile.name}-{name}"
+    # the kit lists the images of some datasets itself: their table is there without a folder
+    if manifests.image_list(name) is not None:
+        folder = manifests.folder_of(name, store.data)
+        if folder.name == name and folder.is_dir():
+            return ""
+        return f"{name}: no folder {name} in {store.data}; run: cxrkit data fetch {name}; {without}"
+    try:
+        manifests.read_manifest(name, store.data, profile.choices)
+    except FileNotFoundError as error:
+        return f"{error}; {without}"
+    return ""
 
 
 def _refuse_lost_images(task: str, table: pd.DataFrame) -> None:
@@ -187,42 +232,73 @@ def noise_batch(batch: int, size: int) -> Batch:
     }
 
 
-def planned_trainings(profile: Profile, tables: Tables) -> list[PlannedTraining]:
-    """All trainings of lessons 02 to 06.
+def planned_trainings(
+    profile: Profile, tables: Tables, parts: Iterable[str] = ()
+) -> list[PlannedTraining]:
+    """The trainings of lessons 02 to 06.
 
     Args:
         profile: sizes, budgets and choices.
         tables: of `task_tables`.
+        parts: keys of PARTS; () = all.
 
     Returns:
         One entry for each network and budget; the models of both views share one.
+
+    Raises:
+        ValueError: a part has no images to train on; the message names the part.
     """
-    train = {task: split_parts(table)["train"] for task, table in tables.items()}
-    views = {}
+    planned = []
+    for part in tuple(parts) or PARTS:
+        try:
+            planned += PARTS[part](profile, tables)
+        except ValueError as error:
+            raise ValueError(f"{part}: {error}") from None
+    return planned
+
+
+def _training_images(tables: Tables, task: str) -> pd.DataFrame:
+    """Images that train a task. Raises ValueError where there is none."""
+    train = split_parts(tables[task])["train"]
+    if not len(train):
+        raise ValueError(
+            f"no image trains the {task}: add a dataset that serves it to `manifests`, or take one "
+            "of its datasets out of `external`"
+        )
+    return train
+
+
+def _backbone_trainings(profile: Profile, tables: Tables) -> list[PlannedTraining]:
+    """The backbone of lesson 02."""
+    task, train = FindingsTask(profile), _training_images(tables, "findings")
+    training, size = profile.backbone_training, profile.image_size
+    images = {"backbone": len(train)}
+    return [PlannedTraining(images, training, task.network, task.loss, size)]
+
+
+def _diagnosis_trainings(profile: Profile, tables: Tables) -> list[PlannedTraining]:
+    """The corpus ViT of each view of lesson 04."""
+    task, train = DiagnosisTask(profile), _training_images(tables, "diagnosis")
+    images = {}
     for view in ("PA", "AP"):
-        views[f"diagnosis {view}"] = len(diagnosis.of_view(train["diagnosis"], view))
-    of_findings, of_diagnosis = FindingsTask(profile), DiagnosisTask(profile)
-    of_severity, size = SeverityTask(profile), profile.image_size
-    return [
-        PlannedTraining(
-            {"backbone": len(train["findings"])},
-            profile.backbone_training,
-            of_findings.network,
-            of_findings.loss,
-            size,
-        ),
-        *_segmenter_trainings(profile, tables),
-        PlannedTraining(
-            views, profile.transformer_training, of_diagnosis.network, of_diagnosis.loss, size
-        ),
-        PlannedTraining(
-            {"severity": len(train["severity"])},
-            profile.severity_training,
-            of_severity.network,
-            of_severity.loss,
-            size,
-        ),
-    ]
+        rows = diagnosis.of_view(train, view)
+        missing = sorted(set(DIAGNOSES) - set(rows["diagnosis"]))
+        if missing and not profile.sources.joint_views:
+            raise ValueError(
+                f"no {view} image that trains is {', '.join(missing)}: add a dataset that has some "
+                "to `manifests`"
+            )
+        images[f"diagnosis {view}"] = len(rows)
+    training, size = profile.transformer_training, profile.image_size
+    return [PlannedTraining(images, training, task.network, task.loss, size)]
+
+
+def _severity_trainings(profile: Profile, tables: Tables) -> list[PlannedTraining]:
+    """The severity model of lesson 06."""
+    task, train = SeverityTask(profile), _training_images(tables, "severity")
+    training, size = profile.severity_training, profile.image_size
+    images = {"severity": len(train)}
+    return [PlannedTraining(images, training, task.network, task.loss, size)]
 
 
 def _segmenter_trainings(profile: Profile, tables: Tables) -> list[PlannedTraining]:
@@ -258,6 +334,81 @@ def _segmenter_trainings(profile: Profile, tables: Tables) -> list[PlannedTraini
             size,
         ),
     ]
+
+
+# part of a run -> its trainings, and the tasks whose images it reads
+PARTS = {
+    "backbone": _backbone_trainings,
+    "segmenter": _segmenter_trainings,
+    "diagnosis": _diagnosis_trainings,
+    "severity": _severity_trainings,
+}
+TASKS_OF = {
+    "backbone": ("findings",),
+    "segmenter": ("lungs", "diagnosis"),
+    "diagnosis": ("diagnosis",),
+    "severity": ("severity",),
+}
+GRID_LESSON = "07"
+# lesson -> the parts that it trains, those before it included; other lessons train none of these
+PARTS_OF_LESSON = {
+    "02": ("backbone",),
+    "03": ("segmenter",),
+    "04": ("backbone", "diagnosis"),
+    "05": ("backbone", "diagnosis"),
+    "06": tuple(PARTS),
+    GRID_LESSON: tuple(PARTS),
+}
+
+
+def parts_of(only: Iterable[str]) -> tuple[str, ...]:
+    """The parts that some lessons train, in order.
+
+    Args:
+        only: numbers or names of lessons; () = all.
+    """
+    asked = set()
+    for lesson in only or PARTS_OF_LESSON:
+        asked |= set(PARTS_OF_LESSON.get(lesson[:2], ()))
+    return tuple(part for part in PARTS if part in asked)
+
+
+def plan_parts(
+    profile: Profile, store: Store, parts: Iterable[str]
+) -> tuple[Tables, list[PlannedTraining], list[str]]:
+    """What can be planned of some parts, and what keeps the others from it.
+
+    A part that lacks its data does not keep the others from being planned, nor from being made.
+
+    Args:
+        profile: sizes, budgets and choices.
+        store: knows where real images lie.
+        parts: keys of PARTS.
+
+    Returns:
+        All images of the tasks that have theirs; the trainings; lines "part: what is missing and
+        the next step".
+
+    Raises:
+        MissingData: no part can be made.
+    """
+    parts = tuple(parts)
+    needed = [task for task in task_data.TASKS if any(task in TASKS_OF[part] for part in parts)]
+    listing, missing = read_tables(profile, store, needed)
+    taken = {task: task_data.subsample(table, profile, task) for task, table in listing.items()}
+    planned, problems = [], []
+    for part in parts:
+        lines = [missing[task] for task in TASKS_OF[part] if task in missing]
+        if not lines:
+            try:
+                planned += planned_trainings(profile, taken, [part])
+            except ValueError as error:
+                problems.append(str(error))
+        for line in dict.fromkeys("\n".join(lines).splitlines()):
+            problems.append(f"{part}: {line}")
+    if parts and not planned:
+        raise MissingData("\n".join(problems))
+    return listing, planned, problems
 
 
 # what they cost
@@ -330,12 +481,11 @@ def measure_largest_batch(
         torch.cuda.empty_cache()  # out here, where the error no longer holds what did not fit
 
 
-def training_costs(profile: Profile, tables: Tables) -> list[Cost]:
+def training_costs(trainings: Iterable[PlannedTraining]) -> list[Cost]:
     """The measured cost of every training.
 
     Args:
-        profile: sizes, budgets and choices.
-        tables: of `task_tables`.
+        trainings: of `planned_trainings`.
 
     Returns:
         One Cost for each model.
@@ -344,7 +494,7 @@ def training_costs(profile: Profile, tables: Tables) -> list[Cost]:
         ValueError: an update does not fit on this device.
     """
     device, costs = devices.pick_device(), []
-    for planned in planned_trainings(profile, tables):
+    for planned in trainings:
         n, seconds, kept, weights = measure_largest_batch(planned, device)
         fits = device.type != "cuda" or n == planned.training.batch
         for name, count in planned.images.items():
@@ -362,13 +512,15 @@ def decoding_cost(profile: Profile, tables: Tables) -> tuple[int, float, int]:
     Returns:
         Images to decode, seconds of one on one core, bytes of the caches.
     """
+    if not tables:
+        return 0, 0.0, 0
     rows = pd.concat(tables.values()).drop_duplicates("path")
     rows = rows.sample(min(SAMPLE, len(rows)), random_state=profile.seed)
     began = time.perf_counter()
     for path in rows["path"]:
         preprocessing.prepare(load_image(path).pixels, profile.image_size, profile.choices)
     seconds = (time.perf_counter() - began) / len(rows)
-    count = {task: len(table) for task, table in tables.items()}
+    count = {task: len(tables.get(task, ())) for task in task_data.TASKS}
     # severity keeps the image, the mask, and the mask's cache
     of_model = count["findings"] + count["diagnosis"] + 3 * count["severity"]
     # the segmenter keeps grey image and mask
@@ -413,23 +565,28 @@ def oversized(costs: list[Cost]) -> list[str]:
     return lines
 
 
-def describe_plan(profile: Profile, store: Store | None = None) -> str:
+def describe_plan(profile: Profile, store: Store | None = None, only: Sequence[str] = ()) -> str:
     """The plan as text.
+
+    A part that lacks its data is named with the next step, and the others are planned.
 
     Args:
         profile: what would run.
         store: where its results would go; the folder is made.
+        only: numbers or names of the lessons that would run; () = all.
 
     Raises:
-        MissingData: a dataset or an image is not there.
+        MissingData: no part can be made: datasets or images are not there.
         OSError: the disk is too small; the message holds the plan.
         ValueError: the device holds no update.
     """
     store = store or Store()
     store.root.mkdir(parents=True, exist_ok=True)
-    listing = task_tables(profile, store)
+    listing, trainings, problems = plan_parts(profile, store, parts_of(only))
+    if not trainings:
+        return f"profile {profile.name}: lessons {', '.join(only)} train no model at full size"
     tables = {task: task_data.subsample(table, profile, task) for task, table in listing.items()}
-    costs = training_costs(profile, tables)
+    costs = training_costs(trainings)
     decoded, seconds, cache = decoding_cost(profile, tables)
     # a checkpoint holds the model, the best one, the average, and the moments
     checkpoints = 0
@@ -447,6 +604,8 @@ def describe_plan(profile: Profile, store: Store | None = None) -> str:
             "",
         ]
     lines += [cost_table(costs), *oversized(costs), ""]
+    if problems:
+        lines += ["cannot be made as it stands; all else runs:", *problems, ""]
     lines += _totals(profile, costs, decoded, seconds, cores)
     lines += [
         f"memory: {max(cost.memory for cost in costs) / GB:.1f} GB at most, and up to 1 GB of work "
@@ -491,7 +650,9 @@ def _device_memory(device: torch.device) -> int:
     return psutil.virtual_memory().total
 
 
-def describe_in_subprocess(profile: Profile, store: Store | None = None) -> str:
+def describe_in_subprocess(
+    profile: Profile, store: Store | None = None, only: Sequence[str] = ()
+) -> str:
     """`describe_plan` in a process of its own.
 
     The gigabytes that an update holds, on a GPU too, are free again for the run.
@@ -499,9 +660,10 @@ def describe_in_subprocess(profile: Profile, store: Store | None = None) -> str:
     Args:
         profile: what would run.
         store: where its results would go.
+        only: numbers or names of the lessons that would run; () = all.
 
     Raises:
         MissingData, OSError, ValueError: as `describe_plan`.
         ChildProcessError: the process ended without an answer.
     """
-    return call_in_subprocess(describe_plan, profile, store)
+    return call_in_subprocess(describe_plan, profile, store, tuple(only))

@@ -98,7 +98,7 @@ def test_the_paper_profile_has_the_paper_s_input_and_demo_needs_no_download():
 
 
 def test_an_unknown_profile_is_refused():
-    with pytest.raises(ValueError, match=r"'big'; known: \['demo', 'mini', 'paper'\]"):
+    with pytest.raises(ValueError, match=r"'big'; known: \['demo', 'mini', 'public', 'paper'\]"):
         profiles.get("big")
 
 

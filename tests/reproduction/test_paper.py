@@ -362,10 +362,9 @@ def test_where_the_batch_does_not_fit_on_the_card_the_plan_measures_fewer_films_
     monkeypatch.setattr(devices, "pick_device", lambda: card)
     training = Training("adam", batch=16, steps=10)
     planned = plan.PlannedTraining({"PA": 5, "AP": 7}, training, lambda: None, None, 8)
-    monkeypatch.setattr(plan, "planned_trainings", lambda *_: [planned])
     for room, tries in ((99, [16]), (5, [16, 8, 4]), (2, [16, 8, 4, 2])):
         tried.clear()
-        costs = plan.training_costs(None, None)
+        costs = plan.training_costs([planned])
         assert tried == tries and [c.measured for c in costs] == [tries[-1]] * 2
         said = plan.oversized(costs)
         assert len(said) == (0 if room == 99 else 2)
@@ -377,7 +376,7 @@ def test_where_the_batch_does_not_fit_on_the_card_the_plan_measures_fewer_films_
     with pytest.raises(
         ValueError, match="an update of 2 films of 8 px does not fit on cuda: CUDA out of memory"
     ):
-        plan.training_costs(None, None)
+        plan.training_costs([planned])
 
 
 def test_missing_datasets_are_named_all_at_once(root, tmp_path):
