@@ -186,6 +186,9 @@ class Sources:
     # that train and test the diagnosis; () = all that know some. Others may still give lung masks
     # and severities.
     diagnosis_datasets: tuple[str, ...] = optional(())
+    # datasets and sites that train no AP model; None = those of `Profile.external` (section 4: the
+    # paper sets three hospitals aside for PA, and one of them for AP)
+    external_ap: tuple[str, ...] | None = optional(None)
     # the diagnosis sees images that are black outside of the lungs
     lungs_only: bool = optional(False)
 
@@ -205,6 +208,9 @@ class Severity:
     # a training hospital that becomes the external test in place of the usual ones: alternation
     # (section 4)
     held_out: str = renamed("", "aside")
+    # hospitals that are held out in turn (stage `alternation`, Table 6); the others of them train,
+    # although `Profile.external` names them
+    alternation: tuple[str, ...] = optional(())
     # COVID-19 images of the diagnosis train too, where their zones are known
     auxiliary_diagnosis: bool = renamed(False, "diagnosed")
 

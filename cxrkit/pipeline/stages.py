@@ -177,6 +177,15 @@ def needs_of_severity(profile: Profile) -> list[Need]:
     return needs + _needs_of_initial_weights(profile, keyed=False, virtual_key="begins as")
 
 
+def needs_of_alternation(profile: Profile) -> list[Need]:
+    """One severity model for each hospital that is held out in turn."""
+    needs = []
+    for site in profile.severity.alternation:
+        other = replace(profile, severity=replace(profile.severity, held_out=site))
+        needs.append(Need(site, "severity", other, f"severity without {site}"))
+    return needs
+
+
 def needs_of_saliency(profile: Profile) -> list[Need]:
     """The saliency benchmark needs both models, and images whose lesions are known."""
     needs = [
@@ -366,7 +375,13 @@ _TABLE = (
         diagnosis_images,
     ),
     Stage("diagnosis_pa", DIAGNOSIS, makers.make_diagnosis_pa, needs_of_view, diagnosis_images),
-    Stage("diagnosis_ap", DIAGNOSIS, makers.make_diagnosis_ap, needs_of_view, diagnosis_images),
+    Stage(
+        "diagnosis_ap",
+        (*DIAGNOSIS, "sources.external_ap"),
+        makers.make_diagnosis_ap,
+        needs_of_view,
+        diagnosis_images,
+    ),
     Stage(
         "saliency_benchmark",
         ("saliency_images", "saliency_blocks"),
@@ -384,6 +399,7 @@ _TABLE = (
         version=3,
     ),
     Stage("severity", SEVERITY, makers.make_severity, needs_of_severity, severity_images),
+    Stage("alternation", (), makers.make_alternation, needs_of_alternation, no_images),
     Stage("marker_study", ("seed",), makers.make_marker_study, needs_of_marker_study, no_images),
 )
 STAGES = {stage.name: stage for stage in _TABLE}

@@ -236,7 +236,8 @@ def grid_cells(profile: sections.Profile) -> list[Cell]:
         rows.append(Cell("Table 8", name, SEVERITY, other))
     average, alone = vary(profile, pooling="average"), vary(profile, sites=profile.grid.alone)
     rows.append(Cell("Table 10", "ROI average pooling", SEVERITY, average))
-    rows.append(Cell("Table 10", "Brixia alone", SEVERITY, alone))
+    if profile.grid.alone:
+        rows.append(Cell("Table 10", "Brixia alone", SEVERITY, alone))
     return rows
 
 

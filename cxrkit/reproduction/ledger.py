@@ -370,6 +370,10 @@ def measurements(
         folder = stages.finished(profile, stage, store)
         if folder and (folder / "metrics.json").exists():
             found[stage] = read_json(folder / "metrics.json")
+    if "alternation" in found:  # each hospital by the model that never saw it
+        own = found.get("severity", {})
+        turns = found.pop("alternation")["sites"]
+        found["severity"] = {**own, "sites": {**sites_of(own), **turns}}
     return found | grid_measurements(root, profile)
 
 

@@ -33,7 +33,7 @@ from cxrkit.reproduction import grid
 from cxrkit.reproduction.watch import call_in_subprocess
 from cxrkit.storage.artifacts import Store
 from cxrkit.storage.locations import data_root
-from cxrkit.tasks import diagnosis, segmentation
+from cxrkit.tasks import diagnosis, segmentation, severity
 from cxrkit.tasks.diagnosis import DiagnosisTask
 from cxrkit.tasks.findings import FindingsTask
 from cxrkit.tasks.severity import SeverityTask
@@ -278,10 +278,10 @@ def _backbone_trainings(profile: Profile, tables: Tables) -> list[PlannedTrainin
 
 def _diagnosis_trainings(profile: Profile, tables: Tables) -> list[PlannedTraining]:
     """The corpus ViT of each view of lesson 04."""
-    task, train = DiagnosisTask(profile), _training_images(tables, "diagnosis")
-    images = {}
+    task, images = DiagnosisTask(profile), {}
     for view in ("PA", "AP"):
-        rows = diagnosis.of_view(train, view)
+        seen_as = task_data.external_to_view(tables["diagnosis"], profile, view)
+        rows = diagnosis.of_view(split_parts(seen_as)["train"], view)
         missing = sorted(set(DIAGNOSES) - set(rows["diagnosis"]))
         if missing and not profile.sources.joint_views:
             raise ValueError(
@@ -294,10 +294,17 @@ def _diagnosis_trainings(profile: Profile, tables: Tables) -> list[PlannedTraini
 
 
 def _severity_trainings(profile: Profile, tables: Tables) -> list[PlannedTraining]:
-    """The severity model of lesson 06."""
-    task, train = SeverityTask(profile), _training_images(tables, "severity")
+    """The severity model of lesson 06, and one for each hospital that is held out in turn."""
+    task, settings = SeverityTask(profile), profile.severity
     training, size = profile.severity_training, profile.image_size
-    images = {"severity": len(train)}
+    if not settings.held_out:
+        images = {"severity": len(_training_images(tables, "severity"))}
+        return [PlannedTraining(images, training, task.network, task.loss, size)]
+    images = {}
+    for site in settings.alternation or (settings.held_out,):
+        table = severity.hold_out(tables["severity"], site, settings.alternation)
+        left = {"severity": table}
+        images[f"severity without {site}"] = len(_training_images(left, "severity"))
     return [PlannedTraining(images, training, task.network, task.loss, size)]
 
 

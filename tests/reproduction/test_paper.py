@@ -38,6 +38,7 @@ SMALL = replace(
     manifests=PAPER.manifests,
     external=PAPER.external,
     sources=PAPER.sources,
+    severity=PAPER.severity,
     image_size=64,
     segmenter=replace(
         PAPER.segmenter,
@@ -286,12 +287,13 @@ def test_the_plan_counts_the_films_that_teach(store):
         for name, images in planned.images.items()
     }
     train = {task: datasets.split_parts(table)["train"] for task, table in tables.items()}
-    assert (
-        count["backbone"] == len(train["findings"]) == 8
-        and count["severity"] == len(train["severity"]) == 4 + 6
-    )
+    assert count["backbone"] == len(train["findings"]) == 8 and len(train["severity"]) == 4 + 6
+    # Brixia and "here", and the two other hospitals with their twelve films each
+    assert count["severity without CNUH"] == 4 + 6 + 2 * 12
     for view in trees.VIEWS:  # two patients of each class from elsewhere, and three from "here"
-        assert count[f"diagnosis {view}"] == (train["diagnosis"]["view"] == view).sum() == 2 * 4 + 3
+        assert (train["diagnosis"]["view"] == view).sum() == 2 * 4 + 3
+    # of AP films CNUH alone is set aside: YNU and KNUH give six each
+    assert count["diagnosis PA"] == 11 and count["diagnosis AP"] == 11 + 2 * 6
     assert count["lungs: unet_normal"] == 2 and count["lungs: unet_both"] == 6
 
 
