@@ -313,10 +313,10 @@ def context(profile: Profile, root: Path, data: Path | None = None) -> dict[str,
     """
     entries = lesson_entries(run_folder(profile, root))
     measured = ledger.measurements(root, profile, data)
+    counted = ledger.dataset_counts(profile, artifacts.Store(root, data))
     rows = []
-    for row in ledger.ledger_table(measured | ledger.model_sizes(profile)):
-        what = "figure" if row["picture"] else row["stage"]
-        rows.append(row | {"link": link_of(entries, row["lesson"], what)})
+    for row in ledger.ledger_table(measured | ledger.model_sizes(profile) | counted):
+        rows.append(row | {"link": link_of(entries, row["lesson"], row["stage"])})
     made = []
     for stage in ledger.finished_stages(root, profile, data):
         made.append(stage | {"link": link_of(entries, stage["lesson"], stage["stage"])})
