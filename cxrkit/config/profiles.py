@@ -247,6 +247,7 @@ def paper() -> Profile:
         external=("cohen_full", *HOSPITALS),
         sources=Sources(findings_datasets=("chexpert",), external_ap=("cohen_full", HOSPITALS[0])),
         severity=Severity(held_out=HOSPITALS[0], alternation=HOSPITALS),
+        grid=Grid(recompute=True, micro_batch=16),  # all of it on a card of 24 GB
         backbone_training=Training("adam", lr=1e-4, batch=8, steps=160_000, schedule="step"),
     )
 

@@ -21,6 +21,11 @@ def optional(default: Any, key: str = "") -> Any:
     return field(default=default, metadata={"optional": True, "key": key})
 
 
+def costs_only(default: Any) -> Any:
+    """A field that enters no key: it changes the memory and the time of a training, no weight."""
+    return field(default=default, metadata={"costs_only": True})
+
+
 def renamed(default: Any, key: str) -> Any:
     """A field that enters the key of an artifact under the name that it had before."""
     return field(default=default, metadata={"key": key})
@@ -67,6 +72,11 @@ class Training:
     weight_decay: float = 0.0
     clip: float = 0.0  # largest norm of the gradient; 0 = no clipping
     accumulate: int = 1  # forward passes to one step
+    # blocks are computed again in the backward pass (`training.recompute`): a third more time
+    recompute: bool = costs_only(False)
+    # of SimCLR: views that pass through the network at once, 0 = all; a network with batch norm
+    # takes all of them
+    micro_batch: int = costs_only(0)
     ema: float = 0.0  # decay of the moving average of the weights; 0 = none
     amp: str = "auto"  # auto, bf16, fp16, off; never used on a CPU
     # CPU threads of torch; 0 = its default. Small images train faster on one thread, because a
@@ -268,6 +278,9 @@ class Grid:
     pretraining: Training = Training(
         "adam", lr=3e-4, batch=64, steps=10_000, schedule="cosine", warmup=500
     )
+    # SimCLR and inputs of twice the size are computed again in the backward pass
+    recompute: bool = costs_only(False)
+    micro_batch: int = costs_only(0)  # of SimCLR
     alone: tuple[str, ...] = ("brixia",)  # site or dataset of "Brixia alone"
     choices: tuple[str, ...] = tuple(OPEN_CHOICES)  # that can move a result here
     steps: int = 0  # of every training of a cell in the lesson; 0 = its whole budget

@@ -445,37 +445,39 @@ def _verdict(rows: pd.DataFrame, stage: str, rivals: int) -> dict[str, Any]:
     elif len(rows) == rivals and (ranked & (ahead > 0)).all():
         value = YES
     closest = rows.loc[ahead.idxmin()]
-    seen = smallest_effect(rows)
-    limits = sorted(-sign * closest[["difference_low", "difference_high"]].to_numpy(float))
     seeds = int(rows["compared"].min())
+    seen = smallest_effect(closest["standard_error"], seeds, rivals)
+    ends = -sign * closest[["difference_low", "difference_high"]].to_numpy(float)
+    low, high = (float(end) for end in sorted(ends))
     why = [
-        f"closest: {closest['cell']}, we are {ahead.min():+.3f} {metric.upper()} better",
+        f"closest: {closest['cell']}, {metric.upper()} {ahead.min():+.3f} (+ = ours is better)",
         f"{seeds} seeds" if seeds > 1 else "one seed, no ranking",
     ]
     if np.isfinite(seen):
         why.append(f"smallest difference that this study could have seen: {seen:.3f}")
     if len(rows) < rivals:
         why.append(f"{len(rows)} of {rivals} rivals measured")
-    return {"value": value, "low": limits[0], "high": limits[1], "why": "; ".join(why)}
+    return {"value": value, "low": low, "high": high, "why": "; ".join(why)}
 
 
-def smallest_effect(rows: pd.DataFrame) -> float:
+def smallest_effect(standard_error: float, seeds: int, rivals: int) -> float:
     """The difference that a study of this size sees in four of five repetitions (POWER).
 
     By the t test over seeds, with Bonferroni's share of the error for each rival.
 
     Args:
-        rows: of `over_seeds`, the rivals of one claim.
+        standard_error: of the mean difference.
+        seeds: how many it is over.
+        rivals: of the claim.
 
     Returns:
-        The largest over the rivals; NaN for fewer than FEWEST_SEEDS seeds, which rank no model.
+        A difference; NaN for fewer than FEWEST_SEEDS seeds, which rank no model.
     """
-    seeds = int(rows["compared"].min())
     if seeds < FEWEST_SEEDS:
         return np.nan
     t = stats.t(seeds - 1)
-    factor = t.ppf(1 - SIGNIFICANT / 2 / len(rows)) + t.ppf(POWER)
-    return float(factor * rows["standard_error"].max())
+    factor = t.ppf(1 - SIGNIFICANT / 2 / rivals) + t.ppf(POWER)
+    return float(factor * standard_error)
 
 
 # choices that need no training

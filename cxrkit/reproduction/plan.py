@@ -22,18 +22,19 @@ import psutil
 import torch
 from torch import nn
 
-from cxrkit.config.sections import Profile, Training
+from cxrkit.config.sections import Profile, Training, Variant
 from cxrkit.config.vocabulary import DIAGNOSES, FINDINGS
 from cxrkit.data import manifests, preprocessing, schema
 from cxrkit.data.cache import cpus
 from cxrkit.data.datasets import split_parts
 from cxrkit.data.images import load_image
 from cxrkit.pipeline import stages, task_data
-from cxrkit.reproduction import grid
+from cxrkit.reproduction import cards, grid
 from cxrkit.reproduction.watch import call_in_subprocess
 from cxrkit.storage.artifacts import Store
 from cxrkit.storage.locations import data_root
 from cxrkit.tasks import diagnosis, segmentation, severity
+from cxrkit.tasks.contrastive import ContrastiveTask
 from cxrkit.tasks.diagnosis import DiagnosisTask
 from cxrkit.tasks.findings import FindingsTask
 from cxrkit.tasks.severity import SeverityTask
@@ -84,6 +85,7 @@ class Cost:
         measured: images of the measured update: fewer than the batch on a CPU, or where the batch
             does not fit.
         fits: whether the device holds the whole batch.
+        flops: of one image, forward and backward.
     """
 
     name: str
@@ -94,6 +96,7 @@ class Cost:
     weights: int
     measured: int
     fits: bool = True
+    flops: float = 0.0
 
     @property
     def seen(self) -> int:
@@ -106,10 +109,19 @@ class Cost:
         return self.seen * self.seconds / 3600
 
     @property
+    def numbers(self) -> int:
+        """Numbers of each weight: itself, gradient, moments and average."""
+        return 2 + memory.MOMENTS[self.training.optimizer] + (self.training.ema > 0)
+
+    @property
     def memory(self) -> float:
         """Bytes at work: activations, and weights, gradients, moments and average in float32."""
-        copies = 2 + memory.MOMENTS[self.training.optimizer] + (self.training.ema > 0)
-        return self.kept * self.training.batch + 4 * copies * self.weights
+        return self.kept * self.training.batch + 4 * self.numbers * self.weights
+
+    @property
+    def card_memory(self) -> float:
+        """Bytes at work in mixed precision (`cards.card_memory`)."""
+        return cards.card_memory(self.kept, self.training.batch, self.weights, self.numbers)
 
 
 # the images
@@ -343,6 +355,55 @@ def _segmenter_trainings(profile: Profile, tables: Tables) -> list[PlannedTraini
     ]
 
 
+def grid_trainings(profile: Profile, tables: Tables) -> tuple[list[PlannedTraining], list[str]]:
+    """What lesson 07 trains beside the profile's own models.
+
+    Trainings with the same update share one entry: it is measured once.
+
+    Args:
+        profile: the settings of the proposed model.
+        tables: of `task_tables`; trainings of a task that is not there are left out.
+
+    Returns:
+        The trainings, and a line for each that this machine cannot build.
+    """
+    found: dict[Any, PlannedTraining] = {}
+    problems = []
+    for stage, its_profile, cell in grid.extra_steps(profile).values():
+        kind, task_name = GRID_TASKS[stage]
+        training = grid.training_of(its_profile, stage)
+        if training is None or task_name not in tables:
+            continue
+        own = replace(its_profile, variant=Variant()) if stage == "backbone" else its_profile
+        task, size = kind(own), own.image_size
+        if stage == grid.DIAGNOSIS:
+            size *= own.variant.zoom
+        # where its weights come from, and which images train it, change no update
+        same = replace(own.variant, initial_weights="", contrastive=False, sites=(), max_images=0)
+        update = (stage, same, own.transformer, own.backbone, replace(training, steps=0))
+        images = len(split_parts(tables[task_name])["train"])
+        if update in found:
+            found[update].images[f"{stage}: {cell}"] = images
+            continue
+        try:
+            with torch.device("meta"):
+                task.network()
+        except (RuntimeError, ImportError) as error:
+            problems.append(f"{stage}: {cell}: {error}")
+            continue
+        named = {f"{stage}: {cell}": images}
+        found[update] = PlannedTraining(named, training, task.initialise, task.loss, size)
+    return list(found.values()), problems
+
+
+# stage of a cell -> its task, and the images that it reads
+GRID_TASKS = {
+    "backbone": (FindingsTask, "findings"),
+    "feature_extractor": (FindingsTask, "findings"),
+    "contrastive": (ContrastiveTask, "findings"),
+    grid.DIAGNOSIS: (DiagnosisTask, "diagnosis"),
+    grid.SEVERITY: (SeverityTask, "severity"),
+}
 # part of a run -> its trainings, and the tasks whose images it reads
 PARTS = {
     "backbone": _backbone_trainings,
@@ -427,7 +488,7 @@ def measure_update(
     loss: Callable[[nn.Module, Batch], Any],
     batch: Batch,
     device: torch.device,
-) -> tuple[float, float, int]:
+) -> tuple[float, float, int, float]:
     """Two updates on one batch: the first warms up and counts memory, the second is timed.
 
     Args:
@@ -438,7 +499,8 @@ def measure_update(
         device: where the updates run.
 
     Returns:
-        Seconds of one image, bytes that one image holds, and the number of trained weights.
+        Seconds of one image, bytes that one image holds, the number of trained weights, and FLOPs
+        of one image.
     """
     n = len(batch["image"])
     short = replace(training, batch=n, accumulate=1, steps=2)
@@ -446,19 +508,20 @@ def measure_update(
     source = itertools.repeat((list(range(n)), batch))
     with devices.cpu_threads(training.threads):
         loop.train_mode(model)
-        kept = memory.kept_during(partial(run.update, source), model.parameters())
+        with cards.FlopCounter() as counter:
+            kept = memory.kept_during(partial(run.update, source), model.parameters())
         began = time.perf_counter()
         run.update(source)
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         seconds = time.perf_counter() - began
     weights = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
-    return seconds / n, kept / n, weights
+    return seconds / n, kept / n, weights, counter.total / n
 
 
 def measure_largest_batch(
     planned: PlannedTraining, device: torch.device
-) -> tuple[int, float, float, int]:
+) -> tuple[int, float, float, int, float]:
     """`measure_update` with the whole batch, or with half of it until the device holds it.
 
     Args:
@@ -502,10 +565,11 @@ def training_costs(trainings: Iterable[PlannedTraining]) -> list[Cost]:
     """
     device, costs = devices.pick_device(), []
     for planned in trainings:
-        n, seconds, kept, weights = measure_largest_batch(planned, device)
+        n, seconds, kept, weights, flops = measure_largest_batch(planned, device)
         fits = device.type != "cuda" or n == planned.training.batch
         for name, count in planned.images.items():
-            costs.append(Cost(name, count, planned.training, seconds, kept, weights, n, fits))
+            cost = Cost(name, count, planned.training, seconds, kept, weights, n, fits, flops)
+            costs.append(cost)
     return costs
 
 
@@ -613,7 +677,25 @@ def describe_plan(profile: Profile, store: Store | None = None, only: Sequence[s
     lines += [cost_table(costs), *oversized(costs), ""]
     if problems:
         lines += ["cannot be made as it stands; all else runs:", *problems, ""]
-    lines += _totals(profile, costs, decoded, seconds, cores)
+    lines += _totals(costs, decoded, seconds, cores)
+    lines += ["", *card_lines(costs), ""]
+    everything = list(costs)
+    if GRID_LESSON in _lessons(only) and not profile.max_images:
+        planned, unbuilt = grid_trainings(profile, tables)
+        of_grid = training_costs(planned)
+        everything += of_grid
+        lines += [f"the grid of lesson {GRID_LESSON}, one seed of {len(profile.grid.seeds)}:"]
+        lines += [cost_table(of_grid), *oversized(of_grid), *unbuilt, ""]
+        lines += [f"hours on this machine: {_hours(of_grid):.1f} for the grid", ""]
+        lines += [*card_lines(of_grid), ""]
+    else:
+        extra = grid.extra_trainings(profile).values()
+        updates = sum(training.steps for training in extra)
+        lines += [
+            f"not counted: in lesson {GRID_LESSON} {len(extra)} further trainings, {updates:,} "
+            "updates of other models"
+        ]
+    costs = everything
     lines += [
         f"memory: {max(cost.memory for cost in costs) / GB:.1f} GB at most, and up to 1 GB of work "
         f"space; there are {_device_memory(device) / GB:.0f} GB",
@@ -634,19 +716,41 @@ def _image_counts(tables: Tables) -> str:
     return pd.crosstab([known["task"], known["dataset"]], where).to_string()
 
 
-def _totals(
-    profile: Profile, costs: list[Cost], decoded: int, seconds: float, cores: int
-) -> list[str]:
+def _lessons(only: Iterable[str]) -> list[str]:
+    """Numbers of lessons; () = all that train."""
+    return [lesson[:2] for lesson in only or PARTS_OF_LESSON]
+
+
+def _hours(costs: list[Cost]) -> float:
+    return sum(cost.hours for cost in costs)
+
+
+def card_lines(costs: list[Cost]) -> list[str]:
+    """What trainings would take on cards, a line each."""
+    if not any(cost.flops for cost in costs):
+        return []
+    most = max(costs, key=lambda cost: cost.card_memory)
+    lines = [
+        f"estimated from FLOPs and bytes, not measured, in mixed precision; {most.name} needs most "
+        f"memory, {most.card_memory / GB:.1f} GB:"
+    ]
+    for card in cards.CARDS:
+        ranges = [card.hours(cost.seen, cost.flops, cost.kept) for cost in costs]
+        fast, slow = (sum(ends) for ends in zip(*ranges))
+        large = [cost.name for cost in costs if cost.card_memory > card.memory]
+        note = f"; too small for {', '.join(large)}" if large else ""
+        lines.append(f"  {card.name}: {fast:.1f} to {slow:.1f} hours{note}")
+    return lines
+
+
+def _totals(costs: list[Cost], decoded: int, seconds: float, cores: int) -> list[str]:
     """Lines on hours: those of decoding, of the trainings, and what is not counted."""
     decode = decoded * seconds / cores / 3600
-    hours = sum(cost.hours for cost in costs) + decode
-    extra = grid.extra_trainings(profile).values()
-    updates = sum(training.steps for training in extra)
+    hours = _hours(costs) + decode
     return [
         f"decoding, once: {decoded:,} films, {1 / seconds:.0f} images/s a core, {decode:.2f} hours",
         f"hours on this machine: {hours:.1f} ({hours / 24:.1f} days) for the trainings above",
-        "not counted: evaluation, figures, the saliency benchmark of lesson 05; in lesson 07 "
-        f"{len(extra)} further trainings, {updates:,} updates of other models",
+        "not counted: evaluation, figures, the saliency benchmark of lesson 05",
     ]
 
 

@@ -699,9 +699,12 @@ def test_the_smallest_effect_by_hand():
     """Differences with sd 0.01 over three seeds and one rival: (t.975 + t.8) * 0.01 / sqrt(3), of
     t(2) 4.3027 and 1.0607.
     """
-    table = comparisons.over_seeds(rows([-0.02, -0.03, -0.04]))
-    assert comparisons.smallest_effect(table) == pytest.approx(5.3634 * 0.01 / 3**0.5, abs=1e-5)
-    assert np.isnan(comparisons.smallest_effect(comparisons.over_seeds(rows([-0.02]))))
+    error = comparisons.over_seeds(rows([-0.02, -0.03, -0.04])).loc[0, "standard_error"]
+    assert error == pytest.approx(0.01 / 3**0.5)
+    seen = comparisons.smallest_effect(error, 3, 1)
+    assert seen == pytest.approx(5.3634 * 0.01 / 3**0.5, abs=1e-5)
+    assert comparisons.smallest_effect(error, 3, 5) > seen
+    assert np.isnan(comparisons.smallest_effect(error, 1, 1))
 
 
 def test_a_claim_of_a_lower_error_has_the_sign_of_better():

@@ -358,7 +358,7 @@ def test_where_the_batch_does_not_fit_on_the_card_the_plan_measures_fewer_films_
         tried.append(len(batch["image"]))
         if tried[-1] > room:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return 0.5, 2**20, 10**6
+        return 0.5, 2**20, 10**6, 1e9
 
     monkeypatch.setattr(plan, "measure_update", small_card)
     monkeypatch.setattr(devices, "pick_device", lambda: card)
