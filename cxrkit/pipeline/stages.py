@@ -18,7 +18,7 @@ from typing import Any
 from cxrkit.config import profiles
 from cxrkit.config.sections import Profile
 from cxrkit.models import baselines
-from cxrkit.pipeline import keys, made_from, makers
+from cxrkit.pipeline import keys, made_from, makers, task_data
 from cxrkit.pipeline.makers import StageInputs
 from cxrkit.storage import integrity
 from cxrkit.storage.artifacts import Store
@@ -234,8 +234,13 @@ def segmenter_images(profile: Profile) -> tuple[str, ...]:
 
 
 def severity_images(profile: Profile) -> tuple[str, ...]:
-    """Images with a known severity, and those with a diagnosis where they train beside them."""
-    return ("severity", "diagnosis") if profile.severity.auxiliary_diagnosis else ("severity",)
+    """Images with a known severity or outlined lesions, and diagnosed ones that train beside."""
+    tasks = ["severity"]
+    if set(task_data.serving_datasets(profile, "lesion")) - {"virtual"}:
+        tasks.append("lesion")
+    if profile.severity.auxiliary_diagnosis:
+        tasks.append("diagnosis")
+    return tuple(tasks)
 
 
 def saliency_images(profile: Profile) -> tuple[str, ...]:

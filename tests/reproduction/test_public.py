@@ -6,7 +6,9 @@ from dataclasses import replace
 
 import pandas as pd
 import pytest
+from click.testing import CliRunner
 
+from cxrkit import cli
 from cxrkit.config import profiles
 from cxrkit.data.datasets import split_parts
 from cxrkit.pipeline import stages, task_data
@@ -153,3 +155,16 @@ def test_every_stage_runs_on_public_trees(store, few_draws):
     assert set(found["diagnosis_pa"]["sites"]) == {"cohen_full"}
     assert set(found["severity"]["sites"]) == {"cohen"}
     assert found["segmenter"]["images"]["evaluated"] > 20
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(6 * 3600)
+def test_a_dry_run_of_public_at_full_size(root, tmp_path, monkeypatch):
+    """Lessons 02 to 07 on public trees alone, by one command."""
+    # `reproduce` sets it for its kernels: here it is put back
+    monkeypatch.setenv("CXRKIT_DATA", str(root))
+    asked = ["--profile", "public", "--data", str(root), "--out", str(tmp_path), "--dry-run"]
+    called = CliRunner().invoke(cli.main, ["reproduce", *asked])
+    assert called.exit_code == 0, called.output
+    assert "cannot be made" not in called.output
+    assert called.output.index("hours on this machine") < called.output.index("[1/6] 02_backbone")
