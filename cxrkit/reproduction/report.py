@@ -246,8 +246,8 @@ def open_choice_rows(profile: Profile) -> list[dict[str, Any]]:
         profile: of the run.
 
     Returns:
-        name, question, value of this run, and the others, each with what the change did where that
-        was measured.
+        name, question, value of this run, and the others, each with what the change did, or "not
+        measured".
     """
     rows, effects = [], choice_effects()
     for name, (question, known) in OPEN_CHOICES.items():
@@ -255,7 +255,10 @@ def open_choice_rows(profile: Profile) -> list[dict[str, Any]]:
         others = []
         for other, text in known.items():
             if other != value:
-                others.append({"value": text, "effect": effects.get(f"{name}={other}", "")})
+                effect = effects.get(f"{name}={other}", "not measured")
+                others.append({"value": text, "effect": effect})
+        if not others:
+            continue  # one reading only: nothing is open
         rows.append({"name": name, "question": question, "value": known[value], "others": others})
     return rows
 
