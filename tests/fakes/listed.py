@@ -44,6 +44,8 @@ def cohen(root: Path) -> None:
     for reader in "SJ":
         for zone in "ABCDEF":
             labels[f"brixia_{reader}_{zone}"] = rng.integers(0, 4, len(rows))
+        zones = [f"brixia_{reader}_{zone}" for zone in "ABCDEF"]
+        labels[f"brixia_{reader}_Global"] = labels[zones].sum(axis=1)
     trees.table(root / "labels.csv", labels.to_dict("records"))
 
 
