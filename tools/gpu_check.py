@@ -21,8 +21,8 @@ from pathlib import Path
 import pandas as pd
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import nn
+from torch.multiprocessing.spawn import spawn
 
 from cxrkit.config import profiles
 from cxrkit.config.sections import Profile, Variant
@@ -158,7 +158,7 @@ def two_processes(device: torch.device) -> str:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    mp.spawn(_shared_update, (port, backend, device.type), nprocs=2)
+    spawn(_shared_update, (port, backend, device.type), nprocs=2)
     return f"{backend}: the gradients of two processes are averaged"
 
 
@@ -208,7 +208,7 @@ def as_markdown(lines: list[Line], device: torch.device) -> str:
 
 def main() -> int:
     """Run the checks; the exit status is 1 where one failed."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="The kit on one card.")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--small", action="store_true", help="small models, two images")
     parser.add_argument("--minutes", type=float, default=10)

@@ -7,6 +7,7 @@ loss): the result is that of the plain update, for about a third more time.
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -28,7 +29,7 @@ def _statistics_kept(module: nn.Module) -> Iterator[None]:
     norms = [
         one for one in module.modules() if isinstance(one, _BatchNorm) and one.track_running_stats
     ]
-    before = [(norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]
+    before = [(norm.momentum, copy.deepcopy(norm.num_batches_tracked)) for norm in norms]
     for norm in norms:
         norm.momentum = 0.0
     try:
@@ -36,7 +37,7 @@ def _statistics_kept(module: nn.Module) -> Iterator[None]:
     finally:
         for norm, (momentum, seen) in zip(norms, before, strict=True):
             norm.momentum = momentum
-            norm.num_batches_tracked.copy_(seen)
+            norm.num_batches_tracked = seen
 
 
 def again(module: nn.Module, function: Callable[..., Any], *args: Any) -> Any:
