@@ -13,6 +13,7 @@
 #   make seeds [STUDY=..]     train what the lessons train with three seeds, for the spread (an hour or more; resumes)
 #   make segmenter            the segmenter with ten times its budget, and without its adversarial part (40 minutes; resumes)
 #   make grid [CELLS=..]      Tables 7 to 10 with whole budgets and three seeds (hours; resumes; docs/cluster.md for a cluster)
+#   make gpu-check            ten minutes on one card: every training's update, memory, speed, two processes (docs/cluster.md)
 #   PYTHON=python3.12 make .. another interpreter          FORCE=1 make .. again, though up to date
 #   PIP_ARGS=.. make ..       more options for pip, e.g. the index of PyTorch's CPU wheels (README)
 
@@ -36,7 +37,7 @@ export PYDEVD_DISABLE_FILE_VALIDATION ?= 1
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo mini report lab room notebooks exercises test test-slow oracles lint starts seeds segmenter \
-	weights quality-model grid doctor clean distclean
+	weights quality-model grid gpu-check doctor clean distclean
 
 help:
 	@awk '!/^#/ { exit } { sub(/^# ?/, ""); print }' Makefile
@@ -76,6 +77,9 @@ starts: $(INSTALLED)
 # CELLS are beginnings of names; GRID_ARGS such as "--workers 2", "--seeds 0", "--task severity", "--choices" (tools/grid.py --help).
 grid: $(INSTALLED)
 	$(BIN)/python tools/grid.py $(CELLS) $(GRID_ARGS)
+
+gpu-check: $(INSTALLED)
+	$(BIN)/python tools/gpu_check.py
 
 report: $(INSTALLED)
 	$(BIN)/cxrkit report --profile demo

@@ -60,7 +60,7 @@ def profile_options(command: Callable[..., Any]) -> Callable[..., Any]:
             "--profile",
             default="demo",
             show_default=True,
-            help="demo (virtual hospitals, CPU), mini or paper; or a settings file (YAML, TOML).",
+            help="demo (virtual hospitals, CPU), mini, public, paper; or a settings file.",
         ),
         click.option(
             "--set",
@@ -399,7 +399,7 @@ def reproduce(
             path = store.root / "runs" / asked.name / "settings.yaml"
             profile = str(write_settings(asked, path).resolve())
         if data_dir or dry_run or only_plan:
-            click.echo(plan.describe_in_subprocess(asked, store))
+            click.echo(plan.describe_in_subprocess(asked, store, only))
         if only_plan:
             return
         parameters = {

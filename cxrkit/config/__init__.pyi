@@ -6,6 +6,7 @@ from .profiles import dry as dry
 from .profiles import get as get
 from .profiles import mini as mini
 from .profiles import paper as paper
+from .profiles import public as public
 from .sections import DenseNet as DenseNet
 from .sections import Profile as Profile
 from .sections import Training as Training
@@ -27,5 +28,6 @@ __all__ = [
     "get",
     "mini",
     "paper",
+    "public",
     "resolve_profile",
 ]

@@ -18,6 +18,9 @@ from cxrkit.config.sections import (
     ViT,
 )
 
+# the paper's external hospitals, as the `site` column of `local` names them
+HOSPITALS = ("CNUH", "YNU", "KNUH")
+
 
 def demo() -> Profile:
     """Lessons, Binder, CI: the virtual hospitals on 2 CPU cores, nothing to download.
@@ -232,20 +235,59 @@ def paper() -> Profile:
 
     Command: `cxrkit reproduce --profile paper --data DIR` (docs/paper.md). Held out: the paper's
     three external hospitals, by their names in the `site` column of `local`, and a public
-    collection with all three classes. RSNA's images are NIH's under other names.
+    collection with all three classes. The AP model sets CNUH alone aside, and for severity the
+    three are held out in turn while the other two train (section 4). RSNA's images are NIH's under
+    other names.
     """
     return Profile(
         "paper",
         manifests=("chexpert", "brixia", "bimcv_covid19", "nih_chestxray14", "cohen_full", "local"),
         image_size=512,
         lesson_minutes=14 * 24 * 60,
-        external=("cohen_full", "CNUH", "YNU", "KNUH"),
-        sources=Sources(findings_datasets=("chexpert",)),
+        external=("cohen_full", *HOSPITALS),
+        sources=Sources(findings_datasets=("chexpert",), external_ap=("cohen_full", HOSPITALS[0])),
+        severity=Severity(held_out=HOSPITALS[0], alternation=HOSPITALS),
+        grid=Grid(recompute=True, micro_batch=16),  # all of it on a card of 24 GB
         backbone_training=Training("adam", lr=1e-4, batch=8, steps=160_000, schedule="step"),
     )
 
 
-PROFILES = {"demo": demo, "mini": mini, "paper": paper}
+# public films with lung masks; those of adults and of children, normal and not
+MASKED = ("kermany", "hannover", "cohen")
+
+
+def public() -> Profile:
+    """The paper's sizes and steps on public data alone.
+
+    Command: `cxrkit reproduce --profile public --data DIR` (docs/paper.md). The paper's own
+    hospitals are private. Here `cohen_full` is the external test of the diagnosis, and `cohen`,
+    films of the same collection, that of severity and of lung masks: it trains nothing. MASKED
+    teach the lungs, and no diagnosis: children, and films that other sets hold too.
+    """
+    home = paper()
+    return replace(
+        home,
+        name="public",
+        manifests=(
+            "chexpert",
+            "brixia",
+            "bimcv_covid19",
+            "nih_chestxray14",
+            "cohen_full",
+            *MASKED,
+        ),
+        external=("cohen_full", "cohen"),
+        severity=Severity(),
+        grid=replace(home.grid, alone=()),  # no other hospital trains beside Brixia
+        sources=replace(
+            home.sources,
+            external_ap=None,
+            diagnosis_datasets=("brixia", "bimcv_covid19", "nih_chestxray14", "cohen_full"),
+        ),
+    )
+
+
+PROFILES = {"demo": demo, "mini": mini, "public": public, "paper": paper}
 
 
 def get(name: str) -> Profile:
@@ -266,9 +308,17 @@ def get(name: str) -> Profile:
                 f"unknown change {change!r} in {name!r}; known: '+dry', "
                 f"{[f'-{dataset}' for dataset in profile.manifests]}"
             )
-        kept = tuple(dataset for dataset in profile.manifests if dataset != change[1:])
-        profile = dry(profile) if change == "+dry" else replace(profile, manifests=kept)
+        profile = dry(profile) if change == "+dry" else _without(profile, change[1:])
     return replace(profile, name=name)
+
+
+def _without(profile: Profile, dataset: str) -> Profile:
+    """The profile without a dataset; without `local` no hospital takes turns."""
+    kept = tuple(name for name in profile.manifests if name != dataset)
+    severity = profile.severity
+    if dataset == "local":
+        severity = replace(severity, held_out="", alternation=())
+    return replace(profile, manifests=kept, severity=severity)
 
 
 def dry(profile: Profile) -> Profile:

@@ -21,6 +21,11 @@ def optional(default: Any, key: str = "") -> Any:
     return field(default=default, metadata={"optional": True, "key": key})
 
 
+def costs_only(default: Any) -> Any:
+    """A field that enters no key: it changes the memory and the time of a training, no weight."""
+    return field(default=default, metadata={"costs_only": True})
+
+
 def renamed(default: Any, key: str) -> Any:
     """A field that enters the key of an artifact under the name that it had before."""
     return field(default=default, metadata={"key": key})
@@ -67,6 +72,11 @@ class Training:
     weight_decay: float = 0.0
     clip: float = 0.0  # largest norm of the gradient; 0 = no clipping
     accumulate: int = 1  # forward passes to one step
+    # blocks are computed again in the backward pass (`training.recompute`): a third more time
+    recompute: bool = costs_only(False)
+    # of SimCLR: views that pass through the network at once, 0 = all; a network with batch norm
+    # takes all of them
+    micro_batch: int = costs_only(0)
     ema: float = 0.0  # decay of the moving average of the weights; 0 = none
     amp: str = "auto"  # auto, bf16, fp16, off; never used on a CPU
     # CPU threads of torch; 0 = its default. Small images train faster on one thread, because a
@@ -183,6 +193,12 @@ class Sources:
     held_out: tuple[str, ...] = optional((), "aside")
     # that train the findings; () = all that know some
     findings_datasets: tuple[str, ...] = optional((), "findings")
+    # that train and test the diagnosis; () = all that know some. Others may still give lung masks
+    # and severities.
+    diagnosis_datasets: tuple[str, ...] = optional(())
+    # datasets and sites that train no AP model; None = those of `Profile.external` (section 4: the
+    # paper sets three hospitals aside for PA, and one of them for AP)
+    external_ap: tuple[str, ...] | None = optional(None)
     # the diagnosis sees images that are black outside of the lungs
     lungs_only: bool = optional(False)
 
@@ -202,6 +218,9 @@ class Severity:
     # a training hospital that becomes the external test in place of the usual ones: alternation
     # (section 4)
     held_out: str = renamed("", "aside")
+    # hospitals that are held out in turn (stage `alternation`, Table 6); the others of them train,
+    # although `Profile.external` names them
+    alternation: tuple[str, ...] = optional(())
     # COVID-19 images of the diagnosis train too, where their zones are known
     auxiliary_diagnosis: bool = renamed(False, "diagnosed")
 
@@ -259,6 +278,9 @@ class Grid:
     pretraining: Training = Training(
         "adam", lr=3e-4, batch=64, steps=10_000, schedule="cosine", warmup=500
     )
+    # SimCLR and inputs of twice the size are computed again in the backward pass
+    recompute: bool = costs_only(False)
+    micro_batch: int = costs_only(0)  # of SimCLR
     alone: tuple[str, ...] = ("brixia",)  # site or dataset of "Brixia alone"
     choices: tuple[str, ...] = tuple(OPEN_CHOICES)  # that can move a result here
     steps: int = 0  # of every training of a cell in the lesson; 0 = its whole budget

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from cxrkit.storage.artifacts import Store
 
 THRESHOLDS = np.arange(1, 20) / 20  # tried for contours
+HALF = 9  # index of the threshold 0.5
 MEASURES = ("auprc", "chance", "pointing", "pointing_chance")  # beside dice
 DRAWS = 400  # of patients, for an interval
 
@@ -43,19 +44,21 @@ def evaluate_maps(
         store: Where the image cache lies.
 
     Returns:
-        {split: measures}, each a mean over images with a lesion, with its interval by patient:
-        `dice` at the contour `threshold` that is best on validation and carried over; `auprc`,
-        average precision of the lung's pixels, beside the lesion's share of the lung (`chance`);
-        `pointing`, the share of the truly involved zones whose largest value lies on the lesion,
-        beside the lesion's share of those zones (`pointing_chance`). {} without "val".
+        {split: measures} of the splits in which a lesion lies in a lung. Each measure is a mean
+        over images with such a lesion, with its interval by patient: `dice` at the contour
+        `threshold` that is best on validation and carried over; `auprc`, average precision of the
+        lung's pixels, beside the lesion's share of the lung (`chance`); `pointing`, the share of
+        the truly involved zones whose largest value lies on the lesion, beside the lesion's share
+        of those zones (`pointing_chance`). Without "val" the threshold is that of HALF, and
+        `threshold_from` says "fixed".
     """
-    found = {
-        split: _compare_all(severity_maps, table, profile, store)
-        for split, (severity_maps, table) in maps.items()
-    }
-    if "val" not in found:
-        return {}
-    best = int(found["val"]["dice"].mean(axis=0).argmax())
+    found = {}
+    for split, (severity_maps, table) in maps.items():
+        compared = _compare_all(severity_maps, table, profile, store)
+        if len(compared["groups"]):
+            found[split] = compared
+    fixed = "val" not in found
+    best = HALF if fixed else int(found["val"]["dice"].mean(axis=0).argmax())
     out = {}
     for split, images in found.items():
         groups = images["groups"]
@@ -64,6 +67,8 @@ def evaluate_maps(
             "dice": _mean(images["dice"][:, best], groups),
             **{name: _mean(images[name], groups) for name in MEASURES},
         }
+        if fixed:
+            out[split]["threshold_from"] = "fixed"
     return out
 
 
@@ -88,7 +93,8 @@ def _compare_all(
         if (lesion & lung).any():
             rows.append(compare_with_lesion(severity_map, lesion & lung, lung, profile.choices))
             kept.append(i)
-    out = {name: np.array([row[name] for row in rows]) for name in rows[0]}
+    names = ("dice", *MEASURES)
+    out = {name: np.array([row[name] for row in rows]) for name in names}
     out["groups"] = table["group_id"].to_numpy()[kept]
     return out
 

@@ -60,5 +60,8 @@ class ContrastiveNetwork(nn.Module):
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """Project the class token of images (B, 1, S, S) to (B, P)."""
-        tokens = self.network(image)["tokens"]  # (B, T, D)
-        return self.projection(tokens[:, 0])  # (B, P)
+        return self.projection(self.class_token(image))  # (B, P)
+
+    def class_token(self, image: torch.Tensor) -> torch.Tensor:
+        """Class token of images, before the projection: (B, 1, S, S) -> (B, D)."""
+        return self.network(image)["tokens"][:, 0]  # (B, D)

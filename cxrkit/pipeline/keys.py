@@ -19,7 +19,9 @@ def key_name(field: Field) -> str:
 
 
 def is_left_out(field: Field, value: Any) -> bool:
-    """Whether a field stays out of a key, because it is optional and has its default."""
+    """Whether a field stays out of a key: it has its optional default, or changes no weight."""
+    if field.metadata.get("costs_only"):
+        return True
     return bool(field.metadata.get("optional")) and value == field.default
 
 

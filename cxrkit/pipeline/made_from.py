@@ -76,8 +76,9 @@ def images_digest(profile: Profile, tasks: tuple[str, ...], store: Store) -> str
     """
     if not tasks:
         return ""
-    datasets = _read(profile, store)
-    selection = (tasks, profile.sources.findings_datasets, *(part.state for part in datasets))
+    datasets = _read(profile, tasks, store)
+    named = (profile.sources.findings_datasets, profile.sources.diagnosis_datasets)
+    selection = (tasks, *named, *(part.state for part in datasets))
     if selection not in _digests:
         text = _as_csv(_serving(datasets, profile, tasks))
         _digests[selection] = hashlib.sha256(text).hexdigest() if text else ""
@@ -86,7 +87,7 @@ def images_digest(profile: Profile, tasks: tuple[str, ...], store: Store) -> str
 
 def images_table(profile: Profile, tasks: tuple[str, ...], store: Store) -> pd.DataFrame:
     """The real images that serve any of the tasks: the columns ROW, sorted. Arguments as above."""
-    return _serving(_read(profile, store), profile, tasks)
+    return _serving(_read(profile, tasks, store), profile, tasks)
 
 
 def _serving(datasets: list[Dataset], profile: Profile, tasks: tuple[str, ...]) -> pd.DataFrame:
@@ -107,8 +108,10 @@ def _as_csv(rows: pd.DataFrame) -> bytes:
 # reading
 
 
-def _read(profile: Profile, store: Store) -> list[Dataset]:
-    return [_dataset(name, profile, store) for name in real_manifests(profile)]
+def _read(profile: Profile, tasks: tuple[str, ...], store: Store) -> list[Dataset]:
+    """The datasets that can serve any of the tasks: the others need not be here."""
+    asked = {name for task in tasks for name in task_data.serving_datasets(profile, task)}
+    return [_dataset(name, profile, store) for name in real_manifests(profile) if name in asked]
 
 
 def _dataset(name: str, profile: Profile, store: Store) -> Dataset:

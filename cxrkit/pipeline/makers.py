@@ -15,11 +15,11 @@ from cxrkit.data.datasets import split_parts
 from cxrkit.explain import saliency_benchmark
 from cxrkit.models.pretrained import load_imagenet_densenet, load_imagenet_weights
 from cxrkit.pipeline.derived import lungs_only, with_masks
-from cxrkit.pipeline.task_data import few, images_for
+from cxrkit.pipeline.task_data import external_to_view, few, images_for, serving_datasets
 from cxrkit.shortcuts import marker_study, within_source
 from cxrkit.simulation import cohort as virtual_hospitals
 from cxrkit.storage.artifacts import Store
-from cxrkit.storage.atomic import write_json
+from cxrkit.storage.atomic import read_json, write_json
 from cxrkit.tasks import contrastive, diagnosis, reader_study, severity
 from cxrkit.tasks.contrastive import ContrastiveTask
 from cxrkit.tasks.diagnosis import DiagnosisTask
@@ -127,17 +127,25 @@ def initial_weights(profile: Profile, inputs: StageInputs) -> tuple[State, ...]:
     return features
 
 
-def diagnosis_images(profile: Profile, inputs: StageInputs) -> tuple[pd.DataFrame, pd.DataFrame]:
+def diagnosis_images(
+    profile: Profile, inputs: StageInputs, view: str = ""
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Images with a diagnosis.
 
     Images of unknown view are left out, or kept (choice 19). With `sources.lungs_only` all are
     black outside of the lungs.
+
+    Args:
+        profile: its sources and choices.
+        inputs: the folders that images are read from.
+        view: "AP": external are the hospitals of `sources.external_ap`, where it names some.
 
     Returns:
         Those of the profile, those of `sources.held_out` external too; and the auxiliary ones of
         the virtual hospitals.
     """
     table, _ = manifests.select_views(inputs.images(profile, "diagnosis"), profile.choices)
+    table = external_to_view(table, profile, view)
     held_out = table["dataset"].isin(profile.sources.held_out)
     table = table.assign(external=table["external"].astype(bool) | held_out)
     # a patient in two sources trains nothing if one of them is external
@@ -183,7 +191,8 @@ def make_diagnosis(folder: Path, profile: Profile, inputs: StageInputs, view: st
     if profile.sources.joint_views:
         diagnosis.take_view(folder, inputs.store, view, inputs["joint"], profile.choices)
         return
-    table, auxiliary = (diagnosis.of_view(part, view) for part in diagnosis_images(profile, inputs))
+    both = diagnosis_images(profile, inputs, view)
+    table, auxiliary = (diagnosis.of_view(part, view) for part in both)
     given = Inputs(few(table, profile), initial_weights(profile, inputs), auxiliary)
     DiagnosisTask(profile, inputs.store).make(folder, given)
 
@@ -255,17 +264,61 @@ def make_severity(folder: Path, profile: Profile, inputs: StageInputs) -> None:
 
     With `profile.folds` it is also cross-validated over all images (`reader_study.run`).
     """
-    table = severity.trained_at(severity_images(profile, inputs), profile.variant.sites)
-    table = few(table, profile)
+    table = severity_images(profile, inputs)
     if profile.severity.held_out:
-        table = severity.hold_out(table, profile.severity.held_out)
+        table = severity.hold_out(table, profile.severity.held_out, profile.severity.alternation)
+    table = few(severity.trained_at(table, profile.variant.sites), profile)
     table = with_masks(profile, table, inputs.store, inputs["segmenter"])
     task = SeverityTask(profile, inputs.store)
     given = Inputs(table, severity_weights(profile, inputs))
     metrics = task.make(folder, given)
+    more = {}
     if profile.folds and not profile.variant.max_images:
-        study = reader_study.run(task, folder, given)
-        write_json(folder / "metrics.json", {**metrics, "folds": study})
+        more["folds"] = reader_study.run(task, folder, given)
+    outlined = outlined_images(profile, inputs, table)
+    if len(outlined):
+        more["outlined"] = task.compare_lesions(task.load(folder), outlined)
+    if more:
+        write_json(folder / "metrics.json", {**metrics, **more})
+
+
+def outlined_images(profile: Profile, inputs: StageInputs, table: pd.DataFrame) -> pd.DataFrame:
+    """Images whose lesions experts have outlined and whose severity nobody knows (Figure 7).
+
+    Args:
+        profile: its `manifests` name the datasets.
+        inputs: the folders that images are read from.
+        table: images with known severity; they are left out.
+
+    Returns:
+        Images with lung masks; those of the train split are left out, for the classifier that the
+        severity model begins with may have seen them. The virtual hospitals have none.
+    """
+    if not set(serving_datasets(profile, "lesion")) - {"virtual"}:
+        return table[:0]
+    real = replace(profile, manifests=tuple(n for n in profile.manifests if n != "virtual"))
+    found = images_for(real, "lesion", inputs.store)
+    unseen = found["external"].astype(bool) | (found["split"] != "train")
+    # the table's paths may lie in the store (masks, black borders); groups are the same everywhere
+    found = found[unseen & ~found["group_id"].isin(table["group_id"])].reset_index(drop=True)
+    return with_masks(profile, found, inputs.store, inputs["segmenter"]) if len(found) else found
+
+
+def make_alternation(folder: Path, profile: Profile, inputs: StageInputs) -> None:
+    """Severity at each hospital by the model that never saw it (Table 6).
+
+    Raises:
+        ValueError: no hospitals take turns.
+    """
+    if not profile.severity.alternation:
+        raise ValueError(
+            "no hospitals take turns: name them in `severity.alternation` of the profile, such as "
+            "--set severity.alternation=[north,south]"
+        )
+    sites = {}
+    for site in profile.severity.alternation:
+        sites[site] = read_json(inputs[site] / "metrics.json")["external"]
+    write_json(folder / "metrics.json", {"sites": sites})
 
 
 def saliency_images(profile: Profile, inputs: StageInputs) -> pd.DataFrame:

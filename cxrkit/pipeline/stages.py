@@ -18,7 +18,7 @@ from typing import Any
 from cxrkit.config import profiles
 from cxrkit.config.sections import Profile
 from cxrkit.models import baselines
-from cxrkit.pipeline import keys, made_from, makers
+from cxrkit.pipeline import keys, made_from, makers, task_data
 from cxrkit.pipeline.makers import StageInputs
 from cxrkit.storage import integrity
 from cxrkit.storage.artifacts import Store
@@ -177,6 +177,15 @@ def needs_of_severity(profile: Profile) -> list[Need]:
     return needs + _needs_of_initial_weights(profile, keyed=False, virtual_key="begins as")
 
 
+def needs_of_alternation(profile: Profile) -> list[Need]:
+    """One severity model for each hospital that is held out in turn."""
+    needs = []
+    for site in profile.severity.alternation:
+        other = replace(profile, severity=replace(profile.severity, held_out=site))
+        needs.append(Need(site, "severity", other, f"severity without {site}"))
+    return needs
+
+
 def needs_of_saliency(profile: Profile) -> list[Need]:
     """The saliency benchmark needs both models, and images whose lesions are known."""
     needs = [
@@ -225,8 +234,13 @@ def segmenter_images(profile: Profile) -> tuple[str, ...]:
 
 
 def severity_images(profile: Profile) -> tuple[str, ...]:
-    """Images with a known severity, and those with a diagnosis where they train beside them."""
-    return ("severity", "diagnosis") if profile.severity.auxiliary_diagnosis else ("severity",)
+    """Images with a known severity or outlined lesions, and diagnosed ones that train beside."""
+    tasks = ["severity"]
+    if set(task_data.serving_datasets(profile, "lesion")) - {"virtual"}:
+        tasks.append("lesion")
+    if profile.severity.auxiliary_diagnosis:
+        tasks.append("diagnosis")
+    return tuple(tasks)
 
 
 def saliency_images(profile: Profile) -> tuple[str, ...]:
@@ -286,9 +300,11 @@ DIAGNOSIS = (
     "sources.virtual",
     "sources.held_out",
     "sources.lungs_only",
+    "sources.diagnosis_datasets",
 )
 SEGMENTER = (
     "manifests",
+    "sources.diagnosis_datasets",
     "external",
     "max_images",
     "seed",
@@ -306,6 +322,7 @@ SEVERITY = (
     "transformer",
     "severity",
     "severity_training",
+    "sources.diagnosis_datasets",
     "choices.mlp_dim",
     "choices.brixia_threshold",
     "choices.array_columns",
@@ -363,7 +380,13 @@ _TABLE = (
         diagnosis_images,
     ),
     Stage("diagnosis_pa", DIAGNOSIS, makers.make_diagnosis_pa, needs_of_view, diagnosis_images),
-    Stage("diagnosis_ap", DIAGNOSIS, makers.make_diagnosis_ap, needs_of_view, diagnosis_images),
+    Stage(
+        "diagnosis_ap",
+        (*DIAGNOSIS, "sources.external_ap"),
+        makers.make_diagnosis_ap,
+        needs_of_view,
+        diagnosis_images,
+    ),
     Stage(
         "saliency_benchmark",
         ("saliency_images", "saliency_blocks"),
@@ -381,6 +404,7 @@ _TABLE = (
         version=3,
     ),
     Stage("severity", SEVERITY, makers.make_severity, needs_of_severity, severity_images),
+    Stage("alternation", (), makers.make_alternation, needs_of_alternation, no_images),
     Stage("marker_study", ("seed",), makers.make_marker_study, needs_of_marker_study, no_images),
 )
 STAGES = {stage.name: stage for stage in _TABLE}

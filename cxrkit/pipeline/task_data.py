@@ -14,7 +14,7 @@ import pandas as pd
 
 from cxrkit.config.sections import Profile
 from cxrkit.config.vocabulary import COLUMNS, FEWEST, FINDINGS, HAS, known
-from cxrkit.data import images, manifests
+from cxrkit.data import images, manifests, schema
 from cxrkit.simulation.cohort import Cohort
 from cxrkit.storage.artifacts import Store
 
@@ -25,6 +25,8 @@ TASKS = {
     "diagnosis": ("diagnosis", ("diagnosis",)),
     "severity": ("severity", ("severity",)),
 }
+# what an image must carry for what is no task of its own: severity maps against lesions (Figure 7)
+SERVED = {**TASKS, "lesion": ("lesion", ())}
 KIND = ["dataset", "site", "external", "split", "view", "diagnosis"]
 
 
@@ -38,25 +40,27 @@ def images_for(
 
     Args:
         profile: its `manifests` name the datasets.
-        task: a key of TASKS.
+        task: a key of SERVED.
         store: knows where real images lie.
         cohort: folder of the cohort, for a profile with virtual images.
 
     Returns:
         Table of `vocabulary.COLUMNS` and `external`, which marks the images of datasets and sites
-        that no training may see.
+        that no training may see; empty where no dataset serves the task.
 
     Raises:
         ValueError: the task is unknown.
     """
-    _, wards = TASKS[known(task, TASKS, "task")]
+    _, wards = SERVED[known(task, SERVED, "task")]
     parts = []
-    for name in profile.manifests:
+    for name in serving_datasets(profile, task):
         if name == "virtual":
             parts.append(_virtual_images(cohort, wards))
         else:
             part = manifests.read_manifest(name, store.data, profile.choices)
             parts.append(_mark_external(part, profile))
+    if not parts:
+        return pd.DataFrame(columns=[*COLUMNS, "external"])
     whole = pd.concat(parts, ignore_index=True)
     whole = whole[serves(whole, profile, task)]
     silent = whole["view"].isna() & whole["path"].str.endswith((".dcm", ".dicom"))
@@ -71,23 +75,61 @@ def serves(table: pd.DataFrame, profile: Profile, task: str) -> pd.Series:
 
     Args:
         table: of `vocabulary.COLUMNS`.
-        profile: `sources.findings_datasets` is read.
-        task: a key of TASKS.
+        profile: its `sources` name the datasets of findings and diagnosis.
+        task: a key of SERVED.
     """
-    what, _ = TASKS[known(task, TASKS, "task")]
+    what, _ = SERVED[known(task, SERVED, "task")]
     serving = table[list(HAS[what])].notna().any(axis=1)
-    if task == "findings" and profile.sources.findings_datasets:
-        serving &= table["dataset"].isin(profile.sources.findings_datasets)
+    chosen = _chosen_datasets(profile, task)
+    if chosen:
+        serving &= table["dataset"].isin(chosen)
     frontal_or_unknown = table["view"].isna() | table["view"].isin(["PA", "AP"])
     return serving & frontal_or_unknown
+
+
+def serving_datasets(profile: Profile, task: str) -> tuple[str, ...]:
+    """Datasets of a profile that can serve a task: the others need not be there for it.
+
+    Args:
+        profile: its `manifests` name the datasets, its `sources` those of findings and diagnosis.
+        task: a key of SERVED.
+    """
+    what, _ = SERVED[known(task, SERVED, "task")]
+    chosen = _chosen_datasets(profile, task)
+    serving = []
+    for name in profile.manifests:
+        asked = not chosen or name in chosen
+        if asked and (name == "virtual" or schema.load(name).has(what)):
+            serving.append(name)
+    return tuple(serving)
+
+
+def _chosen_datasets(profile: Profile, task: str) -> tuple[str, ...]:
+    """Datasets that the profile names for a task; () = all."""
+    named = {
+        "findings": profile.sources.findings_datasets,
+        "diagnosis": profile.sources.diagnosis_datasets,
+    }
+    return named.get(task, ())
 
 
 def _mark_external(part: pd.DataFrame, profile: Profile) -> pd.DataFrame:
     """The table with `external`: datasets and sites that the profile holds out."""
     if "external" in part:
         return part
-    held_out = part["dataset"].isin(profile.external) | part["site"].isin(profile.external)
-    return part.assign(external=held_out)
+    return with_external(part, profile.external)
+
+
+def with_external(table: pd.DataFrame, names: tuple[str, ...]) -> pd.DataFrame:
+    """The table with `external`: True for the images of datasets and sites of these names."""
+    return table.assign(external=table["dataset"].isin(names) | table["site"].isin(names))
+
+
+def external_to_view(table: pd.DataFrame, profile: Profile, view: str) -> pd.DataFrame:
+    """The table with `external` as the model of one view has it (`sources.external_ap`)."""
+    if view != "AP" or profile.sources.external_ap is None:
+        return table
+    return with_external(table, profile.sources.external_ap)
 
 
 def _virtual_images(folder: Path | None, wards: tuple[str, ...]) -> pd.DataFrame:

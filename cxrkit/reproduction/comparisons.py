@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from scipy import stats
+from scipy import special, stats
 from torch import nn
 
 from cxrkit.config import profiles
@@ -42,6 +42,7 @@ DIFFERENCE = ("difference", "difference_low", "difference_high")
 COSTS = ("parameters", "steps", "seconds", "seconds_before", "memory_gb")
 SIGNIFICANT = 0.05  # an adjusted p below it ranks two models
 FEWEST_SEEDS = 3  # that rank them
+POWER = 0.8  # chance to see the smallest effect that a study could have seen
 DRAWS = 1000  # of patients, for an interval
 
 
@@ -290,10 +291,11 @@ def over_seeds(rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
                 "against": part["against"].iloc[0],
                 "metric": part["metric"].iloc[0],
                 "seeds": len(part),
-                **dict(zip(("value", "low", "high"), _mean(part, "value", "low", "high"))),
+                **dict(zip(("value", "low", "high"), _mean_value(part))),
                 "compared": part["difference"].count(),
                 **dict(zip(DIFFERENCE, _mean(part, *DIFFERENCE))),
                 "p_value": _p_value(part["difference"].dropna()),
+                "standard_error": _standard_error(part),
                 **part[list(COSTS)].min(),
             }
         )
@@ -312,6 +314,28 @@ def _mean(part: pd.DataFrame, value: str, low: str, high: str) -> tuple[float, f
         return tuple(known[[value, low, high]].iloc[0])
     half = stats.t.ppf(0.975, len(x) - 1) * x.std(ddof=1) / len(x) ** 0.5
     return x.mean(), x.mean() - half, x.mean() + half
+
+
+def _mean_value(part: pd.DataFrame) -> tuple[float, float, float]:
+    """`_mean` of the metric; that of an AUC on the logit scale, so that it stays in [0, 1]."""
+    known = part["value"].dropna()
+    if part["metric"].iloc[0] != "auc" or len(known) < 2 or not known.between(0, 1).all():
+        return _mean(part, "value", "low", "high")
+    inside = known.clip(1e-6, 1 - 1e-6)
+    center = special.logit(inside)
+    _, low, high = _mean(pd.DataFrame({"value": center}), "value", "value", "value")
+    return known.mean(), float(special.expit(low)), float(special.expit(high))
+
+
+def _standard_error(part: pd.DataFrame) -> float:
+    """Standard error of the mean difference over seeds; of one seed that over patients."""
+    known = part.dropna(subset=["difference"])
+    if len(known) > 1:
+        return float(known["difference"].std(ddof=1) / len(known) ** 0.5)
+    if len(known) == 1:
+        low, high = known.iloc[0][["difference_low", "difference_high"]]
+        return float((high - low) / (2 * metrics.Z95))
+    return np.nan
 
 
 def _p_value(differences: pd.Series) -> float:
@@ -352,6 +376,108 @@ def conclusion(table: pd.DataFrame) -> str:
                 clauses.append(f"{words} {' / '.join(cells)}")
         sentences.append(f"{name} is {'; '.join(clauses)}")
     return ". ".join(sentences)
+
+
+# what the paper claims: name of the claim -> its table, the stage, and the cells that the proposed
+# model must be better than; "fair" adds models that learnt the findings too
+BASELINES = ("ResNet-50", "ResNet-152", "DenseNet-121", "ViT", "hybrid ViT")
+CLAIMS = {
+    "table_7": ("Table 7", DIAGNOSIS, BASELINES),
+    "table_7_fair": ("Table 7", DIAGNOSIS, (*BASELINES, grid.FROM_FINDINGS)),
+    "table_8": ("Table 8", SEVERITY, BASELINES),
+    "table_8_fair": ("Table 8", SEVERITY, (*BASELINES, grid.FROM_FINDINGS)),
+    "table_9": (
+        "Table 9",
+        DIAGNOSIS,
+        (
+            "2 layers, 4 heads",
+            "4 layers, 8 heads",
+            "10 weighted maps",
+            "3 infection maps",
+            "pneumonia map",
+            "frozen backbone",
+            "1024 px input",
+        ),
+    ),
+    "table_10": ("Table 10", SEVERITY, ("ROI average pooling", "Brixia alone")),
+}
+YES, NO, OPEN = "yes", "no", "cannot be told"
+
+
+def verdicts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    """Whether each claim of the paper holds here, decided by the numbers alone.
+
+    It holds where the proposed model is better than each rival, with a p below SIGNIFICANT, by Holm
+    over the rivals of the claim, over FEWEST_SEEDS seeds or more. It does not where one rival is
+    better by the same test. Everything else cannot be told.
+
+    Args:
+        table: of `over_seeds`.
+
+    Returns:
+        Claim -> `value` (YES, NO or OPEN); `low` and `high`, the interval of the difference to the
+        closest rival, positive where the proposed model is better; and `why`. Claims of which no
+        rival was measured are left out.
+    """
+    found = {}
+    for claim, (name, stage, rivals) in CLAIMS.items():
+        rows = table[
+            (table["table"] == name)
+            & (table["stage"] == stage)
+            & table["cell"].isin(rivals)
+            & (table["against"] == PROPOSED)
+            & table["difference"].notna()
+        ]
+        if len(rows):
+            found[claim] = _verdict(rows, stage, len(rivals))
+    return found
+
+
+def _verdict(rows: pd.DataFrame, stage: str, rivals: int) -> dict[str, Any]:
+    """The verdict on one claim, from the rows of its rivals that were measured."""
+    metric, _, sign = METRICS[stage]
+    ahead = -sign * rows["difference"]  # of the proposed model
+    holm = pd.Series(metrics.holm(rows["p_value"].to_numpy()), rows.index)
+    ranked = (rows["compared"] >= FEWEST_SEEDS) & (holm < SIGNIFICANT)
+    value = OPEN
+    if (ranked & (ahead < 0)).any():
+        value = NO
+    elif len(rows) == rivals and (ranked & (ahead > 0)).all():
+        value = YES
+    closest = rows.loc[ahead.idxmin()]
+    seeds = int(rows["compared"].min())
+    seen = smallest_effect(closest["standard_error"], seeds, rivals)
+    ends = -sign * closest[["difference_low", "difference_high"]].to_numpy(float)
+    low, high = (float(end) for end in sorted(ends))
+    why = [
+        f"closest: {closest['cell']}, {metric.upper()} {ahead.min():+.3f} (+ = ours is better)",
+        f"{seeds} seeds" if seeds > 1 else "one seed, no ranking",
+    ]
+    if np.isfinite(seen):
+        why.append(f"smallest difference that this study could have seen: {seen:.3f}")
+    if len(rows) < rivals:
+        why.append(f"{len(rows)} of {rivals} rivals measured")
+    return {"value": value, "low": low, "high": high, "why": "; ".join(why)}
+
+
+def smallest_effect(standard_error: float, seeds: int, rivals: int) -> float:
+    """The difference that a study of this size sees in four of five repetitions (POWER).
+
+    By the t test over seeds, with Bonferroni's share of the error for each rival.
+
+    Args:
+        standard_error: of the mean difference.
+        seeds: how many it is over.
+        rivals: of the claim.
+
+    Returns:
+        A difference; NaN for fewer than FEWEST_SEEDS seeds, which rank no model.
+    """
+    if seeds < FEWEST_SEEDS:
+        return np.nan
+    t = stats.t(seeds - 1)
+    factor = t.ppf(1 - SIGNIFICANT / 2 / rivals) + t.ppf(POWER)
+    return float(factor * standard_error)
 
 
 # choices that need no training
@@ -430,20 +556,24 @@ def grid_metrics(
 
     Returns:
         {"comparison": {task: {cell: {metric: leaf}}}, "ablation": the same}, from the recorded rows
-        of the profile's own settings, otherwise from cells that are finished in the store.
+        of the profile's own settings, otherwise from cells that are finished in the store; and
+        "conclusion": {"claims": {claim: {"holds": leaf}}}, from recorded rows alone.
     """
-    out = {"comparison": {}, "ablation": {}}
+    out = {"comparison": {}, "ablation": {}, "conclusion": {}}
     keys = set()
     for seed in profile.grid.seeds:
         keys |= {cell.key for cell in grid.grid_cells(replace(profile, seed=seed))}
     own = [row for row in rows if row["profile"] == profile.name and row["key"] in keys]
     summary = {}
     if own:
-        for row in over_seeds(own).to_dict("records"):
+        whole = over_seeds(own)
+        for row in whole.to_dict("records"):
             summary[row["cell"], row["stage"]] = row
+        leaves = {claim: {"holds": leaf} for claim, leaf in verdicts(whole).items()}
+        out["conclusion"]["claims"] = leaves
     for cell in grid.grid_cells(profile):
         leaf = _leaf(summary.get((cell.name, cell.stage)), cell, store)
-        if leaf is None or cell.name == PROPOSED:
+        if leaf is None:
             continue
         part = out["comparison" if cell.table in ("Table 7", "Table 8") else "ablation"]
         task = "diagnosis" if cell.stage == DIAGNOSIS else "severity"

@@ -194,7 +194,17 @@ def ablations(profile: sections.Profile) -> dict[str, tuple[sections.Profile, st
         Name of the row -> (its profile, the name of the cell that it is compared with).
     """
     grid = profile.grid
-    simclr = {"contrastive": True, "pretraining": grid.pretraining}
+    pretraining = replace(
+        grid.pretraining,
+        recompute=grid.recompute or grid.pretraining.recompute,
+        micro_batch=grid.micro_batch or grid.pretraining.micro_batch,
+    )
+    simclr = {"contrastive": True, "pretraining": pretraining}
+    training = profile.transformer_training
+    large = replace(
+        profile,
+        transformer_training=replace(training, recompute=grid.recompute or training.recompute),
+    )
     of_proposed = {
         "10 weighted maps": vary(profile, corpus="ten_maps"),
         "3 infection maps": vary(profile, corpus="infection_maps"),
@@ -202,7 +212,7 @@ def ablations(profile: sections.Profile) -> dict[str, tuple[sections.Profile, st
         "frozen backbone": vary(profile, replace(profile.transformer, frozen=True)),
         "2 layers, 4 heads": vary(profile, grid.small),
         "4 layers, 8 heads": vary(profile, grid.middle),
-        "1024 px input": vary(profile, zoom=2),
+        "1024 px input": vary(large, zoom=2),
         f"SimCLR: {PROPOSED}": vary(profile, **simclr),
     }
     rows = {name: (other, PROPOSED) for name, other in of_proposed.items()}
@@ -236,7 +246,8 @@ def grid_cells(profile: sections.Profile) -> list[Cell]:
         rows.append(Cell("Table 8", name, SEVERITY, other))
     average, alone = vary(profile, pooling="average"), vary(profile, sites=profile.grid.alone)
     rows.append(Cell("Table 10", "ROI average pooling", SEVERITY, average))
-    rows.append(Cell("Table 10", "Brixia alone", SEVERITY, alone))
+    if profile.grid.alone:
+        rows.append(Cell("Table 10", "Brixia alone", SEVERITY, alone))
     return rows
 
 
@@ -327,32 +338,44 @@ def training_of(profile: sections.Profile, stage: str) -> sections.Training | No
     return None
 
 
-def extra_trainings(profile: sections.Profile) -> dict[str, sections.Training]:
+def extra_steps(profile: sections.Profile) -> dict[str, tuple[str, sections.Profile, str]]:
     """What lesson 07 trains in addition to the profile's own models.
 
     Args:
         profile: the settings of the proposed model.
 
     Returns:
-        Key of the artifact -> its training, each artifact once.
+        Key of the artifact -> (stage, its profile, name of the first cell that needs it), each
+        artifact once.
     """
     own = {}
     for stage in (DIAGNOSIS, SEVERITY):
-        own |= _trainings_up_to(profile, stage)
+        own |= _steps_up_to(profile, stage, PROPOSED)
     every = {}
     for cell in rehearsal_cells(profile):
-        every |= _trainings_up_to(cell.profile, cell.stage)
-    return {key: training for key, training in every.items() if key not in own}
+        every = _steps_up_to(cell.profile, cell.stage, cell.name) | every
+    return {key: step for key, step in every.items() if key not in own}
 
 
-def _trainings_up_to(profile: sections.Profile, stage: str) -> dict[str, sections.Training]:
+def extra_trainings(profile: sections.Profile) -> dict[str, sections.Training]:
+    """The trainings of `extra_steps`, by key of the artifact."""
+    found = {}
+    for key, (stage, its_profile, _) in extra_steps(profile).items():
+        training = training_of(its_profile, stage)
+        if training is not None:
+            found[key] = training
+    return found
+
+
+def _steps_up_to(
+    profile: sections.Profile, stage: str, cell: str
+) -> dict[str, tuple[str, sections.Profile, str]]:
     """The trainings of a stage and of all stages that it depends on, by key of the artifact."""
     found = {}
-    training = training_of(profile, stage)
-    if training is not None:
-        found[artifacts.key(stages.settings(profile, stage))] = training
+    if training_of(profile, stage) is not None:
+        found[artifacts.key(stages.settings(profile, stage))] = (stage, profile, cell)
     for earlier, its_profile in stages.upstream(profile, stage):
-        found |= _trainings_up_to(its_profile, earlier)
+        found |= _steps_up_to(its_profile, earlier, cell)
     return found
 
 

@@ -246,8 +246,8 @@ def open_choice_rows(profile: Profile) -> list[dict[str, Any]]:
         profile: of the run.
 
     Returns:
-        name, question, value of this run, and the others, each with what the change did where that
-        was measured.
+        name, question, value of this run, and the others, each with what the change did, or "not
+        measured".
     """
     rows, effects = [], choice_effects()
     for name, (question, known) in OPEN_CHOICES.items():
@@ -255,7 +255,10 @@ def open_choice_rows(profile: Profile) -> list[dict[str, Any]]:
         others = []
         for other, text in known.items():
             if other != value:
-                others.append({"value": text, "effect": effects.get(f"{name}={other}", "")})
+                effect = effects.get(f"{name}={other}", "not measured")
+                others.append({"value": text, "effect": effect})
+        if not others:
+            continue  # one reading only: nothing is open
         rows.append({"name": name, "question": question, "value": known[value], "others": others})
     return rows
 
@@ -313,10 +316,10 @@ def context(profile: Profile, root: Path, data: Path | None = None) -> dict[str,
     """
     entries = lesson_entries(run_folder(profile, root))
     measured = ledger.measurements(root, profile, data)
+    counted = ledger.dataset_counts(profile, artifacts.Store(root, data))
     rows = []
-    for row in ledger.ledger_table(measured | ledger.model_sizes(profile)):
-        what = "figure" if row["picture"] else row["stage"]
-        rows.append(row | {"link": link_of(entries, row["lesson"], what)})
+    for row in ledger.ledger_table(measured | ledger.model_sizes(profile) | counted):
+        rows.append(row | {"link": link_of(entries, row["lesson"], row["stage"])})
     made = []
     for stage in ledger.finished_stages(root, profile, data):
         made.append(stage | {"link": link_of(entries, stage["lesson"], stage["stage"])})

@@ -23,7 +23,7 @@ from cxrkit.models.factory import build_classifier
 from cxrkit.models.simclr import ContrastiveNetwork, nt_xent, positive_pairs
 from cxrkit.storage.atomic import read_json, write_json
 from cxrkit.tasks.task import WEIGHTS, Inputs, State, Tables, Task
-from cxrkit.training import distributed, loop
+from cxrkit.training import distributed, loop, recompute
 from cxrkit.training.checkpoint import load_tensors
 
 MAX_VALIDATION_IMAGES = 256
@@ -77,14 +77,18 @@ class ContrastiveTask(Task):
         """Images as they are; the loss makes the views."""
         return image_dataset(table, self.profile, self.store)
 
-    def loss(self, model: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    def loss(self, model: ContrastiveNetwork, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         """NT-Xent of two views.
 
-        They pass through the model together, because batch norm must not tell them apart. Images of
-        all processes are compared.
+        They pass through the model together, because batch norm must not tell them apart; with
+        `micro_batch` a network without batch norm takes a few of them at once, and the gradient of
+        each comes from the loss of all (Gao et al. 2021). Images of all processes are compared.
         """
         views = torch.cat([random_view(batch["image"]), random_view(batch["image"])])
-        both = model(views)  # (2B, P)
+        pretraining = self.profile.variant.pretraining
+        most = pretraining.micro_batch if pretraining else 0
+        tokens = recompute.in_parts(model.network, model.class_token, views, most)  # (2B, D)
+        both = model.projection(tokens)  # (2B, P)
         first, second = both.chunk(2)
         return nt_xent(distributed.gather(first), distributed.gather(second))
 

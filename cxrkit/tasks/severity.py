@@ -145,17 +145,27 @@ def read_severity(
     return {"severity_map": severity_map, "array": array}
 
 
-def hold_out(table: pd.DataFrame, site: str) -> pd.DataFrame:
-    """Alternation (section 4): one training hospital becomes the external test.
+def hold_out(table: pd.DataFrame, site: str, alternation: Sequence[str] = ()) -> pd.DataFrame:
+    """Alternation (section 4): one hospital becomes the external test.
 
-    Those external before are left out.
+    Those external before are left out, except the others that take turns with it: these train.
+
+    Args:
+        table: images with `site`, `group_id` and `external`.
+        site: the hospital.
+        alternation: hospitals that take turns.
 
     Raises:
-        ValueError: no training hospital has this name; the message lists them.
+        ValueError: no such hospital trains or takes turns; the message lists them.
     """
-    internal = table[~table["external"].astype(bool)]
+    external = table["external"].astype(bool) & ~table["site"].isin(alternation)
+    internal = table[~external]
     known(site, set(internal["site"]), "training hospital")
-    return internal.assign(external=internal["site"] == site).reset_index(drop=True)
+    held_out = internal["site"] == site
+    if alternation:  # patients may have been seen at two hospitals
+        elsewhere = ~held_out & internal["group_id"].isin(internal.loc[held_out, "group_id"])
+        internal, held_out = internal[~elsewhere], held_out[~elsewhere]
+    return internal.assign(external=held_out).reset_index(drop=True)
 
 
 def trained_at(table: pd.DataFrame, sites: Sequence[str]) -> pd.DataFrame:
@@ -268,15 +278,29 @@ class SeverityTask(Task):
         self, model: nn.Module, predictions: Tables, metrics: dict[str, Any]
     ) -> dict[str, Any]:
         """Maps against true lesions, and changes between the images of a patient."""
-        with_lesions = {
-            name: (self.maps(model, table), table)
-            for name, table in predictions.items()
-            if table["lesion_mask"].notna().all()
-        }
+        with_lesions = {}
+        for name, table in predictions.items():
+            outlined = table[table["lesion_mask"].notna()].reset_index(drop=True)
+            if len(outlined):
+                with_lesions[name] = (self.maps(model, outlined), outlined)
         found = localisation.evaluate_maps(with_lesions, self.profile, self.store)
         for name, result in found.items():
             metrics[name]["map"] = result
         return evaluate_follow_up(predictions, self.profile.choices)
+
+    def compare_lesions(self, model: nn.Module, table: pd.DataFrame) -> dict[str, Any]:
+        """Maps of images whose lesions are outlined and whose severity is unknown (Figure 7).
+
+        Args:
+            model: trained.
+            table: images with `lung_mask` and `lesion_mask`.
+
+        Returns:
+            {"map": measures of `localisation.evaluate_maps`}, {} where no lesion lies in a lung.
+        """
+        maps = {"outlined": (self.maps(model, table), table)}
+        found = localisation.evaluate_maps(maps, self.profile, self.store)
+        return {"map": found["outlined"]} if found else {}
 
 
 def evaluate_follow_up(predictions: Tables, choices: Choices) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import copy
 import json
 import math
 import os
+import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
@@ -24,8 +25,8 @@ from torch import nn
 from tqdm import tqdm
 
 from cxrkit.storage.atomic import write_json
-from cxrkit.training import batches, checkpoint, devices, distributed
-from cxrkit.training.interrupts import catch_ctrl_c
+from cxrkit.training import batches, checkpoint, devices, distributed, recompute
+from cxrkit.training.interrupts import REQUEUE, catch_signals
 from cxrkit.training.optimizers import average_into, lr_factor, make_optimizer
 from cxrkit.training.random_state import seed_everything
 
@@ -59,16 +60,19 @@ class LossModule(nn.Module):
     Args:
         model: The model.
         loss: loss(model, batch) -> scalar, or dict with `loss`, the scalar, and other scalars.
+        recompute_blocks: keep the inputs of the model's blocks alone (`training.recompute`).
     """
 
-    def __init__(self, model: nn.Module, loss: Loss) -> None:
+    def __init__(self, model: nn.Module, loss: Loss, recompute_blocks: bool = False) -> None:
         super().__init__()
         self.model = model
         self.loss = loss
+        self.recompute_blocks = recompute_blocks
 
     def forward(self, batch: Batch) -> dict[str, torch.Tensor]:
         """Scalars of one batch: `loss`, which alone carries gradients, and the others."""
-        value = self.loss(self.model, batch)
+        with recompute.recomputed(self.model, self.recompute_blocks):
+            value = self.loss(self.model, batch)
         if not isinstance(value, dict):
             return {"loss": value}
         return {name: v if name == "loss" else v.detach() for name, v in value.items()}
@@ -104,9 +108,12 @@ class TrainingRun:
         self.training = training
         self.device = device
         self.folder = Path(folder) if folder else None
-        self.setup = json.loads(json.dumps({**asdict(training), **(setup or {})}))
+        decisive = asdict(training)
+        for name in ("recompute", "micro_batch"):  # no weight depends on them
+            del decisive[name]
+        self.setup = json.loads(json.dumps({**decisive, **(setup or {})}))
         self.model = model.to(device, memory_format=torch.channels_last)
-        self.losses_of: nn.Module = LossModule(model, loss)
+        self.losses_of: nn.Module = LossModule(model, loss, training.recompute)
         if self.world > 1:
             # Batch norm over the whole batch, with the same names of weights; torch has it for CUDA
             # alone.
@@ -332,6 +339,7 @@ def fit(
     Raises:
         FloatingPointError: If the loss or its gradient is not finite.
         KeyboardInterrupt: At Ctrl-C, after a checkpoint.
+        SystemExit: At SIGTERM or SIGUSR1, after a checkpoint, with status `interrupts.REQUEUE`.
         RuntimeError: If `validate` moved the model to another device.
         ValueError: For an unknown name, an empty dataset, a folder of other settings, or a batch
             that cannot be split evenly over the processes.
@@ -371,7 +379,7 @@ def fit(
     hidden = not progress or run.rank > 0
     with (
         devices.cpu_threads(training.threads),
-        catch_ctrl_c() as pressed,
+        catch_signals() as pressed,
         tqdm(total=training.steps, initial=run.step, unit="step", disable=hidden) as bar,
     ):
         _train(run, source, validate, pressed, bar)
@@ -414,15 +422,18 @@ def _train(
         if stop or run.due(training.checkpoint_every):
             checkpoint.save(run)
         if stop:
-            _interrupt(run)
+            _interrupt(run, pressed)
 
 
-def _interrupt(run: TrainingRun) -> None:
-    """Raise KeyboardInterrupt with the next step."""
+def _interrupt(run: TrainingRun, caught: list[int]) -> None:
+    """Raise KeyboardInterrupt with the next step; SystemExit(REQUEUE) where a scheduler asked."""
     if run.folder:
         how = f"make the same call again to go on from {run.folder}"
     else:
         how = "pass folder= to be able to go on"
+    if caught and caught[0] != signal.SIGINT:
+        tqdm.write(f"stopped after step {run.step} of {run.training.steps}; {how}")
+        raise SystemExit(REQUEUE)
     raise KeyboardInterrupt(f"stopped after step {run.step} of {run.training.steps}; {how}")
 
 

@@ -6,13 +6,16 @@ Counted are weights, gradients, the numbers of the optimiser, and what the backw
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
+from cxrkit.training import recompute
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from cxrkit.config.sections import Training
 
@@ -37,6 +40,9 @@ def kept_for_backward(model: nn.Module, *inputs: torch.Tensor) -> int:
 def kept_during(call: Callable[[], object], weights: Iterable[torch.Tensor]) -> int:
     """Bytes that autograd keeps for backward passes while `call` runs.
 
+    Of blocks that are computed again in the backward pass (`training.recompute`) these are their
+    inputs, and what the largest of them keeps while it is computed again.
+
     Args:
         call: The computation; what it returns is not used.
         weights: Tensors that are left out of the count.
@@ -44,6 +50,7 @@ def kept_during(call: Callable[[], object], weights: Iterable[torch.Tensor]) -> 
     Returns:
         Bytes; a storage that several tensors share counts once.
     """
+    weights = tuple(weights)
     left_out = {weight.untyped_storage()._cdata for weight in weights}
     kept = {}
 
@@ -56,9 +63,42 @@ def kept_during(call: Callable[[], object], weights: Iterable[torch.Tensor]) -> 
     def unpack(tensor: torch.Tensor) -> torch.Tensor:
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
-        call()
-    return sum(storage.nbytes() for address, storage in kept.items() if address not in left_out)
+    largest = 0
+    counted = set()  # a block sees the same shapes again and again
+    busy = False
+
+    def watch(block: partial[Any], args: tuple[Any, ...]) -> None:
+        nonlocal largest, busy
+        if busy:  # a block inside of one that is being counted
+            return
+        for tensor in _tensors(args):
+            pack(tensor)
+        module = block.args[0]  # of `recompute.again`
+        kind = (id(module), *(tensor.shape for tensor in _tensors(args)))
+        if kind in counted:
+            return
+        counted.add(kind)
+        busy = True
+        largest = max(largest, kept_during(lambda: block(*args), weights))
+        busy = False
+
+    recompute.watchers.append(watch)
+    try:
+        with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
+            call()
+    finally:
+        recompute.watchers.remove(watch)
+    held = sum(storage.nbytes() for address, storage in kept.items() if address not in left_out)
+    return held + largest
+
+
+def _tensors(args: Iterable[Any]) -> Iterator[torch.Tensor]:
+    """The tensors among arguments, those in lists included."""
+    for value in args:
+        if isinstance(value, torch.Tensor):
+            yield value
+        elif isinstance(value, (list, tuple)):
+            yield from _tensors(value)
 
 
 def training_bytes(
@@ -91,7 +131,8 @@ def training_bytes(
     dtype = DTYPES[precision]
     with torch.device("meta"):
         model = make().to(dtype).train()
-        kept = kept_for_backward(model, torch.empty(training.batch, *shape, dtype=dtype))
+        with recompute.recomputed(model, training.recompute):
+            kept = kept_for_backward(model, torch.empty(training.batch, *shape, dtype=dtype))
     weights = sum(weight.numel() for weight in model.parameters())
     numbers = 1 + 1 + MOMENTS[training.optimizer]  # weight, gradient and moments
     each = FLOAT32_BYTES * numbers

@@ -655,6 +655,67 @@ def test_a_lower_error_is_better_in_severity():
     assert comparisons.conclusion(table) == "proposed is ahead of ViT"
 
 
+def test_the_interval_of_an_auc_stays_below_one():
+    """0.999, 0.99 and 0.9: the plain t interval ends at 1.098. By hand on the logit scale: mean
+    4.5664, sd 2.3549, t(2) = 4.3027, half width 4.3027 * 2.3549 / sqrt(3) = 5.8499.
+    """
+    table = comparisons.over_seeds(rows([0.099, 0.09, 0.0]))
+    value, low, high = table.loc[0, ["value", "low", "high"]]
+    assert value == pytest.approx((0.999 + 0.99 + 0.9) / 3)
+    assert low == pytest.approx(1 / (1 + np.exp(5.8499 - 4.5664)), abs=1e-3)
+    assert high == pytest.approx(1 / (1 + np.exp(-5.8499 - 4.5664)), abs=1e-5) and high < 1
+    severity = comparisons.over_seeds([{**r, "metric": "mse"} for r in rows([0.099, 0.09, 0.0])])
+    assert severity.loc[0, "high"] > 1.09  # an MSE has no such bound
+
+
+def rivals(differences):
+    """Rows of Table 7 of every baseline with these differences."""
+    found = []
+    for name in comparisons.BASELINES:
+        found += rows(differences, name)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("better", "last", "value"),
+    [
+        ([-d for d in CLEAR], [-d for d in CLEAR], "yes"),
+        ([-d for d in CLEAR], CLEAR, "no"),
+        ([-d for d in CLEAR], [-0.02, 0.02, 0.01], "cannot be told"),
+        ([-0.02], [-0.02], "cannot be told"),
+    ],
+)
+def test_whether_a_claim_holds_is_decided_by_its_rivals(better, last, value):
+    listed = rivals(better)[: -len(last)] + rows(last, "hybrid ViT")
+    found = comparisons.verdicts(comparisons.over_seeds(listed))
+    assert found["table_7"]["value"] == value
+    assert set(found) == {"table_7", "table_7_fair"}
+    assert found["table_7_fair"]["value"] == ("no" if value == "no" else "cannot be told")
+    assert "5 of 6 rivals measured" in found["table_7_fair"]["why"]
+    assert "closest: " in found["table_7"]["why"]
+
+
+def test_the_smallest_effect_by_hand():
+    """Differences with sd 0.01 over three seeds and one rival: (t.975 + t.8) * 0.01 / sqrt(3), of
+    t(2) 4.3027 and 1.0607.
+    """
+    error = comparisons.over_seeds(rows([-0.02, -0.03, -0.04])).loc[0, "standard_error"]
+    assert error == pytest.approx(0.01 / 3**0.5)
+    seen = comparisons.smallest_effect(error, 3, 1)
+    assert seen == pytest.approx(5.3634 * 0.01 / 3**0.5, abs=1e-5)
+    assert comparisons.smallest_effect(error, 3, 5) > seen
+    assert np.isnan(comparisons.smallest_effect(error, 1, 1))
+
+
+def test_a_claim_of_a_lower_error_has_the_sign_of_better():
+    """Rivals whose MSE is 0.02 higher: we are 0.02 better, and the interval says so."""
+    listed = []
+    for name in comparisons.BASELINES:
+        listed += [{**r, "metric": "mse"} for r in rows(CLEAR, name, "Table 8", SEVERITY)]
+    found = comparisons.verdicts(comparisons.over_seeds(listed))["table_8"]
+    assert found["value"] == "yes" and 0 < found["low"] < 0.02 < found["high"]
+
+
 def test_cells_of_other_films_are_not_compared(tmp_path):
     a, b = (
         Cell("Table 7", PROPOSED, DIAGNOSIS, tiny()),

@@ -55,12 +55,12 @@ def test_each_artifact_is_listed_with_the_profiles_that_need_it(store):
     assert len(table) == 9 and not {"runs", "data", "notes"} & set(table.index)
     backbone = stages.folder_of(profiles.demo(), "backbone", store).name
     # mini begins as the backbone of the demo, and the marker study of every profile uses it
-    assert table.loc[backbone, "profiles"] == "demo, mini, paper"
+    assert table.loc[backbone, "profiles"] == "demo, mini, public, paper"
     assert table.loc["backbone-000000000000", "profiles"] == ""
     assert "demo" in table.loc["masks-111111111111", "profiles"]
     assert table.loc["masks-222222222222", "profiles"] == ""
     assert "demo" in table.loc["images-444444444444", "profiles"]
-    assert table.loc["images-555555555555", "profiles"] == "mini"
+    assert table.loc["images-555555555555", "profiles"] == "mini, public"
     assert table.loc["images-666666666666", "profiles"] == ""
     assert (table["bytes"] > 1000).all() and (table["bytes"] < 1200).all()
 

@@ -38,6 +38,7 @@ SMALL = replace(
     manifests=PAPER.manifests,
     external=PAPER.external,
     sources=PAPER.sources,
+    severity=PAPER.severity,
     image_size=64,
     segmenter=replace(
         PAPER.segmenter,
@@ -286,12 +287,13 @@ def test_the_plan_counts_the_films_that_teach(store):
         for name, images in planned.images.items()
     }
     train = {task: datasets.split_parts(table)["train"] for task, table in tables.items()}
-    assert (
-        count["backbone"] == len(train["findings"]) == 8
-        and count["severity"] == len(train["severity"]) == 4 + 6
-    )
+    assert count["backbone"] == len(train["findings"]) == 8 and len(train["severity"]) == 4 + 6
+    # Brixia and "here", and the two other hospitals with their twelve films each
+    assert count["severity without CNUH"] == 4 + 6 + 2 * 12
     for view in trees.VIEWS:  # two patients of each class from elsewhere, and three from "here"
-        assert count[f"diagnosis {view}"] == (train["diagnosis"]["view"] == view).sum() == 2 * 4 + 3
+        assert (train["diagnosis"]["view"] == view).sum() == 2 * 4 + 3
+    # of AP films CNUH alone is set aside: YNU and KNUH give six each
+    assert count["diagnosis PA"] == 11 and count["diagnosis AP"] == 11 + 2 * 6
     assert count["lungs: unet_normal"] == 2 and count["lungs: unet_both"] == 6
 
 
@@ -356,16 +358,15 @@ def test_where_the_batch_does_not_fit_on_the_card_the_plan_measures_fewer_films_
         tried.append(len(batch["image"]))
         if tried[-1] > room:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return 0.5, 2**20, 10**6
+        return 0.5, 2**20, 10**6, 1e9
 
     monkeypatch.setattr(plan, "measure_update", small_card)
     monkeypatch.setattr(devices, "pick_device", lambda: card)
     training = Training("adam", batch=16, steps=10)
     planned = plan.PlannedTraining({"PA": 5, "AP": 7}, training, lambda: None, None, 8)
-    monkeypatch.setattr(plan, "planned_trainings", lambda *_: [planned])
     for room, tries in ((99, [16]), (5, [16, 8, 4]), (2, [16, 8, 4, 2])):
         tried.clear()
-        costs = plan.training_costs(None, None)
+        costs = plan.training_costs([planned])
         assert tried == tries and [c.measured for c in costs] == [tries[-1]] * 2
         said = plan.oversized(costs)
         assert len(said) == (0 if room == 99 else 2)
@@ -377,7 +378,7 @@ def test_where_the_batch_does_not_fit_on_the_card_the_plan_measures_fewer_films_
     with pytest.raises(
         ValueError, match="an update of 2 films of 8 px does not fit on cuda: CUDA out of memory"
     ):
-        plan.training_costs(None, None)
+        plan.training_costs([planned])
 
 
 def test_missing_datasets_are_named_all_at_once(root, tmp_path):

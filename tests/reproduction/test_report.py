@@ -16,6 +16,8 @@ from cxrkit.config.vocabulary import COLUMNS, ZONES
 from cxrkit.pipeline import stages, task_data
 from cxrkit.reproduction import ledger, report, runner
 from cxrkit.storage import artifacts, atomic, recorded
+from tests.conftest import CHECKOUT
+from tests.fakes import trees
 from tests.fakes.lessons import FIGURE, code, lesson, markdown
 
 # SPEC 2, read numbers, written out by hand: (quantity, paper).
@@ -38,12 +40,19 @@ READ = {
     "CheXpert, films kept: AP": "161,427",
     "CheXpert, films in all": "224,316",
     "channels of the corpus, at 16 x 16": "1024",
+    # claims of the text (sections 5.5 and 5.6)
+    "the proposed model is better than all others in diagnosis": "yes",
+    "the proposed model is better than all others in severity": "yes",
+    "each part of the proposed model is better than what replaces it": "yes",
+    "maximum pooling, and a hospital beside Brixia, are better": "yes",
 }
 
 
 def test_the_ledger_has_the_numbers_of_the_text_and_no_other():
     assert {row.quantity: row.paper for row in ledger.paper_rows() if row.paper} == READ
-    beyond = {row.status for row in ledger.paper_rows() if row.table == "Beyond the paper"}
+    beyond = {
+        row.status for row in ledger.paper_rows() if row.table == "Beyond the paper" or row.fairness
+    }
     assert beyond == {"not in the paper"}
     assert all(
         row.status in ("not available", *beyond) for row in ledger.paper_rows() if not row.paper
@@ -182,6 +191,48 @@ def test_ours_stands_beside_the_paper_with_its_interval():
     )
     assert (mae["measured"], mae["interval"]) == (0.9, None)
     assert lines["severity, external hospital YNU: MSE"]["measured"] is None
+
+
+def figure_cells(lesson):
+    """Sources of the code cells of a committed lesson."""
+    notebook = nbformat.read(CHECKOUT / "notebooks" / f"{lesson}.ipynb", as_version=4)
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+@pytest.mark.parametrize("number", range(1, 9))
+def test_a_figure_leads_to_its_own_picture(number):
+    """One cell of the lesson makes it; Figure 3 has a printed model in place of a picture."""
+    row = next(row for row in ledger.paper_rows() if row.key == f"figure{number}")
+    lesson, call = ledger.LESSON_CALLS[row.key]
+    found = [cell for cell in figure_cells(lesson) if call in cell.source]
+    assert lesson == row.lesson and len(found) == 1
+    shown = any("image/png" in output.get("data", {}) for output in found[0].outputs)
+    assert shown == (number != 3)
+
+
+def test_counts_of_chexpert_come_from_its_table(tmp_path):
+    trees.chexpert(tmp_path / "chexpert")
+    store = artifacts.Store(tmp_path / "store", data=tmp_path)
+    counted = ledger.dataset_counts(profiles.paper(), store)
+    lines = {line["quantity"]: line["measured"] for line in ledger.ledger_table(counted)}
+    assert lines["CheXpert, films in all"] == 53  # one of them lateral
+    pa, ap = (lines[f"CheXpert, films kept: {view}"] for view in ("PA", "AP"))
+    assert pa + ap == 52 and pa == ap
+    assert ledger.dataset_counts(profiles.paper(), artifacts.Store(tmp_path)) == {}
+    assert ledger.dataset_counts(profiles.demo(), store) == {}
+
+
+def test_fair_rows_are_shown_where_measured_and_ours_stands_among_all():
+    leaf = {"value": 0.9, "low": 0.8, "high": 0.95}
+    cells = {"proposed": {"auc": leaf}, "densenet_121_from_findings": {"auc": leaf}}
+    lines = ledger.ledger_table({"comparison": {"diagnosis": cells}})
+    shown = [line for line in lines if line["table"] == "Table 7"]
+    assert [line["measured"] for line in shown if line["measured"]] == [0.9, 0.9]
+    assert shown[0]["quantity"] == "diagnosis with the proposed model: AUC"
+    fair = [line for line in shown if line["status"] == "not in the paper"]
+    assert [line["quantity"] for line in fair] == [
+        "diagnosis with DenseNet-121, from findings: AUC"
+    ]
 
 
 def test_our_hospital_is_named_beside_its_numbers():

@@ -1,0 +1,42 @@
+"""The script for a card, its logic on a CPU: a check that fails is a line, and the others go on."""
+
+import importlib.util
+import sys
+
+import torch
+
+from cxrkit.storage.artifacts import Store
+from tests.conftest import CHECKOUT
+
+_spec = importlib.util.spec_from_file_location("gpu_check", CHECKOUT / "tools" / "gpu_check.py")
+gpu_check = importlib.util.module_from_spec(_spec)
+sys.modules[_spec.name] = gpu_check  # dataclasses look for their module
+_spec.loader.exec_module(gpu_check)
+CPU = torch.device("cpu")
+
+
+def test_a_check_that_raises_is_a_line_and_not_the_end():
+    def wrong():
+        raise RuntimeError("no kernel\nsecond line")
+
+    line = gpu_check.attempt("a", wrong)
+    assert (line.result, line.measured) == ("FAILED", "RuntimeError: no kernel")
+    assert gpu_check.attempt("b", lambda: "5 images/s").result == "ok"
+
+
+def test_every_training_of_models_and_grid_is_listed(tmp_path):
+    lines = list(gpu_check.checks(CPU, True, Store(tmp_path), minutes=-1))
+    assert {line.result for line in lines} == {"no time left"}
+    names = [line.check for line in lines]
+    assert len(names) > 20 and len(set(names)) == len(names)
+    for part in ("update of backbone", "update of severity", "two processes", "torch.compile"):
+        assert any(name.startswith(part) for name in names)
+    assert any("SimCLR" in name for name in names) and any("1024 px" in name for name in names)
+
+
+def test_an_update_is_made_and_the_table_says_that_no_card_was_there():
+    planned = next(gpu_check.trainings(gpu_check.settings_of(True)))
+    line = gpu_check.attempt("x", lambda: gpu_check.one_update(planned, "off", CPU, True))
+    assert line.result == "ok" and "images/s" in line.measured
+    text = gpu_check.as_markdown([line], CPU)
+    assert "CPU: not a card" in text and "| x | ok |" in text

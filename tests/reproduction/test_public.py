@@ -1,0 +1,170 @@
+"""The paper's scale on public data alone, small, on stand-ins of the public trees."""
+
+import shutil
+import warnings
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+
+from cxrkit import cli
+from cxrkit.config import profiles
+from cxrkit.data.datasets import split_parts
+from cxrkit.pipeline import stages, task_data
+from cxrkit.reproduction import plan
+from cxrkit.storage.artifacts import Store
+from cxrkit.storage.atomic import read_json
+from cxrkit.tasks import segmentation
+from tests.fakes import listed, trees
+
+pytest.importorskip("pydicom", reason="needs the extra: pip install 'cxrkit[dicom]'")
+PUBLIC = profiles.public()
+TINY = profiles.dry(profiles.demo())
+SMALL = replace(
+    TINY,
+    name="small_public",
+    manifests=PUBLIC.manifests,
+    external=PUBLIC.external,
+    sources=PUBLIC.sources,
+    severity=PUBLIC.severity,
+    image_size=64,
+    segmenter=replace(
+        PUBLIC.segmenter,
+        size=32,
+        widths=(8, 16),
+        discriminator_widths=(8, 16, 16),
+        unet_widths=(8, 16),
+        hidden=16,
+    ),
+)
+OWN = {tree.__name__: tree for tree in (*trees.TREES, *listed.TREES)}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """The trees that `public` names, and no other."""
+    folder = tmp_path_factory.mktemp("trees")
+    for name in PUBLIC.manifests:
+        OWN[name](folder / name)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def store(root, tmp_path_factory):
+    return Store(tmp_path_factory.mktemp("store"), data=root)
+
+
+@pytest.fixture(scope="module")
+def tables(store):
+    return {task: task_data.images_for(PUBLIC, task, store) for task in task_data.TASKS}
+
+
+def datasets_of(table):
+    return set(table["dataset"])
+
+
+def test_public_names_no_private_data():
+    assert "local" not in PUBLIC.manifests and set(PUBLIC.external) <= set(PUBLIC.manifests)
+    paper = profiles.paper()
+    for name in ("image_size", "backbone", "transformer", "segmenter"):
+        assert getattr(PUBLIC, name) == getattr(paper, name)
+    for name in ("backbone", "segmenter", "student", "unet", "transformer", "severity"):
+        assert getattr(PUBLIC, f"{name}_training") == getattr(paper, f"{name}_training")
+
+
+def test_masks_of_the_kit_teach_the_lungs_and_no_diagnosis(tables):
+    """68 normal children with a mask are the only normal ones; what trains elsewhere is another."""
+    assert datasets_of(tables["lungs"]) == set(profiles.MASKED)
+    assert not datasets_of(tables["diagnosis"]) & set(profiles.MASKED)
+    assert datasets_of(tables["findings"]) == {"chexpert"}
+    both = pd.concat([tables["lungs"], tables["diagnosis"]]).drop_duplicates("path")
+    roles = segmentation.assign_roles(PUBLIC, both.reset_index(drop=True))
+    normal = roles[(roles["role"] == "normal") & roles["lung_mask"].notna()]
+    assert datasets_of(normal) == {"kermany"} and len(normal) > 30
+    assert set(roles.loc[roles["dataset"] == "cohen", "role"]) == {"test"}
+
+
+def test_severity_trains_on_brixia_and_is_tested_elsewhere(tables):
+    parts = split_parts(tables["severity"])
+    assert datasets_of(parts["train"]) == {"brixia"}
+    assert datasets_of(parts["external"]) == {"cohen"}
+
+
+def test_a_dataset_that_serves_no_task_is_not_read(tmp_path):
+    """CheXpert alone is enough for the backbone."""
+    trees.chexpert(tmp_path / "chexpert")
+    table = task_data.images_for(PUBLIC, "findings", Store(tmp_path / "store", data=tmp_path))
+    assert datasets_of(table) == {"chexpert"}
+
+
+@pytest.mark.parametrize(
+    ("absent", "parts"),
+    [
+        ("chexpert", {"backbone"}),
+        ("brixia", {"diagnosis", "segmenter", "severity"}),
+        ("kermany", {"segmenter"}),
+    ],
+)
+def test_what_lacks_its_data_fails_alone_with_the_next_step(root, tmp_path, absent, parts):
+    for name in PUBLIC.manifests:
+        if name != absent:
+            (tmp_path / name).symlink_to(root / name)
+    store = Store(tmp_path / "store", data=tmp_path)
+    _, planned, problems = plan.plan_parts(SMALL, store, plan.PARTS)
+    assert {line.partition(":")[0] for line in problems} == parts
+    assert all(f"--profile small_public-{absent}" in line for line in problems)
+    names = {name for training in planned for name in training.images}
+    assert ("backbone" in names) == ("backbone" not in parts)
+    assert ("severity" in names) == ("severity" not in parts)
+
+
+def test_no_normal_mask_stops_the_segmenter_alone(root, tmp_path):
+    """The plan of a profile whose films have no normal mask names the segmenter, and goes on."""
+    without = replace(SMALL, manifests=tuple(n for n in SMALL.manifests if n != "kermany"))
+    store = Store(tmp_path, data=root)
+    _, planned, problems = plan.plan_parts(without, store, plan.PARTS)
+    assert len(problems) == 1 and problems[0].startswith("segmenter: 0 patients with a normal mask")
+    assert {"backbone", "diagnosis PA", "severity"} <= {
+        name for training in planned for name in training.images
+    }
+    with pytest.raises(plan.MissingData, match="segmenter: 0 patients"):
+        plan.plan_parts(without, store, ["segmenter"])
+
+
+def test_the_plan_of_one_lesson_reads_what_that_lesson_needs(root, tmp_path, few_draws):
+    assert plan.parts_of(["02"]) == ("backbone",) and plan.parts_of(["05_saliency"]) == (
+        "backbone",
+        "diagnosis",
+    )
+    assert plan.parts_of(()) == tuple(plan.PARTS) and plan.parts_of(["01"]) == ()
+    shutil.copytree(root / "chexpert", tmp_path / "chexpert")
+    said = plan.describe_plan(SMALL, Store(tmp_path / "store", data=tmp_path), ("02",))
+    assert "backbone" in said and "cannot be made" not in said and "severity" not in said
+
+
+def test_every_stage_runs_on_public_trees(store, few_draws):
+    """The small twin of the dry run at full size."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        made = {
+            name: stages.resolve(SMALL, name, store)
+            for name in ("backbone", "segmenter", "diagnosis_pa", "diagnosis_ap", "severity")
+        }
+    found = {name: read_json(folder / "metrics.json") for name, folder in made.items()}
+    assert set(found["diagnosis_pa"]["sites"]) == {"cohen_full"}
+    assert set(found["severity"]["sites"]) == {"cohen"}
+    assert found["segmenter"]["images"]["evaluated"] > 20
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(6 * 3600)
+def test_a_dry_run_of_public_at_full_size(root, tmp_path, monkeypatch):
+    """Lessons 02 to 07 on public trees alone, by one command."""
+    # `reproduce` sets it for its kernels: here it is put back
+    monkeypatch.setenv("CXRKIT_DATA", str(root))
+    asked = ["--profile", "public", "--data", str(root), "--out", str(tmp_path), "--dry-run"]
+    called = CliRunner().invoke(cli.main, ["reproduce", *asked])
+    assert called.exit_code == 0, called.output
+    assert "cannot be made" not in called.output
+    assert called.output.index("hours on this machine") < called.output.index("[1/6] 02_backbone")
