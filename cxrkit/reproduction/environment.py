@@ -206,8 +206,8 @@ def check_paper(root: Path | None) -> Check:
     return Check("paper", "ok", value)
 
 
-# A film of the virtual hospitals as it was drawn where the kit was tested.
-KNOWN_FILM = {"site": "dogwood", "seed": 0, "ward": "severity", "n": 8, "size": 128}
+# An image of the virtual hospitals as it was drawn where the kit was tested.
+KNOWN_IMAGE = {"site": "dogwood", "seed": 0, "ward": "severity", "n": 8, "size": 128}
 KNOWN_ROW = 3  # of that hospital
 KNOWN_PIXELS = {"right lung": 2485, "left lung": 3111, "lesion": 998}
 KNOWN_ZONES = [[0, 1], [1, 1], [1, 1]]
@@ -228,7 +228,7 @@ def check_drawing(root: Path | None) -> Check:
 
         from cxrkit.simulation.hospital import Hospital
 
-        patient = Hospital(**KNOWN_FILM)[KNOWN_ROW]
+        patient = Hospital(**KNOWN_IMAGE)[KNOWN_ROW]
     except (ImportError, OSError, ValueError) as error:
         return Check("drawing", "blocks", f"no film can be drawn: {error}", todo)
     right, left = patient.lungs
