@@ -7,8 +7,6 @@ import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from types import SimpleNamespace
 
@@ -16,11 +14,12 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
+from cxrkit import cli
 from cxrkit.config.vocabulary import DIAGNOSES
 from cxrkit.data.images import ImageError
 from cxrkit.inference import files, outputs, predictor, search
-from tests.conftest import CHECKOUT
 
 MODELS = SimpleNamespace(digest=lambda: "made-up", about="made-up models\n")
 NEVER = "no image"  # content of a file that fails
@@ -319,35 +318,37 @@ def test_a_damaged_record_is_refused(films, tmp_path):
         assert contents(tmp_path / "out") == {"predict_record.jsonl": text.encode()}
 
 
+def command(films, out, weights):
+    """`cxrkit predict --maps`, alone in its session."""
+    os.setsid()
+    torch.set_num_threads(1)
+    cli.main(["predict", *map(str, [films, "--out", out, "--weights", weights, "--maps"])])
+
+
 @pytest.mark.slow
 def test_the_command_survives_twenty_kills(images, weights, tmp_path):
-    """`cxrkit predict --maps`, killed at 20 random moments, against a run in one piece."""
+    """With networks, killed at 20 random moments, against a run in one piece."""
     folder = tmp_path / "films"
     folder.mkdir()
-    for i in range(40):
+    for i in range(200):
         shutil.copy(images["path"][i % 4], folder / f"{i}.png")
-    environment = {**os.environ, "PYTHONPATH": str(CHECKOUT), "OMP_NUM_THREADS": "1"}
-
-    def start(out):
-        command = [sys.executable, "-m", "cxrkit", "predict", folder, "--out", out, "--maps"]
-        return subprocess.Popen(
-            [*map(str, command), "--weights", str(weights)],
-            env=environment,
-            stdout=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-
     began = time.perf_counter()
-    assert start(tmp_path / "whole").wait() == 0
-    seconds, rng, rows = time.perf_counter() - began, random.Random(0), 0
+    process = in_a_process(command, folder, tmp_path / "whole", weights)
+    process.join()
+    seconds, rng, rows, killed = time.perf_counter() - began, random.Random(0), 0, 0
+    assert process.exitcode == 0
     for _ in range(20):
-        process = start(tmp_path / "out")
-        time.sleep(rng.uniform(0, seconds))
-        process.kill()
-        process.wait()
+        process = in_a_process(command, folder, tmp_path / "out", weights)
+        time.sleep(rng.uniform(0, seconds / 10))
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        killed += process.exitcode == -signal.SIGKILL
         with pytest.raises(ProcessLookupError):  # nothing of its session is left
             os.killpg(process.pid, 0)
         assert rows_in_record(tmp_path / "out") >= rows, "a row was lost"
         rows = rows_in_record(tmp_path / "out")
-    assert start(tmp_path / "out").wait() == 0
+    assert killed >= 15 and rows > 0, "the kills came too late or too early"
+    process = in_a_process(command, folder, tmp_path / "out", weights)
+    process.join()
+    assert process.exitcode == 0
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
