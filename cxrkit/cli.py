@@ -480,7 +480,13 @@ def report(
 @click.argument(
     "images", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="IMAGE..."
 )
-@click.option("--out", required=True, type=FOLDER, help="Folder for predictions.csv and the maps.")
+@click.option(
+    "--out",
+    required=True,
+    type=FOLDER,
+    help="Folder for predictions.csv, not_read.csv and the maps. Repeat an interrupted command: it "
+    "goes on from there.",
+)
 @click.option(
     "--profile", default="mini", show_default=True, help="Whose models: mini, demo or paper."
 )
@@ -502,6 +508,11 @@ def report(
     is_flag=True,
     help="Also write lungs, severity and saliency as PNG, at the size of the image.",
 )
+@click.option(
+    "--overwrite",
+    is_flag=True,
+    help="Begin anew: replace earlier results in --out, and files that stand in the way.",
+)
 def predict(
     images: tuple[Path, ...],
     out: Path,
@@ -509,12 +520,14 @@ def predict(
     view: str | None,
     weights: Path | None,
     maps: bool,
+    overwrite: bool,
 ) -> None:
     """Read images (PNG, JPEG, TIFF, DICOM, or folders of them): diagnosis, severity, warnings.
 
-    A file that cannot be read is skipped and named; the exit status is then 1.
+    A file that cannot be read is skipped and named; the exit status is then 1. What was passed over
+    stands in not_read.csv.
     """
-    from cxrkit.inference import load_models, predict_files
+    from cxrkit.inference import OutputError, load_models, predict_files
 
     asked = chosen_profile(profile, (), None)
     try:
@@ -522,7 +535,15 @@ def predict(
     except (FileNotFoundError, ValueError, RuntimeError) as error:
         fail(error)
     click.echo(models.about, nl=False)
-    failures = predict_files(images, out, models, view, maps)
+    try:
+        failures = predict_files(
+            images, out, models, view, maps, overwrite=overwrite, say=click.echo
+        )
+    except OutputError as error:
+        fail(error)
+    except KeyboardInterrupt:
+        click.echo(f"\ninterrupted; repeat the command to go on: {out}", err=True)
+        sys.exit(130)
     click.echo(f"{out / 'predictions.csv'}")
     end_with(failures)
 

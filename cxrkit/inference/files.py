@@ -2,74 +2,133 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import hashlib
+import io
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
-import cv2
 import numpy as np
-import pandas as pd
 import torch
+from PIL import Image as Raster
+from PIL import PngImagePlugin
 from tqdm import tqdm
 
-from cxrkit.inference import predictor
+from cxrkit import __version__
+from cxrkit.config.vocabulary import DIAGNOSES
+from cxrkit.inference import dicom_tags, predictor, search
+from cxrkit.inference.outputs import (
+    ABOUT,
+    NOT_READ,
+    TABLE,
+    Entry,
+    NotOursError,
+    OutputFolder,
+    csv_text,
+    open_folder,
+)
 from cxrkit.inference.predictor import COLUMNS, Prediction
+from cxrkit.inference.search import SUFFIXES, NotRead, printable
 from cxrkit.inference.trained import Models
-from cxrkit.storage.atomic import write_atomic
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".dcm", ".dicom")
-SAVE_EVERY = 100  # images to one write of the table
+MAPS = ("lungs", "severity", *(f"saliency_{name}" for name in DIAGNOSES))
+TABLE_COLUMNS = (*COLUMNS, "view", "sha256", *(f"map_{name}" for name in MAPS))
+NOT_READ_COLUMNS = ("kind", "name", "count", "reason")
+NAME_DIGITS = 10  # hexadecimal digits of the path in the name of a map
+STEM_BYTES = 60  # of an image's name in the name of a map
+UNUSED_TAG = "a DICOM tag with a value that cxrkit predict does not use"
 
 
-def list_images(paths: Iterable[Path | str]) -> list[Path]:
-    """Image files, and those in folders.
+@dataclass
+class Result:
+    """What became of the images of one call.
+
+    Attributes:
+        predicted: How many were predicted now.
+        unchanged: How many were finished by an earlier run.
+        failures: What failed, in words; empty where every image was predicted.
+        not_read: What was passed over, and what failed.
+        own_maps: How many own maps were passed over.
+    """
+
+    predicted: int = 0
+    unchanged: int = 0
+    failures: list[str] = field(default_factory=list)
+    not_read: list[NotRead] = field(default_factory=list)
+    own_maps: int = 0
+
+
+def unique_stems(paths: Iterable[Path | str]) -> list[str]:
+    """First part of the names of the maps of each image: its stem, and a hash of its path.
+
+    It does not depend on the other images, and differs for any two of them.
 
     Args:
-        paths: Files are taken as they are. Folders are searched for SUFFIXES at any depth; hidden
-            files are left out.
+        paths: Of images, each once.
 
     Returns:
-        Paths in order, each once.
+        <stem>-<10 hexadecimal digits>; letters that a file system may refuse become "_".
     """
-    found: dict[Path, None] = {}
-    for path in map(Path, paths):
-        if not path.is_dir():
-            found[path] = None
-            continue
-        for inside in sorted(path.rglob("*")):
-            if inside.suffix.lower() in SUFFIXES and not inside.name.startswith("."):
-                found[inside] = None
-    return list(found)
+    hashes = [_path_hash(path) for path in paths]
+    short = Counter(one[:NAME_DIGITS] for one in hashes)
+    stems = []
+    for path, one in zip(paths, hashes, strict=True):
+        stem = re.sub(r"[^\w .()+,=@-]|[\udc80-\udcff]", "_", Path(path).stem)
+        stem = stem.encode()[:STEM_BYTES].decode("utf-8", "ignore")
+        digits = NAME_DIGITS if short[one[:NAME_DIGITS]] == 1 else len(one)
+        stems.append(f"{stem}-{one[:digits]}")
+    return stems
 
 
-def unique_stems(paths: Iterable[Path]) -> list[str]:
-    """A name for the maps of each image: its stem, with a number where an earlier image has it."""
-    names = []
-    for path in paths:
-        name, number = path.stem, 2
-        while name.lower() in {other.lower() for other in names}:  # some file systems know no case
-            name, number = f"{path.stem}_{number}", number + 1
-        names.append(name)
-    return names
+def _path_hash(path: Path | str) -> str:
+    return hashlib.sha256(os.fsencode(os.path.abspath(path))).hexdigest()
 
 
-def write_maps(prediction: Prediction, folder: Path, stem: str) -> None:
-    """Write the maps of a prediction as PNG, at the size of the image.
+def encode_maps(prediction: Prediction, stem: str) -> dict[str, bytes]:
+    """The maps of a prediction as PNG, at the size of the image.
 
     Args:
         prediction: With maps.
-        folder: Gets <stem>_lungs.png (0 or 255), <stem>_severity.png and
-            <stem>_saliency_<class>.png (0 to 255 for 0 to 1).
         stem: First part of the file names.
+
+    Returns:
+        Content of <stem>_lungs.png (0 or 255), <stem>_severity.png and
+        <stem>_saliency_<class>.png (0 to 255 for 0 to 1), by name. A text in each file says that it
+        is a map, so that it is not read as an image.
     """
+    text = PngImagePlugin.PngInfo()
+    text.add_text("Software", search.MAP_MARK.decode())
+    files = {}
     for name, values in prediction.maps.items():
         grey = np.rint(values.astype(np.float32) * 255).astype(np.uint8)
-        write_atomic(folder / f"{stem}_{name}.png", cv2.imencode(".png", grey)[1].tobytes())
+        png = io.BytesIO()
+        Raster.fromarray(grey).save(png, "png", pnginfo=text, compress_level=1)
+        files[f"{stem}_{name}.png"] = png.getvalue()
+    return files
 
 
-def write_table(folder: Path, rows: Sequence[dict[str, object]]) -> None:
-    """Write predictions.csv, whole or not at all."""
-    text = pd.DataFrame(rows, columns=COLUMNS).to_csv(index=False, float_format="%.4f")
-    write_atomic(folder / "predictions.csv", text)
+def write_maps(prediction: Prediction, folder: Path, stem: str) -> None:
+    """Write the maps of a prediction; see `encode_maps`.
+
+    Args:
+        prediction: With maps.
+        folder: Gets the files; those of the same names are overwritten.
+        stem: First part of the file names.
+    """
+    for name, content in encode_maps(prediction, stem).items():
+        (folder / name).write_bytes(content)
+
+
+def content_hash(path: Path) -> str:
+    """SHA-256 of a file; empty where it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return ""
 
 
 def predict_files(
@@ -80,44 +139,146 @@ def predict_files(
     maps: bool = False,
     progress: bool = True,
     device: torch.device | str | None = None,
+    overwrite: bool = False,
+    say: Callable[[str], object] | None = None,
 ) -> list[str]:
     """Predict for files and folders. An image that fails does not stop the others.
 
+    Each row is on the disk before the next image is looked at. The same call goes on where an
+    earlier one was interrupted: an image is predicted again only where its content has changed.
+
     Args:
-        paths: See `list_images`.
-        out: Folder that gets predictions.csv, about.txt and, with `maps`, the maps.
+        paths: See `find_images`.
+        out: Folder that gets predictions.csv, not_read.csv, about.txt, the record and, with `maps`,
+            the maps. Rows of earlier runs with the same models and view stay in the table.
         models: See `load_models`.
         view: "PA" or "AP" for all images; None = as `predict` finds it.
         maps: Also write the maps.
         progress: Show a progress bar on a terminal.
         device: Where to compute; None = `pick_device()`.
+        overwrite: Begin anew, and overwrite files that stand in the way.
+        say: Gets the closing line.
 
     Returns:
         What failed, in words; empty where every image was predicted.
+
+    Raises:
+        OutputError: The folder cannot take the results; rows that were written are kept.
     """
-    asked, folder = list(paths), Path(out)
-    listed = list_images(asked)
-    rows, failures = [], []
-    bar = tqdm(listed, unit="image", disable=None if progress else True)
-    for path, stem in zip(bar, unique_stems(listed), strict=True):
-        try:
-            prediction = predictor.predict(path, models, view, maps, device)
-            write_maps(prediction, folder, stem)
-            rows.append(prediction.row(path))
-        except Exception as error:
-            # whatever is wrong with one image of ten thousand, the rest must be predicted
-            failures.append(_failure(path, error))
-        if len(rows) % SAVE_EVERY == SAVE_EVERY - 1:
-            write_table(folder, rows)
-    write_table(folder, rows)
-    write_atomic(folder / "about.txt", models.about)
-    if not listed:
-        return [f"no film in {', '.join(map(str, asked))}: {', '.join(SUFFIXES)} are read"]
-    return failures
+    asked = list(paths)
+    settings = {
+        "models": models.digest(),
+        "view": view,
+        "version of cxrkit": __version__,
+    }
+    count = len(asked)
+    with open_folder(Path(out), settings, TABLE_COLUMNS, count, overwrite) as output:
+        output.write_files({ABOUT: models.about.encode()})
+        found = search.find_images(asked)
+        output.check(len(found.images))
+        result = Result(not_read=list(found.not_read), own_maps=found.own_maps)
+        bar = tqdm(found.images, unit="image", disable=None if progress else True)
+        for path, stem in zip(bar, unique_stems(found.images), strict=True):
+            _one_image(path, stem, output, models, view, maps, device, result)
+        output.write_files({NOT_READ: not_read_text(result, output, found.images).encode()})
+    if say:
+        say(closing_line(result, output))
+    if not found.images:
+        names = printable(", ".join(map(str, asked)))
+        result.failures.append(f"no film in {names}: {', '.join(SUFFIXES)} are read")
+    return result.failures
 
 
-def _failure(path: Path, error: Exception) -> str:
-    """One line on an image that was skipped; messages of the kit name the file themselves."""
-    if str(path) in str(error):
-        return f"skipped {error}"
-    return f"skipped {path}: {type(error).__name__}: {error}"
+def _one_image(
+    path: Path,
+    stem: str,
+    output: OutputFolder,
+    models: Models,
+    view: str | None,
+    maps: bool,
+    device: torch.device | str | None,
+    result: Result,
+) -> None:
+    """Predict for one image, unless an earlier run did; write its maps and its row."""
+    image, content = printable(os.path.abspath(path)), content_hash(path)
+    if content and output.is_finished(image, content, maps):
+        result.unchanged += 1
+        return
+    try:
+        prediction = predictor.predict(path, models, view, maps, device)
+        files = encode_maps(prediction, stem)
+        header = dicom_tags.read_header(path)
+    except Exception as error:
+        # whatever is wrong with one image of ten thousand, the rest must be predicted
+        _fail(result, path, error)
+        return
+    try:
+        output.write_files(files)
+    except NotOursError as error:
+        _fail(result, path, error)
+        return
+    row = [*prediction.row(printable(str(path))).values(), prediction.view, content]
+    names = [f"{stem}_{name}.png" if maps else "" for name in MAPS]
+    cells = [f"{cell:.4f}" if isinstance(cell, float) else str(cell) for cell in (*row, *names)]
+    tags = [] if header is None else dicom_tags.unused_tags(header)
+    output.add(Entry(image, content, cells, list(files), tags))
+    result.predicted += 1
+
+
+def _fail(result: Result, path: Path, error: Exception) -> None:
+    """Remember an image that was skipped; messages of the kit name the file themselves."""
+    name = str(path)
+    reason = str(error)
+    if name not in reason:
+        reason = f"{name}: {type(error).__name__}: {error}"
+    result.failures.append(printable(f"skipped {reason}"))
+    reason = reason.removeprefix(f"{name}: ")
+    result.not_read.append(NotRead("file", printable(name), printable(reason)))
+
+
+def not_read_text(result: Result, output: OutputFolder, images: Sequence[Path]) -> str:
+    """The content of not_read.csv: files, folders, and tags that no prediction uses.
+
+    Args:
+        result: Of the images.
+        output: Knows the tags of finished images.
+        images: Of this call.
+    """
+    tags: Counter[str] = Counter()
+    for path in images:
+        entry = output.entries.get(printable(os.path.abspath(path)))
+        if entry:
+            tags.update(entry.tags)
+    rows = [
+        *result.not_read,
+        *(NotRead("tag", name, UNUSED_TAG, tags[name]) for name in sorted(tags)),
+    ]
+    return csv_text(
+        [NOT_READ_COLUMNS, *((one.kind, one.name, one.count, one.reason) for one in rows)]
+    )
+
+
+def closing_line(result: Result, output: OutputFolder) -> str:
+    """What became of the images, in words.
+
+    Args:
+        result: Of the images.
+        output: Where the results lie.
+    """
+    parts = [f"{result.predicted} images predicted"]
+    if result.unchanged:
+        parts.append(f"{result.unchanged} finished before")
+    failed = len(result.failures)
+    passed = Counter(one.kind for one in result.not_read)
+    if failed:
+        parts.append(f"{failed} failed")
+    if passed["file"] > failed:
+        parts.append(f"{passed['file'] - failed} files passed over")
+    if passed["folder"]:
+        parts.append(f"{passed['folder']} folders passed over")
+    if result.own_maps:
+        parts.append(f"{result.own_maps} own maps passed over")
+    return (
+        f"{', '.join(parts)}; {TABLE} has {len(output.entries)} rows; what was not read or not "
+        f"used: {output.folder / NOT_READ}"
+    )

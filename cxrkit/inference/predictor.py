@@ -25,7 +25,7 @@ from cxrkit.config.vocabulary import DIAGNOSES, ZONES
 from cxrkit.data import masked_images, preprocessing
 from cxrkit.data.images import Image, load_image
 from cxrkit.explain.methods import DEFAULT_METHOD, METHODS
-from cxrkit.inference import quality
+from cxrkit.inference import dicom_tags, quality
 from cxrkit.inference.trained import Models, Part
 from cxrkit.models.classifier import Classifier
 from cxrkit.models.corpus_vit import CorpusViT
@@ -36,6 +36,7 @@ from cxrkit.training.devices import device_of, pick_device
 PROBABILITIES = ("p_normal", "p_other", "p_covid")  # columns, in the order of DIAGNOSES
 COLUMNS = ("path", *PROBABILITIES, "severity", *ZONES, "warnings")
 FRONTAL = ("PA", "AP")
+SEVERE = 3.0  # of 6: from here on a score contradicts a film that is called normal
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,7 @@ def predict(
         severity=score,
         view="+".join(names),
         maps=found,
-        warnings=(*image_notes, *view_notes, *reader_notes),
+        warnings=(*image_notes, *severity_notes(mean_probs, score), *view_notes, *reader_notes),
     )
 
 
@@ -147,7 +148,32 @@ def open_image(image: Image | np.ndarray | Path | str) -> tuple[Image, tuple[str
     # other libraries' warnings may quote what is in the file, so they are not passed on
     prefix = f"{Path(image).name}: "
     texts = [str(warning.message) for warning in caught]
-    return opened, tuple(text.removeprefix(prefix) for text in texts if text.startswith(prefix))
+    notes = [text.removeprefix(prefix) for text in texts if text.startswith(prefix)]
+    header = dicom_tags.read_header(image)
+    if header is not None:
+        # the reader warns of identifiers once for a folder; here each row must stand for itself
+        notes = [text for text in notes if dicom_tags.IDENTIFIED not in text]
+        notes += dicom_tags.header_warnings(header)
+    return opened, tuple(notes)
+
+
+def severity_notes(probs: np.ndarray, score: float) -> tuple[str, ...]:
+    """Warns of a score that the diagnosis contradicts.
+
+    The severity models learn from films of COVID-19 alone. What they say of another film has no
+    ground, most of all of a normal one.
+
+    Args:
+        probs: Of DIAGNOSES, (K,).
+        score: Severity, 0 to 6.
+    """
+    likeliest = DIAGNOSES[int(np.argmax(probs))]
+    if score <= SEVERE or likeliest == "covid19":
+        return ()
+    return (
+        f"severity {score:.1f} contradicts the diagnosis {likeliest}: it was learnt from films of "
+        "COVID-19 alone",
+    )
 
 
 def choose_views(
@@ -164,17 +190,18 @@ def choose_views(
         Views whose predictions are averaged, and what to warn of.
     """
     have = [name for name in FRONTAL if f"diagnosis_{name.lower()}" in models.parts]
-    view = wanted or tag
+    view, notes = wanted or tag, []
+    if tag and tag not in FRONTAL:
+        notes.append(f"{quality.FAULTS['not_frontal']}: the file says view {tag}")
+    if wanted and tag and wanted != tag:
+        notes.append(f"view {wanted} was asked for, but the file says view {tag}")
     if view in have:
-        return [view], ()
+        return [view], tuple(notes)
     first = f"the {have[0]} model was used"
     if view in FRONTAL:
-        return have, (f"no model of {view} films: {first}",)
+        return have, (*notes, f"no model of {view} films: {first}")
     how = "mean of the PA and AP models" if len(have) > 1 else first
-    notes = [f"view unknown: {how}"]
-    if view:
-        notes.insert(0, f"{quality.FAULTS['not_frontal']}: the file says view {view}")
-    return have, tuple(notes)
+    return have, (*notes, f"view unknown: {how}")
 
 
 def network_input(pixels: np.ndarray, profile: Profile) -> torch.Tensor:

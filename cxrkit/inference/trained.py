@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,6 +97,16 @@ class Models:
         self.quality.network.to(device)
         return self
 
+    def digest(self) -> str:
+        """Hash of all that the predictions depend on: weights, profiles, limits of the warnings."""
+        found = hashlib.sha256()
+        for stage, part in sorted(self.parts.items()):
+            found.update(f"{stage} {json.dumps(part.profile.to_dict(), sort_keys=True)}".encode())
+            _hash_weights(found, part.network)
+        found.update(repr((self.quality.thresholds, self.quality.ranges)).encode())
+        _hash_weights(found, self.quality.network)
+        return found.hexdigest()[:16]
+
     @property
     def image_size(self) -> int:
         """Side of the largest input of a network, px."""
@@ -125,6 +137,13 @@ class Models:
             f"{NOTICE}\nWeights: {self.origin}. Terms of their training films: {self.licence}."
             f"{limits}\n"
         )
+
+
+def _hash_weights(found: hashlib._Hash, network: nn.Module) -> None:
+    """Add names, types and values of a state dict to a hash."""
+    for name, values in sorted(network.state_dict().items()):
+        found.update(f"{name} {values.dtype} {tuple(values.shape)}".encode())
+        found.update(values.cpu().contiguous().numpy().tobytes())
 
 
 def missing(found: Iterable[str]) -> list[str]:

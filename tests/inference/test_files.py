@@ -1,6 +1,8 @@
 """Many images: files, folders, and the command `cxrkit predict`."""
 
+import hashlib
 import shutil
+import time
 from pathlib import Path
 
 import cv2
@@ -40,19 +42,27 @@ def test_a_broken_file_is_named_and_skipped_and_the_rest_is_predicted(folder, we
     assert result.output.count("skipped") == 2
     assert "cut.jpg" in result.output and "empty.dcm: empty file" in result.output
     table = pd.read_csv(tmp_path / "out" / "predictions.csv")
-    assert list(table) == ["path", "p_normal", "p_other", "p_covid", "severity", *ZONES, "warnings"]
+    head = ["path", "p_normal", "p_other", "p_covid", "severity", *ZONES, "warnings"]
+    kinds = ("lungs", "severity", *(f"saliency_{name}" for name in DIAGNOSES))
+    assert list(table) == [*head, "view", "sha256", *(f"map_{kind}" for kind in kinds)]
     assert list(table["path"]) == [str(folder / "film.png"), str(folder / "sub" / "film.png")]
     np.testing.assert_allclose(table[["p_normal", "p_other", "p_covid"]].sum(axis=1), 1, atol=2e-4)
     np.testing.assert_allclose(table[list(ZONES)].sum(axis=1), table["severity"], atol=4e-4)
-    kinds = ("lungs", "severity", *(f"saliency_{name}" for name in DIAGNOSES))
+    maps = table[[f"map_{kind}" for kind in kinds]].to_numpy()  # (2, 5)
     assert {p.name for p in (tmp_path / "out").iterdir()} == {
-        "predictions.csv",
-        "about.txt",
-        *(f"{stem}_{kind}.png" for stem in ("film", "film_2") for kind in kinds),
+        *("predictions.csv", "not_read.csv", "about.txt", "predict_record.jsonl"),
+        *maps.ravel(),
     }
-    for stem, shape in (("film", (128, 128)), ("film_2", (108, 128))):
-        paths = [tmp_path / "out" / f"{stem}_{kind}.png" for kind in kinds]
+    for row, shape, path in zip(maps, ((128, 128), (108, 128)), table["path"], strict=True):
+        paths = [tmp_path / "out" / name for name in row]
         assert {cv2.imread(str(path), cv2.IMREAD_UNCHANGED).shape for path in paths} == {shape}
+        assert {name.rsplit("-")[0] for name in row} == {"film"}
+        content = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+        assert content in set(table["sha256"]), path
+    not_read = pd.read_csv(tmp_path / "out" / "not_read.csv")
+    assert {Path(name).name for name in not_read["name"]} == {
+        *("cut.jpg", "empty.dcm", "notes.txt", ".hidden.png")
+    }
     about = (tmp_path / "out" / "about.txt").read_text()
     assert NOTICE in about and about in result.output
     assert (
@@ -86,6 +96,25 @@ def test_an_image_that_breaks_the_model_does_not_stop_the_others(
     assert len(pd.read_csv(tmp_path / "predictions.csv")) == 2
 
 
-def test_names_of_maps_never_meet():
+def test_names_of_maps_never_meet_and_do_not_depend_on_the_others():
     paths = [Path(p) for p in ("a/x.png", "b/x.png", "c/x_2.png", "d/X.jpg")]
-    assert files.unique_stems(paths) == ["x", "x_2", "x_2_2", "X_3"]
+    names = files.unique_stems(paths)
+    assert len({name.lower() for name in names}) == 4
+    assert [files.unique_stems([path])[0] for path in paths] == names
+    assert [name.split("-")[0] for name in names] == ["x", "x", "x_2", "X"]
+    odd = files.unique_stems(["a/" + 80 * "肺" + ".png", "a/n\ne:w/\udce9.png"])
+    assert all(len(f"{name}_saliency_other_infection.png".encode()) < 255 for name in odd)
+    assert odd[1].startswith("_-") and "\n" not in odd[1]
+
+
+def test_two_short_hashes_that_meet_get_whole_hashes(monkeypatch):
+    monkeypatch.setattr(files, "_path_hash", lambda path: 12 * "a" + Path(path).parent.name)
+    first, second = files.unique_stems(["1/x.png", "2/x.png"])
+    assert first == f"x-{12 * 'a'}1" and second == f"x-{12 * 'a'}2"
+
+
+def test_naming_ten_thousand_images_of_one_stem_takes_no_time():
+    paths = [Path(f"/data/patient{i:05}/study1/view1_frontal.jpg") for i in range(10_000)]
+    start = time.perf_counter()
+    assert len(set(files.unique_stems(paths))) == 10_000
+    assert time.perf_counter() - start < 2

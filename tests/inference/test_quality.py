@@ -180,8 +180,58 @@ def test_the_quality_model_sees_faults_and_leaves_sound_images_alone():
             for image in images
         ]
         assert np.mean(hits) >= 0.8, name
+    for name in ("turned by 10 degrees", "turned by 15 degrees", "an arrow"):
+        fault, change = fit_quality_model.FIXED[name]
+        found = [quality.FAULTS[fault] in control.faults(change(image)) for image in images]
+        assert np.mean(found) >= 0.8, name
+    for name in ("tilted", "drawn", "photographed"):
+        changed = [fit_quality_model.FAULTS[name](image, rng) for image in images]
+        hits = [quality.FAULTS[name] in control.faults(image) for image in changed]
+        assert np.mean(hits) >= 0.6, name
+    white = [fit_quality_model.white_surround(image) for image in images]
+    assert not any(quality.FAULTS["inverted"] in control.faults(image) for image in white)
     noise = rng.integers(0, 256, (300, 300), np.uint8)
     assert control.warnings(noise, lung_pair(), 128)[0] == quality.FAULTS["not_frontal"]
+
+
+@pytest.mark.parametrize("name", ["tilt", "photograph", "draw", "shutters", "side_marker"])
+def test_a_corruption_changes_an_image_in_its_own_way(name):
+    """Each is drawn from the generator alone, leaves its input, and changes a share of it."""
+    grey = np.tile(np.arange(256, dtype=np.uint8), (256, 1))
+    change, before = getattr(fit_quality_model, name), grey.copy()
+    share = {"draw": (0.0005, 0.3), "side_marker": (0.0002, 0.02), "shutters": (0.0, 0.6)}
+    for seed in range(20):
+        changed = change(grey, np.random.default_rng(seed))
+        assert changed.shape == grey.shape and changed.dtype == np.uint8
+        np.testing.assert_array_equal(changed, change(grey, np.random.default_rng(seed)))
+        np.testing.assert_array_equal(grey, before)
+        low, high = share.get(name, (0.3, 1.0))
+        assert low <= (changed != grey).mean() <= high, seed
+
+
+def test_a_tilt_turns_by_the_angle_that_it_says():
+    """A bar on a square film, against its angle by moments."""
+    grey = np.zeros((256, 256), np.uint8)
+    grey[124:132, 40:216] = 255
+    for seed in range(10):
+        turned = fit_quality_model.rotated(grey, 20, np.random.default_rng(seed))
+        y, x = np.nonzero(turned > 200)
+        slope = np.polyfit(x, y, 1)[0]  # rows run down
+        angle = -np.degrees(np.arctan(slope))
+        assert 14 < angle < 27, "20 degrees, before the film was squeezed by up to a quarter"
+
+
+def test_training_shows_each_dataset_equally_often_and_marks_what_nobody_can_say():
+    grey = np.full((6, 256, 256), 90, np.uint8)
+    made = fit_quality_model.CorruptedImages(grey, np.array([*"aaaab", "c"]))
+    assert [list(made.rows).count(i) for i in range(6)] == [1, 1, 1, 1, 4, 4]
+    rng = np.random.default_rng(0)
+    names = list(quality.FAULTS)
+    for _ in range(60):
+        _, label = made.corrupt(grey[0], rng)
+        label = dict(zip(names, label, strict=True))
+        assert np.isnan(label["flipped"]) == bool(label["turned"])
+        assert not np.isnan(label["tilted"]) or label["photographed"]
 
 
 @needs_quality_model
