@@ -132,7 +132,8 @@ def quantities(pixels: np.ndarray) -> dict[str, float]:
     Args:
         pixels: uint8 or uint16 (H, W).
     """
-    grey = preprocessing.to_uint8(pixels)
+    # 8 bits as they are: the stretch that the networks see hides a poor contrast
+    grey = pixels if pixels.dtype == np.uint8 else preprocessing.to_uint8(pixels)
     return {name: measure(grey) for name, (_, measure) in QUANTITIES.items()}
 
 
