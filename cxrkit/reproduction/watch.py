@@ -17,6 +17,7 @@ import psutil
 
 MARK = "CXRKIT_WATCH"  # environment variable: every process that starts under a watch inherits it
 GRACE = 3.0  # seconds that a process has to end by itself when its run is over
+LEISURE = 50  # between two looks at the memory, as a multiple of what one look takes
 
 
 class Watch(threading.Thread):
@@ -67,11 +68,19 @@ class Watch(threading.Thread):
                 os.environ[MARK] = self.outer_mark
 
     def run(self) -> None:
-        """Look four times a second, until the `with` is left."""
+        """Look four times a second, until the `with` is left.
+
+        The memory is looked at less often where that takes long: the kernel walks through all
+        pages of a process, which a large one would feel.
+        """
+        due = self.begin
         while not self.stop.wait(0.25):
             started = _descendants() - self.before
             self.seen |= started
-            self.peak = max(self.peak, sum(_resident_bytes(process) for process in started))
+            now = time.monotonic()
+            if now >= due:
+                self.peak = max(self.peak, sum(_resident_bytes(process) for process in started))
+                due = now + LEISURE * (time.monotonic() - now)
             if time.monotonic() - self.begin > self.seconds:
                 self.expired = True
                 kill(started)
