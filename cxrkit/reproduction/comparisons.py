@@ -401,15 +401,15 @@ CLAIMS = {
     ),
     "table_10": ("Table 10", SEVERITY, ("ROI average pooling", "Brixia alone")),
 }
-YES, NO, OPEN = "yes", "no", "cannot be told"
+YES, NO, OPEN = "yes", "no", "undecided"
 
 
-def verdicts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
+def conclusions(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     """Whether each claim of the paper holds here, decided by the numbers alone.
 
     It holds where the proposed model is better than each rival, with a p below SIGNIFICANT, by Holm
     over the rivals of the claim, over FEWEST_SEEDS seeds or more. It does not where one rival is
-    better by the same test. Everything else cannot be told.
+    better by the same test. Everything else is undecided.
 
     Args:
         table: of `over_seeds`.
@@ -429,12 +429,12 @@ def verdicts(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
             & table["difference"].notna()
         ]
         if len(rows):
-            found[claim] = _verdict(rows, stage, len(rivals))
+            found[claim] = _conclusion(rows, stage, len(rivals))
     return found
 
 
-def _verdict(rows: pd.DataFrame, stage: str, rivals: int) -> dict[str, Any]:
-    """The verdict on one claim, from the rows of its rivals that were measured."""
+def _conclusion(rows: pd.DataFrame, stage: str, baselines: int) -> dict[str, Any]:
+    """The conclusion on one claim, from the rows of its rivals that were measured."""
     metric, _, sign = METRICS[stage]
     ahead = -sign * rows["difference"]  # of the proposed model
     holm = pd.Series(metrics.holm(rows["p_value"].to_numpy()), rows.index)
@@ -442,11 +442,11 @@ def _verdict(rows: pd.DataFrame, stage: str, rivals: int) -> dict[str, Any]:
     value = OPEN
     if (ranked & (ahead < 0)).any():
         value = NO
-    elif len(rows) == rivals and (ranked & (ahead > 0)).all():
+    elif len(rows) == baselines and (ranked & (ahead > 0)).all():
         value = YES
     closest = rows.loc[ahead.idxmin()]
     seeds = int(rows["compared"].min())
-    seen = smallest_effect(closest["standard_error"], seeds, rivals)
+    seen = smallest_effect(closest["standard_error"], seeds, baselines)
     ends = -sign * closest[["difference_low", "difference_high"]].to_numpy(float)
     low, high = (float(end) for end in sorted(ends))
     why = [
@@ -455,8 +455,8 @@ def _verdict(rows: pd.DataFrame, stage: str, rivals: int) -> dict[str, Any]:
     ]
     if np.isfinite(seen):
         why.append(f"smallest difference that this study could have seen: {seen:.3f}")
-    if len(rows) < rivals:
-        why.append(f"{len(rows)} of {rivals} rivals measured")
+    if len(rows) < baselines:
+        why.append(f"{len(rows)} of {baselines} rivals measured")
     return {"value": value, "low": low, "high": high, "why": "; ".join(why)}
 
 
@@ -569,7 +569,7 @@ def grid_metrics(
         whole = over_seeds(own)
         for row in whole.to_dict("records"):
             summary[row["cell"], row["stage"]] = row
-        leaves = {claim: {"holds": leaf} for claim, leaf in verdicts(whole).items()}
+        leaves = {claim: {"holds": leaf} for claim, leaf in conclusions(whole).items()}
         out["conclusion"]["claims"] = leaves
     for cell in grid.grid_cells(profile):
         leaf = _leaf(summary.get((cell.name, cell.stage)), cell, store)

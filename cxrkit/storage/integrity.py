@@ -15,8 +15,6 @@ import tokenize
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from cxrkit.storage.atomic import write_json
 
 LIST = "files.json"
@@ -224,6 +222,8 @@ def _implausible_file(path: Path) -> str:
         return "is empty"
     try:
         if path.suffix == ".npy":
+            import numpy as np  # heavy, and only needed here
+
             array = np.lib.format.open_memmap(path, "r")
             expected = array.offset + array.nbytes
         elif path.suffix == WEIGHTS:

@@ -681,16 +681,16 @@ def rivals(differences):
     [
         ([-d for d in CLEAR], [-d for d in CLEAR], "yes"),
         ([-d for d in CLEAR], CLEAR, "no"),
-        ([-d for d in CLEAR], [-0.02, 0.02, 0.01], "cannot be told"),
-        ([-0.02], [-0.02], "cannot be told"),
+        ([-d for d in CLEAR], [-0.02, 0.02, 0.01], "undecided"),
+        ([-0.02], [-0.02], "undecided"),
     ],
 )
 def test_whether_a_claim_holds_is_decided_by_its_rivals(better, last, value):
     listed = rivals(better)[: -len(last)] + rows(last, "hybrid ViT")
-    found = comparisons.verdicts(comparisons.over_seeds(listed))
+    found = comparisons.conclusions(comparisons.over_seeds(listed))
     assert found["table_7"]["value"] == value
     assert set(found) == {"table_7", "table_7_fair"}
-    assert found["table_7_fair"]["value"] == ("no" if value == "no" else "cannot be told")
+    assert found["table_7_fair"]["value"] == ("no" if value == "no" else "undecided")
     assert "5 of 6 rivals measured" in found["table_7_fair"]["why"]
     assert "closest: " in found["table_7"]["why"]
 
@@ -712,7 +712,7 @@ def test_a_claim_of_a_lower_error_has_the_sign_of_better():
     listed = []
     for name in comparisons.BASELINES:
         listed += [{**r, "metric": "mse"} for r in rows(CLEAR, name, "Table 8", SEVERITY)]
-    found = comparisons.verdicts(comparisons.over_seeds(listed))["table_8"]
+    found = comparisons.conclusions(comparisons.over_seeds(listed))["table_8"]
     assert found["value"] == "yes" and 0 < found["low"] < 0.02 < found["high"]
 
 
