@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cxrkit.inference.search import DICOM_SUFFIXES, dicom_kind
+from cxrkit.data.dicom import DICOM_SUFFIXES, dicom_kind
 
 if TYPE_CHECKING:
     import pydicom
