@@ -41,6 +41,7 @@ IDENTIFIERS = (
     "PatientBirthDate",
     "OtherPatientIDs",
     "PatientAddress",
+    "PatientTelephoneNumbers",
     "AccessionNumber",
     "ReferringPhysicianName",
 )
