@@ -41,10 +41,12 @@ IDENTIFIERS = (
     "PatientBirthDate",
     "OtherPatientIDs",
     "PatientAddress",
+    "PatientTelephoneNumbers",
     "AccessionNumber",
     "ReferringPhysicianName",
 )
 WARNED = set()  # folders
+DICOM_SUFFIXES = (".dcm", ".dicom")
 # what may contradict the picture or the user; codes alone, since free text may hold names
 CONTEXT = (
     "Modality",
@@ -101,6 +103,35 @@ class Grey:
     high: float
 
 
+def dicom_kind(path: Path) -> str:
+    """Whether a file of any name is a DICOM file, by its content.
+
+    Args:
+        path: of the file.
+
+    Returns:
+        "preamble" where DICM stands at byte 128, "bare" where pydicom finds an image without it,
+        else an empty text.
+
+    Raises:
+        OSError: it cannot be opened.
+    """
+    with open(path, "rb") as file:
+        head = file.read(132)
+    if head[128:] == b"DICM":
+        return "preamble"
+    group = head[:2]
+    if group not in (b"\x02\x00", b"\x08\x00", b"\x00\x08"):  # of a first DICOM tag
+        return ""
+    try:
+        import pydicom
+
+        header = pydicom.dcmread(path, force=True, stop_before_pixels=True)
+        return "bare" if header.get("SOPClassUID") and header.get("Rows") else ""
+    except Exception:  # without pydicom, or something else that starts with these bytes
+        return ""
+
+
 def read(path: Path) -> Image:
     """One-frame DICOM of any photometric interpretation.
 
@@ -121,12 +152,14 @@ def read(path: Path) -> Image:
         _refuse_bomb(path)
         with jpeg.LISTENING, warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            dataset = pydicom.dcmread(path, force=path.suffix.lower() in (".dcm", ".dicom"))
+            force = path.suffix.lower() in DICOM_SUFFIXES or dicom_kind(path) == "bare"
+            dataset = pydicom.dcmread(path, force=force)
             _ = dataset.group_dataset(0x0028)  # its values are checked when they are read
         if caught:  # their words may quote what is in the file
             found.warnings.append(f"{len(caught)} parts of the header are not to the standard")
         _warn_of_identifiers(dataset, path)
         _check_header(dataset, path)
+        _supply_syntax(dataset, found)
         pixels = _pixels(dataset, path, found)
     except ImageError:
         raise
@@ -236,6 +269,24 @@ def _check_header(dataset: pydicom.Dataset, path: Path) -> None:
     if int(dataset.get("NumberOfFrames") or 1) > 1:
         raise ImageError(f"{path}: {dataset.NumberOfFrames} frames, not one image; export one")
     check_size(path, int(dataset.Columns), int(dataset.Rows))
+
+
+def _supply_syntax(dataset: pydicom.Dataset, found: Findings) -> None:
+    """Where no transfer syntax is stated, take that by which the tags were read.
+
+    Not for compressed pixels: nothing says how they are compressed.
+    """
+    from pydicom import uid
+
+    if "TransferSyntaxUID" in dataset.file_meta or dataset["PixelData"].is_undefined_length:
+        return
+    implicit, little = dataset.original_encoding
+    if implicit:
+        syntax = uid.ImplicitVRLittleEndian
+    else:
+        syntax = uid.ExplicitVRLittleEndian if little else uid.ExplicitVRBigEndian
+    dataset.file_meta.TransferSyntaxUID = syntax
+    found.notes.append(f"no transfer syntax in the file: read as {syntax.name}")
 
 
 def _warn_of_identifiers(dataset: pydicom.Dataset, path: Path) -> None:

@@ -50,15 +50,14 @@ def load_image(path: str | os.PathLike, empty: bool = False) -> Image:
         )
     with open(path, "rb") as f:
         size = os.fstat(f.fileno()).st_size
-        head = f.read(132)
-    if not head:
+    if not size:
         raise ImageError(f"{path}: empty file; fetch it again")
     if size > FILE_LIMIT:
         raise ImageError(
             f"{path}: {size:,} bytes are over the limit of {FILE_LIMIT:,} for one image; export it "
             "smaller, or compressed"
         )
-    is_dicom = head[128:] == b"DICM" or path.suffix.lower() in (".dcm", ".dicom")
+    is_dicom = path.suffix.lower() in dicom.DICOM_SUFFIXES or dicom.dicom_kind(path)
     read = dicom.read if is_dicom else _READERS.get(path.suffix.lower(), rasters.read)
     image = _checked(read(path), path, empty)
     for text in image.warnings:

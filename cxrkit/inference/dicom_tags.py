@@ -6,15 +6,11 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cxrkit.inference.search import DICOM_SUFFIXES, dicom_kind
+from cxrkit.data.dicom import DICOM_SUFFIXES, IDENTIFIERS, dicom_kind
 
 if TYPE_CHECKING:
     import pydicom
 
-IDENTIFIERS = (
-    *("PatientName", "PatientID", "PatientBirthDate", "OtherPatientIDs", "PatientAddress"),
-    *("PatientTelephoneNumbers", "AccessionNumber", "ReferringPhysicianName"),
-)
 IDENTIFIED = "carries patient identifiers"
 ADULT = 18  # years; children are out of the scope of MODEL_CARD.md
 YEARS = {"Y": 1.0, "M": 1 / 12, "W": 7 / 365.25, "D": 1 / 365.25}  # units of a DICOM age

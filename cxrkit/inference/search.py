@@ -8,11 +8,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from cxrkit.data.dicom import DICOM_SUFFIXES, dicom_kind
+
 RASTER_SUFFIXES = (
     *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".tif", ".tiff", ".webp", ".bmp"),
     *(".jp2", ".j2k", ".pgm", ".pnm", ".ppm", ".gif"),
 )
-DICOM_SUFFIXES = (".dcm", ".dicom")
 SUFFIXES = (*RASTER_SUFFIXES, *DICOM_SUFFIXES)
 PACKED = (".gz", ".zip", ".tar", ".tgz", ".bz2", ".xz", ".7z", ".rar", ".zst")
 TABLES = (".csv", ".tsv", ".xls", ".xlsx", ".parquet")
@@ -199,47 +200,15 @@ def why_not(path: Path) -> str:
     if suffix in SUFFIXES:
         return ""
     try:
-        kind = dicom_kind(path)
+        if dicom_kind(path):
+            return ""
     except OSError as error:
         return f"cannot be opened: {error.strerror}"
-    if kind == "preamble":
-        return ""
-    if kind == "bare":
-        return "a DICOM file without preamble: give it the suffix .dcm"
     if suffix in PACKED:
         return "packed: unpack it first"
     if suffix in TABLES:
         return "a table: cxrkit predict uses none of its columns"
     return f"no image: suffix {suffix}" if suffix else "no image: no suffix and no DICOM file"
-
-
-def dicom_kind(path: Path) -> str:
-    """Whether a file of any name is a DICOM file, by its content.
-
-    Args:
-        path: Of the file.
-
-    Returns:
-        "preamble" where DICM stands at byte 128, "bare" where pydicom finds an image without it,
-        else an empty text.
-
-    Raises:
-        OSError: It cannot be opened.
-    """
-    with open(path, "rb") as file:
-        head = file.read(132)
-    if head[128:] == b"DICM":
-        return "preamble"
-    group = head[:2]
-    if group not in (b"\x02\x00", b"\x08\x00", b"\x00\x08"):  # of a first DICOM tag
-        return ""
-    try:
-        import pydicom
-
-        header = pydicom.dcmread(path, force=True, stop_before_pixels=True)
-        return "bare" if header.get("SOPClassUID") and header.get("Rows") else ""
-    except Exception:  # without pydicom, or something else that starts with these bytes
-        return ""
 
 
 def is_own_map(path: Path) -> bool:

@@ -8,6 +8,8 @@ import cv2
 import numpy as np
 import pytest
 
+from cxrkit.data import dicom as dicom_files
+from cxrkit.data import images
 from cxrkit.inference import search
 from tests.data.test_datasets import dicom
 
@@ -53,14 +55,22 @@ def test_a_dicom_file_is_known_by_its_content_and_everything_else_is_named(png, 
 
 def test_a_dicom_file_without_preamble_is_known_to_pydicom(tmp_path):
     path = dicom(tmp_path / "IM1", np.arange(64 * 64, dtype=np.uint16).reshape(64, 64))
-    assert search.dicom_kind(path) == "preamble"
+    assert dicom_files.dicom_kind(path) == "preamble"
     bare = tmp_path / "IM2"
     content = Path(path).read_bytes()
     bare.write_bytes(content[132:])
-    assert search.dicom_kind(bare) == "bare"
-    assert "suffix .dcm" in search.why_not(bare)
+    assert dicom_files.dicom_kind(bare) == "bare"
+    assert search.why_not(bare) == ""
+    whole = images.load_image(path)
+    np.testing.assert_array_equal(images.load_image(bare).pixels, whole.pixels)
+    # the tag 0002,0000 holds the length of the file's head, which may be missing too
+    head = 144 + int.from_bytes(content[140:144], "little")
+    bare.write_bytes(content[head:])
+    assert dicom_files.dicom_kind(bare) == "bare"
+    np.testing.assert_array_equal(images.load_image(bare).pixels, whole.pixels)
     bare.write_bytes(b"\x08\x00" + bytes(500))
-    assert search.dicom_kind(bare) == ""
+    assert dicom_files.dicom_kind(bare) == ""
+    assert search.why_not(bare) == "no image: no suffix and no DICOM file"
 
 
 def test_links_are_followed_once_and_hidden_folders_are_said(png, tmp_path):

@@ -5,6 +5,7 @@ whole path, small and at full size.
 import warnings
 from collections import Counter, defaultdict
 from dataclasses import replace
+from pathlib import PurePosixPath
 from types import SimpleNamespace
 
 import numpy as np
@@ -134,16 +135,21 @@ def test_unknown_views_are_asked_of_dicom_alone(root):
 # the few films of a dry run
 
 
-def swell(path, column, at, back, times):
-    """Rewrite a table so that every film stands in it `times` times, by ways that each leave its
-    folder once more and come `back`.
+def swell(path, column, times, folder, prefix=""):
+    """Rewrite a table so that every image stands in it `times` times, each under a name of its own.
+
+    The names are hard links beside the image: a path with `..` in it would be the same image again.
     """
     rows = pd.read_csv(path, dtype=str, keep_default_na=False)
-    ways = [
-        rows.assign(**{column: [name.replace(at, at + k * back, 1) for name in rows[column]]})
-        for k in range(times)
-    ]
-    pd.concat(ways).to_csv(path, index=False)
+    copies = [rows]
+    for k in range(1, times):
+        names = [PurePosixPath(name) for name in rows[column]]
+        others = [str(name.with_stem(f"{name.stem}_{k}")) for name in names]
+        copies.append(rows.assign(**{column: others}))
+        for name, other in zip(names, others, strict=True):
+            here = folder / str(name).removeprefix(prefix)
+            (folder / other.removeprefix(prefix)).hardlink_to(here)
+    pd.concat(copies).to_csv(path, index=False)
 
 
 def many(table, times=30):
@@ -229,14 +235,9 @@ def test_a_dry_run_decodes_few_films_of_however_many(tmp_path, few_draws):
         root = tmp_path / str(times)
         for tree in (trees.chexpert, trees.nih_chestxray14, trees.bimcv_covid19):
             tree(root / tree.__name__)
-        swell(root / "chexpert" / "train.csv", "Path", "train/", "../train/", times)
-        swell(
-            root / "nih_chestxray14" / "Data_Entry_2017_v2020.csv",
-            "Image Index",
-            "",
-            "../images/",
-            times,
-        )
+        chexpert, nih = root / "chexpert", root / "nih_chestxray14"
+        swell(chexpert / "train.csv", "Path", times, chexpert, "CheXpert-v1.0/")
+        swell(nih / "Data_Entry_2017_v2020.csv", "Image Index", times, nih / "images")
         store = Store(tmp_path / f"store {times}", data=root)
         profile = replace(SMALL, manifests=("chexpert", "nih_chestxray14", "bimcv_covid19"))
         with warnings.catch_warnings():
