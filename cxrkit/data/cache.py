@@ -42,14 +42,15 @@ PATIENCE = 10  # seconds of waiting for another process before it is said
 
 
 def _decode_image(path: str, size: int, choices: Choices) -> np.ndarray:
-    return preprocessing.prepare(load_image(path).pixels, size, choices)
+    image = load_image(path)
+    return preprocessing.prepare(image.pixels, size, image.choices(choices))
 
 
 def _decode_grey(path: str, size: int, choices: Choices) -> np.ndarray:
     """The segmenter's input."""
-    return preprocessing.resize(
-        preprocessing.to_uint8(load_image(path).pixels, choices.stretch), size
-    )
+    image = load_image(path)
+    grey = preprocessing.to_uint8(image.pixels, image.choices(choices).stretch)
+    return preprocessing.resize(grey, size)
 
 
 def _decode_lungs(path: str, size: int, choices: Choices) -> np.ndarray:

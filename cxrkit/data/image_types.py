@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
 
+from cxrkit.config.choices import Choices
 from cxrkit.data import preprocessing
 
 SMALLEST = 32  # px; a smaller image is no radiograph
 PIXEL_LIMIT = 89_478_485  # of one image, whatever the container
+SCALED = "cxrkit:scaled"  # key of the text in a PNG file that sets `Image.scaled`
 FILE_LIMIT = 2**30  # bytes of one file, and of what a deflated one expands to
 
 
@@ -36,6 +38,7 @@ class Image:
         tags: what a DICOM file says of itself beside the pixels, by keyword: short codes alone
             (`dicom.CONTEXT`).
         unused_tags: keywords of further elements of acquisition and display, which are not used.
+        scaled: the grey values are final: no stretch may move them (`masked_images.blacken`).
     """
 
     pixels: np.ndarray
@@ -48,6 +51,15 @@ class Image:
     warnings: tuple[str, ...] = field(default=())
     tags: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     unused_tags: tuple[str, ...] = field(default=())
+    scaled: bool = False
+
+    def choices(self, choices: Choices) -> Choices:
+        """The choices by which its pixels are prepared: `stretch` departs where it is `scaled`.
+
+        Args:
+            choices: those of the profile.
+        """
+        return replace(choices, stretch="min_max") if self.scaled else choices
 
 
 def check_size(path: Path, width: int, height: int) -> None:

@@ -13,7 +13,7 @@ from PIL import Image as Raster
 from PIL import ImageOps
 
 from cxrkit.data import jpeg
-from cxrkit.data.image_types import Image, ImageError, check_size, luminance, unsigned
+from cxrkit.data.image_types import SCALED, Image, ImageError, check_size, luminance, unsigned
 
 PNG = b"\x89PNG\r\n\x1a\n"
 TIFF = {b"II*\0": "<", b"MM\0*": ">"}  # -> byte order
@@ -133,7 +133,8 @@ def _grey(raster: Raster.Image, content: bytes, path: Path, remarks: tuple[str, 
     pixels = _bright_is_dense(pixels, raster)
     bits = 8 * pixels.dtype.itemsize
     pixels, clipped = unsigned(pixels, path)
-    return Image(pixels, (), bits, notes=(*notes, *clipped), warnings=remarks)
+    scaled = SCALED in raster.info and pixels.dtype == np.uint8
+    return Image(pixels, (), bits, notes=(*notes, *clipped), warnings=remarks, scaled=scaled)
 
 
 def _is_deep_colour(raster: Raster.Image, content: bytes) -> bool:

@@ -10,7 +10,7 @@ n images, d features, K classes, S image size.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -110,8 +110,8 @@ def load_pixels(
         table: The images.
         profile: Its image size and choices.
         store: Where the image cache lies.
-        kind: "grey" (resized plainly), "image" (equalised, as the model sees them) or "lungs"
-            (masks of 0, 127, 255).
+        kind: "grey" (resized plainly, 8 bits in the grey values of their file), "image" (equalised,
+            as the model sees them) or "lungs" (masks of 0, 127, 255).
 
     Returns:
         n images, uint8 (S, S) each.
@@ -119,9 +119,12 @@ def load_pixels(
     Raises:
         ValueError: For "lungs", where an image has no lung mask.
     """
-    size = profile.image_size
+    size, choices = profile.image_size, profile.choices
+    if kind == "grey":
+        # the limits of a stretch lie anywhere in an image: bright lungs would darken its border
+        choices = replace(choices, stretch="min_max")
     if kind != "lungs":
-        return cached_images(table["path"], size, profile.choices, kind, store)
+        return cached_images(table["path"], size, choices, kind, store)
     missing = int(table["lung_mask"].isna().sum())
     if missing:
         raise ValueError(

@@ -204,22 +204,24 @@ def choose_views(
     return have, (*notes, f"view unknown: {how}")
 
 
-def network_input(pixels: np.ndarray, profile: Profile) -> torch.Tensor:
+def network_input(image: Image | np.ndarray, profile: Profile) -> torch.Tensor:
     """The image as the networks saw images in training.
 
     Args:
-        pixels: uint8 or uint16 (H, W).
+        image: Pixels, uint8 or uint16 (H, W), or an image, whose greys may be final (`scaled`).
         profile: Gives size and preprocessing.
 
     Returns:
         float32 (1, 1, S, S).
     """
-    size = profile.variant.zoom * profile.image_size
-    square = preprocessing.preprocess(pixels, size, profile.choices)  # (S, S)
+    size, choices = profile.variant.zoom * profile.image_size, profile.choices
+    if isinstance(image, Image):
+        image, choices = image.pixels, image.choices(choices)
+    square = preprocessing.preprocess(image, size, choices)  # (S, S)
     return torch.from_numpy(square)[None, None]
 
 
-def visible(pixels: np.ndarray, mask: np.ndarray, profile: Profile) -> np.ndarray:
+def visible(pixels: np.ndarray, mask: np.ndarray, profile: Profile) -> Image | np.ndarray:
     """What the diagnosis of a profile sees: the whole image, or its lungs alone.
 
     Args:
@@ -228,11 +230,14 @@ def visible(pixels: np.ndarray, mask: np.ndarray, profile: Profile) -> np.ndarra
         profile: `sources.lungs_only` decides.
 
     Returns:
-        Pixels (H, W).
+        Pixels (H, W), or an image of the lungs, whose greys are as final as those of the files that
+        `masked_images.blacken` writes.
     """
     if not profile.sources.lungs_only:
         return pixels
-    return masked_images.only_lungs(pixels, np.where(mask, np.uint8(255), np.uint8(0)))
+    lungs = np.where(mask, np.uint8(255), np.uint8(0))
+    black = masked_images.only_lungs(pixels, lungs, profile.choices.stretch)
+    return Image(black, (int(black.min()), int(black.max())), bits=8, scaled=True)
 
 
 def lung_mask(pixels: np.ndarray, part: Part) -> np.ndarray:

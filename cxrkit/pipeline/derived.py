@@ -99,9 +99,13 @@ def lungs_only(
     settings = {
         "segmenter": segmenter.name,
         "images": digest(store, [*masked["path"], *masked["lung_mask"]]),
+        "stretch": profile.choices.stretch,
+        "version": masked_images.VERSION,
     }
-    folder = store.load_or_make(
-        "blackened", settings, lambda part: masked_images.blacken(part, masked)
-    )
+
+    def make(part: Path) -> None:
+        masked_images.blacken(part, masked, profile.choices.stretch)
+
+    folder = store.load_or_make("blackened", settings, make)
     paths = [str(folder / f"{i}.png") for i in range(len(table))]
     return masked.assign(origin=table["path"], path=paths)

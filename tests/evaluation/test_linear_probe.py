@@ -14,6 +14,8 @@ import torch
 from cxrkit.config import profiles
 from cxrkit.config.vocabulary import COLUMNS
 from cxrkit.data import datasets, masked_images, preprocessing
+from cxrkit.data.cache import cached_images
+from cxrkit.data.images import load_image
 from cxrkit.evaluation import linear_probe, metrics
 from cxrkit.storage.artifacts import Store
 
@@ -90,8 +92,42 @@ def test_blackened_films_keep_the_lungs_to_the_grey_level_and_nothing_else(table
         inside[20:48, 16:48] = True
         seen = preprocessing.equalize(black)[inside]
         # the lungs, and one black pixel
-        alone = preprocessing.equalize(np.concatenate([image[inside], [0]])[None])[0, :-1]
+        alone = preprocessing.equalize(np.append(image[inside], np.uint8(0))[None])[0, :-1]
         np.testing.assert_allclose(seen, alone, atol=1)
+
+
+def test_what_is_read_of_a_blackened_film_is_known_from_its_lungs_alone(table, tmp_path):
+    """The same lungs in two films, one with a white letter: no stretch tells them apart, when they
+    are blackened or when the blackened file is read.
+    """
+    (tmp_path / "black").mkdir()
+    image = cv2.imread(table["path"][0], cv2.IMREAD_GRAYSCALE)
+    for i, letter in enumerate((110, 255)):
+        image[2:12, 2:12] = letter
+        cv2.imwrite(str(tmp_path / f"{i}.png"), image)
+    films = table[:2].assign(path=[str(tmp_path / f"{i}.png") for i in range(2)])
+    masked_images.blacken(tmp_path / "black", films)
+    paths = [str(tmp_path / "black" / f"{i}.png") for i in range(2)]
+    want = np.zeros_like(image)
+    want[20:48, 16:48] = image[20:48, 16:48]
+    assert (preprocessing.to_uint8(want) != want).any(), "a stretch would move these greys"
+    seen = preprocessing.prepare(want, SIZE, replace(PROFILE.choices, stretch="min_max"))
+    for kind, expected in {"grey": want, "image": seen}.items():
+        for found in cached_images(paths, SIZE, PROFILE.choices, kind, Store(tmp_path / "store")):
+            np.testing.assert_array_equal(found, expected)
+
+
+def test_only_a_file_that_says_so_keeps_its_greys(table, tmp_path):
+    masked_images.blacken(tmp_path, table[:1])
+    assert load_image(tmp_path / "0.png").scaled and not load_image(table["path"][0]).scaled
+    everywhere = np.full((SIZE, SIZE), 255, np.uint8)
+    for stretch in ("robust", "min_max"):
+        pixels = noise_images(1)[0].astype(np.uint16) * 100
+        pixels[0, 0] = 65535  # far outside of the others
+        np.testing.assert_array_equal(
+            masked_images.only_lungs(pixels, everywhere, stretch),
+            preprocessing.to_uint8(pixels, stretch),
+        )
 
 
 def test_where_no_lung_was_found_the_film_stays():
