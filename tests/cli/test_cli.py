@@ -178,8 +178,8 @@ def asked(monkeypatch):
     """Nothing is run; -> what `reproduce` asks of plan, runner and report."""
     calls = {}
 
-    def describe(profile, store):
-        calls["plan"] = profile
+    def describe(profile, store, only):
+        calls.update(plan=profile, planned=only)
         return "a plan"
 
     def run(parameters, root, only, force):
@@ -199,6 +199,7 @@ def asked(monkeypatch):
 def test_lessons_and_report_read_a_changed_profile_from_a_file(tmp_path, asked):
     result = call("reproduce", "--out", tmp_path, "--set", "seed=3", "--plan")
     assert result.exit_code == 0 and result.output == "a plan\n" and "parameters" not in asked
+    assert asked["planned"] == ()
     result = call("reproduce", "--out", tmp_path, "--set", "seed=3")
     assert result.exit_code == 0, result.output
     profile = settings_file.get_profile(asked["parameters"]["profile"])
@@ -217,6 +218,7 @@ def test_lessons_and_report_read_a_profile_of_the_kit_by_its_name(tmp_path, aske
 def test_a_dry_run_shortens_whatever_profile_is_asked_for(tmp_path, asked):
     call("reproduce", "--out", tmp_path, "--profile", "paper", "--dry-run")
     assert asked["parameters"]["profile"] == "paper+dry" and asked["only"] == cli.DRY_LESSONS
+    assert asked["planned"] == cli.DRY_LESSONS, "the plan is of what runs"
     assert asked["plan"] == profiles.get("paper+dry")
     (tmp_path / "ours.yaml").write_text("base: paper\ntransformer_training: {batch: 4}\n")
     result = call("reproduce", "--out", tmp_path, "--profile", tmp_path / "ours.yaml", "--dry-run")
