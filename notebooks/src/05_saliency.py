@@ -2,7 +2,7 @@
 # # 05 Saliency: where did the model look, and may we believe the map?
 #
 # **Aim.** Compute relevance, the paper's saliency map, from its rules; see it for each disease on hospitals the model has never seen; then
-# evaluate it and ten other methods against the true lesion and against the model itself.
+# evaluate it and twelve other methods against the true lesion and against the model itself.
 #
 # **Paper.** Park et al. 2021, section 3.3 and Figure 5; the rules are those of Chefer et al. 2020. **Time.** A minute and a half on two CPU
 # cores, once lesson 04 has trained the models.
