@@ -460,7 +460,7 @@ def _conclusion(rows: pd.DataFrame, stage: str, baselines: int) -> dict[str, Any
     return {"value": value, "low": low, "high": high, "why": "; ".join(why)}
 
 
-def smallest_effect(standard_error: float, seeds: int, rivals: int) -> float:
+def smallest_effect(standard_error: float, seeds: int, baselines: int) -> float:
     """The difference that a study of this size sees in four of five repetitions (POWER).
 
     By the t test over seeds, with Bonferroni's share of the error for each rival.
@@ -468,7 +468,7 @@ def smallest_effect(standard_error: float, seeds: int, rivals: int) -> float:
     Args:
         standard_error: of the mean difference.
         seeds: how many it is over.
-        rivals: of the claim.
+        baselines: of the claim.
 
     Returns:
         A difference; NaN for fewer than FEWEST_SEEDS seeds, which rank no model.
@@ -476,7 +476,7 @@ def smallest_effect(standard_error: float, seeds: int, rivals: int) -> float:
     if seeds < FEWEST_SEEDS:
         return np.nan
     t = stats.t(seeds - 1)
-    factor = t.ppf(1 - SIGNIFICANT / 2 / rivals) + t.ppf(POWER)
+    factor = t.ppf(1 - SIGNIFICANT / 2 / baselines) + t.ppf(POWER)
     return float(factor * standard_error)
 
 
