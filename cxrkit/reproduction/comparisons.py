@@ -420,16 +420,16 @@ def conclusions(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
         rival was measured are left out.
     """
     found = {}
-    for claim, (name, stage, rivals) in CLAIMS.items():
+    for claim, (name, stage, baselines) in CLAIMS.items():
         rows = table[
             (table["table"] == name)
             & (table["stage"] == stage)
-            & table["cell"].isin(rivals)
+            & table["cell"].isin(baselines)
             & (table["against"] == PROPOSED)
             & table["difference"].notna()
         ]
         if len(rows):
-            found[claim] = _conclusion(rows, stage, len(rivals))
+            found[claim] = _conclusion(rows, stage, len(baselines))
     return found
 
 
