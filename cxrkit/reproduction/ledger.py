@@ -181,13 +181,7 @@ def comparison_rows() -> list[Row]:
         "severity": (grid.FROM_FINDINGS,),
     }
     of_diagnosis = (
-        "2 layers, 4 heads",
-        "4 layers, 8 heads",
-        "10 weighted maps",
-        "3 infection maps",
-        "pneumonia map",
-        "frozen backbone",
-        "1024 px input",
+        *comparisons.ABLATIONS,
         "SimCLR: ViT",
         "SimCLR: hybrid ViT",
         f"SimCLR: {grid.PROPOSED}",
