@@ -46,9 +46,8 @@ def test_chunks_change_nothing(name, target):
     model, inputs = tiny()
     explain, target = methods.METHODS[name], TARGETS[target]
     at_once = explain(model, inputs, target)
-    for chunk in (1, 3):
-        found = explain(model, inputs, target, chunk=chunk)
-        torch.testing.assert_close(found, at_once, rtol=1e-9, atol=1e-12)
+    found = explain(model, inputs, target, chunk=3)
+    torch.testing.assert_close(found, at_once, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", methods.METHODS)

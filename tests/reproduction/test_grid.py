@@ -391,6 +391,7 @@ def test_without_dask_the_next_step_is_named(tmp_path, monkeypatch):
         )
 
 
+@pytest.mark.slow
 def test_a_scheduler_two_workers_and_one_of_them_killed_lose_nothing(tmp_path, images):
     """The worker that trains the backbone dies in the middle: another goes on from its checkpoint,
     not from step 0, to the same weights, to the bit.

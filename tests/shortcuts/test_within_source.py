@@ -229,6 +229,7 @@ def with_mask(table, folder):
     return table.assign(lung_mask=str(folder / "lung.png"))
 
 
+@pytest.mark.slow
 def test_a_model_of_lungs_alone_is_compared_with_whole_images_and_with_lungs_alone(
     tmp_path, monkeypatch
 ):

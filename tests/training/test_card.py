@@ -163,6 +163,7 @@ def test_weights_and_checkpoints_have_no_device(tmp_path):
             assert torch.equal(tensor.cpu(), resumed.state_dict()[name])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", CHAIN)
 def test_stages_of_a_card_equal_those_of_the_cpu(on_the_cpu, on_the_card, stage):
     cpu, card = (

@@ -207,8 +207,15 @@ def grid():
                     profile.transformer,
                     profile.backbone,
                 )
-                asked.setdefault(trained, pytest.param(stage, profile, id=f"{stage} {cell.name}"))
-    return list(asked.values())
+                asked.setdefault(trained, (stage, profile, f"{stage} {cell.name}"))
+    parameters, seen = [], set()
+    for stage, profile, name in asked.values():
+        # one of each kind of network is quick enough for every day
+        kind = (stage, profile.variant.model, profile.variant.zoom)
+        marks = [pytest.mark.slow] if kind in seen else []
+        seen.add(kind)
+        parameters.append(pytest.param(stage, profile, id=name, marks=marks))
+    return parameters
 
 
 @pytest.mark.parametrize(("stage", "profile"), grid())
