@@ -264,10 +264,14 @@ def test_what_a_wheel_takes_from_the_checkout_is_there():
 
 
 def test_the_licence_names_the_atlas_too():
-    assert project()["license"] == "Apache-2.0 AND MIT"
+    assert project()["license"] == "Apache-2.0 AND MIT AND CC-BY-3.0 AND CC-BY-4.0"
     files = project()["license-files"]
     assert all((CHECKOUT / path).is_file() for path in files)
-    assert "MIT" in (CHECKOUT / "cxrkit/simulation/atlas/README.md").read_text()
+    atlas = (CHECKOUT / "cxrkit/simulation/atlas/README.md").read_text()
+    for owed in ("MIT", "10.7937/K9/TCIA.2015.LO9QL9SX", "10.7937/TCIA.2020.NNC2-0461"):
+        assert owed in atlas
+    for name in ("by/3.0", "by/4.0"):
+        assert f"creativecommons.org/licenses/{name}" in atlas
     assert {"LICENSE", "cxrkit/simulation/atlas/README.md"} <= set(files)
 
 
