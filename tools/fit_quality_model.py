@@ -28,7 +28,7 @@ from cxrkit.data.images import load_image
 from cxrkit.inference import quality
 from cxrkit.inference.trained import QUALITY_MODEL
 from cxrkit.reproduction import environment
-from cxrkit.simulation import anatomy, radiograph
+from cxrkit.simulation import atlases, radiograph
 from cxrkit.storage import recorded
 from cxrkit.tasks import findings
 from cxrkit.training import checkpoint, loop
@@ -343,9 +343,11 @@ def page(rng):
 
 @lru_cache(maxsize=1)
 def volume():
-    """The atlas, head first, attenuation relative to water: float32 (z, y, x) at 3 mm."""
-    with np.load(anatomy.ATLAS_FILE) as file:
-        return file["attenuation"][::-2, ::2, ::2].astype(np.float32) / 100
+    """The first CT, head first, attenuation relative to water: float32 (z, y, x) at 3 mm."""
+    atlas = atlases.load_atlas()
+    zoom = (1, *(step / atlases.SLICE_SPACING for step in atlas.pitch))
+    total = ndimage.zoom(atlas.attenuation(), zoom, order=1)  # (y, z, x)
+    return np.ascontiguousarray(total.transpose(1, 0, 2)[::-1]) / 100
 
 
 @lru_cache(maxsize=64)
@@ -355,7 +357,7 @@ def projection(angle):
     90 is a lateral image.
     """
     turned = ndimage.rotate(volume(), angle, axes=(1, 2), reshape=False, order=1)
-    return cv2.resize(turned.sum(axis=1) * (anatomy.WATER * 3.0), (SIZE, SIZE))
+    return cv2.resize(turned.sum(axis=1) * (atlases.WATER * atlases.SLICE_SPACING), (SIZE, SIZE))
 
 
 def lateral(angles):

@@ -46,6 +46,9 @@ class CohortSettings:
     size: int = 256  # px
     # in [0, 1]: ties the visible marker to the diagnosis; 0 = independent (`simulation.Hospital`)
     rho: float = 0.0
+    # in [0, 1]: share of infections that differ by the places of their foci alone
+    arrangement: float = optional(0.7)
+    places: str = optional("textbook")  # or "sides" (`simulation.arrangement`)
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,12 @@
 from . import anatomy as anatomy
+from . import arrangement as arrangement
 from . import patterns as patterns
 from .anatomy import Body as Body
 from .anatomy import Chest as Chest
-from .anatomy import load_atlas as load_atlas
 from .anatomy import make_body as make_body
 from .anatomy import project as project
+from .atlases import SOURCES as SOURCES
+from .atlases import load_atlas as load_atlas
 from .cohort import Cohort as Cohort
 from .cohort import draw_cohort as draw_cohort
 from .disease import Lesion as Lesion
@@ -26,8 +28,10 @@ from .radiograph import write_marker as write_marker
 __all__ = [
     "patterns",
     "anatomy",
+    "arrangement",
     "MARKERS",
     "SITES",
+    "SOURCES",
     "VIEWS",
     "WARDS",
     "Body",

@@ -1,183 +1,103 @@
-"""Anatomies: one real chest CT bent into many chests, and their X-ray projection.
+"""Anatomies: real chest CTs bent into many chests, and their X-ray projection.
 
-The atlas (`atlas/thorax.npz`) is a volume (z feet to head, y back to front, x patient's right to
-left) at 1.5 mm. A `Body` holds the numbers that bend it. `project` makes the `Chest` of a body in
-one view: every depth slice is resampled to the detector's pixels at its own magnification. The rays
-of a point source then run along the depth axis, and projection is a plain sum.
+A `Body` names one of the source CTs (`atlases`) and holds the numbers that bend it. `project` makes
+the `Chest` of a body in one view: every depth slice is resampled to the detector's pixels at its
+own magnification. The rays of a point source then run along the depth axis, and projection is a
+plain sum.
 
-D depth slices, Y Z X voxels of the atlas file, S detector pixels to a side, h w box of the lungs;
-lengths in mm, line integrals in units of 1 (attenuation x length).
+D depth slices, S detector pixels to a side, H = S/2 pixels of the coarser grid of soft tissue,
+labels and lung volumes, h w box of the lungs on it; lengths in mm, line integrals in units of 1
+(attenuation x length).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 from scipy import ndimage
 
-ATLAS_FILE = Path(__file__).parent / "atlas" / "thorax.npz"
-WATER = 0.02  # 1/mm, attenuation of water at about 65 keV, the effective energy of a chest film
-SLICE_SPACING = 3.0  # mm between depth slices
+from cxrkit.simulation.atlases import (
+    LOBES,
+    SIDES,
+    SLICE_SPACING,
+    SOURCES,
+    WATER,
+    Atlas,
+    load_atlas,
+)
+
 # mm from source to detector; AP films are taken at the bed
 SOURCE_DISTANCE = {"PA": 1800.0, "AP": 1100.0}
 DETECTOR_DISTANCE = 150.0  # mm from the middle of the chest to the detector
-LOBES = (
-    "upper_lobe_right",
-    "middle_lobe_right",
-    "lower_lobe_right",
-    "upper_lobe_left",
-    "lower_lobe_left",
-)
-SIDES = ((1, 2, 3), (4, 5))  # labels of the lobes of the right and of the left lung
-LUNG_HU = -860.0
-SOFT_HU = 40.0
-# mm above the middle of the lungs: the centre of the film, because the domes of the diaphragm hide
-# the posterior recess of the lungs
-CENTRE_OFFSET = 20.0
+FIELD = 450.0  # mm, side of the map: a little more than a large detector
 MIN_LUNG_DEPTH = 12.0  # mm of lung on a ray before a radiologist calls the pixel lung
-
-
-@dataclass(frozen=True)
-class Atlas:
-    """The CT as attenuation channels and labels, with depth slices SLICE_SPACING apart.
-
-    The four channels are soft tissue and air, bone, shoulder girdle, and lung vessels.
-    """
-
-    channels: np.ndarray  # uint8 (D, Z, X, 4), 100 = water
-    labels: np.ndarray  # uint8 (D, Z, X)
-    names: tuple[str, ...]
-    spacing: float
-    centre: np.ndarray  # (z, y, x) mm that the film is centred on
-    wall_distance: np.ndarray  # float32 (D, Z, X) mm from a lung voxel to the surface of its lung
-    heart: np.ndarray  # (z, y, x) mm, middle of the heart
-    heart_shape: np.ndarray  # uint8 (D, Z, X), 0-255: the heart, rounded
-    heart_reach: np.ndarray  # (z, y, x) mm, half its size
-    lung_shape: np.ndarray  # uint8 (D, Z, X), 0-255: both lungs, rounded
-
-    def index(self, name: str) -> int:
-        """Number of a label."""
-        return self.names.index(name)
-
-
-def _split_tissues(attenuation: np.ndarray, labels: np.ndarray, names: tuple) -> np.ndarray:
-    """Split attenuation, uint8 (Y, Z, X), into the channels of the atlas (Y, Z, X, 4)."""
-    soft = np.uint8(100 + SOFT_HU / 10)
-    lung_grey = np.uint8(100 + LUNG_HU / 10)
-    girdle = np.isin(labels, [names.index(n) for n in ("clavicles", "scapulae", "humeri")])
-    bone = np.isin(labels, [names.index(n) for n in ("ribs", "vertebrae")])
-    lung = (labels >= 1) & (labels <= len(LOBES))
-    excess = np.where(attenuation > soft, attenuation - soft, 0).astype(np.uint8)
-    is_vessel = lung & (attenuation > lung_grey + 10)
-    vessel = np.where(is_vessel, attenuation - lung_grey, 0).astype(np.uint8)
-    parts = [excess * bone, excess * girdle, vessel]
-    rest = attenuation - sum(parts)
-    return np.stack([rest, *parts], axis=-1).astype(np.uint8)  # (Y, Z, X, 4)
-
-
-def _group_slices(volume: np.ndarray, step: int) -> np.ndarray:
-    """Group `step` neighbouring slices: (Y, ...) -> (D, step, ...)."""
-    n = volume.shape[0] // step
-    return volume[: n * step].reshape(n, step, *volume.shape[1:])
-
-
-@lru_cache(maxsize=1)
-def load_atlas() -> Atlas:
-    """Read the atlas, once a process.
-
-    Returns:
-        The atlas, depth first.
-
-    Raises:
-        FileNotFoundError: naming the tool that builds it.
-    """
-    if not ATLAS_FILE.exists():
-        raise FileNotFoundError(
-            f"{ATLAS_FILE} is missing: reinstall cxrkit, or build it with tools/build_atlas.py"
-        )
-    with np.load(ATLAS_FILE) as file:
-        names = tuple(str(name) for name in file["names"])
-        spacing = float(file["spacing"])
-        attenuation = file["attenuation"].transpose(1, 0, 2)  # (Y, Z, X)
-        labels = file["labels"].transpose(1, 0, 2)  # (Y, Z, X)
-    step = round(SLICE_SPACING / spacing)
-    channels = _group_slices(_split_tissues(attenuation, labels, names), step)
-    channels = channels.mean(axis=1).round().astype(np.uint8)  # (D, Z, X, 4)
-    labels = np.ascontiguousarray(_group_slices(labels, step)[:, 0])  # (D, Z, X)
-
-    voxel = np.array([spacing, SLICE_SPACING, spacing])  # z, y, x mm
-    heart = labels == names.index("heart")
-    heart_voxels = np.argwhere(heart.transpose(1, 0, 2)) * voxel  # (n, 3) z, y, x mm
-    lungs = (labels >= 1) & (labels <= len(LOBES))
-    lung_voxels = np.argwhere(lungs.transpose(1, 0, 2)) * voxel  # (n, 3)
-    middle = (lung_voxels.min(0) + lung_voxels.max(0)) / 2
-    lung_shape, wall_distance = _round_lungs(labels, spacing)
-    heart_shape = ndimage.gaussian_filter(heart.astype(np.float32), (1.5, 3, 3))
-    return Atlas(
-        channels=channels,
-        labels=labels,
-        names=names,
-        spacing=spacing,
-        centre=middle + np.array([CENTRE_OFFSET, 0, 0]),
-        wall_distance=wall_distance,
-        heart=heart_voxels.mean(0),
-        heart_shape=(heart_shape * 255).astype(np.uint8),
-        heart_reach=np.ptp(heart_voxels, axis=0) / 2,
-        lung_shape=(lung_shape * 255).astype(np.uint8),
-    )
-
-
-def _round_lungs(labels: np.ndarray, spacing: float) -> tuple[np.ndarray, np.ndarray]:
-    """Rounded shape of both lungs in [0, 1], and mm to their surface, float32 (D, Z, X) each.
-
-    They are rounded by 6 mm, so that the vessels of the hilum are no surface.
-    """
-    lung_shape = np.zeros(labels.shape, np.float32)
-    wall_distance = np.zeros(labels.shape, np.float32)
-    sampling = (SLICE_SPACING, spacing, spacing)
-    for lobes in SIDES:
-        shape = ndimage.gaussian_filter(np.isin(labels, lobes).astype(np.float32), (2, 4, 4))
-        distance = ndimage.distance_transform_edt(shape > 0.4, sampling=sampling)
-        lung_shape = np.maximum(lung_shape, shape)
-        wall_distance = np.maximum(wall_distance, distance.astype(np.float32))
-    return lung_shape, wall_distance
+MIN_HEART_DEPTH = 8.0  # mm of heart on a ray before the pixel is heart shadow
+PARTS = ("right", "left", "below_diaphragm", "heart", "trachea")
+# rows of `Chest.integrals`
+CHANNELS = ("soft", "ribs", "spine", "girdle", "vessels")
+COARSE = 64  # the bend is smooth: it is computed on so many points to a side
 
 
 @dataclass(frozen=True)
 class Body:
-    """How one chest differs from the atlas: a pure function of the generator that drew it."""
+    """How one chest differs from its CT: a pure function of the generator that drew it."""
 
     scale: tuple[float, float, float]  # z, y, x
     turn: float  # rad about the long axis
     lean: float  # rad forwards or back (lordotic films)
-    # mm that the right and left half of the diaphragm stand lower (deeper breath) than the atlas's
+    # mm that the right and left half of the diaphragm stand lower (deeper breath) than the CT's
     domes: tuple[float, float]
     # mm, (2, 4, 6, 5): free-form shift of z and x on a coarse grid over depth, height and width
     bend: np.ndarray
+    source: str = SOURCES[0]  # the CT
+    heart: float = 0.0  # mm that the left border of the heart is drawn towards the spine
+    clavicles: tuple[float, float] = (0.0, 0.0)  # mm down, and slope outwards
+    scapulae: tuple[float, float] = (0.0, 0.0)  # mm outwards in PA, and mm up
 
 
-def make_body(rng: np.random.Generator) -> Body:
+class Habit(NamedTuple):
+    """Ranges that a source CT needs to stand like an upright patient."""
+
+    heart: tuple[float, float]
+    clavicles: tuple[float, float]  # mm down
+    slope: tuple[float, float]
+    scapulae: tuple[float, float]
+
+
+# the arms of the first patient are half raised, those of the others fully
+HABITS = {
+    "lidc": Habit((2.0, 20.0), (2.0, 14.0), (0.25, 0.55), (8.0, 34.0)),
+    "lung_dx_a0001": Habit((-14.0, 4.0), (-4.0, 6.0), (0.0, 0.2), (4.0, 20.0)),
+    "lung_dx_a0002": Habit((0.0, 16.0), (-4.0, 8.0), (0.0, 0.25), (4.0, 22.0)),
+}
+
+
+def make_body(rng: np.random.Generator, source: str = SOURCES[0]) -> Body:
     """Draw a body shape at random.
 
     Args:
-        rng: source of all its numbers. Shifts of the control grid have 3 mm standard deviation.
+        rng: source of all its numbers. Shifts of the control grid have 3.5 mm standard deviation.
+        source: the CT that is bent, a name in `atlases.SOURCES`.
 
     Returns:
         The body.
     """
     size = rng.normal(1.0, 0.05)
-    scale = tuple(float(np.clip(size * rng.normal(1, 0.04), 0.85, 1.15)) for _ in range(3))
+    habit = HABITS[source]
     return Body(
-        scale=scale,
-        turn=float(rng.normal(0, 0.04)),
-        lean=float(rng.normal(0, 0.05)),
-        domes=tuple(float(d) for d in rng.normal(-6, 9, 2)),
-        bend=rng.normal(0, 3.0, (2, 4, 6, 5)).astype(np.float32),
+        scale=tuple(float(np.clip(size * rng.normal(1, 0.05), 0.84, 1.18)) for _ in range(3)),
+        turn=float(rng.normal(0, 0.06)),
+        lean=float(rng.normal(0, 0.10)),
+        domes=tuple(float(d) for d in rng.normal(-2, 9, 2)),
+        bend=rng.normal(0, 3.5, (2, 4, 6, 5)).astype(np.float32),
+        source=source,
+        heart=float(rng.uniform(*habit.heart)),
+        clavicles=(float(rng.uniform(*habit.clavicles)), float(rng.uniform(*habit.slope))),
+        scapulae=(float(rng.uniform(*habit.scapulae)), float(rng.uniform(-8, 14))),
     )
 
 
@@ -185,129 +105,266 @@ def make_body(rng: np.random.Generator) -> Body:
 class Chest:
     """A body in one view.
 
-    Maps are (S, S). Volumes (D/2, h, w) cover the box of the lungs, two depth slices in one.
+    Maps are (S, S). Volumes (D/2, h, w) cover the box of the lungs on the coarser grid (H, H), two
+    depth slices in one. Their coordinates are canonical (`atlases`).
     """
 
     view: str
     size: int
-    # (4, S, S) line integrals of soft tissue, bone, shoulder girdle, lung vessels
-    integrals: np.ndarray
-    padding: np.ndarray  # (S, S) in [0, 1], where the chest wall carries fat
+    field_mm: float  # width of the map at the detector
+    source: str  # the CT
+    integrals: np.ndarray  # (5, S, S) line integrals of CHANNELS
+    fat: np.ndarray  # (2, S, S) line integrals of the two shells of fat
     lung_depth: np.ndarray  # (S, S) mm of lung on the ray
     right: np.ndarray  # bool (S, S), the right lung as a radiologist outlines it
     left: np.ndarray  # bool (S, S)
-    box: tuple[slice, slice]  # where the volumes lie in the (S, S) maps
+    heart: np.ndarray  # bool (S, S), shadow of the heart
+    trachea: np.ndarray  # bool (S, S), shadow of the windpipe
+    box: tuple[slice, slice]  # where the volumes lie on the grid (H, H)
     tissue: np.ndarray  # float32 (D/2, h, w), 100 = water, without the lung vessels
     vessels: np.ndarray  # float32 (D/2, h, w), what the lung vessels add
     lobes: np.ndarray  # uint8 (D/2, h, w), 0 outside, 1-5 as LOBES
     wall_distance: np.ndarray  # float32 (D/2, h, w) mm to the surface of the lung
-    z: np.ndarray  # float32 (D/2, h, w) atlas coordinates of every voxel, mm
+    costal_distance: np.ndarray  # float32 (D/2, h, w) mm to the chest wall
+    z: np.ndarray  # float32 (D/2, h, w) canonical coordinates of every voxel, mm
     x: np.ndarray  # float32 (D/2, h, w)
     y: np.ndarray  # float32 (D/2,)
     step: float  # mm of depth that a slice of the volumes stands for
     lobe_boxes: dict[int, tuple[slice, slice, slice]]  # lobe -> its box in the volumes
 
     def pixel_of(self, points: Iterable[tuple[float, float, float]]) -> np.ndarray:
-        """Find where points of the atlas fall on the film, to about a millimetre.
+        """Find where points fall on the map, to about a millimetre.
 
         Args:
-            points: n triples z, y, x in mm.
+            points: n triples z, y, x in canonical mm.
 
         Returns:
-            Column and row in px, float32 (n, 2).
+            Column and row in px of the (S, S) map, float32 (n, 2).
         """
         return np.array([self._pixel_of(*point) for point in points], np.float32)
 
     def _pixel_of(self, z: float, y: float, x: float) -> np.ndarray:
         """Column and row of one point, by a linear fit to the voxels around it."""
         k = int(np.abs(self.y - y).argmin())
-        Z, X = self.z[k, ::16, ::16], self.x[k, ::16, ::16]
+        Z, X = self.z[k, ::8, ::8], self.x[k, ::8, ::8]
         rows, columns = np.indices(Z.shape)
-        rows = 16 * rows + self.box[0].start
-        columns = 16 * columns + self.box[1].start
+        rows = 8 * rows + self.box[0].start
+        columns = 8 * columns + self.box[1].start
         inputs = np.stack([Z.ravel(), X.ravel(), np.ones(Z.size)], axis=1)
-        outputs = np.stack([columns.ravel(), rows.ravel()], axis=1)
-        near = np.exp(-((Z - z) ** 2 + (X - x) ** 2).ravel() / (2 * 60.0**2)) + 1e-6
+        outputs = np.stack([columns.ravel(), rows.ravel()], axis=1) * 2 + 0.5  # of the fine grid
+        near = np.exp(-((Z - z) ** 2 + (X - x) ** 2).ravel() / (2 * 30.0**2)) + 1e-5
         fit = np.linalg.lstsq(inputs * near[:, None], outputs * near[:, None], rcond=None)[0]
         return np.array([z, x, 1.0]) @ fit
 
 
-def _slice_maps(
-    atlas: Atlas, body: Body, view: str, size: int, field_mm: float
-) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-    """Yield depth index, row map and column map of the atlas for each depth slice, back to front.
+class _Slice(NamedTuple):
+    """One depth slice on the detector: own coordinates in mm that each pixel sees."""
 
-    The maps (S, S) say which voxel of the slice each pixel of the detector sees.
-    """
-    S = size
+    k: int
+    z: np.ndarray  # float32 (H, H)
+    x: np.ndarray  # float32 (H, H)
+
+
+def _slices(atlas: Atlas, body: Body, view: str, size: int, field_mm: float) -> Iterator[_Slice]:
+    """Yield the depth slices, back to front, on a grid of `size` pixels to a side."""
     D = len(atlas.labels) // 2 * 2
     zc, yc, xc = atlas.centre
     sz, sy, sx = body.scale
-    pixels = (np.arange(S, dtype=np.float32) + 0.5 - S / 2) * field_mm / S  # mm in mid-chest
     distance = SOURCE_DISTANCE[view]
     towards = 1 if view == "PA" else -1  # the detector stands in front in PA, behind in AP
-    magnification = distance / (distance - DETECTOR_DISTANCE)  # of the middle of the chest
-    scale_z = np.float32(1 / (sz * atlas.spacing))
-    scale_x = np.float32(1 / (sx * atlas.spacing))
+    fine = ((np.arange(size, dtype=np.float32) + 0.5) / size - 0.5) * np.float32(field_mm)
+    few = ((np.arange(COARSE, dtype=np.float32) + 0.5) / COARSE - 0.5) * np.float32(field_mm)
     bends = []
     for axis in body.bend:
-        bends.append([cv2.resize(p, (S, S), interpolation=cv2.INTER_CUBIC) for p in axis])
+        bends.append([cv2.resize(p, (COARSE, COARSE), interpolation=cv2.INTER_CUBIC) for p in axis])
     for k in range(D):
         y = (k * SLICE_SPACING - yc) * sy  # mm in front of the middle of the lungs
         to_detector = DETECTOR_DISTANCE - towards * y
-        # mm at this depth on the ray of each pixel
-        across = pixels * np.float32(magnification * (distance - to_detector) / distance)  # (S,)
-        x, z = across[None, :], -across[:, None]
+        shrink = np.float32((distance - to_detector) / distance)
         plane = np.clip(k / (D - 1) * 3, 0, 2.999)
         lower = int(plane)
         t = plane - lower
         dz, dx = (cv2.addWeighted(axis[lower], 1 - t, axis[lower + 1], t, 0) for axis in bends)
-        low = np.exp(-(((z + 85.0) / 55.0) ** 2))  # the domes lie about 85 mm below the centre
-        side = 1 / (1 + np.exp(-x / 12.0))  # 0 right, 1 left
-        dz += low * (body.domes[0] * (1 - side) + body.domes[1] * side)
-        dz += z + (body.lean * y)
-        dx += x + (body.turn * y)
-        rows = dz * scale_z + np.float32(zc / atlas.spacing)
-        columns = dx * scale_x + np.float32(xc / atlas.spacing)
-        yield k, rows, columns
+        _shift_organs(body, y, -few[:, None] * shrink, few[None, :] * shrink, dz, dx)
+        dz = cv2.resize(dz, (size, size), interpolation=cv2.INTER_LINEAR)
+        dx = cv2.resize(dx, (size, size), interpolation=cv2.INTER_LINEAR)
+        dz += (body.lean * y - fine * shrink)[:, None]
+        dx += (body.turn * y + fine * shrink)[None, :]
+        dz *= np.float32(1 / sz)
+        dx *= np.float32(1 / sx)
+        dz += np.float32(zc)
+        dx += np.float32(xc)
+        yield _Slice(k, dz, dx)
 
 
-def _resample(image: np.ndarray, rows: np.ndarray, columns: np.ndarray, method: int) -> np.ndarray:
-    """Sample an image at rows and columns (S, S); it is mirrored at its border."""
-    return cv2.remap(image, columns, rows, method, borderMode=cv2.BORDER_REFLECT_101)
+def _shift_organs(
+    body: Body, y: float, z: np.ndarray, x: np.ndarray, dz: np.ndarray, dx: np.ndarray
+) -> None:
+    """Lower the domes and draw the heart in: adds to the shifts dz, dx (n, n), in place.
+
+    Args:
+        body: how far.
+        y: depth of the slice, mm in front of the middle of the lungs.
+        z: mm above the centre of the film (n, 1).
+        x: mm to the left of it (1, n).
+        dz: mm.
+        dx: mm.
+    """
+    low = np.exp(-(((z + 85.0) / 52.0) ** 2))  # the domes lie about 85 mm below the centre
+    side = 1 / (1 + np.exp(-x / 12.0))  # 0 right, 1 left
+    dz += low * (body.domes[0] * (1 - side) + body.domes[1] * side)
+    in_front = 1 / (1 + np.exp(-(y + 5.0) / 12.0))  # the heart lies in front of the spine
+    level = np.exp(-(((z + 35.0) / 48.0) ** 2)) * (body.heart * in_front)
+    borders = np.exp(-(((x - 62.0) / 38.0) ** 2)) - 0.35 * np.exp(-(((x + 42.0) / 22.0) ** 2))
+    dx += level * borders
 
 
-def project(body: Body, view: str, size: int = 256, field_mm: float = 270.0) -> Chest:
-    """Project a body onto a square film.
+def _remap(image: np.ndarray, rows: np.ndarray, columns: np.ndarray, method: int) -> np.ndarray:
+    """Sample an image at rows and columns; outside it is air."""
+    return cv2.remap(image, columns, rows, method, borderMode=cv2.BORDER_CONSTANT)
+
+
+def _voxel_index(mm: np.ndarray, pitch: float, start: float = 0.0) -> np.ndarray:
+    """Index of a voxel at own coordinates `mm`; voxel 0 lies `start` mm below their origin."""
+    return (mm + np.float32(start)) * np.float32(1 / pitch)
+
+
+class _Sums:
+    """Sums over depth that `project` collects, slice by slice."""
+
+    def __init__(self, atlas: Atlas, body: Body, view: str, size: int, field_mm: float) -> None:
+        H, Q = size // 2, size // 4
+        self.atlas, self.body, self.size = atlas, body, size
+        self.field_mm = field_mm
+        # scapulae are rolled off the lungs when the patient stands and puts the hands on the hips
+        self.roll = 1.0 if view == "PA" else 0.35
+        self.fine = np.zeros((size, size * 2), np.float32)
+        self.girdle = np.zeros((size, size), np.float32)
+        self.soft = np.zeros((H, H * 2), np.float32)
+        self.fat = np.zeros((Q, Q * 2), np.float32)
+        self.counts = np.zeros((H, H * len(PARTS)), np.float32)
+        self.is_part = np.zeros((1, 256, len(PARTS)), np.uint8)
+        for column, name in enumerate(PARTS):
+            members = {"right": SIDES[0], "left": SIDES[1]}.get(name)
+            self.is_part[0, list(members or [atlas.index(name)]), column] = 1
+        self.has_girdle = [[bool(plane.any()) for plane in channel] for channel in atlas.girdle]
+
+    def add(self, plane: _Slice) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Add a slice.
+
+        Returns:
+            Tissue (H, H), vessels (H, H) and labels (H, H) of the slice.
+        """
+        atlas, (k, z, x) = self.atlas, plane
+        H, S = len(z), self.size
+        rows = _voxel_index(z, atlas.pitch[0], atlas.margin[0])
+        columns = _voxel_index(x, atlas.pitch[1], atlas.margin[1] - atlas.spacing / 2)
+        soft = _remap(atlas.soft[k], rows, columns, cv2.INTER_LINEAR)  # (H, H, 2)
+        cv2.accumulate(soft.reshape(H, -1), self.soft)
+        if k % 2 == 0:
+            shell = _remap(
+                atlas.shells[k // 2],
+                np.ascontiguousarray(rows[::2, ::2]) * 0.5,
+                np.ascontiguousarray(columns[::2, ::2]) * 0.5,
+                cv2.INTER_LINEAR,
+            )
+            cv2.accumulate(shell.reshape(len(shell), -1), self.fat)
+        labels = _remap(
+            atlas.labels[k],
+            _voxel_index(z, atlas.pitch[0]),
+            _voxel_index(x, atlas.pitch[1]),
+            cv2.INTER_NEAREST,
+        )
+        parts = cv2.LUT(cv2.merge([labels] * len(PARTS)), self.is_part)
+        cv2.accumulate(parts.reshape(H, -1), self.counts)
+        above = (atlas.pitch[0] - atlas.spacing) / 2  # rows were made finer around their middle
+        fine_rows = cv2.resize(_voxel_index(z, atlas.spacing, above), (S, S))
+        fine_columns = cv2.resize(_voxel_index(x, atlas.spacing), (S, S))
+        fine = _remap(atlas.fine[k], fine_rows, fine_columns, cv2.INTER_LINEAR)  # (S, S, 2)
+        cv2.accumulate(fine.reshape(S, -1), self.fine)
+        self._add_girdle(k, fine_rows, fine_columns)
+        fine = fine[::2, ::2]
+        tissue = soft.astype(np.float32).sum(axis=-1) + fine[..., 0]
+        return tissue, fine[..., 1], labels
+
+    def _add_girdle(self, k: int, rows: np.ndarray, columns: np.ndarray) -> None:
+        """Clavicles and scapulae, each moved in its own way."""
+        atlas, body = self.atlas, self.body
+        middle = np.float32(atlas.centre[2] / atlas.spacing)
+        if self.has_girdle[0][k]:
+            down, slope = body.clavicles
+            outwards = np.abs(columns - middle) * np.float32(slope)
+            shift = np.float32((down - 25.0 * slope) / atlas.spacing)
+            moved = rows + outwards + shift
+            plane = _remap(atlas.girdle[0][k], moved, columns, cv2.INTER_LINEAR)
+            cv2.accumulate(plane, self.girdle)
+        if self.has_girdle[1][k]:
+            out, up = body.scapulae
+            side = np.where(columns > middle, np.float32(1), np.float32(-1))
+            moved = columns - side * np.float32(out * self.roll / atlas.spacing)
+            lifted = rows - np.float32(up / atlas.spacing)
+            plane = _remap(atlas.girdle[1][k], lifted, moved, cv2.INTER_LINEAR)
+            cv2.accumulate(plane, self.girdle)
+
+    def maps(self, ray: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Line integrals (5, S, S), fat (2, S, S), and mm of each part on the ray (P, H, H)."""
+        S = self.size
+        unit = WATER / 100 * ray
+        fine = self.fine.reshape(S, S, 2)
+        soft = self.soft.reshape(S // 2, S // 2, 2)
+        soft = cv2.resize(soft, (S, S), interpolation=cv2.INTER_CUBIC)
+        rows = (soft[..., 0], fine[..., 0], soft[..., 1], self.girdle, fine[..., 1])
+        integrals = np.stack(rows) * np.float32(unit)  # (5, S, S)
+        fat = cv2.GaussianBlur(self.fat.reshape(S // 4, S // 4, 2), (0, 0), S / 400)
+        fat = cv2.resize(fat, (S, S), interpolation=cv2.INTER_CUBIC)
+        fat = np.ascontiguousarray(fat.transpose(2, 0, 1)) * np.float32(2 * unit)
+        depths = self.counts.reshape(S // 2, S // 2, len(PARTS)).transpose(2, 0, 1) * ray
+        return integrals, np.maximum(fat, 0), depths
+
+
+def project(body: Body, view: str, size: int = 512, field_mm: float = FIELD) -> Chest:
+    """Project a body onto a square detector.
 
     Args:
         body: shape of the chest.
         view: "PA" or "AP".
-        size: S, px of a side of the film.
-        field_mm: width of the film in the middle of the chest.
+        size: S, px of a side; even.
+        field_mm: width of the map at the detector.
 
     Returns:
         Line integrals, lung masks and lung volumes.
     """
-    atlas = load_atlas()
-    is_part = np.zeros((1, 256, 3), np.uint8)  # label -> in right lung, left lung, abdomen
-    is_part[0, SIDES[0], 0] = 1
-    is_part[0, SIDES[1], 1] = 1
-    is_part[0, atlas.index("below_diaphragm"), 2] = 1
-    sums = np.zeros((size, size * 4), np.float32)
-    counts = np.zeros((size, size, 3), np.float32)
+    atlas = load_atlas(body.source)
+    sums = _Sums(atlas, body, view, size, field_mm)
     slices = []
-    for k, rows, columns in _slice_maps(atlas, body, view, size, field_mm):
-        tissue = _resample(atlas.channels[k], rows, columns, cv2.INTER_LINEAR)  # (S, S, 4)
-        labels = _resample(atlas.labels[k], rows, columns, cv2.INTER_NEAREST)  # (S, S)
-        cv2.accumulate(tissue.reshape(size, -1), sums)
-        cv2.accumulate(cv2.LUT(cv2.merge([labels] * 3), is_part), counts)
-        slices.append((tissue, labels, rows, columns))
+    for plane in _slices(atlas, body, view, size // 2, field_mm):
+        slices.append((*sums.add(plane), plane))
     ray = SLICE_SPACING * body.scale[1]  # mm of one slice
-    depths = counts.transpose(2, 0, 1) * ray  # (3, S, S) mm
-    right, left = lung_masks(depths[:2], depths[2], field_mm / size)
-    integrals = sums.reshape(size, size, 4).transpose(2, 0, 1) * (WATER / 100 * ray)  # (4, S, S)
-    return _make_chest(atlas, view, integrals, depths[0] + depths[1], right, left, slices, ray)
+    integrals, fat, depths = sums.maps(ray)
+    right, left = lung_masks(depths[:2], depths[2], 2 * field_mm / size)
+    lung_depth = depths[0] + depths[1]  # (H, H)
+    right, left = separate_lungs(_enlarged(right) >= 0.5, _enlarged(left) >= 0.5)
+    return Chest(
+        view=view,
+        size=size,
+        field_mm=field_mm,
+        source=body.source,
+        integrals=integrals,
+        fat=fat,
+        lung_depth=_enlarged(lung_depth),
+        right=right,
+        left=left,
+        heart=_enlarged(depths[3]) >= MIN_HEART_DEPTH,
+        trachea=_enlarged(depths[4]) >= SLICE_SPACING,
+        step=2 * ray,
+        **_volumes(atlas, slices, lung_depth),
+    )
+
+
+def _enlarged(plane: np.ndarray) -> np.ndarray:
+    """A plane of the coarser grid (H, H) at the size of the map (S, S)."""
+    S = 2 * len(plane)
+    return cv2.resize(plane.astype(np.float32), (S, S), interpolation=cv2.INTER_LINEAR)
 
 
 def lung_masks(
@@ -375,55 +432,48 @@ def separate_lungs(right: np.ndarray, left: np.ndarray) -> tuple[np.ndarray, np.
     return right, left & ~near
 
 
-def _make_chest(
-    atlas: Atlas,
-    view: str,
-    integrals: np.ndarray,
-    lung_depth: np.ndarray,
-    right: np.ndarray,
-    left: np.ndarray,
-    slices: list[tuple],
-    ray: float,
-) -> Chest:
-    """Cut the volumes to the box of the lungs; two slices make one of the volumes."""
+def _volumes(atlas: Atlas, slices: list[tuple], lung_depth: np.ndarray) -> dict:
+    """The volumes of a `Chest`, cut to the box of the lungs; two slices make one."""
     rows, columns = np.where(lung_depth > 0)
     box = (slice(rows.min(), rows.max() + 1), slice(columns.min(), columns.max() + 1))
-    planes = {name: [] for name in ("tissue", "vessels", "labels", "wall", "z", "x")}
-    for k in range(0, len(slices), 2):
-        first = np.ascontiguousarray(slices[k][0][box])  # (h, w, 4)
-        tissue, labels, z, x = (plane[box] for plane in slices[k + 1])
-        second = np.ascontiguousarray(tissue)
-        pair = cv2.addWeighted(first, 0.5, second, 0.5, 0, dtype=cv2.CV_32F)  # (h, w, 4)
-        planes["tissue"].append(pair[..., 0] + pair[..., 1] + pair[..., 2])
-        planes["vessels"].append(pair[..., 3])
-        planes["labels"].append(labels)
-        planes["wall"].append(_resample(atlas.wall_distance[k + 1], z, x, cv2.INTER_LINEAR))
-        planes["z"].append(z * atlas.spacing)
-        planes["x"].append(x * atlas.spacing)
+    names = ("tissue", "vessels", "labels", "wall", "costal", "z", "x")
+    planes = {name: [] for name in names}
+    pitch = (atlas.pitch[0], 2 * atlas.pitch[1])  # of the distances
+    for first, second in zip(slices[::2], slices[1::2], strict=True):
+        for name, i in (("tissue", 0), ("vessels", 1)):
+            pair = cv2.addWeighted(
+                np.ascontiguousarray(first[i][box]),
+                0.5,
+                np.ascontiguousarray(second[i][box]),
+                0.5,
+                0,
+                dtype=cv2.CV_32F,
+            )
+            planes[name].append(pair)
+        _, _, labels, (k, z, x) = second
+        z, x = np.ascontiguousarray(z[box]), np.ascontiguousarray(x[box])
+        at = (_voxel_index(z, pitch[0]), _voxel_index(x, pitch[1]))
+        planes["labels"].append(labels[box])
+        planes["wall"].append(_remap(atlas.wall_distance[k], *at, cv2.INTER_LINEAR))
+        planes["costal"].append(_remap(atlas.costal_distance[k], *at, cv2.INTER_LINEAR))
+        planes["z"].append(np.float32(atlas.origin[0]) + np.float32(atlas.stretch[0]) * z)
+        planes["x"].append(np.float32(atlas.origin[2]) + np.float32(atlas.stretch[2]) * x)
     volumes = {name: np.stack(stack) for name, stack in planes.items()}  # (D/2, h, w) each
-    labels = volumes["labels"]
-    lobes = np.where(labels <= len(LOBES), labels, 0).astype(np.uint8)
+    lobes = np.where(volumes["labels"] <= len(LOBES), volumes["labels"], 0).astype(np.uint8)
     lobe_boxes = {}
     for lobe, lobe_box in enumerate(ndimage.find_objects(lobes), start=1):
         if lobe_box is not None:
             lobe_boxes[lobe] = lobe_box
-    soft = np.clip(integrals[0] / integrals[0].max() * 3, 0, 1)
-    return Chest(
-        view=view,
-        size=len(lung_depth),
-        integrals=np.ascontiguousarray(integrals),
-        padding=cv2.GaussianBlur(soft, (0, 0), len(lung_depth) / 20),
-        lung_depth=lung_depth,
-        right=right,
-        left=left,
-        box=box,
-        tissue=volumes["tissue"],
-        vessels=volumes["vessels"],
-        lobes=lobes,
-        wall_distance=volumes["wall"],
-        z=volumes["z"],
-        x=volumes["x"],
-        y=(np.arange(len(lobes), dtype=np.float32) * 2 + 1) * SLICE_SPACING,
-        step=2 * ray,
-        lobe_boxes=lobe_boxes,
-    )
+    depth = (np.arange(len(lobes), dtype=np.float32) * 2 + 1) * SLICE_SPACING  # own y, mm
+    return {
+        "box": box,
+        "tissue": volumes["tissue"],
+        "vessels": volumes["vessels"],
+        "lobes": lobes,
+        "wall_distance": volumes["wall"],
+        "costal_distance": volumes["costal"],
+        "z": volumes["z"],
+        "x": volumes["x"],
+        "y": np.float32(atlas.origin[1]) + np.float32(atlas.stretch[1]) * depth,
+        "lobe_boxes": lobe_boxes,
+    }

@@ -23,7 +23,7 @@ import pandas as pd
 import psutil
 from tqdm.auto import tqdm
 
-from cxrkit.config.vocabulary import FINDINGS, ZONES
+from cxrkit.config.vocabulary import FINDINGS, SECOND, ZONES
 from cxrkit.simulation.hospital import SITES, WARDS, Hospital, Patient
 from cxrkit.simulation.workers import end_with
 from cxrkit.storage import mapped
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from cxrkit.config.sections import CohortSettings
 
 SITE_WEIGHTS = {"internal": 2, "external": 1}  # films that a site gives, in proportion
-# bytes that must be free for each process that draws; one takes 0.98 GB, torch included
-BYTES_PER_WORKER = 1.2e9
+# bytes that must be free for each process that draws, with three atlases and torch
+BYTES_PER_WORKER = 1.7e9
 MASKS = ("right", "left", "lesion")
 STACKS = ("images", *MASKS)
 
@@ -68,14 +68,17 @@ def plan_cohort(settings: CohortSettings, seed: int) -> pd.DataFrame:
 
 
 def _hospital(site: str, ward: str, n: int, settings: CohortSettings, seed: int) -> Hospital:
-    """A ward of `n` films with the size and confounding of the cohort."""
-    return Hospital(site, seed, settings.rho, ward, n, settings.size)
+    """A ward of `n` films with the size, confounding and arrangement of the cohort."""
+    return Hospital(
+        site, seed, settings.rho, ward, n, settings.size, settings.arrangement, settings.places
+    )
 
 
 def _row(patient: Patient, url: str, ward: str) -> dict[str, Any]:
     """One line of films.csv."""
     # the right column first, top to bottom
     zones = {zone: int(v) for zone, v in zip(ZONES, patient.array.T.ravel(), strict=True)}
+    second = {zone: int(v) for zone, v in zip(SECOND, patient.second.T.ravel(), strict=True)}
     top, left, bottom, right = patient.marker_box
     return {
         "site": patient.site,
@@ -86,6 +89,7 @@ def _row(patient: Patient, url: str, ward: str) -> dict[str, Any]:
         "diagnosis": patient.diagnosis,
         **patient.findings,
         **zones,
+        **second,
         "severity": patient.severity,
         "visit": patient.visit,
         "ward": ward,

@@ -1,32 +1,40 @@
 """Disease as added attenuation: what each lesion does to the voxels of a lung.
 
-A `Lesion` lives in the coordinates of the atlas (z up, y to the front, x from the patient's right
-to the left; mm), so that the same patient shows the same disease in PA, in AP and at the next
+A `Lesion` lives in canonical coordinates (`atlases`: z up, y to the front, x from the patient's
+right to the left; mm), so that the same patient shows the same disease in PA, in AP and at the next
 visit. Its kind says which share w in [0, 1] of every lung voxel it replaces by tissue of another
 density. The film then sees the sum of w x (new - old) attenuation along each ray. Vessels and heart
 borders vanish inside a consolidation for that reason alone: both sides have the same density
 (silhouette sign).
 
-D depth slices, h w rows and columns of the lungs' box in a `Chest`, S pixels of the film.
+Fluid, air and the lesions of COVID-19 follow the *costal distance*: mm to the chest wall, which is
+the border of the axial convex hull of both lungs. The distance to the surface of the lung would
+take mediastinum and diaphragm for chest wall.
+
+D depth slices, h w rows and columns of the lungs' box in a `Chest`, S pixels of its maps.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import NamedTuple
 
 import cv2
 import numpy as np
+from scipy import fft
 
 from cxrkit.config.vocabulary import FINDINGS
-from cxrkit.simulation.anatomy import SLICE_SPACING, WATER, Chest, load_atlas
+from cxrkit.simulation.anatomy import Chest
+from cxrkit.simulation.atlases import LUNG_BOX, SLICE_SPACING, SOURCES, WATER, load_atlas
 
-HILA = {"right": (199.0, 120.0, 140.0), "left": (203.0, 120.0, 212.0)}  # z, y, x mm in the atlas
+HILA = {"right": (199.0, 120.0, 140.0), "left": (203.0, 120.0, 212.0)}  # canonical z, y, x mm
 MIDLINE = 176.0  # x, mm
+LUNG_BOTTOM, LUNG_TOP = LUNG_BOX[0, 0], LUNG_BOX[1, 0]  # z of the lowest recess and of the apices
 # added line integral before the pixel counts as lesion: 6 mm of solid lung, or 12 mm of half-filled
 MIN_LESION = 0.12
+AIR_HU = -990.0
 
 
 @dataclass(frozen=True)
@@ -51,6 +59,11 @@ class Region:
     x: np.ndarray  # (D, h, w)
     wall: np.ndarray  # (D, h, w) mm to the surface of the lung
     lung: np.ndarray  # bool (D, h, w), inside the lesion's lobes
+    costal: np.ndarray | None = None  # (D, h, w) mm to the chest wall
+    vessels: np.ndarray | None = None  # (D, h, w) attenuation of the lung vessels
+    source: str = SOURCES[0]  # the CT
+    # what was computed here before: noise by seed and grain, and the coarser region
+    kept: dict = field(default_factory=dict, repr=False, compare=False)
 
     def distance(self, centre: Sequence[float], radius: Sequence[float]) -> np.ndarray:
         """Distance (D, h, w) from `centre` (z, y, x mm) in units of `radius`."""
@@ -62,9 +75,34 @@ class Region:
 
     def coarse(self) -> Region:
         """Every second row and column."""
-        volumes = (self.z, self.x, self.wall, self.lung)
-        z, x, wall, lung = (volume[:, ::2, ::2] for volume in volumes)
-        return Region(z, self.y, x, wall, lung)
+        if "coarse" not in self.kept:
+            self.kept["coarse"] = self._coarse()
+        return self.kept["coarse"]
+
+    def _coarse(self) -> Region:
+        def second(volume: np.ndarray | None) -> np.ndarray | None:
+            return None if volume is None else np.ascontiguousarray(volume[:, ::2, ::2])
+
+        return Region(
+            z=second(self.z),
+            y=self.y,
+            x=second(self.x),
+            wall=second(self.wall),
+            lung=second(self.lung),
+            costal=second(self.costal),
+            vessels=second(self.vessels),
+            source=self.source,
+        )
+
+    def airways(self) -> np.ndarray:
+        """Share (D, h, w) of bronchi, which run beside the large vessels.
+
+        The CT shows few of them. A bronchus is drawn 3 mm above and lateral of each large vessel.
+        """
+        if self.vessels is None:
+            return np.zeros(self.lung.shape, np.float32)
+        large = np.stack([cv2.GaussianBlur(plane, (0, 0), 0.8) for plane in self.vessels])
+        return np.roll(np.clip((large - 18.0) / 25.0, 0, 1), (-1, 1), (1, 2))
 
 
 # texture
@@ -77,10 +115,10 @@ def _noise_block() -> np.ndarray:
     Its blobs are 6 to 16 voxels large.
     """
     white = np.random.default_rng(7).standard_normal((128, 128, 128), dtype=np.float32)
-    axes = (np.fft.fftfreq(128), np.fft.fftfreq(128), np.fft.rfftfreq(128))
+    axes = (fft.fftfreq(128), fft.fftfreq(128), fft.rfftfreq(128))
     frequency = np.sqrt(sum(f**2 for f in np.meshgrid(*axes, indexing="ij")))
     low_pass = np.exp(-((frequency / 0.05) ** 2))
-    smooth = np.fft.irfftn(np.fft.rfftn(white) * low_pass)
+    smooth = fft.irfftn(fft.rfftn(white) * low_pass.astype(np.float32))
     scaled = (smooth - smooth.mean()) / smooth.std() * 32
     return np.clip(scaled, -127, 127).astype(np.int8).ravel()
 
@@ -96,6 +134,13 @@ def noise(region: Region, seed: int, grain: float = 1.25) -> np.ndarray:
     Returns:
         (D, h, w), mean 0 and standard deviation 1.
     """
+    if (seed, grain) not in region.kept:
+        region.kept[seed, grain] = _noise(region, seed, grain)
+    return region.kept[seed, grain]
+
+
+def _noise(region: Region, seed: int, grain: float) -> np.ndarray:
+    """Noise (D, h, w) as `noise` gives it."""
     offsets = np.random.default_rng(seed).integers(0, 128, 3).astype(np.float32)
     index = []
     for axis, offset in zip((region.z, region.y, region.x), offsets, strict=True):
@@ -107,41 +152,92 @@ def noise(region: Region, seed: int, grain: float = 1.25) -> np.ndarray:
 # Kinds of lesions: (lesion, region) -> share of each voxel that is replaced, (D, h, w) in [0, 1].
 
 
+def _ramp(values: np.ndarray) -> np.ndarray:
+    """Values cut to [0, 1]."""
+    return np.clip(values, 0, 1)
+
+
 def _blob(lesion: Lesion, region: Region, grain: np.ndarray, edge: float) -> np.ndarray:
     """Ellipsoid with a ragged border: 1 inside, falling to 0 over `edge` radii.
 
     `grain` (D, h, w) is the noise that frays the border.
     """
     d = region.distance(lesion.centre, lesion.radius)
-    return np.clip((1 + 0.35 * lesion.texture * grain - d) / edge, 0, 1)
+    return _ramp((1 + 0.35 * lesion.texture * grain - d) / edge)
 
 
 def consolidation(lesion: Lesion, region: Region) -> np.ndarray:
-    """Air spaces full of fluid: dense, sharp at the fissure, with air bronchograms by texture."""
+    """Air spaces full of fluid: dense, sharp at the fissure, with air bronchograms."""
     grain = noise(region, lesion.seed)
-    open_airways = np.where(np.abs(grain) < 0.12 * lesion.texture, np.float32(0.6), np.float32(1))
-    return _blob(lesion, region, grain, edge=0.25) * open_airways
+    filled = _blob(lesion, region, grain, edge=0.25)
+    return filled * (1 - 0.85 * lesion.texture * region.airways())
 
 
 def ground_glass(lesion: Lesion, region: Region) -> np.ndarray:
-    """Half-filled air spaces: hazy, patchy, along the pleura."""
+    """Half-filled air spaces: hazy and patchy, alike at every place of the lung."""
     grain = noise(region, lesion.seed)
-    patchy = np.clip(0.75 + 0.5 * lesion.texture * grain, 0, 1)
-    peripheral = np.where(region.wall < 22, np.float32(1), np.float32(0.55))
-    return _blob(lesion, region, grain, edge=0.5) * patchy * peripheral
+    patchy = _ramp(0.75 + 0.5 * lesion.texture * grain)
+    return _blob(lesion, region, grain, edge=0.5) * patchy
+
+
+def _viral_field(lesion: Lesion, region: Region) -> np.ndarray:
+    """Where COVID-19 settles: noise of two scales, above a threshold near the chest wall.
+
+    `radius[0]` is the burden in [0, 1.2], `texture` the share of the right lung: 0.5 both alike.
+    """
+    large = noise(region, lesion.seed, grain=3.1)  # blobs of about 14 mm
+    small = noise(region, lesion.seed + 1, grain=1.33)  # 6 mm
+    peripheral = np.exp(-np.minimum(region.costal, region.wall + 6.0) / 16.0)
+    low = _ramp((235.0 - region.z) / 110.0)
+    back = _ramp((150.0 - region.y) / 110.0)
+    leaning = (1 - 2 * lesion.texture) * np.tanh((region.x - MIDLINE) / 20.0)
+    bias = -2.35 + 1.9 * lesion.radius[0] + 0.8 * leaning
+    return bias + 1.25 * peripheral + 0.55 * low + 0.35 * back + 0.75 * large + 0.5 * small
+
+
+def viral_glass(lesion: Lesion, region: Region) -> np.ndarray:
+    """COVID-19: patchy ground glass on both sides, along the chest wall and low down."""
+    reticular = 0.75 + 0.2 * noise(region, lesion.seed + 2, grain=0.6)
+    return _ramp(_viral_field(lesion, region) / 0.55) * _ramp(reticular)
+
+
+def viral_core(lesion: Lesion, region: Region) -> np.ndarray:
+    """COVID-19: consolidation in the middle of the ground glass, with air bronchograms."""
+    return _ramp((_viral_field(lesion, region) - 0.75) / 0.4) * (1 - 0.85 * region.airways())
 
 
 def nodule(lesion: Lesion, region: Region) -> np.ndarray:
-    """A small round density."""
-    return np.clip((1 - region.distance(lesion.centre, lesion.radius)) / 0.3, 0, 1)
+    """A small round density with a soft edge."""
+    return _ramp((1 - region.distance(lesion.centre, lesion.radius)) / 0.3)
+
+
+def nodules(lesion: Lesion, region: Region) -> np.ndarray:
+    """A cluster of 30 to 80 nodules of log-normal size around a centre, `radius` its spread."""
+    rng = np.random.default_rng(lesion.seed)
+    out = np.zeros(region.lung.shape, np.float32)
+    rows, columns = region.z[:, :, :1].mean((0, 2)), region.x.mean((0, 1))
+    for _ in range(int(rng.integers(30, 81))):
+        point = rng.normal(lesion.centre, lesion.radius)
+        size = float(np.clip(rng.lognormal(1.1, 0.45), 1.6, 9.0))
+        box = []
+        for axis, middle in zip((region.y.ravel(), rows, columns), point[[1, 0, 2]], strict=True):
+            near = np.where(np.abs(axis - middle) < 1.6 * size + 8)[0]
+            box.append(slice(near[0], near[-1] + 1) if len(near) else slice(0, 0))
+        box = tuple(box)
+        d = np.sqrt(
+            (region.z[box] - point[0]) ** 2
+            + (region.y[box[0]] - point[1]) ** 2
+            + (region.x[box] - point[2]) ** 2
+        )
+        out[box] = np.maximum(out[box], _ramp((size - d) / (0.5 * size) + 0.3))
+    return out
 
 
 def cavity(lesion: Lesion, region: Region) -> np.ndarray:
-    """A shell around air: its wall is about a third of the radius and ragged outside."""
+    """A shell around air: its wall is about a third of the radius, uneven and ragged outside."""
     d = region.distance(lesion.centre, lesion.radius) - 0.12 * noise(region, lesion.seed)
-    outside = np.clip((1 - d) / 0.15, 0, 1)
-    inside = np.clip((d - 0.62) / 0.1, 0, 1)
-    return outside * inside
+    thick = 0.62 + 0.12 * noise(region, lesion.seed + 1, grain=2.0)
+    return _ramp((1 - d) / 0.15) * _ramp((d - thick) / 0.1)
 
 
 def plate(lesion: Lesion, region: Region) -> np.ndarray:
@@ -156,71 +252,104 @@ def plate(lesion: Lesion, region: Region) -> np.ndarray:
         (region.x - lesion.centre[2]) / lesion.radius[2],
         (region.y - lesion.centre[1]) / lesion.radius[1],
     )
-    return np.clip(1.5 - np.abs(z) / lesion.radius[0], 0, 1) * np.clip((1 - across) / 0.2, 0, 1)
+    return _ramp(1.5 - np.abs(z) / lesion.radius[0]) * _ramp((1 - across) / 0.2)
+
+
+def wedge(lesion: Lesion, region: Region) -> np.ndarray:
+    """A collapsed lower lobe: a triangle behind the heart that widens towards the diaphragm.
+
+    `centre` is the hilum that it hangs from, `radius[2]` its width there, `radius[0]` how fast it
+    widens in percent. The film is drawn together as well (`volume_loss`).
+    """
+    outwards = np.sign(lesion.centre[2] - MIDLINE)
+    down = lesion.centre[0] - region.z
+    width = lesion.radius[2] + lesion.radius[0] / 100.0 * np.clip(down, 0, None)
+    lateral = outwards * (region.x - MIDLINE) - 12.0
+    behind = _ramp((lesion.centre[1] - 5.0 - 0.15 * down - region.y) / 8.0)
+    return _ramp((width - lateral) / 4.0) * _ramp((down + 12.0) / 8.0) * behind
 
 
 def haze(lesion: Lesion, region: Region) -> np.ndarray:
-    """Edema: bat-wing haze around the hilum, denser towards the base."""
+    """Edema: wings of a bat around the hila, free below the chest wall, and cuffs of the bronchi.
+
+    `centre` is the hilum, `radius` the reach of the wing.
+    """
     d = region.distance(lesion.centre, lesion.radius)
-    gravity = np.clip(1.15 - (region.z - 120.0) / 350.0, 0.4, 1.2)
-    patchy = 0.8 + 0.35 * lesion.texture * noise(region, lesion.seed, grain=1.75)
-    return np.clip(np.exp(-(d**2)) * gravity * patchy, 0, 1)
+    free = _ramp((region.costal - 8.0) / 22.0)
+    patchy = 0.85 + 0.3 * lesion.texture * noise(region, lesion.seed, grain=1.4)
+    gravity = np.clip(1.15 - (region.z - 120.0) / 400.0, 0.6, 1.2)
+    cuffs = 0.6 * region.airways() * np.exp(-((d / 1.4) ** 2))
+    return _ramp(1.25 * np.exp(-0.9 * d**2) * free * patchy * gravity + cuffs)
+
+
+def septal_lines(lesion: Lesion, region: Region) -> np.ndarray:
+    """Kerley B lines: short thin sheets that stand on the lateral chest wall above the diaphragm.
+
+    `centre` lies at the wall, `radius` holds how far up, forwards and inwards they reach.
+    """
+    rng = np.random.default_rng(lesion.seed)
+    up, forwards, inwards = lesion.radius
+    sheets = np.zeros(region.lung.shape, np.float32)
+    for level in rng.uniform(lesion.centre[0] - up, lesion.centre[0] + up, rng.integers(7, 14)):
+        reach = rng.uniform(0.5, 1.0) * inwards
+        tilt = rng.normal(0, 0.15)
+        ripple = region.z - level - tilt * (region.x - lesion.centre[2])
+        near = (np.abs(ripple) < 2.5) & (region.costal < reach)
+        sheets[near] = np.maximum(sheets[near], np.exp(-((ripple[near] / 1.0) ** 2)))
+    lateral = np.abs(region.y - lesion.centre[1]) < forwards
+    return 0.7 * sheets * lateral
 
 
 def fluid(lesion: Lesion, region: Region) -> np.ndarray:
-    """Free pleural fluid: a level at z = centre[0] with a meniscus along the wall.
+    """Free pleural fluid: a meniscus that climbs along the chest wall.
 
-    `radius` is the height of the meniscus in mm, and the mm of fluid that layer behind the lung.
+    It fills all below `centre[0]`; above, a layer that thins to nothing over `radius[0]` mm.
     """
-    meniscus = lesion.radius[0] * np.exp(-region.wall / 14.0)
-    upright = np.clip((lesion.centre[0] + meniscus - region.z) / 12.0, 0, 1)
-    behind = np.where(region.y < lesion.centre[1], np.float32(0.9), np.float32(0))
-    layered = np.clip((lesion.radius[1] - region.wall) / 4.0, 0, 1) * behind
-    return np.maximum(upright, layered)
+    level, height = lesion.centre[0], lesion.radius[0]
+    climbing = 34.0 * _ramp((level + height - region.z) / height) ** 3
+    below = 60.0 * _ramp((level - region.z) / 10.0)
+    thickness = np.where(region.z < level - 10.0, np.float32(1e3), climbing + below)
+    return _ramp((thickness - region.costal) / 2.0 + 0.5)
 
 
-def _sample_grown(
-    shape: np.ndarray, region: Region, centre: Sequence[float], factor: Sequence
-) -> np.ndarray:
-    """A shape of the atlas, grown by `factor` (z, y, x) around `centre`, at a region: (D, h, w)."""
-    spacing = load_atlas().spacing
-    axes = (  # in the order of the shape: coordinates, centre, factor, mm of a voxel
-        (region.y, centre[1], factor[1], SLICE_SPACING),
-        (region.z, centre[0], factor[0], spacing),
-        (region.x, centre[2], factor[2], spacing),
-    )
-    index = []
-    for (axis, c, f, step), n in zip(axes, shape.shape, strict=True):
-        voxel = (c + (axis - c) / f) / step
-        index.append(np.clip(voxel.astype(np.int32), 0, n - 1))
-    return shape[tuple(index)] * np.float32(1 / 255)
-
-
-def _collapsed_lung(lesion: Lesion, region: Region) -> np.ndarray:
-    """The lung of the atlas, shrunk towards its hilum by `radius[2]`, more at the apex."""
-    up = np.clip((region.z - 90.0) / lesion.radius[0], 0.15, 1)
-    hilum = HILA["left" if lesion.centre[2] > MIDLINE else "right"]
-    along = 1 - 0.6 * lesion.radius[2] * up
-    across = 1 - lesion.radius[2] * up
-    return _sample_grown(load_atlas().lung_shape, region, hilum, (along, along, across))
+def _collapse_depth(lesion: Lesion, region: Region) -> np.ndarray:
+    """Mm of air between chest wall and lung: `radius[2]` at the apex, a quarter of it below."""
+    apex = _ramp((region.z - (LUNG_TOP - lesion.radius[0])) / 200.0)
+    return lesion.radius[2] * (0.25 + 0.75 * apex)
 
 
 def air(lesion: Lesion, region: Region) -> np.ndarray:
     """Pneumothorax: air without vessels outside the edge of the lung."""
-    return np.clip(2.5 * (0.5 - _collapsed_lung(lesion, region)) + 0.5, 0, 1)
+    return _ramp((_collapse_depth(lesion, region) - region.costal) / 1.6 + 0.5)
 
 
 def pleural_line(lesion: Lesion, region: Region) -> np.ndarray:
-    """The thin white edge of a collapsed lung."""
-    return np.exp(-(((_collapsed_lung(lesion, region) - 0.5) / 0.16) ** 2))
+    """The thin white edge of a collapsed lung, on its own side of the air.
+
+    Half a millimetre of tissue: it is seen where the rays touch it, and hardly where they cross it.
+    """
+    inwards = (region.costal - _collapse_depth(lesion, region)) / 1.6
+    return 0.35 * _ramp(1 - np.abs(inwards - 1.1) / 0.8)
 
 
 def big_heart(lesion: Lesion, region: Region) -> np.ndarray:
     """Lung taken by a heart `radius[0]` times as wide."""
     factor = lesion.radius[0]
     factors = (1 + 0.6 * (factor - 1), factor, factor)
-    heart = _sample_grown(load_atlas().heart_shape, region, lesion.centre, factors)
-    return np.clip((heart - 0.35) / 0.3, 0, 1)
+    atlas = load_atlas(region.source)
+    spacing = (atlas.pitch[0], SLICE_SPACING, atlas.pitch[1])
+    own = atlas.to_own(region.z, region.y, region.x)
+    middle = atlas.to_own(*atlas.heart)
+    index = []
+    for axis, c, f, step in zip(own, middle, factors, spacing, strict=True):
+        index.append(((c + (axis - c) / f) / step).astype(np.int32))
+    shape = atlas.heart_shape
+    row, depth, column = index
+    row = np.clip(row, 0, shape.shape[1] - 1)
+    depth = np.clip(depth, 0, shape.shape[0] - 1)
+    column = np.clip(column, 0, shape.shape[2] - 1)
+    heart = shape[depth, row, column] * np.float32(1 / 255)
+    return _ramp((heart - 0.35) / 0.3)
 
 
 class LesionKind(NamedTuple):
@@ -235,20 +364,42 @@ class LesionKind(NamedTuple):
 KINDS = {
     "consolidation": LesionKind(consolidation, ("opacity", "consolidation"), True),
     "ground_glass": LesionKind(ground_glass, ("opacity",), True),
+    "viral_glass": LesionKind(viral_glass, ("opacity",), True),
+    "viral_core": LesionKind(viral_core, ("opacity", "consolidation"), True),
     "nodule": LesionKind(nodule, ("opacity",), True),
+    "nodules": LesionKind(nodules, ("opacity",), True),
     "cavity": LesionKind(cavity, ("opacity",), True),
     "plate": LesionKind(plate, ("opacity", "atelectasis"), True),
-    "collapse": LesionKind(consolidation, ("opacity", "atelectasis"), True),
+    "collapse": LesionKind(wedge, ("opacity", "atelectasis"), True),
     "haze": LesionKind(haze, ("opacity", "edema"), True),
+    "septal_lines": LesionKind(septal_lines, ("edema",), False),
     "fluid": LesionKind(fluid, ("pleural_effusion",), False),
     "air": LesionKind(air, ("pneumothorax",), False),
     "pleural_line": LesionKind(pleural_line, ("pneumothorax",), False),
     "big_heart": LesionKind(big_heart, ("cardiomegaly",), False),
     "full_heart": LesionKind(big_heart, (), False),  # a heart at the upper end of normal
 }
-WHOLE_LUNG_KINDS = ("fluid", "air", "pleural_line")  # they reach all of the lung of their lobes
+# they reach all of the lung of their lobes
+WHOLE_LUNG_KINDS = (
+    "fluid",
+    "air",
+    "pleural_line",
+    "viral_glass",
+    "viral_core",
+    "haze",
+    "collapse",
+)
 # small or thin; the others are computed on every second row and column
-FINE_KINDS = ("nodule", "cavity", "plate", "full_heart")
+FINE_KINDS = (
+    "nodule",
+    "nodules",
+    "cavity",
+    "plate",
+    "septal_lines",
+    "air",
+    "pleural_line",
+    "full_heart",
+)
 
 
 def _region(chest: Chest, lesion: Lesion) -> tuple[tuple[slice, slice, slice], Region] | None:
@@ -272,6 +423,9 @@ def _region(chest: Chest, lesion: Lesion) -> tuple[tuple[slice, slice, slice], R
         x=chest.x[box],
         wall=chest.wall_distance[box],
         lung=lung,
+        costal=chest.costal_distance[box],
+        vessels=chest.vessels[box],
+        source=chest.source,
     )
     return box, region
 
@@ -291,6 +445,10 @@ def _reach_span(chest: Chest, lesion: Lesion) -> list[np.ndarray]:
     """Depths, rows and columns within the reach of a lesion; rows and columns at its middle."""
     z, y, x = lesion.centre
     up, forwards, sideways = _reach(lesion)
+    if lesion.kind in ("big_heart", "full_heart"):
+        atlas = load_atlas(chest.source)
+        z, y, x = atlas.heart
+        up, forwards, sideways = atlas.heart_reach * lesion.radius[0] + 8
     depths = np.where(np.abs(chest.y - y) < forwards)[0]
     k = depths[len(depths) // 2] if len(depths) else 0
     rows = np.where((np.abs(chest.z[k] - z) < up).any(axis=1))[0]
@@ -303,11 +461,8 @@ def _reach(lesion: Lesion) -> tuple[float, float, float]:
     z, y, x = lesion.radius
     if lesion.kind == "plate":
         return x * 0.7 + 10, y + 6, x + 6
-    if lesion.kind == "haze":
-        return 1.9 * z, 1.9 * y, 1.9 * x
-    if lesion.kind in ("big_heart", "full_heart"):
-        up, forwards, sideways = load_atlas().heart_reach * lesion.radius[0] + 8
-        return up, forwards, sideways
+    if lesion.kind == "nodules":
+        return 2.5 * z + 10, 2.5 * y + 10, 2.5 * x + 10
     return 1.45 * z + 3, 1.45 * y + 3, 1.45 * x + 3
 
 
@@ -316,16 +471,17 @@ def _share(lesion: Lesion, region: Region) -> np.ndarray:
     share_of = KINDS[lesion.kind].share
     if lesion.kind in FINE_KINDS:
         return share_of(lesion, region) * region.lung
-    coarse = share_of(lesion, region.coarse())  # (D, h/2, w/2)
-    h, w = region.lung.shape[1:]
-    share = np.empty(region.lung.shape, np.float32)
-    # voxel 2i of the chest is voxel i of the coarse grid
+    coarse = share_of(lesion, region.coarse()).astype(np.float32)  # (D, h/2, w/2)
+    D, h2, w2 = coarse.shape
+    _, h, w = region.lung.shape
+    # voxel 2i of the chest is voxel i of the coarse grid; all depths stand below one another
     half = np.float32([[0.5, 0, 0], [0, 0.5, 0]])
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    for k, plane in enumerate(coarse):
-        share[k] = cv2.warpAffine(plane, half, (w, h), flags=flags, borderMode=cv2.BORDER_REPLICATE)
-    share *= region.lung
-    return share
+    size = (w, D * 2 * h2)
+    column = cv2.warpAffine(
+        coarse.reshape(D * h2, w2), half, size, flags=flags, borderMode=cv2.BORDER_REPLICATE
+    )
+    return column.reshape(D, 2 * h2, w)[:, :h] * region.lung
 
 
 def add_lesions(
@@ -345,13 +501,18 @@ def add_lesions(
     Returns:
         Line integral that all lesions add (S, S), and that those of the lung itself add (S, S).
     """
-    added = np.zeros((chest.size, chest.size), np.float32)
-    extent = np.zeros((chest.size, chest.size), np.float32)
+    H = chest.size // 2
+    added = np.zeros((H, H), np.float32)
+    extent = np.zeros((H, H), np.float32)
     free = np.ones(chest.lobes.shape, np.float32)
+    whole = {}  # lobes -> the region of all of them, which several lesions share
     for lesion in lesions:
-        found = _region(chest, lesion)
+        key = lesion.lobes if lesion.kind in WHOLE_LUNG_KINDS else None
+        found = whole[key] if key in whole else _region(chest, lesion)
         if found is None:
             continue
+        if key:
+            whole[key] = found
         box, region = found
         share = _share(lesion, region)  # (D, h, w)
         share *= free[box]
@@ -370,7 +531,25 @@ def add_lesions(
         added[pixels] += change
         if KINDS[lesion.kind].in_extent:
             extent[pixels] += change
-    return added, extent
+    size = (chest.size, chest.size)
+    return cv2.resize(added, size), cv2.resize(extent, size)
+
+
+def volume_loss(lesions: Sequence[Lesion]) -> tuple[float, float]:
+    """How far collapsed lobes draw the chest together.
+
+    Args:
+        lesions: of a patient.
+
+    Returns:
+        Mm that the right and the left half of the diaphragm are raised. The heart moves over by
+        half as much.
+    """
+    raised = [0.0, 0.0]
+    for lesion in lesions:
+        if lesion.kind == "collapse":
+            raised[int(lesion.centre[2] > MIDLINE)] += lesion.radius[1]
+    return raised[0], raised[1]
 
 
 def findings_from_lesions(

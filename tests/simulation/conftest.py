@@ -7,7 +7,7 @@ from cxrkit.simulation.hospital import VIEWS
 from tests.fakes.chests import UNBENT
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def chests():
-    """The unbent body in both views."""
-    return {view: anatomy.project(UNBENT, view) for view in VIEWS}
+    """The unbent body of the first CT in both views, at 256 px."""
+    return {view: anatomy.project(UNBENT, view, size=256) for view in VIEWS}

@@ -71,7 +71,7 @@ def test_available_memory_is_the_least_of_machine_container_and_hub(tmp_path, mo
     assert cohort.available_memory(tmp_path) == 0
 
 
-@pytest.mark.parametrize("available, workers", [(0, 1), (1.5e9, 1), (2.5e9, 2), (1e12, 3)])
+@pytest.mark.parametrize("available, workers", [(0, 1), (2e9, 1), (3.5e9, 2), (1e12, 3)])
 def test_drawing_takes_as_many_processes_as_fit(tmp_path, monkeypatch, available, workers):
     asked = []
 
