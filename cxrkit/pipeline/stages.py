@@ -339,7 +339,7 @@ SEVERITY = (
 )
 
 _TABLE = (
-    Stage("cohort", ("seed", "cohort"), makers.make_cohort, nothing, no_images, version=2),
+    Stage("cohort", ("seed", "cohort"), makers.make_cohort, nothing, no_images, version=3),
     Stage(
         "backbone", (*FINDINGS, "folds"), makers.make_backbone, needs_of_backbone, findings_images
     ),
