@@ -13,7 +13,7 @@ labels and lung volumes, h w box of the lungs on it; lengths in mm, line integra
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import cv2
@@ -131,6 +131,8 @@ class Chest:
     y: np.ndarray  # float32 (D/2,)
     step: float  # mm of depth that a slice of the volumes stands for
     lobe_boxes: dict[int, tuple[slice, slice, slice]]  # lobe -> its box in the volumes
+    # what `disease` computed of lobes before
+    regions: dict = field(default_factory=dict, repr=False, compare=False)
 
     def pixel_of(self, points: Iterable[tuple[float, float, float]]) -> np.ndarray:
         """Find where points fall on the map, to about a millimetre.
@@ -146,15 +148,17 @@ class Chest:
     def _pixel_of(self, z: float, y: float, x: float) -> np.ndarray:
         """Column and row of one point, by a linear fit to the voxels around it."""
         k = int(np.abs(self.y - y).argmin())
-        Z, X = self.z[k, ::8, ::8], self.x[k, ::8, ::8]
-        rows, columns = np.indices(Z.shape)
-        rows = 8 * rows + self.box[0].start
-        columns = 8 * columns + self.box[1].start
-        inputs = np.stack([Z.ravel(), X.ravel(), np.ones(Z.size)], axis=1)
-        outputs = np.stack([columns.ravel(), rows.ravel()], axis=1) * 2 + 0.5  # of the fine grid
-        near = np.exp(-((Z - z) ** 2 + (X - x) ** 2).ravel() / (2 * 30.0**2)) + 1e-5
-        fit = np.linalg.lstsq(inputs * near[:, None], outputs * near[:, None], rcond=None)[0]
-        return np.array([z, x, 1.0]) @ fit
+        up, left = (axis[k, ::8, ::8].astype(np.float64) for axis in (self.z, self.x))
+        up -= z
+        left -= x
+        near = np.exp((up**2 + left**2) / -(30.0**2)) + 1e-10  # squared weights
+        rows = (8.0 * np.arange(up.shape[0]) + self.box[0].start)[:, None]
+        columns = (8.0 * np.arange(up.shape[1]) + self.box[1].start)[None, :]
+        ones = np.ones_like(up)
+        known = np.stack([up, left, ones, columns * ones, rows * ones]).reshape(5, -1)
+        products = (known[:3] * near.ravel()) @ known.T  # (3, 5): normal equations
+        at_point = np.linalg.solve(products[:, :3], products[:, 3:])[2]
+        return 2 * at_point + 0.5  # of the fine grid
 
 
 class _Slice(NamedTuple):

@@ -35,6 +35,7 @@ LUNG_BOTTOM, LUNG_TOP = LUNG_BOX[0, 0], LUNG_BOX[1, 0]  # z of the lowest recess
 # added line integral before the pixel counts as lesion: 6 mm of solid lung, or 12 mm of half-filled
 MIN_LESION = 0.12
 AIR_HU = -990.0
+NOISES_KEPT = 4  # of a region; the two kinds of COVID-19 share three
 
 
 @dataclass(frozen=True)
@@ -62,8 +63,10 @@ class Region:
     costal: np.ndarray | None = None  # (D, h, w) mm to the chest wall
     vessels: np.ndarray | None = None  # (D, h, w) attenuation of the lung vessels
     source: str = SOURCES[0]  # the CT
-    # what was computed here before: noise by seed and grain, and the coarser region
+    # what was computed here before: the coarser region, and the like
     kept: dict = field(default_factory=dict, repr=False, compare=False)
+    # the last few noises by seed and grain
+    noises: dict = field(default_factory=dict, repr=False, compare=False)
 
     def distance(self, centre: Sequence[float], radius: Sequence[float]) -> np.ndarray:
         """Distance (D, h, w) from `centre` (z, y, x mm) in units of `radius`."""
@@ -74,7 +77,7 @@ class Region:
         )
 
     def coarse(self) -> Region:
-        """Every second row and column."""
+        """Every second row and column; its lung reaches a voxel farther, to be interpolated."""
         if "coarse" not in self.kept:
             self.kept["coarse"] = self._coarse()
         return self.kept["coarse"]
@@ -88,10 +91,40 @@ class Region:
             y=self.y,
             x=second(self.x),
             wall=second(self.wall),
-            lung=second(self.lung),
+            lung=second(_grown(self.lung)),
             costal=second(self.costal),
             vessels=second(self.vessels),
             source=self.source,
+        )
+
+    def voxels(self) -> np.ndarray:
+        """Flat numbers of the voxels in the lung, (n,)."""
+        if "voxels" not in self.kept:
+            self.kept["voxels"] = np.flatnonzero(self.lung)
+        return self.kept["voxels"]
+
+    def inside(self) -> Region:
+        """The voxels of `voxels` alone; every array is (n,)."""
+        if "inside" not in self.kept:
+            self.kept["inside"] = self._inside()
+        return self.kept["inside"]
+
+    def _inside(self) -> Region:
+        index = self.voxels()
+        y = np.broadcast_to(self.y, self.lung.shape)
+
+        def some(volume: np.ndarray | None) -> np.ndarray | None:
+            return None if volume is None else volume.ravel()[index]
+
+        return Region(
+            z=some(self.z),
+            y=some(y),
+            x=some(self.x),
+            wall=some(self.wall),
+            lung=some(self.lung),
+            costal=some(self.costal),
+            source=self.source,
+            kept={"outer": self},
         )
 
     def airways(self) -> np.ndarray:
@@ -99,10 +132,24 @@ class Region:
 
         The CT shows few of them. A bronchus is drawn 3 mm above and lateral of each large vessel.
         """
+        if "airways" not in self.kept:
+            self.kept["airways"] = self._airways()
+        return self.kept["airways"]
+
+    def _airways(self) -> np.ndarray:
+        if "outer" in self.kept:
+            outer = self.kept["outer"]
+            return outer.airways().ravel()[outer.voxels()]
         if self.vessels is None:
             return np.zeros(self.lung.shape, np.float32)
         large = np.stack([cv2.GaussianBlur(plane, (0, 0), 0.8) for plane in self.vessels])
         return np.roll(np.clip((large - 18.0) / 25.0, 0, 1), (-1, 1), (1, 2))
+
+
+def _grown(lung: np.ndarray) -> np.ndarray:
+    """A mask (D, h, w) with the neighbours of its voxels in their slice."""
+    disc = np.ones((3, 3), np.uint8)
+    return np.stack([cv2.dilate(plane, disc) for plane in lung.astype(np.uint8)]) > 0
 
 
 # texture
@@ -134,9 +181,11 @@ def noise(region: Region, seed: int, grain: float = 1.25) -> np.ndarray:
     Returns:
         (D, h, w), mean 0 and standard deviation 1.
     """
-    if (seed, grain) not in region.kept:
-        region.kept[seed, grain] = _noise(region, seed, grain)
-    return region.kept[seed, grain]
+    if (seed, grain) not in region.noises:
+        while len(region.noises) >= NOISES_KEPT:
+            region.noises.pop(next(iter(region.noises)))
+        region.noises[seed, grain] = _noise(region, seed, grain)
+    return region.noises[seed, grain]
 
 
 def _noise(region: Region, seed: int, grain: float) -> np.ndarray:
@@ -187,12 +236,22 @@ def _viral_field(lesion: Lesion, region: Region) -> np.ndarray:
     """
     large = noise(region, lesion.seed, grain=3.1)  # blobs of about 14 mm
     small = noise(region, lesion.seed + 1, grain=1.33)  # 6 mm
-    peripheral = np.exp(-np.minimum(region.costal, region.wall + 6.0) / 16.0)
-    low = _ramp((235.0 - region.z) / 110.0)
-    back = _ramp((150.0 - region.y) / 110.0)
-    leaning = (1 - 2 * lesion.texture) * np.tanh((region.x - MIDLINE) / 20.0)
-    bias = -2.35 + 1.9 * lesion.radius[0] + 0.8 * leaning
-    return bias + 1.25 * peripheral + 0.55 * low + 0.35 * back + 0.75 * large + 0.5 * small
+    preferred, side = _viral_preference(region)
+    bias = -2.35 + 1.9 * lesion.radius[0]
+    leaning = np.float32(0.8 * (1 - 2 * lesion.texture))
+    return bias + preferred + leaning * side + 0.75 * large + 0.5 * small
+
+
+def _viral_preference(region: Region) -> tuple[np.ndarray, np.ndarray]:
+    """How much COVID-19 prefers each voxel, and its side: -1 right, 1 left; kept by the region."""
+    if "viral" not in region.kept:
+        peripheral = np.exp(-np.minimum(region.costal, region.wall + 6.0) / 16.0)
+        low = _ramp((235.0 - region.z) / 110.0)
+        back = _ramp((150.0 - region.y) / 110.0)
+        preferred = 1.25 * peripheral + 0.55 * low + 0.35 * back
+        side = np.tanh((region.x - MIDLINE) / 20.0)
+        region.kept["viral"] = preferred.astype(np.float32), side.astype(np.float32)
+    return region.kept["viral"]
 
 
 def viral_glass(lesion: Lesion, region: Region) -> np.ndarray:
@@ -289,15 +348,20 @@ def septal_lines(lesion: Lesion, region: Region) -> np.ndarray:
     """
     rng = np.random.default_rng(lesion.seed)
     up, forwards, inwards = lesion.radius
-    sheets = np.zeros(region.lung.shape, np.float32)
+    lateral = np.abs(region.y - lesion.centre[1]) < forwards
+    reached = np.flatnonzero((region.costal < inwards) & lateral)
+    costal = region.costal.ravel()[reached]
+    z, x = region.z.ravel()[reached], region.x.ravel()[reached] - lesion.centre[2]
+    sheets = np.zeros(len(reached), np.float32)
     for level in rng.uniform(lesion.centre[0] - up, lesion.centre[0] + up, rng.integers(7, 14)):
         reach = rng.uniform(0.5, 1.0) * inwards
         tilt = rng.normal(0, 0.15)
-        ripple = region.z - level - tilt * (region.x - lesion.centre[2])
-        near = (np.abs(ripple) < 2.5) & (region.costal < reach)
+        ripple = z - level - tilt * x
+        near = (np.abs(ripple) < 2.5) & (costal < reach)
         sheets[near] = np.maximum(sheets[near], np.exp(-((ripple[near] / 1.0) ** 2)))
-    lateral = np.abs(region.y - lesion.centre[1]) < forwards
-    return 0.7 * sheets * lateral
+    out = np.zeros(region.lung.shape, np.float32)
+    out.ravel()[reached] = 0.7 * sheets
+    return out
 
 
 def fluid(lesion: Lesion, region: Region) -> np.ndarray:
@@ -430,6 +494,17 @@ def _region(chest: Chest, lesion: Lesion) -> tuple[tuple[slice, slice, slice], R
     return box, region
 
 
+def _kept_region(
+    chest: Chest, lesion: Lesion
+) -> tuple[tuple[slice, slice, slice], Region] | None:
+    """As `_region`; the chest keeps those of whole lobes, which all of its films share."""
+    if lesion.kind not in WHOLE_LUNG_KINDS:
+        return _region(chest, lesion)
+    if lesion.lobes not in chest.regions:
+        chest.regions[lesion.lobes] = _region(chest, lesion)
+    return chest.regions[lesion.lobes]
+
+
 def _lobe_span(chest: Chest, lesion: Lesion) -> list[tuple[int, int]]:
     """First and last depth, row and column of the lesion's lobes."""
     boxes = [chest.lobe_boxes[lobe] for lobe in lesion.lobes if lobe in chest.lobe_boxes]
@@ -469,9 +544,15 @@ def _reach(lesion: Lesion) -> tuple[float, float, float]:
 def _share(lesion: Lesion, region: Region) -> np.ndarray:
     """Share of each voxel (D, h, w) that the lesion replaces, inside its lobes."""
     share_of = KINDS[lesion.kind].share
-    if lesion.kind in FINE_KINDS:
+    if lesion.kind in FINE_KINDS and lesion.kind not in WHOLE_LUNG_KINDS:
         return share_of(lesion, region) * region.lung
-    coarse = share_of(lesion, region.coarse()).astype(np.float32)  # (D, h/2, w/2)
+    if lesion.kind in FINE_KINDS:
+        fine = np.zeros(region.lung.shape, np.float32)
+        fine.ravel()[region.voxels()] = share_of(lesion, region.inside())
+        return fine * region.lung
+    grid = region.coarse()
+    coarse = np.zeros(grid.lung.shape, np.float32)  # (D, h/2, w/2)
+    coarse.ravel()[grid.voxels()] = share_of(lesion, grid.inside())
     D, h2, w2 = coarse.shape
     _, h, w = region.lung.shape
     # voxel 2i of the chest is voxel i of the coarse grid; all depths stand below one another
@@ -505,14 +586,10 @@ def add_lesions(
     added = np.zeros((H, H), np.float32)
     extent = np.zeros((H, H), np.float32)
     free = np.ones(chest.lobes.shape, np.float32)
-    whole = {}  # lobes -> the region of all of them, which several lesions share
     for lesion in lesions:
-        key = lesion.lobes if lesion.kind in WHOLE_LUNG_KINDS else None
-        found = whole[key] if key in whole else _region(chest, lesion)
+        found = _kept_region(chest, lesion)
         if found is None:
             continue
-        if key:
-            whole[key] = found
         box, region = found
         share = _share(lesion, region)  # (D, h, w)
         share *= free[box]
