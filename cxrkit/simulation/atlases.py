@@ -42,7 +42,7 @@ CENTRE_OFFSET = 20.0
 # corners z, y, x of the box of the lungs in canonical coordinates, mm: that of the first CT
 LUNG_BOX = np.array([[42.5, 36.0, 55.5], [302.5, 225.0, 307.5]])
 # mm that soft tissue is continued above, below and beside the scan
-NECK, WAIST, FLANK = 110.0, 70.0, 90.0
+NECK, WAIST, FLANK = 160.0, 120.0, 90.0
 FAT = (14.0, 30.0)  # mm of the two shells of fat that a body can wear
 FADING = 40  # fine rows over which a bone that the scan cuts off fades out
 FAT_GREY = 90.0  # attenuation of fat, 100 = water
@@ -262,15 +262,32 @@ def _padded(
     body = out[..., 0]
     across = np.abs(np.arange(X + 2 * side) - (X / 2 + side)) * pitch[1]  # mm from the middle
     top = ndimage.gaussian_filter(body[:, below + Z - 4 : below + Z].mean(1), (1, 3))
+    muscle = _neck(top)
     waist = ndimage.gaussian_filter(body[:, below : below + 3].mean(1), (1, 2))
     for step in range(above):
-        half = np.interp(step * pitch[0], [0, 25, 60, 100], [235, 130, 68, 62])
-        out[:, below + Z + step, :, 0] = top / (1 + np.exp((across - half) / 4.0))
+        height = step * pitch[0]
+        half = np.interp(height, [0, 25, 60, 100], [235, 130, 68, 62])
+        share = np.exp(-height / 20.0)  # of the uppermost slice, which goes over into muscle
+        plane = share * top + (1 - share) * muscle
+        out[:, below + Z + step, :, 0] = plane / (1 + np.exp((across - half) / 9.0))
     out[:, :below, :, 0] = waist[:, None]
     for rows, stack in ((slice(below + Z, None), spine[:, -8:]), (slice(0, below), spine[:, :8])):
         column = 0.6 * ndimage.gaussian_filter(stack.astype(np.float32).mean(1), (1, 3))
         out[:, rows, side : side + X, 1] = column[:, None]
     return out, (below * pitch[0], side * pitch[1])
+
+
+def _neck(top: np.ndarray) -> np.ndarray:
+    """The uppermost slice (D, X), its gaps filled with muscle, smooth; the windpipe stays open."""
+    disc = ndimage.generate_binary_structure(2, 1)
+    solid = np.pad(top > 50, 12)
+    solid = ndimage.binary_closing(solid, disc, iterations=10)
+    filled = ndimage.binary_fill_holes(solid)[12:-12, 12:-12].astype(np.float32)
+    middle = top.shape[1] // 2
+    near = slice(middle - 12, middle + 12)
+    muscle = 103.0 * ndimage.gaussian_filter(filled, (2, 5))
+    muscle[:, near] = np.minimum(muscle[:, near], np.maximum(top[:, near], 100.0 * (top[:, near] > 40)))
+    return ndimage.gaussian_filter(muscle, (0.7, 1.0))
 
 
 def _carried_outwards(soft: np.ndarray, reach: np.ndarray, pitch_x: float, side: int) -> np.ndarray:

@@ -230,25 +230,28 @@ def ground_glass(lesion: Lesion, region: Region) -> np.ndarray:
 
 
 def _viral_field(lesion: Lesion, region: Region) -> np.ndarray:
-    """Where COVID-19 settles: noise of two scales, above a threshold near the chest wall.
+    """Where COVID-19 settles: noise of three scales, above a threshold near the chest wall.
+
+    The coarsest one spares whole zones, so that the number of involved zones varies.
 
     `radius[0]` is the burden in [0, 1.2], `texture` the share of the right lung: 0.5 both alike.
     """
-    large = noise(region, lesion.seed, grain=3.1)  # blobs of about 14 mm
+    zonal = noise(region, lesion.seed + 3, grain=7.0)  # blobs of about 32 mm
+    large = noise(region, lesion.seed, grain=3.1)  # 14 mm
     small = noise(region, lesion.seed + 1, grain=1.33)  # 6 mm
     preferred, side = _viral_preference(region)
-    bias = -2.35 + 1.9 * lesion.radius[0]
-    leaning = np.float32(0.8 * (1 - 2 * lesion.texture))
-    return bias + preferred + leaning * side + 0.75 * large + 0.5 * small
+    bias = -3.6 + 2.2 * lesion.radius[0]
+    leaning = np.float32(1.2 * (1 - 2 * lesion.texture))
+    return bias + preferred + leaning * side + zonal + 0.5 * large + 0.4 * small
 
 
 def _viral_preference(region: Region) -> tuple[np.ndarray, np.ndarray]:
     """How much COVID-19 prefers each voxel, and its side: -1 right, 1 left; kept by the region."""
     if "viral" not in region.kept:
         peripheral = np.exp(-np.minimum(region.costal, region.wall + 6.0) / 16.0)
-        low = _ramp((235.0 - region.z) / 110.0)
+        low = _ramp((250.0 - region.z) / 130.0)
         back = _ramp((150.0 - region.y) / 110.0)
-        preferred = 1.25 * peripheral + 0.55 * low + 0.35 * back
+        preferred = 1.25 * peripheral + 1.2 * low + 0.35 * back
         side = np.tanh((region.x - MIDLINE) / 20.0)
         region.kept["viral"] = preferred.astype(np.float32), side.astype(np.float32)
     return region.kept["viral"]

@@ -136,7 +136,7 @@ def covid(rng: np.random.Generator, burden: float, source: str = SOURCES[0]) -> 
     """
     del source
     centre = (150.0, 110.0, MIDLINE)
-    extent = 0.18 + 0.95 * burden
+    extent = 0.2 + 0.8 * burden
     right_share = float(np.clip(rng.normal(0.5, 0.12), 0.2, 0.8))
     glass = make_lesion(
         rng, "viral_glass", centre, extent, BOTH_LUNGS, rng.uniform(-330, -90), right_share
