@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -483,6 +484,12 @@ def measure_tokens(patients: int, bodies: int, steps: int, places: str) -> dict:
     return out
 
 
+def _commit() -> str:
+    """The commit of the checkout."""
+    git = ("git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD")
+    return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+
+
 def main() -> None:
     """Run one measurement and write its file."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -497,6 +504,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
+    start = time.process_time()
     if options.what == "films":
         result = measure_films(options.data, options.bodies, options.real)
     elif options.what == "arrangement":
@@ -504,6 +512,11 @@ def main() -> None:
     else:
         sizes = (options.patients, options.bodies, options.steps)
         result = measure_tokens(*sizes, options.places)
+    result["measured"] = {
+        "commit": _commit(),
+        "date": time.strftime("%Y-%m-%d"),
+        "CPU seconds": round(time.process_time() - start),
+    }
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(result, indent=1))

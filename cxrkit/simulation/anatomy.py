@@ -92,7 +92,8 @@ def make_body(rng: np.random.Generator, source: str = SOURCES[0]) -> Body:
         scale=tuple(float(np.clip(size * rng.normal(1, 0.05), 0.84, 1.18)) for _ in range(3)),
         turn=float(rng.normal(0, 0.06)),
         lean=float(rng.normal(0, 0.10)),
-        domes=tuple(float(d) for d in rng.normal(-2, 9, 2)),
+        # lowered further, they would bare lung under the heart
+        domes=tuple(float(d) for d in np.clip(rng.normal(-4, 8, 2), -22, 3)),
         bend=rng.normal(0, 3.5, (2, 4, 6, 5)).astype(np.float32),
         source=source,
         heart=float(rng.uniform(*habit.heart)),

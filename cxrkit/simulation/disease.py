@@ -402,13 +402,14 @@ def pleural_line(lesion: Lesion, region: Region) -> np.ndarray:
 def big_heart(lesion: Lesion, region: Region) -> np.ndarray:
     """Lung taken by a heart `radius[0]` times as wide."""
     factor = lesion.radius[0]
-    factors = (1 + 0.6 * (factor - 1), factor, factor)
+    up, down = 1 + 0.6 * (factor - 1), 1 + 1.4 * (factor - 1)  # it rests on the diaphragm
     atlas = load_atlas(region.source)
     spacing = (atlas.pitch[0], SLICE_SPACING, atlas.pitch[1])
     own = atlas.to_own(region.z, region.y, region.x)
     middle = atlas.to_own(*atlas.heart)
     index = []
-    for axis, c, f, step in zip(own, middle, factors, spacing, strict=True):
+    heights = np.where(own[0] < middle[0], np.float32(down), np.float32(up))
+    for axis, c, f, step in zip(own, middle, (heights, factor, factor), spacing, strict=True):
         index.append(((c + (axis - c) / f) / step).astype(np.int32))
     shape = atlas.heart_shape
     row, depth, column = index

@@ -91,7 +91,7 @@ def draw_appearance(patient_rng: np.random.Generator, image_rng: np.random.Gener
         The appearance.
     """
     bone = patient_rng.uniform(1.5, 2.8)
-    breast = patient_rng.uniform(0.25, 1.1) if patient_rng.random() < 0.45 else 0.0
+    breast = patient_rng.uniform(0.2, 0.8) if patient_rng.random() < 0.45 else 0.0
     tilted = image_rng.random() < 0.08
     off_centre = image_rng.random() < 0.15
     return Appearance(
@@ -124,7 +124,7 @@ def _map_coordinates(chest: Chest, step: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _breasts(chest: Chest, amount: float, shape: tuple[float, float]) -> np.ndarray:
-    """Two half ellipsoids with a sharp lower edge: line integral (S, S)."""
+    """Two half ellipsoids, rounder below than above: line integral (S, S)."""
     x, z = _map_coordinates(chest, 2)
     half, droop = shape
     level = -45.0 - droop
@@ -132,10 +132,11 @@ def _breasts(chest: Chest, amount: float, shape: tuple[float, float]) -> np.ndar
     out = np.zeros(np.broadcast_shapes(x.shape, z.shape), np.float32)
     for side in (-1, 1):
         across = (side * x - 1.35 * half) / half
-        along = (z - level) / (half * np.where(below, 0.62, 1.5))
+        along = (z - level) / (half * np.where(below, 0.95, 1.5))
         fading = np.where(below, 1, np.exp(-np.clip(z - level, 0, None) / 70.0))
         out += np.sqrt(np.clip(1 - across**2 - along**2, 0, 1)) * fading
-    return cv2.resize(np.float32(amount) * out, (chest.size, chest.size))
+    soft = cv2.GaussianBlur(np.float32(amount) * out, (0, 0), 4.0 / chest.field_mm * len(out))
+    return cv2.resize(soft, (chest.size, chest.size))
 
 
 def _arms(chest: Chest, radius: float, angle: float) -> np.ndarray:
@@ -191,7 +192,7 @@ def reposition(
     """Turn, shift, crop and bend a chest and its ground truth onto the film by the same map.
 
     Args:
-        integral: line integrals (S, S); air beyond their edge.
+        integral: line integrals (S, S); beyond the map the body goes on as at its edge.
         extent: line integral of the lesions (S, S), 0 beyond its edge.
         chest: its lung masks.
         appearance: angle, width, shift, bend and what is drawn together.
@@ -203,7 +204,7 @@ def reposition(
     columns, rows = _sampling_maps(chest, appearance)
     coarser = 2 * appearance.width  # map pixels to one of the film
     integral = cv2.GaussianBlur(integral, (0, 0), max(0.22 * coarser, 0.05))
-    moved = cv2.remap(integral, columns, rows, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
+    moved = cv2.remap(integral, columns, rows, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     truth = np.dstack([extent, chest.right, chest.left]).astype(np.float32)  # (S, S, 3)
     truth = cv2.remap(truth, columns, rows, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
     right, left = separate_lungs(truth[..., 1] >= 0.5, truth[..., 2] >= 0.5)

@@ -171,13 +171,13 @@ def central_line(canvas: _Canvas, rng: np.random.Generator) -> None:
 
 def pacemaker(canvas: _Canvas, rng: np.random.Generator) -> None:
     """A generator under the left clavicle and a lead to the apex of the right ventricle."""
-    pocket = (284 + rng.normal(0, 6), 170.0, 279 + rng.normal(0, 6))
+    pocket = (260 + rng.normal(0, 6), 170.0, 279 + rng.normal(0, 6))
     canvas.plate(pocket, (25, 20), rng.uniform(-30, 30), 1.5)
     lead = [
         (pocket[0] + 8, 170, pocket[2] - 18),
-        (312, 150, 241),
-        (300, 140, 186),
-        (262, 140, 157),
+        (286, 150, 241),
+        (284, 140, 186),
+        (256, 140, 158),
         (192, 140, 153),
         (145, 160, 181),
         (131, 180, 219 + rng.normal(0, 6)),
