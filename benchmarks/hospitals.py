@@ -3,12 +3,13 @@
     python benchmarks/hospitals.py films --data /data/cxr --out docs/lab/hospitals_films.json
     python benchmarks/hospitals.py arrangement --out docs/lab/hospitals_arrangement.json
     python benchmarks/hospitals.py tokens --out docs/lab/hospitals_tokens.json
+    python benchmarks/hospitals.py lungs --out docs/lab/hospitals_lungs.json
 
 `films` compares normal and COVID-19 films of many anatomies with real films (textures, layout,
 share of the lungs lost to mid-grey), and measures hearts, pneumothoraces, tubes and speed.
 `arrangement` asks how well area, number and sizes of the lesions alone tell COVID-19 from other
 infections, and how well their places do. `tokens` trains readers on the true lesion share of each
-cell.
+cell. `lungs` trains a U-Net on normal films and asks what it loses on lungs with dense zones.
 """
 
 from __future__ import annotations
@@ -33,13 +34,16 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from cxrkit.data import lung_zones
-from cxrkit.models import CorpusViT
+from cxrkit.evaluation import dice
+from cxrkit.models import CorpusViT, UNet
 from cxrkit.simulation import anatomy, arrangement, atlases, disease, patterns, support_devices
 from cxrkit.simulation.hospital import SITES, WARDS, Hospital
 
 REAL = ("nih_cxr14", "hannover", "cohen")
 SIZE = 256
 CELLS = 8  # cells of a film to a side
+LUNG_SIZE = 128  # px of a side of the films of `lungs`
+DENSE_SHARE = 0.25  # of a zone that is lesion, from which it counts as dense
 
 
 # samples
@@ -484,6 +488,88 @@ def measure_tokens(patients: int, bodies: int, steps: int, places: str) -> dict:
     return out
 
 
+# lungs
+
+
+def lung_films(
+    ward: str, split: str, per_site: int
+) -> tuple[torch.Tensor, np.ndarray, np.ndarray, list[str]]:
+    """Films of the three internal sites without devices, of at most eight anatomies a site.
+
+    Args:
+        ward: "diagnosis" gives normal films alone, "severity" any.
+        split: of the anatomies.
+        per_site: most films of a site.
+
+    Returns:
+        Equalised films (n, 1, S, S) in [-1, 1], lungs bool (n, S, S), number of dense zones (n,)
+        with -1 where a zone is involved and none is dense, and the anatomy of each.
+    """
+    images, lungs, dense, groups = [], [], [], []
+    for site in ("alder", "birch", "cedar"):
+        hospital = Hospital(site, ward=ward, n=3000, size=LUNG_SIZE)
+        rows = []
+        for i in range(len(hospital)):
+            patient, _ = hospital.patient_of(i)
+            body = hospital.body_of(patient)
+            if hospital.split_of(patient) == split and body < 24 and hospital.view_of(i) == "PA":
+                rows.append((body, i))
+        taken = 0
+        for _, i in sorted(rows, key=lambda row: (row[1] // 12, row[0])):
+            condition = hospital.condition_of(i)
+            is_wanted = ward == "severity" or condition.diagnosis == "normal"
+            if condition.devices or not is_wanted:
+                continue
+            patient = hospital[i]
+            right, left = patient.lungs
+            shares = lung_zones.coverage(patient.lesion, lung_zones.zones_of_sides(right, left))
+            zones = int((shares >= DENSE_SHARE).sum())
+            images.append(cv2.equalizeHist(patient.image))
+            lungs.append(right | left)
+            dense.append(zones if zones or not patient.severity else -1)
+            groups.append(patient.group_id)
+            taken += 1
+            if taken == per_site:
+                break
+    stack = torch.tensor(np.array(images, np.float32))[:, None] / 127.5 - 1
+    return stack, np.array(lungs), np.array(dense), groups
+
+
+def measure_lungs(films: int, steps: int) -> dict:
+    """Dice of a U-Net that saw normal films alone, by the number of dense zones."""
+    torch.manual_seed(0)
+    x, lungs, _, _ = lung_films("diagnosis", "train", films)
+    y = torch.tensor(lungs[:, None].astype(np.float32))
+    print("training films", len(x), flush=True)
+    model = UNet((16, 32, 64, 128), patch=2)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
+    draw = torch.Generator().manual_seed(0)
+    for step in range(steps):
+        for group in optimizer.param_groups:
+            group["lr"] = 2e-3 * (1 + np.cos(np.pi * step / steps)) / 2
+        rows = torch.randint(len(x), (8,), generator=draw)
+        logits = model(x[rows])["logits"]
+        loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, y[rows])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    model.eval()
+    x_test, truth, dense, groups = lung_films("severity", "test", films)
+    with torch.no_grad():
+        parts = [model(part)["logits"][:, 0] > 0 for part in x_test.split(16)]
+    masks = torch.cat(parts).numpy()
+    scores = np.array([float(dice(a, b)) for a, b in zip(truth, masks, strict=True)])
+    few, many = scores[dense == 0], scores[dense >= 4]
+    return {
+        "training films": len(x),
+        "final loss": float(loss),
+        "anatomies of the test": len(set(groups)),
+        "Dice, no lesion": quantiles(few.tolist()) | {"mean": float(few.mean())},
+        "Dice, 4 to 6 dense zones": quantiles(many.tolist()) | {"mean": float(many.mean())},
+        "Dice lost, means": float(few.mean() - many.mean()),
+    }
+
+
 def _commit() -> str:
     """The commit of the checkout."""
     git = ("git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD")
@@ -493,13 +579,14 @@ def _commit() -> str:
 def main() -> None:
     """Run one measurement and write its file."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=("films", "arrangement", "tokens"))
+    parser.add_argument("what", choices=("films", "arrangement", "tokens", "lungs"))
     parser.add_argument("--data", type=Path, help="folder of the real films")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--bodies", type=int, default=20, help="anatomies of each site")
     parser.add_argument("--real", type=int, default=150, help="real films of each source")
     parser.add_argument("--patients", type=int, default=900)
     parser.add_argument("--steps", type=int, default=1000, help="of each reader of tokens")
+    parser.add_argument("--lung-films", type=int, default=120, help="of each site and set")
     parser.add_argument("--places", default="textbook", choices=arrangement.PLACES)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -509,6 +596,8 @@ def main() -> None:
         result = measure_films(options.data, options.bodies, options.real)
     elif options.what == "arrangement":
         result = measure_arrangement(options.patients, options.bodies)
+    elif options.what == "lungs":
+        result = measure_lungs(options.lung_films, options.steps // 2)
     else:
         sizes = (options.patients, options.bodies, options.steps)
         result = measure_tokens(*sizes, options.places)

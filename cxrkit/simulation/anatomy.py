@@ -93,7 +93,7 @@ def make_body(rng: np.random.Generator, source: str = SOURCES[0]) -> Body:
         turn=float(rng.normal(0, 0.06)),
         lean=float(rng.normal(0, 0.10)),
         # lowered further, they would bare lung under the heart
-        domes=tuple(float(d) for d in np.clip(rng.normal(-4, 8, 2), -22, 3)),
+        domes=tuple(float(d) for d in np.clip(rng.normal(-2, 9, 2), -24, 5)),
         bend=rng.normal(0, 3.5, (2, 4, 6, 5)).astype(np.float32),
         source=source,
         heart=float(rng.uniform(*habit.heart)),

@@ -412,7 +412,7 @@ class Hospital:
         condition = self.condition_of(i)
         chest = self._chest_of(i)
         appearance = self._appearance_of(i, condition, self._ward_rng(_Stream.IMAGE, i))
-        change = np.zeros((self.size, self.size), np.float32)
+        change = np.zeros((chest.size, chest.size), np.float32)
         if finding == "support_device":
             change = support_devices.project_devices(chest, condition.devices)
         elif condition.findings()[finding]:

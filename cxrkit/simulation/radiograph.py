@@ -90,7 +90,7 @@ def draw_appearance(patient_rng: np.random.Generator, image_rng: np.random.Gener
     Returns:
         The appearance.
     """
-    bone = patient_rng.uniform(1.5, 2.8)
+    bone = patient_rng.uniform(1.4, 2.6)
     breast = patient_rng.uniform(0.2, 0.8) if patient_rng.random() < 0.45 else 0.0
     tilted = image_rng.random() < 0.08
     off_centre = image_rng.random() < 0.15
@@ -98,7 +98,7 @@ def draw_appearance(patient_rng: np.random.Generator, image_rng: np.random.Gener
         bone=float(bone),
         spine=float(bone * patient_rng.uniform(0.5, 0.7)),
         girdle=float(bone * patient_rng.uniform(0.7, 0.95)),
-        vessels=float(patient_rng.uniform(0.9, 1.7)),
+        vessels=float(patient_rng.uniform(0.8, 1.5)),
         lung=float(patient_rng.normal(0.0004, 0.0007)),
         fat=float(np.clip(patient_rng.normal(0.55, 0.55), 0, 1.8)),
         breast=float(breast),
