@@ -286,7 +286,9 @@ def _neck(top: np.ndarray) -> np.ndarray:
     middle = top.shape[1] // 2
     near = slice(middle - 12, middle + 12)
     muscle = 103.0 * ndimage.gaussian_filter(filled, (2, 5))
-    muscle[:, near] = np.minimum(muscle[:, near], np.maximum(top[:, near], 100.0 * (top[:, near] > 40)))
+    muscle[:, near] = np.minimum(
+        muscle[:, near], np.maximum(top[:, near], 100.0 * (top[:, near] > 40))
+    )
     return ndimage.gaussian_filter(muscle, (0.7, 1.0))
 
 

@@ -498,9 +498,7 @@ def _region(chest: Chest, lesion: Lesion) -> tuple[tuple[slice, slice, slice], R
     return box, region
 
 
-def _kept_region(
-    chest: Chest, lesion: Lesion
-) -> tuple[tuple[slice, slice, slice], Region] | None:
+def _kept_region(chest: Chest, lesion: Lesion) -> tuple[tuple[slice, slice, slice], Region] | None:
     """As `_region`; the chest keeps those of whole lobes, which all of its films share."""
     if lesion.kind not in WHOLE_LUNG_KINDS:
         return _region(chest, lesion)

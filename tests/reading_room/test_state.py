@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from cxrkit import reading_room
-from cxrkit.config.vocabulary import DIAGNOSES, ZONES
+from cxrkit.config.vocabulary import DIAGNOSES, SECOND, ZONES
 from cxrkit.data import lung_zones
 from cxrkit.data.images import ImageError
 from cxrkit.evaluation import metrics
@@ -340,7 +340,11 @@ def test_an_answer_is_graded_by_hand(room):
     assert right["severity"] == right["true_severity"] == six.sum()
     wrong = quiz.grade_answer(room, name, "Bob", truth.diagnosis, set(ZONES) - involved)
     assert wrong["zones"] == 0
-    assert np.isnan(wrong["reader_zones"])
+    # the virtual hospitals have a second reader, whose scores lie in the table
+    scores = room.samples[name].row.iloc[0][list(SECOND)].to_numpy(float)
+    second = scores >= room.profile.choices.brixia_threshold
+    assert wrong["reader_zones"] == pytest.approx(np.mean(second == six))
+    assert wrong["reader_severity"] == second.sum()
     for bad in (("", "normal", set()), ("Eve", "flu", set()), ("Eve", "normal", {"rxl"})):
         with pytest.raises(ValueError):
             quiz.grade_answer(room, name, *bad)
@@ -367,13 +371,16 @@ def test_answers_of_a_class_are_kept_apart_and_scored(room, tmp_path):
     is_normal = room.truth(room.samples[first]).diagnosis == "normal"
     assert table.loc["Ada", "diagnosis"] == float(is_normal)
     assert table.loc["the model", "films"] == 1
-    assert "the second reader" not in table.index
+    assert table.loc["the second reader", "films"] == 1
+    unread = rows.assign(reader_zones=np.nan)  # where no second reader read the film
+    assert "the second reader" not in quiz.scoreboard(unread).index
 
 
 def test_the_second_reader_stands_beside_the_model_where_there_is_one(room):
     row = quiz.grade_answer(room, quiz.quiz_samples(room)[0], "Ada", "normal", set())
     read = {"film": "real 1", "reader_zones": 0.5, "reader_severity": row["true_severity"] + 2}
-    table = quiz.scoreboard(pd.DataFrame([row, {**row, **read}]))
+    unread = {**row, "reader_zones": np.nan}
+    table = quiz.scoreboard(pd.DataFrame([unread, {**row, **read}]))
     second = table.loc["the second reader", ["films", "zones", "severity"]]
     assert second.tolist() == [1, 0.5, 2]
     assert table.loc["Ada", "films"] == 2
