@@ -107,6 +107,8 @@ class DenseNet:
     stride: int = 32  # image px per cell of the corpus
     pool: str = "pcam"
     augment: bool = True  # its training images, by `choices.augmentation`
+    # sides of the convolutions in each block; 1 = a cell of the corpus sees no further from there
+    kernels: tuple[int, ...] = optional((3, 3, 3, 3))
     # random, imagenet, virtual (the demo's backbone)
     initial_weights: str = renamed("random", "start")
 
@@ -171,6 +173,10 @@ class ViT:
     depth: int = 12
     num_heads: int = 12
     frozen: bool = False  # the backbone is not trained further, and its corpus is computed once
+    # of `models.corpus_vit.INITIALISATIONS`; "narrow" for an embed_dim far below 768
+    initialisation: str = optional("vit")
+    positions: bool = optional(True)  # False = ablation: tokens do not know where they stand
+    even: bool = optional(False)  # ablation: every token looks at all tokens alike
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,19 @@ so that a recorder can reach them with hooks (`cxrkit.explain`). State-dict keys
 VisionTransformer; the map head's begin with `map_head.`.
 """
 
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import nn
+
+# how weights of linear layers begin, and the standard deviation of positions
+INITIALISATIONS = {
+    "vit": (partial(nn.init.trunc_normal_, std=0.02), 0.02),
+    "narrow": (nn.init.xavier_uniform_, 0.5),
+}
 
 
 class MatMul(nn.Module):
@@ -55,13 +65,15 @@ class PatchEmbed(nn.Module):
 class Attention(nn.Module):
     """Multi-head self-attention: softmax(Q K^T / sqrt(d)) V.
 
-    `fused` computes the same in one call, which is faster and which hooks cannot look into.
+    `fused` computes the same in one call, which is faster and which hooks cannot look into. With
+    `even` every token looks at all tokens alike, whatever Q and K are: an ablation of attention.
     """
 
     def __init__(self, embed_dim: int, num_heads: int, fused: bool = False) -> None:
         super().__init__()
         self.num_heads = num_heads
         self.fused = fused
+        self.even = False
         self.qkv = nn.Linear(embed_dim, 3 * embed_dim)
         self.qk = MatMul()
         self.softmax = nn.Softmax(dim=-1)
@@ -73,7 +85,9 @@ class Attention(nn.Module):
         B, T, D = tokens.shape
         qkv = self.qkv(tokens).view(B, T, 3, self.num_heads, -1)  # (B, T, 3, N, d)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (B, N, T, d) each
-        if self.fused:
+        if self.even:
+            out = v.mean(dim=-2, keepdim=True).expand_as(v)  # (B, N, T, d)
+        elif self.fused:
             out = F.scaled_dot_product_attention(q, k, v)  # (B, N, T, d)
         else:
             scale = q.shape[-1] ** -0.5
@@ -163,9 +177,15 @@ class CorpusViT(nn.Module):
         map_head: whether the model also predicts the severity map.
         map_scale: s, map px per cell, a power of 2.
         fused: faster attention, equal to 1e-5, that hooks cannot reach; an attribute too.
+        initialisation: a name in INITIALISATIONS. "vit" is that of ViT at D = 768. In a narrow
+            model it leaves queries, keys and positions near 0, where a short training does not
+            move them; "narrow" is Glorot & Bengio 2010, with positions on the scale of the tokens.
+        positions: False = ablation: tokens do not know where they stand, and positions stay 0.
+        even: ablation of attention, an attribute too: every token looks at all tokens alike.
 
     Raises:
-        ValueError: if the heads do not divide D or the map scale is no power of 2.
+        ValueError: if the heads do not divide D, the map scale is no power of 2 or the
+            initialisation is unknown.
     """
 
     def __init__(
@@ -180,8 +200,14 @@ class CorpusViT(nn.Module):
         map_head: bool = False,
         map_scale: int = 16,
         fused: bool = False,
+        initialisation: str = "vit",
+        positions: bool = True,
+        even: bool = False,
     ) -> None:
         super().__init__()
+        if initialisation not in INITIALISATIONS:
+            known = list(INITIALISATIONS)
+            raise ValueError(f"unknown initialisation {initialisation!r}; known: {known}")
         if embed_dim % num_heads:
             raise ValueError(f"embed_dim {embed_dim} is no multiple of num_heads {num_heads}")
         if map_scale < 1 or map_scale & (map_scale - 1):
@@ -201,9 +227,14 @@ class CorpusViT(nn.Module):
         self.select = Select()
         self.head = nn.Linear(embed_dim, num_classes)
         self.map_head = MapHead(embed_dim, map_scale) if map_head else None
-        self.apply(_init_weights)
+        linear, position_std = INITIALISATIONS[initialisation]
+        self.apply(lambda module: _init_weights(module, linear))
         nn.init.trunc_normal_(self.cls_token, std=0.02)
-        nn.init.trunc_normal_(self.pos_embed, std=0.02)
+        if positions:
+            nn.init.trunc_normal_(self.pos_embed, std=position_std)
+        else:
+            self.pos_embed.requires_grad_(False)
+        self.even = even
 
     @property
     def fused(self) -> bool:
@@ -214,6 +245,16 @@ class CorpusViT(nn.Module):
     def fused(self, value: bool) -> None:
         for block in self.blocks:
             block.attn.fused = value
+
+    @property
+    def even(self) -> bool:
+        """Whether every layer's attention is even."""
+        return all(block.attn.even for block in self.blocks)
+
+    @even.setter
+    def even(self, value: bool) -> None:
+        for block in self.blocks:
+            block.attn.even = value
 
     def forward(self, features: torch.Tensor) -> dict[str, torch.Tensor]:
         """Read the corpus.
@@ -249,10 +290,10 @@ class CorpusViT(nn.Module):
         return out
 
 
-def _init_weights(module: nn.Module) -> None:
-    """Initialise linear layers as ViT does and convolutions as He et al. 2015 do."""
+def _init_weights(module: nn.Module, linear: Callable[[torch.Tensor], Any]) -> None:
+    """Initialise linear layers by `linear` and convolutions as He et al. 2015 do."""
     if isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=0.02)
+        linear(module.weight)
         nn.init.zeros_(module.bias)
     elif isinstance(module, nn.Conv2d):
         # no ReLU follows a 1x1 convolution: it projects or predicts

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 STEMS = (1, 3)  # channels of the first convolution
+KERNELS = (1, 3)  # sides of the convolutions of a dense layer
 # image px per corpus cell -> how many transitions, counted from the last, keep their resolution
 STRIDES = {32: 0, 16: 1, 8: 2}
 
@@ -121,9 +122,12 @@ class Backbone(nn.Module):
         drop_rate: dropout in the dense layers.
         memory_efficient: recompute dense layers in the backward pass, for large images on small
             GPUs.
+        kernels: side of the second convolution in the dense layers of each block, 3 or 1. With 1 in
+            the late blocks a cell of the corpus sees no more than the early ones have shown it, as
+            in a BagNet (Brendel & Bethge 2019); `receptive_field` measures it.
 
     Raises:
-        ValueError: with the known values, for an unknown pool, stem or stride.
+        ValueError: with the known values, for an unknown pool, stem, stride or kernel.
     """
 
     def __init__(
@@ -138,6 +142,7 @@ class Backbone(nn.Module):
         stride: int = 32,
         drop_rate: float = 0.0,
         memory_efficient: bool = False,
+        kernels: Sequence[int] = (3, 3, 3, 3),
     ) -> None:
         super().__init__()
         from torchvision.models import DenseNet  # takes seconds to import, and only needed here
@@ -145,6 +150,8 @@ class Backbone(nn.Module):
         _check_known(pool, POOLS, "pool")
         _check_known(stem, STEMS, "stem")
         _check_known(stride, STRIDES, "stride")
+        for side in kernels:
+            _check_known(side, KERNELS, "kernel")
         self.pool = POOLS[pool]
         dense = DenseNet(
             growth_rate=growth_rate,
@@ -165,6 +172,10 @@ class Backbone(nn.Module):
         transitions = [name for name in layers if name.startswith("transition")]
         for name in transitions[len(transitions) - STRIDES[stride] :]:
             layers[name].pool = nn.Identity()
+        for number, side in enumerate(kernels, start=1):
+            if side == 1:
+                for layer in layers[f"denseblock{number}"].values():
+                    layer.conv2 = _pointwise(layer.conv2)
         self.features = nn.Sequential(layers)
         self.out_channels = dense.classifier.in_features
         self.head = nn.Conv2d(self.out_channels, num_findings, kernel_size=1)
@@ -190,6 +201,39 @@ class Backbone(nn.Module):
             "logit_map": logit_map,
             "weight_map": pcam_weights(logit_map),
         }
+
+
+def _pointwise(conv: nn.Conv2d) -> nn.Conv2d:
+    """A 1x1 convolution between the channels of another one, which sees no neighbour."""
+    pointwise = nn.Conv2d(conv.in_channels, conv.out_channels, kernel_size=1, bias=False)
+    nn.init.kaiming_normal_(pointwise.weight)
+    return pointwise
+
+
+@torch.enable_grad()
+def receptive_field(features: nn.Module, size: int, channels: int = 1) -> torch.Tensor:
+    """Which pixels of an image one cell of the corpus can see, and how much they weigh on average.
+
+    The middle cell's features are differentiated with respect to images of noise. No cell behind
+    a pixel of weight 0 depends on it, whatever the image (Luo et al. 2016 call the weights the
+    effective receptive field).
+
+    Args:
+        features: maps images (B, channels, S, S) to features (B, C, h, w); set to evaluation.
+        size: S in px.
+        channels: of an image.
+
+    Returns:
+        Mean absolute gradient (S, S), with a largest value of 1.
+    """
+    features.eval()
+    generator = torch.Generator().manual_seed(0)
+    image = torch.randn(8, channels, size, size, generator=generator).requires_grad_()
+    corpus = features(image)  # (8, C, h, w)
+    h, w = corpus.shape[-2:]
+    (gradient,) = torch.autograd.grad(corpus[..., h // 2, w // 2].sum(), image)
+    weight = gradient.abs().mean((0, 1))  # (S, S)
+    return weight / weight.max()
 
 
 def _check_known(value: str | int, known: Collection, kind: str) -> None:

@@ -122,4 +122,7 @@ def _build_transformer(
         map_head=map_head,
         map_scale=map_scale,
         fused=True,
+        initialisation=sizes.initialisation,
+        positions=sizes.positions,
+        even=sizes.even,
     )

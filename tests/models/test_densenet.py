@@ -6,7 +6,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from cxrkit.models.densenet import POOLS, Backbone, pcam_pool, pcam_weights, weighted_maps
+from cxrkit.models.densenet import (
+    POOLS,
+    Backbone,
+    pcam_pool,
+    pcam_weights,
+    receptive_field,
+    weighted_maps,
+)
 
 SLIM = {"growth_rate": 4, "block_config": (1, 2, 2, 1), "num_init_features": 8, "num_findings": 3}
 
@@ -183,3 +190,16 @@ def test_two_true_size_steps():
         optimizer.step()
     assert all(torch.isfinite(p).all() for p in model.parameters())
     assert not torch.equal(before, model.head.weight)
+
+
+def test_a_kernel_of_1_ends_the_growth_of_the_receptive_field():
+    sizes = {"growth_rate": 4, "block_config": (1, 2, 4, 3), "num_init_features": 8, "stem": 1}
+    widths = []
+    for kernels in ((3, 3, 3, 3), (3, 3, 1, 1)):
+        backbone = Backbone(**sizes, stride=16, kernels=kernels)
+        seen = receptive_field(backbone.features, 320) > 0
+        widths.append(int(seen.any(0).sum()))
+        assert int(seen.any(1).sum()) == widths[-1]
+    # layer by layer: stem and pooling 11, a layer at stride 4 +8, pooling +4, two at stride 8 +32,
+    # pooling +8; then four and three at stride 16, 32 each
+    assert widths == [11 + 8 + 4 + 32 + 8 + 7 * 32, 11 + 8 + 4 + 32 + 8]
