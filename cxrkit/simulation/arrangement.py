@@ -35,12 +35,14 @@ from cxrkit.simulation.patterns import (
 
 PLACES = ("textbook", "sides")
 GRID = 6.0  # mm of a voxel of the lungs on which areas are measured
-RADII = (12.0, 19.0)  # mm
-FOCI = (3, 8)  # fewest and most
-DENSITY = (-180.0, 0.0)  # HU of the ground glass
+RADII = (12.0, 18.0)  # mm
+STRETCH = (1.0, 2.0, 1.0)  # z, y, x: a focus is deeper than it is wide
+FOCI = (3, 6)  # fewest and most
+DENSITY = (-60.0, 60.0)  # HU of the ground glass
 CORE_DENSITY = (-40.0, 40.0)  # HU of a consolidated core
-CORE_CHANCE = 0.45
-CORE_SIZE = 0.55  # of the radius
+TEXTURE = (0.0, 0.3)  # of the ground glass: share of its grain
+CORE_CHANCE = 1.0
+CORE_SIZE = 0.7  # of the radius
 AREA_SHARE = 0.8  # of the sum of the foci's ellipses that must be seen
 
 
@@ -195,10 +197,10 @@ def draw_infection(
         The lesions; cores come before the ground glass around them.
     """
     n = FOCI[0] + int(rng.binomial(FOCI[1] - FOCI[0], 0.4))
-    radii = rng.uniform(*RADII, n)[:, None] * rng.uniform(0.8, 1.25, (n, 3))
+    radii = rng.uniform(*RADII, n)[:, None] * rng.uniform(0.8, 1.25, (n, 3)) * STRETCH
     looks = []
     for _ in range(n):
-        hu, texture = rng.uniform(*DENSITY), rng.uniform(0.3, 0.8)
+        hu, texture = rng.uniform(*DENSITY), rng.uniform(*TEXTURE)
         looks.append((hu, texture, rng.random() < CORE_CHANCE, rng.uniform(*CORE_DENSITY)))
     foci = _draw_foci(rng, infection, radii, places, source)
     target = AREA_SHARE * np.pi * float((radii[:, 0] * radii[:, 2]).sum())

@@ -213,8 +213,9 @@ class Hospital:
             findings) or "severity" (COVID-19 with three visits of a patient).
         n: number of films.
         size: F, px of a side of a film; a multiple of 4.
-        arrangement: in [0, 1], the probability that an infection of the diagnosis ward differs from
-            the others by the places of its foci alone. With 0 each has textures of its own.
+        arrangement: in [0, 1], the probability that the infections of a patient of the diagnosis
+            or findings ward differ from others by the places of their foci alone. With 0 each has
+            textures of its own.
         places: "textbook", or "sides", the strict world in which COVID-19 is on both sides and any
             other infection on one (`arrangement.PLACES`).
 
@@ -550,14 +551,15 @@ def draw_condition(rng: np.random.Generator, ward: str, world: World, visit: int
     Args:
         rng: of the patient, the same at all visits.
         ward: a name in `WARDS`.
-        world: its prevalence and arrangement count in the diagnosis ward.
+        world: its prevalence counts in the diagnosis ward, its arrangement in the findings ward
+            too.
         visit: number of the visit, which counts in the severity ward.
 
     Returns:
         Diagnosis, lesions and devices.
     """
     if ward == "findings":
-        return _draw_findings(rng, world.source)
+        return _draw_findings(rng, world)
     if ward == "severity":
         return _draw_severity(rng, world.source, visit)
     return _draw_diagnosis(rng, world)
@@ -577,17 +579,22 @@ def _draw_background(
     return lesions, devices
 
 
-def _draw_findings(rng: np.random.Generator, source: str) -> Condition:
+def _draw_findings(rng: np.random.Generator, world: World) -> Condition:
     """A patient of the findings ward: each pathology independently, often two."""
     lesions = []
     diagnosis = "normal"
+    by_places = rng.random() < world.arrangement
     for name, (chance, pattern) in PATHOLOGIES.items():
-        if rng.random() < chance:
-            lesions += pattern(rng, source)
-            if name in INFECTIONS:
-                diagnosis = "other_infection"
+        if rng.random() >= chance:
+            continue
+        if name in INFECTIONS:
+            diagnosis = "other_infection"
+        if name in INFECTIONS and by_places:
+            lesions += draw_infection(rng, name, world.places, world.source)
+        else:
+            lesions += pattern(rng, world.source)
     heart = patterns.cardiomegaly if rng.random() < 0.24 else patterns.normal_heart
-    lesions += heart(rng, source)
+    lesions += heart(rng, world.source)
     devices = support_devices.draw_devices(rng) if rng.random() < 0.35 else []
     return Condition(diagnosis, tuple(lesions), tuple(devices))
 
