@@ -35,6 +35,10 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 OUT = CHECKOUT / "cxrkit" / "simulation" / "atlas"
 DEPTH_SPACING = 3.0  # mm from back to front of a stored voxel
 LUNG_HU, SOFT_HU = -860.0, 60.0
+VESSEL_HU = LUNG_HU + 80.0  # lung that is denser is vessel
+PARENCHYMA_HU = -880.0  # of the first CT, without vessels
+AERATED_HU = -640.0  # of the densest parenchyma that counts as such
+GRAVITY = 0.25  # HU a mm that lung is denser behind than in front, as in the first CT
 
 # TotalSegmentator ids of the wheel's structures.csv -> labels of the atlas
 MERGE = {
@@ -270,6 +274,36 @@ def nearest_label(labels: np.ndarray, spacing: np.ndarray) -> np.ndarray:
     return labels[tuple(index)]
 
 
+def even_lungs(volume: Volume) -> None:
+    """Give the parenchyma of all lungs one density, in place; vessels keep theirs.
+
+    The left lung of the third patient is hazy, because she had breathed out in part, and the tumour
+    starved the right one of blood. With the noise of thick slices the haze passes for vessels, and
+    a film of it shows ground glass. The density around each voxel is the mean within 10 mm of what
+    is no vessel. Lung is then shifted to PARENCHYMA_HU with the gradient of a patient who lies.
+
+    Args:
+        volume: with labels of the lobes; its `hu` is changed.
+    """
+    lung = np.isin(volume.labels, LOBES)
+    sigma = 10.0 / volume.spacing
+    plain = lung & (volume.hu < AERATED_HU)
+    around = _mean_within(volume.hu, plain, sigma)
+    around = _mean_within(volume.hu, plain & (volume.hu < around + 60.0), sigma)
+    y = volume.axes()[1]
+    middle = float(y.ravel()[np.nonzero(lung.any(axis=(0, 2)))[0]].mean())
+    healthy = PARENCHYMA_HU - GRAVITY * (y - middle)
+    share = 1 - np.clip((volume.hu - around) / 400.0, 0, 1)  # none of what is blood
+    volume.hu[lung] += ((healthy - around) * share)[lung]
+
+
+def _mean_within(values: np.ndarray, mask: np.ndarray, sigma: np.ndarray) -> np.ndarray:
+    """Gaussian mean of the voxels of a mask; PARENCHYMA_HU where there is none near."""
+    total = ndimage.gaussian_filter(np.where(mask, values, 0).astype(np.float32), sigma)
+    weight = ndimage.gaussian_filter(mask.astype(np.float32), sigma)
+    return np.where(weight > 1e-3, total / np.maximum(weight, 1e-3), np.float32(PARENCHYMA_HU))
+
+
 # labels
 
 
@@ -426,11 +460,16 @@ def add_subphrenic_fat(labels: np.ndarray, spacing: np.ndarray) -> None:
 # channels
 
 
-def split_tissues(volume: Volume) -> dict[str, np.ndarray]:
+def split_tissues(volume: Volume, dilution: float = 1.0) -> dict[str, np.ndarray]:
     """Split attenuation into soft tissue, spine, ribs, clavicles, scapulae, vessels, (Z, Y, X).
 
     Their sum is the CT: bone and vessels hold what they add to soft tissue and lung. Units: HU,
     and HU + 1000 for soft tissue.
+
+    Args:
+        volume: a CT.
+        dilution: how much fainter thick slices show a small vessel. Vessels are made denser by as
+            much, up to blood.
     """
     hu, labels = volume.hu, volume.labels
     grown = ndimage.grey_dilation(
@@ -440,7 +479,8 @@ def split_tissues(volume: Volume) -> dict[str, np.ndarray]:
     excess = np.where((grown > 0) & ~lung, np.clip(hu - SOFT_HU, 0, 1300), 0)
     closed = ndimage.binary_closing(lung, np.ones((1, 3, 3)), iterations=2)
     core = ndimage.binary_erosion(closed, np.ones((1, 3, 3)), iterations=2)
-    vessels = np.where(core & (hu > LUNG_HU + 80), np.clip(hu, -1000, SOFT_HU) - LUNG_HU, 0)
+    dense = dilution * (np.clip(hu, -1000, SOFT_HU) - LUNG_HU)
+    vessels = np.where(core & (hu > VESSEL_HU), np.minimum(dense, SOFT_HU - LUNG_HU), 0)
     soft = np.where(excess > 0, SOFT_HU, hu)
     soft = np.where(vessels > 0, LUNG_HU, soft)
     spine = grown == LABELS.index("vertebrae")
@@ -456,16 +496,16 @@ def split_tissues(volume: Volume) -> dict[str, np.ndarray]:
     }
 
 
-def pack(volume: Volume) -> dict[str, np.ndarray]:
+def pack(volume: Volume, dilution: float = 1.0) -> dict[str, np.ndarray]:
     """The arrays of an atlas file, depth first: (D, Z, X).
 
     Thin bone and vessels keep the voxels of the CT across; soft tissue, spine and labels take two
-    in one.
+    in one. `dilution` is that of `split_tissues`.
     """
     Z, Y, X = volume.hu.shape
     D = round(Y * volume.spacing[1] / DEPTH_SPACING)
     arrays = {}
-    for name, channel in split_tissues(volume).items():
+    for name, channel in split_tissues(volume, dilution).items():
         width = X // 2 if name in COARSE else X
         planes = [
             cv2.resize(plane.astype(np.float32), (width, D), interpolation=cv2.INTER_AREA)
@@ -485,7 +525,9 @@ def pack(volume: Volume) -> dict[str, np.ndarray]:
 def write_atlas(name: str, volume: Volume, tumours: list[Tumour]) -> None:
     """Write an atlas file and print its sizes and hash."""
     add_subphrenic_fat(volume.labels, volume.spacing)
-    arrays = pack(volume)
+    if name in DILUTION:
+        even_lungs(volume)
+    arrays = pack(volume, DILUTION.get(name, 1.0))
     rows = np.where((volume.labels > 0).any(axis=(0, 2)))[0]
     tumour_boxes = []
     for tumour in tumours:
@@ -512,6 +554,8 @@ TUMOURS = {
         Tumour((158.0, 108.0, 118.0), (40.0, 46.0, 36.0), medial=141.0),
     ],
 }
+# CTs whose haze is taken out, and how much fainter their thick slices show small vessels
+DILUTION = {"lung_dx_a0002": 1.7}
 MIDLINES = {"lidc": 176.0, "lung_dx_a0001": 220.0, "lung_dx_a0002": 170.0}
 
 

@@ -54,49 +54,92 @@ class Body:
     # mm, (2, 4, 6, 5): free-form shift of z and x on a coarse grid over depth, height and width
     bend: np.ndarray
     source: str = SOURCES[0]  # the CT
-    heart: float = 0.0  # mm that the left border of the heart is drawn towards the spine
+    # mm that the left and the right border of the heart are drawn towards the spine
+    heart: tuple[float, float] = (0.0, 0.0)
+    mediastinum: float = 0.0  # mm that its right border is drawn towards the spine, at all depths
     clavicles: tuple[float, float] = (0.0, 0.0)  # mm down, and slope outwards
     scapulae: tuple[float, float] = (0.0, 0.0)  # mm outwards in PA, and mm up
 
 
 class Habit(NamedTuple):
-    """Ranges that a source CT needs to stand like an upright patient."""
+    """What a source CT needs to stand like any upright patient, and as bodies of the other CTs."""
 
-    heart: tuple[float, float]
+    domes: tuple[float, float]  # means of `Body.domes`
+    heart_left: tuple[float, float]  # least and most
+    heart_right: tuple[float, float]
+    mediastinum: tuple[float, float]
     clavicles: tuple[float, float]  # mm down
     slope: tuple[float, float]
     scapulae: tuple[float, float]
+    contrast: tuple[float, float, float]  # of ribs, spine and girdle: thick slices dilute bone
 
 
-# the arms of the first patient are half raised, those of the others fully
+# The arms of the first patient are half raised, those of the others fully. The second one breathes
+# in deeply and has dense ribs. The third one is small, has slices of 8 mm, and the tissue around her
+# hilar tumour and a large pericardium push the right border of the mediastinum out.
 HABITS = {
-    "lidc": Habit((2.0, 20.0), (2.0, 14.0), (0.25, 0.55), (8.0, 34.0)),
-    "lung_dx_a0001": Habit((-14.0, 4.0), (-4.0, 6.0), (0.0, 0.2), (4.0, 20.0)),
-    "lung_dx_a0002": Habit((0.0, 16.0), (-4.0, 8.0), (0.0, 0.25), (4.0, 22.0)),
+    "lidc": Habit(
+        domes=(-2.0, -2.0),
+        heart_left=(-4.0, 22.0),
+        heart_right=(-6.0, 10.0),
+        mediastinum=(-8.0, 5.0),
+        clavicles=(2.0, 14.0),
+        slope=(0.25, 0.55),
+        scapulae=(8.0, 34.0),
+        contrast=(1.0, 1.0, 1.0),
+    ),
+    "lung_dx_a0001": Habit(
+        domes=(-13.0, -13.0),
+        heart_left=(-10.0, 14.0),
+        heart_right=(-14.0, 2.0),
+        mediastinum=(-8.0, 5.0),
+        clavicles=(-4.0, 6.0),
+        slope=(0.0, 0.2),
+        scapulae=(4.0, 20.0),
+        contrast=(0.75, 0.9, 1.1),
+    ),
+    "lung_dx_a0002": Habit(
+        domes=(7.0, -6.0),
+        heart_left=(-22.0, 4.0),
+        heart_right=(-8.0, 8.0),
+        mediastinum=(16.0, 30.0),
+        clavicles=(-4.0, 8.0),
+        slope=(0.0, 0.25),
+        scapulae=(4.0, 22.0),
+        contrast=(0.9, 1.6, 1.6),
+    ),
 }
+MOST_LOWERED = 14.0  # mm, of a half diaphragm
+# how far a body's size goes from that of its own CT to that of the first one: the lungs of people
+# differ more than those of three CTs, and each CT must yield small and large ones
+COMMON_SIZE = 0.8
 
 
 def make_body(rng: np.random.Generator, source: str = SOURCES[0]) -> Body:
     """Draw a body shape at random.
 
     Args:
-        rng: source of all its numbers. Shifts of the control grid have 3.5 mm standard deviation.
+        rng: source of all its numbers. Shifts of the control grid have 4.5 mm standard deviation.
         source: the CT that is bent, a name in `atlases.SOURCES`.
 
     Returns:
         The body.
     """
-    size = rng.normal(1.0, 0.05)
+    size = rng.normal(1.0, 0.06)
     habit = HABITS[source]
+    common = load_atlas(source).stretch ** COMMON_SIZE
+    own = np.clip(size * rng.normal(1, 0.06, 3), 0.82, 1.2)
+    domes = rng.normal(habit.domes, 10)
     return Body(
-        scale=tuple(float(np.clip(size * rng.normal(1, 0.05), 0.84, 1.18)) for _ in range(3)),
-        turn=float(rng.normal(0, 0.06)),
-        lean=float(rng.normal(0, 0.10)),
+        scale=tuple(float(s) for s in own * common),
+        turn=float(rng.normal(0, 0.07)),
+        lean=float(rng.normal(0, 0.11)),
         # lowered further, they would bare lung under the heart
-        domes=tuple(float(d) for d in np.clip(rng.normal(-2, 9, 2), -24, 5)),
-        bend=rng.normal(0, 3.5, (2, 4, 6, 5)).astype(np.float32),
+        domes=tuple(float(d) for d in np.clip(domes, np.subtract(habit.domes, 24), MOST_LOWERED)),
+        bend=rng.normal(0, 4.5, (2, 4, 6, 5)).astype(np.float32),
         source=source,
-        heart=float(rng.uniform(*habit.heart)),
+        heart=(float(rng.uniform(*habit.heart_left)), float(rng.uniform(*habit.heart_right))),
+        mediastinum=float(rng.uniform(*habit.mediastinum)),
         clavicles=(float(rng.uniform(*habit.clavicles)), float(rng.uniform(*habit.slope))),
         scapulae=(float(rng.uniform(*habit.scapulae)), float(rng.uniform(-8, 14))),
     )
@@ -205,7 +248,7 @@ def _slices(atlas: Atlas, body: Body, view: str, size: int, field_mm: float) -> 
 def _shift_organs(
     body: Body, y: float, z: np.ndarray, x: np.ndarray, dz: np.ndarray, dx: np.ndarray
 ) -> None:
-    """Lower the domes and draw the heart in: adds to the shifts dz, dx (n, n), in place.
+    """Lower the domes, draw heart and mediastinum in: adds to the shifts dz, dx (n, n), in place.
 
     Args:
         body: how far.
@@ -219,9 +262,13 @@ def _shift_organs(
     side = 1 / (1 + np.exp(-x / 12.0))  # 0 right, 1 left
     dz += low * (body.domes[0] * (1 - side) + body.domes[1] * side)
     in_front = 1 / (1 + np.exp(-(y + 5.0) / 12.0))  # the heart lies in front of the spine
-    level = np.exp(-(((z + 35.0) / 48.0) ** 2)) * (body.heart * in_front)
-    borders = np.exp(-(((x - 62.0) / 38.0) ** 2)) - 0.35 * np.exp(-(((x + 42.0) / 22.0) ** 2))
+    level = np.exp(-(((z + 35.0) / 48.0) ** 2)) * in_front
+    left, right = body.heart
+    borders = left * np.exp(-(((x - 62.0) / 38.0) ** 2))
+    borders -= right * np.exp(-(((x + 42.0) / 22.0) ** 2))
     dx += level * borders
+    tall = np.exp(-((z / 85.0) ** 2)) * body.mediastinum
+    dx -= tall * np.exp(-(((x + 44.0) / 33.0) ** 2))
 
 
 def _remap(image: np.ndarray, rows: np.ndarray, columns: np.ndarray, method: int) -> np.ndarray:
@@ -318,7 +365,14 @@ class _Sums:
         fine = self.fine.reshape(S, S, 2)
         soft = self.soft.reshape(S // 2, S // 2, 2)
         soft = cv2.resize(soft, (S, S), interpolation=cv2.INTER_CUBIC)
-        rows = (soft[..., 0], fine[..., 0], soft[..., 1], self.girdle, fine[..., 1])
+        ribs, spine, girdle = HABITS[self.body.source].contrast
+        rows = (
+            soft[..., 0],
+            ribs * fine[..., 0],
+            spine * soft[..., 1],
+            girdle * self.girdle,
+            fine[..., 1],
+        )
         integrals = np.stack(rows) * np.float32(unit)  # (5, S, S)
         fat = cv2.GaussianBlur(self.fat.reshape(S // 4, S // 4, 2), (0, 0), S / 400)
         fat = cv2.resize(fat, (S, S), interpolation=cv2.INTER_CUBIC)

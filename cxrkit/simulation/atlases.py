@@ -270,7 +270,10 @@ def _padded(
         share = np.exp(-height / 20.0)  # of the uppermost slice, which goes over into muscle
         plane = share * top + (1 - share) * muscle
         out[:, below + Z + step, :, 0] = plane / (1 + np.exp((across - half) / 9.0))
-    out[:, :below, :, 0] = waist[:, None]
+    faint = ndimage.gaussian_filter(waist, (4, 14))  # bowel would be drawn out to streaks
+    for step in range(below):
+        share = np.exp((step - below) * pitch[0] / 12.0)  # of the lowest slices
+        out[:, step, :, 0] = share * waist + (1 - share) * faint
     for rows, stack in ((slice(below + Z, None), spine[:, -8:]), (slice(0, below), spine[:, :8])):
         column = 0.6 * ndimage.gaussian_filter(stack.astype(np.float32).mean(1), (1, 3))
         out[:, rows, side : side + X, 1] = column[:, None]

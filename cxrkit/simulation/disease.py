@@ -268,6 +268,21 @@ def viral_core(lesion: Lesion, region: Region) -> np.ndarray:
     return _ramp((_viral_field(lesion, region) - 0.75) / 0.4) * (1 - 0.85 * region.airways())
 
 
+def confluent(lesion: Lesion, region: Region) -> np.ndarray:
+    """Severe COVID-19: all air spaces of a base are filled, from wall to wall.
+
+    Both sides of the diaphragm and of the heart's border then have one density, and the border is
+    lost. `radius[0]` is how far the filling reaches above the lowest recess, mm; it reaches higher
+    behind, where a patient who lies is worst. Its upper border is ragged by `texture`.
+    """
+    large = noise(region, lesion.seed, grain=3.1)
+    small = noise(region, lesion.seed + 1, grain=1.33)
+    level = LUNG_BOTTOM + lesion.radius[0] + 0.25 * (lesion.centre[1] - region.y)
+    ragged = lesion.texture * (26.0 * large + 9.0 * small)
+    filled = _ramp((level + ragged - region.z) / 14.0)
+    return filled * (1 - 0.6 * region.airways())
+
+
 def nodule(lesion: Lesion, region: Region) -> np.ndarray:
     """A small round density with a soft edge."""
     return _ramp((1 - region.distance(lesion.centre, lesion.radius)) / 0.3)
@@ -434,6 +449,7 @@ KINDS = {
     "ground_glass": LesionKind(ground_glass, ("opacity",), True),
     "viral_glass": LesionKind(viral_glass, ("opacity",), True),
     "viral_core": LesionKind(viral_core, ("opacity", "consolidation"), True),
+    "confluent": LesionKind(confluent, ("opacity", "consolidation"), True),
     "nodule": LesionKind(nodule, ("opacity",), True),
     "nodules": LesionKind(nodules, ("opacity",), True),
     "cavity": LesionKind(cavity, ("opacity",), True),
@@ -454,6 +470,7 @@ WHOLE_LUNG_KINDS = (
     "pleural_line",
     "viral_glass",
     "viral_core",
+    "confluent",
     "haze",
     "collapse",
 )

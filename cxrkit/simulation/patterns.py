@@ -126,6 +126,8 @@ def _above_the_domes(z: np.ndarray, y: np.ndarray, x: np.ndarray, wall: np.ndarr
 def covid(rng: np.random.Generator, burden: float, source: str = SOURCES[0]) -> list[Lesion]:
     """COVID-19: bilateral, peripheral, lower-zone ground glass with consolidated cores.
 
+    In many severe patients the bases are filled altogether (`disease.confluent`).
+
     Args:
         rng: source of all numbers.
         burden: in (0, 1], how much of the lungs is involved.
@@ -151,6 +153,25 @@ def covid(rng: np.random.Generator, burden: float, source: str = SOURCES[0]) -> 
             core.kind, core.centre, core.radius, core.lobes, core.hu, core.texture, glass.seed
         )
         lesions.insert(0, core)
+    if rng.random() < 0.85 * np.clip((burden - 0.45) / 0.3, 0, 1):
+        lesions = _filled_bases(rng, burden) + lesions
+    return lesions
+
+
+def _filled_bases(rng: np.random.Generator, burden: float) -> list[Lesion]:
+    """Consolidation of one base in a quarter of the patients, of both in the others."""
+    sides = [RIGHT_LOBES, LEFT_LOBES]
+    if rng.random() < 0.25:
+        sides = [sides[int(rng.integers(2))]]
+    height = rng.uniform(70, 120) + 45.0 * burden
+    lesions = []
+    for side in sides:
+        radius = (max(height + rng.normal(0, 18), 30.0), 1.0, 1.0)
+        ragged = rng.uniform(0.4, 1.0)
+        centre = (LUNG_BOTTOM, 115.0, MIDLINE)
+        lesions.append(
+            make_lesion(rng, "confluent", centre, radius, side, rng.uniform(-30, 45), ragged)
+        )
     return lesions
 
 

@@ -90,7 +90,7 @@ def draw_appearance(patient_rng: np.random.Generator, image_rng: np.random.Gener
     Returns:
         The appearance.
     """
-    bone = patient_rng.uniform(1.4, 2.6)
+    bone = patient_rng.uniform(1.3, 2.7)
     breast = patient_rng.uniform(0.2, 0.8) if patient_rng.random() < 0.45 else 0.0
     tilted = image_rng.random() < 0.08
     off_centre = image_rng.random() < 0.15
@@ -98,15 +98,15 @@ def draw_appearance(patient_rng: np.random.Generator, image_rng: np.random.Gener
         bone=float(bone),
         spine=float(bone * patient_rng.uniform(0.5, 0.7)),
         girdle=float(bone * patient_rng.uniform(0.7, 0.95)),
-        vessels=float(patient_rng.uniform(0.8, 1.5)),
-        lung=float(patient_rng.normal(0.0004, 0.0007)),
+        vessels=float(patient_rng.uniform(0.7, 1.6)),
+        lung=float(patient_rng.normal(0.0004, 0.0009)),
         fat=float(np.clip(patient_rng.normal(0.55, 0.55), 0, 1.8)),
         breast=float(breast),
         breast_shape=(float(patient_rng.uniform(52, 72)), float(patient_rng.uniform(-15, 25))),
         bend=patient_rng.normal(0, 1.2, (2, 5, 5)).astype(np.float32),
         arms=float(image_rng.uniform(36, 50) if image_rng.random() < 0.9 else 0.0),
         arm_angle=float(image_rng.uniform(0.14, 0.66)),
-        width=float(image_rng.uniform(0.93, 1.12)),
+        width=float(image_rng.uniform(0.9, 1.16)),
         aspect=float(image_rng.choice([1.0, image_rng.uniform(0.88, 1.14)], p=[0.7, 0.3])),
         angle=float(image_rng.normal(0, 7.0 if tilted else 2.2)),
         shift=tuple(float(v) for v in image_rng.normal(0, 0.06 if off_centre else 0.022, 2)),
