@@ -80,8 +80,8 @@ class Habit(NamedTuple):
 HABITS = {
     "lidc": Habit(
         domes=(-2.0, -2.0),
-        heart_left=(-4.0, 22.0),
-        heart_right=(-6.0, 10.0),
+        heart_left=(8.0, 30.0),
+        heart_right=(2.0, 14.0),
         mediastinum=(-8.0, 5.0),
         clavicles=(2.0, 14.0),
         slope=(0.25, 0.55),
@@ -90,8 +90,8 @@ HABITS = {
     ),
     "lung_dx_a0001": Habit(
         domes=(-13.0, -13.0),
-        heart_left=(-10.0, 14.0),
-        heart_right=(-14.0, 2.0),
+        heart_left=(-12.0, 12.0),
+        heart_right=(-16.0, 0.0),
         mediastinum=(-8.0, 5.0),
         clavicles=(-4.0, 6.0),
         slope=(0.0, 0.2),
@@ -101,7 +101,7 @@ HABITS = {
     "lung_dx_a0002": Habit(
         domes=(7.0, -6.0),
         heart_left=(-22.0, 4.0),
-        heart_right=(-8.0, 8.0),
+        heart_right=(-14.0, 2.0),
         mediastinum=(16.0, 30.0),
         clavicles=(-4.0, 8.0),
         slope=(0.0, 0.25),

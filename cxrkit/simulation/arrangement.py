@@ -134,7 +134,7 @@ def _inner(z: np.ndarray, y: np.ndarray, x: np.ndarray, wall: np.ndarray) -> np.
 
 
 def _apical(z: np.ndarray, y: np.ndarray, x: np.ndarray, wall: np.ndarray) -> np.ndarray:
-    return np.exp((z - APEX) / 22.0) * (wall > 4)
+    return np.exp((z - APEX) / 19.0) * (wall > 4)
 
 
 def _places(
