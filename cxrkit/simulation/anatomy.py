@@ -75,7 +75,7 @@ class Habit(NamedTuple):
 
 
 # The arms of the first patient are half raised, those of the others fully. The second one breathes
-# in deeply and has dense ribs. The third one is small, has slices of 8 mm, and the tissue around her
+# in deeply and has dense ribs. The third one is small and has slices of 8 mm; the tissue around her
 # hilar tumour and a large pericardium push the right border of the mediastinum out.
 HABITS = {
     "lidc": Habit(
