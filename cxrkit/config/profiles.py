@@ -254,6 +254,10 @@ def paper() -> Profile:
 
 # public films with lung masks; those of adults and of children, normal and not
 MASKED = ("kermany", "hannover", "cohen")
+# public films of adults (Shenzhen's also of children) with lung masks: normal and tuberculosis from
+# one hospital or programme each, and normal and nodules
+TUBERCULOSIS = ("montgomery", "shenzhen_full")
+NODULES = ("jsrt",)
 
 
 def public() -> Profile:
@@ -262,7 +266,9 @@ def public() -> Profile:
     Command: `cxrkit reproduce --profile public --data DIR` (docs/paper.md). The paper's own
     hospitals are private. Here `cohen_full` is the external test of the diagnosis, and `cohen`,
     films of the same collection, that of severity and of lung masks: it trains nothing. MASKED
-    teach the lungs, and no diagnosis: children, and films that other sets hold too.
+    teach the lungs, and no diagnosis: children, and films that other sets hold too. TUBERCULOSIS
+    teach both, since each holds normal films beside the ill; NODULES the lungs alone, since all of
+    their films with a diagnosis are normal, and a model could learn the place in its stead.
     """
     home = paper()
     return replace(
@@ -275,6 +281,8 @@ def public() -> Profile:
             "nih_chestxray14",
             "cohen_full",
             *MASKED,
+            *TUBERCULOSIS,
+            *NODULES,
         ),
         external=("cohen_full", "cohen"),
         severity=Severity(),
@@ -282,7 +290,13 @@ def public() -> Profile:
         sources=replace(
             home.sources,
             external_ap=None,
-            diagnosis_datasets=("brixia", "bimcv_covid19", "nih_chestxray14", "cohen_full"),
+            diagnosis_datasets=(
+                "brixia",
+                "bimcv_covid19",
+                "nih_chestxray14",
+                "cohen_full",
+                *TUBERCULOSIS,
+            ),
         ),
     )
 

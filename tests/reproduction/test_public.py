@@ -38,7 +38,8 @@ SMALL = replace(
         hidden=16,
     ),
 )
-OWN = {tree.__name__: tree for tree in (*trees.TREES, *listed.TREES)}
+WITH_ADULTS = (trees.montgomery, trees.shenzhen_full, trees.jsrt)
+OWN = {tree.__name__: tree for tree in (*trees.TREES, *listed.TREES, *WITH_ADULTS)}
 
 
 @pytest.fixture(scope="module")
@@ -73,16 +74,27 @@ def test_public_names_no_private_data():
         assert getattr(PUBLIC, f"{name}_training") == getattr(paper, f"{name}_training")
 
 
-def test_masks_of_the_kit_teach_the_lungs_and_no_diagnosis(tables):
-    """68 normal children with a mask are the only normal ones; what trains elsewhere is another."""
-    assert datasets_of(tables["lungs"]) == set(profiles.MASKED)
-    assert not datasets_of(tables["diagnosis"]) & set(profiles.MASKED)
+def test_public_masks_teach_the_lungs_and_some_a_diagnosis(tables):
+    """Normal masks are those of 68 children and of adults; what trains elsewhere is another."""
+    adults = {*profiles.TUBERCULOSIS, *profiles.NODULES}
+    assert datasets_of(tables["lungs"]) == {*profiles.MASKED, *adults}
+    assert not datasets_of(tables["diagnosis"]) & {*profiles.MASKED, *profiles.NODULES}
     assert datasets_of(tables["findings"]) == {"chexpert"}
     both = pd.concat([tables["lungs"], tables["diagnosis"]]).drop_duplicates("path")
     roles = segmentation.assign_roles(PUBLIC, both.reset_index(drop=True))
     normal = roles[(roles["role"] == "normal") & roles["lung_mask"].notna()]
-    assert datasets_of(normal) == {"kermany"} and len(normal) > 30
+    assert {"kermany", "montgomery"} <= datasets_of(normal) <= {"kermany", *adults}
+    assert (normal["dataset"] == "kermany").sum() > 30
     assert set(roles.loc[roles["dataset"] == "cohen", "role"]) == {"test"}
+
+
+def test_tuberculosis_is_another_infection_beside_normal_films_of_its_hospital(tables):
+    """As the stand-ins were written: of eight films four are ill, of six three."""
+    for name, ill in (("montgomery", 4), ("shenzhen_full", 3)):
+        films = tables["diagnosis"][tables["diagnosis"]["dataset"] == name]
+        assert set(films["diagnosis"]) == {"normal", "other_infection"}
+        assert (films["diagnosis"] == "other_infection").sum() == ill
+        assert (films["cause"] == "tuberculosis").any() and not films["external"].any()
 
 
 def test_severity_trains_on_brixia_and_is_tested_elsewhere(tables):
@@ -104,6 +116,8 @@ def test_a_dataset_that_serves_no_task_is_not_read(tmp_path):
         ("chexpert", {"backbone"}),
         ("brixia", {"diagnosis", "segmenter", "severity"}),
         ("kermany", {"segmenter"}),
+        ("montgomery", {"diagnosis", "segmenter"}),
+        ("jsrt", {"segmenter"}),
     ],
 )
 def test_what_lacks_its_data_fails_alone_with_the_next_step(root, tmp_path, absent, parts):
@@ -121,7 +135,8 @@ def test_what_lacks_its_data_fails_alone_with_the_next_step(root, tmp_path, abse
 
 def test_no_normal_mask_stops_the_segmenter_alone(root, tmp_path):
     """The plan of a profile whose films have no normal mask names the segmenter, and goes on."""
-    without = replace(SMALL, manifests=tuple(n for n in SMALL.manifests if n != "kermany"))
+    normal = ("kermany", *profiles.TUBERCULOSIS, *profiles.NODULES)
+    without = replace(SMALL, manifests=tuple(n for n in SMALL.manifests if n not in normal))
     store = Store(tmp_path, data=root)
     _, planned, problems = plan.plan_parts(without, store, plan.PARTS)
     assert len(problems) == 1 and problems[0].startswith("segmenter: 0 patients with a normal mask")
