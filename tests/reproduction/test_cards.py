@@ -82,13 +82,10 @@ def kept(task, training, size, views=1):
 
 # the others need less, or take longer to count, and are left to `make test-slow`
 LARGEST = (
-    "contrastive SimCLR: ViT",
     "contrastive SimCLR: proposed",
     "diagnosis_pa proposed",
-    "diagnosis_pa 1024 px input",
     "diagnosis_pa ViT",
     "diagnosis_pa hybrid ViT",
-    "diagnosis_pa 10 weighted maps",
 )
 
 
