@@ -193,6 +193,9 @@ class Sources:
     held_out: tuple[str, ...] = optional((), "aside")
     # that train the findings; () = all that know some
     findings_datasets: tuple[str, ...] = optional((), "findings")
+    # that test the findings and train none of them: the images of their test split; external are
+    # those of a site that trains nothing (`choices.pretraining_images`)
+    findings_tests: tuple[str, ...] = optional(())
     # that train and test the diagnosis; () = all that know some. Others may still give lung masks
     # and severities.
     diagnosis_datasets: tuple[str, ...] = optional(())
