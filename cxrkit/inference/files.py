@@ -230,10 +230,15 @@ def _one_image(
         return
     row = [*prediction.row(printable(str(path))).values(), prediction.view, content]
     names = [f"{stem}_{name}.png" if maps else "" for name in MAPS]
-    cells = [f"{cell:.4f}" if isinstance(cell, float) else str(cell) for cell in (*row, *names)]
+    cells = [_cell(cell) for cell in (*row, *names)]
     tags = [] if header is None else dicom_tags.unused_tags(header)
     output.add(Entry(image, content, cells, list(files), tags))
     result.predicted += 1
+
+
+def _cell(value: object) -> str:
+    """A cell of predictions.csv; numbers, those of numpy too, have four digits."""
+    return f"{value:.4f}" if isinstance(value, (float, np.floating)) else str(value)
 
 
 def _fail(result: Result, path: Path, error: Exception) -> None:

@@ -1,6 +1,7 @@
 """Many images: files, folders, and the command `cxrkit predict`."""
 
 import hashlib
+import re
 import shutil
 import time
 from pathlib import Path
@@ -49,6 +50,9 @@ def test_a_broken_file_is_named_and_skipped_and_the_rest_is_predicted(folder, we
     assert list(table["path"]) == [str(folder / "film.png"), str(folder / "sub" / "film.png")]
     np.testing.assert_allclose(table[["p_normal", "p_other", "p_covid"]].sum(axis=1), 1, atol=2e-4)
     np.testing.assert_allclose(table[list(ZONES)].sum(axis=1), table["severity"], atol=4e-4)
+    written = pd.read_csv(tmp_path / "out" / "predictions.csv", dtype=str)
+    numbers = written[["p_normal", "p_other", "p_covid", "severity", *ZONES]].to_numpy().ravel()
+    assert all(re.fullmatch(r"\d\.\d{4}", number) for number in numbers)
     maps = table[[f"map_{kind}" for kind in kinds]].to_numpy()  # (2, 5)
     assert {p.name for p in (tmp_path / "out").iterdir()} == {
         *("predictions.csv", "not_read.csv", "about.txt", "predict_record.jsonl"),
