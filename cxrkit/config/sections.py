@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import ConfigDict
 
+from cxrkit.config import conditions
 from cxrkit.config.choices import OPEN_CHOICES, Choices
 
 STRICT = ConfigDict(extra="forbid")  # a misspelt field of a settings file is an error
@@ -113,8 +114,8 @@ class Segmenter:
     """The AdaIN segmenter: sizes, the weight of each loss, and which images train it.
 
     The defaults are those of Oh & Ye 2021. `normal` and `abnormal` select the images of the two
-    domains. They are expressions over a table of `vocabulary.COLUMNS`, `zones` and `brixia`
-    (`tasks.segmentation.assign_roles`), as in `pandas.DataFrame.eval`.
+    domains. They are conditions (`config.conditions`) on a table of `vocabulary.COLUMNS`, `zones`
+    and `brixia` (`tasks.segmentation.assign_roles`).
     """
 
     __pydantic_config__ = STRICT
@@ -153,6 +154,11 @@ class Segmenter:
     max_eval_images: int = renamed(0, "judged")
     normal: str = "diagnosis == 'normal'"
     abnormal: str = "diagnosis in ('other_infection', 'covid19')"
+
+    def __post_init__(self) -> None:
+        """Refuse what is no condition before anything is trained."""
+        for name in ("normal", "abnormal"):
+            conditions.parse(getattr(self, name), f"segmenter.{name}")
 
 
 @dataclass(frozen=True)

@@ -449,6 +449,8 @@ def _inside(folder: Path, path: str) -> str:
         path = path.replace("\\", "/")
     if ".." in path:
         return os.path.normpath(folder / path)
+    if path.startswith("./") and path[2:3] != "/":
+        path = path[2:]
     # a table may have hundreds of thousands of rows: pathlib only where it changes the path
     return str(folder / path) if "./" in path or "//" in path else os.path.join(folder, path)
 
