@@ -5,6 +5,7 @@ Most are fields of `Choices`. A name with a dot is a field of that section of th
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -174,6 +175,23 @@ OPEN_CHOICES = {
         {"classifier": "the trained classification model", "backbone": "the backbone only"},
     ),
 }
+
+
+# questions that went, with the one value that they had: older weights and settings still say it
+REMOVED = {"weighted_maps": "channels"}
+
+
+def without_removed(profile: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a profile as they are read now: answers to questions that went are left out.
+
+    Args:
+        profile: nested settings, as a settings file or shipped weights hold them.
+    """
+    choices = profile.get("choices")
+    if not isinstance(choices, Mapping):
+        return dict(profile)
+    kept = {name: value for name, value in choices.items() if REMOVED.get(name) != value}
+    return {**profile, "choices": kept}
 
 
 def _default(name: str) -> Any:
