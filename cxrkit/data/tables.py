@@ -22,6 +22,8 @@ import pandas as pd
 
 SEPARATORS = (",", ";", "\t", "|")
 SHOWN = 20  # problems that a message lists; the others are counted
+LONGEST_CELL = 2**24  # letters; a run-length mask of a large image is a long cell
+csv.field_size_limit(LONGEST_CELL)  # holds for the whole process
 
 # what spreadsheets, pandas, R and people write where nothing is known; case does not matter
 BLANKS = frozenset(
@@ -320,9 +322,10 @@ def _plain_columns(lines: Sequence[str], separator: str) -> Columns | None:
     text, width = "".join(lines), lines[0].count(separator) if lines else 0
     if not width or any(mark in text for mark in ('"', "\ufeff", "\u200b")):
         return None
-    limit = csv.field_size_limit()
     for line in lines:
-        if line.count(separator) != width or line.lstrip().startswith("#") or len(line) > limit:
+        if line.count(separator) != width or line.lstrip().startswith("#"):
+            return None
+        if len(line) > LONGEST_CELL:  # `csv` says so in words
             return None
     cells = pd.read_csv(
         io.StringIO(text),

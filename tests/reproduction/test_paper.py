@@ -294,7 +294,8 @@ def test_the_plan_counts_the_films_that_teach(store):
         for name, images in planned.images.items()
     }
     train = {task: datasets.split_parts(table)["train"] for task, table in tables.items()}
-    assert count["backbone"] == len(train["findings"]) == 8 and len(train["severity"]) == 4 + 6
+    # all of CheXpert trains the findings
+    assert count["backbone"] == len(train["findings"]) == 52 and len(train["severity"]) == 4 + 6
     # Brixia and "here", and the two other hospitals with their twelve films each
     assert count["severity without CNUH"] == 4 + 6 + 2 * 12
     for view in trees.VIEWS:  # two patients of each class from elsewhere, and three from "here"
@@ -318,7 +319,8 @@ def test_the_plan_is_said_and_stops_where_the_disk_is_too_small(root, store, mon
         for films in (0, 1)
     }
     # a film serves several tasks
-    assert count[1] < count[0] == 52 + 42 + (8 + 8 + 16 + 12 + 42) + (8 + 42)
+    findings, diagnosis = 52 + 4 + 40, 8 + 8 + 52 + 12 + 42
+    assert count[1] < count[0] == findings + 42 + diagnosis + (8 + 42)
     for word in (
         "profile small on",
         "rsna stays out: its films are those of nih_chestxray14 under other names",
@@ -395,7 +397,7 @@ def test_missing_datasets_are_named_all_at_once(root, tmp_path):
         plan.task_tables(PAPER, Store(tmp_path / "store", data=tmp_path))
     said = str(error.value)
     assert "chexpert" not in said and "brixia" not in said.split("--profile")[0]
-    for name in PAPER.manifests[2:]:
+    for name in PAPER.manifests[3:]:  # the validation films of CheXpert lie with the others
         assert f"{name}: no images listed" in said and f"--profile paper-{name}" in said
 
 
