@@ -299,12 +299,7 @@ def public() -> Profile:
         home,
         name="public",
         manifests=(
-            "chexpert",
-            "chexpert_valid",
-            "brixia",
-            "bimcv_covid19",
-            "nih_chestxray14",
-            "cohen_full",
+            *(name for name in home.manifests if name != "local"),
             *MASKED,
             *TUBERCULOSIS,
             *NODULES,

@@ -151,13 +151,9 @@ def read_with_form(path: str | Path, separator: str = "") -> tuple[pd.DataFrame,
     lines, declared = _without_declaration(list(io.StringIO(text, newline="")))
     chosen = declared or _separator(path, lines, separator)
     comments: list[int] = []
-    plain = _plain_columns(lines, chosen)
-    if plain:
-        table = _frame(path, *plain)
-    else:
-        table = _frame(path, *_careful_columns(path, lines, chosen, comments))
-    header = table.attrs.pop("header")
-    inside = [row for row in comments if row > header]
+    rows, columns = _plain_columns(lines, chosen) or _careful_columns(path, lines, chosen, comments)
+    table = _frame(path, rows, columns)
+    inside = [row for row in comments if row > rows[0]]
     if inside:
         warnings.warn(
             f"{path}: {len(inside)} lines below the header begin with # and are taken as comments "
@@ -374,19 +370,14 @@ def _careful_columns(
 
 
 def _frame(path: str | Path, rows: np.ndarray, columns: list[np.ndarray]) -> pd.DataFrame:
-    """Columns -> a table named by their first cells, with `_file` and `_row`.
-
-    `attrs` holds the line of the header.
-    """
+    """Columns -> a table named by their first cells, with `_file` and `_row`."""
     header = ["" if pd.isna(column[0]) else str(column[0]) for column in columns]
     names = [" ".join(name.split()) for name in header]
     if not any(letter.isalnum() for name in names for letter in name):
         raise ValueError(f"{path}: not a readable table: it has no header")
     named = _named(path, names, [column[1:] for column in columns])
     table = pd.DataFrame(named, index=range(len(rows) - 1), dtype=object)
-    table = table.assign(_file=str(path), _row=rows[1:])
-    table.attrs["header"] = int(rows[0])
-    return table
+    return table.assign(_file=str(path), _row=rows[1:])
 
 
 def _named(path: str | Path, names: list[str], columns: list[np.ndarray]) -> dict[str, np.ndarray]:
