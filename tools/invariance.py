@@ -1,12 +1,13 @@
 """Does the answer depend on how an image is stored? The same images, kept in many ways.
 
     python tools/invariance.py --data DIR [--images N] [--choices text]   # ten minutes on one core
-    python tools/invariance.py --data DIR --images 60 --only size --dry   # more images, fewer ways
+    python tools/invariance.py --data DIR --images 60 --only size   # more images, fewer ways
 
 DIR holds folders with labels.csv (columns file and class3) and images. Each image is predicted as
 it is and in every way of VARIANTS, each time from a file, with the models that the kit ships. An
 image changes if another class becomes the most probable; it changes in silence if the prediction
-carries no new warning. Writes cxrkit/storage/recorded_results/invariance.json.
+carries no new warning. Writes cxrkit/storage/recorded_results/invariance.json, with --only a file
+of that kind beside it.
 """
 
 import argparse
@@ -244,12 +245,10 @@ def main():
     parser.add_argument("--images", type=int, default=30, help="of each source")
     parser.add_argument("--choices", choices=("default", "text"), default="default")
     kinds = sorted({how[0] for how in VARIANTS.values()})
-    parser.add_argument("--only", choices=kinds, help="variants of one kind; needs --dry")
+    parser.add_argument("--only", choices=kinds, help="variants of one kind, by source too")
     parser.add_argument("--keep", type=Path, help="CSV of all rows, written after each image")
     parser.add_argument("--dry", action="store_true", help="print the table and write nothing")
     options = parser.parse_args()
-    if options.only and not options.dry:
-        parser.error("--only writes no result; add --dry")
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     models = load_models(profiles.mini())
@@ -264,16 +263,24 @@ def main():
             )
     table = measure(options.data, options.images, models, options.keep, options.only)
     rows = summary(table)
+    if options.only:
+        rows += [
+            {**row, "source": source}
+            for source, some in table.groupby("source", sort=False)
+            for row in summary(some)
+        ]
     right = table[table["variant"] == ""].groupby("source")["right"].agg(["sum", "count"])
     print(pd.DataFrame(rows).to_string(index=False))
     print(right.to_string())
     if not options.dry:
+        only = f" --only {options.only}" if options.only else ""
         made = {
-            "command": f"python tools/invariance.py --data DIR --images {options.images}",
+            "command": f"python tools/invariance.py --data DIR --images {options.images}{only}",
             "sources": SOURCES,
             "models": models.origin,
         }
-        recorded.write_result("invariance", rows, {**made, **environment.provenance()})
+        name = f"invariance_{options.only}" if options.only else "invariance"
+        recorded.write_result(name, rows, {**made, **environment.provenance()})
 
 
 if __name__ == "__main__":
