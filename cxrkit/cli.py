@@ -18,6 +18,22 @@ if TYPE_CHECKING:
 
 DRY_LESSONS = ("02", "03", "04", "05", "06", "07")  # of a dry run
 
+# all of `explain.METHODS` but "random", which explains nothing; a test compares the two
+MAP_METHODS = (
+    "attnlrp",
+    "relevance",
+    "raw_attention",
+    "rollout",
+    "gradient_rollout",
+    "attention_gradcam",
+    "gradcam",
+    "gradient_x_input",
+    "smoothgrad",
+    "integrated_gradients",
+    "occlusion",
+    "fullgrad",
+)
+
 FOLDER = click.Path(file_okay=False, path_type=Path)
 EXISTING_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 EXISTING_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -509,6 +525,14 @@ def report(
     help="Also write lungs, severity and saliency as PNG, at the size of the image.",
 )
 @click.option(
+    "--map-method",
+    type=click.Choice(MAP_METHODS),
+    default=MAP_METHODS[0],
+    show_default=True,
+    help="Makes the saliency of --maps; docs/explain.md compares the methods. raw_attention and "
+    "rollout give every class the same map.",
+)
+@click.option(
     "--overwrite",
     is_flag=True,
     help="Begin anew: replace earlier results in --out, and files that stand in the way.",
@@ -520,6 +544,7 @@ def predict(
     view: str | None,
     weights: Path | None,
     maps: bool,
+    map_method: str,
     overwrite: bool,
 ) -> None:
     """Read images (PNG, JPEG, TIFF, DICOM, or folders of them): diagnosis, severity, warnings.
@@ -537,7 +562,14 @@ def predict(
     click.echo(models.about, nl=False)
     try:
         failures = predict_files(
-            images, out, models, view, maps, overwrite=overwrite, say=click.echo
+            images,
+            out,
+            models,
+            view,
+            maps,
+            overwrite=overwrite,
+            say=click.echo,
+            map_method=map_method,
         )
     except OutputError as error:
         fail(error)

@@ -1,11 +1,13 @@
 """Does the answer depend on how an image is stored? The same images, kept in many ways.
 
     python tools/invariance.py --data DIR [--images N] [--choices text]   # ten minutes on one core
+    python tools/invariance.py --data DIR --images 60 --only size   # more images, fewer ways
 
 DIR holds folders with labels.csv (columns file and class3) and images. Each image is predicted as
 it is and in every way of VARIANTS, each time from a file, with the models that the kit ships. An
 image changes if another class becomes the most probable; it changes in silence if the prediction
-carries no new warning. Writes cxrkit/storage/recorded_results/invariance.json.
+carries no new warning. Writes cxrkit/storage/recorded_results/invariance.json, with --only a file
+of that kind beside it.
 """
 
 import argparse
@@ -167,17 +169,23 @@ def images(data, count):
                 yield source, diagnosis, pixels
 
 
-def measure(data, count, models, keep=None):
+def chosen(kind=None):
+    """The variants of a kind, and those that they are compared with; all without a kind."""
+    names = [name for name, how in VARIANTS.items() if kind in (None, how[0])]
+    return {name: VARIANTS[name] for one in names for name in (VARIANTS[one][1], one) if name}
+
+
+def measure(data, count, models, keep=None, kind=None):
     """A row for each image and variant: how the prediction moved."""
-    rows = []
+    rows, variants = [], chosen(kind)
     with tempfile.TemporaryDirectory() as folder:
         for source, diagnosis, grey in tqdm(images(data, count), disable=None):
             found = {}
-            for name in ("", *VARIANTS):
+            for name in ("", *variants):
                 path = Path(folder) / (VARIANTS[name][2] if name else "a.png")
                 write(name, path, grey) if name else write_array(path, grey)
                 found[name] = predict(path, models, "PA", maps=False)
-            for name, (_, other, _, _) in VARIANTS.items():
+            for name, (_, other, _, _) in variants.items():
                 rows.append(moved(found[name], found[other]) | {"variant": name, "source": source})
             rows.append({"variant": "", "source": source, "right": top(found[""]) == diagnosis})
             if keep:
@@ -206,6 +214,8 @@ def summary(table):
     rows = []
     for name, (kind, _, _, _) in VARIANTS.items():
         some = table[table["variant"] == name]
+        if some.empty:  # another kind was asked for
+            continue
         share, bar = float(some["changed"].mean()), BARS.get(kind)
         rows.append(
             {
@@ -234,6 +244,8 @@ def main():
     parser.add_argument("--data", type=Path, default=Path(data))
     parser.add_argument("--images", type=int, default=30, help="of each source")
     parser.add_argument("--choices", choices=("default", "text"), default="default")
+    kinds = sorted({how[0] for how in VARIANTS.values()})
+    parser.add_argument("--only", choices=kinds, help="variants of one kind, by source too")
     parser.add_argument("--keep", type=Path, help="CSV of all rows, written after each image")
     parser.add_argument("--dry", action="store_true", help="print the table and write nothing")
     options = parser.parse_args()
@@ -249,18 +261,26 @@ def main():
             models.parts[name] = dataclasses.replace(
                 part, profile=dataclasses.replace(part.profile, choices=own)
             )
-    table = measure(options.data, options.images, models, options.keep)
+    table = measure(options.data, options.images, models, options.keep, options.only)
     rows = summary(table)
+    if options.only:
+        rows += [
+            {**row, "source": source}
+            for source, some in table.groupby("source", sort=False)
+            for row in summary(some)
+        ]
     right = table[table["variant"] == ""].groupby("source")["right"].agg(["sum", "count"])
     print(pd.DataFrame(rows).to_string(index=False))
     print(right.to_string())
     if not options.dry:
+        only = f" --only {options.only}" if options.only else ""
         made = {
-            "command": f"python tools/invariance.py --data DIR --images {options.images}",
+            "command": f"python tools/invariance.py --data DIR --images {options.images}{only}",
             "sources": SOURCES,
             "models": models.origin,
         }
-        recorded.write_result("invariance", rows, {**made, **environment.provenance()})
+        name = f"invariance_{options.only}" if options.only else "invariance"
+        recorded.write_result(name, rows, {**made, **environment.provenance()})
 
 
 if __name__ == "__main__":

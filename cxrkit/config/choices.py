@@ -1,7 +1,11 @@
-"""Choices: what the paper leaves open, a question each with its named answers."""
+"""Choices: what the paper leaves open, a question each with its named answers.
+
+Most are fields of `Choices`. A name with a dot is a field of that section of the profile.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -72,9 +76,36 @@ OPEN_CHOICES = {
         "width of the MLP at D = 768",
         {3072: "93.0 M parameters in all", 2048: "74.1 M parameters in all"},
     ),
-    "weighted_maps": (
-        "weighted maps after PCAM",
-        {"channels": "feature x weight map of the chosen findings, as channels"},
+    "pretraining_images": (
+        "images that train the findings",
+        {
+            "all": "all of the datasets that train, where others test (CheXpert's own valid.csv, "
+            "and NIH)",
+            "split": "those of 70 % of the patients",
+        },
+    ),
+    "backbone.initial_weights": (
+        "the backbone starts from",
+        {"random": "random weights", "imagenet": "DenseNet-121 of ImageNet"},
+    ),
+    "class_balance": (
+        "images of a diagnosis batch",
+        {"equal": "every class equally often", "as_they_are": "every image equally often"},
+    ),
+    "map_upsampling": (
+        "upsizing of the map head",
+        {"nearest": "nearest neighbour", "bilinear": "bilinear"},
+    ),
+    "map_norm": (
+        "normalisation in the map head",
+        {"none": "none", "batch": "batch norm after each convolution"},
+    ),
+    "map_widths": (
+        "channels of the four blocks of the map head",
+        {
+            "halved": "each has half of those before it, at least 16",
+            "constant": "each has those of the tokens, at most 256",
+        },
     ),
     "lr_decay": (
         "step decay of the backbone",
@@ -146,6 +177,23 @@ OPEN_CHOICES = {
 }
 
 
+# questions that went, with the one value that they had: older weights and settings still say it
+REMOVED = {"weighted_maps": "channels"}
+
+
+def without_removed(profile: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a profile as they are read now: answers to questions that went are left out.
+
+    Args:
+        profile: nested settings, as a settings file or shipped weights hold them.
+    """
+    choices = profile.get("choices")
+    if not isinstance(choices, Mapping):
+        return dict(profile)
+    kept = {name: value for name, value in choices.items() if REMOVED.get(name) != value}
+    return {**profile, "choices": kept}
+
+
 def _default(name: str) -> Any:
     return next(iter(OPEN_CHOICES[name][1]))
 
@@ -176,7 +224,11 @@ class Choices:
     severity_score: str = _default("severity_score")
     class_head: str = _default("class_head")
     mlp_dim: int = _default("mlp_dim")
-    weighted_maps: str = _default("weighted_maps")
+    pretraining_images: str = _added("pretraining_images")
+    class_balance: str = _added("class_balance")
+    map_upsampling: str = _added("map_upsampling")
+    map_norm: str = _added("map_norm")
+    map_widths: str = _added("map_widths")
     lr_decay: str = _default("lr_decay")
     uncertain: str = _default("uncertain")
     resize: str = _default("resize")

@@ -5,6 +5,7 @@ A run is data, and an ablation is one `dataclasses.replace`.
 
 import re
 from dataclasses import fields, replace
+from typing import Any
 
 from cxrkit.config.choices import OPEN_CHOICES, Choices
 from cxrkit.config.sections import (
@@ -20,6 +21,8 @@ from cxrkit.config.sections import (
 
 # the paper's external hospitals, as the `site` column of `local` names them
 HOSPITALS = ("CNUH", "YNU", "KNUH")
+# all of CheXpert trains the findings: its own validation films and another hospital test them
+FINDINGS_TESTS = ("chexpert_valid", "nih_chestxray14")
 
 
 def demo() -> Profile:
@@ -143,6 +146,10 @@ def demo() -> Profile:
                 "augmentation",
                 "normalize",
                 "order",
+                "class_balance",
+                "map_upsampling",
+                "map_norm",
+                "map_widths",
             ),
             pretraining=Training(
                 "adamw",
@@ -168,6 +175,9 @@ def mini() -> Profile:
     train no diagnosis (docs/mini.md has the trials behind these values).
     """
     slim = demo().backbone
+    # its severity begins with the map head of the virtual hospitals, which has their shape
+    fixed = ("map_norm", "map_widths")
+    choices = tuple(name for name in demo().grid.choices if name not in fixed)
     return Profile(
         "mini",
         manifests=("cohen", "cxnet", "hannover", "kermany", "kermany_224", "nih_cxr14"),
@@ -215,7 +225,7 @@ def mini() -> Profile:
             lungs_only=True,
         ),
         severity=Severity(virtual=True),
-        grid=replace(demo().grid, alone=("cohen",)),
+        grid=replace(demo().grid, alone=("cohen",), choices=choices),
         severity_training=Training(
             "adamw",
             lr=3e-4,
@@ -241,19 +251,37 @@ def paper() -> Profile:
     """
     return Profile(
         "paper",
-        manifests=("chexpert", "brixia", "bimcv_covid19", "nih_chestxray14", "cohen_full", "local"),
+        manifests=(
+            "chexpert",
+            "chexpert_valid",
+            "brixia",
+            "bimcv_covid19",
+            "nih_chestxray14",
+            "cohen_full",
+            "local",
+        ),
         image_size=512,
         lesson_minutes=14 * 24 * 60,
         external=("cohen_full", *HOSPITALS),
-        sources=Sources(findings_datasets=("chexpert",), external_ap=("cohen_full", HOSPITALS[0])),
+        sources=Sources(
+            findings_datasets=("chexpert",),
+            findings_tests=FINDINGS_TESTS,
+            external_ap=("cohen_full", HOSPITALS[0]),
+        ),
         severity=Severity(held_out=HOSPITALS[0], alternation=HOSPITALS),
-        grid=Grid(recompute=True, micro_batch=16),  # all of it on a card of 24 GB
+        grid=Grid(recompute=True, micro_batch=16),  # all of it on a card of 24 GB or less
         backbone_training=Training("adam", lr=1e-4, batch=8, steps=160_000, schedule="step"),
     )
 
 
 # public films with lung masks; those of adults and of children, normal and not
 MASKED = ("kermany", "hannover", "cohen")
+# public films of adults (Shenzhen's also of children) with lung masks: normal and tuberculosis from
+# one hospital or programme each, and normal and nodules
+TUBERCULOSIS = ("montgomery", "shenzhen_full")
+NODULES = ("jsrt",)
+# public films with known severity: each set is held out in turn, while the other trains (Table 6)
+TURNS = ("cohen", "brixia")
 
 
 def public() -> Profile:
@@ -262,27 +290,33 @@ def public() -> Profile:
     Command: `cxrkit reproduce --profile public --data DIR` (docs/paper.md). The paper's own
     hospitals are private. Here `cohen_full` is the external test of the diagnosis, and `cohen`,
     films of the same collection, that of severity and of lung masks: it trains nothing. MASKED
-    teach the lungs, and no diagnosis: children, and films that other sets hold too.
+    teach the lungs, and no diagnosis: children, and films that other sets hold too. TUBERCULOSIS
+    teach both, since each holds normal films beside the ill; NODULES the lungs alone, since all of
+    their films with a diagnosis are normal, and a model could learn the place in its stead.
     """
     home = paper()
     return replace(
         home,
         name="public",
         manifests=(
-            "chexpert",
-            "brixia",
-            "bimcv_covid19",
-            "nih_chestxray14",
-            "cohen_full",
+            *(name for name in home.manifests if name != "local"),
             *MASKED,
+            *TUBERCULOSIS,
+            *NODULES,
         ),
         external=("cohen_full", "cohen"),
-        severity=Severity(),
+        severity=Severity(held_out="cohen", alternation=TURNS),
         grid=replace(home.grid, alone=()),  # no other hospital trains beside Brixia
         sources=replace(
             home.sources,
             external_ap=None,
-            diagnosis_datasets=("brixia", "bimcv_covid19", "nih_chestxray14", "cohen_full"),
+            diagnosis_datasets=(
+                "brixia",
+                "bimcv_covid19",
+                "nih_chestxray14",
+                "cohen_full",
+                *TUBERCULOSIS,
+            ),
         ),
     )
 
@@ -313,10 +347,11 @@ def get(name: str) -> Profile:
 
 
 def _without(profile: Profile, dataset: str) -> Profile:
-    """The profile without a dataset; without `local` no hospital takes turns."""
+    """The profile without a dataset; without one that takes turns, none does."""
     kept = tuple(name for name in profile.manifests if name != dataset)
     severity = profile.severity
-    if dataset == "local":
+    # the paper's hospitals lie in `local`
+    if dataset in ("local", *severity.alternation):
         severity = replace(severity, held_out="", alternation=())
     return replace(profile, manifests=kept, severity=severity)
 
@@ -367,7 +402,30 @@ def ablations(profile: Profile) -> dict[str, Profile]:
     out = {}
     for name, (_, values) in OPEN_CHOICES.items():
         for value in values:
-            if value != getattr(profile.choices, name):
-                choices = replace(profile.choices, **{name: value})
-                out[f"{name}={value}"] = replace(profile, choices=choices)
+            if value != choice_of(profile, name):
+                out[f"{name}={value}"] = _with_choice(profile, name, value)
     return out
+
+
+def choice_of(profile: Profile, name: str) -> Any:
+    """What a profile answers to an open question.
+
+    Args:
+        profile: any.
+        name: a key of OPEN_CHOICES.
+    """
+    section, field = _place_of(name)
+    return getattr(getattr(profile, section), field)
+
+
+def _with_choice(profile: Profile, name: str, value: Any) -> Profile:
+    """The profile with another answer to an open question."""
+    section, field = _place_of(name)
+    changed = replace(getattr(profile, section), **{field: value})
+    return replace(profile, **{section: changed})
+
+
+def _place_of(name: str) -> tuple[str, str]:
+    """Section of the profile and field in which an open question is answered."""
+    section, _, field = name.rpartition(".")
+    return section or "choices", field

@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import ConfigDict
 
+from cxrkit.config import conditions
 from cxrkit.config.choices import OPEN_CHOICES, Choices
 
 STRICT = ConfigDict(extra="forbid")  # a misspelt field of a settings file is an error
@@ -118,8 +119,8 @@ class Segmenter:
     """The AdaIN segmenter: sizes, the weight of each loss, and which images train it.
 
     The defaults are those of Oh & Ye 2021. `normal` and `abnormal` select the images of the two
-    domains. They are expressions over a table of `vocabulary.COLUMNS`, `zones` and `brixia`
-    (`tasks.segmentation.assign_roles`), as in `pandas.DataFrame.eval`.
+    domains. They are conditions (`config.conditions`) on a table of `vocabulary.COLUMNS`, `zones`
+    and `brixia` (`tasks.segmentation.assign_roles`).
     """
 
     __pydantic_config__ = STRICT
@@ -158,6 +159,11 @@ class Segmenter:
     max_eval_images: int = renamed(0, "judged")
     normal: str = "diagnosis == 'normal'"
     abnormal: str = "diagnosis in ('other_infection', 'covid19')"
+
+    def __post_init__(self) -> None:
+        """Refuse what is no condition before anything is trained."""
+        for name in ("normal", "abnormal"):
+            conditions.parse(getattr(self, name), f"segmenter.{name}")
 
 
 @dataclass(frozen=True)
@@ -202,6 +208,9 @@ class Sources:
     held_out: tuple[str, ...] = optional((), "aside")
     # that train the findings; () = all that know some
     findings_datasets: tuple[str, ...] = optional((), "findings")
+    # that test the findings and train none of them: the images of their test split; external are
+    # those of a site that trains nothing (`choices.pretraining_images`)
+    findings_tests: tuple[str, ...] = optional(())
     # that train and test the diagnosis; () = all that know some. Others may still give lung masks
     # and severities.
     diagnosis_datasets: tuple[str, ...] = optional(())

@@ -28,7 +28,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from cxrkit.config import profiles
-from cxrkit.config.choices import Choices
+from cxrkit.config.choices import Choices, without_removed
 from cxrkit.config.sections import Profile
 
 PRESETS = {"author": Choices.author, "text": Choices.text}  # of the open choices
@@ -96,7 +96,7 @@ def merge(old: Any, new: Any) -> Any:
 
 def _validated(values: dict[str, Any], source: str) -> Profile:
     try:
-        profile = TypeAdapter(Profile).validate_python(values)
+        profile = TypeAdapter(Profile).validate_python(without_removed(values))
     except ValidationError as error:
         lines = []
         for problem in error.errors():

@@ -8,6 +8,7 @@ read without it, with a warning, or refused.
 from __future__ import annotations
 
 import io
+import math
 import re
 import struct
 import warnings
@@ -160,15 +161,18 @@ def read(path: Path) -> Image:
         _warn_of_identifiers(dataset, path)
         _check_header(dataset, path)
         _supply_syntax(dataset, found)
-        pixels = _pixels(dataset, path, found)
+        return _image(dataset, _pixels(dataset, path, found), found)
     except ImageError:
         raise
     except Exception as error:  # pydicom raises many kinds; all mean that this file cannot be read
         raise ImageError(
             f"{path}: unreadable DICOM ({type(error).__name__}: {error}); {_next_step(dataset)}"
         ) from None
-    spacing = dataset.get("ImagerPixelSpacing") or dataset.get("PixelSpacing")
-    view = named_view(dataset.get("ViewPosition"))
+
+
+def _image(dataset: pydicom.Dataset, pixels: np.ndarray, found: Findings) -> Image:
+    """The pixels with what the header says of them."""
+    view, spacing = named_view(dataset.get("ViewPosition")), _spacing(dataset, found)
     if not view:
         found.notes.append("no view in the file")
     return Image(
@@ -177,12 +181,27 @@ def read(path: Path) -> Image:
         int(dataset.BitsStored),
         view,
         str(dataset.PhotometricInterpretation),
-        tuple(float(s) for s in spacing) if spacing else None,
+        spacing,
         notes=tuple(found.notes),
         warnings=tuple(found.warnings),
         tags=_context(dataset),
         unused_tags=_unused(dataset),
     )
+
+
+def _spacing(dataset: pydicom.Dataset, found: Findings) -> tuple[float, ...] | None:
+    """Distance of rows and of columns, mm; None where the header gives none, or no sound one."""
+    try:
+        given = dataset.get("ImagerPixelSpacing") or dataset.get("PixelSpacing")
+        spacing = tuple(float(side) for side in given or ())
+    except (TypeError, ValueError):  # text that is no number, or one number alone
+        spacing = (0.0,)
+    if not spacing:
+        return None
+    if len(spacing) == 2 and all(math.isfinite(side) and side > 0 for side in spacing):
+        return spacing
+    found.warnings.append("the pixel spacing is no pair of positive numbers; it is not used")
+    return None
 
 
 def _next_step(dataset: pydicom.Dataset | None) -> str:

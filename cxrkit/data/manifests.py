@@ -433,7 +433,8 @@ def _fetched_masks(rows: pd.DataFrame) -> pd.Series:
 
 def _paths(folder: Path, rows: pd.DataFrame, column: str, problems: Problems) -> pd.Series:
     """Paths of a column in the dataset's folder; addresses stay. Those of Windows get slashes."""
-    drive = rows[column].str.match(r"[A-Za-z]:[\\/]|\\\\")
+    texts = rows[column].astype(object)  # floats where none is known
+    drive = texts.str.match(r"[A-Za-z]:[\\/]|\\\\")
     foreign = drive.eq(True) & (os.name != "nt")
     problems.add(
         rows, foreign, column, "is a path of another computer; write it relative to the folder"
@@ -449,6 +450,8 @@ def _inside(folder: Path, path: str) -> str:
         path = path.replace("\\", "/")
     if ".." in path:
         return os.path.normpath(folder / path)
+    if path.startswith("./") and path[2:3] != "/":
+        path = path[2:]
     # a table may have hundreds of thousands of rows: pathlib only where it changes the path
     return str(folder / path) if "./" in path or "//" in path else os.path.join(folder, path)
 

@@ -25,6 +25,7 @@ import pandas as pd
 from PIL import Image
 
 from cxrkit.data.sources import Address
+from cxrkit.data.tables import LONGEST_CELL
 
 OTHER_SIDE = {"leftMask": "rightMask", "left lung": "right lung"}
 GREY_EDGES = re.compile(r"CHNCXR_\d+_[01]_mask\.png")
@@ -35,7 +36,7 @@ CLASSES = {
     "lungs": ("Left Lung", "Right Lung"),
     "lesion": ("Ground Glass Opacities", "Consolidation"),
 }
-csv.field_size_limit(2**24)  # a run-length mask of a large film is a long cell
+csv.field_size_limit(LONGEST_CELL)
 
 
 def read(address: Address, kind: str) -> np.ndarray | None:

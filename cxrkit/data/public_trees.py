@@ -67,13 +67,13 @@ def _files(folder: Path | None, suffixes: tuple[str, ...]) -> list[Path]:
 
 
 def chexpert(spec: Manifest, folder: Path) -> pd.DataFrame:
-    """`train.csv`, and the films in `train/` beside it or in the four archives of today.
+    """`train.csv` or `valid.csv`, and the films beside it or in the four archives of today.
 
     Those are `CheXpert-v1.0 batch 1 (validate & csv)` with the table and batches 2 to 4 with the
-    patients. Paths begin with `CheXpert-v1.0/` or `CheXpert-v1.0-small/`.
+    patients of `train/`. Paths begin with `CheXpert-v1.0/` or `CheXpert-v1.0-small/`.
     """
     table = spec.tables[0]
-    file = nearest(folder, table.file)
+    file = nearest(_folder_of_chexpert(spec, folder), table.file)
     if file is None:
         return pd.DataFrame()
     rows = manifests.read_columns(table, file.parent)
@@ -85,6 +85,19 @@ def chexpert(spec: Manifest, folder: Path) -> pd.DataFrame:
         place = places.get(patient)
         paths.append(f"{place}/{path.removeprefix('train/')}" if place else f"{base}/{path}")
     return rows.assign(path=paths)
+
+
+def _folder_of_chexpert(spec: Manifest, folder: Path) -> Path:
+    """The folder itself; for the validation films, which lie with the others, that of `chexpert`.
+
+    It lies in the folder of all datasets, or beside the folder.
+    """
+    if spec.name == "chexpert" or (folder / spec.tables[0].file).exists():
+        return folder
+    for place in (folder / "chexpert", folder.parent / "chexpert"):
+        if place.is_dir():
+            return place
+    return folder
 
 
 def _places_of_patients(folder: Path, around: Path) -> dict[str, str]:

@@ -22,6 +22,8 @@ import pandas as pd
 
 SEPARATORS = (",", ";", "\t", "|")
 SHOWN = 20  # problems that a message lists; the others are counted
+LONGEST_CELL = 2**24  # letters; a run-length mask of a large image is a long cell
+csv.field_size_limit(LONGEST_CELL)  # holds for the whole process
 
 # what spreadsheets, pandas, R and people write where nothing is known; case does not matter
 BLANKS = frozenset(
@@ -63,6 +65,10 @@ class Form:
     separator: str
     declared: bool = False
     comments: tuple[int, ...] = ()
+
+
+# line numbers (N,), and the clean cells of each column, object (N,); the header comes first
+Columns = tuple[np.ndarray, list[np.ndarray]]
 
 
 @dataclass
@@ -145,14 +151,9 @@ def read_with_form(path: str | Path, separator: str = "") -> tuple[pd.DataFrame,
     lines, declared = _without_declaration(list(io.StringIO(text, newline="")))
     chosen = declared or _separator(path, lines, separator)
     comments: list[int] = []
-    try:
-        records = list(_records(lines, chosen, comments))
-    except csv.Error as error:
-        raise ValueError(f"{path}: not a readable table: {error}") from None
-    if not records:
-        raise ValueError(f"{path}: not a readable table: it is empty")
-    table = _frame(path, records)
-    inside = [row for row in comments if row > records[0][0]]
+    rows, columns = _plain_columns(lines, chosen) or _careful_columns(path, lines, chosen, comments)
+    table = _frame(path, rows, columns)
+    inside = [row for row in comments if row > rows[0]]
     if inside:
         warnings.warn(
             f"{path}: {len(inside)} lines below the header begin with # and are taken as comments "
@@ -304,36 +305,89 @@ def _clean(cell: str) -> str:
     return cell
 
 
-def _frame(path: str | Path, records: list[tuple[int, list[str]]]) -> pd.DataFrame:
-    """Records -> columns named by the first, blanks as NaN, with `_file` and `_row`."""
-    header, body = [_clean(name) for name in records[0][1]], records[1:]
-    problems, width = Problems(), len(header)
-    for row, cells in body:
+def _plain_columns(lines: Sequence[str], separator: str) -> Columns | None:
+    """What `_careful_columns` gives, a few times as fast; None where a line needs care.
+
+    Without quotes and comments, and with as many separators on every line, a line is a record, and
+    the parser of pandas cuts it as `csv` does.
+    """
+    last = len(lines)
+    while last and not lines[last - 1].strip():
+        last -= 1
+    lines = lines[:last]
+    text, width = "".join(lines), lines[0].count(separator) if lines else 0
+    if not width or any(mark in text for mark in ('"', "\ufeff", "\u200b")):
+        return None
+    for line in lines:
+        if line.count(separator) != width or line.lstrip().startswith("#"):
+            return None
+        if len(line) > LONGEST_CELL:  # `csv` says so in words
+            return None
+    cells = pd.read_csv(
+        io.StringIO(text),
+        sep=separator,
+        header=None,
+        index_col=False,
+        dtype=object,
+        na_filter=False,
+        quoting=csv.QUOTE_NONE,
+        skip_blank_lines=False,
+        low_memory=False,
+    )
+    if len(cells) != len(lines):
+        return None
+    columns = [_column(cells[i].to_numpy()) for i in cells]
+    filled = ~np.logical_and.reduce([pd.isna(column) for column in columns])
+    rows = np.flatnonzero(filled) + 1
+    return (rows, [column[filled] for column in columns]) if len(rows) else None
+
+
+def _careful_columns(
+    path: str | Path, lines: Sequence[str], separator: str, comments: list[int]
+) -> Columns:
+    """Columns of a table of any form, by `csv`; notes lines of comments.
+
+    Raises:
+        ValueError: the quotes do not close, or a row is wider than the header.
+    """
+    try:
+        records = list(_records(lines, separator, comments))
+    except csv.Error as error:
+        raise ValueError(f"{path}: not a readable table: {error}") from None
+    if not records:
+        raise ValueError(f"{path}: not a readable table: it is empty")
+    problems, width = Problems(), len(records[0][1])
+    for row, cells in records:
         if "".join(cells[width:]).strip():
             problems.say(
                 path, row, f"has {len(cells)} cells, the header {width}: put a cell that holds "
                 "the separator between quotes"
             )  # fmt: skip
     problems.raise_if_any()
+    rows = np.array([row for row, _ in records], dtype=int)
+    cells = zip(*(_padded(cells, width) for _, cells in records), strict=True)
+    return rows, [_column(column) for column in cells]
+
+
+def _frame(path: str | Path, rows: np.ndarray, columns: list[np.ndarray]) -> pd.DataFrame:
+    """Columns -> a table named by their first cells, with `_file` and `_row`."""
+    header = ["" if pd.isna(column[0]) else str(column[0]) for column in columns]
     names = [" ".join(name.split()) for name in header]
     if not any(letter.isalnum() for name in names for letter in name):
         raise ValueError(f"{path}: not a readable table: it has no header")
-    columns = [_column(cells) for cells in zip(*(_padded(cells, width) for _, cells in body))]
-    named = _named(path, names, columns or [[] for _ in names])
-    table = pd.DataFrame(named, index=range(len(body)), dtype=object)
-    return table.assign(_file=str(path), _row=np.array([row for row, _ in body], dtype=int))
+    named = _named(path, names, [column[1:] for column in columns])
+    table = pd.DataFrame(named, index=range(len(rows) - 1), dtype=object)
+    return table.assign(_file=str(path), _row=rows[1:])
 
 
-def _named(
-    path: str | Path, names: list[str], columns: list[list[str | float]]
-) -> dict[str, list[str | float]]:
+def _named(path: str | Path, names: list[str], columns: list[np.ndarray]) -> dict[str, np.ndarray]:
     """Columns by name; one without a name is "column 1" where it is filled, else left out.
 
     pandas writes its row numbers into such a column.
     """
     named = {}
     for i, (name, cells) in enumerate(zip(names, columns, strict=True), 1):
-        if not name and not any(isinstance(cell, str) for cell in cells):
+        if not name and pd.isna(cells).all():
             continue
         name = name or f"column {i}"
         if name in named:
@@ -347,10 +401,11 @@ def _padded(cells: list[str], width: int) -> list[str]:
     return cells if len(cells) == width else (cells + [""] * width)[:width]
 
 
-def _column(cells: Sequence[str]) -> list[str | float]:
-    """Clean cells, blank = NaN; each distinct text is cleaned once."""
-    clean = {cell: _clean(cell) or np.nan for cell in set(cells)}
-    return [clean[cell] for cell in cells]
+def _column(cells: Sequence[str] | np.ndarray) -> np.ndarray:
+    """Clean cells, object (N,), blank = NaN; each distinct text is cleaned once."""
+    codes, distinct = pd.factorize(np.array(cells, dtype=object))
+    clean = np.array([_clean(cell) or np.nan for cell in distinct], dtype=object)
+    return clean[codes]
 
 
 # cells
@@ -380,8 +435,10 @@ def to_numbers(column: pd.Series, decimal_comma: bool = False) -> pd.Series:
     """
     if decimal_comma:
         column = column.map(with_point, na_action="ignore")
-    numbers = pd.to_numeric(column, errors="coerce").astype(float)
-    return numbers.where(np.isfinite(numbers))
+    codes, distinct = pd.factorize(column)  # each distinct text is read once
+    numbers = pd.to_numeric(pd.Series(distinct, dtype=object), errors="coerce").astype(float)
+    found = np.append(numbers.where(np.isfinite(numbers)), np.nan)[codes]  # code -1 = blank
+    return pd.Series(found, index=column.index, name=column.name)
 
 
 def with_point(text: object) -> object:

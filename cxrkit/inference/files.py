@@ -18,7 +18,9 @@ from PIL import PngImagePlugin
 from tqdm import tqdm
 
 from cxrkit import __version__
+from cxrkit.config import vocabulary
 from cxrkit.config.vocabulary import DIAGNOSES
+from cxrkit.explain.methods import DEFAULT_METHOD, METHODS
 from cxrkit.inference import dicom_tags, predictor, search
 from cxrkit.inference.outputs import (
     ABOUT,
@@ -141,6 +143,7 @@ def predict_files(
     device: torch.device | str | None = None,
     overwrite: bool = False,
     say: Callable[[str], object] | None = None,
+    map_method: str = DEFAULT_METHOD,
 ) -> list[str]:
     """Predict for files and folders. An image that fails does not stop the others.
 
@@ -158,13 +161,17 @@ def predict_files(
         device: Where to compute; None = `pick_device()`.
         overwrite: Begin anew, and overwrite files that stand in the way.
         say: Gets the closing line.
+        map_method: Makes the maps of the diagnoses; a key of `cxrkit.explain.METHODS`.
 
     Returns:
         What failed, in words; empty where every image was predicted.
 
     Raises:
-        OutputError: The folder cannot take the results; rows that were written are kept.
+        OutputError: The folder cannot take the results, or holds maps of another method; rows that
+            were written are kept.
+        ValueError: The method is unknown.
     """
+    vocabulary.known(map_method, tuple(METHODS), "map method")
     asked = list(paths)
     settings = {
         "models": models.digest(),
@@ -172,14 +179,20 @@ def predict_files(
         "version of cxrkit": __version__,
     }
     count = len(asked)
+
+    def ask(path: Path) -> Prediction:
+        return predictor.predict(path, models, view, maps, device, map_method)
+
     with open_folder(Path(out), settings, TABLE_COLUMNS, count, overwrite) as output:
-        output.write_files({ABOUT: models.about.encode()})
+        if maps:
+            output.use_map_method(map_method)
+        output.write_files({ABOUT: about_text(models, output.map_method).encode()})
         found = search.find_images(asked)
         output.check(len(found.images))
         result = Result(not_read=list(found.not_read), own_maps=found.own_maps)
         bar = tqdm(found.images, unit="image", disable=None if progress else True)
         for path, stem in zip(bar, unique_stems(found.images), strict=True):
-            _one_image(path, stem, output, models, view, maps, device, result)
+            _one_image(path, stem, output, ask, maps, result)
         output.write_files({NOT_READ: not_read_text(result, output, found.images).encode()})
     if say:
         say(closing_line(result, output))
@@ -193,10 +206,8 @@ def _one_image(
     path: Path,
     stem: str,
     output: OutputFolder,
-    models: Models,
-    view: str | None,
+    ask: Callable[[Path], Prediction],
     maps: bool,
-    device: torch.device | str | None,
     result: Result,
 ) -> None:
     """Predict for one image, unless an earlier run did; write its maps and its row."""
@@ -205,7 +216,7 @@ def _one_image(
         result.unchanged += 1
         return
     try:
-        prediction = predictor.predict(path, models, view, maps, device)
+        prediction = ask(path)
         files = encode_maps(prediction, stem)
         header = dicom_tags.read_header(path)
     except Exception as error:
@@ -219,10 +230,15 @@ def _one_image(
         return
     row = [*prediction.row(printable(str(path))).values(), prediction.view, content]
     names = [f"{stem}_{name}.png" if maps else "" for name in MAPS]
-    cells = [f"{cell:.4f}" if isinstance(cell, float) else str(cell) for cell in (*row, *names)]
+    cells = [_cell(cell) for cell in (*row, *names)]
     tags = [] if header is None else dicom_tags.unused_tags(header)
     output.add(Entry(image, content, cells, list(files), tags))
     result.predicted += 1
+
+
+def _cell(value: object) -> str:
+    """A cell of predictions.csv; numbers, those of numpy too, have four digits."""
+    return f"{value:.4f}" if isinstance(value, (float, np.floating)) else str(value)
 
 
 def _fail(result: Result, path: Path, error: Exception) -> None:
@@ -234,6 +250,18 @@ def _fail(result: Result, path: Path, error: Exception) -> None:
     result.failures.append(printable(f"skipped {reason}"))
     reason = reason.removeprefix(f"{name}: ")
     result.not_read.append(NotRead("file", printable(name), printable(reason)))
+
+
+def about_text(models: Models, map_method: str | None) -> str:
+    """The content of about.txt: `Models.about`, and what makes the maps.
+
+    Args:
+        models: That predict.
+        map_method: See `OutputFolder`.
+    """
+    if map_method is None:
+        return models.about
+    return f"{models.about}Saliency maps: method {map_method} (docs/explain.md).\n"
 
 
 def not_read_text(result: Result, output: OutputFolder, images: Sequence[Path]) -> str:

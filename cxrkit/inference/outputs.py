@@ -1,9 +1,10 @@
 """Output folder of `cxrkit predict`: rows and maps that survive a kill, and files of the user.
 
 The record, predict_record.jsonl, is written ahead of everything else. Its first line holds the
-settings of the predictions. Then come lines of two kinds: `files` names files before they are
-written, with the hash of their content; `image` holds a finished row. What the record does not name
-was not written by this command, and is not overwritten. predictions.csv follows from the record.
+settings of the predictions. Then come lines of three kinds: `files` names files before they are
+written, with the hash of their content; `image` holds a finished row; `map_method` says what makes
+the maps, once maps are asked for. What the record does not name was not written by this command,
+and is not overwritten. predictions.csv follows from the record.
 """
 
 from __future__ import annotations
@@ -77,12 +78,14 @@ class OutputFolder:
     Attributes:
         folder: Where it lies.
         entries: Finished images by `Entry.image`, in the order of the table.
+        map_method: Makes the maps of the diagnoses; None while no maps were asked for.
     """
 
     def __init__(self, folder: Path, settings: dict[str, Any], columns: Sequence[str]) -> None:
         self.folder, self.columns = folder, list(columns)
         self.first_line = {"cxrkit predict": FORMAT, "settings": settings, "columns": self.columns}
         self.entries: dict[str, Entry] = {}
+        self.map_method: str | None = None
         self._written: dict[str, set[str]] = {}  # file -> hashes of what was written there
         self._lines = set(csv_text([self.columns]).split("\n"))  # all that the table ever had
         self._overwrite = False
@@ -178,6 +181,8 @@ class OutputFolder:
         if "files" in line:
             for name, content_hash in line["files"].items():
                 self._written.setdefault(name, set()).add(content_hash)
+        elif "map_method" in line:
+            self.map_method = str(line["map_method"])
         else:
             entry = Entry(**line["image"])
             self.entries[entry.image] = entry
@@ -190,7 +195,7 @@ class OutputFolder:
                 (self.folder / name).unlink(missing_ok=True)
         for name in (TABLE, RECORD):
             (self.folder / name).unlink(missing_ok=True)
-        self.entries, self._written = {}, {}
+        self.entries, self._written, self.map_method = {}, {}, None
 
     def _remove_parts(self) -> None:
         """Remove temporary files that a kill left behind."""
@@ -225,6 +230,28 @@ class OutputFolder:
 
     def _table(self) -> str:
         return csv_text([self.columns, *(entry.row for entry in self.entries.values())])
+
+    def use_map_method(self, method: str) -> None:
+        """Remember what makes the maps: those of one folder are all made alike.
+
+        Args:
+            method: Name of the method.
+
+        Raises:
+            OutputError: The maps there are of another method, or the record cannot be written.
+        """
+        unknown = self.map_method is None and any(one.maps for one in self.entries.values())
+        if self.map_method == method:
+            return
+        if self.map_method or unknown:
+            kept = f"go on with --map-method {self.map_method}, " if self.map_method else ""
+            raise OutputError(
+                f"{self.folder} holds maps of {self.map_method or 'a method that nobody noted'}, "
+                f"not of {method}: {kept}choose another folder with --out, or replace them with "
+                "--overwrite"
+            )
+        self._append(RECORD, json.dumps({"map_method": method}) + "\n")
+        self.map_method = method
 
     # own files
 

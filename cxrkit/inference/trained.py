@@ -14,6 +14,7 @@ from torch import nn
 
 from cxrkit import NOTICE
 from cxrkit.config import profiles
+from cxrkit.config.choices import without_removed
 from cxrkit.config.sections import Profile
 from cxrkit.data import schema
 from cxrkit.inference.quality import QualityControl, load_quality_control
@@ -236,7 +237,8 @@ def load_part(stage: str, path: Path, profile: Profile) -> Part:
     """
     _, state = checkpoint.load_tensors(path)
     if "profile" in state:
-        profile = pydantic.TypeAdapter(Profile).validate_python(state["profile"])
+        settings = without_removed(state["profile"])
+        profile = pydantic.TypeAdapter(Profile).validate_python(settings)
     network = checkpoint.load_weights(NETWORKS[stage](profile), path)
     licence = state.get("licence") or licence_of(profile.manifests)
     return Part(network, profile, str(licence))

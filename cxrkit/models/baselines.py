@@ -8,7 +8,7 @@ B batch, C channels, H W image, h w grid, D embed, K classes or findings, s map 
 """
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -150,6 +150,7 @@ class PooledHead(nn.Module):
         num_classes: K.
         map_head: whether the head also predicts the severity map.
         map_scale: s, map px per cell, a power of 2.
+        map_options: of `MapHead`.
     """
 
     def __init__(
@@ -159,11 +160,13 @@ class PooledHead(nn.Module):
         num_classes: int = 3,
         map_head: bool = False,
         map_scale: int = 16,
+        map_options: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__()
+        options = map_options or {}
         self.head = nn.Linear(in_channels, num_classes)
         self.proj = nn.Conv2d(in_channels, embed_dim, 1) if map_head else None
-        self.map_head = MapHead(embed_dim, map_scale) if map_head else None
+        self.map_head = MapHead(embed_dim, map_scale, **options) if map_head else None
 
     def forward(self, features: torch.Tensor) -> dict[str, torch.Tensor]:
         """Classify features (B, C, h, w).

@@ -10,13 +10,15 @@ so that a recorder can reach them with hooks (`cxrkit.explain`). State-dict keys
 VisionTransformer; the map head's begin with `map_head.`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+
+from cxrkit.config.vocabulary import known
 
 # how weights of linear layers begin, and the standard deviation of positions
 INITIALISATIONS = {
@@ -132,29 +134,49 @@ class Block(nn.Module):
 class MapHead(nn.Sequential):
     """Upsizing convolution blocks, then a 1x1 convolution: (B, D, h, w) -> (B, 1, s*h, s*w).
 
-    A block is nearest-neighbour upsampling by 2, a 3x3 convolution and ReLU. It halves the
-    channels, down to 16. There is no normalisation: over the image it would make the extent of a
-    lesion disappear, and over a batch of 4 it is noise.
+    A block is upsampling by 2, a 3x3 convolution and ReLU. The paper says no more; by default it is
+    nearest-neighbour upsampling, a block halves the channels, down to 16, and nothing normalises:
+    over the image that would make the extent of a lesion disappear, and over a batch of 4 it is
+    noise.
 
     Args:
         embed_dim: channels D of the input.
         map_scale: s, a power of 2; log2(s) is the number of blocks.
+        upsampling: "nearest" or "bilinear".
+        norm: "none", or "batch": batch norm between convolution and ReLU.
+        widths: "halved", or "constant": every block has min(D, 256) channels (as the decoder of
+            Zheng et al. 2021, SETR).
+
+    Raises:
+        ValueError: an option is unknown.
     """
 
-    def __init__(self, embed_dim: int, map_scale: int) -> None:
+    def __init__(
+        self,
+        embed_dim: int,
+        map_scale: int,
+        upsampling: str = "nearest",
+        norm: str = "none",
+        widths: str = "halved",
+    ) -> None:
+        known(upsampling, ("nearest", "bilinear"), "upsampling")
+        known(norm, ("none", "batch"), "norm of the map head")
+        known(widths, ("halved", "constant"), "widths of the map head")
         blocks = map_scale.bit_length() - 1  # log2(s)
-        widths = [embed_dim]
+        sizes = [embed_dim]
         for i in range(blocks):
-            widths.append(max(embed_dim >> (i + 1), 16))
-        layers = []
-        for channels, out in zip(widths, widths[1:]):
-            block = nn.Sequential(
-                nn.Upsample(scale_factor=2),
+            halved = max(embed_dim >> (i + 1), 16)
+            sizes.append(halved if widths == "halved" else min(embed_dim, 256))
+        layers: list[nn.Module] = []
+        for channels, out in zip(sizes, sizes[1:]):
+            steps: list[nn.Module] = [
+                nn.Upsample(scale_factor=2, mode=upsampling),
                 nn.Conv2d(channels, out, kernel_size=3, padding=1),
-                nn.ReLU(),
-            )
-            layers.append(block)
-        layers.append(nn.Conv2d(widths[-1], 1, kernel_size=1))
+            ]
+            if norm == "batch":
+                steps.append(nn.BatchNorm2d(out))
+            layers.append(nn.Sequential(*steps, nn.ReLU()))
+        layers.append(nn.Conv2d(sizes[-1], 1, kernel_size=1))
         super().__init__(*layers)
 
 
@@ -176,6 +198,7 @@ class CorpusViT(nn.Module):
         num_classes: K.
         map_head: whether the model also predicts the severity map.
         map_scale: s, map px per cell, a power of 2.
+        map_options: of `MapHead`.
         fused: faster attention, equal to 1e-5, that hooks cannot reach; an attribute too.
         initialisation: a name in INITIALISATIONS. "vit" is that of ViT at D = 768. In a narrow
             model it leaves queries, keys and positions near 0, where a short training does not
@@ -199,15 +222,14 @@ class CorpusViT(nn.Module):
         num_classes: int = 3,
         map_head: bool = False,
         map_scale: int = 16,
+        map_options: Mapping[str, str] | None = None,
         fused: bool = False,
         initialisation: str = "vit",
         positions: bool = True,
         even: bool = False,
     ) -> None:
         super().__init__()
-        if initialisation not in INITIALISATIONS:
-            known = list(INITIALISATIONS)
-            raise ValueError(f"unknown initialisation {initialisation!r}; known: {known}")
+        known(initialisation, INITIALISATIONS, "initialisation")
         if embed_dim % num_heads:
             raise ValueError(f"embed_dim {embed_dim} is no multiple of num_heads {num_heads}")
         if map_scale < 1 or map_scale & (map_scale - 1):
@@ -226,7 +248,8 @@ class CorpusViT(nn.Module):
         self.norm = nn.LayerNorm(embed_dim, eps=1e-6)
         self.select = Select()
         self.head = nn.Linear(embed_dim, num_classes)
-        self.map_head = MapHead(embed_dim, map_scale) if map_head else None
+        options = map_options or {}
+        self.map_head = MapHead(embed_dim, map_scale, **options) if map_head else None
         linear, position_std = INITIALISATIONS[initialisation]
         self.apply(lambda module: _init_weights(module, linear))
         nn.init.trunc_normal_(self.cls_token, std=0.02)

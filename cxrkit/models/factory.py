@@ -6,7 +6,7 @@ B batch, C channels, S image size, h w grid.
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -93,22 +93,29 @@ def build_classifier(profile: Profile, map_head: bool = False) -> Classifier:
         channels, cell = backbone.out_channels, profile.backbone.stride
         fold = variant.zoom
     # the severity map has one size in all models
-    map_scale = profile.choices.map_scale * cell // profile.backbone.stride
+    choices = profile.choices
+    map_scale = choices.map_scale * cell // profile.backbone.stride
+    options = {
+        "upsampling": choices.map_upsampling,
+        "norm": choices.map_norm,
+        "widths": choices.map_widths,
+    }
+    map_settings = {"map_head": map_head, "map_scale": map_scale, "map_options": options}
     if variant.model in CONVOLUTIONAL:
         embed_dim = profile.transformer.embed_dim
-        pooled = baselines.PooledHead(channels, embed_dim, map_head=map_head, map_scale=map_scale)
+        pooled = baselines.PooledHead(channels, embed_dim, **map_settings)
         return Classifier(features, pooled)
     chosen = CORPORA[known(variant.corpus, CORPORA, "corpus")]
     in_channels = channels * fold**2 * max(1, len(chosen))
     grid = profile.image_size // cell
-    transformer = _build_transformer(profile, in_channels, grid, map_head, map_scale)
+    transformer = _build_transformer(profile, in_channels, grid, map_settings)
     if chosen:
         return WeightedClassifier(features, head, transformer, chosen)
     return Classifier(features, transformer, fold)
 
 
 def _build_transformer(
-    profile: Profile, in_channels: int, grid: int, map_head: bool, map_scale: int
+    profile: Profile, in_channels: int, grid: int, map_settings: dict[str, Any]
 ) -> CorpusViT:
     """Build the corpus ViT with the sizes of a profile."""
     sizes = profile.transformer
@@ -119,10 +126,9 @@ def _build_transformer(
         sizes.depth,
         sizes.num_heads,
         mlp_dim=round(profile.choices.mlp_dim * sizes.embed_dim / 768),
-        map_head=map_head,
-        map_scale=map_scale,
         fused=True,
         initialisation=sizes.initialisation,
         positions=sizes.positions,
         even=sizes.even,
+        **map_settings,
     )

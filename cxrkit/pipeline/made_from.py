@@ -77,7 +77,8 @@ def images_digest(profile: Profile, tasks: tuple[str, ...], store: Store) -> str
     if not tasks:
         return ""
     datasets = _read(profile, tasks, store)
-    named = (profile.sources.findings_datasets, profile.sources.diagnosis_datasets)
+    own = profile.sources
+    named = (own.findings_datasets, own.findings_tests, own.diagnosis_datasets)
     selection = (tasks, *named, *(part.state for part in datasets))
     if selection not in _digests:
         text = _as_csv(_serving(datasets, profile, tasks))

@@ -63,6 +63,8 @@ def images_for(
         return pd.DataFrame(columns=[*COLUMNS, "external"])
     whole = pd.concat(parts, ignore_index=True)
     whole = whole[serves(whole, profile, task)]
+    if task == "findings":
+        whole = _with_findings_tests(whole, profile)
     silent = whole["view"].isna() & whole["path"].str.endswith((".dcm", ".dicom"))
     asked = whole["path"].where(silent).map(images.view_of, na_action="ignore")
     whole["view"] = whole["view"].mask(silent, asked)
@@ -83,6 +85,9 @@ def serves(table: pd.DataFrame, profile: Profile, task: str) -> pd.Series:
     chosen = _chosen_datasets(profile, task)
     if chosen:
         serving &= table["dataset"].isin(chosen)
+    if task == "findings":
+        tests = table["dataset"].isin(profile.sources.findings_tests)
+        serving &= ~tests | (table["split"] == "test")
     frontal_or_unknown = table["view"].isna() | table["view"].isin(["PA", "AP"])
     return serving & frontal_or_unknown
 
@@ -106,11 +111,28 @@ def serving_datasets(profile: Profile, task: str) -> tuple[str, ...]:
 
 def _chosen_datasets(profile: Profile, task: str) -> tuple[str, ...]:
     """Datasets that the profile names for a task; () = all."""
-    named = {
-        "findings": profile.sources.findings_datasets,
-        "diagnosis": profile.sources.diagnosis_datasets,
-    }
-    return named.get(task, ())
+    sources = profile.sources
+    if task == "findings" and sources.findings_datasets:
+        return (*sources.findings_datasets, *sources.findings_tests)
+    return sources.diagnosis_datasets if task == "diagnosis" else ()
+
+
+def _with_findings_tests(table: pd.DataFrame, profile: Profile) -> pd.DataFrame:
+    """Images of the findings, some of datasets that test and train nothing.
+
+    Those of a site that trains nothing become external. By choice, all other images train; without
+    images that test, the split stays.
+    """
+    tests = table["dataset"].isin(profile.sources.findings_tests)
+    if not tests.any():
+        return table
+    external = table["external"].astype(bool)
+    trains = ~tests & ~external
+    elsewhere = tests & ~table["site"].isin(table["site"][trains])
+    split = table["split"]
+    if profile.choices.pretraining_images == "all":
+        split = split.mask(trains, "train")
+    return table.assign(external=external | elsewhere, split=split)
 
 
 def _mark_external(part: pd.DataFrame, profile: Profile) -> pd.DataFrame:

@@ -128,6 +128,13 @@ def _without_virtual_weights(profile: sections.Profile) -> sections.Profile:
     )
 
 
+def _recomputed(profile: sections.Profile) -> sections.Profile:
+    """The profile whose diagnosis keeps less for the backward pass, where the grid asks for it."""
+    training = profile.transformer_training
+    again = profile.grid.recompute or training.recompute
+    return replace(profile, transformer_training=replace(training, recompute=again))
+
+
 def baselines(profile: sections.Profile) -> dict[str, sections.Profile]:
     """The models of Tables 7 and 8 that the paper compares its own with.
 
@@ -138,14 +145,15 @@ def baselines(profile: sections.Profile) -> dict[str, sections.Profile]:
         Name of the row -> its profile.
     """
     grid = profile.grid
+    large = _recomputed(profile)  # more tokens, or more stages, than the proposed model
     resnet = {"model": "resnet", "initial_weights": grid.initial_weights, "widths": grid.widths}
     return {
         "ResNet-50": vary(profile, **resnet, layers=grid.resnet_50),
         "ResNet-152": vary(profile, **resnet, layers=grid.resnet_152),
         "DenseNet-121": vary(profile, model="densenet", initial_weights=grid.initial_weights),
-        "ViT": vary(profile, grid.vit, model="vit", initial_weights=grid.initial_weights),
+        "ViT": vary(large, grid.vit, model="vit", initial_weights=grid.initial_weights),
         "hybrid ViT": vary(
-            profile,
+            large,
             model=grid.hybrid,
             initial_weights=grid.initial_weights,
             widths=grid.widths,
@@ -200,11 +208,7 @@ def ablations(profile: sections.Profile) -> dict[str, tuple[sections.Profile, st
         micro_batch=grid.micro_batch or grid.pretraining.micro_batch,
     )
     simclr = {"contrastive": True, "pretraining": pretraining}
-    training = profile.transformer_training
-    large = replace(
-        profile,
-        transformer_training=replace(training, recompute=grid.recompute or training.recompute),
-    )
+    large = _recomputed(profile)
     of_proposed = {
         "10 weighted maps": vary(profile, corpus="ten_maps"),
         "3 infection maps": vary(profile, corpus="infection_maps"),

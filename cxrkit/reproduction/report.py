@@ -19,6 +19,7 @@ import pandas as pd
 from nbformat import NotebookNode
 
 from cxrkit import NOTICE
+from cxrkit.config import profiles
 from cxrkit.config.choices import OPEN_CHOICES
 from cxrkit.config.sections import Profile
 from cxrkit.config.settings_file import get_profile
@@ -251,15 +252,15 @@ def open_choice_rows(profile: Profile) -> list[dict[str, Any]]:
     """
     rows, effects = [], choice_effects()
     for name, (question, known) in OPEN_CHOICES.items():
-        value = getattr(profile.choices, name)
+        value = profiles.choice_of(profile, name)
         others = []
         for other, text in known.items():
             if other != value:
                 effect = effects.get(f"{name}={other}", "not measured")
                 others.append({"value": text, "effect": effect})
-        if not others:
-            continue  # one reading only: nothing is open
-        rows.append({"name": name, "question": question, "value": known[value], "others": others})
+        # `mini` starts its backbone from that of the virtual hospitals, which is no reading
+        text = known.get(value, str(value))
+        rows.append({"name": name, "question": question, "value": text, "others": others})
     return rows
 
 

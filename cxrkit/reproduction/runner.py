@@ -12,6 +12,7 @@ import os
 import re
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,16 +25,18 @@ import pydantic
 from nbformat import NotebookNode
 
 from cxrkit.config import paths
+from cxrkit.config.sections import Profile
 from cxrkit.config.settings_file import SUFFIXES, get_profile
 from cxrkit.pipeline import stages
 from cxrkit.reproduction import environment
-from cxrkit.reproduction.watch import Watch, signals_raise_exit
+from cxrkit.reproduction.watch import Watch, call_in_subprocess, signals_raise_exit
 from cxrkit.storage import artifacts, atomic, locations
 
 METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
     "language_info": {"name": "python"},
 }
+SEVERITY_LESSON, ALTERNATION = "06_severity", "alternation"
 BLANK = {"code": "# your solution", "markdown": "*Your answer.*"}
 
 
@@ -334,7 +337,8 @@ def reproduce(
         say: called with each line of progress.
 
     Returns:
-        The names of the lessons that failed.
+        The names of the lessons that failed, and of the stage that lesson 06 is followed by
+        (`severity.alternation`) if it failed.
 
     Raises:
         CannotRun: no lesson could start, or another run is at work in that folder.
@@ -363,13 +367,47 @@ def reproduce(
             except LessonFailed as error:
                 failed.append(source.stem)
                 say(f"    FAILED {error}")
-                continue
-            cost = f"{record['seconds']:.0f} s, {record['peak_gb']:.2f} GB"
-            if ran:
-                say(f"    ran in {cost}")
             else:
-                say(f"    up to date (ran in {cost}; --force runs it again)")
+                _say_cost(record, ran, say)
+            if source.stem == SEVERITY_LESSON and profile.severity.alternation:
+                store = artifacts.Store(root, given["data"] or given["mirror"])
+                failed += _held_out_in_turn(profile, store, say)
     return failed
+
+
+def _say_cost(record: dict[str, Any], ran: bool, say: Callable[[str], object]) -> None:
+    cost = f"{record['seconds']:.0f} s, {record['peak_gb']:.2f} GB"
+    if ran:
+        say(f"    ran in {cost}")
+    else:
+        say(f"    up to date (ran in {cost}; --force runs it again)")
+
+
+def _held_out_in_turn(
+    profile: Profile, store: artifacts.Store, say: Callable[[str], object]
+) -> list[str]:
+    """Table 6: make the severity model of every hospital that is held out in turn.
+
+    The lesson shows the one that holds out `severity.held_out`; the ledger reads all of them.
+
+    Args:
+        profile: its `severity.alternation` names them.
+        store: where the models lie, or will.
+        say: called with each line of progress.
+
+    Returns:
+        The name of the stage if it failed.
+    """
+    turns = ", ".join(profile.severity.alternation)
+    say(f"    Table 6: a severity model without each of {turns}, in turn")
+    began = time.monotonic()
+    try:
+        call_in_subprocess(stages.resolve, profile, ALTERNATION, store)
+    except Exception as error:  # whatever it is: the other lessons go on
+        say(f"    FAILED {ALTERNATION}: {type(error).__name__}: {error}")
+        return [ALTERNATION]
+    say(f"    made or loaded in {time.monotonic() - began:.0f} s")
+    return []
 
 
 def _refuse_blocked(root: Path) -> None:

@@ -150,6 +150,11 @@ def images_of(predictions: pd.DataFrame, classes: TwoClasses) -> pd.DataFrame:
     return predictions[in_source & in_classes].reset_index(drop=True)
 
 
+def has_both_classes(predictions: pd.DataFrame, classes: TwoClasses) -> bool:
+    """Whether there are images of both classes in the source."""
+    return images_of(predictions, classes)["diagnosis"].nunique() == 2
+
+
 def model_scores(rows: pd.DataFrame, classes: TwoClasses) -> np.ndarray:
     """Scores of the proposed model, from the columns p_<class> of its predictions: (n,)."""
     p = rows[[f"p_{name}" for name in DIAGNOSES]]
@@ -285,19 +290,23 @@ def report(
         `source_alone`, the macro AUC of guessing by the source, over all images of the profile.
         Where the model sees nothing but lungs, these trivial models see whole images, those of
         `internal_lungs` see what the model sees, and `probes` holds `source_probes` (all images
-        have a lung mask).
+        have a lung mask). Without images of both classes of INTERNAL, or of EXTERNAL, those entries
+        are left out: other profiles have other sources.
     """
     external = predictions[predictions["external"].astype(bool)]
     every_image = pd.concat([folds, external], ignore_index=True)
-    found = {
-        "internal": within_internal_source(with_original_images(folds), profile, store),
-        "source_alone": source_class_table(every_image)[1],
-        "external": within_external_source(
+    inside = has_both_classes(folds, INTERNAL)
+    found: dict[str, Any] = {}
+    if inside:
+        found["internal"] = within_internal_source(with_original_images(folds), profile, store)
+    found["source_alone"] = source_class_table(every_image)[1]
+    if has_both_classes(predictions, EXTERNAL):
+        found["external"] = within_external_source(
             with_original_images(predictions), with_original_images(trained_on), profile, store
-        ),
-    }
+        )
     if "origin" in folds:
-        found["internal_lungs"] = within_internal_source(folds, profile, store)
+        if inside:
+            found["internal_lungs"] = within_internal_source(folds, profile, store)
         found["probes"] = source_probes(with_original_images(every_image), profile, store)
     return found
 

@@ -25,7 +25,7 @@ from tqdm.auto import tqdm
 
 from cxrkit.config.vocabulary import FINDINGS, SECOND, ZONES
 from cxrkit.simulation.hospital import SITES, WARDS, Hospital, Patient
-from cxrkit.simulation.workers import end_with
+from cxrkit.simulation.workers import end_with, end_workers
 from cxrkit.storage import mapped
 from cxrkit.storage.atomic import temporary, write_atomic, write_json
 
@@ -190,9 +190,13 @@ def draw_cohort(
         options = {"initializer": end_with, "initargs": (os.getpid(),)}
     parallel = joblib.Parallel(n_jobs=workers, return_as="generator_unordered", **options)
     total = sum(len(rows) for _, rows in groups)
-    with tqdm(total=total, desc="virtual hospitals", unit="film") as bar:
-        for n in parallel(jobs):
-            bar.update(n)
+    try:
+        with tqdm(total=total, desc="virtual hospitals", unit="film") as bar:
+            for n in parallel(jobs):
+                bar.update(n)
+    finally:
+        if workers > 1:
+            end_workers()
     _join([chunk for chunk, _ in groups], folder)
 
 

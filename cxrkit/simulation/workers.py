@@ -1,4 +1,4 @@
-"""Workers: a process that draws ends with the process that started it.
+"""Workers: a process that draws ends with its work, and with the process that started it.
 
 This module imports little, because a worker runs it before it loads anything else.
 """
@@ -35,3 +35,14 @@ def end_with(parent: int) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def end_workers() -> None:
+    """End the workers of joblib.
+
+    Idle ones would keep their memory for minutes, and so long they would hold back the end of a
+    process that multiprocessing has started.
+    """
+    from joblib.externals import loky
+
+    loky.get_reusable_executor().shutdown(wait=True, kill_workers=True)

@@ -88,19 +88,22 @@ def class_weights(table: pd.DataFrame) -> np.ndarray:
     return (len(table) / counts / table["diagnosis"].nunique()).to_numpy()
 
 
-def draw_weights(table: pd.DataFrame, shares: Sequence[tuple[str, float]] = ()) -> np.ndarray:
+def draw_weights(
+    table: pd.DataFrame, shares: Sequence[tuple[str, float]] = (), balance: str = "equal"
+) -> np.ndarray:
     """Chance of each image to be drawn, (n,), mean 1.
 
     Args:
         table: training images.
-        shares: share of the draws of each dataset, its classes equally often (`sources.shares`);
-            () = `class_weights` over all.
+        shares: share of the draws of each dataset (`sources.shares`); () = all images together.
+        balance: `choices.class_balance`: there the classes come equally often, or the images.
 
     Raises:
         ValueError: a dataset of the table has no share.
     """
+    equal = balance == "equal"
     if not shares:
-        return class_weights(table)
+        return class_weights(table) if equal else np.ones(len(table))
     share_of = dict(shares)
     missing = sorted(set(table["dataset"]) - set(share_of))
     if missing:
@@ -108,9 +111,13 @@ def draw_weights(table: pd.DataFrame, shares: Sequence[tuple[str, float]] = ()) 
             f"no share of the draws for {', '.join(missing)}: name them in profile.sources.shares, "
             "with 0 to leave them out"
         )
-    classes = table.groupby("dataset")["diagnosis"].transform("nunique")
-    images = table.groupby(["dataset", "diagnosis"])["path"].transform("size")
-    weights = table["dataset"].map(share_of) / classes / images
+    weights = table["dataset"].map(share_of)
+    if equal:
+        classes = table.groupby("dataset")["diagnosis"].transform("nunique")
+        images = table.groupby(["dataset", "diagnosis"])["path"].transform("size")
+        weights = weights / classes / images
+    else:
+        weights = weights / table.groupby("dataset")["path"].transform("size")
     return (weights / weights.mean()).to_numpy()
 
 
@@ -173,7 +180,8 @@ class DiagnosisTask(Task):
 
     def sample_weights(self, table: pd.DataFrame) -> np.ndarray:
         """Chance of each training image to be drawn (`draw_weights`)."""
-        return draw_weights(table, self.profile.sources.shares)
+        profile = self.profile
+        return draw_weights(table, profile.sources.shares, profile.choices.class_balance)
 
     def training_data(
         self, model: nn.Module, folder: Path, table: pd.DataFrame, train: bool

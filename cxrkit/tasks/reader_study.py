@@ -56,7 +56,8 @@ def compare(predictions: pd.DataFrame) -> dict[str, Any]:
 
     Returns:
         `model` and an entry for each of COMPARED with its errors, and `difference`: the paired
-        difference in MSE, model - other, with its interval.
+        difference in MSE, model - other, with its interval. Where no image has a second
+        radiologist, as with virtual patients, there is no such entry.
     """
     groups, truth = predictions["group_id"].to_numpy(), predictions["truth"].to_numpy()
 
@@ -64,13 +65,14 @@ def compare(predictions: pd.DataFrame) -> dict[str, Any]:
         return float(np.mean((y - p) ** 2))
 
     out = {"model": severity.errors(truth, predictions["score"], groups)}
-    for name in COMPARED:
+    compared = [name for name in COMPARED if predictions[name].notna().any()]
+    for name in compared:
         out[name] = severity.errors(truth, predictions[name], groups)
     out["difference"] = {
         name: resampling.paired_bootstrap(
             mse, truth, predictions["score"], predictions[name], groups=groups, draws=DRAWS
         )
-        for name in COMPARED
+        for name in compared
     }
     return out
 

@@ -23,6 +23,7 @@ import pandas as pd
 import torch
 from torch import nn
 
+from cxrkit.config import conditions
 from cxrkit.config.choices import Choices
 from cxrkit.config.sections import Profile, Training
 from cxrkit.config.vocabulary import BRIXIA, ZONES, known
@@ -49,7 +50,8 @@ def domain_of(profile: Profile, table: pd.DataFrame) -> dict[str, pd.Series]:
     internal = ~table["external"].astype(bool)
     rows = {}
     for name in DOMAINS:
-        chosen = table.eval(getattr(profile.segmenter, name)).fillna(False).astype(bool)
+        condition = conditions.parse(getattr(profile.segmenter, name), f"segmenter.{name}")
+        chosen = condition(table).fillna(False).astype(bool)
         rows[name] = internal & chosen
     return rows
 

@@ -148,7 +148,9 @@ def read_severity(
 def hold_out(table: pd.DataFrame, site: str, alternation: Sequence[str] = ()) -> pd.DataFrame:
     """Alternation (section 4): one hospital becomes the external test.
 
-    Those external before are left out, except the others that take turns with it: these train.
+    Those external before are left out, except the others that take turns with it: these train. A
+    hospital that takes its turn though it was not external trains other stages, such as the
+    classifier that the severity model begins with: only images of its test split remain.
 
     Args:
         table: images with `site`, `group_id` and `external`.
@@ -163,8 +165,11 @@ def hold_out(table: pd.DataFrame, site: str, alternation: Sequence[str] = ()) ->
     known(site, set(internal["site"]), "training hospital")
     held_out = internal["site"] == site
     if alternation:  # patients may have been seen at two hospitals
-        elsewhere = ~held_out & internal["group_id"].isin(internal.loc[held_out, "group_id"])
-        internal, held_out = internal[~elsewhere], held_out[~elsewhere]
+        left_out = ~held_out & internal["group_id"].isin(internal.loc[held_out, "group_id"])
+        trained_elsewhere = held_out & ~internal["external"].astype(bool)
+        if trained_elsewhere.any():
+            left_out |= trained_elsewhere & (internal["split"] != "test")
+        internal, held_out = internal[~left_out], held_out[~left_out]
     return internal.assign(external=held_out).reset_index(drop=True)
 
 

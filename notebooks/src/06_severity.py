@@ -347,6 +347,7 @@ if "folds" in result:
         }
         for rule, found in result["folds"].items()
         for name in ("model", "second_reader", "constant", "ridge")
+        if name in found  # a virtual film has one reader
     ]
     display(
         viz.plot_forest(

@@ -25,7 +25,11 @@ DEFAULTS = {
     "severity_score": "soft",
     "class_head": "softmax",
     "mlp_dim": 3072,
-    "weighted_maps": "channels",
+    "pretraining_images": "all",
+    "class_balance": "equal",
+    "map_upsampling": "nearest",
+    "map_norm": "none",
+    "map_widths": "halved",
     "lr_decay": "epochs_10_15",
     "uncertain": "mixed",
     "resize": "plain",
@@ -45,9 +49,19 @@ def test_defaults_are_those_of_the_specification():
 
 
 def test_every_choice_is_explained():
-    assert set(choices_module.OPEN_CHOICES) == {field.name for field in dataclasses.fields(Choices)}
+    inside = {name for name in choices_module.OPEN_CHOICES if "." not in name}
+    assert inside == {field.name for field in dataclasses.fields(Choices)}
     for question, values in choices_module.OPEN_CHOICES.values():
-        assert question and all(values.values())
+        assert question and all(values.values()) and len(values) > 1, "one reading is no choice"
+
+
+def test_a_choice_with_a_dot_is_a_field_of_that_section():
+    paper = profiles.paper()
+    for name, (_, values) in choices_module.OPEN_CHOICES.items():
+        assert profiles.choice_of(paper, name) == next(iter(values)), name
+    other = profiles.ablations(paper)["backbone.initial_weights=imagenet"]
+    assert other.backbone == dataclasses.replace(paper.backbone, initial_weights="imagenet")
+    assert dataclasses.replace(other, backbone=paper.backbone) == paper
 
 
 def test_an_unknown_value_is_refused_with_the_known_ones():
@@ -108,7 +122,13 @@ def test_a_name_may_leave_datasets_out_and_ask_for_a_dry_run():
     assert profiles.get(name) == dataclasses.replace(
         paper,
         name=name,
-        manifests=("chexpert", "bimcv_covid19", "nih_chestxray14", "cohen_full"),
+        manifests=(
+            "chexpert",
+            "chexpert_valid",
+            "bimcv_covid19",
+            "nih_chestxray14",
+            "cohen_full",
+        ),
         severity=sections.Severity(),  # the hospitals that take turns lie in `local`
     )
     dry = profiles.get("paper+dry-local")
@@ -165,11 +185,11 @@ def test_each_ablation_changes_one_choice():
     assert len(made) == sum(len(values) - 1 for _, values in choices_module.OPEN_CHOICES.values())
     for label, profile in made.items():
         name, _, value = label.partition("=")
-        before = getattr(demo.choices, name)
-        assert str(getattr(profile.choices, name)) == value != str(before)
-        assert (
-            dataclasses.replace(
-                profile, choices=dataclasses.replace(profile.choices, **{name: before})
-            )
-            == demo
-        )
+        before = profiles.choice_of(demo, name)
+        assert str(profiles.choice_of(profile, name)) == value != str(before)
+        section = name.rpartition(".")[0] or "choices"
+        assert dataclasses.replace(profile, **{section: getattr(demo, section)}) == demo
+        whole, changed = (dataclasses.asdict(getattr(p, section)) for p in (demo, profile))
+        assert [field for field in whole if whole[field] != changed[field]] == [
+            name.rpartition(".")[2]
+        ]

@@ -252,3 +252,12 @@ def test_every_field_of_a_profile_can_be_set():
             inner = fields(value)[0].name
             text = f"{field.name}.{inner}={json.dumps(getattr(value, inner))}"
             assert resolve_profile("demo", (text,)) == profiles.demo()
+
+
+def test_settings_of_an_older_kit_are_read_without_the_question_that_went(tmp_path):
+    path = tmp_path / "older.yaml"
+    path.write_text("base: demo\nchoices: {weighted_maps: channels, resize: pad}\n")
+    assert resolve_profile(str(path)).choices == replace(profiles.demo().choices, resize="pad")
+    path.write_text("base: demo\nchoices: {weighted_maps: rows}\n")
+    with pytest.raises(ValueError, match="weighted_maps: unknown field"):
+        resolve_profile(str(path))

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from cxrkit.config import vocabulary
@@ -117,6 +117,7 @@ CELL = st.text(max_size=8) | st.sampled_from(
         max_size=6,
     ),
 )
+@example(rows=[["", "../x", ""]], bom=False, quoted=False, names=[])  # no path at all
 def test_any_table(folder, names, rows, bom, quoted):
     cell = (lambda text: '"' + text.replace('"', '""') + '"') if quoted else (lambda text: text)
     text = "\n".join(",".join(map(cell, row)) for row in [["path", "patient_id", *names], *rows])

@@ -104,6 +104,23 @@ def test_chexpert_small_keeps_its_prefix_and_is_found_one_folder_down(tmp_path, 
     same(read("chexpert", tmp_path), read("chexpert", easy))
 
 
+@pytest.mark.parametrize("layout", ["easy", "hard", "small"])
+def test_the_validation_films_of_chexpert_are_found_in_its_folder(easy, hard, tmp_path, layout):
+    """They are a test whatever the hash of the patient says, of the hospital of `chexpert`."""
+    roots = {"easy": easy, "hard": hard, "small": tmp_path}
+    if layout == "small":
+        trees.chexpert_small(tmp_path / "chexpert")
+    table = read("chexpert_valid", roots[layout])
+    assert len(table) == 4 and set(table["view"]) == {"PA", "AP"}
+    assert set(table["split"]) == {"test"} and set(table["site"]) == {"chexpert"}
+    ill = table["patient_id"].str[-1].astype(int) % 2 == 0
+    assert (table["no_finding"] == 1 - ill).all() and (table["edema"] == ill).all()
+    assert all(images.load_image(path).pixels.shape == (160, 140) for path in table["path"])
+    everyone = read("chexpert", roots[layout])
+    assert not set(everyone["group_id"]) & set(table["group_id"])
+    pd.testing.assert_frame_equal(read("chexpert_valid", roots[layout] / "chexpert"), table)
+
+
 def test_kaggles_copy_of_nih_is_nih(hard, easy):
     same(read("nih_chestxray14", hard), read("nih_chestxray14", easy))
 
@@ -559,5 +576,5 @@ def test_the_docs_list_every_tree_and_count_them():
     trees_of_files = {n for n in schema.names() if manifests.image_list(n) is None} - {"virtual"}
     assert sorted(listed) == sorted(trees_of_files)
     lists = len(schema.names()) - 1 - len(trees_of_files)
-    assert (len(listed), lists) == (14, 9)
-    assert "14 trees of files, and nine lists of public films" in text
+    assert (len(listed), lists) == (15, 9)
+    assert "15 trees of files, and nine lists of public films" in text

@@ -227,6 +227,31 @@ def test_empty_and_impossible_values_lose_no_film(tmp_path, tags, words):
 
 
 @needs_dicom
+@pytest.mark.parametrize(
+    ("written", "spacing"),
+    [
+        (b"0.125\\0.25", (0.125, 0.25)),
+        (b"0.1\x905\\0.25", None),
+        (b"0.125\\-.25", None),
+        (b"0.125\\nan ", None),
+        (b"0.12500000", None),
+        (b"          ", None),
+    ],
+)
+def test_a_spacing_that_is_no_pair_of_lengths_is_said_and_not_used(tmp_path, written, spacing):
+    """Bytes of the header are replaced: pydicom writes no such value."""
+    path = files.write_dicom(tmp_path / "a.dcm", DEEP, PixelSpacing=[0.125, 0.25])
+    content = path.read_bytes()
+    assert content.count(b"0.125\\0.25") == 1 and len(written) == 10
+    path.write_bytes(content.replace(b"0.125\\0.25", written))
+    image = load_image(path)
+    np.testing.assert_array_equal(image.pixels, DEEP)
+    assert image.spacing == spacing
+    said = "no pair of positive numbers" in "".join(image.warnings)
+    assert said == (spacing is None and bool(written.strip()))
+
+
+@needs_dicom
 def test_an_unknown_voi_function_is_linear(tmp_path):
     window = {"WindowCenter": 2000, "WindowWidth": 1500, "BitsStored": 12}
     image = dicom(tmp_path, DEEP, VOILUTFunction="LOG", **window)

@@ -126,7 +126,7 @@ def table(path: Path, rows: list[dict], separator: str = ",") -> None:
 def chexpert(root: Path) -> None:
     """train.csv and train/patientNNNNN/study1/, with patients enough for an AUC in the test.
 
-    A lateral image lies beside the first frontal one.
+    A lateral image lies beside the first frontal one. valid.csv and valid/ hold other patients.
     """
     rows = []
     parts = {**PARTS, "test": 10}
@@ -150,6 +150,23 @@ def chexpert(root: Path) -> None:
                 }
             )
     table(root / "train.csv", rows)
+    rows = []
+    for number in range(64541, 64545):
+        ill = number % 2 == 0
+        name = f"valid/patient{number}/study1/view1_frontal.jpg"
+        save(root / name, chest(number, ill)[0])
+        signs = {finding: str(float((finding == "No Finding") != ill)) for finding in CHEXPERT}
+        rows.append(
+            {
+                "Path": f"CheXpert-v1.0/{name}",
+                "Sex": "Male",
+                "Age": 70,
+                "Frontal/Lateral": "Frontal",
+                "AP/PA": VIEWS[number // 2 % 2],
+                **signs,
+            }
+        )
+    table(root / "valid.csv", rows)
 
 
 def brixia(root: Path) -> None:
@@ -183,9 +200,9 @@ def bimcv_covid19(root: Path) -> None:
 
 
 def nih_chestxray14(root: Path) -> None:
-    """Data_Entry_2017_v2020.csv and images/."""
-    rows = []
-    for number, _, view, name in everyone("n{:0>8}", ("No Finding", "Pneumonia|Infiltration")):
+    """Data_Entry_2017_v2020.csv and images/, with patients enough for an AUC in the test."""
+    rows, names = [], ("No Finding", "Pneumonia|Infiltration")
+    for number, _, view, name in everyone("n{:0>8}", names, {**PARTS, "test": 10}):
         save(root / "images" / f"{number:08d}_000.png", chest(number, name != "No Finding")[0])
         rows.append(
             {
@@ -271,8 +288,9 @@ def chexpert_small(root: Path) -> None:
     """`CheXpert-v1.0-small/`, with that prefix in the table and a byte order mark."""
     inside = root / "CheXpert-v1.0-small"
     chexpert(inside)
-    text = (inside / "train.csv").read_text().replace("CheXpert-v1.0/", "CheXpert-v1.0-small/")
-    (inside / "train.csv").write_text(text, "utf-8-sig")
+    for file in (inside / "train.csv", inside / "valid.csv"):
+        text = file.read_text().replace("CheXpert-v1.0/", "CheXpert-v1.0-small/")
+        file.write_text(text, "utf-8-sig")
 
 
 def nih_of_kaggle(root: Path) -> None:
@@ -452,7 +470,7 @@ def chexmask(root: Path) -> None:
     """
     tables = {
         "ChestX-Ray8.csv": ("Image Index", "nih_chestxray14", "*.png"),
-        "CheXpert.csv": ("Path", "chexpert", "*frontal.jpg"),
+        "CheXpert.csv": ("Path", "chexpert", "patient0*/*/*frontal.jpg"),
         "VinDr-CXR.csv": ("image_id", "", ""),
     }
     for file, (column, beside, pattern) in tables.items():
@@ -492,8 +510,13 @@ def build(root: Path) -> Path:
     return root
 
 
+def chexpert_valid(root: Path) -> None:
+    """Its films lie in the folder of chexpert: there is no other."""
+
+
 HARD_TREES = {
     "chexpert": chexpert_in_batches,
+    "chexpert_valid": chexpert_valid,
     "brixia": brixia_as_downloaded,
     "bimcv_covid19": bimcv_of_today,
     "nih_chestxray14": nih_of_kaggle,

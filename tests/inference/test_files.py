@@ -1,6 +1,7 @@
 """Many images: files, folders, and the command `cxrkit predict`."""
 
 import hashlib
+import re
 import shutil
 import time
 from pathlib import Path
@@ -13,6 +14,7 @@ from click.testing import CliRunner
 
 from cxrkit import NOTICE, cli
 from cxrkit.config.vocabulary import DIAGNOSES, ZONES
+from cxrkit.explain.methods import DEFAULT_METHOD, METHODS
 from cxrkit.inference import files, predictor
 
 
@@ -48,6 +50,9 @@ def test_a_broken_file_is_named_and_skipped_and_the_rest_is_predicted(folder, we
     assert list(table["path"]) == [str(folder / "film.png"), str(folder / "sub" / "film.png")]
     np.testing.assert_allclose(table[["p_normal", "p_other", "p_covid"]].sum(axis=1), 1, atol=2e-4)
     np.testing.assert_allclose(table[list(ZONES)].sum(axis=1), table["severity"], atol=4e-4)
+    written = pd.read_csv(tmp_path / "out" / "predictions.csv", dtype=str)
+    numbers = written[["p_normal", "p_other", "p_covid", "severity", *ZONES]].to_numpy().ravel()
+    assert all(re.fullmatch(r"\d\.\d{4}", number) for number in numbers)
     maps = table[[f"map_{kind}" for kind in kinds]].to_numpy()  # (2, 5)
     assert {p.name for p in (tmp_path / "out").iterdir()} == {
         *("predictions.csv", "not_read.csv", "about.txt", "predict_record.jsonl"),
@@ -64,7 +69,8 @@ def test_a_broken_file_is_named_and_skipped_and_the_rest_is_predicted(folder, we
         *("cut.jpg", "empty.dcm", "notes.txt", ".hidden.png")
     }
     about = (tmp_path / "out" / "about.txt").read_text()
-    assert NOTICE in about and about in result.output
+    about, method = about.split("Saliency maps: ")
+    assert NOTICE in about and about in result.output and method.startswith("method attnlrp")
     assert (
         "Learnt from virtual patients alone, so expect these to fail on real films: diagnosis_pa, "
         "diagnosis_ap, seg" in about
@@ -80,6 +86,59 @@ def test_all_predicted_is_0_and_nothing_to_predict_is_1(images, weights, tmp_pat
     assert result.exit_code == 1 and "no film in" in result.output
     result = call(tmp_path / "gone.png", "--out", tmp_path / "c", "--weights", weights)
     assert result.exit_code == 1 and "no such file" in result.output
+
+
+def maps_of(out):
+    """Content of the saliency maps in a folder, by name."""
+    return {path.name: path.read_bytes() for path in out.glob("*_saliency_*.png")}
+
+
+def test_the_command_offers_every_method_that_explains_the_best_first():
+    assert {*cli.MAP_METHODS, "random"} == set(METHODS)
+    assert cli.MAP_METHODS[0] == DEFAULT_METHOD
+
+
+def test_maps_of_another_method_are_not_mixed_into_a_folder(images, weights, tmp_path):
+    path, out = images["path"][0], tmp_path / "out"
+    asked = (path, "--view", "PA", "--weights", weights, "--maps")
+    assert call(*asked, "--map-method", "rollout", "--out", out).exit_code == 0
+    before, table = maps_of(out), (out / "predictions.csv").read_bytes()
+    assert len(set(before.values())) == 1  # of three classes: rollout knows none
+    assert "method rollout" in (out / "about.txt").read_text()
+
+    refused = call(*asked, "--map-method", "relevance", "--out", out)
+    assert refused.exit_code == 1 and "Traceback" not in refused.output
+    assert "go on with --map-method rollout, choose another folder with --out" in refused.output
+    assert "--overwrite" in refused.output
+    assert maps_of(out) == before and (out / "predictions.csv").read_bytes() == table
+    assert call(*asked, "--map-method", "rollout", "--out", out).exit_code == 0  # goes on
+    # rows do not depend on the method, so a call without maps asks for none
+    assert call(*asked[:-1], "--out", out).exit_code == 0
+    assert "method rollout" in (out / "about.txt").read_text()
+
+    assert call(*asked, "--out", out, "--overwrite").exit_code == 0
+    assert len(set(maps_of(out).values())) == 3  # the default tells classes apart
+    assert f"method {DEFAULT_METHOD}" in (out / "about.txt").read_text()
+
+
+def test_maps_may_be_asked_for_after_the_rows_by_any_method(images, weights, tmp_path):
+    path, late, at_once = images["path"][0], tmp_path / "late", tmp_path / "at_once"
+    asked = (path, "--view", "PA", "--weights", weights, "--map-method", "gradcam")
+    assert call(*asked, "--out", late).exit_code == 0  # no maps, so no method yet
+    assert "method" not in (late / "about.txt").read_text()
+    assert call(*asked, "--out", late, "--maps").exit_code == 0
+    assert call(*asked, "--out", at_once, "--maps").exit_code == 0
+    assert maps_of(late) == maps_of(at_once) and len(maps_of(late)) == 3
+    for name in ("predictions.csv", "about.txt"):
+        assert (late / name).read_bytes() == (at_once / name).read_bytes()
+
+
+def test_an_unknown_method_is_named_before_anything_is_written(images, models, tmp_path):
+    with pytest.raises(ValueError, match="map method 'lrp'"):
+        files.predict_files(images["path"][:1], tmp_path / "out", models, map_method="lrp")
+    assert not (tmp_path / "out").exists()
+    result = call(images["path"][0], "--out", tmp_path / "out", "--map-method", "lrp")
+    assert result.exit_code == 2 and "attnlrp" in result.output
 
 
 def test_an_image_that_breaks_the_model_does_not_stop_the_others(

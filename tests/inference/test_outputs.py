@@ -19,13 +19,14 @@ import torch
 from cxrkit import cli
 from cxrkit.config.vocabulary import DIAGNOSES
 from cxrkit.data.images import ImageError
+from cxrkit.explain.methods import DEFAULT_METHOD
 from cxrkit.inference import files, outputs, predictor, search
 
 MODELS = SimpleNamespace(digest=lambda: "made-up", about="made-up models\n")
 NEVER = "no image"  # content of a file that fails
 
 
-def made_up(path, models, view=None, maps=True, device=None):
+def made_up(path, models, view=None, maps=True, device=None, map_method=DEFAULT_METHOD):
     """A prediction that follows from the content of the file, without networks."""
     grey = cv2.imdecode(np.frombuffer(path.read_bytes() or b"x", np.uint8), cv2.IMREAD_GRAYSCALE)
     if grey is None:

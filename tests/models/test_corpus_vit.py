@@ -5,8 +5,9 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
-from cxrkit.models.corpus_vit import Attention, CorpusViT
+from cxrkit.models.corpus_vit import Attention, CorpusViT, MapHead
 from cxrkit.models.densenet import Backbone
 
 TINY = {"in_channels": 5, "grid": (2, 3), "embed_dim": 8, "depth": 2, "num_heads": 2, "mlp_dim": 12}
@@ -212,6 +213,27 @@ def test_map_head(map_scale):
     assert torch.equal(out["severity_map"], out["severity_logits"].sigmoid())
     assert len(model.map_head) == 1 + math.log2(map_scale)
     assert "severity_map" not in tiny()[0](features)
+
+
+def test_choices_of_the_map_head_by_hand():
+    """Every option changes what it says: widths, the layers of a block, values between cells."""
+
+    def widths(head):
+        return [layer.out_channels for layer in head.modules() if isinstance(layer, nn.Conv2d)]
+
+    assert widths(MapHead(48, 16)) == [24, 16, 16, 16, 1]
+    assert widths(MapHead(48, 16, widths="constant")) == [48, 48, 48, 48, 1]
+    assert widths(MapHead(768, 4, widths="constant")) == [256, 256, 1]
+    kinds = [type(layer).__name__ for layer in MapHead(48, 2, norm="batch")[0]]
+    assert kinds == ["Upsample", "Conv2d", "BatchNorm2d", "ReLU"]
+    row = torch.tensor([0.0, 4.0]).expand(1, 48, 2, 2)
+    for upsampling, values in (("nearest", [0, 0, 4, 4]), ("bilinear", [0, 1, 3, 4])):
+        assert MapHead(48, 2, upsampling=upsampling)[0][0](row)[0, 0, 0].tolist() == values
+    for option in ("upsampling", "norm", "widths"):
+        with pytest.raises(ValueError, match="cubic"):
+            MapHead(48, 2, **{option: "cubic"})
+    model = CorpusViT(**TINY, map_head=True, map_options={"norm": "batch"})
+    assert any(name.endswith("running_mean") for name in model.state_dict())
 
 
 def test_map_head_reads_patch_tokens_where_they_lie_and_no_class_token():

@@ -6,9 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cxrkit.config import profiles
+from cxrkit.config import profiles, sections
+from cxrkit.config.settings_file import write_settings
 from cxrkit.pipeline import makers, stages, task_data
-from cxrkit.reproduction import grid, ledger
+from cxrkit.reproduction import grid, ledger, runner
 from cxrkit.storage.artifacts import Store
 from cxrkit.storage.atomic import read_json, write_json
 from cxrkit.tasks import severity
@@ -32,6 +33,22 @@ def test_one_hospital_tests_and_the_two_others_train_with_brixia(site):
     external = table["external"]
     assert set(table.loc[external, "site"]) == {site}
     assert set(table.loc[~external, "site"]) == {*profiles.HOSPITALS, "brixia", "here"} - {site}
+
+
+def test_a_hospital_that_trains_elsewhere_is_tested_on_its_test_split_alone():
+    """In `public` Brixia's films train the classifier that the severity model begins with."""
+    public = profiles.public()
+    splits = ["train", "test", "train", "test"]
+    table = pd.DataFrame({"site": np.repeat(profiles.TURNS, 2), "split": splits})
+    table["dataset"], table["group_id"] = table["site"], [f"g{i}" for i in range(4)]
+    table = task_data.with_external(table, public.external)
+    cohen, brixia = (severity.hold_out(table, site, profiles.TURNS) for site in profiles.TURNS)
+    assert cohen.loc[cohen["external"], "split"].tolist() == ["train", "test"]
+    assert set(cohen.loc[~cohen["external"], "site"]) == {"brixia"}
+    assert brixia.loc[brixia["external"], "split"].tolist() == ["test"]
+    assert set(brixia.loc[~brixia["external"], "site"]) == {"cohen"}
+    for without in ("public-cohen", "public-brixia"):
+        assert profiles.get(without).severity == sections.Severity()
 
 
 def test_without_turns_external_hospitals_are_left_out():
@@ -87,6 +104,48 @@ def test_table_6_is_put_together_from_three_models(tmp_path):
     shown = {row["quantity"]: row["measured"] for row in ledger.ledger_table(measured)}
     for site, value in rows.items():
         assert shown[f"severity, external hospital {site}: MSE"] == value
+
+
+@pytest.fixture
+def no_kernel(monkeypatch):
+    """Lessons are recorded as run, and what runs in another process runs here."""
+    record = {"seconds": 1.0, "peak_gb": 0.1}
+    monkeypatch.setattr(runner, "run_lesson", lambda *args: (record, True))
+    monkeypatch.setattr(runner, "call_in_subprocess", lambda function, *args: function(*args))
+    monkeypatch.setattr(runner, "_refuse_blocked", lambda root: None)
+
+
+def test_reproduce_makes_table_6_after_the_lesson_on_severity(tmp_path, no_kernel):
+    """One command: the rows of the ledger come from the models that it made."""
+    paper = replace(PAPER, name="paper_here", manifests=("virtual",))
+    settings = write_settings(paper, tmp_path / "paper_here.yaml")
+    store, said = Store(tmp_path), []
+    for need in stages.needs_of_alternation(paper):
+
+        def make(folder):
+            leaf = {"value": 1.0, "low": 0.5, "high": 1.5, "n": 9}
+            write_json(folder / "metrics.json", {"external": {"mse": leaf}, "sites": {}})
+
+        store.load_or_make("severity", stages.settings(need.profile, "severity"), make)
+    given = {"profile": str(settings)}
+    assert runner.reproduce(given, root=tmp_path, only=("04",), say=said.append) == []
+    assert not stages.is_done(paper, "alternation", store), "lesson 04 needs no Table 6"
+    assert runner.reproduce(given, root=tmp_path, only=("06",), say=said.append) == []
+    assert stages.is_done(paper, "alternation", store)
+    assert any("without each of CNUH, YNU, KNUH" in line for line in said)
+    rows = ledger.ledger_table(ledger.measurements(tmp_path, paper))
+    filled = [row for row in rows if row["table"] == "Table 6" and row["measured"] == 1.0]
+    assert len(filled) == 3
+
+
+def test_a_table_6_that_cannot_be_made_is_a_failure_with_its_reason(tmp_path, no_kernel):
+    missing = replace(PAPER, name="missing", manifests=("local",))
+    settings = write_settings(missing, tmp_path / "missing.yaml")
+    said = []
+    given = {"profile": str(settings), "data": str(tmp_path)}
+    failed = runner.reproduce(given, root=tmp_path / "store", only=("06",), say=said.append)
+    assert failed == ["alternation"]
+    assert any("FAILED alternation" in line and "local: no images listed" in line for line in said)
 
 
 def test_a_profile_without_turns_says_how_to_name_them(tmp_path):

@@ -80,8 +80,13 @@ def kept(task, training, size, views=1):
     return cards.card_memory(2 * count, 1, weights, numbers) / 2**30
 
 
-# the others need less, and are left to `make test-slow`
-LARGEST = ("contrastive SimCLR: ViT", "diagnosis_pa 1024 px input", "diagnosis_pa ViT")
+# the others need less, or take longer to count, and are left to `make test-slow`
+LARGEST = (
+    "contrastive SimCLR: proposed",
+    "diagnosis_pa proposed",
+    "diagnosis_pa ViT",
+    "diagnosis_pa hybrid ViT",
+)
 
 
 def trainings():
@@ -101,14 +106,15 @@ def trainings():
 
 
 @pytest.mark.parametrize(("stage", "profile"), trainings())
-def test_every_training_of_the_paper_fits_a_card_of_24_gb(stage, profile):
+def test_every_training_of_the_paper_fits_a_card_of_16_gb(stage, profile):
+    """The work space is a guess, and SimCLR comes within 0.3 GB: 24 are safe and 16 a try."""
     if profile.variant.model == "timm_hybrid":
         pytest.importorskip("timm", reason='needs the extra weights: pip install "cxrkit[weights]"')
     kind, _ = plan.GRID_TASKS[stage]
     training = grid.training_of(profile, stage)
     size = profile.image_size * (profile.variant.zoom if stage == grid.DIAGNOSIS else 1)
     views = 2 if stage == "contrastive" else 1
-    assert kept(kind(profile), training, size, views) < 23
+    assert kept(kind(profile), training, size, views) < 16
 
 
 def test_trainings_with_one_update_are_measured_once():

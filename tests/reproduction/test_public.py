@@ -38,7 +38,8 @@ SMALL = replace(
         hidden=16,
     ),
 )
-OWN = {tree.__name__: tree for tree in (*trees.TREES, *listed.TREES)}
+# every dataset in the layout that is hardest to read
+OWN = {**trees.HARD_TREES, **{tree.__name__: tree for tree in listed.TREES}}
 
 
 @pytest.fixture(scope="module")
@@ -73,16 +74,56 @@ def test_public_names_no_private_data():
         assert getattr(PUBLIC, f"{name}_training") == getattr(paper, f"{name}_training")
 
 
-def test_masks_of_the_kit_teach_the_lungs_and_no_diagnosis(tables):
-    """68 normal children with a mask are the only normal ones; what trains elsewhere is another."""
-    assert datasets_of(tables["lungs"]) == set(profiles.MASKED)
-    assert not datasets_of(tables["diagnosis"]) & set(profiles.MASKED)
-    assert datasets_of(tables["findings"]) == {"chexpert"}
+def test_public_masks_teach_the_lungs_and_some_a_diagnosis(tables):
+    """Normal masks are those of 68 children and of adults; what trains elsewhere is another."""
+    adults = {*profiles.TUBERCULOSIS, *profiles.NODULES}
+    # V7's masks lie in the clone of cohen_full
+    assert datasets_of(tables["lungs"]) == {*profiles.MASKED, *adults, "cohen_full"}
+    assert not datasets_of(tables["diagnosis"]) & {*profiles.MASKED, *profiles.NODULES}
     both = pd.concat([tables["lungs"], tables["diagnosis"]]).drop_duplicates("path")
     roles = segmentation.assign_roles(PUBLIC, both.reset_index(drop=True))
     normal = roles[(roles["role"] == "normal") & roles["lung_mask"].notna()]
-    assert datasets_of(normal) == {"kermany"} and len(normal) > 30
-    assert set(roles.loc[roles["dataset"] == "cohen", "role"]) == {"test"}
+    assert {"kermany", "montgomery"} <= datasets_of(normal) <= {"kermany", *adults}
+    assert (normal["dataset"] == "kermany").sum() > 30
+    for held_out in ("cohen", "cohen_full"):
+        assert set(roles.loc[roles["dataset"] == held_out, "role"]) <= {"test", ""}
+
+
+def test_all_of_chexpert_trains_the_findings_and_other_films_test_them(tables, store):
+    """Its validation films are of the same hospital; those of NIH train nothing anywhere."""
+    films = dict(iter(tables["findings"].groupby("dataset")))
+    assert set(films) == {"chexpert", *profiles.FINDINGS_TESTS}
+    assert set(films["chexpert"]["split"]) == {"train"} and len(films["chexpert"]) > 40
+    assert set(films["chexpert_valid"]["split"]) == {"test"}
+    external = {name: set(rows["external"].astype(bool)) for name, rows in films.items()}
+    assert external == {"chexpert": {False}, "chexpert_valid": {False}, "nih_chestxray14": {True}}
+    diagnosed = split_parts(tables["diagnosis"])
+    trains = pd.concat([diagnosed["train"], diagnosed["val"]])
+    assert len(films["nih_chestxray14"]) and not set(trains["group_id"]) & set(
+        films["nih_chestxray14"]["group_id"]
+    )
+    divided = replace(PUBLIC, choices=replace(PUBLIC.choices, pretraining_images="split"))
+    other = task_data.images_for(divided, "findings", store)
+    kept = other[other["dataset"] == "chexpert"]
+    assert set(kept["split"]) == {"train", "val", "test"} and len(kept) == len(films["chexpert"])
+
+
+def test_without_films_that_test_the_split_of_chexpert_stays(root, tmp_path):
+    (tmp_path / "chexpert").symlink_to(root / "chexpert")
+    names = tuple(n for n in PUBLIC.manifests if n not in profiles.FINDINGS_TESTS)
+    alone = replace(PUBLIC, manifests=names)
+    table = task_data.images_for(alone, "findings", Store(tmp_path / "store", data=tmp_path))
+    assert datasets_of(table) == {"chexpert"}
+    assert set(table["split"]) == {"train", "val", "test"} and not table["external"].any()
+
+
+def test_tuberculosis_is_another_infection_beside_normal_films_of_its_hospital(tables):
+    """As the stand-ins were written: of eight films four are ill, of six three."""
+    for name, ill in (("montgomery", 4), ("shenzhen_full", 3)):
+        films = tables["diagnosis"][tables["diagnosis"]["dataset"] == name]
+        assert set(films["diagnosis"]) == {"normal", "other_infection"}
+        assert (films["diagnosis"] == "other_infection").sum() == ill
+        assert (films["cause"] == "tuberculosis").any() and not films["external"].any()
 
 
 def test_severity_trains_on_brixia_and_is_tested_elsewhere(tables):
@@ -92,10 +133,11 @@ def test_severity_trains_on_brixia_and_is_tested_elsewhere(tables):
 
 
 def test_a_dataset_that_serves_no_task_is_not_read(tmp_path):
-    """CheXpert alone is enough for the backbone."""
+    """CheXpert and NIH are enough for the backbone."""
     trees.chexpert(tmp_path / "chexpert")
+    trees.nih_chestxray14(tmp_path / "nih_chestxray14")
     table = task_data.images_for(PUBLIC, "findings", Store(tmp_path / "store", data=tmp_path))
-    assert datasets_of(table) == {"chexpert"}
+    assert datasets_of(table) == {"chexpert", *profiles.FINDINGS_TESTS}
 
 
 @pytest.mark.parametrize(
@@ -104,6 +146,8 @@ def test_a_dataset_that_serves_no_task_is_not_read(tmp_path):
         ("chexpert", {"backbone"}),
         ("brixia", {"diagnosis", "segmenter", "severity"}),
         ("kermany", {"segmenter"}),
+        ("montgomery", {"diagnosis", "segmenter"}),
+        ("jsrt", {"segmenter"}),
     ],
 )
 def test_what_lacks_its_data_fails_alone_with_the_next_step(root, tmp_path, absent, parts):
@@ -116,16 +160,19 @@ def test_what_lacks_its_data_fails_alone_with_the_next_step(root, tmp_path, abse
     assert all(f"--profile small_public-{absent}" in line for line in problems)
     names = {name for training in planned for name in training.images}
     assert ("backbone" in names) == ("backbone" not in parts)
-    assert ("severity" in names) == ("severity" not in parts)
+    # without a set that takes turns, none of the two models can be made
+    turns = {f"severity without {site}" for site in profiles.TURNS}
+    assert names & turns == (set() if "severity" in parts else turns)
 
 
 def test_no_normal_mask_stops_the_segmenter_alone(root, tmp_path):
     """The plan of a profile whose films have no normal mask names the segmenter, and goes on."""
-    without = replace(SMALL, manifests=tuple(n for n in SMALL.manifests if n != "kermany"))
+    normal = ("kermany", *profiles.TUBERCULOSIS, *profiles.NODULES)
+    without = replace(SMALL, manifests=tuple(n for n in SMALL.manifests if n not in normal))
     store = Store(tmp_path, data=root)
     _, planned, problems = plan.plan_parts(without, store, plan.PARTS)
     assert len(problems) == 1 and problems[0].startswith("segmenter: 0 patients with a normal mask")
-    assert {"backbone", "diagnosis PA", "severity"} <= {
+    assert {"backbone", "diagnosis PA", "severity without brixia"} <= {
         name for training in planned for name in training.images
     }
     with pytest.raises(plan.MissingData, match="segmenter: 0 patients"):
@@ -138,7 +185,8 @@ def test_the_plan_of_one_lesson_reads_what_that_lesson_needs(root, tmp_path, few
         "diagnosis",
     )
     assert plan.parts_of(()) == tuple(plan.PARTS) and plan.parts_of(["01"]) == ()
-    shutil.copytree(root / "chexpert", tmp_path / "chexpert")
+    for name in ("chexpert", "nih_chestxray14"):
+        shutil.copytree(root / name, tmp_path / name)
     said = plan.describe_plan(SMALL, Store(tmp_path / "store", data=tmp_path), ("02",))
     assert "backbone" in said and "cannot be made" not in said and "severity" not in said
 
@@ -152,8 +200,13 @@ def test_every_stage_runs_on_public_trees(store, few_draws):
             for name in ("backbone", "segmenter", "diagnosis_pa", "diagnosis_ap", "severity")
         }
     found = {name: read_json(folder / "metrics.json") for name, folder in made.items()}
+    assert set(found["backbone"]["sites"]) == {"nih_chestxray14"} and "test" in found["backbone"]
+    assert found["backbone"]["images"]["val"] == 0
     assert set(found["diagnosis_pa"]["sites"]) == {"cohen_full"}
     assert set(found["severity"]["sites"]) == {"cohen"}
+    turns = {need.role: need.profile for need in stages.needs_of_alternation(SMALL)}
+    assert tuple(turns) == profiles.TURNS
+    assert stages.folder_of(turns["cohen"], "severity", store) == made["severity"]
     assert found["segmenter"]["images"]["evaluated"] > 20
 
 

@@ -263,3 +263,14 @@ def test_a_model_of_lungs_alone_is_compared_with_whole_images_and_with_lungs_alo
         > found["internal_lungs"]["PA"]["baselines"]["thumbnail"]["value"]
     )
     assert found["probes"]["source"]["border"]["auc"]["n"] == 80
+
+
+def test_without_the_sources_of_mini_the_source_alone_is_said(tmp_path):
+    """Folds of another profile, such as one of the virtual hospitals alone."""
+    names = ["normal", "other_infection", "covid19"] * 6
+    films = images_of(tmp_path, names, bright=0.0, dataset="virtual")
+    for far in (films, images_of(tmp_path, ["covid19"] * 3, 0.0, "cohen", 9000)):
+        found = within_source.report(
+            predicted(films, "truth"), predicted(far, "truth"), films, replace(PROFILE, folds=2)
+        )
+        assert set(found) == {"source_alone"}

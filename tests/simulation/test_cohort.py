@@ -4,6 +4,7 @@ import os
 
 import joblib
 import numpy as np
+import psutil
 import pytest
 
 from cxrkit.config.sections import CohortSettings
@@ -45,6 +46,8 @@ def test_an_interrupted_run_goes_on_and_ends_the_same(drawn, tmp_path):
 def test_digest_is_the_same_in_other_processes(drawn, tmp_path):
     """Two new interpreters with their own hash seeds plan the same films and draw them alike."""
     cohort.draw_cohort(tmp_path, TINY, seed=0, workers=2)
+    below = psutil.Process().children(recursive=True)
+    assert not [one for one in below if "popen_loky" in " ".join(one.cmdline())], "idle workers"
     assert cohort.cohort_digest(tmp_path) == cohort.cohort_digest(drawn.folder)
     pid, elsewhere = joblib.Parallel(2)(
         [joblib.delayed(os.getpid)(), joblib.delayed(cohort.plan_cohort)(TINY, 0)]

@@ -137,6 +137,23 @@ def test_draws_are_even_over_classes():
     assert all(abs((drawn == name).mean() - 1 / 3) < 0.03 for name in DIAGNOSES)
 
 
+def test_draws_without_balance_are_those_of_the_table():
+    """Choice: every image equally often, in all or in each dataset. a has 3 images, b has 1."""
+    table = pd.DataFrame(
+        {
+            "dataset": ["a"] * 3 + ["b"],
+            "diagnosis": ["normal", "normal", "covid19", "covid19"],
+            "path": list("wxyz"),
+        }
+    )
+    np.testing.assert_array_equal(diagnosis.draw_weights(table, balance="as_they_are"), np.ones(4))
+    shares = (("a", 0.6), ("b", 0.4))
+    weights = diagnosis.draw_weights(table, shares, "as_they_are")
+    np.testing.assert_allclose(weights, [0.8, 0.8, 0.8, 1.6])
+    natural = replace(profile(), choices=Choices(class_balance="as_they_are"))
+    np.testing.assert_array_equal(DiagnosisTask(natural).sample_weights(table), np.ones(4))
+
+
 def test_draws_by_shares_of_datasets_are_even_over_the_classes_of_each():
     table = pd.DataFrame(
         {

@@ -416,6 +416,10 @@ def test_comparison_is_paired_and_signed():
         )
         # the model is better than each of them
         assert gap["low"] <= gap["difference"] <= gap["high"] < 0
+    # virtual patients have one true severity and no second radiologist
+    alone = reader_study.compare(table.assign(second_reader=np.nan))
+    assert set(alone) == {"model", "constant", "ridge", "difference"}
+    assert set(alone["difference"]) == {"constant", "ridge"}
 
 
 def test_cross_validation_on_images_with_two_readers(table, tmp_path):
