@@ -78,5 +78,5 @@ def test_narrow_positions_are_on_the_scale_of_the_tokens(corpus):
 
 
 def test_an_unknown_initialisation_is_refused():
-    with pytest.raises(ValueError, match="known: .'vit', 'narrow'."):
+    with pytest.raises(ValueError, match="known: .'narrow', 'vit'."):
         CorpusViT(initialisation="he")
