@@ -133,6 +133,7 @@ OPEN_CHOICES = {
             "affine": "+-15 deg, 5 % shift, 0.95-1.05 scale, flip 0.2 for classification, none for "
             "severity",
             "shift": "5 % shift in whole pixels and flip 0.2: no film is resampled",
+            "scanner": "shift, and window, gamma, sharpness and noise as of another machine",
             "none": "none",
         },
     ),

@@ -694,13 +694,35 @@ def test_augment_by_shift_only_moves_pixels():
     assert len({place[:2] for place in seen}) > 20 and {place[2] for place in seen} == {False, True}
 
 
+def test_augment_by_scanner_moves_as_shift_does_and_keeps_the_order_of_smooth_greys():
+    ramp = np.linspace(0, 255, 64 * 64).astype(np.uint8).reshape(64, 64)
+    lungs = np.zeros((64, 64), np.uint8)
+    lungs[10:40, 20:50] = 255
+    changed = set()
+    for seed in range(20):
+        both = []
+        for how in ("shift", "scanner"):
+            generator = torch.Generator().manual_seed(seed)
+            both.append(augmentation.augment(ramp, lungs, how=how, generator=generator))
+        (shifted, shifted_mask, flipped), (image, mask, flipped_too) = both
+        assert flipped == flipped_too
+        np.testing.assert_array_equal(mask, shifted_mask)
+        assert image.dtype == np.uint8
+        # rows of the ramp grow darker to lighter under every window, gamma, blur and grain
+        inner = image[8:-8, 8:-8].astype(float).mean(axis=1)
+        steps = np.diff(inner[2:-2])
+        assert steps.min() > -3
+        changed.add(round(float(np.abs(image.astype(float) - shifted).mean())))
+    assert len(changed) > 5  # other machines each time
+
+
 def test_augment_none_and_unknown():
     image, mask, flipped = augmentation.augment(GREY[:60, :60], how="none")
     assert (
         image is not None and np.array_equal(image, GREY[:60, :60]) and mask is None and not flipped
     )
     with pytest.raises(
-        ValueError, match=r"unknown augmentation 'cutout'; known: \['affine', 'none', 'shift'\]"
+        ValueError, match=r"unknown augmentation 'cutout'; known: \['affine', 'none', 'scanner', 'shift'\]"
     ):
         augmentation.augment(GREY, how="cutout")
 
