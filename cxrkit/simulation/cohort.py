@@ -24,10 +24,8 @@ import psutil
 from tqdm.auto import tqdm
 
 from cxrkit.config.vocabulary import FINDINGS, SECOND, ZONES
-from cxrkit.simulation.atlases import SOURCES, load_atlas
 from cxrkit.simulation.hospital import SITES, WARDS, Hospital, Patient
-from cxrkit.simulation.patterns import lung_points
-from cxrkit.simulation.workers import end_with, end_workers
+from cxrkit.simulation.workers import end_workers, start_worker
 from cxrkit.storage import mapped
 from cxrkit.storage.atomic import temporary, write_atomic, write_json
 
@@ -103,18 +101,6 @@ def _row(patient: Patient, url: str, ward: str) -> dict[str, Any]:
         "marker_right": right,
         "url": url,
     }
-
-
-def _start_worker(parent: int) -> None:
-    """Prepare a process that draws: it ends with its parent, and holds what every film needs.
-
-    joblib ends a worker that grows by 300 MB after its first film, because it takes that for a
-    leak. A worker that loaded the atlases one by one would be started again every few anatomies.
-    """
-    end_with(parent)
-    for source in SOURCES:
-        load_atlas(source)
-        lung_points(source)
 
 
 def _draw_chunk(chunk: Path, rows: pd.DataFrame, settings: CohortSettings, seed: int) -> int:
@@ -201,7 +187,7 @@ def draw_cohort(
     jobs = [joblib.delayed(_draw_chunk)(chunk, rows, settings, seed) for chunk, rows in groups]
     options = {}
     if workers > 1:
-        options = {"initializer": _start_worker, "initargs": (os.getpid(),)}
+        options = {"initializer": start_worker, "initargs": (os.getpid(),)}
     parallel = joblib.Parallel(n_jobs=workers, return_as="generator_unordered", **options)
     total = sum(len(rows) for _, rows in groups)
     try:

@@ -7,10 +7,27 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import threading
 import time
 
 import psutil
+
+
+def start_worker(parent: int) -> None:
+    """Prepare a process of joblib that draws.
+
+    It ends with its parent. joblib would end it too, as soon as it has grown by 300 MB after its
+    first film, and would start another: it takes the atlases and the memory of the films for a
+    leak.
+
+    Args:
+        parent: number of the process that started this one.
+    """
+    from joblib.externals.loky import process_executor
+
+    end_with(parent)
+    process_executor._MAX_MEMORY_LEAK_SIZE = sys.maxsize
 
 
 def end_with(parent: int) -> None:
