@@ -12,10 +12,12 @@ from .densenet import POOLS as POOLS
 from .densenet import Backbone as Backbone
 from .densenet import pcam_pool as pcam_pool
 from .densenet import pcam_weights as pcam_weights
+from .densenet import receptive_field as receptive_field
 from .densenet import weighted_maps as weighted_maps
 from .factory import build_backbone as build_backbone
 from .factory import build_classifier as build_classifier
 from .factory import build_feature_extractor as build_feature_extractor
+from .interventions import INTERVENTIONS as INTERVENTIONS
 from .pretrained import load_features as load_features
 from .simclr import TEMPERATURE as TEMPERATURE
 from .simclr import ContrastiveNetwork as ContrastiveNetwork
@@ -24,6 +26,7 @@ from .unet import UNet as UNet
 
 __all__ = [
     "FEATURE_EXTRACTORS",
+    "INTERVENTIONS",
     "PATCH_SIZE",
     "POOLS",
     "TEMPERATURE",
@@ -45,5 +48,6 @@ __all__ = [
     "nt_xent",
     "pcam_pool",
     "pcam_weights",
+    "receptive_field",
     "weighted_maps",
 ]

@@ -25,6 +25,7 @@ import cv2
 import numpy as np
 import pandas as pd
 import torch
+from matplotlib.patches import Rectangle
 
 from cxrkit import Run, data, models, tasks, viz
 
@@ -128,6 +129,33 @@ print(
     tuple(small.features(torch.zeros(1, 1, side, side)).shape[1:]),
     f"from {side} px",
 )
+
+# %% [markdown]
+# ## What a cell can see
+#
+# A cell of the corpus stands for a square of the film, but it *sees* more: every 3x3 convolution lets it look one step further. Its
+# **receptive field** is measured, not computed by rules: which pixels have a gradient on the features of the middle cell? On the left
+# is the demo's backbone, whose late blocks have 1x1 convolutions only. On the right are the same sizes with 3x3 convolutions throughout,
+# as DenseNet-121 has them. There every cell has seen the whole film, and a transformer that compares cells could learn nothing from the
+# comparison that one cell does not know already (lesson 04 comes back to it).
+
+# %%
+sizes = run.virtual.profile.backbone
+figure, axes = viz.grid(
+    1, 2, size=4.2, title="What one cell of the corpus sees (yellow: the cell; white: a film)"
+)
+for axis, kernels in zip(axes[0], (sizes.kernels, (3, 3, 3, 3)), strict=True):
+    network = models.build_backbone(
+        replace(run.virtual.profile, backbone=replace(sizes, kernels=kernels))
+    )
+    field = models.receptive_field(network.features, 4 * side)  # (4 S, 4 S)
+    width = int((field > 0).any(dim=0).sum())
+    title = f"kernels {kernels}: {width} px of {side}"
+    viz.show_image(axis, field.sqrt(), title, cmap="magma", vmin=0, vmax=1)
+    for edge, colour in ((side, "white"), (sizes.stride, "yellow")):
+        low = 2 * side + sizes.stride / 2 - edge / 2
+        axis.add_patch(Rectangle((low, low), edge, edge, fill=False, color=colour))
+figure
 
 # %% [markdown]
 # ## Labels that nobody is sure of

@@ -277,6 +277,44 @@ for view, result in results.items():
     print(f"{view}: optimistic sensitivity reaches 0.8:", reached)
 
 # %% [markdown]
+# ## What are the places worth?
+#
+# A transformer that only counted what its tokens say would be a costly mean. Three interventions on the trained PA model take something
+# away from it: the tokens of each film stand in another order; the learned positions are zero; every token looks at all tokens alike. The
+# order is the honest test, since every token remains one that the model knows. The other two also lead it to where it has never been. Below
+# stands what each costs on the external films: macro AUC, and AUC of COVID-19 against other infections, which at the virtual hospitals
+# differ mostly by where their lesions lie. An interval above 0 says that the model has used what it lost.
+
+
+# %%
+def covid_against_other(y, p):
+    covid, other = (
+        tasks.diagnosis.DIAGNOSES.index(name) for name in ("covid19", "other_infection")
+    )
+    ill = (y == covid) | (y == other)
+    return evaluation.auc(y[ill] == covid, p[ill, covid] / (p[ill, covid] + p[ill, other]))
+
+
+def worth_of_places(model, task, table):
+    truth = tasks.diagnosis.codes(table)
+    whole = table[tasks.diagnosis.PROBABILITIES].to_numpy()
+    statistics = {"macro": evaluation.macro_auc, "COVID-19 against other": covid_against_other}
+    lines = {}
+    for name, intervention in models.INTERVENTIONS.items():
+        with intervention(model.transformer):
+            changed = task.predict(model, table)[tasks.diagnosis.PROBABILITIES].to_numpy()
+        for label, statistic in statistics.items():
+            cost = evaluation.paired_bootstrap(
+                statistic, truth, whole, changed, table["group_id"].to_numpy(), draws=500
+            )
+            text = f"{cost['difference']:+.3f} [{cost['low']:+.3f}, {cost['high']:+.3f}]"
+            lines.setdefault(name.replace("_", " "), {})[label] = text
+    return pd.DataFrame(lines).T.rename_axis("AUC that it costs to have them")
+
+
+worth_of_places(results["PA"].model, results["PA"].task, outside["PA"])
+
+# %% [markdown]
 # ## The operating point
 #
 # A threshold is a point on the ROC curve, and the *same* threshold is another point at another hospital. The dotted line is a sensitivity
@@ -464,7 +502,8 @@ else:
 #
 # 1. **Model against model.** Are two models needed? Let the AP model read the external *PA* films and compare it with the PA model on the
 #    same films: paired DeLong test for each class, p-values adjusted for their number (Holm).
-# 2. **Positions.** Set the positions of the trained PA model to zero. How much of the AUC is in *where* the tokens stand?
+# 2. **Left and right.** Mirror the corpus of each film instead of shuffling it. Which relations between places stay, and what does the
+#    model lose?
 # 3. **Other shares.** Training showed each class equally often. Correct the probabilities for the shares of each hospital, p times share,
 #    summing to 1 again. What happens to the calibration error, and why can AUC hardly move?
 
@@ -484,14 +523,16 @@ table = pd.DataFrame(tested).T.rename(columns={"auc_a": "PA model", "auc_b": "AP
 print(table.assign(holm=evaluation.holm(table["p_value"])).round(3))
 
 # %% tags=["solution"]
-# Exercise 2: a model that does not know where its tokens stand.
-blind = results["PA"].task.load(results["PA"].folder)
-torch.nn.init.zeros_(blind.transformer.pos_embed)
-bag = results["PA"].task.predict(blind, outside["PA"])
-truth = tasks.diagnosis.codes(bag)
-for what, table in (("with positions", outside["PA"]), ("without", bag)):
+# Exercise 2: high and low, near and far stay in a mirrored corpus; left and right change places.
+truth = tasks.diagnosis.codes(outside["PA"])
+hook = vits["PA"].transformer.register_forward_pre_hook(lambda module, corpus: corpus[0].flip(-1))
+mirrored = results["PA"].task.predict(vits["PA"], outside["PA"])
+hook.remove()
+for what, table in (("as they are", outside["PA"]), ("mirrored", mirrored)):
+    p = table[tasks.diagnosis.PROBABILITIES].to_numpy()
     print(
-        f"{what}: macro AUC {evaluation.macro_auc(truth, table[tasks.diagnosis.PROBABILITIES].to_numpy()):.3f}"
+        f"{what}: macro AUC {evaluation.macro_auc(truth, p):.3f}, COVID-19 against other "
+        f"{covid_against_other(truth, p):.3f}"
     )
 
 # %% tags=["solution"]
