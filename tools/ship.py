@@ -10,19 +10,20 @@ Nothing is written where all artifacts together would be larger than LARGEST.
 
 import argparse
 import os
+import re
 import shutil
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from ship_weights import BUILDERS, images_of, rounded, rounding_change
+from ship_weights import rounded
 
-from cxrkit import Run
 from cxrkit.config import profiles
 from cxrkit.config.sections import Profile
 from cxrkit.config.settings_file import get_profile
 from cxrkit.pipeline import stages
+from cxrkit.pipeline.makers import StageInputs
 from cxrkit.reproduction import inventory
 from cxrkit.storage import integrity, locations, provenance
 from cxrkit.storage.artifacts import Store, key
@@ -32,7 +33,12 @@ from cxrkit.training import checkpoint
 LARGEST = 25e6  # bytes of all artifacts together
 SUFFIXES = (".json", ".csv", ".gz", ".npz", ".safetensors")  # pixels are .npy or pictures
 PIXELS = ("cohort",)  # stages whose files are little else
-ROUNDING = 1e-3  # that an output may move where weights are in 16 bit
+# Metrics by which models are compared; where weights are in 16 bit they may move by THIRD_DIGIT.
+# The artifact then holds tables and metrics of these weights.
+HEADLINES = r"(test|external)\.(.+\.)?(auc|dice|mse)\.value"
+THIRD_DIGIT = 5e-4
+# stages whose training goes on from finished weights to the evaluation
+TRAINED = ("backbone", "feature_extractor", "segmenter", "diagnosis_pa", "diagnosis_ap", "severity")
 
 
 @dataclass(frozen=True)
@@ -89,40 +95,99 @@ def is_shipped(file):
 
 
 def copy(step, source, target, bits, store):
-    """Copy what is shipped of an artifact to `target`.
+    """Copy what is shipped of an artifact to the folder `target`.
 
     Returns:
-        What shipped.json says of the weights: `weights`, and `rounding`, the largest change that
-        16 bits make to an output.
+        What shipped.json says of it: `weights`; `moved`, by how much weights in 16 bit move which
+        headline most; `left_out`, the files that are not shipped.
     """
     kept, left_out = [], []
     for file in sorted(file for file in source.rglob("*") if file.is_file()):
         takes = is_shipped(file) and not (step.cell and file.suffix == integrity.WEIGHTS)
         (kept if takes else left_out).append(file.relative_to(source).as_posix())
-    change = None
-    if bits == 16 and not step.cell and step.stage in BUILDERS:
-        change = change_by_rounding(step, source, store)
-    in_16 = change is not None and change <= ROUNDING
-    for name in kept:
+    left_out = [name for name in left_out if name != integrity.LIST]
+    weights, moved = "float32", None
+    if not any(name.endswith(integrity.WEIGHTS) for name in kept):
+        weights = provenance.LEFT_OUT if step.cell else "none"
+    elif bits == 16 and step.stage in TRAINED:
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".again-") as folder:
+            rounded_copy(source, Path(folder), kept)
+            moved = evaluate_again(step, Path(folder), store)
+            if moved["by"] <= THIRD_DIGIT:
+                weights, source = "float16", Path(folder)
+                rounded_copy(source, target, kept)
+    if weights != "float16":
+        for name in kept:
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source / name, target / name)
+    return {"weights": weights, "moved": moved, "left_out": left_out}
+
+
+def rounded_copy(source, target, names):
+    """Copy files, matrices of weights in 16 bit."""
+    for name in names:
         (target / name).parent.mkdir(parents=True, exist_ok=True)
-        if in_16 and name.endswith(integrity.WEIGHTS):
+        if name.endswith(integrity.WEIGHTS):
             tensors, state = checkpoint.load_tensors(source / name)
             checkpoint.save_tensors(target / name, rounded(tensors), **state)
         else:
             shutil.copyfile(source / name, target / name)
-    left_out = [name for name in left_out if name != integrity.LIST]
-    weights = "float16" if in_16 else "float32"
-    if not any(name.endswith(integrity.WEIGHTS) for name in kept):
-        weights = provenance.LEFT_OUT if step.cell else "none"
-    return {"weights": weights, "rounding": change, "left_out": left_out}
 
 
-def change_by_rounding(step, source, store):
-    """The largest change that 16 bits make to an output of the model on test images."""
-    run = Run(step.profile, store.root, store.data)
-    tensors = checkpoint.load_tensors(source / "weights.safetensors")[0]
-    table = images_of(run, step.stage)
-    return rounding_change(run, step.stage, tensors, table)[0]
+def evaluate_again(step, folder, store):
+    """Evaluate the finished weights of a copy of an artifact, and write its metrics and tables.
+
+    A training whose weights are finished is not repeated: its stage goes on to the evaluation.
+
+    Returns:
+        `metric` that moved most, and `by` how much.
+
+    Raises:
+        ValueError: the store lacks what the stage depends on.
+    """
+    before = read_json(folder / "metrics.json")
+    folders = {}
+    for need in stages.stage_of(step.stage).upstream(step.profile):
+        if need.used and not stages.is_done(need.profile, need.stage, store):
+            raise ValueError(f"{step.stage} cannot be evaluated again without {need.stage}")
+        if need.used:
+            folders[need.role] = stages.fetch(need.profile, need.stage, store)
+    made = StageInputs(store, folders)
+    stages.stage_of(step.stage).make(folder, step.profile, made)
+    return largest_move(before, read_json(folder / "metrics.json"))
+
+
+def largest_move(before, after):
+    """The headline of nested metrics that moved most: {"metric": its path, "by": how much}.
+
+    Raises:
+        ValueError: one of them is there on one side alone.
+    """
+    old, new = headlines(before), headlines(after)
+    apart = sorted(old.keys() ^ new.keys())
+    if apart:
+        raise ValueError(f"evaluated again, the artifact has other metrics: {apart[:3]}")
+    moves = {name: abs(old[name] - new[name]) for name in sorted(old)}
+    metric = max(moves, key=moves.__getitem__, default="")
+    return {"metric": metric, "by": moves.get(metric, 0.0)}
+
+
+def headlines(metrics):
+    """The numbers of HEADLINES by their paths."""
+    found = dict(numbers_in(metrics))
+    return {name: value for name, value in found.items() if re.fullmatch(HEADLINES, name)}
+
+
+def numbers_in(value, path=()):
+    """The numbers of nested dicts and lists, with their paths."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield from numbers_in(inner, (*path, str(name)))
+    elif isinstance(value, list):
+        for i, inner in enumerate(value):
+            yield from numbers_in(inner, (*path, str(i)))
+    elif isinstance(value, (int, float)):
+        yield ".".join(path), float(value)
 
 
 def export(step, source, target, store, bits=32, without_note=False):

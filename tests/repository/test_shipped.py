@@ -62,7 +62,7 @@ def fill(folder):
     (folder / "checkpoint.safetensors").write_bytes(b"x" * 99)
     np.save(folder / "images.npy", np.zeros((4, 8, 8), np.uint8))
     (folder / "0.png").write_bytes(b"png")
-    atomic.write_json(folder / "metrics.json", {"auc": 0.9})
+    atomic.write_json(folder / "metrics.json", {"external": {"auc": {"value": 0.9, "low": 0.8}}})
     path = [f"store:{stages.folder_of(DEMO, 'cohort', Store('x')).name}/images.npy#3"]
     pd.DataFrame({"path": path, "p": [0.5]}).to_csv(folder / "predictions.csv", index=False)
 
@@ -171,27 +171,58 @@ def test_cells_of_the_grid_come_without_weights(store, layer):
     assert provenance.lacks_weights(layer / name) and integrity.faults(layer / name) == []
 
 
-@pytest.mark.parametrize("change", [5e-4, 5e-3])
-def test_weights_in_16_bit_where_the_outputs_do_not_move(store, layer, monkeypatch, change):
-    source = finish(store, DEMO, "backbone")
-    monkeypatch.setattr(ship, "change_by_rounding", lambda step, source, store: change)
+@pytest.mark.parametrize("change", [4e-4, 6e-4])
+def test_weights_in_16_bit_where_no_headline_moves(store, layer, monkeypatch, change):
+    """The stage evaluates the rounded weights again; its metrics and tables are then shipped."""
+
+    def evaluate(folder, profile, inputs):
+        weight = checkpoint.load_tensors(folder / "weights.safetensors")[0]["w"]
+        assert weight.dtype == torch.float16 and inputs["cohort"].is_dir()
+        (folder / "predictions.csv").write_text("path,p\n,0.25\n")
+        found = {"auc": {"value": 0.9 + change, "low": 0.7}}
+        atomic.write_json(folder / "metrics.json", {"external": found})
+
+    monkeypatch.setitem(
+        stages.STAGES, "backbone", replace(stages.STAGES["backbone"], make=evaluate)
+    )
+    with pytest.raises(ValueError, match="cannot be evaluated again without cohort"):
+        finish(store, DEMO, "backbone")
+        ship.ship(ship.plan(DEMO), store, layer, bits=16, say=str)
+    finish(store, DEMO, "cohort")
+    source = stages.folder_of(DEMO, "backbone", store)
     ship.ship(ship.plan(DEMO), store, layer, bits=16, say=str)
     folder = layer / source.name
-    note = atomic.read_json(folder / "shipped.json")
-    assert note["rounding"] == change
+    note, in_16 = atomic.read_json(folder / "shipped.json"), change <= 5e-4
+    assert note["moved"]["metric"] == "external.auc.value"
+    assert note["moved"]["by"] == pytest.approx(change)
+    assert note["weights"] == ("float16" if in_16 else "float32")
+    auc = atomic.read_json(folder / "metrics.json")["external"]["auc"]["value"]
+    assert auc == pytest.approx(0.9 + change * in_16)
+    assert ("0.25" in (folder / "predictions.csv").read_text()) == in_16
     for name in ("weights.safetensors", "teacher/weights.safetensors"):
         tensors, state = checkpoint.load_tensors(folder / name)
-        if change > ship.ROUNDING:
-            assert torch.equal(tensors["w"], WEIGHT) and note["weights"] == "float32"
+        assert state == ({"profile": {"a": 1}} if name == "weights.safetensors" else {})
+        if not in_16:
+            assert torch.equal(tensors["w"], WEIGHT)
             continue
-        assert tensors["w"].dtype == torch.float16 and note["weights"] == "float16"
+        assert tensors["w"].dtype == torch.float16
         # 11 bits of mantissa: half a unit of the last one
         assert (tensors["w"].float() - WEIGHT).abs().le(WEIGHT.abs() * 2**-11).all()
-        assert state == ({"profile": {"a": 1}} if name == "weights.safetensors" else {})
         model = torch.nn.Linear(8, 8, bias=False)
         model.weight.data.zero_()
         model.load_state_dict({"weight": tensors["w"]})
-        assert model.weight.dtype == torch.float32
+        assert model.weight.dtype == torch.float32 and model.weight.abs().max() > 1
+
+
+def test_the_headline_that_moved_most():
+    before = {"external": {"a": {"auc": {"value": 0.5, "low": 0.1}}, "mse": {"value": 2.0}}}
+    after = {"external": {"a": {"auc": {"value": 0.51, "low": 0.9}}, "mse": {"value": 1.97}}}
+    assert ship.largest_move(before, before)["by"] == 0
+    moved = ship.largest_move(before, after)
+    assert moved["metric"] == "external.mse.value" and moved["by"] == pytest.approx(0.03)
+    del after["external"]["a"]
+    with pytest.raises(ValueError, match="other metrics.*external.a.auc.value"):
+        ship.largest_move(before, after)
 
 
 def test_pixels_are_in_no_plan():
