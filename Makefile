@@ -1,6 +1,6 @@
 # `make demo` is the place to start. Everything lands in .venv/ and artifacts/; `make clean` removes what was computed.
 #
-#   make demo                 install, run every lesson on the virtual hospitals, write artifacts/report.html
+#   make demo [FRESH=1]       install, run every lesson on the virtual hospitals, write artifacts/report.html
 #   make lab                  open the lessons in JupyterLab
 #   make room [MIRROR=DIR]    serve the reading room to a class: a page without code, at http://localhost:8866
 #   make test                 unit tests, notebook checks, nbval; on two cores
@@ -8,6 +8,7 @@
 #   make oracles              the tests against public implementations that are too large for CI
 #   make mini [MIRROR=DIR]    every lesson on real public films
 #   make weights [MIRROR=DIR] put the finished models of mini into the package (cxrkit/inference/weights)
+#   make ship [STORE=DIR]     put the finished stages of demo into the package, without pixels (SHIP_ARGS: tools/ship.py --help)
 #   make quality-model MIRROR=DIR    the small network that warns of unsuitable images (docs/predict.md)
 #   make starts [MIRROR=DIR]  real films from other initial weights (ten minutes after mini)
 #   make seeds [STUDY=..]     train what the lessons train with three seeds, for the spread (an hour or more; resumes)
@@ -15,12 +16,16 @@
 #   make grid [CELLS=..]      Tables 7 to 10 with whole budgets and three seeds (hours; resumes; docs/cluster.md for a cluster)
 #   make gpu-check            ten minutes on one card: every training's update, memory, speed, two processes (docs/cluster.md)
 #   PYTHON=python3.12 make .. another interpreter          FORCE=1 make .. again, though up to date
+#   FRESH=1 make demo         train everything here; take no finished stage that comes with the kit
 #   PIP_ARGS=.. make ..       more options for pip, e.g. the index of PyTorch's CPU wheels (README)
 
 PYTHON ?= python3
 PIP_ARGS ?=
 MIRROR ?=
 FORCE ?=
+FRESH ?=
+STORE ?=
+SHIP_ARGS ?=
 STUDY ?=
 CELLS ?=
 GRID_ARGS ?=
@@ -29,6 +34,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 again := $(if $(FORCE),--force)
+fresh := $(if $(FRESH),--fresh)
 mirror := $(if $(MIRROR),--mirror "$(MIRROR)")
 pip_install := $(BIN)/python -m pip install --quiet $(PIP_ARGS) -c constraints.txt
 
@@ -37,7 +43,7 @@ export PYDEVD_DISABLE_FILE_VALIDATION ?= 1
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo mini report lab room notebooks exercises test test-slow oracles lint starts seeds segmenter \
-	weights quality-model grid gpu-check doctor clean distclean
+	weights ship quality-model grid gpu-check doctor clean distclean
 
 help:
 	@awk '!/^#/ { exit } { sub(/^# ?/, ""); print }' Makefile
@@ -51,7 +57,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 install: $(INSTALLED)
 
 demo: $(INSTALLED)
-	$(BIN)/cxrkit reproduce --profile demo $(again)
+	$(BIN)/cxrkit reproduce --profile demo $(again) $(fresh)
 
 mini: $(INSTALLED)
 	$(BIN)/cxrkit reproduce --profile mini $(mirror) $(again)
@@ -65,6 +71,10 @@ segmenter: $(INSTALLED)
 
 weights: $(INSTALLED)
 	$(BIN)/python tools/ship_weights.py --profile mini $(mirror)
+
+# cxrkit/storage/shipped_artifacts: what a store lacks is taken from there.
+ship: $(INSTALLED)
+	$(BIN)/python tools/ship.py --profile demo $(if $(STORE),--store "$(STORE)") $(SHIP_ARGS)
 
 # Needs MIRROR=DIR.
 quality-model: $(INSTALLED)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -58,6 +60,23 @@ MIRROR = click.option(
     type=EXISTING_FOLDER,
     default=None,
     help="Folder with prepared images, instead of a download.",
+)
+
+
+def _ignore_layer(context: click.Context, option: click.Parameter, value: bool) -> bool:
+    """For this process and those that it starts, the kernels of the lessons among them."""
+    if value:
+        os.environ["CXRKIT_FRESH"] = "1"
+    return value
+
+
+FRESH = click.option(
+    "--fresh",
+    is_flag=True,
+    expose_value=False,
+    callback=_ignore_layer,
+    help="Make everything here: take no finished stage that comes with the kit. CXRKIT_FRESH=1 "
+    "does the same for a notebook.",
 )
 ROOT = click.option(
     "--root",
@@ -370,6 +389,7 @@ def leakage(names: tuple[str, ...], root: Path | None) -> None:
     help="Run it in so many processes of one thread on this machine.",
 )
 @click.option("--force", is_flag=True, help="Run lessons again that are up to date.")
+@FRESH
 @OUT
 def reproduce(
     profile: str,
@@ -439,6 +459,7 @@ def reproduce(
 @click.argument("name")
 @profile_options
 @DATA
+@FRESH
 @OUT
 def stage(
     name: str,
@@ -451,7 +472,8 @@ def stage(
     """Make one stage, after those that it depends on, and say where it lies.
 
     NAME is cohort, backbone, segmenter, diagnosis_pa, diagnosis_ap, severity, saliency_benchmark,
-    marker_study ... What is in the store is loaded, what another process is making is waited for.
+    marker_study ... What is in the store, or comes with the kit, is loaded; what another process
+    is making is waited for.
     On several GPUs, which then share each training: torchrun --standalone --nproc-per-node 4 -m
     cxrkit stage NAME ...
     """
@@ -463,7 +485,8 @@ def stage(
     store = Store(out, data_dir, wait=-1)
     try:
         stages.stage_of(name)
-        folder = distributed.on_rank0(lambda: stages.resolve(asked, name, store))
+        with contextlib.redirect_stdout(sys.stderr):  # the folder alone goes to a script
+            folder = distributed.on_rank0(lambda: stages.resolve(asked, name, store))
     except (ValueError, OSError) as error:
         fail(error)
     if folder:

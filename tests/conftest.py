@@ -32,6 +32,27 @@ def mirror():
     return folder
 
 
+@pytest.fixture(scope="module", autouse=True)
+def fresh():
+    """No test depends on which artifacts come with the kit; lessons that nbval runs may."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CXRKIT_FRESH", "1")
+        yield
+
+
+@pytest.fixture
+def layer(tmp_path, monkeypatch):
+    """An empty folder in place of that of the artifacts that come with the kit."""
+    from cxrkit.storage import locations, provenance
+
+    folder = tmp_path / "layer"
+    folder.mkdir()
+    monkeypatch.setattr(locations, "SHIPPED", folder)
+    monkeypatch.setattr(provenance, "_said", set())
+    monkeypatch.delenv("CXRKIT_FRESH")
+    return folder
+
+
 @pytest.fixture(scope="module")
 def few_draws():
     """Intervals from 40 draws of patients instead of hundreds: for stages of which a test reads no

@@ -29,7 +29,7 @@ from cxrkit.data import preprocessing, sources
 from cxrkit.data.fingerprints import fingerprint
 from cxrkit.data.images import ImageError, load_image
 from cxrkit.data.masks import fitted_mask
-from cxrkit.storage import locations, mapped
+from cxrkit.storage import mapped
 from cxrkit.storage.artifacts import Store
 from cxrkit.storage.atomic import read_json, write_atomic, write_json
 
@@ -196,15 +196,14 @@ def cpus() -> int:
 
 def _entries(paths: list[Any], store: Store) -> list[Entry]:
     """The entry of each path; a file that holds many images is read once."""
-    roots = store.roots
     texts = [str(path) if isinstance(path, (str, os.PathLike)) else "" for path in paths]
     files = [str(sources.parse(text).file) for text in texts]
     unique = sorted(set(files))
     with ThreadPoolExecutor(2 * cpus()) as pool:
         content = dict(zip(unique, pool.map(fingerprint, unique), strict=True))
     return [
-        Entry(locations.relative(text, roots), *content[file])
-        for text, file in zip(texts, files, strict=True)
+        Entry(name, *content[file])
+        for name, file in zip(store.relatives(texts), files, strict=True)
     ]
 
 

@@ -259,16 +259,21 @@ def severity_weights(profile: Profile, inputs: StageInputs) -> tuple[State, ...]
     return own
 
 
+def masked_severity_images(profile: Profile, inputs: StageInputs) -> pd.DataFrame:
+    """The images of the severity model, with the lung masks that severity is pooled in."""
+    table = severity_images(profile, inputs)
+    if profile.severity.held_out:
+        table = severity.hold_out(table, profile.severity.held_out, profile.severity.alternation)
+    table = few(severity.trained_at(table, profile.variant.sites), profile)
+    return with_masks(profile, table, inputs.store, inputs["segmenter"])
+
+
 def make_severity(folder: Path, profile: Profile, inputs: StageInputs) -> None:
     """Train the severity model of all views together.
 
     With `profile.folds` it is also cross-validated over all images (`reader_study.run`).
     """
-    table = severity_images(profile, inputs)
-    if profile.severity.held_out:
-        table = severity.hold_out(table, profile.severity.held_out, profile.severity.alternation)
-    table = few(severity.trained_at(table, profile.variant.sites), profile)
-    table = with_masks(profile, table, inputs.store, inputs["segmenter"])
+    table = masked_severity_images(profile, inputs)
     task = SeverityTask(profile, inputs.store)
     given = Inputs(table, severity_weights(profile, inputs))
     metrics = task.make(folder, given)

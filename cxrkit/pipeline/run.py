@@ -8,7 +8,8 @@ An artifact that is missing is made when it is first asked for.
 
 from __future__ import annotations
 
-from functools import cached_property
+from collections.abc import Callable
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from cxrkit.pipeline.derived import with_masks
 from cxrkit.pipeline.makers import StageInputs
 from cxrkit.pipeline.task_data import images_for
 from cxrkit.simulation.cohort import Cohort
+from cxrkit.storage import provenance
 from cxrkit.storage.artifacts import Store
 from cxrkit.storage.atomic import read_json
 from cxrkit.storage.recorded import read_result, result_names
@@ -41,6 +43,14 @@ from cxrkit.training.devices import pick_device
 
 VIEWS = ("PA", "AP")
 
+# stages whose tables name images that lie in no artifact of a stage -> what makes these
+DERIVED_IMAGES = {
+    "diagnosis": makers.diagnosis_images,
+    "diagnosis_pa": makers.diagnosis_images,
+    "diagnosis_ap": makers.diagnosis_images,
+    "severity": makers.masked_severity_images,
+}
+
 
 class Result:
     """What a stage left: its folder, its numbers and its model.
@@ -48,10 +58,20 @@ class Result:
     Attributes:
         folder: of the artifact.
         task: knows the model and its images; None for a stage that trains none.
+        complete: called with a table of the artifact, makes the images that it names.
+        whole: makes the artifact where it came with the kit without its weights.
     """
 
-    def __init__(self, folder: Path, store: Store, task: Task | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        store: Store,
+        task: Task | None = None,
+        complete: Callable[[pd.DataFrame], None] | None = None,
+        whole: Callable[[], Path] | None = None,
+    ) -> None:
         self.folder, self.store, self.task = folder, store, task
+        self.complete, self.whole = complete, whole
 
     def __repr__(self) -> str:
         return f"Result({self.folder.name!r})"
@@ -72,15 +92,25 @@ class Result:
         return self.table("predictions.csv")
 
     def table(self, name: str) -> pd.DataFrame:
-        """A table of the artifact, such as "crossvalidated.csv", its paths absolute."""
-        return self.store.read_table(self.folder / name)
+        """A table of the artifact, such as "crossvalidated.csv", its paths absolute.
+
+        Images of the store that it names are made where they are missing: an artifact that comes
+        with the kit, or from another store, brings no pixels along.
+        """
+        table = self.store.read_table(self.folder / name)
+        if self.complete:
+            self.complete(table)
+        return table
 
     @cached_property
     def model(self) -> nn.Module:
         """The trained model, in evaluation mode, on the device of the run."""
         if self.task is None:
             raise ValueError(f"{self.folder.name} holds no model")
-        return self.task.load(self.folder).to(self.task.device).eval()
+        folder = self.folder
+        if self.whole and provenance.lacks_weights(folder):
+            folder = self.whole()
+        return self.task.load(folder).to(self.task.device).eval()
 
     @property
     def external(self) -> pd.DataFrame:
@@ -143,7 +173,16 @@ class Run:
 
     def result(self, stage: str, task: Task | None = None) -> Result:
         """What a stage left, made where it is missing."""
-        return Result(self.folder(stage), self.store, task)
+        whole = partial(stages.resolve, self.profile, stage, self.store, whole=True)
+        return Result(self.folder(stage), self.store, task, partial(self._complete, stage), whole)
+
+    def _complete(self, stage: str, table: pd.DataFrame) -> None:
+        """Make what a table of a stage refers to and is not here: cohort, masks, black images."""
+        if not self.store.absent(table):
+            return
+        inputs = self._inputs(stage)
+        if stage in DERIVED_IMAGES and self.store.absent(table):
+            DERIVED_IMAGES[stage](self.profile, inputs)
 
     # images
 

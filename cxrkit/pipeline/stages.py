@@ -20,8 +20,9 @@ from cxrkit.config.sections import Profile
 from cxrkit.models import baselines
 from cxrkit.pipeline import keys, made_from, makers, task_data
 from cxrkit.pipeline.makers import StageInputs
-from cxrkit.storage import integrity
+from cxrkit.storage import integrity, provenance
 from cxrkit.storage.artifacts import Store
+from cxrkit.training.devices import pick_device
 
 
 @dataclass(frozen=True)
@@ -544,7 +545,7 @@ def finished(profile: Profile, name: str, store: Store) -> Path | None:
     return folder
 
 
-def resolve(profile: Profile, name: str, store: Store | None = None) -> Path:
+def resolve(profile: Profile, name: str, store: Store | None = None, whole: bool = False) -> Path:
     """The folder of the artifact of a stage.
 
     Where it is missing, it is made, after what it depends on. Artifacts of the same settings and
@@ -554,6 +555,7 @@ def resolve(profile: Profile, name: str, store: Store | None = None) -> Path:
         profile: what is run.
         name: of the stage, a key of STAGES.
         store: where artifacts lie; default `Store()`.
+        whole: also make it where it came with the kit without its weights.
 
     Raises:
         ValueError: the stage is unknown, or cannot be made from the images of the profile.
@@ -571,16 +573,19 @@ def resolve(profile: Profile, name: str, store: Store | None = None) -> Path:
 
     def make(folder: Path) -> None:
         folders = {
-            need.role: resolve(need.profile, need.stage, store)
+            need.role: resolve(need.profile, need.stage, store, whole=True)
             for need in stage.upstream(profile)
             if need.used
         }
-        stage.make(folder, profile, StageInputs(store, folders))
+        note = provenance.note_of(store.root, store.folder(name, own, data).name)
+        device = str(pick_device())
+        with provenance.noted(note, folder, device, seed=profile.seed, profile=profile.name):
+            stage.make(folder, profile, StageInputs(store, folders))
         if data:
             rows = made_from.images_table(profile, used_tasks(profile, name), store)
             made_from.write(folder, rows)
 
-    return store.load_or_make(name, own, make, data)
+    return store.load_or_make(name, own, make, data, whole)
 
 
 def _compare_with_others(profile: Profile, name: str, store: Store, data: str) -> None:

@@ -10,23 +10,20 @@ import json
 import os
 import platform
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import psutil
 
 from cxrkit import __version__
-from cxrkit.config import paths
 from cxrkit.config.extras import requirements, unmet_requirements
 from cxrkit.storage import locations
+from cxrkit.storage.provenance import GB, facts, installed_packages, versions
 
-GB = 2**30
 INSTALL = 'pip install -c constraints.txt -e ".[dev]" in the checkout, or pip install cxrkit'
 
 
@@ -53,18 +50,6 @@ class Check:
 def check_python(root: Path | None) -> Check:
     """The interpreter, and where it lies (pip has refused one that is too old)."""
     return Check("python", "ok", f"{platform.python_version()} ({sys.executable})")
-
-
-def installed_packages() -> set[str]:
-    """Names of all installed distributions."""
-    return {found.metadata["Name"] for found in importlib.metadata.distributions()}
-
-
-def versions() -> dict[str, str]:
-    """Versions of the packages that can change a result."""
-    names = ("torch", "torchvision", "numpy", "opencv-python", "scikit-learn")
-    there = installed_packages()
-    return {name: importlib.metadata.version(name) for name in names if name in there}
 
 
 def check_packages(root: Path | None) -> Check:
@@ -366,37 +351,6 @@ def as_json(found: Iterable[Check]) -> str:
 # provenance
 
 
-def commit() -> str:
-    """Commit of the checkout, with "+" where files have changed since.
-
-    The version of the package where there is no checkout.
-    """
-    try:
-        head, changes = _git("rev-parse", "--short=12", "HEAD"), _git("status", "--porcelain")
-    except (OSError, subprocess.CalledProcessError):
-        return f"version {__version__}"
-    return head + ("+" if changes else "")
-
-
-def _git(*words: str) -> str:
-    """What git says in the checkout."""
-    done = subprocess.run(
-        ["git", *words], cwd=paths.PACKAGE.parent, capture_output=True, text=True, check=True
-    )
-    return done.stdout.strip()
-
-
 def provenance() -> dict[str, Any]:
     """What a reader of a number must know about where it came from; no host or user name."""
-    return {
-        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "commit": commit(),
-        "cxrkit": __version__,
-        "python": platform.python_version(),
-        **versions(),
-        "system": f"{platform.system()} {platform.machine()}",
-        "cores": psutil.cpu_count(),
-        "memory": f"{psutil.virtual_memory().total / GB:.0f} GB",
-        "device": check_device(None).value,
-        "threads": os.environ.get("OMP_NUM_THREADS", "default"),
-    }
+    return facts(check_device(None).value)

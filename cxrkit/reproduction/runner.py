@@ -313,6 +313,8 @@ def _outside(parameters: dict[str, Any]) -> dict[str, Any]:
         parameters.get("out"), parameters.get("data") or parameters.get("mirror")
     )
     outside["data"] = stages.all_data(get_profile(profile), store)
+    if not locations.shipped_root():  # other artifacts may be shown than those of the kit
+        outside["fresh"] = True
     return outside
 
 

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import filelock
 
-from cxrkit.storage import integrity, locations
+from cxrkit.storage import integrity, locations, provenance
 from cxrkit.storage.atomic import remove_leftovers, write_atomic, write_json
 from cxrkit.storage.integrity import is_artifact
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     import pandas as pd
 
@@ -46,8 +46,13 @@ class Store:
     that checkpoints into it goes on from there. An artifact of real images has a second part in its
     name, `backbone-<key>-<data>`, by the images: those of other data lie beside each other.
 
+    Below the folder lies a layer that is only read: the artifacts that come with the kit
+    (`tools/ship.py`). What is missing in the folder is taken from there, under the same name, and
+    made only where the layer lacks it too. CXRKIT_FRESH=1 leaves the layer out.
+
     Attributes:
         root: the folder, absolute.
+        layer: folder of the artifacts that come with the kit; None = none is taken from there.
         data: folder of the real images; None = where `cxrkit data fetch` puts them.
         wait: seconds to wait for another process that makes the same artifact; -1 = no limit.
     """
@@ -62,9 +67,15 @@ class Store:
         # absolute at once: the working directory may change
         self.data = Path(data).expanduser().resolve() if data else None
         self.wait = wait
+        self.layer = locations.shipped_root()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if self.layer:  # on another machine the kit lies elsewhere
+            self.layer = locations.shipped_root()
 
     def folder(self, stage: str, settings: Any, data: str = "") -> Path:
-        """Where the artifact lies, or would lie.
+        """Where the artifact lies, in the store or the layer, or would lie in the store.
 
         Args:
             stage: name of the stage.
@@ -72,7 +83,14 @@ class Store:
             data: digest of the real images that it is made from; "" where settings say all.
         """
         name = f"{stage}-{key(settings)}"
-        return self.root / (f"{name}-{data}" if data else name)
+        return self.locate(f"{name}-{data}" if data else name)
+
+    def locate(self, name: str) -> Path:
+        """`folder`, by the name of the artifact."""
+        own = self.root / name
+        if self.layer and not own.exists() and (self.layer / name).is_dir():
+            return self.layer / name
+        return own
 
     def has(self, stage: str, settings: Any, data: str = "") -> bool:
         """Whether the artifact is finished."""
@@ -85,11 +103,19 @@ class Store:
     def from_any_data(self, stage: str, settings: Any) -> list[Path]:
         """The finished artifacts of these settings, whatever images they were made from."""
         name = f"{stage}-{key(settings)}"
-        found = sorted(self.root.glob(f"{name}*"))
-        return [path for path in found if is_artifact(path)]
+        found = {}
+        for root in (self.layer, self.root):  # what lies in the store comes first
+            if root:
+                found |= {path.name: path for path in root.glob(f"{name}*") if is_artifact(path)}
+        return [found[name] for name in sorted(found)]
 
     def load_or_make(
-        self, stage: str, settings: Any, make: Callable[[Path], Any], data: str = ""
+        self,
+        stage: str,
+        settings: Any,
+        make: Callable[[Path], Any],
+        data: str = "",
+        whole: bool = False,
     ) -> Path:
         """Folder of a finished stage.
 
@@ -98,6 +124,7 @@ class Store:
             settings: what its result depends on.
             make: fills the folder that it is given; called only if the artifact is missing.
             data: digest of the real images that it is made from; "" where settings say all.
+            whole: an artifact of the layer that lacks its weights counts as missing.
 
         Raises:
             DamagedArtifact: the artifact is not as it was made.
@@ -105,8 +132,12 @@ class Store:
                 seconds.
         """
         done = self.folder(stage, settings, data)
+        if whole and provenance.lacks_weights(done):
+            done = self.root / done.name
         if done.exists():
             integrity.check(done)
+            if done.parent == self.layer:
+                provenance.say_shipped(done)
             return done
         part = done.with_name(done.name + ".part")
         part.mkdir(parents=True, exist_ok=True)
@@ -146,11 +177,49 @@ class Store:
         Args:
             path: an absolute path, also with a `#row`, or an address.
         """
-        return locations.relative(path, self.roots)
+        return self.relatives([path])[0]
+
+    def relatives(self, paths: Iterable[str | os.PathLike]) -> list[str]:
+        """`relative` of many paths."""
+        convert = self._to_disk()
+        return [convert(str(path)) for path in paths]
 
     def absolute(self, text: str) -> str:
         """A path from disk as it is used in memory; the inverse of `relative`."""
-        return locations.absolute(text, self.roots)
+        return self._from_disk()(text)
+
+    def _to_disk(self) -> Callable[[str], str]:
+        """`relative`, with the folders looked up once. The layer counts as the store."""
+        roots = self.roots
+        layer = {"store": self.layer} if self.layer else {}
+        return lambda text: locations.relative(locations.relative(text, layer), roots)
+
+    def _from_disk(self) -> Callable[[str], str]:
+        """`absolute`, with the folders looked up once, those of artifacts in store or layer too."""
+        roots, found = self.roots, {}
+
+        def convert(text: str) -> str:
+            artifact = _artifact_in(text)
+            if not artifact:
+                return locations.absolute(text, roots)
+            if artifact not in found:
+                found[artifact] = self.locate(artifact).parent
+            return locations.absolute(text, {"store": found[artifact]})
+
+        return convert
+
+    def absent(self, table: pd.DataFrame) -> set[str]:
+        """Names of the artifacts that a table refers to and that are not here.
+
+        Args:
+            table: rows with absolute paths, as of `read_table`.
+        """
+        names = set()
+        for column in locations.PATH_COLUMNS:
+            if column in table:
+                texts = self.relatives(table[column].dropna())
+                names |= {_artifact_in(text) for text in texts}
+        return {name for name in names if name and not self.locate(name).exists()}
 
     def write_table(self, path: str | os.PathLike, table: pd.DataFrame) -> None:
         """Write a table as CSV, with the paths of its columns relative to the store or the data.
@@ -159,14 +228,19 @@ class Store:
             path: the file; it is replaced as a whole.
             table: rows with absolute paths in the columns of `locations.PATH_COLUMNS`.
         """
-        roots = self.roots
-        moved = locations.map_paths(table, lambda text: locations.relative(text, roots))
+        moved = locations.map_paths(table, self._to_disk())
         write_atomic(path, moved.to_csv(index=False))
 
     def read_table(self, path: str | os.PathLike) -> pd.DataFrame:
         """A table that `write_table` wrote, with absolute paths on this machine."""
         import pandas as pd  # heavy, and only needed here
 
-        roots = self.roots
         table = pd.read_csv(path, low_memory=False)
-        return locations.map_paths(table, lambda text: locations.absolute(text, roots))
+        return locations.map_paths(table, self._from_disk())
+
+
+def _artifact_in(text: str) -> str:
+    """The first folder of a path of the store as it is on disk; "" for any other path."""
+    name, colon, rest = text.partition(":")
+    folder, slash, _ = rest.partition("/")
+    return folder if name == "store" and colon and slash else ""

@@ -18,6 +18,7 @@ from typing import Any
 from cxrkit.storage.atomic import write_json
 
 LIST = "files.json"
+SHIPPED_NOTE = "shipped.json"  # in an artifact that comes with the kit: how it was made
 SMALL = 4 * 2**20  # bytes of a file that is read as a whole before its artifact is used ...
 MOST = 16 * 2**20  # ... in all, of one artifact
 BLOCK = 2**20
@@ -85,6 +86,11 @@ def read_list(folder: Path) -> dict[str, dict[str, Any]] | None:
 def message(folder: Path, found: list[str]) -> str:
     """What is wrong with an artifact, and what to do."""
     more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+    if (folder / SHIPPED_NOTE).exists():
+        return (
+            f"{folder} is damaged: {'; '.join(found[:3])}{more}. It comes with the kit: install "
+            "cxrkit again, or set CXRKIT_FRESH=1, so that it is made here"
+        )
     return (
         f"{folder} is damaged: {'; '.join(found[:3])}{more}. Delete the folder and run the stage "
         "again, it will be made anew; this finds and deletes every damaged one: "

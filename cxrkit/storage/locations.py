@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 
 PATH_COLUMNS = ("path", "lung_mask", "lesion_mask", "origin")
 
+# finished artifacts that come with the kit: the read-only layer below every store
+SHIPPED = Path(__file__).resolve().parent / "shipped_artifacts"
+FRESH = "CXRKIT_FRESH"  # set: nothing is taken from that layer
+
 
 def fix_environment() -> None:
     """Make CXRKIT_STORE, CXRKIT_DATA and CXRKIT_MIRROR absolute, for this process and its children.
@@ -50,6 +54,12 @@ def data_root(root: str | os.PathLike | None = None) -> Path:
     fix_environment()
     chosen = root or os.environ.get("CXRKIT_DATA") or default_root() / "data"
     return Path(chosen).expanduser().resolve()
+
+
+def shipped_root() -> Path | None:
+    """Where the artifacts that come with the kit lie; None where CXRKIT_FRESH is set."""
+    fresh = os.environ.get(FRESH, "") not in ("", "0")
+    return None if fresh or not SHIPPED.is_dir() else SHIPPED
 
 
 def relative(path: str | os.PathLike, roots: Mapping[str, Path]) -> str:

@@ -40,7 +40,7 @@ class RemoteStore(Store):
         self.url = url.rstrip("/")
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
+        super().__setstate__(state)
         if os.environ.get("CXRKIT_STORE"):
             self.root = default_root()
 
@@ -65,14 +65,14 @@ class RemoteStore(Store):
 
     def from_any_data(self, stage: str, settings: Any) -> list[Path]:
         """The finished artifacts of these settings, here or at the URL."""
-        found = set(super().from_any_data(stage, settings))
+        found = {path.name: path for path in super().from_any_data(stage, settings)}
         files, path = self._remote()
         files.invalidate_cache()
         for folder in files.glob(f"{path}/{self.folder(stage, settings).name}*"):
             name = folder.rstrip("/").rpartition("/")[2]
             if NAME.fullmatch(name) and files.exists(f"{folder}/settings.json"):
-                found.add(self.root / name)
-        return sorted(found)
+                found.setdefault(name, self.root / name)
+        return [found[name] for name in sorted(found)]
 
     def _fill(self, part: Path, name: str, settings: Any, make: Callable[[Path], Any]) -> None:
         """Fetch an artifact from the URL, or make it and send it there."""

@@ -6,7 +6,8 @@ import pytest
 from click.testing import CliRunner
 
 from cxrkit import cli
-from cxrkit.reproduction import environment, verification
+from cxrkit.pipeline import stages
+from cxrkit.reproduction import environment, report, runner, verification
 from cxrkit.storage import integrity
 from cxrkit.storage.artifacts import Store
 from cxrkit.storage.atomic import write_atomic, write_json
@@ -176,3 +177,41 @@ def test_doctor_compares_a_known_film(monkeypatch):
     monkeypatch.setitem(environment.KNOWN_PIXELS, "lesion", 999)
     found = environment.check_drawing(None)
     assert found.status == "note" and "comes out differently" in found.value
+
+
+# the layer of artifacts that come with the kit
+
+
+def test_fresh_reaches_the_lessons_and_the_stages(tmp_path, monkeypatch):
+    """Kernels inherit the environment."""
+    seen = {}
+
+    def remember(name, result):
+        def call(*args, **kwargs):
+            seen[name] = os.environ["CXRKIT_FRESH"]
+            return result
+
+        return call
+
+    monkeypatch.setattr(runner, "reproduce", remember("lessons", []))
+    monkeypatch.setattr(report, "write_report", remember("report", tmp_path))
+    monkeypatch.setattr(stages, "resolve", remember("stage", tmp_path))
+    for words, expected in (((), "0"), (("--fresh",), "1")):
+        monkeypatch.setenv("CXRKIT_FRESH", "0")
+        assert call("reproduce", "--out", tmp_path, *words).exit_code == 0
+        monkeypatch.setenv("CXRKIT_FRESH", "0")
+        assert call("stage", "backbone", "--out", tmp_path, *words).exit_code == 0
+        assert seen == {"lessons": expected, "report": expected, "stage": expected}
+
+
+def test_stage_prints_the_folder_alone(tmp_path, monkeypatch):
+    """What is said of a shipped artifact would spoil FOLDER=$(cxrkit stage ...)."""
+
+    def resolve(*args):
+        print("backbone-1 comes with the kit")
+        return tmp_path / "backbone-1"
+
+    monkeypatch.setattr(stages, "resolve", resolve)
+    result = call("stage", "backbone", "--out", tmp_path)
+    assert result.stdout == f"{tmp_path / 'backbone-1'}\n"
+    assert "comes with the kit" in result.stderr

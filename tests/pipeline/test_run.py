@@ -1,9 +1,11 @@
 """Run: everything that a tiny profile makes, from nothing, as lessons ask for it."""
 
+import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import ship
 import torch
 
 from cxrkit.config import profiles, sections
@@ -14,6 +16,7 @@ from cxrkit.pipeline.run import Run
 from cxrkit.simulation import cohort as virtual_hospitals
 from cxrkit.storage.artifacts import Store
 from cxrkit.tasks.diagnosis import PROBABILITIES
+from cxrkit.training import loop
 
 pytestmark = pytest.mark.usefixtures("few_draws")
 SIZE = 64
@@ -137,3 +140,56 @@ def test_stages_that_start_from_the_virtual_hospitals_are_given_what_they_ask_fo
     assert "mse" in found.severity.metrics["external"]
     folds = run.with_profile(replace(mini, folds=2)).backbone
     assert folds.metrics["folds"]["auc"]["n"] == sum(folds.predictions["part"] == "folds") > 0
+
+
+def test_an_empty_store_takes_what_comes_with_the_kit_and_makes_the_pixels(
+    run, tmp_path, layer, monkeypatch
+):
+    """Nothing is trained; cohort and masks, which tables name, are made when a table is read."""
+    made = {stage: run.folder(stage) for stage in ("diagnosis_pa", "severity", "segmenter")}
+    ship.ship(ship.plan(TINY), run.store, layer, say=str)
+    before = {path: path.stat().st_mtime_ns for path in layer.rglob("*")}
+    monkeypatch.setattr(loop, "fit", lambda *args, **kwargs: pytest.fail("trained"))
+    monkeypatch.setattr(virtual_hospitals, "available_memory", lambda: 0)  # drawn in this process
+    opened = Run(TINY, tmp_path / "empty", device=run.device)
+    for stage, folder in made.items():
+        assert opened.folder(stage) == layer / folder.name
+    assert opened.severity.metrics == run.severity.metrics
+    assert not opened.store.root.exists(), "numbers and weights need no pixels"
+    table, expected = opened.severity.predictions, run.severity.predictions
+    assert not opened.store.absent(table)
+    assert {path.partition("-")[0] for path in table["path"].map(opened.store.relative)} == {
+        "store:cohort"
+    }
+    for kind, column in (("image", "path"), ("lungs", "lung_mask"), ("lesion", "lesion_mask")):
+        np.testing.assert_array_equal(
+            opened.pixels(table, kind, column), run.pixels(expected, kind, column)
+        )
+    for result, of in (
+        (opened.severity, run.severity),
+        (opened.diagnosis("PA"), run.diagnosis("PA")),
+    ):
+        again = result.task.predict(result.model, result.predictions)
+        theirs = of.task.predict(of.model, of.predictions)
+        columns = [name for name in again if name.startswith("p_")]
+        np.testing.assert_allclose(again[columns], theirs[columns], atol=1e-6)
+    assert {path: path.stat().st_mtime_ns for path in layer.rglob("*")} == before
+
+
+def test_a_model_that_came_without_weights_is_trained_when_it_is_asked_for(run, tmp_path, layer):
+    folder = run.folder("backbone")
+    step = replace(ship.plan(TINY)[folder.name], cell=True)
+    ship.ship({folder.name: step}, run.store, layer, say=str)
+    store = Store(tmp_path / "store")
+    store.load_or_make(
+        "cohort",
+        stages.settings(TINY, "cohort"),
+        lambda part: shutil.copytree(run.folder("cohort"), part, dirs_exist_ok=True),
+    )
+    opened = Run(TINY, store.root, device=run.device)
+    assert opened.backbone.folder == layer / folder.name
+    assert opened.backbone.metrics == run.backbone.metrics
+    theirs = run.backbone.model.state_dict()
+    for name, weight in opened.backbone.model.state_dict().items():
+        torch.testing.assert_close(weight, theirs[name])
+    assert (store.root / folder.name / "weights.safetensors").exists()
