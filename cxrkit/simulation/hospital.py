@@ -30,7 +30,7 @@ VIEWS = ("PA", "AP")
 WARDS = ("diagnosis", "findings", "severity")
 # films of a patient: the severity ward follows its patients up
 VISITS = {"diagnosis": 1, "findings": 1, "severity": 3}
-BODIES = 36  # anatomies of a site; none is shared between sites or splits
+BODIES = 72  # anatomies of a site; none is shared between sites or splits
 # of an internal site, over and over; all of an external one is test
 SPLIT_OF_BODY = ("train",) * 8 + ("val",) * 2 + ("test",) * 2
 # share of the patients with an infection whose foci differ from those of other infections by their
