@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from cxrkit.simulation.anatomy import lung_masks
 from cxrkit.simulation.atlases import LUNG_BOX, SIDES, SLICE_SPACING, SOURCES, load_atlas
 from cxrkit.simulation.disease import MIDLINE, Lesion
 from cxrkit.simulation.patterns import (
@@ -36,14 +37,19 @@ from cxrkit.simulation.patterns import (
 PLACES = ("textbook", "sides")
 GRID = 6.0  # mm of a voxel of the lungs on which areas are measured
 RADII = (12.0, 18.0)  # mm
-STRETCH = (1.0, 2.0, 1.0)  # z, y, x: a focus is deeper than it is wide
+STRETCH = (1.0, 1.6, 1.0)  # z, y, x: a focus is deeper than it is wide
 FOCI = (3, 6)  # fewest and most
 DENSITY = (-60.0, 60.0)  # HU of the ground glass
 CORE_DENSITY = (-40.0, 40.0)  # HU of a consolidated core
 TEXTURE = (0.0, 0.3)  # of the ground glass: share of its grain
 CORE_CHANCE = 1.0
 CORE_SIZE = 0.7  # of the radius
-AREA_SHARE = 0.8  # of the sum of the foci's ellipses that must be seen
+RIM = 0.4  # share of the radius over which a focus fades
+THIN = 4.0  # mm of a focus on a ray that are not seen yet; twice as much is seen well
+ATTEMPTS = 40  # to place a focus
+APART = 1.2  # wanted distance of two foci, 1 = they touch
+SEEN_SHARE = 0.85  # of a focus that is wanted inside the outline of the lungs
+AREA_SHARE = 0.6  # of the sum of the foci's ellipses that must be seen
 
 
 class Focus(NamedTuple):
@@ -54,11 +60,26 @@ class Focus(NamedTuple):
     lobe: int
 
 
+class LungGrid(NamedTuple):
+    """The lungs of a CT on a canonical grid of GRID mm."""
+
+    side: np.ndarray  # uint8 (y, z, x): 1 right, 2 left, 0 outside
+    seen: np.ndarray  # bool (z, x), inside the lungs as a radiologist outlines them
+    axes: tuple[np.ndarray, np.ndarray, np.ndarray]  # canonical mm of z, y, x, each (n,)
+
+
 @lru_cache(maxsize=len(SOURCES))
-def _lung_grid(source: str) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Side of the lung on a canonical grid of 6 mm, 1 right, 2 left, 0 outside; z, y, x axes."""
+def lung_grid(source: str) -> LungGrid:
+    """The lungs of a CT, and what a frontal film shows of them.
+
+    Args:
+        source: a name in `atlases.SOURCES`.
+
+    Returns:
+        Sides, outline and axes of the grid.
+    """
     atlas = load_atlas(source)
-    axes = [np.arange(low, high, GRID) for low, high in LUNG_BOX.T]
+    axes = tuple(np.arange(low, high, GRID) for low, high in LUNG_BOX.T)
     own = atlas.to_own(*axes)
     steps = (atlas.pitch[0], SLICE_SPACING, atlas.pitch[1])
     row, depth, column = (np.round(a / s).astype(int) for a, s in zip(own, steps, strict=True))
@@ -66,12 +87,19 @@ def _lung_grid(source: str) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray, n
     side = np.zeros(labels.shape, np.uint8)
     for number, lobes in enumerate(SIDES, start=1):
         side[np.isin(labels, lobes)] = number
-    z, y, x = (a.astype(np.float32) for a in axes)
-    return side, (z[None, :, None], y[:, None, None], x[None, None, :])
+    abdomen = labels == atlas.index("below_diaphragm")
+    # rows of a film run from the apices down
+    right, left, below = (
+        (part.sum(axis=0) * GRID)[::-1] for part in (side == 1, side == 2, abdomen)
+    )
+    outlines = lung_masks(np.stack([right, left]), below, GRID)
+    return LungGrid(side, (outlines[0] | outlines[1])[::-1], axes)
 
 
 def seen_area(foci: list[Focus], factor: float, source: str) -> float:
     """Area of foci in the frontal projection.
+
+    What lies behind the diaphragm, or beside the lungs' outline, is not seen and not counted.
 
     Args:
         foci: where they lie.
@@ -79,25 +107,25 @@ def seen_area(foci: list[Focus], factor: float, source: str) -> float:
         source: the CT.
 
     Returns:
-        mm^2 in which they are thick; a pixel counts in full from 12 mm on.
+        mm^2; a pixel counts in full where the foci are thick.
     """
-    side, (z, y, x) = _lung_grid(source)
-    filled = np.zeros(side.shape, bool)
+    side, seen, (z, y, x) = lung_grid(source)
+    filled = np.zeros(side.shape, np.float32)
     for focus in foci:
         squares, box = [], []
         for axis, c, r in zip(
-            (y, z, x), focus.centre[[1, 0, 2]], focus.radius[[1, 0, 2]], strict=True
+            (y, z, x), focus.centre[[1, 0, 2]], factor * focus.radius[[1, 0, 2]], strict=True
         ):
-            near = np.where(np.abs(axis.ravel() - c) < factor * r)[0]
+            near = np.where(np.abs(axis - c) < r)[0]
             span = slice(near[0], near[-1] + 1) if len(near) else slice(0, 0)
             box.append(span)
-            squares.append(((axis.ravel()[span] - c) / r) ** 2)
+            squares.append(((axis[span] - c) / r) ** 2)
         box = tuple(box)
-        d = squares[0][:, None, None] + squares[1][None, :, None] + squares[2]
+        d = np.sqrt(squares[0][:, None, None] + squares[1][None, :, None] + squares[2])
         own = side[box] == (1 if focus.lobe in RIGHT_LOBES else 2)
-        filled[box] |= (d < factor**2) & own
+        filled[box] = np.maximum(filled[box], np.clip((1 - d) / RIM, 0, 1) * own)
     thick = filled.sum(axis=0) * GRID
-    return float(np.clip(thick / 12.0, 0, 1).sum() * GRID**2)
+    return float((np.clip((thick - THIN) / THIN, 0, 1) * seen).sum() * GRID**2)
 
 
 def factor_for_area(foci: list[Focus], target: float, source: str) -> float:
@@ -159,18 +187,36 @@ def _places(
 def _draw_foci(
     rng: np.random.Generator, infection: str, radii: np.ndarray, places: str, source: str
 ) -> list[Focus]:
-    """Foci side by side in the projection: overlap would be a denser texture of its own."""
+    """Foci side by side in the projection: overlap would be a denser texture of its own.
+
+    A place where a focus is not seen in full, or touches another, is drawn again. Of places that
+    all fall short, the best is taken.
+    """
     foci = []
     wanted = _places(rng, infection, len(radii), places)
     for (lobes, weight), radius in zip(wanted, radii, strict=True):
-        for attempt in range(25):
+        best, best_fit = None, -np.inf
+        for _ in range(ATTEMPTS):
             centre, lobe = draw_point(rng, lobes, weight, source)
             focus = Focus(np.array(centre), radius, lobe)
-            apart = 1.05 - 0.03 * attempt
-            if all(_gap(focus, other) > apart for other in foci):
+            gap = min((_gap(focus, other) for other in foci), default=APART)
+            fit = min(gap, APART) + min(_seen_share(focus, source), SEEN_SHARE)
+            if fit > best_fit:
+                best, best_fit = focus, fit
+            if fit >= APART + SEEN_SHARE:
                 break
-        foci.append(focus)
+        foci.append(best)
     return foci
+
+
+def _seen_share(focus: Focus, source: str) -> float:
+    """Share of a focus' ellipse that lies inside the outline of the lungs."""
+    grid = lung_grid(source)
+    z, _, x = grid.axes
+    d = ((z[:, None] - focus.centre[0]) / focus.radius[0]) ** 2
+    ellipse = d + ((x - focus.centre[2]) / focus.radius[2]) ** 2 < 1
+    whole = np.pi * focus.radius[0] * focus.radius[2] / GRID**2
+    return float((ellipse & grid.seen).sum() / whole)
 
 
 def _gap(a: Focus, b: Focus) -> float:

@@ -73,7 +73,7 @@ _SITES = (
         field_mm=395,
         sources=("lidc", "lung_dx_a0001"),
         detector=radiograph.Detector(
-            blur=0.42, photons=1e5, scatter=0.6, sharpen=0.9, tone="hannover", border=0.4, text=0.5
+            blur=0.25, photons=5e4, scatter=0.6, sharpen=2.0, tone="hannover", border=0.4, text=0.5
         ),
     ),
     Site(

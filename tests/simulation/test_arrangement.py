@@ -58,15 +58,49 @@ def test_in_the_strict_world_only_the_sides_differ():
     assert max(height.values()) - min(height.values()) < 20
 
 
+def disc_of(radius):
+    """Area of a sphere on a film, ray by ray: the oracle of `seen_area`."""
+    total = 0.0
+    for away in np.arange(0.25, radius, 0.5):
+        depth = np.arange(-radius, radius, 0.25) + 0.125
+        share = np.clip((1 - np.hypot(depth, away) / radius) / arrangement.RIM, 0, 1)
+        seen = np.clip((0.25 * share.sum() - arrangement.THIN) / arrangement.THIN, 0, 1)
+        total += seen * 2 * np.pi * away * 0.5
+    return total
+
+
 def test_area_is_that_of_a_sphere():
-    """A sphere inside the lung is seen as its disc, soft within 6 mm of thickness at the rim."""
+    """A sphere inside the lung is seen as its disc, without its thin rim."""
     points, lobes, wall = patterns.lung_points("lidc")
     deep = int(wall.argmax())
     focus = arrangement.Focus(points[deep], np.array([24.0, 24.0, 24.0]), int(lobes[deep]))
     area = arrangement.seen_area([focus], 1.0, "lidc")
-    assert area == pytest.approx(np.pi * 24.0**2, rel=0.15)
-    half = arrangement.factor_for_area([focus], area / 2, "lidc")
-    assert half == pytest.approx(np.sqrt(0.5), rel=0.08)
+    assert area == pytest.approx(disc_of(24.0), rel=0.1)
+    half = arrangement.factor_for_area([focus], disc_of(17.0), "lidc")
+    assert half == pytest.approx(17 / 24, rel=0.08)
+
+
+@pytest.mark.parametrize("source", atlases.SOURCES)
+def test_what_the_diaphragm_hides_is_not_seen(source):
+    """A focus in the posterior recess, below the dome, adds no area."""
+    points, lobes, _ = patterns.lung_points(source)
+    below = np.where(points[:, 0] < 60)[0]
+    lowest = below[points[below, 1].argmin()]
+    focus = arrangement.Focus(points[lowest], np.array([12.0, 12.0, 12.0]), int(lobes[lowest]))
+    assert arrangement.seen_area([focus], 1.0, source) == 0
+    grid = arrangement.lung_grid(source)
+    assert 0.4 < grid.seen.sum() / grid.side.any(axis=0).sum() < 0.95
+
+
+@pytest.mark.parametrize("infection", INFECTIONS)
+def test_most_of_every_focus_is_seen(infection):
+    shares = []
+    for patient in drawn(infection, "textbook", 20):
+        for s in patient:
+            if s.kind == "ground_glass":
+                focus = arrangement.Focus(np.array(s.centre), np.array(s.radius), s.lobes[0])
+                shares.append(arrangement._seen_share(focus, "lidc"))
+    assert np.quantile(shares, 0.1) > 0.6
 
 
 def test_arrangement_is_the_share_of_patients_of_the_common_law():
