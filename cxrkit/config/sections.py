@@ -41,8 +41,8 @@ class CohortSettings:
 
     __pydantic_config__ = STRICT
 
-    findings: int = 3000
-    diagnosis: int = 3600
+    findings: int = 3600
+    diagnosis: int = 5400
     severity: int = 600
     size: int = 256  # px
     # in [0, 1]: ties the visible marker to the diagnosis; 0 = independent (`simulation.Hospital`)

@@ -5,7 +5,7 @@
 # patients all lessons use.
 #
 # **Paper.** Park et al. 2021, sections 1 (the problem) and 4 (the data). **Time.** Two to four minutes on two CPU cores, most of it for
-# drawing 7,200 films once; later lessons find them in the store.
+# drawing 9,600 films once; later lessons find them in the store.
 #
 # Research and teaching only: nothing here is a diagnostic device. Every film in this lesson is *synthetic*.
 
