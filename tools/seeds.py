@@ -17,6 +17,7 @@ from cxrkit.config import profiles
 from cxrkit.evaluation import resampling
 from cxrkit.evaluation.summaries import metrics_of, sites_of
 from cxrkit.explain import saliency_benchmark
+from cxrkit.pipeline import stages
 from cxrkit.pipeline.run import Run
 from cxrkit.reproduction import environment
 from cxrkit.storage import recorded
@@ -149,7 +150,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
             run = Run(replace(profiles.demo(), seed=seed))
             rows += [{"seed": seed, **row} for row in STUDIES[name](run)]
             print(f"{name}, seed {seed}: done", flush=True)
-        made = {"command": f"make seeds STUDY={name}", "profile": "demo"}
+        made = {
+            "command": f"make seeds STUDY={name}",
+            "profile": "demo",
+            "hospitals": stages.stage_of("cohort").version,
+        }
         recorded.write_result(f"seeds_{name}", rows, {**made, **environment.provenance()})
 
 

@@ -121,6 +121,7 @@ def main() -> None:
         {
             "command": "make segmenter",
             "profile": "demo",
+            "hospitals": stages.stage_of("cohort").version,
             "settings": used,
             "discriminator": {name: last[name] for name in ("real", "fake")},
             **made,

@@ -78,9 +78,11 @@ def rows() -> list[tuple[str, str, str, str]]:
 
 def table() -> str:
     """The table in Markdown, between the markers."""
+    version = read_result("seeds_diagnosis")["made"]["hospitals"]
     lines = [
         START,
-        "| at hospitals that no training saw | paper | virtual hospitals | made by |",
+        "| at hospitals that no training saw | paper "
+        f"| virtual hospitals, version {version} | made by |",
         "|---|---|---|---|",
     ]
     lines += [f"| {' | '.join(row)} |" for row in rows()]

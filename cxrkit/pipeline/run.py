@@ -293,9 +293,14 @@ class Run:
         """A result of a run too long for a lesson, as committed.
 
         Returns:
-            `made` (command, commit, date) and `rows`; None where it was not measured yet.
+            `made` (command, commit, date) and `rows`; None where it was not measured yet, or only
+            on an earlier version of the virtual hospitals (`made["hospitals"]`).
         """
-        return read_result(name) if name in result_names() else None
+        if name not in result_names():
+            return None
+        found = read_result(name)
+        version = stages.stage_of("cohort").version
+        return found if found["made"].get("hospitals", version) == version else None
 
     @cached_property
     def saliency_benchmark(self) -> Result:

@@ -466,7 +466,11 @@ for row in table[table["difference"].notna() & (table["stage"] == reproduction.D
 # Exercise 2: the smallest difference whose t interval excludes 0; the luck of two models adds up.
 from scipy import stats
 
-spread = pd.DataFrame(run.recorded("seeds_diagnosis")["rows"]).groupby("view")["auc"].std()["PA"]
+from cxrkit.storage.recorded import read_result
+
+study = read_result("seeds_diagnosis")
+spread = pd.DataFrame(study["rows"]).groupby("view")["auc"].std()["PA"]
+print(f"scatter of three seeds, virtual hospitals of version {study['made']['hospitals']}:")
 for n in (3, 5, 10):
     print(
         f"{n} seeds: a mean difference of {stats.t.ppf(0.975, n - 1) * spread * 2**0.5 / n**0.5:.3f} in AUC"

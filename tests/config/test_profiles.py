@@ -102,8 +102,8 @@ def test_a_profile_is_frozen_complete_and_json(name):
     assert profile.name == name and profile.manifests and profile.lesson_minutes > 0
     with pytest.raises(dataclasses.FrozenInstanceError):
         profile.seed = 1
-    # a hundred seconds of training: no image is resampled
-    own = {"augmentation": "shift"} if name == "demo" else {}
+    # no image is turned, which would blur thin lines
+    own = {"augmentation": "scanner"} if name == "demo" else {}
     assert json.loads(json.dumps(profile.to_dict()))["choices"] == DEFAULTS | own
 
 

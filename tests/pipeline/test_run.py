@@ -14,6 +14,7 @@ from cxrkit.config.settings_file import write_settings
 from cxrkit.pipeline import stages
 from cxrkit.pipeline.run import Run
 from cxrkit.simulation import cohort as virtual_hospitals
+from cxrkit.storage import recorded
 from cxrkit.storage.artifacts import Store
 from cxrkit.tasks.diagnosis import PROBABILITIES
 from cxrkit.training import loop
@@ -193,3 +194,14 @@ def test_a_model_that_came_without_weights_is_trained_when_it_is_asked_for(run, 
     for name, weight in opened.backbone.model.state_dict().items():
         torch.testing.assert_close(weight, theirs[name])
     assert (store.root / folder.name / "weights.safetensors").exists()
+
+
+def test_a_study_of_earlier_virtual_hospitals_counts_as_not_measured(tmp_path, monkeypatch):
+    monkeypatch.setattr(recorded, "FOLDER", tmp_path)
+    run = Run("demo", tmp_path)
+    now = stages.stage_of("cohort").version
+    for version, there in ((now, True), (now - 1, False)):
+        recorded.write_result("seeds_x", [{"seed": 0}], {"hospitals": version})
+        assert (run.recorded("seeds_x") is not None) == there
+    recorded.write_result("starts", [], {"command": "make starts"})  # of real images
+    assert run.recorded("starts") is not None and run.recorded("nothing") is None
