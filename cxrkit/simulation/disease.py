@@ -16,6 +16,7 @@ D depth slices, h w rows and columns of the lungs' box in a `Chest`, S pixels of
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -124,7 +125,8 @@ class Region:
             lung=some(self.lung),
             costal=some(self.costal),
             source=self.source,
-            kept={"outer": self},
+            # a strong reference would be a cycle, which holds megabytes until Python collects it
+            kept={"outer": weakref.ref(self)},
         )
 
     def airways(self) -> np.ndarray:
@@ -138,7 +140,7 @@ class Region:
 
     def _airways(self) -> np.ndarray:
         if "outer" in self.kept:
-            outer = self.kept["outer"]
+            outer = self.kept["outer"]()
             return outer.airways().ravel()[outer.voxels()]
         if self.vessels is None:
             return np.zeros(self.lung.shape, np.float32)

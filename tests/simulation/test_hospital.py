@@ -1,6 +1,7 @@
 """Virtual hospitals: truth against itself, statistics against a probe."""
 
 import dataclasses
+import gc
 import hashlib
 
 import cv2
@@ -12,6 +13,7 @@ from cxrkit.config.vocabulary import DIAGNOSES, FINDINGS
 from cxrkit.data import lung_zones
 from cxrkit.evaluation import linear_probe, metrics
 from cxrkit.simulation import cohort, disease, hospital, radiograph
+from cxrkit.simulation.disease import Region
 from cxrkit.simulation.hospital import SITES, WARDS, Hospital
 
 
@@ -263,3 +265,17 @@ def test_a_finding_mask_is_found_by_its_url(clearest):
         hospital.finding_mask_from_url(elm.url(i), "pleural_effusion"),
         elm.finding_mask(i, "pleural_effusion"),
     )
+
+
+def test_an_anatomy_that_is_no_longer_needed_leaves_the_memory_at_once(monkeypatch):
+    monkeypatch.setattr(hospital._chests, "size", 1)
+    site = Hospital("cedar", ward="findings", n=40, size=64)
+    gc.disable()  # what is freed is freed by its last reference
+    try:
+        for i in range(7):
+            site[i]
+        kept = sum(isinstance(thing, Region) for thing in gc.get_objects())
+        (chest,) = hospital._chests.kept.values()
+        assert kept <= 3 * len(chest.regions)  # of each: itself, coarse, inside
+    finally:
+        gc.enable()
