@@ -1,6 +1,6 @@
 # `make demo` is the place to start. Everything lands in .venv/ and artifacts/; `make clean` removes what was computed.
 #
-#   make demo [FRESH=1]       install, run every lesson on the virtual hospitals, write artifacts/report.html
+#   make demo                 install, run every lesson on the virtual hospitals, write artifacts/report.html
 #   make lab                  open the lessons in JupyterLab
 #   make room [MIRROR=DIR]    serve the reading room to a class: a page without code, at http://localhost:8866
 #   make test                 unit tests, notebook checks, nbval; on two cores
@@ -17,6 +17,7 @@
 #   make gpu-check            ten minutes on one card: every training's update, memory, speed, two processes (docs/cluster.md)
 #   PYTHON=python3.12 make .. another interpreter          FORCE=1 make .. again, though up to date
 #   FRESH=1 make demo         train everything here; take no finished stage that comes with the kit
+#   JOBS=2 make demo          make the stages first, two at a time, each on one core
 #   PIP_ARGS=.. make ..       more options for pip, e.g. the index of PyTorch's CPU wheels (README)
 
 PYTHON ?= python3
@@ -24,6 +25,7 @@ PIP_ARGS ?=
 MIRROR ?=
 FORCE ?=
 FRESH ?=
+JOBS ?=
 STORE ?=
 SHIP_ARGS ?=
 STUDY ?=
@@ -57,7 +59,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 install: $(INSTALLED)
 
 demo: $(INSTALLED)
-	$(BIN)/cxrkit reproduce --profile demo $(again) $(fresh)
+	$(BIN)/cxrkit reproduce --profile demo $(again) $(fresh) $(if $(JOBS),--jobs $(JOBS))
 
 mini: $(INSTALLED)
 	$(BIN)/cxrkit reproduce --profile mini $(mirror) $(again)

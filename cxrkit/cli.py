@@ -388,6 +388,14 @@ def leakage(names: tuple[str, ...], root: Path | None) -> None:
     default=None,
     help="Run it in so many processes of one thread on this machine.",
 )
+@click.option(
+    "--jobs",
+    type=click.IntRange(1),
+    default=None,
+    metavar="N",
+    help="First make the stages that the lessons open, N at a time, each in a process of one "
+    "thread [default: each lesson makes its own].",
+)
 @click.option("--force", is_flag=True, help="Run lessons again that are up to date.")
 @FRESH
 @OUT
@@ -402,6 +410,7 @@ def reproduce(
     only: tuple[str, ...],
     scheduler: str | None,
     workers: int | None,
+    jobs: int | None,
     force: bool,
     out: Path | None,
 ) -> None:
@@ -445,7 +454,7 @@ def reproduce(
             "scheduler": scheduler,
             "workers": workers,
         }
-        failed = runner.reproduce(parameters, root=out, only=only, force=force)
+        failed = runner.reproduce(parameters, root=out, only=only, force=force, jobs=jobs or 0)
         path = report.write_report(profile, root=out, data=mirror or data_dir)
     except (runner.CannotRun, ValueError, OSError) as error:
         fail(error)

@@ -28,7 +28,7 @@ from cxrkit.config import paths
 from cxrkit.config.sections import Profile
 from cxrkit.config.settings_file import SUFFIXES, get_profile
 from cxrkit.pipeline import stages
-from cxrkit.reproduction import environment
+from cxrkit.reproduction import environment, side_by_side
 from cxrkit.reproduction.watch import Watch, call_in_subprocess, signals_raise_exit
 from cxrkit.storage import artifacts, atomic, locations
 
@@ -327,6 +327,7 @@ def reproduce(
     only: Sequence[str] = (),
     force: bool = False,
     say: Callable[[str], object] = print,
+    jobs: int = 0,
 ) -> list[str]:
     """Run the lessons for a profile into `<root>/runs/<name of the profile>`.
 
@@ -337,6 +338,8 @@ def reproduce(
         only: numbers or names of lessons; () = all.
         force: run lessons again that are up to date.
         say: called with each line of progress.
+        jobs: so many stages are made at a time, before the lessons; 0 = each by the lesson that
+            opens it first.
 
     Returns:
         The names of the lessons that failed, and of the stage that lesson 06 is followed by
@@ -361,6 +364,9 @@ def reproduce(
     refuse_unused(given, lessons)
     with exclusive_folder(root / "runs" / profile.name) as folder:
         atomic.remove_leftovers(folder)
+        if jobs:
+            store = artifacts.Store(root, given["data"] or given["mirror"])
+            _make_stages(profile, store, lessons, jobs, folder, say)
         for number, source in enumerate(lessons, 1):
             left = ", ".join(path.stem for path in lessons[number:]) or "nothing"
             say(f"[{number}/{len(lessons)}] {source.stem} ... (then: {left})")
@@ -375,6 +381,22 @@ def reproduce(
                 store = artifacts.Store(root, given["data"] or given["mirror"])
                 failed += _held_out_in_turn(profile, store, say)
     return failed
+
+
+def _make_stages(
+    profile: Profile,
+    store: artifacts.Store,
+    lessons: Sequence[Path],
+    jobs: int,
+    folder: Path,
+    say: Callable[[str], object],
+) -> None:
+    """Make what the lessons open, side by side. A stage that fails is tried again by its lesson."""
+    store.wait = -1  # two stages may need the same masks
+    steps = side_by_side.steps_of(profile, store, [path.stem for path in lessons])
+    if steps:
+        say(f"{len(steps)} stages, {jobs} at a time; their progress: {folder / 'stages'}")
+        side_by_side.make(steps, store, jobs, folder / "stages", stages.resolve, say)
 
 
 def _say_cost(record: dict[str, Any], ran: bool, say: Callable[[str], object]) -> None:

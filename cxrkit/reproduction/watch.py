@@ -8,15 +8,19 @@ import os
 import signal
 import threading
 import time
+import traceback
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess as Process
+from pathlib import Path
 from typing import Any
 
 import psutil
 
 MARK = "CXRKIT_WATCH"  # environment variable: every process that starts under a watch inherits it
 GRACE = 3.0  # seconds that a process has to end by itself when its run is over
+LEAVE = 30.0  # seconds that a training has for the update under way and its checkpoint
 LEISURE = 50  # between two looks at the memory, as a multiple of what one look takes
 
 
@@ -173,24 +177,10 @@ def call_in_subprocess(function: Callable[..., Any], *args: Any) -> Any:
         ChildProcessError: the process ended without an answer.
         Exception: whatever the function raised.
     """
-    context = multiprocessing.get_context("spawn")
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_answer, args=(sender, function, args))
     with signals_raise_exit():
+        process, receiver = start(function, *args)
         try:
-            process.start()
-            sender.close()
-            error, result = receiver.recv()
-            process.join(GRACE)
-        except EOFError:
-            process.join()
-            code = process.exitcode
-            was_killed = code is not None and code < 0
-            killed = ": it was killed, perhaps for lack of memory" if was_killed else ""
-            raise ChildProcessError(
-                f"the process of {function.__name__} ended with exit code {code} and "
-                f"no answer{killed}"
-            ) from None
+            error, result = answer_of(process, receiver)
         finally:
             if process.is_alive():
                 _kill_with_children(process.pid)
@@ -200,13 +190,79 @@ def call_in_subprocess(function: Callable[..., Any], *args: Any) -> Any:
     return result
 
 
-def _answer(sender: Connection, function: Callable[..., Any], args: tuple) -> None:
-    """What the process of `call_in_subprocess` does: send (error, result)."""
+def start(function: Callable[..., Any], *args: Any, log: Path | None = None) -> tuple[Process, Any]:
+    """Begin function(*args) in a new process, which ends when this process ends.
+
+    Args:
+        function: one that can be pickled.
+        *args: its arguments, which can be pickled.
+        log: file for what it prints; None = where this process prints.
+
+    Returns:
+        The process, and the end of a pipe, a Connection, that `answer_of` reads.
+    """
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    given = (sender, function, args, log)
+    process = context.Process(target=_answer, args=given, name=function.__name__)
+    process.start()
+    sender.close()
+    return process, receiver
+
+
+def answer_of(process: Process, receiver: Connection) -> tuple[Exception | None, Any]:
+    """Wait for a process of `start`: what its function raised, or None, and what it returned."""
+    try:
+        answer = receiver.recv()
+        process.join(GRACE)
+        return answer
+    except EOFError:
+        process.join()
+        code = process.exitcode
+        was_killed = code is not None and code < 0
+        killed = ": it was killed, perhaps for lack of memory" if was_killed else ""
+        text = f"the process of {process.name} ended with exit code {code} and no answer{killed}"
+        return ChildProcessError(text), None
+
+
+def end(processes: Iterable[Process], seconds: float = LEAVE) -> None:
+    """End processes of `start`, and what they have started.
+
+    A training that gets SIGTERM ends the update under way and writes a checkpoint.
+
+    Args:
+        processes: that may have ended already.
+        seconds: after which they are killed.
+    """
+    processes = [process for process in processes if process.is_alive()]
+    family = []
+    for process in processes:
+        with contextlib.suppress(psutil.Error):
+            family += psutil.Process(process.pid).children(recursive=True)
+        process.terminate()
+    until = time.monotonic() + seconds
+    for process in processes:
+        process.join(max(0.0, until - time.monotonic()))
+        _kill_with_children(process.pid)
+        process.join()
+    kill(family)
+
+
+def _answer(
+    sender: Connection, function: Callable[..., Any], args: tuple, log: Path | None
+) -> None:
+    """What a process of `start` does: send (error, result)."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends this one
     threading.Thread(target=_end_after_parent, daemon=True).start()
+    if log:
+        file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(file, 1)
+        os.dup2(file, 2)
     try:
         answer = (None, function(*args))
     except Exception as error:
+        if log:
+            traceback.print_exc()
         answer = (error, None)
     sender.send(answer)
 

@@ -182,8 +182,8 @@ def asked(monkeypatch):
         calls.update(plan=profile, planned=only)
         return "a plan"
 
-    def run(parameters, root, only, force):
-        calls.update(parameters=parameters, only=only)
+    def run(parameters, root, only, force, jobs):
+        calls.update(parameters=parameters, only=only, jobs=jobs)
         return []
 
     def write_report(profile, root, data):
@@ -200,8 +200,8 @@ def test_lessons_and_report_read_a_changed_profile_from_a_file(tmp_path, asked):
     result = call("reproduce", "--out", tmp_path, "--set", "seed=3", "--plan")
     assert result.exit_code == 0 and result.output == "a plan\n" and "parameters" not in asked
     assert asked["planned"] == ()
-    result = call("reproduce", "--out", tmp_path, "--set", "seed=3")
-    assert result.exit_code == 0, result.output
+    result = call("reproduce", "--out", tmp_path, "--set", "seed=3", "--jobs", 2)
+    assert result.exit_code == 0 and asked["jobs"] == 2, result.output
     profile = settings_file.get_profile(asked["parameters"]["profile"])
     assert profile == asked["plan"] == replace(profiles.demo(), seed=3, name=profile.name)
     expected = tmp_path / "runs" / profile.name / "settings.yaml"
