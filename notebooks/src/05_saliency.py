@@ -291,9 +291,9 @@ order.round(3)
 # %% [markdown]
 # ## How much is luck?
 #
-# The same benchmark over models of three seeds (`make seeds STUDY=saliency_benchmark`): other patients, other first weights. The aim of
-# this kit, three hits in four, is reached by some trainings and missed by others, and two trainings of one seed that differed only in how the optimiser rounds
-# gave 0.54 and 0.75. A single model says little of a method, and intervals over its films do not hold this luck.
+# The same benchmark over models of three seeds (`make seeds STUDY=saliency_benchmark`): other patients, other first weights. On earlier
+# virtual hospitals two trainings of one seed, which differed only in how the optimiser rounds, gave hit rates of 0.54 and 0.75. A single
+# model says little of a method, and intervals over its films do not hold this luck.
 
 # %% tags=["report"]
 if run.recorded("seeds_saliency_benchmark"):

@@ -317,17 +317,15 @@ for name, claim in claims.items():
     )
 
 # %% [markdown]
-# **On the virtual hospitals the proposed model does not rank first, and the fairness rows say why.** A DenseNet that begins with the same findings, and
-# merely averages what it sees, is not distinguishable from it in either task; in severity it is even the lower of the two. Take the findings away
-# and the proposed model falls by thirteen hundredths of AUC, below a DenseNet from scratch. So what wins is the backbone that has learnt findings, not
-# the transformer on top of it: here, with 64 tokens, three layers and a few thousand films. The paper gave the findings to its own model
-# alone and could not see this. What three seeds do carry in Table 9: the backbone must go on learning. Depth, which map the tokens come
-# from, and whether the backbone learnt with PCAM or with an average, they cannot decide.
+# **On an earlier version of the virtual hospitals the proposed model did not rank first, and the fairness rows said why.** There textures told
+# the diseases apart. A DenseNet that began with the same findings, and merely averaged what it saw, was not distinguishable from it in
+# either task. Without the findings the proposed model fell below a DenseNet from scratch. So what won was the backbone that had learnt
+# findings, not the transformer on top of it. The paper gave the findings to its own model alone and could not see this. Now places carry
+# more of the answer (lesson 04), and only `make grid` can say who ranks where.
 #
-# **Three seeds are few.** A ResNet-50 lies a fifth of AUC below the proposed model in the mean, its own interval leaves 0 out, and still it is
-# "not distinguishable from" it: with two degrees of freedom and nine comparisons Holm asks for p below 0.006 of the first. More seeds may settle it
-# (`make grid` with more of them in `grid.seeds` of the profile, which this lesson reads). A difference that three seeds cannot carry is
-# not shown to be absent.
+# **Three seeds are few.** With two degrees of freedom and nine comparisons Holm asks for p below 0.006 of the first, so that a large
+# difference of the means may still be "not distinguishable". More seeds may settle it (`make grid` with more of them in `grid.seeds` of the
+# profile, which this lesson reads). A difference that three seeds cannot carry is not shown to be absent.
 
 # %% [markdown]
 # ## What it costs
@@ -414,11 +412,9 @@ else:
     print("not measured here yet: python tools/grid.py --choices")
 
 # %% [markdown]
-# How a trained map is *scored* matters: with lines that start at row 0, the slip in the authors' later code, the score gets clearly worse,
-# and so it does as a count of six hard values. A model that is *trained* with those lines makes up for them.
-#
-# Of fourteen values trained again, one has an interval that leaves 0 out: three one-logit heads lose two hundredths of AUC against the
-# softmax. Fourteen intervals of 95 % give 0.7 such by luck, so not even that is sure.
+# How a trained map is *scored* moves the score too: look at the lines that start at row 0, the slip in the authors' later code, and at the
+# count of six hard values. A model that is *trained* with such lines can make up for them. And with one interval of 95 % for each of many
+# choices, some leave 0 out by luck.
 
 # %%
 # NBVAL_CHECK_OUTPUT
