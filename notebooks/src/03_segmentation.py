@@ -300,8 +300,8 @@ print("films evaluated:", result["images"]["evaluated"])
 if "opaque" in found["unet_normal"]:
     plain = found["unet_normal"]
     lost = plain["zones_0"]["dice"]["value"] - plain["opaque"]["dice"]["value"]
-    missed = {name: found[name]["opaque"]["missed"]["value"] for name in found if name != "gain"}
-    print("a plain U-Net loses more than 0.05 Dice on opaque lungs:", lost > 0.05)
+    networks = ("student", "teacher", "direct", "unet_normal", "unet_both")
+    missed = {name: found[name]["opaque"]["missed"]["value"] for name in networks}
     for other, name in (
         ("unet_normal", "unet_both"),
         ("unet_normal", "student"),

@@ -124,8 +124,6 @@ print(
     "probabilities of the toy:",
     {name: round(float(p), 3) for name, p in zip(names.values(), logits.softmax(0), strict=True)},
 )
-
-# %%
 print(inspect.getsource(models.CorpusViT))
 
 # %% [markdown]

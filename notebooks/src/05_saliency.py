@@ -272,11 +272,12 @@ viz.plot_cascade(
 # Who is best on each question, and who is no better than chance? Methods are compared on the same films, and a difference counts where
 # its p-value, adjusted for the number of methods (Holm), is below 0.05. Intervals that overlap decide nothing.
 #
-# Read it soberly. Relevance points above chance, but how far above, and whether it is ahead of plain attention, changes from one training
-# to the next (below). The pictures at the top say the same: the map of a film that is rightly called COVID-19 can be nearly empty, or sit
-# on the mediastinum. A map that is exact about the model is no proof that the model looks at the disease. `attention_gradcam` is empty on
-# some films (n in the table above): an empty map has no share in the lesion and no rank correlation, and a method without an interval
-# takes no part in that question.
+# Relevance points at a lesion in nearly every film, and so do most methods that follow the gradient; attention by itself, which says the same
+# for every class, points less often. It matters that the tokens are local (lesson 02): what a cell says, it has seen itself. Where every
+# cell has seen the whole film, no map of cells can say where something lies. Read it soberly all the same. One training is one draw
+# (below), little of a map lies inside the lesion, and a map that is exact about the model is no proof that the model looks at the disease.
+# `attention_gradcam` is empty on some films (n in the table above): an empty map has no share in the lesion and no rank correlation, and a
+# method without an interval takes no part in that question.
 
 # %%
 order = explain.rank_methods(rows)
