@@ -260,10 +260,8 @@ kept
 # *without* the adversarial part (`ablation`: it sees the abnormal film as it is). Differences in Dice on the unseen hospitals, film by
 # film, and the share of the lesion that is left out.
 
-# %% tags=["report"]
-longer = run.recorded("segmenter_large")
 
-
+# %%
 def differences(study):
     rows = [row for row in study["rows"] if "minus" in row and row["measure"] == "dice"]
     pairs = pd.DataFrame(rows)
@@ -282,6 +280,8 @@ def left_out(study):
     return missed.pivot_table("value", "network", "group").round(3)
 
 
+# %% tags=["report"]
+longer = run.recorded("segmenter_large")
 if longer:
     made = longer["made"]
     print(made["date"], "commit", made["commit"], "discriminator", made["discriminator"])
