@@ -350,14 +350,8 @@ if "folds" in result:
         for name in ("model", "second_reader", "constant", "ridge")
         if name in found
     ]
-    display(
-        viz.plot_forest(
-            pd.DataFrame(lines),
-            "Real films, five folds by patient",
-            "MSE of the 0-6 score",
-            synthetic=False,
-        )
-    )
+    title = "Real films, five folds by patient"
+    display(viz.plot_forest(pd.DataFrame(lines), title, "MSE of the 0-6 score", synthetic=False))
     for rule, found in result["folds"].items():
         print(
             rule,
@@ -369,10 +363,7 @@ if "folds" in result:
 else:
     external = result["external"]
     for who, found in (("model", external), ("second reader", external["second_reader"])):
-        area = found["mse"]
-        print(
-            f"{who}, virtual films: MSE {area['value']:.2f} [{area['low']:.2f}, {area['high']:.2f}]"
-        )
+        print(f"{who}, virtual films: MSE {found['mse']['value']:.2f}")
 
 # %% [markdown]
 # ## Follow-up

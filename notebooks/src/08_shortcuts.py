@@ -195,7 +195,7 @@ rows = study.table("sweep.csv")
 viz.plot_sweep(rows, "The confounder sweep")
 
 # %% [markdown]
-# Inside, everything improves, by up to 0.1 of AUC. Outside nothing does: it falls a little, less than the intervals are wide, so that an
+# Inside, everything improves, the probe of the first layers most. Outside nothing does: it falls a little, less than the intervals are wide, so that an
 # external test of this size may hardly notice either. Exchanging the marker shows it at once. The share of external films whose *answer*
 # changes when nothing else does:
 
