@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 SITE_WEIGHTS = {"internal": 2, "external": 1}  # films that a site gives, in proportion
 # bytes that must be free for each process that draws, with three atlases and torch
-BYTES_PER_WORKER = 2.0e9
+BYTES_PER_WORKER = 1.7e9
 MASKS = ("right", "left", "lesion")
 STACKS = ("images", *MASKS)
 
