@@ -4,8 +4,8 @@
 # **Aim.** See what this kit reproduces, build a chest radiograph from a CT in five cells, and meet the six virtual hospitals whose
 # patients all lessons use.
 #
-# **Paper.** Park et al. 2021, sections 1 (the problem) and 4 (the data). **Time.** Two to four minutes on two CPU cores, most of it for
-# drawing 9,600 films once; later lessons find them in the store.
+# **Paper.** Park et al. 2021, sections 1 (the problem) and 4 (the data). **Time.** About a quarter of an hour on two CPU cores, nearly
+# all of it for drawing 9,600 films once; later lessons find them in the store.
 #
 # Research and teaching only: nothing here is a diagnostic device. Every film in this lesson is *synthetic*.
 
