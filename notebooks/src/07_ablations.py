@@ -317,8 +317,8 @@ for name, claim in claims.items():
     )
 
 # %% [markdown]
-# **On an earlier version of the virtual hospitals the proposed model did not rank first, and the fairness rows said why.** There textures told
-# the diseases apart. A DenseNet that began with the same findings, and merely averaged what it saw, was not distinguishable from it in
+# **On an earlier version of the virtual hospitals the proposed model did not rank first, and the fairness rows said why.** There textures
+# separated the diseases. A DenseNet that began with the same findings, and merely averaged what it saw, was not distinguishable from it in
 # either task. Without the findings the proposed model fell below a DenseNet from scratch. So what won was the backbone that had learnt
 # findings, not the transformer on top of it. The paper gave the findings to its own model alone and could not see this. Now places carry
 # more of the answer (lesson 04), and only `make grid` can say who ranks where.

@@ -400,6 +400,7 @@ def test_stages_of_two_processes_equal_those_of_one(one, two, data_root):
         "backbone",
         "diagnosis_pa",
         "images",
+        "made",
         "segmenter",
     ] and not list(begun.rglob("*.part"))
     same, nested, whole = artifact(begun), artifact(begun, 1), artifact(done)
