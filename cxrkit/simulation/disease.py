@@ -348,13 +348,20 @@ def wedge(lesion: Lesion, region: Region) -> np.ndarray:
     return _ramp((width - lateral) / 4.0) * _ramp((down + 12.0) / 8.0) * behind
 
 
+def _costal_of(region: Region) -> np.ndarray:
+    """The distances to the chest wall (D, h, w), for kinds that lie by them."""
+    if region.costal is None:
+        raise ValueError("this region lacks distances to the chest wall")
+    return region.costal
+
+
 def haze(lesion: Lesion, region: Region) -> np.ndarray:
     """Edema: wings of a bat around the hila, free below the chest wall, and cuffs of the bronchi.
 
     `centre` is the hilum, `radius` the reach of the wing.
     """
     d = region.distance(lesion.centre, lesion.radius)
-    free = _ramp((region.costal - 8.0) / 22.0)
+    free = _ramp((_costal_of(region) - 8.0) / 22.0)
     patchy = 0.85 + 0.3 * lesion.texture * noise(region, lesion.seed, grain=1.4)
     gravity = np.clip(1.15 - (region.z - 120.0) / 400.0, 0.6, 1.2)
     cuffs = 0.6 * region.airways() * np.exp(-((d / 1.4) ** 2))
@@ -369,8 +376,9 @@ def septal_lines(lesion: Lesion, region: Region) -> np.ndarray:
     rng = np.random.default_rng(lesion.seed)
     up, forwards, inwards = lesion.radius
     lateral = np.abs(region.y - lesion.centre[1]) < forwards
-    reached = np.flatnonzero((region.costal < inwards) & lateral)
-    costal = region.costal.ravel()[reached]
+    distance = _costal_of(region)
+    reached = np.flatnonzero((distance < inwards) & lateral)
+    costal = distance.ravel()[reached]
     z, x = region.z.ravel()[reached], region.x.ravel()[reached] - lesion.centre[2]
     sheets = np.zeros(len(reached), np.float32)
     for level in rng.uniform(lesion.centre[0] - up, lesion.centre[0] + up, rng.integers(7, 14)):
@@ -572,10 +580,10 @@ def _share(lesion: Lesion, region: Region) -> np.ndarray:
         fine.ravel()[region.voxels()] = share_of(lesion, region.inside())
         return fine * region.lung
     grid = region.coarse()
-    coarse = np.zeros(grid.lung.shape, np.float32)  # (D, h/2, w/2)
+    coarse = np.zeros_like(grid.lung, dtype=np.float32)  # (D, h/2, w/2)
     coarse.ravel()[grid.voxels()] = share_of(lesion, grid.inside())
     D, h2, w2 = coarse.shape
-    _, h, w = region.lung.shape
+    h, w = region.lung.shape[1:]
     # voxel 2i of the chest is voxel i of the coarse grid; all depths stand below one another
     half = np.float32([[0.5, 0, 0], [0, 0.5, 0]])
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
