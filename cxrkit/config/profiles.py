@@ -38,6 +38,7 @@ def demo() -> Profile:
         "demo",
         manifests=("virtual",),
         image_size=128,
+        lesson_minutes=45,
         choices=Choices(augmentation="scanner"),
         backbone=DenseNet(
             growth_rate=32,
