@@ -16,8 +16,8 @@ import pandas as pd
 from cxrkit import viz
 from cxrkit.config.sections import CohortSettings
 from cxrkit.config.vocabulary import DIAGNOSES, FINDINGS
-from cxrkit.simulation import SITES, Hospital
-from cxrkit.simulation.cohort import plan_cohort
+from cxrkit.simulation import SITES
+from cxrkit.simulation.cohort import plan_cohort, ward_of
 
 SETTINGS = CohortSettings()
 SEED = 0
@@ -25,17 +25,7 @@ SEED = 0
 
 def hospital_of(row):
     """The ward that a film of the plan lies in."""
-    settings = SETTINGS
-    return Hospital(
-        row.site,
-        SEED,
-        settings.rho,
-        row.ward,
-        row.n,
-        settings.size,
-        settings.arrangement,
-        settings.places,
-    )
+    return ward_of(row.site, row.ward, row.n, SETTINGS, SEED)
 
 
 def draw(row):
@@ -65,7 +55,8 @@ def draw_hospitals(plan):
 def draw_findings(plan):
     """A film of each finding with few others."""
     rows = list(plan[plan["ward"] == "findings"].itertuples(index=False))
-    truth = pd.DataFrame([hospital_of(r).condition_of(r.index).findings() for r in rows])
+    conditions = [hospital_of(row).condition_of(row.index) for row in rows]
+    truth = pd.DataFrame([condition.findings() for condition in conditions])
     few = truth[list(FINDINGS)].sum(axis=1)
     images = []
     for name in FINDINGS:

@@ -2,9 +2,10 @@
 
     python tools/fit_quality_model.py --mirror DIR          # ten minutes on one core
 
-Training images: the training splits of OPEN and of the virtual hospitals, corrupted in known ways
-(FAULTS), and pictures that are no frontal image (SHOWN). Evaluation: test splits, datasets and
-hospitals that train nothing (EXTERNAL), and kinds of pictures that are never shown (NEW). Writes
+Training images: the training splits of OPEN, and anatomies of all virtual hospitals, corrupted in
+known ways (FAULTS), and pictures that are no frontal image (SHOWN). Evaluation: test splits, other
+anatomies, datasets that train nothing (EXTERNAL), and kinds of pictures that are never shown (NEW).
+Writes
 cxrkit/inference/weights/open/quality_model.safetensors and
 cxrkit/storage/recorded_results/quality_model.json.
 """

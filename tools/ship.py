@@ -26,7 +26,7 @@ from cxrkit.pipeline import stages
 from cxrkit.pipeline.makers import StageInputs
 from cxrkit.reproduction import inventory
 from cxrkit.storage import integrity, locations, provenance
-from cxrkit.storage.artifacts import Store, key
+from cxrkit.storage.artifacts import Store
 from cxrkit.storage.atomic import read_json, write_json
 from cxrkit.training import checkpoint
 
@@ -63,29 +63,13 @@ def plan(profile, grid=False):
         profile: of virtual patients.
         grid: those of the cells of lesson 07 too.
     """
-    own = {}
-    for stage in stages.STAGES:
-        collect(profile, stage, own)
-    found = own | (inventory.needed_by(profile) if grid else {})
+    own = inventory.needed_by(profile, cells=False)
+    found = inventory.needed_by(profile) if grid else own
     return {
         name: Step(stage, of, cell=name not in own)
         for name, (stage, of) in sorted(found.items())
         if stage not in PIXELS
     }
-
-
-def collect(profile, stage, found):
-    """Add a stage and all that it depends on to `found`: name -> stage and profile."""
-    name = name_of(stage, profile)
-    if name not in found:
-        found[name] = (stage, profile)
-        for before, other in stages.upstream(profile, stage):
-            collect(other, before, found)
-
-
-def name_of(stage, profile):
-    """Name of the artifact of a stage of virtual patients."""
-    return f"{stage}-{key(stages.settings(profile, stage))}"
 
 
 def is_shipped(file):

@@ -28,11 +28,11 @@ FINDINGS_TESTS = ("chexpert_valid", "nih_chestxray14")
 def demo() -> Profile:
     """Lessons, Binder, CI: the virtual hospitals on 2 CPU cores, nothing to download.
 
-    Command: `make demo` or `cxrkit reproduce --profile demo`; budget: all lessons and the report in
-    40 minutes where everything is trained, a few where it comes with the kit. The DenseNet is wide
-    and shallow, because at equal time it sees twice as many images as a deep one. Training images
-    are shown as other machines would show them, and not turned: that would blur the thin lines
-    (tubes, plates, the edge of a collapsed lung).
+    Command: `make demo` or `cxrkit reproduce --profile demo`. Its models come with the kit, so that
+    drawing the images takes most of the time; `--fresh` trains them. The DenseNet is wide and
+    shallow, because at equal time it sees twice as many images as a deep one. Training images are
+    shown as other machines would show them, and not turned: that would blur the thin lines (tubes,
+    plates, the edge of a collapsed lung).
     """
     return Profile(
         "demo",

@@ -37,8 +37,12 @@ def _collect(profile: Profile, name: str, steps: set[tuple[str, Profile]]) -> No
 
 
 @lru_cache
-def needed_by(profile: Profile) -> dict[str, tuple[str, Profile]]:
-    """The artifacts that a profile needs, those of its grid at all seeds included.
+def needed_by(profile: Profile, cells: bool = True) -> dict[str, tuple[str, Profile]]:
+    """The artifacts that a profile needs.
+
+    Args:
+        profile: of the lessons.
+        cells: those of its grid at all seeds too.
 
     Returns:
         Name, without the part for real images -> the stage and its profile.
@@ -46,14 +50,13 @@ def needed_by(profile: Profile) -> dict[str, tuple[str, Profile]]:
     steps: set[tuple[str, Profile]] = set()
     for name in stages.STAGES:
         _collect(profile, name, steps)
-    for seed in sorted({profile.seed, *profile.grid.seeds}):
+    for seed in sorted({profile.seed, *profile.grid.seeds}) if cells else ():
         seeded = replace(profile, seed=seed)
-        cells = [
+        for cell in (
             *grid.grid_cells(seeded),
             *grid.rehearsal_cells(seeded),
             *grid.open_choice_cells(seeded),
-        ]
-        for cell in cells:
+        ):
             _collect(cell.profile, cell.stage, steps)
     return {f"{name}-{key(stages.settings(other, name))}": (name, other) for name, other in steps}
 

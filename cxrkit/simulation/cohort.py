@@ -57,7 +57,7 @@ def plan_cohort(settings: CohortSettings, seed: int) -> pd.DataFrame:
         ends = np.round(np.concatenate([[0], shares * getattr(settings, ward)]))
         counts = np.diff(ends).astype(int)
         for site, n in zip(SITES, counts, strict=True):
-            hospital = _hospital(site, ward, int(n), settings, seed)
+            hospital = ward_of(site, ward, int(n), settings, seed)
             for i in range(n):
                 patient, _ = hospital.patient_of(i)
                 body = hospital.body_of(patient)
@@ -67,8 +67,8 @@ def plan_cohort(settings: CohortSettings, seed: int) -> pd.DataFrame:
     return table.sort_values(order, kind="stable").reset_index(drop=True)
 
 
-def _hospital(site: str, ward: str, n: int, settings: CohortSettings, seed: int) -> Hospital:
-    """A ward of `n` films with the size, confounding and arrangement of the cohort."""
+def ward_of(site: str, ward: str, n: int, settings: CohortSettings, seed: int) -> Hospital:
+    """A ward of `n` films with the size, confounding and arrangement of a cohort."""
     return Hospital(
         site, seed, settings.rho, ward, n, settings.size, settings.arrangement, settings.places
     )
@@ -116,7 +116,7 @@ def _draw_chunk(chunk: Path, rows: pd.DataFrame, settings: CohortSettings, seed:
     stacks = {name: [] for name in STACKS}
     lines = []
     for row in rows.itertuples():
-        hospital = _hospital(row.site, row.ward, row.n, settings, seed)
+        hospital = ward_of(row.site, row.ward, row.n, settings, seed)
         patient = hospital[row.index]
         right, left = patient.lungs
         stacks["images"].append(patient.image)
