@@ -9,7 +9,8 @@
 share of the lungs lost to mid-grey), and measures hearts, pneumothoraces, tubes and speed.
 `arrangement` asks how well area, number and sizes of the lesions alone tell COVID-19 from other
 infections, and how well their places do. `tokens` trains readers on the true lesion share of each
-cell. `lungs` trains a U-Net on normal films and asks what it loses on lungs with dense zones.
+cell, and writes the result that lesson 03b shows too. `lungs` trains a U-Net on normal films and
+asks what it loses on lungs with dense zones.
 """
 
 from __future__ import annotations
@@ -36,8 +37,10 @@ from sklearn.preprocessing import StandardScaler
 from cxrkit.data import lung_zones
 from cxrkit.evaluation import dice
 from cxrkit.models import CorpusViT, UNet
+from cxrkit.pipeline import stages
 from cxrkit.simulation import anatomy, arrangement, atlases, disease, patterns, support_devices
 from cxrkit.simulation.hospital import SITES, WARDS, Hospital
+from cxrkit.storage import recorded
 
 REAL = ("nih_cxr14", "hannover", "cohen")
 SIZE = 256
@@ -488,6 +491,21 @@ def measure_tokens(patients: int, bodies: int, steps: int, places: str) -> dict:
     return out
 
 
+def record_tokens(result: dict) -> None:
+    """Write what `tokens` measured as the recorded result that lesson 03b shows."""
+    rows = [{"reader": "mean of the tokens", "seed": None, "auc": result["mean pooling"]}]
+    for name, values in result.items():
+        if isinstance(values, list):
+            rows += [{"reader": name, "seed": seed, "auc": auc} for seed, auc in enumerate(values)]
+    made = {
+        "command": f"python benchmarks/hospitals.py tokens --places {result['places']}",
+        "hospitals": stages.stage_of("cohort").version,
+        **result["patients"],
+        **result["measured"],
+    }
+    recorded.write_result("hospital_tokens", rows, made)
+
+
 # lungs
 
 
@@ -608,6 +626,8 @@ def main() -> None:
     }
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(result, indent=1) + "\n")
+    if options.what == "tokens":
+        record_tokens(result)
     print(json.dumps(result, indent=1))
 
 

@@ -107,6 +107,20 @@ OPEN_CHOICES = {
             "constant": "each has those of the tokens, at most 256",
         },
     ),
+    "map_evidence": (
+        "what places the severity map",
+        {
+            "tokens": "the tokens of the transformer, which know the whole image",
+            "local": "the tokens, times evidence from the few pixels around a place",
+        },
+    ),
+    "zone_maximum": (
+        "maximum of a zone of the map",
+        {
+            "pixel": "its largest value: one pixel of a zone learns from a film",
+            "tenth": "the mean of its highest tenth: several pixels learn from a film",
+        },
+    ),
     "lr_decay": (
         "step decay of the backbone",
         {
@@ -175,6 +189,13 @@ OPEN_CHOICES = {
         "severity model starts from",
         {"classifier": "the trained classification model", "backbone": "the backbone only"},
     ),
+    "severity.healthy": (
+        "images without disease, for the severity model",
+        {
+            "left_out": "left out: it learns from scored images alone",
+            "zeros": "training images of the diagnosis that are normal, as arrays of zeros",
+        },
+    ),
 }
 
 
@@ -230,6 +251,8 @@ class Choices:
     map_upsampling: str = _added("map_upsampling")
     map_norm: str = _added("map_norm")
     map_widths: str = _added("map_widths")
+    map_evidence: str = _added("map_evidence")
+    zone_maximum: str = _added("zone_maximum")
     lr_decay: str = _default("lr_decay")
     uncertain: str = _default("uncertain")
     resize: str = _default("resize")

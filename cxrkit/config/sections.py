@@ -241,6 +241,10 @@ class Severity:
     alternation: tuple[str, ...] = optional(())
     # COVID-19 images of the diagnosis train too, where their zones are known
     auxiliary_diagnosis: bool = renamed(False, "diagnosed")
+    # normal images of the diagnosis, of which the paper says nothing: left_out, or zeros
+    healthy: str = optional("left_out")
+    # of the six zone values, on validation: none (the paper), or zones, each by its own
+    calibration: str = optional("none")
 
 
 @dataclass(frozen=True)
@@ -320,6 +324,9 @@ class Profile:
     image_size: int  # px, input of the backbone
     seed: int = 0
     lesson_minutes: int = 20  # the runner ends a lesson that takes longer
+    home: str = "demo"  # profile of the virtual hospitals that models begin with and studies use
+    # what a reader must know before any number; the report and every lesson begin with it
+    caveat: str = ""
     external: tuple[str, ...] = ()  # datasets and sites held out for testing; virtual ones say so
     # of each kind (`pipeline.task_data.subsample`); 0 = all
     max_images: int = optional(0, "films")

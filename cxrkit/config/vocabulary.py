@@ -46,6 +46,13 @@ COLUMNS = (
     "visit",  # number of the visit, or days since onset: orders the images of a patient
     "cause",
 )
+# Of the patient. No model reads them, so no artifact depends on them: results are broken down by
+# them (`read_patients`).
+PATIENT = ("sex", "age")  # F or M; years
+SEXES = ("F", "M")
+# lower limits of the age bands of a breakdown, years
+AGE_BANDS = (0, 18, 40, 60, 75)
+OLDEST = 120  # years
 # what one may ask of a dataset, and the columns of which any answers it
 Question = Literal["findings", "diagnosis", "view", "severity", "readers", "lungs", "lesion"]
 HAS: dict[Question, tuple[str, ...]] = {

@@ -20,6 +20,7 @@ from cxrkit.storage.artifacts import Store
 from cxrkit.tasks.segmentation import SegmentationTask
 from cxrkit.tasks.severity import segmented_lungs
 
+PACKED_MASKS = "masks.npz"
 MASK_ORIGINS = ("segmenter", "annotated")
 
 
@@ -60,8 +61,12 @@ def with_masks(
     rows = table[missing]
 
     def make(folder: Path) -> None:
-        task = SegmentationTask(profile, store)
-        masks = segmented_lungs(task, task.load(segmenter), rows, profile)
+        shipped = store.shipped_for(folder)
+        if shipped:
+            masks = unpack_masks(shipped)
+        else:
+            task = SegmentationTask(profile, store)
+            masks = segmented_lungs(task, task.load(segmenter), rows, profile)
         np.save(folder / "masks.npy", masks)
 
     settings = {
@@ -73,6 +78,17 @@ def with_masks(
     file = store.load_or_make("masks", settings, make) / "masks.npy"
     masks = pd.Series([f"{file}#{i}" for i in range(len(rows))], index=rows.index)
     return table.assign(lung_mask=table["lung_mask"].mask(missing, masks))
+
+
+def pack_masks(made: Path, folder: Path) -> None:
+    """Write the masks of a folder, compressed, as they come with the kit."""
+    np.savez_compressed(folder / PACKED_MASKS, masks=np.load(made / "masks.npy"))
+
+
+def unpack_masks(folder: Path) -> np.ndarray:
+    """What `pack_masks` wrote: uint8 (n, S, S)."""
+    with np.load(folder / PACKED_MASKS) as file:
+        return file["masks"]
 
 
 def lungs_only(

@@ -8,16 +8,18 @@ from pathlib import Path
 import pandas as pd
 
 from cxrkit.config import profiles
+from cxrkit.config.choices import OPEN_CHOICES
 from cxrkit.config.sections import Profile, Variant
 from cxrkit.config.vocabulary import HAS, known
 from cxrkit.data import manifests
-from cxrkit.data.datasets import split_parts
+from cxrkit.data.datasets import external_or_test, split_parts
 from cxrkit.explain import saliency_benchmark
 from cxrkit.models.pretrained import load_imagenet_densenet, load_imagenet_weights
 from cxrkit.pipeline.derived import lungs_only, with_masks
 from cxrkit.pipeline.task_data import external_to_view, few, images_for, serving_datasets
-from cxrkit.shortcuts import marker_study, within_source
+from cxrkit.shortcuts import marker_study, trivial_models, within_source
 from cxrkit.simulation import cohort as virtual_hospitals
+from cxrkit.storage import provenance
 from cxrkit.storage.artifacts import Store
 from cxrkit.storage.atomic import read_json, write_json
 from cxrkit.tasks import contrastive, diagnosis, reader_study, severity
@@ -31,6 +33,7 @@ from cxrkit.training.checkpoint import load_tensors
 
 BACKBONE_WEIGHTS = ("random", "imagenet", "virtual")
 FEATURE_WEIGHTS = ("findings", "imagenet", "random")
+MOST_HEALTHY = 300  # healthy images that the finished severity model reads
 
 
 @dataclass(frozen=True)
@@ -53,14 +56,22 @@ class StageInputs:
 
     def virtual_training_images(self, profile: Profile, task: str) -> pd.DataFrame:
         """Training images of the virtual hospitals for a task, beside those of the profile."""
-        home = replace(profiles.demo(), seed=profile.seed)
+        home = profiles.virtual(profile)
         table = images_for(home, task, self.store, self.folders["virtual_cohort"])
         return split_parts(table)["train"]
 
 
 def make_cohort(folder: Path, profile: Profile, inputs: StageInputs) -> None:
-    """Draw the patients of the virtual hospitals."""
-    virtual_hospitals.draw_cohort(folder, profile.cohort, profile.seed)
+    """Draw the patients of the virtual hospitals.
+
+    Where their table comes with the kit, a film is drawn when it is first asked for.
+    """
+    shipped = inputs.store.shipped_for(folder)
+    if shipped is None:
+        virtual_hospitals.draw_cohort(folder, profile.cohort, profile.seed)
+        return
+    provenance.say_shipped(shipped)
+    virtual_hospitals.unpack_cohort(shipped, folder)
 
 
 def make_backbone(folder: Path, profile: Profile, inputs: StageInputs) -> None:
@@ -231,17 +242,76 @@ def make_segmenter(folder: Path, profile: Profile, inputs: StageInputs) -> None:
 def severity_images(profile: Profile, inputs: StageInputs) -> pd.DataFrame:
     """Images with known zones or Brixia scores.
 
-    With `severity.auxiliary_diagnosis` the training images of the diagnosis that show COVID-19
-    train beside them, marked `auxiliary`, and test nothing.
+    Training images of the diagnosis train beside them, marked `auxiliary`, and test nothing: with
+    `severity.auxiliary_diagnosis` those that show COVID-19 and have a score, and by the choice
+    `severity.healthy` those that are normal, as arrays of zeros.
     """
     own = inputs.images(profile, "severity")
-    if not profile.severity.auxiliary_diagnosis:
+    if not uses_diagnosis(profile):
         return own
     other = split_parts(inputs.images(profile, "diagnosis"))["train"]
-    scored = other[list(HAS["severity"])].notna().any(axis=1) & (other["diagnosis"] == "covid19")
-    new = ~other["path"].isin(own["path"]) & (other["site"] != profile.severity.held_out)
-    auxiliary = other[scored & new].assign(auxiliary=True)
-    return pd.concat([own.assign(auxiliary=False), auxiliary], ignore_index=True)
+    other = other[~other["path"].isin(own["path"])]
+    other = other[other["site"] != profile.severity.held_out].assign(auxiliary=True)
+    parts = [own.assign(auxiliary=False)]
+    if profile.severity.auxiliary_diagnosis:
+        scored = other[list(HAS["severity"])].notna().any(axis=1)
+        parts.append(other[scored & (other["diagnosis"] == "covid19")])
+    if profile.severity.healthy == "zeros":
+        parts.append(severity.as_zeros(other[other["diagnosis"] == "normal"]))
+    return pd.concat(parts, ignore_index=True)
+
+
+def uses_diagnosis(profile: Profile) -> bool:
+    """Whether images of the diagnosis train the severity model too."""
+    _, uses = OPEN_CHOICES["severity.healthy"]
+    healthy = known(profile.severity.healthy, uses, "use of healthy images")
+    return profile.severity.auxiliary_diagnosis or healthy == "zeros"
+
+
+def healthy_images(profile: Profile, inputs: StageInputs, table: pd.DataFrame) -> pd.DataFrame:
+    """Normal images that no stage trained with, at most MOST_HEALTHY, with lung masks.
+
+    Args:
+        profile: its severity model uses images of the diagnosis, else there are none.
+        inputs: the folders that images are read from.
+        table: images that train the severity model.
+
+    Returns:
+        Images of external hospitals, or, where there are none, of the test split.
+    """
+    if not uses_diagnosis(profile):
+        return table[:0]
+    normal = inputs.images(profile, "diagnosis").query("diagnosis == 'normal'")
+    trained = split_parts(table)["train"]
+    unseen = external_or_test(normal[~normal["group_id"].isin(trained["group_id"])])
+    drawn = _some_healthy(unseen, profile)
+    return with_masks(profile, drawn, inputs.store, inputs["segmenter"]) if len(drawn) else drawn
+
+
+def _some_healthy(normal: pd.DataFrame, profile: Profile) -> pd.DataFrame:
+    """At most MOST_HEALTHY normal images, drawn by the seed, as arrays of zeros."""
+    drawn = normal.sample(min(MOST_HEALTHY, len(normal)), random_state=profile.seed)
+    return severity.as_zeros(drawn.sort_index()).reset_index(drop=True)
+
+
+def calibration_images(profile: Profile, inputs: StageInputs) -> pd.DataFrame | None:
+    """Normal validation images, at most MOST_HEALTHY, with lung masks.
+
+    They calibrate the zones beside the scored images, which are all ill.
+
+    Returns:
+        Arrays of zeros; None where the model is not calibrated or no normal image trains.
+    """
+    settings = profile.severity
+    if settings.calibration == "none" or settings.healthy != "zeros":
+        return None
+    normal = inputs.images(profile, "diagnosis").query("diagnosis == 'normal'")
+    val = split_parts(normal)["val"]
+    val = val[(val["site"] != settings.held_out) & severity.is_at(val, profile.variant.sites)]
+    if val.empty:
+        return None
+    drawn = few(_some_healthy(val, profile), profile)
+    return with_masks(profile, drawn, inputs.store, inputs["segmenter"])
 
 
 def severity_weights(profile: Profile, inputs: StageInputs) -> tuple[State, ...]:
@@ -275,11 +345,18 @@ def make_severity(folder: Path, profile: Profile, inputs: StageInputs) -> None:
     """
     table = masked_severity_images(profile, inputs)
     task = SeverityTask(profile, inputs.store)
-    given = Inputs(table, severity_weights(profile, inputs))
+    given = Inputs(
+        table,
+        severity_weights(profile, inputs),
+        calibration=calibration_images(profile, inputs),
+    )
     metrics = task.make(folder, given)
     more = {}
     if profile.folds and not profile.variant.max_images:
         more["folds"] = reader_study.run(task, folder, given)
+    healthy = healthy_images(profile, inputs, table)
+    if len(healthy):
+        more["healthy"] = task.read_healthy(task.load(folder), healthy)
     outlined = outlined_images(profile, inputs, table)
     if len(outlined):
         more["outlined"] = task.compare_lesions(task.load(folder), outlined)
@@ -335,7 +412,7 @@ def saliency_images(profile: Profile, inputs: StageInputs) -> pd.DataFrame:
     """
     own = profile
     if "virtual" not in profile.manifests:
-        own = replace(profiles.demo(), seed=profile.seed)
+        own = profiles.virtual(profile)
     table = inputs.images(own, "diagnosis")
     if not profile.sources.lungs_only:
         return table
@@ -357,8 +434,13 @@ def make_saliency_benchmark(folder: Path, profile: Profile, inputs: StageInputs)
 
 
 def make_marker_study(folder: Path, profile: Profile, inputs: StageInputs) -> None:
-    """Sweep the confounder: a marker that is tied to the diagnosis more and more."""
-    home = replace(profiles.demo(), seed=profile.seed)
+    """Sweep the confounder, a marker that is tied to the diagnosis more and more.
+
+    Beside it, trivial models: how far one gets without seeing disease.
+    """
+    home = profiles.virtual(profile)
     backbone = FindingsTask(home, inputs.store).load(inputs["backbone"])
     cohort = virtual_hospitals.Cohort(inputs["cohort"])
     marker_study.make(folder, home, cohort, backbone, home.seed)
+    table = inputs.images(home, "diagnosis")
+    trivial_models.make(folder, home, table, backbone, inputs.store)

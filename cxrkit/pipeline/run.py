@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from cxrkit import NOTICE
+from cxrkit.config import profiles
 from cxrkit.config.sections import Profile
 from cxrkit.config.settings_file import get_profile
 from cxrkit.config.vocabulary import known
@@ -42,6 +43,8 @@ from cxrkit.tasks.task import Task
 from cxrkit.training.devices import pick_device
 
 VIEWS = ("PA", "AP")
+
+_said: set[str] = set()  # caveats that this process has printed
 
 # stages whose tables name images that lie in no artifact of a stage -> what makes these
 DERIVED_IMAGES = {
@@ -127,6 +130,13 @@ class Result:
         return self.predictions[rows].reset_index(drop=True)
 
 
+def _say_caveat(profile: Profile) -> None:
+    """Print what must be known before any number of a profile, once in a process."""
+    if profile.caveat and profile.caveat not in _said:
+        _said.add(profile.caveat)
+        print(f"profile {profile.name}: {profile.caveat}")
+
+
 class Run:
     """Everything that a profile makes.
 
@@ -151,6 +161,7 @@ class Run:
         self.profile = profile if isinstance(profile, Profile) else get_profile(str(profile))
         self.store = Store(out, data)
         self.device = device or pick_device()
+        _say_caveat(self.profile)
 
     def __repr__(self) -> str:
         return f"Run({self.profile.name!r}, out={str(self.store.root)!r})"
@@ -160,7 +171,7 @@ class Run:
     @cached_property
     def virtual(self) -> Run:
         """The run of the virtual hospitals with the seed of this one; itself where it is that."""
-        home = stages.virtual_profile(self.profile)
+        home = profiles.virtual(self.profile)
         return self if home == self.profile else self.with_profile(home)
 
     def with_profile(self, profile: Profile) -> Run:

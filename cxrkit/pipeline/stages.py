@@ -34,7 +34,8 @@ class Need:
         stage: the stage that makes it.
         profile: of that stage.
         key: the name under which its settings enter the key; "" where another need implies them.
-        used: False for one that enters the key alone (a cohort, for a profile without one).
+        used: False for one that enters the key alone: a cohort, for a profile without one; a
+            backbone, for a model that begins with other weights.
     """
 
     role: str
@@ -65,16 +66,16 @@ class Stage:
     version: int = 1
 
 
-def virtual_profile(profile: Profile) -> Profile:
-    """The demo profile with the seed of this one: the start of models that begin "virtual"."""
-    return replace(profiles.demo(), seed=profile.seed)
-
-
 # what stages depend on
 
 
 def _cohort(profile: Profile, key: str = "after cohort") -> Need:
     return Need("cohort", "cohort", profile, key, used="virtual" in profile.manifests)
+
+
+def _settings_of_backbone(profile: Profile) -> Need:
+    """Enters the key of what comes after: its weights are a need of those that begin with them."""
+    return Need("backbone", "backbone", profile, "after backbone", used=False)
 
 
 def _feature_stage(profile: Profile) -> str | None:
@@ -100,7 +101,7 @@ def needs_of_backbone(profile: Profile) -> list[Need]:
     """The backbone needs the images, and may start from the backbone of the virtual hospitals."""
     needs = [_cohort(profile)]
     if profile.backbone.initial_weights == "virtual":
-        needs.append(Need("initial_weights", "backbone", virtual_profile(profile), "start"))
+        needs.append(Need("initial_weights", "backbone", profiles.virtual(profile), "start"))
     return needs
 
 
@@ -123,24 +124,27 @@ def _needs_of_initial_weights(profile: Profile, keyed: bool, virtual_key: str) -
     """
     needs = []
     features = _feature_stage(profile)
+    own = not profile.sources.virtual  # else all of it begins as the model of the virtual hospitals
     if features == "backbone":
-        needs.append(Need("features", "backbone", profile))
+        needs.append(Need("features", "backbone", profile, used=own))
     elif features:
-        needs.append(Need("features", features, profile, "start" if keyed else ""))
+        key = "start" if keyed else ""
+        needs.append(Need("features", features, profile, key, used=own))
     if profile.variant.contrastive:
-        needs.append(Need("contrastive", "contrastive", profile, "contrastive" if keyed else ""))
+        key = "contrastive" if keyed else ""
+        needs.append(Need("contrastive", "contrastive", profile, key, used=own))
     if profile.sources.virtual:
-        home = virtual_profile(profile)
+        home = profiles.virtual(profile)
         needs.append(Need("virtual_model", "diagnosis_pa", home, virtual_key))
     return needs
 
 
 def needs_of_diagnosis(profile: Profile) -> list[Need]:
-    """The diagnosis needs images, the backbone, and what the sources and the variant ask for."""
-    needs = [_cohort(profile, key=""), Need("backbone", "backbone", profile, "after backbone")]
+    """The diagnosis needs images, its first weights, and what the sources and the variant ask."""
+    needs = [_cohort(profile, key=""), _settings_of_backbone(profile)]
     needs += _needs_of_initial_weights(profile, keyed=True, virtual_key="begins as")
     if dict(profile.sources.shares).get("virtual", 0):
-        needs.append(Need("virtual_cohort", "cohort", virtual_profile(profile), "virtual"))
+        needs.append(Need("virtual_cohort", "cohort", profiles.virtual(profile), "virtual"))
     if profile.sources.lungs_only:
         needs.append(Need("segmenter", "segmenter", profile, "lungs"))
     return needs
@@ -158,19 +162,19 @@ def needs_of_segmenter(profile: Profile) -> list[Need]:
     """The segmenter needs images, and those of the virtual hospitals where they train too."""
     needs = [_cohort(profile)]
     if profile.segmenter.virtual:
-        needs.append(Need("virtual_cohort", "cohort", virtual_profile(profile), "virtual"))
+        needs.append(Need("virtual_cohort", "cohort", profiles.virtual(profile), "virtual"))
     return needs
 
 
 def needs_of_severity(profile: Profile) -> list[Need]:
-    """Severity needs images, lungs, the backbone, and what its first weights come from."""
+    """Severity needs images, lungs, and what its first weights come from."""
     needs = [
         _cohort(profile, key=""),
-        Need("backbone", "backbone", profile, "after backbone"),
+        _settings_of_backbone(profile),
         Need("segmenter", "segmenter", profile, "after segmenter"),
     ]
     if profile.severity.virtual:
-        home = virtual_profile(profile)
+        home = profiles.virtual(profile)
         return [*needs, Need("virtual_severity", "severity", home, "start")]
     if profile.choices.severity_start == "classifier":  # its key holds what it began with
         needs += _needs_of_initial_weights(profile, keyed=False, virtual_key="")
@@ -196,7 +200,7 @@ def needs_of_saliency(profile: Profile) -> list[Need]:
     if "virtual" in profile.manifests:
         needs.append(_cohort(profile, key=""))
     else:
-        needs.append(Need("cohort", "cohort", virtual_profile(profile), "lesions"))
+        needs.append(Need("cohort", "cohort", profiles.virtual(profile), "lesions"))
     if profile.sources.lungs_only:
         needs.append(Need("segmenter", "segmenter", profile))
     return needs
@@ -204,7 +208,7 @@ def needs_of_saliency(profile: Profile) -> list[Need]:
 
 def needs_of_marker_study(profile: Profile) -> list[Need]:
     """The study runs on the virtual hospitals, whatever the profile."""
-    home = virtual_profile(profile)
+    home = profiles.virtual(profile)
     return [
         Need("cohort", "cohort", home, "films"),
         Need("backbone", "backbone", home, "backbone"),
@@ -239,7 +243,7 @@ def severity_images(profile: Profile) -> tuple[str, ...]:
     tasks = ["severity"]
     if set(task_data.serving_datasets(profile, "lesion")) - {"virtual"}:
         tasks.append("lesion")
-    if profile.severity.auxiliary_diagnosis:
+    if makers.uses_diagnosis(profile):
         tasks.append("diagnosis")
     return tuple(tasks)
 
@@ -337,6 +341,8 @@ SEVERITY = (
     "choices.map_upsampling",
     "choices.map_norm",
     "choices.map_widths",
+    "choices.map_evidence",
+    "choices.zone_maximum",
     "choices.sigmoid",
     "choices.severity_loss",
     "choices.severity_score",

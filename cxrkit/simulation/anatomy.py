@@ -12,7 +12,7 @@ labels and lung volumes, h w box of the lungs on it; lengths in mm, line integra
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -39,6 +39,9 @@ MIN_HEART_DEPTH = 8.0  # mm of heart on a ray before the pixel is heart shadow
 PARTS = ("right", "left", "below_diaphragm", "heart", "trachea")
 # rows of `Chest.integrals`
 CHANNELS = ("soft", "ribs", "spine", "girdle", "vessels")
+COUNTED = 1024  # more than the depth slices of any CT
+# fine voxels by which a pixel of the coarser grid may stand beside those of the finer one in it
+NEAR = 24.0
 COARSE = 64  # the bend is smooth: it is computed on so many points to a side
 
 
@@ -281,6 +284,63 @@ def _voxel_index(mm: np.ndarray, pitch: float, start: float = 0.0) -> np.ndarray
     return (mm + np.float32(start)) * np.float32(1 / pitch)
 
 
+_Box = tuple[slice, slice]
+
+
+def _content(plane: np.ndarray) -> tuple[float, float, float, float] | None:
+    """First and last row, first and last column of what is not 0 in a plane; None = all is 0."""
+    channels = plane.size // (plane.shape[0] * plane.shape[1])
+    left, top, width, height = cv2.boundingRect(plane.reshape(len(plane), -1))
+    last = (left + width - 1) // channels
+    return (top, top + height - 1, left // channels, last) if width else None
+
+
+def _seen_in(
+    content: tuple[float, float, float, float], rows: np.ndarray, columns: np.ndarray, margin: float
+) -> _Box | None:
+    """Where pixels may see some content, and a pixel around; None = none of them does.
+
+    Args:
+        content: its first and last row, first and last column.
+        rows: row that each pixel sees (H, H).
+        columns: column.
+        margin: rows and columns by which these may be wrong.
+    """
+    top, bottom, left, right = content
+    near = (rows > top - margin) & (rows < bottom + margin)
+    near &= (columns > left - margin) & (columns < right + margin)
+    x, y, width, height = cv2.boundingRect(near.view(np.uint8))
+    if not width:
+        return None
+    H = len(rows)
+    return slice(max(y - 1, 0), min(y + height + 1, H)), slice(max(x - 1, 0), min(x + width + 1, H))
+
+
+def _finer(plane: np.ndarray, box: _Box) -> np.ndarray:
+    """A box of a plane (H, H), at twice its size."""
+    H = len(plane)
+    wide = tuple(slice(max(side.start - 2, 0), min(side.stop + 2, H)) for side in box)
+    part = plane[wide]
+    fine = cv2.resize(part, (2 * part.shape[1], 2 * part.shape[0]))
+    trimmed = []
+    for side, outer in zip(box, wide, strict=True):
+        start = 2 * (side.start - outer.start)
+        trimmed.append(slice(start, start + 2 * (side.stop - side.start)))
+    return np.ascontiguousarray(fine[tuple(trimmed)])
+
+
+def _doubled(box: _Box) -> _Box:
+    """A box of the coarser grid on the finer one."""
+    rows, columns = box
+    return slice(2 * rows.start, 2 * rows.stop), slice(2 * columns.start, 2 * columns.stop)
+
+
+def _accumulate(plane: np.ndarray, total: np.ndarray, box: _Box) -> None:
+    """Add a plane (h, w, ...) to a box of a sum (S, S, ...), in place."""
+    part = total[box]
+    np.add(part, plane, out=part)
+
+
 class _Sums:
     """Sums over depth that `project` collects, slice by slice."""
 
@@ -290,16 +350,16 @@ class _Sums:
         self.field_mm = field_mm
         # scapulae are rolled off the lungs when the patient stands and puts the hands on the hips
         self.roll = 1.0 if view == "PA" else 0.35
-        self.fine = np.zeros((size, size * 2), np.float32)
+        self.fine = np.zeros((size, size, 2), np.float32)
         self.girdle = np.zeros((size, size), np.float32)
         self.soft = np.zeros((H, H * 2), np.float32)
         self.fat = np.zeros((Q, Q * 2), np.float32)
-        self.counts = np.zeros((H, H * len(PARTS)), np.float32)
-        self.is_part = np.zeros((1, 256, len(PARTS)), np.uint8)
-        for column, name in enumerate(PARTS):
+        # one number counts the voxels of all parts: a digit each, in base COUNTED
+        self.counts = np.zeros((H, H), np.float64)
+        self.digit = np.zeros((1, 256), np.float64)
+        for place, name in enumerate(PARTS):
             members = {"right": SIDES[0], "left": SIDES[1]}.get(name)
-            self.is_part[0, list(members or [atlas.index(name)]), column] = 1
-        self.has_girdle = [[bool(plane.any()) for plane in channel] for channel in atlas.girdle]
+            self.digit[0, list(members or [atlas.index(name)])] += float(COUNTED) ** place
 
     def add(self, plane: _Slice) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Add a slice.
@@ -308,7 +368,7 @@ class _Sums:
             Tissue (H, H), vessels (H, H) and labels (H, H) of the slice.
         """
         atlas, (k, z, x) = self.atlas, plane
-        H, S = len(z), self.size
+        H = len(z)
         rows = _voxel_index(z, atlas.pitch[0], atlas.margin[0])
         columns = _voxel_index(x, atlas.pitch[1], atlas.margin[1] - atlas.spacing / 2)
         soft = _remap(atlas.soft[k], rows, columns, cv2.INTER_LINEAR)  # (H, H, 2)
@@ -327,42 +387,69 @@ class _Sums:
             _voxel_index(x, atlas.pitch[1]),
             cv2.INTER_NEAREST,
         )
-        parts = cv2.LUT(cv2.merge([labels] * len(PARTS)), self.is_part)
-        cv2.accumulate(parts.reshape(H, -1), self.counts)
+        cv2.accumulate(cv2.LUT(labels, self.digit), self.counts)
         above = (atlas.pitch[0] - atlas.spacing) / 2  # rows were made finer around their middle
-        fine_rows = cv2.resize(_voxel_index(z, atlas.spacing, above), (S, S))
-        fine_columns = cv2.resize(_voxel_index(x, atlas.spacing), (S, S))
-        fine = _remap(atlas.fine[k], fine_rows, fine_columns, cv2.INTER_LINEAR)  # (S, S, 2)
-        cv2.accumulate(fine.reshape(S, -1), self.fine)
-        self._add_girdle(k, fine_rows, fine_columns)
-        fine = fine[::2, ::2]
-        tissue = soft.astype(np.float32).sum(axis=-1) + fine[..., 0]
-        return tissue, fine[..., 1], labels
+        rows, columns = _voxel_index(z, atlas.spacing, above), _voxel_index(x, atlas.spacing)
+        tissue = soft[..., 0].astype(np.float32)
+        tissue += soft[..., 1]
+        vessels = np.zeros((H, H), np.uint8)
+        content = _content(atlas.fine[k])
+        box = _seen_in(content, rows, columns, NEAR) if content else None
+        if box:
+            fine = _remap(
+                atlas.fine[k], _finer(rows, box), _finer(columns, box), cv2.INTER_LINEAR
+            )  # (2h, 2w, 2)
+            _accumulate(fine, self.fine, _doubled(box))
+            tissue[box] += fine[::2, ::2, 0]
+            vessels[box] = fine[::2, ::2, 1]
+        self._add_girdle(k, rows, columns)
+        return tissue, vessels, labels
 
     def _add_girdle(self, k: int, rows: np.ndarray, columns: np.ndarray) -> None:
-        """Clavicles and scapulae, each moved in its own way."""
+        """Clavicles and scapulae, each moved in its own way; rows and columns are (H, H)."""
         atlas, body = self.atlas, self.body
         middle = np.float32(atlas.centre[2] / atlas.spacing)
-        if self.has_girdle[0][k]:
+        content = _content(atlas.girdle[0][k])
+        if content:
             down, slope = body.clavicles
-            outwards = np.abs(columns - middle) * np.float32(slope)
             shift = np.float32((down - 25.0 * slope) / atlas.spacing)
-            moved = rows + outwards + shift
-            plane = _remap(atlas.girdle[0][k], moved, columns, cv2.INTER_LINEAR)
-            cv2.accumulate(plane, self.girdle)
-        if self.has_girdle[1][k]:
+
+            def lowered(rows: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+                outwards = np.abs(columns - middle) * np.float32(slope)
+                return rows + outwards + shift, columns
+
+            self._add_bone(atlas.girdle[0][k], content, rows, columns, lowered)
+        content = _content(atlas.girdle[1][k])
+        if content:
             out, up = body.scapulae
-            side = np.where(columns > middle, np.float32(1), np.float32(-1))
-            moved = columns - side * np.float32(out * self.roll / atlas.spacing)
-            lifted = rows - np.float32(up / atlas.spacing)
-            plane = _remap(atlas.girdle[1][k], lifted, moved, cv2.INTER_LINEAR)
-            cv2.accumulate(plane, self.girdle)
+
+            def rolled(rows: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+                side = np.where(columns > middle, np.float32(1), np.float32(-1))
+                moved = columns - side * np.float32(out * self.roll / atlas.spacing)
+                return rows - np.float32(up / atlas.spacing), moved
+
+            self._add_bone(atlas.girdle[1][k], content, rows, columns, rolled)
+
+    def _add_bone(
+        self,
+        plane: np.ndarray,
+        content: tuple[float, float, float, float],
+        rows: np.ndarray,
+        columns: np.ndarray,
+        move: Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]],
+    ) -> None:
+        """Add a plane of a bone (F, F) where its content is seen after `move`."""
+        box = _seen_in(content, *move(rows, columns), NEAR)
+        if box:
+            moved = move(_finer(rows, box), _finer(columns, box))
+            bone = _remap(plane, *moved, cv2.INTER_LINEAR)
+            _accumulate(bone, self.girdle, _doubled(box))
 
     def maps(self, ray: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Line integrals (5, S, S), fat (2, S, S), and mm of each part on the ray (P, H, H)."""
         S = self.size
         unit = WATER / 100 * ray
-        fine = self.fine.reshape(S, S, 2)
+        fine = self.fine
         soft = self.soft.reshape(S // 2, S // 2, 2)
         soft = cv2.resize(soft, (S, S), interpolation=cv2.INTER_CUBIC)
         ribs, spine, girdle = HABITS[self.body.source].contrast
@@ -377,7 +464,11 @@ class _Sums:
         fat = cv2.GaussianBlur(self.fat.reshape(S // 4, S // 4, 2), (0, 0), S / 400)
         fat = cv2.resize(fat, (S, S), interpolation=cv2.INTER_CUBIC)
         fat = np.ascontiguousarray(fat.transpose(2, 0, 1)) * np.float32(2 * unit)
-        depths = self.counts.reshape(S // 2, S // 2, len(PARTS)).transpose(2, 0, 1) * ray
+        rest, counts = self.counts, []
+        for _ in PARTS:
+            rest, count = np.divmod(rest, COUNTED)
+            counts.append(count.astype(np.float32))
+        depths = np.stack(counts) * ray
         return integrals, np.maximum(fat, 0), depths
 
 
@@ -397,7 +488,8 @@ def project(body: Body, view: str, size: int = 512, field_mm: float = FIELD) -> 
     sums = _Sums(atlas, body, view, size, field_mm)
     slices = []
     for plane in _slices(atlas, body, view, size // 2, field_mm):
-        slices.append((*sums.add(plane), plane))
+        added = sums.add(plane)
+        slices.append((*added, plane if plane.k % 2 else None))  # `_volumes` reads no other
     ray = SLICE_SPACING * body.scale[1]  # mm of one slice
     integrals, fat, depths = sums.maps(ray)
     right, left = lung_masks(depths[:2], depths[2], 2 * field_mm / size)

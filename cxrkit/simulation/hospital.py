@@ -11,6 +11,7 @@ S film size in px. Arrays are 3x2 with row 0 = upper zone, column 0 = patient's 
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field, replace
@@ -165,22 +166,23 @@ class Condition:
         return disease.findings_from_lesions(self.lesions, infection, bool(self.devices))
 
 
-class _ChestCache:
-    """The last few projected anatomies.
+class _ChestCache(threading.local):
+    """The last few projected anatomies, of each thread its own.
 
-    A cohort is drawn anatomy by anatomy, so a few suffice.
+    A cohort is drawn anatomy by anatomy, so one suffices where several threads draw: each takes up
+    to 100 MB.
     """
 
-    def __init__(self, size: int = 4) -> None:
-        self.size = size
+    def __init__(self) -> None:
+        self.size = 3 if threading.current_thread() is threading.main_thread() else 1
         self.kept = OrderedDict()
 
     def get(self, key: Hashable, make: Callable[[], anatomy.Chest]) -> anatomy.Chest:
         """The chest of a key; `make` is called if it is not kept."""
         if key not in self.kept:
-            self.kept[key] = make()
-            while len(self.kept) > self.size:
+            while len(self.kept) >= self.size:  # before: the new one needs their room
                 self.kept.popitem(last=False)
+            self.kept[key] = make()
         self.kept.move_to_end(key)
         return self.kept[key]
 
@@ -222,6 +224,11 @@ class Hospital:
     Raises:
         ValueError: for an unknown site, ward or places, a rho or an arrangement outside [0, 1], or
             a size that is no multiple of 4.
+
+    Example:
+        >>> hospital = Hospital("alder", seed=1, n=10, size=128)
+        >>> len(hospital), hospital.view_of(0) in VIEWS
+        (10, True)
     """
 
     def __init__(
@@ -433,8 +440,15 @@ class Hospital:
         return f"virtual://{self.site.name}/{i}?{query}"
 
 
-def _parse_url(url: str) -> tuple[Hospital, int]:
-    """Hospital and number of `virtual://<site>/<i>?seed=..&rho=..`, as `Hospital.url` writes it."""
+def parse_url(url: str) -> tuple[Hospital, int]:
+    """Hospital and number of `virtual://<site>/<i>?seed=..&rho=..`, as `Hospital.url` writes it.
+
+    Args:
+        url: the path of a film.
+
+    Raises:
+        ValueError: for another scheme.
+    """
     parts = urlsplit(url)
     if parts.scheme != "virtual":
         raise ValueError(f"{url} is no virtual patient; expected virtual://<site>/<number>?seed=0")
@@ -455,7 +469,7 @@ def from_url(url: str) -> Patient:
     Raises:
         ValueError: for another scheme.
     """
-    hospital, i = _parse_url(url)
+    hospital, i = parse_url(url)
     return hospital[i]
 
 
@@ -469,7 +483,7 @@ def finding_mask_from_url(url: str, finding: str) -> np.ndarray:
     Returns:
         Mask, bool (S, S), as `Hospital.finding_mask` gives it.
     """
-    hospital, i = _parse_url(url)
+    hospital, i = parse_url(url)
     return hospital.finding_mask(i, finding)
 
 

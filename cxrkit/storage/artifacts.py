@@ -33,6 +33,10 @@ def key(settings: Any) -> str:
 
     Raises:
         ValueError: the settings hold NaN or an infinite number.
+
+    Example:
+        >>> key({"a": 1, "b": 2}) == key({"b": 2, "a": 1})
+        True
     """
     return hashlib.sha256(canonical(settings).encode()).hexdigest()[:12]
 
@@ -48,7 +52,8 @@ class Store:
 
     Below the folder lies a layer that is only read: the artifacts that come with the kit
     (`tools/ship.py`). What is missing in the folder is taken from there, under the same name, and
-    made only where the layer lacks it too. CXRKIT_FRESH=1 leaves the layer out.
+    made only where the layer lacks it too. An artifact whose pixels are not in the layer is made in
+    the folder, from what the layer has of it. CXRKIT_FRESH=1 leaves the layer out.
 
     Attributes:
         root: the folder, absolute.
@@ -88,9 +93,33 @@ class Store:
     def locate(self, name: str) -> Path:
         """`folder`, by the name of the artifact."""
         own = self.root / name
-        if self.layer and not own.exists() and (self.layer / name).is_dir():
-            return self.layer / name
-        return own
+        if own.exists():
+            return own
+        shipped = self.shipped(name)
+        return shipped if shipped and not provenance.lacks_pixels(shipped) else own
+
+    def shipped(self, name: str) -> Path | None:
+        """The folder of the layer that has the name of an artifact; None = it has none.
+
+        One that lacks its pixels is no finished artifact. Its stage makes the artifact from it.
+        """
+        if not self.layer or not (self.layer / name).is_dir():
+            return None
+        return self.layer / name
+
+    def shipped_for(self, part: Path) -> Path | None:
+        """What the layer has of the artifact that is being made; None = nothing.
+
+        Args:
+            part: the folder that `load_or_make` lets it be made in.
+
+        Raises:
+            DamagedArtifact: what the layer has is damaged.
+        """
+        shipped = self.shipped(part.name.removesuffix(".part"))
+        if shipped:
+            integrity.check(shipped)
+        return shipped
 
     def has(self, stage: str, settings: Any, data: str = "") -> bool:
         """Whether the artifact is finished."""
@@ -105,8 +134,9 @@ class Store:
         name = f"{stage}-{key(settings)}"
         found = {}
         for root in (self.layer, self.root):  # what lies in the store comes first
-            if root:
-                found |= {path.name: path for path in root.glob(f"{name}*") if is_artifact(path)}
+            for path in root.glob(f"{name}*") if root else ():
+                if is_artifact(path) and not provenance.lacks_pixels(path):
+                    found[path.name] = path
         return [found[name] for name in sorted(found)]
 
     def load_or_make(

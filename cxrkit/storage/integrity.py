@@ -56,11 +56,17 @@ def sha256_of(path: Path) -> str:
 
 
 def write_list(folder: Path) -> None:
-    """Write files.json: size and sha256 of every file of an artifact, at any depth."""
+    """Write files.json: size and sha256 of every file of an artifact, at any depth.
+
+    Stacks that grow after the artifact is finished are not listed (`growing`).
+    """
+    from cxrkit.storage import growing  # brings numpy, which a store alone does not need
+
+    grows = growing.grows(folder)
     files = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
-        if path.is_file() and name != LIST:
+        if path.is_file() and name != LIST and not (grows and path.suffix == growing.SUFFIX):
             files[name] = {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
     write_json(folder / LIST, files)
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 PATH_COLUMNS = ("path", "lung_mask", "lesion_mask", "origin")
 
 # finished artifacts that come with the kit: the read-only layer below every store
-SHIPPED = Path(__file__).resolve().parent / "shipped_artifacts"
+SHIPPED = paths.bundled("storage/shipped_artifacts")
 FRESH = "CXRKIT_FRESH"  # set: nothing is taken from that layer
 
 
@@ -54,6 +54,12 @@ def data_root(root: str | os.PathLike | None = None) -> Path:
     fix_environment()
     chosen = root or os.environ.get("CXRKIT_DATA") or default_root() / "data"
     return Path(chosen).expanduser().resolve()
+
+
+def fetched_weights() -> Path:
+    """Where `cxrkit models fetch` puts weights: CXRKIT_WEIGHTS, else the user's data folder."""
+    chosen = os.environ.get("CXRKIT_WEIGHTS")
+    return Path(chosen or Path(platformdirs.user_data_dir("cxrkit")) / "weights").expanduser()
 
 
 def shipped_root() -> Path | None:

@@ -111,6 +111,24 @@ def check(file: str | os.PathLike, shape: tuple[int, ...], dtype: DTypeLike = np
         )
 
 
+def view(file: str | os.PathLike) -> np.memmap:
+    """A finished file, mapped to be read.
+
+    Args:
+        file: a .npy file.
+
+    Raises:
+        ValueError: it is cut off; the message names the file and the folder to delete.
+    """
+    try:
+        return np.lib.format.open_memmap(file, "r")
+    except (ValueError, tokenize.TokenError) as error:
+        raise ValueError(
+            f"{file} is damaged ({error}); delete the folder {Path(file).parent} and run again: "
+            "it will be made anew"
+        ) from error
+
+
 def unpack(bits: np.ndarray, side: int) -> np.ndarray:
     """Packed masks, uint8 (..., side*side/8) -> 0/1 uint8 (..., side, side)."""
     flat = np.unpackbits(bits, axis=-1, count=side * side)

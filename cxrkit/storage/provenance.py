@@ -28,7 +28,7 @@ from cxrkit.storage.integrity import SHIPPED_NOTE
 
 GB = 2**30
 NOTES = "made"  # folder of the notes in a store
-LEFT_OUT = "left out"  # said of the weights in a shipped.json, where numbers alone are shipped
+LEFT_OUT = "left out"  # said of weights or pixels in a shipped.json, where they are not shipped
 
 _said: set[Path] = set()  # shipped artifacts whose note this process has printed
 
@@ -153,6 +153,12 @@ def lacks_weights(folder: Path) -> bool:
     """Whether an artifact came with the kit without the weights that were trained."""
     note = folder / SHIPPED_NOTE
     return note.exists() and read_json(note).get("weights") == LEFT_OUT
+
+
+def lacks_pixels(folder: Path) -> bool:
+    """Whether an artifact came with the kit without pixels that belong to it."""
+    note = folder / SHIPPED_NOTE
+    return note.exists() and read_json(note).get("pixels") == LEFT_OUT
 
 
 def describe(folder: Path) -> str:

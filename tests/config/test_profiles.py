@@ -30,6 +30,8 @@ DEFAULTS = {
     "map_upsampling": "nearest",
     "map_norm": "none",
     "map_widths": "halved",
+    "map_evidence": "tokens",
+    "zone_maximum": "pixel",
     "lr_decay": "epochs_10_15",
     "uncertain": "mixed",
     "resize": "plain",
@@ -103,7 +105,16 @@ def test_a_profile_is_frozen_complete_and_json(name):
     with pytest.raises(dataclasses.FrozenInstanceError):
         profile.seed = 1
     # no image is turned, which would blur thin lines
-    own = {"augmentation": "scanner"} if name == "demo" else {}
+    own = {}
+    if name in ("demo", "quick", "mini"):
+        own = {
+            "map_scale": 8,
+            "map_evidence": "local",
+            "zone_maximum": "tenth",
+            "severity_loss": "bce",
+        }
+    if name in ("demo", "quick"):
+        own["augmentation"] = "scanner"
     assert json.loads(json.dumps(profile.to_dict()))["choices"] == DEFAULTS | own
 
 
@@ -112,8 +123,35 @@ def test_the_paper_profile_has_the_paper_s_input_and_demo_needs_no_download():
 
 
 def test_an_unknown_profile_is_refused():
-    with pytest.raises(ValueError, match=r"'big'; known: \['demo', 'mini', 'public', 'paper'\]"):
+    known = r"'big'; known: \['demo', 'quick', 'mini', 'public', 'paper'\]"
+    with pytest.raises(ValueError, match=known):
         profiles.get("big")
+
+
+def test_quick_is_the_demo_with_fewer_films_and_shorter_trainings():
+    """The same networks and choices: what runs on quick runs on the demo."""
+    demo, quick = profiles.demo(), profiles.quick()
+    same = ("image_size", "backbone", "transformer", "severity", "choices", "sources", "variant")
+    for name in same:
+        assert getattr(quick, name) == getattr(demo, name), name
+    trainings = [name for name, value in vars(demo).items() if isinstance(value, sections.Training)]
+    for name in trainings:
+        long, short = getattr(demo, name), getattr(quick, name)
+        assert short.steps < long.steps and short.batch <= long.batch, name
+        budget = ("steps", "batch", "warmup", "eval_every")
+        changed = {field: getattr(long, field) for field in budget}
+        assert dataclasses.replace(short, **changed) == long, name
+    for ward in ("findings", "diagnosis", "severity"):
+        assert getattr(quick.cohort, ward) < getattr(demo.cohort, ward)
+    assert dataclasses.replace(quick.grid, steps=8, max_images=40, batch=0) == demo.grid
+
+
+def test_what_is_trained_for_a_trial_says_that_it_shows_no_finding():
+    """Those that are measured say nothing; a changed profile keeps what its base says."""
+    for name in ("demo", "mini", "public", "paper", "paper-local"):
+        assert profiles.get(name).caveat == ""
+    for name in ("quick", "paper+dry", "demo+dry"):
+        assert profiles.get(name).caveat.startswith("No number of this run is a finding")
 
 
 def test_a_name_may_leave_datasets_out_and_ask_for_a_dry_run():

@@ -109,7 +109,7 @@ WRONG_FILES = {
     ),
     "no profile": (
         "base: big\n",
-        "base: unknown profile 'big'; known: ['demo', 'mini', 'public', 'paper']",
+        "base: unknown profile 'big'; known: ['demo', 'quick', 'mini', 'public', 'paper']",
     ),
     "no dataset to leave out": ("base: paper-mars\n", "base: unknown change '-mars'"),
     "a base that is no name": ("base: [paper]\n", "base: unknown profile"),

@@ -272,7 +272,7 @@ def test_stages_of_virtual_patients_have_the_keys_they_had(tmp_path):
         assert stages.folder_of(demo, name, store) == expected
     mini = profiles.mini()
     assert stages.data_digest(mini, "marker_study", store) == ""
-    assert stages.used_tasks(mini, "severity") == ("diagnosis", "findings", "lungs", "severity")
+    assert stages.used_tasks(mini, "severity") == ("diagnosis", "lungs", "severity")
 
 
 def test_masks_are_made_again_for_other_pixels(store, tmp_path):

@@ -11,7 +11,7 @@ import torch
 from cxrkit.config import profiles, sections
 from cxrkit.config.sections import CohortSettings, DenseNet, Training, ViT
 from cxrkit.config.settings_file import write_settings
-from cxrkit.pipeline import stages
+from cxrkit.pipeline import derived, stages
 from cxrkit.pipeline.run import Run
 from cxrkit.simulation import cohort as virtual_hospitals
 from cxrkit.storage import recorded
@@ -107,6 +107,16 @@ def test_the_virtual_run_is_itself_or_another_in_the_same_store(run):
     assert other.device == run.device
 
 
+def test_a_run_whose_numbers_show_nothing_says_so_once(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("cxrkit.pipeline.run._said", set())
+    Run("demo", tmp_path)
+    assert capsys.readouterr().out == ""
+    Run("quick", tmp_path).with_profile(replace(profiles.quick(), seed=1))
+    said = capsys.readouterr().out
+    assert said.startswith("profile quick: No number of this run is a finding")
+    assert said.count("\n") == 1
+
+
 def test_a_run_of_a_name_or_a_file(tmp_path):
     changed = replace(TINY, name="tiny")
     path = write_settings(changed, tmp_path / "tiny.yaml")
@@ -120,7 +130,7 @@ def test_stages_that_start_from_the_virtual_hospitals_are_given_what_they_ask_fo
     """A profile like mini: both views jointly, lungs alone, auxiliary virtual images, and the first
     weights of virtual hospitals, here all of the tiny cohort.
     """
-    monkeypatch.setattr(profiles, "demo", lambda: TINY)
+    monkeypatch.setitem(profiles.PROFILES, "demo", lambda: TINY)
     mini = replace(
         TINY,
         backbone=replace(TINY.backbone, initial_weights="virtual"),
@@ -146,12 +156,14 @@ def test_stages_that_start_from_the_virtual_hospitals_are_given_what_they_ask_fo
 def test_an_empty_store_takes_what_comes_with_the_kit_and_makes_the_pixels(
     run, tmp_path, layer, monkeypatch
 ):
-    """Nothing is trained; cohort and masks, which tables name, are made when a table is read."""
+    """Nothing is trained. A table that names masks draws no film, a look at its films does."""
     made = {stage: run.folder(stage) for stage in ("diagnosis_pa", "severity", "segmenter")}
-    ship.ship(ship.plan(TINY), run.store, layer, say=str)
+    steps = ship.plan(TINY)
+    steps |= ship.masks_of(steps, run.store)
+    ship.ship(steps, run.store, layer, without_note=True, say=str)
     before = {path: path.stat().st_mtime_ns for path in layer.rglob("*")}
     monkeypatch.setattr(loop, "fit", lambda *args, **kwargs: pytest.fail("trained"))
-    monkeypatch.setattr(virtual_hospitals, "available_memory", lambda: 0)  # drawn in this process
+    monkeypatch.setattr(derived, "segmented_lungs", lambda *_: pytest.fail("segmented"))
     opened = Run(TINY, tmp_path / "empty", device=run.device)
     for stage, folder in made.items():
         assert opened.folder(stage) == layer / folder.name
@@ -159,6 +171,7 @@ def test_an_empty_store_takes_what_comes_with_the_kit_and_makes_the_pixels(
     assert not opened.store.root.exists(), "numbers and weights need no pixels"
     table, expected = opened.severity.predictions, run.severity.predictions
     assert not opened.store.absent(table)
+    assert not np.load(opened.folder("cohort") / "drawn.npy").any()
     assert {path.partition("-")[0] for path in table["path"].map(opened.store.relative)} == {
         "store:cohort"
     }

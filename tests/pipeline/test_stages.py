@@ -10,7 +10,7 @@ import pytest
 from cxrkit.config import profiles
 from cxrkit.config.choices import Choices
 from cxrkit.config.sections import Training
-from cxrkit.pipeline import stages
+from cxrkit.pipeline import makers, stages
 from cxrkit.pipeline.stages import STAGES, Need, Stage
 from cxrkit.reproduction import grid
 from cxrkit.storage.artifacts import Store, key
@@ -86,14 +86,58 @@ def test_what_enters_a_key_is_what_is_resolved(profile):
         assert len(own) <= len(stage.fields)
         assert found["recipe"] == stage.version
         earlier = stages.upstream(profile, name)
+        steps = {(need.stage, need.profile) for need in needs if need.used}
+        assert set(earlier) == steps and len(earlier) == len(steps), name
         for need in needs:
-            unused = need.stage == "cohort" and "virtual" not in need.profile.manifests
-            assert need.used != unused, (name, need.role)
-            assert ((need.stage, need.profile) in earlier) == need.used, (name, need.role)
+            if need.stage == "cohort":
+                assert need.used == ("virtual" in need.profile.manifests), (name, need.role)
+
+
+class Asked:
+    """Folders of earlier artifacts for a maker; it remembers which ones it was asked for."""
+
+    def __init__(self):
+        self.roles = set()
+
+    def __getitem__(self, role):
+        self.roles.add(role)
+        return role
+
+    weights = __getitem__
+
+
+STARTS = {  # of the models whose first weights come from elsewhere
+    "demo, from scratch": grid.vary(DEMO, initial_weights="random"),
+    "demo, ResNet of ImageNet": grid.vary(DEMO, model="resnet", initial_weights="imagenet"),
+    "demo, SimCLR from scratch": grid.vary(DEMO, initial_weights="random", **SIMCLR),
+    "mini, SimCLR": replace(MINI, variant=replace(MINI.variant, **SIMCLR)),
+}
+
+
+@pytest.mark.parametrize("profile", [*PROFILES.values(), *STARTS.values()])
+def test_the_weights_that_a_model_begins_with_are_made_before_it_and_no_others(
+    profile, monkeypatch
+):
+    """What the makers ask for, against the table; images are read with the help of the others."""
+    monkeypatch.setattr(makers, "load_imagenet_weights", lambda *_: {})
+    monkeypatch.setattr(makers.contrastive, "network_weights", lambda folder: {})
+    of_images = {"cohort", "virtual_cohort", "segmenter"}
+    first_weights = {"diagnosis_pa": makers.initial_weights, "severity": makers.severity_weights}
+    for name, begin in first_weights.items():
+        asked = Asked()
+        begin(profile, asked)
+        needs = [need for need in STAGES[name].upstream(profile) if need.used]
+        used = {need.role for need in needs} - of_images - {"joint"}
+        # a model of one view takes its part of the joint model, which has begun with them
+        assert used == asked.roles, name
+        if not asked.roles & {"features", "classifier"}:
+            assert ("backbone", profile) not in stages.upstream(profile, name)
 
 
 def other(name, value):
     """Another value of the same kind for a field."""
+    if name == "home":  # the name of a profile
+        return "quick"
     if name == "shares":
         return (("virtual", 0.5),) if not value else ()
     if isinstance(value, bool):
@@ -142,8 +186,19 @@ def test_another_artifact_before_a_stage_gives_it_another_key(name):
 
 
 def test_the_virtual_hospitals_have_the_seed_of_the_profile():
-    assert stages.virtual_profile(replace(MINI, seed=4)) == replace(DEMO, seed=4)
-    assert stages.virtual_profile(DEMO) == DEMO
+    assert profiles.virtual(replace(MINI, seed=4)) == replace(DEMO, seed=4)
+    assert profiles.virtual(DEMO) == DEMO
+    other = replace(profiles.quick(), seed=4)
+    assert profiles.virtual(other) == other
+
+
+def test_no_stage_of_quick_needs_one_of_the_demo():
+    """Its studies have its own cohort and backbone: everything from scratch takes minutes."""
+    asked = [(name, profiles.quick()) for name in STAGES]
+    while asked:
+        name, profile = asked.pop()
+        assert profile.name == "quick", name
+        asked += stages.upstream(profile, name)
 
 
 @pytest.mark.parametrize(
