@@ -106,7 +106,7 @@ def cell_auc(run: Run) -> float:
     train = images[~outside & (images["split"] == "train")].head(IMAGES)
     external = images[outside].head(IMAGES)
     result = run.diagnosis("PA")
-    backbone = run.backbone().model
+    backbone = run.backbone.model
     columns = []
     for part in (train, external):
         part = part.reset_index(drop=True)
@@ -145,7 +145,7 @@ def measure(profile: Profile, out: str | None) -> dict:
         p[name.replace("_", " ")] = changed[PROBABILITIES].to_numpy()
     whole = p["transformer"]
     size = profile.image_size
-    field = receptive_field(run.backbone().model.features.cpu(), 4 * size) > 0
+    field = receptive_field(run.backbone.model.features.cpu(), 4 * size) > 0
     return {
         "seed": profile.seed,
         "images": len(table),

@@ -1,7 +1,8 @@
-"""Severity maps against the true extent of the lesions, which only the virtual hospitals know.
+"""Severity maps against the true extent of the lesions, and against priors that see no film.
 
-The paper shows its maps beside annotated lesions (Figure 7, 12 images) and gives no number; here
-are three. N images, H W map.
+The virtual hospitals know that extent, and of some real films radiologists outlined it. The paper
+shows its maps beside annotated lesions (Figure 7, 12 images) and gives no number; here are four.
+N images, H W map.
 """
 
 from __future__ import annotations
@@ -12,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 import pandas as pd
-from sklearn.metrics import average_precision_score
+from sklearn.metrics import average_precision_score, roc_auc_score
 
 from cxrkit.data import lung_zones
 from cxrkit.data.cache import cached_images
-from cxrkit.evaluation import overlap, resampling
-from cxrkit.evaluation.summaries import interval_dict
+from cxrkit.evaluation import overlap, priors
+from cxrkit.evaluation.summaries import mean_dict
 
 if TYPE_CHECKING:
     from cxrkit.config.choices import Choices
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 THRESHOLDS = np.arange(1, 20) / 20  # tried for contours
 HALF = 9  # index of the threshold 0.5
 MEASURES = ("auprc", "chance", "pointing", "pointing_chance")  # beside dice
+PRIORS = ("height", "from_midline", "mean_lesion")  # maps that see no film
 DRAWS = 400  # of patients, for an interval
 
 
@@ -64,32 +66,100 @@ def evaluate_maps(
         groups = images["groups"]
         out[split] = {
             "threshold": float(THRESHOLDS[best]),
-            "dice": _mean(images["dice"][:, best], groups),
-            **{name: _mean(images[name], groups) for name in MEASURES},
+            "dice": mean_dict(images["dice"][:, best], groups, DRAWS),
+            **{name: mean_dict(images[name], groups, DRAWS) for name in MEASURES},
         }
         if fixed:
             out[split]["threshold_from"] = "fixed"
     return out
 
 
-def _mean(values: np.ndarray, groups: np.ndarray) -> dict[str, float | int | None]:
-    """Mean of the values (n,) that are known, with its interval by patient."""
-    triple = resampling.bootstrap(np.nanmean, values, groups=groups, draws=DRAWS)
-    return interval_dict(triple, int(np.isfinite(values).sum()))
+def against_priors(
+    maps: np.ndarray,
+    table: pd.DataFrame,
+    profile: Profile,
+    store: Store | None = None,
+    reference: pd.DataFrame | None = None,
+) -> dict[str, Any]:
+    """AUROC of severity maps among the pixels of the lungs, beside maps that see no film.
+
+    Args:
+        maps: (N, H, W) in [0, 1].
+        table: Of their images, which all have a `lesion_mask` and a `lung_mask`.
+        profile: Its image size and choices.
+        store: Where the image cache lies.
+        reference: Images with lesions that make the mean lesion, such as those of validation; None
+            = for each image those of other patients of `table`.
+
+    Returns:
+        `map`, `height`, `from_midline` and `mean_lesion`: the mean AUROC over images, with its
+        interval by patient, of the images whose lungs have pixels with and without a lesion;
+        `best_prior`, the name of the highest prior, and `map_minus_best_prior`, the paired
+        difference. {} where fewer than two patients count.
+    """
+    lesions, lungs = _true_masks(table, profile, store, maps.shape[-1])
+    covered = (lesions & lungs).sum(axis=(1, 2))
+    counted = np.flatnonzero((covered > 0) & (covered < lungs.sum(axis=(1, 2))))
+    groups = table["group_id"].to_numpy()
+    if len(np.unique(groups[counted])) < 2:
+        return {}
+    if reference is None:
+        fits = _mean_lesions(lesions[counted], lungs[counted], groups[counted])
+    else:
+        known = _true_masks(reference, profile, store, maps.shape[-1])
+        some = known[1].any(axis=(1, 2))
+        fits = [priors.mean_lesion(known[0][some], known[1][some])] * len(counted)
+    values: dict[str, list[float]] = {name: [] for name in ("map", *PRIORS)}
+    for i, fit in zip(counted, fits, strict=True):
+        shown = (
+            maps[i],
+            priors.height(lungs[i]),
+            priors.from_midline(lungs[i]),
+            fit(lungs[i]),
+        )
+        for name, one in zip(values, shown, strict=True):
+            values[name].append(roc_auc_score(lesions[i][lungs[i]], one[lungs[i]]))
+    arrays = {name: np.array(found) for name, found in values.items()}
+    best = max(PRIORS, key=lambda name: arrays[name].mean())
+    out: dict[str, Any] = {
+        name: mean_dict(found, groups[counted], DRAWS) for name, found in arrays.items()
+    }
+    less = arrays["map"] - arrays[best]
+    return out | {
+        "best_prior": best,
+        "map_minus_best_prior": mean_dict(less, groups[counted], DRAWS),
+    }
+
+
+def _mean_lesions(lesions: np.ndarray, lungs: np.ndarray, groups: np.ndarray) -> list[Any]:
+    """For each image the mean lesion of the other patients' images."""
+    made = {}
+    for group in np.unique(groups):
+        others = groups != group
+        made[group] = priors.mean_lesion(lesions[others], lungs[others])
+    return [made[group] for group in groups]
+
+
+def _true_masks(
+    table: pd.DataFrame, profile: Profile, store: Store | None, size: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Lesions and lungs of images at the size of a map, bool (N, size, size)."""
+    at_size = (profile.image_size, profile.choices)
+    found = []
+    for column, kind in (("lesion_mask", "lesion"), ("lung_mask", "lungs")):
+        masks = cached_images(table[column], *at_size, kind=kind, store=store)
+        found.append(np.stack([_fit_mask(mask, size) for mask in masks]))
+    return found[0], found[1]
 
 
 def _compare_all(
     maps: np.ndarray, table: pd.DataFrame, profile: Profile, store: Store | None
 ) -> dict[str, np.ndarray]:
     """`compare_with_lesion` of the images with a lesion: arrays (n, ...), and their `groups`."""
-    size = maps.shape[-1]
-    at_size = (profile.image_size, profile.choices)
-    lesions = cached_images(table["lesion_mask"], *at_size, kind="lesion", store=store)
-    lungs = cached_images(table["lung_mask"], *at_size, kind="lungs", store=store)
+    lesions, lungs = _true_masks(table, profile, store, maps.shape[-1])
     rows, kept = [], []
     for i, severity_map in enumerate(maps):
-        lesion = _fit_mask(lesions[i], size)
-        lung = _fit_mask(lungs[i], size)
+        lesion, lung = lesions[i], lungs[i]
         if (lesion & lung).any():
             rows.append(compare_with_lesion(severity_map, lesion & lung, lung, profile.choices))
             kept.append(i)

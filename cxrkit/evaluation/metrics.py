@@ -69,6 +69,10 @@ def auc(y: ArrayLike, p: ArrayLike) -> float:
 
     Raises:
         ValueError: For unequal lengths, other labels, or scores that are not finite.
+
+    Example:
+        >>> auc([0, 1, 0, 1], [0.1, 0.9, 0.5, 0.4])  # 3 of 4 pairs are in order
+        0.75
     """
     y, p, _ = _rows(y, p)
     positive = y == 1
@@ -88,6 +92,11 @@ def macro_auc(y: ArrayLike, p: ArrayLike, classes: Iterable[int] | None = None) 
 
     Returns:
         0 to 1; NaN if one of the classes is missing, or alone.
+
+    Example:
+        >>> scores = np.array([[0.8, 0.1, 0.1], [0.1, 0.8, 0.1], [0.1, 0.1, 0.8]])
+        >>> macro_auc([0, 1, 2], scores)
+        1.0
     """
     y, p = np.asarray(y, dtype=np.float64), np.asarray(p)
     known = np.where(np.isnan(y), np.nan, 1)
@@ -180,6 +189,11 @@ def auc_ci(
 
     Raises:
         ValueError: For an unknown method, and as `auc`.
+
+    Example:
+        >>> value, low, high = auc_ci([0, 1, 0, 1], [0.1, 0.9, 0.5, 0.4])
+        >>> value, 0 < low < value < high < 1
+        (0.75, True)
     """
     if method == "bootstrap":
         return resampling.bootstrap(auc, y, p, groups=groups, seed=seed)
@@ -256,6 +270,11 @@ def operating_point(y: ArrayLike, p: ArrayLike, sensitivity: float = 0.8) -> dic
 
     Raises:
         ValueError: For another sensitivity, and as `auc`.
+
+    Example:
+        >>> point = operating_point([0, 0, 1, 1], [0.1, 0.6, 0.5, 0.9], sensitivity=1.0)
+        >>> point["threshold"], point["sensitivity"], point["specificity"]
+        (0.5, 1.0, 0.5)
     """
     if not 0 < sensitivity <= 1:
         raise ValueError(f"sensitivity must be in (0, 1], not {sensitivity}")
@@ -315,6 +334,10 @@ def quadratic_kappa(a: ArrayLike, b: ArrayLike) -> float:
 
     Raises:
         ValueError: For unequal lengths or scores that are not finite.
+
+    Example:
+        >>> quadratic_kappa([0, 1, 2, 3], [0, 1, 2, 3])
+        1.0
     """
     a, b, _ = _rows(a, b, binary=False)
     if len(a) == 0:
@@ -336,6 +359,10 @@ def bland_altman(a: ArrayLike, b: ArrayLike) -> dict[str, float]:
 
     Raises:
         ValueError: For unequal lengths or scores that are not finite.
+
+    Example:
+        >>> bland_altman([2.0, 3.0, 4.0], [1.0, 2.0, 3.0])["bias"]
+        1.0
     """
     a, b, _ = _rows(a, b, binary=False)
     bias, sd = math.nan, math.nan
@@ -379,7 +406,7 @@ def reliability(y: ArrayLike, p: ArrayLike, bins: int = 10) -> dict[str, np.ndar
 
 
 def ece(y: ArrayLike, p: ArrayLike, bins: int = 10) -> float:
-    """Expected calibration error: |observed - predicted| averaged over bins by their count.
+    """Expected calibration error: `|observed - predicted|` averaged over bins by their count.
 
     Args:
         y: Labels 0, 1 or NaN, (n,).
@@ -391,6 +418,10 @@ def ece(y: ArrayLike, p: ArrayLike, bins: int = 10) -> float:
 
     Raises:
         ValueError: As `reliability`.
+
+    Example:
+        >>> ece([0, 1], [0.5, 0.5])  # half of them come true
+        0.0
     """
     table = reliability(y, p, bins)
     total = table["n"].sum()
@@ -412,6 +443,10 @@ def brier(y: ArrayLike, p: ArrayLike) -> float:
 
     Raises:
         ValueError: As `auc`.
+
+    Example:
+        >>> brier([0, 1], [0.5, 0.5])
+        0.25
     """
     y, p, _ = _rows(y, p)
     return float(np.mean((y - p) ** 2)) if len(y) else math.nan
@@ -473,6 +508,12 @@ def delong_test(
 
     Raises:
         ValueError: As `auc`.
+
+    Example:
+        >>> y = [0, 0, 1, 1, 0, 1]
+        >>> found = delong_test(y, [0.1, 0.2, 0.9, 0.8, 0.3, 0.7], [0.5, 0.1, 0.4, 0.9, 0.6, 0.2])
+        >>> found["auc_a"], found["auc_a"] > found["auc_b"]
+        (1.0, True)
     """
     areas, cov = delong(y, p_a, p_b, groups=groups)
     difference = areas[0] - areas[1]
@@ -500,6 +541,10 @@ def holm(p_values: ArrayLike) -> np.ndarray:
 
     Returns:
         Adjusted p-values in the order given, (n,); a NaN stays NaN.
+
+    Example:
+        >>> [round(float(p), 2) for p in holm([0.01, 0.04, 0.03])]
+        [0.03, 0.06, 0.06]
     """
     p = np.asarray(p_values, dtype=float)
     order = np.argsort(p)[: np.isfinite(p).sum()]  # NaN sorts last

@@ -17,7 +17,7 @@ from scipy import ndimage
 from cxrkit.data import lung_zones
 from cxrkit.data.masks import IGNORE
 from cxrkit.evaluation import resampling
-from cxrkit.evaluation.summaries import SITES, interval_dict
+from cxrkit.evaluation.summaries import SITES, interval_dict, mean_dict, value_text
 
 MEASURES = ("dice", "jaccard", "assd", "dice_right", "dice_left", "missed")
 MEASURE_DRAWS = 300  # of patients, for the interval of a measure
@@ -43,7 +43,7 @@ def _masks(
 
 
 def dice(truth: np.ndarray, mask: np.ndarray, ignore: int = IGNORE) -> float:
-    """Dice coefficient of two masks, 2 |A and B| / (|A| + |B|).
+    """Dice coefficient of two masks, `2 |A and B| / (|A| + |B|)`.
 
     Args:
         truth: bool, or uint8 of 0, `ignore`, 255, (H, W).
@@ -55,6 +55,10 @@ def dice(truth: np.ndarray, mask: np.ndarray, ignore: int = IGNORE) -> float:
 
     Raises:
         ValueError: For masks of different size.
+
+    Example:
+        >>> round(dice(np.array([[True, True, False]]), np.array([[True, False, False]])), 3)
+        0.667
     """
     a, b, skip = _masks(truth, mask, ignore)
     total = a.sum() + (b & ~skip).sum()
@@ -62,7 +66,7 @@ def dice(truth: np.ndarray, mask: np.ndarray, ignore: int = IGNORE) -> float:
 
 
 def jaccard(truth: np.ndarray, mask: np.ndarray, ignore: int = IGNORE) -> float:
-    """Jaccard index of two masks, |A and B| / |A or B|.
+    """Jaccard index of two masks, `|A and B| / |A or B|`.
 
     Args:
         truth: bool, or uint8 of 0, `ignore`, 255, (H, W).
@@ -74,6 +78,10 @@ def jaccard(truth: np.ndarray, mask: np.ndarray, ignore: int = IGNORE) -> float:
 
     Raises:
         ValueError: For masks of different size.
+
+    Example:
+        >>> jaccard(np.array([[True, True, False]]), np.array([[True, False, False]]))
+        0.5
     """
     a, b, skip = _masks(truth, mask, ignore)
     union = ((a | b) & ~skip).sum()
@@ -288,10 +296,9 @@ def measures(compared: pd.DataFrame) -> dict[str, dict]:
     for name in MEASURES:
         known = compared[compared[name].notna()]
         if len(known):
-            triple = resampling.bootstrap(
-                np.nanmean, known[name], groups=known["group_id"], draws=MEASURE_DRAWS
+            out[name] = mean_dict(
+                known[name].to_numpy(float), known["group_id"].to_numpy(), MEASURE_DRAWS
             )
-            out[name] = interval_dict(triple, len(known))
     return out
 
 
@@ -369,4 +376,4 @@ def summary_table(
 def _cell(interval: dict | None) -> str:
     if interval is None or interval["low"] is None:
         return "-"
-    return "{value:.3f} [{low:.3f}, {high:.3f}]".format(**interval)
+    return value_text(interval, digits=3)

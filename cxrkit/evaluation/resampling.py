@@ -26,7 +26,7 @@ def resample(
     """Values of a statistic on draws of whole groups with replacement.
 
     Args:
-        statistic: statistic(*arrays) -> number.
+        statistic: `statistic(*arrays)` -> number.
         arrays: Arrays of n rows.
         groups: Patient of each row, (n,); None = each row is a patient.
         draws: How many draws.
@@ -65,7 +65,7 @@ def bootstrap(
     """A statistic with its 95 % percentile interval by draws of patients.
 
     Args:
-        statistic: statistic(*arrays) -> number.
+        statistic: `statistic(*arrays)` -> number.
         arrays: Arrays of n rows.
         groups: Patient of each row, (n,); None = each row is a patient.
         draws: How many draws.
@@ -74,6 +74,11 @@ def bootstrap(
     Returns:
         Value, low, high. Draws on which the statistic is undefined are left out; the limits are NaN
         where they are more than half, and for a single patient.
+
+    Example:
+        >>> value, low, high = bootstrap(np.mean, np.array([1.0, 2.0, 3.0, 4.0]), draws=200)
+        >>> value, low < value < high
+        (2.5, True)
     """
     values = resample(statistic, *arrays, groups=groups, draws=draws, seed=seed)
     defined = values[np.isfinite(values)]
@@ -106,6 +111,12 @@ def paired_bootstrap(
     Returns:
         `difference` (A - B), `low`, `high` and the two-sided `p_value`; all NaN where the
         difference is undefined on half of the draws or more.
+
+    Example:
+        >>> y = np.array([1.0, 2.0, 3.0, 4.0])
+        >>> error = lambda y, p: float(np.mean((y - p) ** 2))
+        >>> paired_bootstrap(error, y, y + 1, y, draws=200)["difference"]
+        1.0
     """
 
     def difference(y: np.ndarray, a: np.ndarray, b: np.ndarray) -> float:

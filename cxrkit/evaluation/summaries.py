@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from cxrkit.evaluation import resampling
+
 Metrics = dict[str, Any]
 SPLITS = ("val", "test", "external", "folds")  # what tasks write; `folds` by cross-validation
 SITES = "sites"
@@ -123,3 +125,28 @@ def interval_dict(triple: tuple[float, float, float], n: int) -> dict[str, float
         "high": json_number(high),
         "n": int(n),
     }
+
+
+def value_text(interval: Mapping[str, Any], digits: int = 2) -> str:
+    """A value with its interval, such as "1.54 [1.44, 1.65]"; without one the value alone.
+
+    Args:
+        interval: as `interval_dict`.
+        digits: after the point.
+    """
+    value, low, high = (interval[name] for name in ("value", "low", "high"))
+    if low is None:
+        return f"{value:.{digits}f}"
+    return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def mean_dict(values: np.ndarray, groups: np.ndarray, draws: int) -> dict[str, float | int | None]:
+    """Mean of the values that are known, with its interval by patient, as `interval_dict`.
+
+    Args:
+        values: (n,), NaN where unknown.
+        groups: patient of each, (n,).
+        draws: of patients.
+    """
+    triple = resampling.bootstrap(np.nanmean, values, groups=groups, draws=draws)
+    return interval_dict(triple, int(np.isfinite(values).sum()))

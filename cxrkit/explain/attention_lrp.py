@@ -142,6 +142,13 @@ def attnlrp(
 
     Raises:
         ValueError: the model does not have such a target.
+
+    Example:
+        >>> sizes = {"embed_dim": 16, "depth": 2, "num_heads": 2, "mlp_dim": 32}
+        >>> model = CorpusViT(in_channels=8, grid=4, **sizes).eval()
+        >>> corpus = torch.randn(3, 8, 4, 4)
+        >>> attnlrp(model, corpus, [0, 2], device=torch.device("cpu")).shape  # of two classes
+        torch.Size([3, 2, 4, 4])
     """
 
     def explain(part: torch.Tensor, target: Target) -> torch.Tensor:

@@ -446,6 +446,13 @@ def explain(
     Raises:
         Unsupported: a module of the model has no rule; the message names it.
         ValueError: no such method or target, or an image of another size.
+
+    Example:
+        >>> from cxrkit.models import CorpusViT
+        >>> sizes = {"embed_dim": 16, "depth": 2, "num_heads": 2, "mlp_dim": 32}
+        >>> model = CorpusViT(in_channels=8, grid=4, **sizes).eval()
+        >>> explain(model, torch.randn(1, 8, 4, 4), 2, device=torch.device("cpu")).shape
+        torch.Size([1, 4, 4])
     """
     if method not in METHODS:
         raise ValueError(f"unknown method {method!r}; known: {', '.join(METHODS)}")

@@ -40,13 +40,13 @@ from cxrkit.explain.measures import (
 from cxrkit.explain.methods import METHODS, Explanation
 from cxrkit.explain.targets import Target
 from cxrkit.models.corpus_vit import CorpusViT
+from cxrkit.storage.artifacts import Store
 from cxrkit.storage.atomic import write_json
 from cxrkit.tasks import diagnosis
 from cxrkit.training.devices import device_of
 
 if TYPE_CHECKING:
     from cxrkit.config.sections import Profile
-    from cxrkit.storage.artifacts import Store
 
 COVID = DIAGNOSES.index("covid19")
 MAX_LESION_SHARE = 0.15  # of the lungs: where more is ill, any point in the lungs is right
@@ -397,7 +397,8 @@ def make(
     """Evaluate the saliency methods on the models of the views.
 
     A third of the images serve the costly criteria. Leaves rows.csv (`benchmark`), cascade.csv
-    (`randomise_in_steps`, first view) and metrics.json: method -> criterion -> value with interval.
+    (`randomise_in_steps`, first view), images.csv with the evaluated images of all views, and
+    metrics.json: method -> criterion -> value with interval.
 
     Args:
         folder: where the files go.
@@ -408,10 +409,11 @@ def make(
         device: where to compute; default: `pick_device()`.
         chunk: images that are explained at once.
     """
-    parts = []
+    parts, evaluated = [], []
     costly_images = max(1, profile.saliency_images // 3)
     for view, model in models.items():
         images, lesion, lungs = evaluation_set(diagnosis.of_view(table, view), profile, store)
+        evaluated.append(images)
         sample = make_sample(
             model, images, lesion, lungs, profile, store, device=device, chunk=chunk
         )
@@ -440,6 +442,8 @@ def make(
             shuffled.to_csv(folder / "cascade.csv", index=False)
     rows = pd.concat(parts, ignore_index=True)
     rows.to_csv(folder / "rows.csv", index=False)
+    images = pd.concat(evaluated, ignore_index=True)
+    (store or Store()).write_table(folder / "images.csv", images)
     write_json(folder / "metrics.json", as_metrics(rows))
 
 

@@ -18,11 +18,13 @@ from .factory import build_backbone as build_backbone
 from .factory import build_classifier as build_classifier
 from .factory import build_feature_extractor as build_feature_extractor
 from .interventions import INTERVENTIONS as INTERVENTIONS
+from .local_evidence import LocalEvidence as LocalEvidence
 from .pretrained import load_features as load_features
 from .simclr import TEMPERATURE as TEMPERATURE
 from .simclr import ContrastiveNetwork as ContrastiveNetwork
 from .simclr import nt_xent as nt_xent
 from .unet import UNet as UNet
+from .zone_calibration import ZoneCalibration as ZoneCalibration
 
 __all__ = [
     "FEATURE_EXTRACTORS",
@@ -35,10 +37,12 @@ __all__ = [
     "ContrastiveNetwork",
     "CorpusViT",
     "Generator",
+    "LocalEvidence",
     "ResNet",
     "Translator",
     "UNet",
     "WeightedClassifier",
+    "ZoneCalibration",
     "adain",
     "build_backbone",
     "build_classifier",

@@ -13,6 +13,7 @@ from torch import nn
 
 from cxrkit.config.vocabulary import FINDINGS
 from cxrkit.models.densenet import pcam_weights, weighted_maps
+from cxrkit.models.local_evidence import LocalEvidence, both, first_stage, stages_of
 
 POSITIONS = "transformer.pos_embed"
 
@@ -28,13 +29,38 @@ class Classifier(nn.Module):
         transformer: maps the corpus to a dict of tensors, as `CorpusViT` does.
         fold: cells to a side that become the channels of one token, as in a patch embedding with
             such a kernel and stride.
+        evidence: of the severity map, from the first stage of `features`; None = the map comes from
+            the tokens alone.
+        calibration: a `ZoneCalibration` of the six zone values, which `tasks.severity` pools from
+            the severity map; None = they stay as they are.
+
+    Raises:
+        ValueError: `features` has no first stage for the evidence.
+
+    Example:
+        >>> from cxrkit.models import CorpusViT
+        >>> sizes = {"embed_dim": 16, "depth": 1, "num_heads": 2, "mlp_dim": 32}
+        >>> features = nn.Conv2d(1, 8, 16, stride=16)
+        >>> model = Classifier(features, CorpusViT(in_channels=8, grid=4, **sizes))
+        >>> model(torch.zeros(2, 1, 64, 64))["logits"].shape
+        torch.Size([2, 3])
     """
 
-    def __init__(self, features: nn.Module, transformer: nn.Module, fold: int = 1) -> None:
+    def __init__(
+        self,
+        features: nn.Module,
+        transformer: nn.Module,
+        fold: int = 1,
+        evidence: LocalEvidence | None = None,
+        calibration: nn.Module | None = None,
+    ) -> None:
         super().__init__()
         self.features = features
         self.transformer = transformer
         self.fold = fold
+        self.evidence = evidence
+        self.calibration = calibration
+        self.first = first_stage(features) if evidence is not None else 0
 
     def forward(
         self, image: torch.Tensor | None = None, features: torch.Tensor | None = None
@@ -43,14 +69,24 @@ class Classifier(nn.Module):
 
         Args:
             image: (B, 1, S, S).
-            features: the corpus of the image (B, fold^2 * C, h, w), in its place.
+            features: the corpus of the image (B, fold^2 * C, h, w), in its place. The severity map
+                is then what the tokens decide, without local evidence.
 
         Returns:
-            The dict of `CorpusViT`.
+            The dict of `CorpusViT`. With local evidence also `gate_logits`, the map of the tokens,
+            and `local_logits`, that of the evidence; `severity_logits` joins both.
         """
-        if features is None:
-            features = self.corpus(image)
-        return self.transformer(features)
+        if features is not None:
+            return self.transformer(features)
+        if self.evidence is None:
+            return self.transformer(self.corpus(image))
+        # (B, C, S/4, S/4) and (B, C, fold*h, fold*w)
+        early, late = stages_of(self.features, self.first, image)
+        out = self.transformer(self.fold_cells(late))
+        gate, local = out["severity_logits"], self.evidence(early)
+        logits = both(gate, local)  # (B, 1, s*h, s*w)
+        joined = {"severity_logits": logits, "severity_map": logits.sigmoid()}
+        return {**out, **joined, "gate_logits": gate, "local_logits": local}
 
     def corpus(self, image: torch.Tensor) -> torch.Tensor:
         """Compute what the transformer reads.
@@ -61,10 +97,13 @@ class Classifier(nn.Module):
         Returns:
             The corpus (B, fold^2 * C, h, w).
         """
-        features = self.features(image)  # (B, C, fold*h, fold*w)
+        return self.fold_cells(self.features(image))
+
+    def fold_cells(self, features: torch.Tensor) -> torch.Tensor:
+        """Features (B, C, fold*h, fold*w) as the corpus (B, fold^2 * C, h, w)."""
         if self.fold == 1:
             return features
-        return F.pixel_unshuffle(features, self.fold)  # (B, fold^2 * C, h, w)
+        return F.pixel_unshuffle(features, self.fold)
 
 
 class WeightedClassifier(Classifier):
@@ -77,12 +116,18 @@ class WeightedClassifier(Classifier):
         head: findings head of the backbone, features to logit map.
         transformer: maps the corpus (B, n*C, h, w) to a dict of tensors.
         chosen: names of the n findings.
+        calibration: as in `Classifier`.
     """
 
     def __init__(
-        self, features: nn.Module, head: nn.Module, transformer: nn.Module, chosen: Sequence[str]
+        self,
+        features: nn.Module,
+        head: nn.Module,
+        transformer: nn.Module,
+        chosen: Sequence[str],
+        calibration: nn.Module | None = None,
     ) -> None:
-        super().__init__(features, transformer)
+        super().__init__(features, transformer, calibration=calibration)
         self.head = head
         self.chosen = [FINDINGS.index(name) for name in chosen]
 

@@ -23,7 +23,9 @@ def pcam_weights(logit_map: torch.Tensor) -> torch.Tensor:
     """Attention of PCAM: each probability map, scaled to sum to 1 (Ye et al. 2020, eq. 2).
 
     sigmoid(l) / sum(sigmoid(l)) is the softmax of log sigmoid(l). That form is finite at any finite
-    logit; the quotient is 0/0 in float32 once all logits lie below about -104.
+    logit; the quotient is 0/0 in float32 once all logits lie below about -104. The logarithm is
+    written as a softplus: `logsigmoid` is exported to ONNX as log(sigmoid), which some runtimes
+    take to be minus infinity below -18.
 
     Args:
         logit_map: logits of each cell (B, K, h, w).
@@ -31,7 +33,7 @@ def pcam_weights(logit_map: torch.Tensor) -> torch.Tensor:
     Returns:
         Weights (B, K, h, w).
     """
-    return F.logsigmoid(logit_map).flatten(2).softmax(dim=-1).view_as(logit_map)
+    return (-F.softplus(-logit_map)).flatten(2).softmax(dim=-1).view_as(logit_map)
 
 
 def pcam_pool(features: torch.Tensor, logit_map: torch.Tensor) -> torch.Tensor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 
 from cxrkit.config.vocabulary import FINDINGS, known
@@ -15,6 +16,8 @@ from cxrkit.models import baselines
 from cxrkit.models.classifier import Classifier, WeightedClassifier
 from cxrkit.models.corpus_vit import CorpusViT
 from cxrkit.models.densenet import Backbone
+from cxrkit.models.local_evidence import LocalEvidence, first_stage
+from cxrkit.models.zone_calibration import ZoneCalibration
 
 if TYPE_CHECKING:
     from cxrkit.config.sections import Profile
@@ -28,7 +31,9 @@ CORPORA = {
     "pneumonia_map": ("pneumonia",),
 }
 CONVOLUTIONAL = ("densenet", "resnet")
-MODELS = ("corpus_vit", "vit", *CONVOLUTIONAL, "hybrid", "timm_hybrid")
+# of the six zone values of a severity model (`Severity.calibration`)
+CALIBRATIONS = {"none": lambda: None, "zones": ZoneCalibration}
+MODELS = ("corpus_vit", "vit", *CONVOLUTIONAL, "hybrid", "timm_hybrid")  # and a user's own
 
 
 def build_backbone(profile: Profile) -> Backbone:
@@ -78,7 +83,7 @@ def build_classifier(profile: Profile, map_head: bool = False) -> Classifier:
         ValueError: for an unknown model or corpus.
     """
     variant = profile.variant
-    known(variant.model, MODELS, "model")
+    known(variant.model, {*MODELS, *baselines.FEATURE_EXTRACTORS}, "model")
     head = None  # of the findings, which only the backbone has
     if variant.model == "vit":
         features, channels, cell = nn.Identity(), 1, baselines.PATCH_SIZE
@@ -101,17 +106,37 @@ def build_classifier(profile: Profile, map_head: bool = False) -> Classifier:
         "widths": choices.map_widths,
     }
     map_settings = {"map_head": map_head, "map_scale": map_scale, "map_options": options}
+    evidence = _local_evidence(profile, features) if map_head else None
+    how = known(profile.severity.calibration, CALIBRATIONS, "calibration")
+    calibration = CALIBRATIONS[how]() if map_head else None
     if variant.model in CONVOLUTIONAL:
         embed_dim = profile.transformer.embed_dim
         pooled = baselines.PooledHead(channels, embed_dim, **map_settings)
-        return Classifier(features, pooled)
+        return Classifier(features, pooled, evidence=evidence, calibration=calibration)
     chosen = CORPORA[known(variant.corpus, CORPORA, "corpus")]
     in_channels = channels * fold**2 * max(1, len(chosen))
     grid = profile.image_size // cell
     transformer = _build_transformer(profile, in_channels, grid, map_settings)
     if chosen:
-        return WeightedClassifier(features, head, transformer, chosen)
-    return Classifier(features, transformer, fold)
+        return WeightedClassifier(features, head, transformer, chosen, calibration)
+    return Classifier(features, transformer, fold, evidence, calibration)
+
+
+def _local_evidence(profile: Profile, features: nn.Module) -> LocalEvidence | None:
+    """Local evidence on the features of a model, where the profile asks for it and they allow it.
+
+    Corpora after PCAM and the models without a first stage keep the map of the tokens.
+    """
+    if profile.choices.map_evidence == "tokens" or profile.variant.corpus != "before_pcam":
+        return None
+    if profile.variant.model in ("vit", "timm_hybrid"):
+        return None
+    first = nn.Sequential(*list(features.children())[: first_stage(features)])
+    first.eval()  # batch norm keeps its statistics
+    with torch.no_grad():
+        early = first(torch.zeros(1, 1, 64, 64))  # (1, C, 16, 16)
+    first.train()
+    return LocalEvidence(early.shape[1])
 
 
 def _build_transformer(

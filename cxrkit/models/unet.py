@@ -19,6 +19,10 @@ class UNet(nn.Module):
         widths: channels at each resolution, from the image down.
         patch: the network works on squares of patch x patch pixels, side by side as channels. At 2
             it is three times as fast as at 1 and hardly coarser.
+
+    Example:
+        >>> UNet(widths=(4, 8))(torch.zeros(1, 1, 32, 32))["logits"].shape
+        torch.Size([1, 1, 32, 32])
     """
 
     def __init__(self, widths: Sequence[int] = (64, 128, 256, 512), patch: int = 1) -> None:

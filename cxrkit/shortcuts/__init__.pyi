@@ -13,6 +13,8 @@ from .marker_study import flip_rate as flip_rate
 from .marker_study import mark_images as mark_images
 from .marker_study import relevance_on_marker as relevance_on_marker
 from .marker_study import write_marker as write_marker
+from .trivial_models import trivial_predictions as trivial_predictions
+from .trivial_models import trivial_probes as trivial_probes
 from .within_source import comparison_table as comparison_table
 from .within_source import source_class_table as source_class_table
 from .within_source import source_probes as source_probes
@@ -37,6 +39,8 @@ __all__ = [
     "relevance_on_marker",
     "source_class_table",
     "source_probes",
+    "trivial_predictions",
+    "trivial_probes",
     "within_external_source",
     "within_internal_source",
     "write_marker",

@@ -78,7 +78,7 @@ def source_class_table(table: pd.DataFrame) -> tuple[pd.DataFrame, float]:
     of_one_source = [name for name in DIAGNOSES if (counts[name] > 0).sum() == 1]
     only = []
     for source in counts.index:
-        names = [name for name in of_one_source if counts.loc[source, name] > 0]
+        names = [name for name in of_one_source if counts[name][source] > 0]
         only.append(", ".join(names) if names else "-")
     truth = table["diagnosis"].map(DIAGNOSES.index).to_numpy()
     return counts.assign(only=only), metrics.macro_auc(truth, guesses)

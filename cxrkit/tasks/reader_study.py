@@ -32,13 +32,15 @@ def cross_validate(task: SeverityTask, folder: Path, inputs: Inputs) -> pd.DataF
     Args:
         task: severity.
         folder: each fold trains in it, and goes on there after a kill.
-        inputs: images of several patients with known scores.
+        inputs: images of several patients with known scores; those marked `auxiliary` train beside
+            every fold and are in none.
 
     Returns:
         The table of `SeverityTask.predict` with `fold`, and `constant`, `ridge`, `second_reader`
         and `truth` on the 0-6 score.
     """
-    profile, table = task.profile, inputs.table
+    profile, inputs = task.profile, split_auxiliary(inputs)
+    table = inputs.table
     groups = table["group_id"].to_numpy()
     fold = linear_probe.assign_folds(groups, profile.folds, profile.seed)
     truth = severity.true_scores(table, profile.choices)
@@ -49,6 +51,20 @@ def cross_validate(task: SeverityTask, folder: Path, inputs: Inputs) -> pd.DataF
     )
     whole = task.cross_validate(folder, known, fold, inputs)
     return whole.assign(second_reader=severity.second_reader_scores(whole, profile.choices))
+
+
+def split_auxiliary(inputs: Inputs) -> Inputs:
+    """The same images, the `auxiliary` ones out of the table.
+
+    Those of a patient in the table are left out: another fold would know the patient.
+    """
+    table = inputs.table
+    if "auxiliary" not in table:
+        return inputs
+    beside = table["auxiliary"].astype(bool)
+    scored = table[~beside].reset_index(drop=True)
+    auxiliary = table[beside & ~table["group_id"].isin(scored["group_id"])]
+    return replace(inputs, table=scored, auxiliary=auxiliary.reset_index(drop=True))
 
 
 def compare(predictions: pd.DataFrame) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -20,23 +21,28 @@ from torch import nn
 
 from cxrkit.config.choices import Choices
 from cxrkit.config.sections import Profile, Training
-from cxrkit.config.vocabulary import SECOND, ZONES, known
+from cxrkit.config.vocabulary import BRIXIA, SECOND, ZONES, known
 from cxrkit.data import lung_zones
 from cxrkit.data.datasets import CXRDataset, severity_arrays
 from cxrkit.data.images import load_image
 from cxrkit.data.masks import letterbox
-from cxrkit.evaluation import follow_up, localisation, metrics, resampling
-from cxrkit.evaluation.summaries import by_split, interval_dict, json_number
+from cxrkit.evaluation import follow_up, localisation, metrics, platt, resampling
+from cxrkit.evaluation.summaries import by_split, interval_dict, json_number, mean_dict
 from cxrkit.models.factory import build_classifier
 from cxrkit.tasks.segmentation import SegmentationTask
-from cxrkit.tasks.task import State, Tables, Task
-from cxrkit.training import loop
+from cxrkit.tasks.task import WEIGHTS, State, Tables, Task
+from cxrkit.training import checkpoint, loop
 from cxrkit.training.devices import device_of
 
 # columns of predictions, in the order of the true ones
 PREDICTED = [f"p_{zone}" for zone in ZONES]
 DRAWS = 400  # of patients, for an interval
 ERRORS = ("mse", "mae", "cc", "r2")
+HALVES = ("gate_logits", "local_logits")  # of a map with local evidence
+HALF_WEIGHT = 0.5  # of the loss of each half alone
+HEALTHY_SHARE = 0.25  # of the images that are drawn, where healthy ones train as zeros
+# ranges of true scores, lowest and highest, of the conditional bias
+RANGES = ((0, 0), (1, 2), (3, 4), (5, 6))
 
 
 def inside_lungs(lung_mask: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
@@ -135,11 +141,26 @@ def read_severity(
         pooling: of a zone, "max" or "average".
 
     Returns:
-        `severity_map` (B, 1, H, W) times the lung mask, and `array` (B, 3, 2), pooled from it.
+        `severity_map` (B, 1, H, W) times the lung mask, and `array` (B, 3, 2), pooled from it and
+        calibrated where the model has a calibration.
     """
-    # in bf16 0.999 would be 1
-    logits = model(batch["image"])["severity_logits"].float()  # (B, 1, H, W)
-    inside = inside_lungs(batch["lung_mask"], logits.shape[-2:])  # (B, H, W)
+    found = model(batch["image"])
+    read = read_logits(found["severity_logits"], batch["lung_mask"], choices, pooling)
+    return {**read, "array": calibrated(model, read["array"])}
+
+
+def calibrated(model: nn.Module, array: torch.Tensor) -> torch.Tensor:
+    """Zone values (B, 3, 2) after the calibration of a model, where it has one."""
+    calibration = getattr(model, "calibration", None)
+    return array if calibration is None else calibration(array)
+
+
+def read_logits(
+    logits: torch.Tensor, lung_mask: torch.Tensor, choices: Choices, pooling: str
+) -> dict[str, torch.Tensor]:
+    """As `read_severity`, from logits (B, 1, H, W) that are known, without calibration."""
+    logits = logits.float()  # in bf16 0.999 would be 1
+    inside = inside_lungs(lung_mask, logits.shape[-2:])  # (B, H, W)
     severity_map = SIGMOIDS[choices.sigmoid](logits, inside[:, None])  # (B, 1, H, W)
     array = lung_zones.roi_pool(severity_map, inside, pooling, choices)  # (B, 3, 2)
     return {"severity_map": severity_map, "array": array}
@@ -187,10 +208,14 @@ def trained_at(table: pd.DataFrame, sites: Sequence[str]) -> pd.DataFrame:
     names = set(table.loc[internal, "site"]) | set(table.loc[internal, "dataset"])
     for site in sites:
         known(site, names, "training hospital")
+    return table[~internal | is_at(table, sites)].reset_index(drop=True)
+
+
+def is_at(table: pd.DataFrame, sites: Sequence[str]) -> pd.Series:
+    """Whether each image is of one of some sites or datasets; () = all."""
     if not sites:
-        return table.reset_index(drop=True)
-    chosen = table["site"].isin(sites) | table["dataset"].isin(sites)
-    return table[~internal | chosen].reset_index(drop=True)
+        return pd.Series(True, index=table.index)
+    return table["site"].isin(sites) | table["dataset"].isin(sites)
 
 
 class SeverityTask(Task):
@@ -219,6 +244,18 @@ class SeverityTask(Task):
         """The profile's training for severity."""
         return self.profile.severity_training
 
+    def sample_weights(self, table: pd.DataFrame) -> np.ndarray | None:
+        """Chance of each training image to be drawn: HEALTHY_SHARE is shared by normal ones.
+
+        Returns:
+            (n,), or None, every image equally often, where no healthy ones train as zeros.
+        """
+        healthy = table["diagnosis"].eq("normal").to_numpy()
+        if self.profile.severity.healthy != "zeros" or healthy.all() or not healthy.any():
+            return None
+        scored = (1 - HEALTHY_SHARE) / (~healthy).sum()
+        return np.where(healthy, HEALTHY_SHARE / healthy.sum(), scored)
+
     def initialise(self, initial_weights: Sequence[State] = ()) -> nn.Module:
         """The model before its training; with `severity.frozen` its backbone stays as it is."""
         model = super().initialise(initial_weights)
@@ -227,9 +264,42 @@ class SeverityTask(Task):
         return model
 
     def loss(self, model: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Choice 8 over the zones that are known and in the image; 0 for a batch without any."""
+        """Choice 8 over the zones that are known and in the image; 0 for a batch without any.
+
+        With local evidence (`choices.map_evidence`) each half of the product must also answer by
+        itself, at HALF_WEIGHT: else one could say yes everywhere and leave the answer to the other.
+        """
+        found = model(batch["image"])
+        loss = self._error(found["severity_logits"], batch)
+        for name in HALVES:
+            if name in found:
+                loss = loss + HALF_WEIGHT * self._error(found[name], batch)
+        return loss
+
+    def calibrate(self, model: nn.Module, folder: Path, table: pd.DataFrame) -> dict[str, Any]:
+        """Fit the calibration of each zone (`severity.calibration`), where there are images.
+
+        Normal images weigh HEALTHY_SHARE, as in the training.
+
+        Returns:
+            {"calibration": slope and offset of each zone}, {} where there is none.
+        """
+        calibration = getattr(model, "calibration", None)
+        if calibration is None or table.empty:
+            return {}
+        calibration.set_lines(np.ones((3, 2)), np.zeros((3, 2)))  # what is fitted are raw values
+        truth = severity_arrays(table, self.profile.choices)
+        weights = self.sample_weights(table)
+        if weights is None:
+            weights = np.ones(len(table))
+        weights = weights * len(table) / weights.sum()
+        calibration.set_lines(*platt.fit_zones(self.arrays(model, table), truth, weights))
+        checkpoint.replace_weights(model, folder / WEIGHTS)
+        return {"calibration": calibration.lines()}
+
+    def _error(self, logits: torch.Tensor, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         choices, pooling = self.profile.choices, self.profile.variant.pooling
-        array = read_severity(model, batch, choices, pooling)["array"]  # (B, 3, 2)
+        array = read_logits(logits, batch["lung_mask"], choices, pooling)["array"]  # (B, 3, 2)
         truth = batch["array"]  # (B, 3, 2)
         known = ~truth.isnan()
         each = LOSSES[choices.severity_loss](array, truth.nan_to_num())  # (B, 3, 2)
@@ -293,6 +363,25 @@ class SeverityTask(Task):
             metrics[name]["map"] = result
         return evaluate_follow_up(predictions, self.profile.choices)
 
+    def read_healthy(self, model: nn.Module, table: pd.DataFrame) -> dict[str, Any]:
+        """What the model reads where there is nothing to find.
+
+        Args:
+            model: trained.
+            table: images without disease (`as_zeros`), with `lung_mask`.
+
+        Returns:
+            `score`, the mean score, whose truth is 0, and `involved`, the share of images with a
+            zone of at least 0.5, with intervals by patient.
+        """
+        predictions = self.predict(model, table)
+        groups = predictions["group_id"].to_numpy()
+        involved = (predictions[PREDICTED] >= 0.5).any(axis=1)
+        return {
+            "score": mean_dict(predictions["score"].to_numpy(float), groups, DRAWS),
+            "involved": mean_dict(involved.to_numpy(float), groups, DRAWS),
+        }
+
     def compare_lesions(self, model: nn.Module, table: pd.DataFrame) -> dict[str, Any]:
         """Maps of images whose lesions are outlined and whose severity is unknown (Figure 7).
 
@@ -306,6 +395,12 @@ class SeverityTask(Task):
         maps = {"outlined": (self.maps(model, table), table)}
         found = localisation.evaluate_maps(maps, self.profile, self.store)
         return {"map": found["outlined"]} if found else {}
+
+
+def as_zeros(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with no zone involved in any image: what images without disease are scored."""
+    nothing = dict.fromkeys((*ZONES, *BRIXIA), 0.0)
+    return table.assign(**nothing, **dict.fromkeys(SECOND, np.nan))
 
 
 def evaluate_follow_up(predictions: Tables, choices: Choices) -> dict[str, Any]:
@@ -379,9 +474,10 @@ def scores(table: pd.DataFrame, guess: float, choices: Choices) -> dict[str, Any
         choices: readings of the paper.
 
     Returns:
-        MSE, MAE, CC, R2 of the score with intervals by patient, both readings of the score, each
-        zone, Bland-Altman and quadratic kappa; beside them the constant guess and, where there is
-        one, the second radiologist (`second_reader`).
+        MSE, MAE, CC, R2 of the score with intervals by patient, both readings of the score, the
+        mean score by the true one (`by_truth`), each zone, Bland-Altman and quadratic kappa;
+        beside them the constant guess and, where there is one, the second radiologist
+        (`second_reader`).
     """
     truth, groups = true_scores(table, choices), table["group_id"].to_numpy()
     bland_altman = metrics.bland_altman(table["score"], truth)
@@ -393,6 +489,7 @@ def scores(table: pd.DataFrame, guess: float, choices: Choices) -> dict[str, Any
         "constant": errors(truth, np.full(len(table), guess), groups),
         "soft": errors(truth, table["soft"], groups),
         "hard": errors(truth, table["hard"], groups),
+        "by_truth": by_truth(truth, table["score"].to_numpy(), groups),
         "zones": by_zone(table, choices),
         "bland_altman": {name: json_number(value) for name, value in bland_altman.items()},
         "kappa": interval_dict(kappa, len(table)),
@@ -423,6 +520,30 @@ def errors(truth: np.ndarray, score: np.ndarray, groups: np.ndarray) -> dict[str
             one, truth[known], np.asarray(score)[known], groups=groups[known], draws=DRAWS
         )
         out[name] = interval_dict(triple, known.sum())
+    return out
+
+
+def by_truth(truth: np.ndarray, score: np.ndarray, groups: np.ndarray) -> list[dict[str, Any]]:
+    """Conditional bias: the mean score that is read at each range of true scores.
+
+    A model that always says the mean has no bias on the whole and a large one in each range.
+
+    Args:
+        truth: (n,) in 0 to 6, NaN where unknown.
+        score: (n,).
+        groups: patient of each image, (n,).
+
+    Returns:
+        One dict for each of RANGES that has an image: `low`, `high`, `true`, the mean truth, and
+        `read`, the mean score with its interval by patient.
+    """
+    out = []
+    for low, high in RANGES:
+        rows = (truth >= low) & (truth <= high)
+        if not rows.any():
+            continue
+        read = mean_dict(score[rows], groups[rows], DRAWS)
+        out.append({"low": low, "high": high, "true": float(truth[rows].mean()), "read": read})
     return out
 
 

@@ -40,11 +40,13 @@ class Inputs:
         table: images of `vocabulary.COLUMNS` with `split` and `external`.
         initial_weights: state dicts that the model begins with; later ones win.
         auxiliary: training images of another profile that train beside those of the table.
+        calibration: validation images that calibrate the model beside those of the table.
     """
 
     table: pd.DataFrame
     initial_weights: tuple[State, ...] = ()
     auxiliary: pd.DataFrame | None = None
+    calibration: pd.DataFrame | None = None
 
 
 class Task(ABC):
@@ -192,6 +194,14 @@ class Task(ABC):
         parts["train"] = pd.concat([parts["train"], inputs.auxiliary], ignore_index=True)
         return parts
 
+    def calibrate(self, model: nn.Module, folder: Path, table: pd.DataFrame) -> dict[str, Any]:
+        """Adjust what a trained model says to validation images, and keep it in its weights.
+
+        Returns:
+            Entries of metrics.json.
+        """
+        return {}
+
     def more_predictions(self, folder: Path, inputs: Inputs) -> Tables:
         """Further tables to evaluate, such as those of a cross-validation."""
         return {}
@@ -220,13 +230,15 @@ class Task(ABC):
         """
         parts = self.split(inputs)
         model = self.fit(folder, parts["train"], parts["val"], inputs.initial_weights)
+        calibrating = pd.concat([parts["val"], inputs.calibration], ignore_index=True)
+        calibration = self.calibrate(model, folder, calibrating)
         predictions = {
             name: self.predict(model, parts[name]) for name in EVALUATED if len(parts[name])
         }
         predictions |= self.more_predictions(folder, inputs)
         images = {name: len(part) for name, part in split_parts(inputs.table).items()}
         metrics = {"images": images, **self.evaluate(predictions, parts["train"])}
-        metrics |= self.more_metrics(model, predictions, metrics)
+        metrics |= calibration | self.more_metrics(model, predictions, metrics)
         labelled = [table.assign(part=name) for name, table in predictions.items()]
         if labelled:
             whole = pd.concat(labelled, ignore_index=True)

@@ -98,6 +98,17 @@ def load_weights(model: Model, path: Path) -> Model:
     return model.eval()
 
 
+def replace_weights(model: nn.Module, path: Path) -> None:
+    """Write a model's weights in place of those of a finished training; its state stays.
+
+    Args:
+        model: The model, on any device.
+        path: weights.safetensors, as the training wrote it.
+    """
+    _, state = load_tensors(path)
+    save_tensors(path, model.state_dict(), **state)
+
+
 def flatten(groups: dict[str, TensorDict]) -> TensorDict:
     """{"model": {name: tensor}, ...} -> {"model.name": tensor}."""
     return {

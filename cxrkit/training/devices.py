@@ -22,6 +22,10 @@ def pick_device() -> torch.device:
 
     Raises:
         RuntimeError: With the next step, for a GPU that this build of torch has no kernels for.
+
+    Example:
+        >>> pick_device().type in ("cuda", "mps", "cpu")
+        True
     """
     if not torch.cuda.is_available():
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+from torch.multiprocessing.reductions import StorageWeakRef
 
 from cxrkit.training import recompute
 
@@ -52,12 +53,14 @@ def kept_during(call: Callable[[], object], weights: Iterable[torch.Tensor]) -> 
     """
     weights = tuple(weights)
     left_out = {weight.untyped_storage()._cdata for weight in weights}
-    kept = {}
+    kept: dict[StorageWeakRef, int] = {}  # bytes of each storage
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
-        # The storage is held, so that its address is not given to another one.
+        # a weak reference frees the memory after the backward pass, and keeps the address from
+        # being given to another storage
         storage = tensor.untyped_storage()
-        kept[storage._cdata] = storage
+        if storage._cdata not in left_out:
+            kept.setdefault(StorageWeakRef(storage), storage.nbytes())
         return tensor
 
     def unpack(tensor: torch.Tensor) -> torch.Tensor:
@@ -88,8 +91,7 @@ def kept_during(call: Callable[[], object], weights: Iterable[torch.Tensor]) -> 
             call()
     finally:
         recompute.watchers.remove(watch)
-    held = sum(storage.nbytes() for address, storage in kept.items() if address not in left_out)
-    return held + largest
+    return sum(kept.values()) + largest
 
 
 def _tensors(args: Iterable[Any]) -> Iterator[torch.Tensor]:

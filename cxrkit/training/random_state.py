@@ -11,6 +11,14 @@ def seed_everything(seed: int) -> None:
 
     Args:
         seed: Any integer that is not negative; numpy takes its last 32 bits.
+
+    Example:
+        >>> import torch
+        >>> seed_everything(3)
+        >>> first = torch.rand(2)
+        >>> seed_everything(3)
+        >>> torch.equal(first, torch.rand(2))
+        True
     """
     random.seed(seed)
     np.random.seed(seed % 2**32)

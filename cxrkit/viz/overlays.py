@@ -93,6 +93,7 @@ def plot_saliency(
     stamped: str = "synthetic",
     shared: bool = False,
     sizes: bool = False,
+    quantity: str = "relevance",
 ) -> Figure:
     """Images, a row each, followed by their saliency maps.
 
@@ -108,6 +109,7 @@ def plot_saliency(
             else each map is scaled to its own maximum.
         sizes: write below each map its size, the sum of its positive part, as a share of the
             largest of the image: for maps of one method, such as those of several classes.
+        quantity: what shared maps hold, for the colour bar.
     """
     maps = np.asarray(maps)
     count = maps.shape[1]
@@ -126,7 +128,7 @@ def plot_saliency(
             shown = overlay_map(axes[i, j + 1], image, heat, name, lesion, top)
             if sizes:
                 axes[i, j + 1].set_xlabel(f"size {shares[j]:.2g}")
-    label = "relevance (0 to the film's maximum)" if shared else "0 to the map's maximum"
+    label = f"{quantity} (0 to the film's maximum)" if shared else "0 to the map's maximum"
     figure.colorbar(shown, ax=axes[:, -1], shrink=0.8, label=label)
     return stamp(figure, stamped)
 

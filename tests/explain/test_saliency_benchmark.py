@@ -527,6 +527,14 @@ def test_evaluated_are_covid_images_with_small_lesions(made):
         saliency_benchmark.evaluation_set(table.assign(lesion_mask=None), profile, store)
 
 
+def test_the_evaluated_images_are_left_so_that_nobody_looks_for_them_again(made):
+    table, profile, store, _, folder = made
+    evaluated = store.read_table(folder / "images.csv")
+    assert evaluated["path"].tolist() == table["path"][[0, 3, 4]].tolist()
+    again = saliency_benchmark.evaluation_set(evaluated, profile, store)
+    assert again.images["path"].tolist() == evaluated["path"].tolist()
+
+
 def test_the_noisier_image_is_the_image_with_a_little_noise(made):
     table, profile, store, model, _ = made
     given = saliency_benchmark.evaluation_set(table, profile, store)

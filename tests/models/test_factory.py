@@ -21,7 +21,7 @@ def test_every_model_serves_both_tasks_at_one_size(grey, model):
     sizes = SLIM if model in ("resnet", "hybrid") else {}
     net = build_classifier(variant_profile(model=model, **sizes), map_head=True)
     out = net(grey)
-    assert out["logits"].shape == (2, 3) and out["severity_logits"].shape == (2, 1, 64, 64)
+    assert out["logits"].shape == (2, 3) and out["severity_logits"].shape == (2, 1, 32, 32)
     (out["logits"].sum() + out["severity_logits"].sum()).backward()
     for name, weight in net.named_parameters():
         if not {"patch_embed", "head"} & set(name.split(".")):

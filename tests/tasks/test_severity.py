@@ -372,6 +372,35 @@ def test_training_finds_planted_lesions_from_weak_labels(table, tmp_path):
     np.testing.assert_allclose(again["score"], kept.loc[kept["site"] == "far", "score"], atol=1e-4)
 
 
+def test_calibrated_zones_are_kept_in_the_weights(table, tmp_path):
+    settings = sections.Severity(
+        augmentation="none", masks="annotated", healthy="zeros", calibration="zones"
+    )
+    task = SeverityTask(profile(severity=settings), Store(tmp_path / "store"), CPU)
+    table = table.assign(diagnosis="covid19")
+    scored = table[table["split"].eq("val") & ~table["external"]]
+    healthy = severity.as_zeros(scored).assign(diagnosis="normal")
+    found = task.make(tmp_path, Inputs(table, calibration=healthy))["calibration"]
+    model = task.load(tmp_path)
+    raw = SeverityTask(profile(), task.store, CPU)
+    plain = network(profile())
+    classifier.load_matching(plain, model.state_dict())
+
+    whole = pd.concat([scored, healthy], ignore_index=True)
+    before, after = raw.arrays(plain, whole), task.arrays(model, whole)
+    slope, offset = np.asarray(found["slope"]), np.asarray(found["offset"])
+    expected = 1 / (1 + np.exp(-slope * np.log(before / (1 - before)) - offset))
+    np.testing.assert_allclose(after, expected, atol=1e-4)
+    assert np.abs(after - before).max() > 0.02
+    # healthy images weigh a quarter, and each zone is read as often as it is involved
+    truth = 0.75 * datasets.severity_arrays(scored, Choices()).mean(axis=0)
+    weighted = np.average(after, axis=0, weights=task.sample_weights(whole))
+    np.testing.assert_allclose(weighted, truth, atol=0.01)
+    # what is calibrated already is calibrated from its raw values again
+    again = task.calibrate(model, tmp_path, whole)["calibration"]
+    np.testing.assert_allclose(again["slope"], slope, atol=1e-3)
+
+
 def test_a_frozen_backbone_stays_as_it_was(table, tmp_path):
     torch.manual_seed(1)
     start = network(profile()).state_dict()
@@ -452,6 +481,34 @@ def test_cross_validation_on_images_with_two_readers(table, tmp_path):
         )
 
 
+def test_auxiliary_images_train_every_fold_and_are_in_none(table, tmp_path, monkeypatch):
+    """Ten scored images, five healthy ones beside them, and one healthy image of a patient who is
+    scored too, whom no fold may train with.
+    """
+    scored = table.iloc[:10].assign(auxiliary=False)
+    healthy = severity.as_zeros(table.iloc[20:26]).assign(auxiliary=True, diagnosis="normal")
+    healthy.loc[healthy.index[0], "group_id"] = scored["group_id"].iloc[0]
+    both = pd.concat([scored, healthy], ignore_index=True)
+    trained = []
+
+    class Recorded(SeverityTask):
+        def fit(self, folder, train, val=None, initial_weights=()):
+            trained.append(train)
+            return torch.nn.Identity()
+
+        def predict(self, model, table):
+            return table.assign(score=0.0)
+
+    task = Recorded(profile(folds=2), Store(tmp_path / "store"), CPU)
+    predictions = reader_study.cross_validate(task, tmp_path, Inputs(both))
+    assert sorted(predictions["path"]) == sorted(scored["path"])
+    assert len(trained) == 2
+    for train in trained:
+        beside = train["auxiliary"].astype(bool)
+        assert list(train["path"][beside]) == list(healthy["path"].iloc[1:])
+        assert set(train["path"][~beside]) < set(scored["path"])
+
+
 @pytest.mark.parametrize(
     "origin, replaced", [("segmenter", [True, True, True]), ("annotated", [False, True, False])]
 )
@@ -506,9 +563,9 @@ def test_stage_key_follows_what_the_model_starts_from():
     assert keys["virtual"]["start"] == stages.settings(demo, "severity")
 
 
-def test_covid_images_of_the_diagnosis_train_and_test_nothing():
-    """Taken are training images that show COVID-19, with known zones, not in the table yet and not
-    of the hospital that is held out.
+def test_images_of_the_diagnosis_train_and_test_nothing():
+    """Taken are training images that show COVID-19, with known zones, and by choice normal ones as
+    arrays of zeros; not those in the table already or of the hospital that is held out.
     """
 
     def table(rows):
@@ -547,3 +604,99 @@ def test_covid_images_of_the_diagnosis_train_and_test_nothing():
     assert list(marked) == [False, False, True, True]
     assert paths(auxiliary_diagnosis=True) == ["a", "b", "c", "h"]
     assert paths(auxiliary_diagnosis=True, held_out="next") == ["a", "b", "c"]
+    assert paths(healthy="zeros") == ["a", "b", "e"]
+    assert paths(auxiliary_diagnosis=True, healthy="zeros") == ["a", "b", "c", "h", "e"]
+    healthy = images_of(healthy="zeros").iloc[-1]
+    assert healthy["auxiliary"] and (healthy[[*ZONES, *BRIXIA]] == 0).all()
+    with pytest.raises(ValueError, match="use of healthy images 'ones'"):
+        paths(healthy="ones")
+
+
+def test_a_quarter_of_what_is_drawn_is_healthy():
+    table = pd.DataFrame({"diagnosis": ["normal", "covid19", np.nan, "covid19"]})
+    task = SeverityTask(profile(severity=sections.Severity(healthy="zeros")), Store(), CPU)
+    np.testing.assert_allclose(task.sample_weights(table), [0.25, 0.25, 0.25, 0.25])
+    weights = task.sample_weights(table.iloc[[0, 0, 1, 2, 3]])
+    np.testing.assert_allclose(weights, [0.125, 0.125, 0.25, 0.25, 0.25])
+    assert task.sample_weights(table.iloc[1:]) is None
+    assert SeverityTask(profile(), Store(), CPU).sample_weights(table) is None
+
+
+def test_each_half_of_the_map_answers_by_itself():
+    """Three maps of one film: the loss is that of the product and half of each half's."""
+
+    class Three(torch.nn.Module):
+        def forward(self, image):
+            names = ("severity_logits", "gate_logits", "local_logits")
+            return dict(zip(names, (image, image - 1, image + 1), strict=True))
+
+    task, film = SeverityTask(profile(), Store(), CPU), batch(n=3)
+
+    def alone(shift):
+        return task.loss(Outputs(), {**film, "image": film["image"] + shift})
+
+    torch.testing.assert_close(
+        task.loss(Three(), film), alone(0) + 0.5 * alone(-1) + 0.5 * alone(1)
+    )
+
+
+def test_healthy_images_are_read_where_nothing_has_trained(monkeypatch):
+    """Normal images of external hospitals, of no patient who trains, as zeros with lung masks."""
+    rows = [
+        ("a", "one", "train", False, "normal"),
+        ("b", "two", "test", True, "normal"),
+        ("c", "three", "test", True, "covid19"),
+        ("d", "four", "test", True, "normal"),
+    ]
+    columns = ["path", "group_id", "split", "external", "diagnosis"]
+    other = pd.DataFrame(rows, columns=columns).reindex(columns=[*COLUMNS, "external"])
+    trained = other.assign(group_id=["four", "x", "y", "z"])
+
+    class Given(StageInputs):
+        def images(self, profile, task):
+            assert task == "diagnosis"
+            return other
+
+    def marked(profile, table, store, segmenter):
+        return table.assign(lung_mask="masks#0")
+
+    monkeypatch.setattr(makers, "with_masks", marked)
+    given = Given(Store(), {"segmenter": "none"})
+
+    def healthy(**changes):
+        settings = profile(severity=sections.Severity(**changes))
+        return makers.healthy_images(settings, given, trained)
+
+    found = healthy(healthy="zeros")
+    assert list(found["path"]) == ["b"] and (found[list(ZONES)] == 0).all(axis=None)
+    assert list(healthy(auxiliary_diagnosis=True)["path"]) == ["b"]
+    assert healthy().empty
+
+
+def test_the_reading_of_healthy_images_by_hand():
+    """Two patients: scores 0.5 and 1.5 of one, 4 of the other, who alone has a zone over 0.5."""
+    scores = np.array([0.5, 1.5, 4.0])
+    zones = np.array([[0.1] * 6, [0.49] * 6, [0.9] + [0.1] * 5])
+
+    class Read(SeverityTask):
+        def predict(self, model, table):
+            return table.assign(score=scores, **dict(zip(severity.PREDICTED, zones.T)))
+
+    task = Read(profile(), Store(), CPU)
+    found = task.read_healthy(torch.nn.Identity(), pd.DataFrame({"group_id": ["p", "p", "q"]}))
+    assert found["score"]["value"] == pytest.approx(2.0) and found["score"]["n"] == 3
+    assert found["involved"]["value"] == pytest.approx(1 / 3)
+    assert found["score"]["low"] == pytest.approx(1.0)  # patient p alone
+    assert found["score"]["high"] == pytest.approx(4.0)
+
+
+def test_conditional_bias_of_a_model_that_always_says_the_mean():
+    """Of scores 0, 0, 1, 5 and 6 it says 2.4: 2.4 too much for the healthy, 3.1 too little at 5-6.
+
+    No image has 3 or 4, and the unknown one counts nowhere.
+    """
+    truth = np.array([0, 0, 1, 5, 6, np.nan])
+    found = severity.by_truth(truth, np.full(6, 2.4), np.arange(6))
+    ranges = [(row["low"], row["high"], row["true"], row["read"]["n"]) for row in found]
+    assert ranges == [(0, 0, 0.0, 2), (1, 2, 1.0, 1), (5, 6, 5.5, 2)]
+    assert all(row["read"]["value"] == pytest.approx(2.4) for row in found)

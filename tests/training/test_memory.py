@@ -44,6 +44,28 @@ def test_meta_counts_what_real_tensors_count():
         assert memory.kept_for_backward(Backbone(**SLIM), torch.empty(2, 1, 64, 64)) == real > 2**18
 
 
+def test_what_the_backward_pass_frees_is_not_held_by_the_count():
+    """Two steps in turn: the activations of the first are gone before the second begins."""
+    from torch.multiprocessing.reductions import StorageWeakRef
+
+    layer, freed = nn.Linear(8, 8, bias=False), []
+
+    def step():
+        hidden = layer(torch.ones(4, 8)).sigmoid()  # the backward pass needs it
+        first = StorageWeakRef(hidden.untyped_storage())
+        hidden.sum().backward()
+        del hidden
+        freed.append(first.expired())
+
+    def twice():
+        step()
+        step()
+
+    once = memory.kept_during(step, layer.parameters())
+    assert memory.kept_during(twice, layer.parameters()) == 2 * once
+    assert freed == [True] * 3
+
+
 def test_nothing_is_kept_without_gradients():
     with torch.no_grad():
         assert memory.kept_for_backward(perceptron(), torch.zeros(5, 3)) == 0

@@ -1,0 +1,107 @@
+"""Local evidence: what the pixels around a place say of it, beside what the tokens decide.
+
+A severity map that is learnt from six values a film puts its heat wherever that answers them. A
+token knows the whole film, so every place of an ill zone, and of a film that looks ill, answers
+equally well, and the map shows zones. A logit that sees only the pixels around it can answer for a
+zone by the lesion alone (compare Brendel & Bethge 2019, BagNet). The map is the product of both:
+tokens decide whether, local evidence says where. This is the kit's own, not the paper's.
+
+B batch, C channels, S image size; the evidence lies on a grid of S/4.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+# features of a backbone -> its first stage, whose cells are 4 px wide and see few pixels
+FIRST_STAGES = ("denseblock1", "layer1")
+MOST = -1e-6  # of a log-probability, so that its log-odds stay finite
+
+
+class LocalEvidence(nn.Module):
+    """Logits of a lesion from a small neighbourhood: residual 3x3 convolutions on early features.
+
+    On the DenseNet of the demo a logit sees 35 px of 128, its cells 4 px.
+
+    Args:
+        in_channels: C of the early features.
+        width: channels of the convolutions.
+        depth: how many there are; each lets a logit see 8 px more.
+    """
+
+    def __init__(self, in_channels: int, width: int = 96, depth: int = 2) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(in_channels, width, kernel_size=1)
+        self.convs = nn.ModuleList(
+            [nn.Conv2d(width, width, kernel_size=3, padding=1) for _ in range(depth)]
+        )
+        self.out = nn.Conv2d(width, 1, kernel_size=1)
+        for conv in (self.proj, *self.convs):
+            nn.init.kaiming_normal_(conv.weight)
+            nn.init.zeros_(conv.bias)
+        nn.init.normal_(self.out.weight, std=0.05)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(self, early: torch.Tensor) -> torch.Tensor:
+        """Logits (B, 1, S/4, S/4) from early features (B, C, S/4, S/4)."""
+        hidden = self.proj(early)  # (B, width, S/4, S/4)
+        for conv in self.convs:
+            hidden = hidden + conv(F.relu(hidden))
+        return self.out(F.relu(hidden))
+
+
+def first_stage(features: nn.Module) -> int:
+    """How many modules of a feature extractor make its first stage (FIRST_STAGES).
+
+    Raises:
+        ValueError: it has none, as the patches of a standard ViT.
+    """
+    names = [name for name, _ in features.named_children()]
+    for name in FIRST_STAGES:
+        if name in names:
+            return names.index(name) + 1
+    raise ValueError(
+        f"{type(features).__name__} has no first stage ({', '.join(FIRST_STAGES)}): choose "
+        "map_evidence=tokens for this model"
+    )
+
+
+def stages_of(
+    features: nn.Module, first: int, image: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Early features, after the first stage, and the features.
+
+    Args:
+        features: a chain of modules.
+        first: as `first_stage` gives it.
+        image: (B, 1, S, S).
+
+    Returns:
+        (B, C, S/4, S/4) and what `features(image)` gives.
+    """
+    modules = list(features.children())
+    early = nn.Sequential(*modules[:first])(image)
+    return early, nn.Sequential(*modules[first:])(early)
+
+
+def interpolated(local: torch.Tensor, gate: torch.Tensor) -> torch.Tensor:
+    """Logits of the evidence (B, 1, h, w) at the size of the tokens' map (B, 1, H, W)."""
+    return F.interpolate(local, gate.shape[-2:], mode="bilinear", align_corners=False)
+
+
+def both(gate: torch.Tensor, local: torch.Tensor) -> torch.Tensor:
+    """Log-odds of the product of two probabilities.
+
+    Args:
+        gate: logits (B, 1, H, W) of the tokens' map.
+        local: logits (B, 1, h, w), interpolated to its size.
+
+    Returns:
+        Logits (B, 1, H, W); their sigmoid is sigmoid(gate) * sigmoid(local).
+    """
+    local = interpolated(local, gate)
+    # the logarithms of both probabilities; see `densenet.pcam_weights` for why as a softplus
+    log_p = -F.softplus(-gate.float()) - F.softplus(-local.float())  # (B, 1, H, W)
+    return log_p - torch.log(-torch.expm1(log_p.clamp(max=MOST)))
