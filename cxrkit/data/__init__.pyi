@@ -29,6 +29,7 @@ from .lung_zones import zones_of_sides as zones_of_sides
 from .manifests import has as has
 from .manifests import leaks as leaks
 from .manifests import read_manifest as read_manifest
+from .manifests import read_patients as read_patients
 from .manifests import select_views as select_views
 from .manifests import split_of as split_of
 from .masked_images import cover as cover
@@ -84,6 +85,7 @@ __all__ = [
     "prepare",
     "preprocess",
     "read_manifest",
+    "read_patients",
     "resize",
     "roi_pool",
     "select_views",

@@ -13,17 +13,16 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import filelock
 import numpy as np
 from tqdm import tqdm
 
 from cxrkit.config.choices import Choices
+from cxrkit.config.machine import cpus
 from cxrkit.config.vocabulary import known
 from cxrkit.data import preprocessing, sources
 from cxrkit.data.fingerprints import fingerprint
@@ -32,13 +31,13 @@ from cxrkit.data.masks import fitted_mask
 from cxrkit.storage import mapped
 from cxrkit.storage.artifacts import Store
 from cxrkit.storage.atomic import read_json, write_atomic, write_json
+from cxrkit.storage.locks import PATIENCE, announced_lock
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
 VERSION = 1  # raise it when an image file is decoded to other pixels than before
 CHUNK = 64  # images between two entries in the index
-PATIENCE = 10  # seconds of waiting for another process before it is said
 
 
 def _decode_image(path: str, size: int, choices: Choices) -> np.ndarray:
@@ -187,20 +186,14 @@ def faults(folder: Path) -> list[str]:
     return []
 
 
-def cpus() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def _entries(paths: list[Any], store: Store) -> list[Entry]:
     """The entry of each path; a file that holds many images is read once."""
     texts = [str(path) if isinstance(path, (str, os.PathLike)) else "" for path in paths]
     files = [str(sources.parse(text).file) for text in texts]
     unique = sorted(set(files))
     with ThreadPoolExecutor(2 * cpus()) as pool:
-        content = dict(zip(unique, pool.map(fingerprint, unique), strict=True))
+        found = pool.map(lambda file: fingerprint(sources.content_file(file)), unique)
+        content = dict(zip(unique, found, strict=True))
     return [
         Entry(name, *content[file])
         for name, file in zip(store.relatives(texts), files, strict=True)
@@ -321,25 +314,18 @@ class _Cache:
                 return []
             self._recover()
             self.checked_spans(len(index))
+            sources.fill(path for _, path in missing if isinstance(path, (str, os.PathLike)))
             self._reserve(len(index) + len(missing))
             failures = self._decode(missing, len(index))
         if failures:
             write_atomic(self.failures, "\n".join(failures) + "\n")
         return failures
 
-    @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
+    def _locked(self) -> contextlib.AbstractContextManager[None]:
         """Alone in this folder; a long wait is announced."""
-        lock = filelock.FileLock(self.folder.with_name(self.folder.name + ".lock"))
-        try:
-            lock.acquire(timeout=PATIENCE)
-        except filelock.Timeout:
-            warnings.warn(f"waiting for the process that decodes into {self.folder}", stacklevel=5)
-            lock.acquire()
-        try:
-            yield
-        finally:
-            lock.release()
+        lock = self.folder.with_name(self.folder.name + ".lock")
+        writer = f"the process that decodes into {self.folder}"
+        return announced_lock(lock, writer, stacklevel=5, patience=PATIENCE)
 
     def _recover(self) -> None:
         """Remove what a killed process, or the last call, has left behind."""

@@ -120,7 +120,7 @@ def _renamed(raw: pd.DataFrame, path: Path, columns: Mapping[str, str], say: Say
 
 
 def _theirs(raw: pd.DataFrame) -> list[str]:
-    return [c for c in raw if not c.startswith("_")]
+    return [str(c) for c in raw if not str(c).startswith("_")]
 
 
 def _with_points(rows: pd.DataFrame, form: tables.Form, say: Say) -> pd.DataFrame:

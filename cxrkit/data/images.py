@@ -17,6 +17,7 @@ import numpy as np
 from cxrkit.data import dicom, preprocessing, rasters, raw_pixels, sources
 from cxrkit.data.dicom import view_of
 from cxrkit.data.image_types import FILE_LIMIT, SMALLEST, Image, ImageError, clipping_note
+from cxrkit.storage import mapped
 
 __all__ = ["Image", "ImageError", "load_image", "load_images", "view_of"]
 
@@ -35,13 +36,24 @@ def load_image(path: str | os.PathLike, empty: bool = False) -> Image:
 
     Raises:
         ImageError: it is not one sound grey image; the message names the file and the next step.
+
+    Example:
+        >>> import tempfile, cv2
+        >>> folder = tempfile.TemporaryDirectory()
+        >>> path = f"{folder.name}/film.png"
+        >>> cv2.imwrite(path, np.arange(256, dtype=np.uint8).repeat(256).reshape(256, 256))
+        True
+        >>> load_image(path).pixels.shape
+        (256, 256)
+        >>> folder.cleanup()
     """
     address = sources.parse(path)
     if address.scheme:
         patient = sources.opener(address.scheme).from_url(address.text)
         return _checked(Image(patient.image, (), 8, patient.view, notes=("synthetic",)), path)
+    sources.fill([path])
     if address.row is not None and address.file.suffix == ".npy" and address.file.is_file():
-        pixels = np.load(address.file, mmap_mode="r")[address.row]
+        pixels = mapped.view(address.file)[address.row]
         return _checked(Image(pixels, (), 8, notes=("synthetic",)), path)
     path = Path(path)
     if not path.is_file():

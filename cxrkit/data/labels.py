@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from cxrkit.config.choices import Choices
-from cxrkit.config.vocabulary import COLUMNS, FINDINGS, SPLITS, VIEWS, known
+from cxrkit.config.vocabulary import COLUMNS, FINDINGS, PATIENT, SPLITS, VIEWS, known
 from cxrkit.data.tables import Problems, nearest, to_numbers, without_blanks
 
 # columns that hold the sum of six values, by which the six are checked -> what they are packed in
@@ -22,7 +22,7 @@ SUMS = {"array_sum": "array", "brixia_sum": "brixia", "brixia2_sum": "brixia2"}
 # "AP Supine" = ap_supine.
 SPELLINGS = {
     "column": {
-        **dict.fromkeys((*COLUMNS, "array", "brixia", "brixia2", *SUMS), ""),
+        **dict.fromkeys((*COLUMNS, *PATIENT, "array", "brixia", "brixia2", *SUMS), ""),
         "path": "file",
         "site": "source",
         "diagnosis": "class3",
@@ -43,6 +43,7 @@ SPELLINGS = {
         "other": "axial coronal",
         "": "frontal unknown",
     },  # "" = unknown
+    "sex": {"F": "female woman", "M": "male man", "": "unknown other o u"},
     "diagnosis": {
         "normal": "no_finding healthy",
         "covid19": "covid_19 covid_19_ards sars_cov_2",
@@ -142,6 +143,21 @@ def cause(rows: pd.DataFrame, from_findings: bool = True) -> pd.Series:
     return given.fillna(named.groupby(level=0).last().astype(object))
 
 
+AGE = r"0*(\d+(?:\.\d+)?)\s*(y|years?|m|months?|w|weeks?|d|days?)?"
+PER_YEAR = {"y": 1.0, "m": 12.0, "w": 52.1775, "d": 365.25}  # units of an age in a year
+
+
+def age(column: pd.Series) -> pd.Series:
+    """Ages in years of text such as 60, 060Y or 18 months; NaN where unknown or no age.
+
+    Args:
+        column: text or numbers, NaN unknown.
+    """
+    parts = column.astype(str).str.strip().str.lower().str.extract(f"^{AGE}$")
+    unit = parts[1].fillna("y").str[0].map(PER_YEAR)
+    return pd.to_numeric(parts[0]) / unit
+
+
 # what people write above a column -> the columns of ours that they may mean; none is taken unasked
 MEANT = {
     "path": "filename file_name filepath file_path image image_path image_id img picture dicom",
@@ -150,6 +166,8 @@ MEANT = {
     "site": "hospital institution centre center clinic",
     "diagnosis": "label class disease dx target category",
     "findings": "finding_labels labels pathology pathologies report_labels",
+    "sex": "gender patient_sex patient_gender",
+    "age": "patient_age years",
     "visit": "date study_date studydate acquisition_date exam_date day offset time follow_up",
     "split": "set fold subset partition",
     "lung_mask": "lung lungs lung_segmentation",

@@ -19,12 +19,13 @@ import pandas as pd
 
 from cxrkit.config import vocabulary
 from cxrkit.config.choices import Choices
-from cxrkit.config.vocabulary import BRIXIA, COLUMNS, FINDINGS, SECOND, ZONES
+from cxrkit.config.vocabulary import BRIXIA, COLUMNS, FINDINGS, OLDEST, PATIENT, SECOND, ZONES
 from cxrkit.data import schema, tables
 from cxrkit.data.labels import (
     ALIASES,
     RULES,
     SUMS,
+    age,
     cause,
     diagnosis,
     digits,
@@ -39,6 +40,7 @@ from cxrkit.storage.locations import data_root
 
 # of 400 tried, the image counts nearest to 70/10/20 in every public source; no label was looked at
 SALT = "cxrkit-83"
+PREPARED = "labels.csv"  # of a prepared copy of public images (--mirror): a row an image, by `file`
 
 
 def folder_of(name: str, root: str | Path | None = None) -> Path:
@@ -100,8 +102,55 @@ def read_manifest(
     Raises:
         ValueError: a value is wrong; the message names file, row and column.
         FileNotFoundError: the data are missing; the message says how to obtain them.
+
+    Example:
+        >>> import tempfile
+        >>> folder = tempfile.TemporaryDirectory()
+        >>> table = Path(folder.name) / "films.csv"
+        >>> rows = pd.DataFrame({"path": ["a.png"], "patient_id": ["P1"], "view": ["PA"]})
+        >>> rows.to_csv(table, index=False)
+        >>> read_manifest("local", folder.name)[["patient_id", "view"]].to_numpy().tolist()
+        [['P1', 'PA']]
+        >>> folder.cleanup()
     """
     return numbered_rows(name, root, choices, apart)[list(COLUMNS)]
+
+
+def read_patients(name: str, root: str | Path | None = None) -> pd.DataFrame:
+    """Sex and age of the patients of a dataset, as far as its tables say: one row an image.
+
+    Args:
+        name: of the dataset (`schema.names`).
+        root: as for `read_manifest`.
+
+    Returns:
+        `path`, absolute; `sex`, F or M; `age` in years; unknown = NaN.
+
+    Raises:
+        ValueError: a value is wrong; the message names file, row and column.
+        FileNotFoundError: the data are missing; the message says how to obtain them.
+    """
+    table = numbered_rows(name, root)[["path", *PATIENT]]
+    return _with_prepared(table, folder_of(name, root))
+
+
+def _with_prepared(table: pd.DataFrame, folder: Path) -> pd.DataFrame:
+    """Sex and age filled from the labels.csv of a prepared copy, where there is one."""
+    file = folder / PREPARED
+    if not file.is_file():
+        return table
+    rows = read_table(file)
+    if not {"file", *PATIENT} <= set(rows):
+        return table
+    rows = rows.drop_duplicates("file").set_index("file")
+    rows.index = [os.path.join(folder, name) for name in rows.index]
+    sex = standard_terms("sex", without_blanks(rows["sex"]), strict=False)
+    found = {"sex": sex, "age": age(without_blanks(rows["age"]))}
+    filled = {
+        name: table[name].astype(object).fillna(table["path"].map(values))
+        for name, values in found.items()
+    }
+    return table.assign(**filled).astype({"age": float})
 
 
 def numbered_rows(
@@ -241,6 +290,7 @@ def read_columns(table: schema.Table, folder: Path) -> pd.DataFrame:
     if not table.columns:
         _refuse_other_forms(path, form)
         return _columns_by_name(raw, table, path)
+    table = _without_absent(raw, table)
     _check_theirs(raw, table, path)
     ours = raw[["_file", "_row"]].copy()
     for name, theirs in table.columns.items():
@@ -328,6 +378,16 @@ def _sources(theirs: str | list[str] | Cut) -> list[str]:
     return [theirs.column if isinstance(theirs, Cut) else theirs]
 
 
+def _without_absent(raw: pd.DataFrame, table: schema.Table) -> schema.Table:
+    """The table's description without sex and age, where a release does not give them."""
+    columns = {
+        name: theirs
+        for name, theirs in table.columns.items()
+        if name not in PATIENT or set(_sources(theirs)) <= set(raw)
+    }
+    return table.model_copy(update={"columns": columns})
+
+
 def _check_theirs(raw: pd.DataFrame, table: schema.Table, path: Path) -> None:
     """Raise ValueError where a column of the table's map is missing; suggests the nearest."""
     known = [c for c in raw if not c.startswith("_")]
@@ -401,6 +461,13 @@ def _to_table_form(
     out["diagnosis"] = diagnosis(rows, spec.words, spec.rule != "named")
     out["cause"] = cause(rows, spec.rule != "named")
     out["visit"] = rows["visit"]
+    # a word of a public set that says no sex or age is unknown; a user's own is refused
+    strict = spec.rule == "named"
+    out["sex"] = standard_terms("sex", rows["sex"], strict=strict)
+    out["age"] = age(rows["age"])
+    if strict:
+        odd = rows["age"].notna() & ~out["age"].le(OLDEST)
+        problems.add(rows, odd, "age", f"is no age in years from 0 to {OLDEST}")
     out["lung_mask"] = rows["lung_mask"].fillna(_fetched_masks(rows))
     for column in ("path", "lung_mask", "lesion_mask"):
         out[column] = _paths(folder, out, column, problems)
@@ -418,10 +485,10 @@ def _with_all_columns(spec: Manifest, rows: pd.DataFrame) -> pd.DataFrame:
     constants = {c: value for c, value in spec.constants.items() if c not in rows}
     rows = rows.assign(**constants)
     packed = ("findings", *SUMS, *SUMS.values(), "mask_id")
-    rows = rows.reindex(columns=list(dict.fromkeys([*rows, *COLUMNS, *packed])))
+    rows = rows.reindex(columns=list(dict.fromkeys([*rows, *COLUMNS, *PATIENT, *packed])))
     rows = rows.astype({c: object for c in rows if c != "_row"})
     # the rule of the findings knows what its own words for nothing mean
-    read = [c for c in (*COLUMNS, *packed) if c != "findings"]
+    read = [c for c in (*COLUMNS, *PATIENT, *packed) if c != "findings"]
     return rows.assign(**{c: without_blanks(rows[c]) for c in read})
 
 
@@ -470,7 +537,7 @@ def check(
         problems: what was found wrong before.
 
     Returns:
-        The columns `vocabulary.COLUMNS`, then `_file` and `_row`.
+        The columns `vocabulary.COLUMNS` and `PATIENT`, then `_file` and `_row`.
 
     Raises:
         ValueError: values are wrong; the message names file, row and column of the first 20.
@@ -486,6 +553,7 @@ def check(
         ("split", vocabulary.SPLITS),
         ("diagnosis", vocabulary.DIAGNOSES),
         ("cause", vocabulary.CAUSES),
+        ("sex", vocabulary.SEXES),
     ):
         wrong = table[column].notna() & ~table[column].isin(list(allowed))
         problems.add(table, wrong, column, _none_of(allowed))
@@ -498,7 +566,7 @@ def check(
     problems.raise_if_any()
     if apart:
         _check_apart(table)
-    return table[[*COLUMNS, "_file", "_row"]].reset_index(drop=True)
+    return table[[*COLUMNS, *PATIENT, "_file", "_row"]].reset_index(drop=True)
 
 
 def _check_repeats(table: pd.DataFrame, problems: Problems) -> None:
@@ -562,7 +630,12 @@ def _hash_number(text: str) -> int:
 
 
 def split_of(group_id: str) -> str:
-    """train, val or test (70 / 10 / 20 %) by a hash of the group: the same on every machine."""
+    """train, val or test (70 / 10 / 20 %) by a hash of the group: the same on every machine.
+
+    Example:
+        >>> split_of("patient 1") == split_of("patient 1")
+        True
+    """
     u = _hash_number(f"{SALT}:{group_id}") / 16**12
     if u < vocabulary.SPLITS["train"]:
         return "train"
@@ -617,8 +690,9 @@ def select_views(
     frontal = table["view"].isin(["PA", "AP"])
     if choices.views == "all":
         frontal |= table["view"].isna()
-    left_out = table.loc[~frontal, "view"].fillna("unknown").value_counts().to_dict()
-    return table[frontal].reset_index(drop=True), left_out
+    left_out = table.loc[~frontal, "view"].fillna("unknown").value_counts()
+    counted = {str(view): int(count) for view, count in left_out.items()}
+    return table[frontal].reset_index(drop=True), counted
 
 
 def counts(table: pd.DataFrame, questions: Iterable[str]) -> dict[str, int]:

@@ -36,11 +36,12 @@ def load_mask(path: str | os.PathLike, kind: str = "lungs") -> np.ndarray:
         patient = sources.opener(address.scheme).from_url(address.text)
         inside = patient.lesion if kind == "lesion" else patient.lungs[0] | patient.lungs[1]
         return np.where(inside, 255, 0).astype(np.uint8)
+    sources.fill([path])
     if address.row is not None and address.file.name in ("lungs", "lesion"):
         return _rendered(address.file, address.row)
     # the segmenter's masks; one may be empty, which `load_image` takes for damage
     if address.row is not None and address.file.suffix == ".npy":
-        return np.load(address.file, mmap_mode="r")[address.row]
+        return mapped.view(address.file)[address.row]
     try:
         public = public_masks.read(address, kind)
     except ValueError as error:
@@ -58,9 +59,9 @@ def load_mask(path: str | os.PathLike, kind: str = "lungs") -> np.ndarray:
 
 def _rendered(stack: Path, row: int) -> np.ndarray:
     """Row of `lungs` or `lesion` in a cohort's folder, where each lung is one bit a pixel."""
-    side = np.load(stack.with_name("images.npy"), mmap_mode="r").shape[-1]
+    side = mapped.view(stack.with_name("images.npy")).shape[-1]
     names = ("right", "left") if stack.name == "lungs" else (stack.name,)
-    rows = [np.load(stack.with_name(f"{name}.npy"), mmap_mode="r")[row] for name in names]
+    rows = [mapped.view(stack.with_name(f"{name}.npy"))[row] for name in names]
     return mapped.unpack(np.bitwise_or.reduce(rows), side) * np.uint8(255)
 
 
@@ -108,6 +109,13 @@ def clean_mask(mask: np.ndarray) -> np.ndarray:
 
     Raises:
         ValueError: another shape, or other values (127 = ignore has no place in a prediction).
+
+    Example:
+        >>> mask = np.zeros((5, 9), bool)
+        >>> mask[1:4, 1:4], mask[1:4, 5:8], mask[0, 8] = True, True, True
+        >>> mask[2, 2] = False  # a hole
+        >>> int(clean_mask(mask).sum())  # two lungs of 9 pixels; the third piece is gone
+        18
     """
     mask = np.asarray(mask)
     if mask.ndim != 2 or not (mask.dtype == bool or np.isin(mask, (0, 1, 255)).all()):

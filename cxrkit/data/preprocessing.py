@@ -132,6 +132,10 @@ def equalize(image: np.ndarray) -> np.ndarray:
 
     Returns:
         uint8 (H, W) with a nearly flat histogram.
+
+    Example:
+        >>> equalize(np.array([[0, 10], [10, 200]], np.uint8)).tolist()[1][1]
+        255
     """
     return cv2.equalizeHist(image if image.dtype == np.uint8 else to_uint8(image))
 
@@ -144,6 +148,10 @@ def blur(image: np.ndarray) -> np.ndarray:
 
     Returns:
         (H, W) of the same dtype.
+
+    Example:
+        >>> blur(np.full((4, 4), 7, np.uint8)).tolist()[0]
+        [7, 7, 7, 7]
     """
     return cv2.GaussianBlur(image, (3, 3), 0)
 
@@ -182,6 +190,10 @@ def resize(image: np.ndarray, size: int = 512, how: str = "plain") -> np.ndarray
 
     Raises:
         ValueError: `how` is unknown.
+
+    Example:
+        >>> resize(np.zeros((40, 60), np.uint8), size=32).shape
+        (32, 32)
     """
     return RESIZE[known(how, RESIZE, "resize")](image, size)
 
@@ -222,6 +234,10 @@ def normalize(image: np.ndarray, how: str = "fixed", out: np.ndarray | None = No
 
     Raises:
         ValueError: `how` is unknown.
+
+    Example:
+        >>> float(normalize(np.array([[0]], np.uint8))[0, 0])
+        -2.0
     """
     convert = NORMALIZE[known(how, NORMALIZE, "normalisation")]
     if image.dtype == np.uint8 and image.ndim == 2 and how != "zscore":

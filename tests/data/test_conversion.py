@@ -10,7 +10,7 @@ from cxrkit.data import conversion, manifests
 
 GERMAN = (
     "\ufeff# export of the archive\r\n"
-    "filename;Patient ID;view;visit;array;age;lung opacity\r\n"
+    "filename;Patient ID;view;visit;array;weight;lung opacity\r\n"
     "sub\\a.png;12;PA;01.03.2020 08:30;11000,0;50;1\r\n"
     ";;;;;;\r\n"
     'b.png;12;AP;04.03.2020 20:30;110000;50;"0,0"\r\n'
@@ -45,7 +45,7 @@ def test_a_german_export_becomes_ours(tmp_path):
         "left out: 1 lines that begin with #",
         "column 'filename' becomes path",
         "column 'Patient ID' becomes patient_id",
-        "column 'age' is left out",
+        "column 'weight' is left out",
         "column 'lung opacity' becomes opacity",
         "column opacity: 1 decimal commas, such as 0,0 = 0.0",
         "column visit: dates of the form %d.%m.%Y become days since the patient's first image",

@@ -147,6 +147,30 @@ def test_roi_pool_against_a_slow_loop(how):
     assert (pooled[1, :, 0] == 0).all()
 
 
+def test_the_highest_tenth_of_a_zone_against_sorting_by_hand():
+    """Mean of the highest tenth, rounded up; these pixels alone learn, each by the same share."""
+    tenth = Choices(zone_maximum="tenth")
+    generator = torch.Generator().manual_seed(2)
+    maps = torch.rand(2, 1, 48, 40, generator=generator).requires_grad_()
+    masks = np.stack([two_lungs(), two_lungs(right=(0, 0))])
+    pooled = lung_zones.roi_pool(maps, torch.from_numpy(masks), "max", tenth)
+    pooled.sum().backward()
+    for b, three in enumerate(lung_zones.zones(masks)):
+        for row, column in np.ndindex(3, 2):
+            zone = three[row, column]
+            values = np.sort(maps.detach()[b, 0].numpy()[zone])[::-1]
+            most = -(-len(values) // 10)
+            want = values[:most].mean() if most else 0.0
+            assert pooled[b, row, column].item() == pytest.approx(want, abs=1e-6)
+            learns = maps.grad[b, 0].numpy()[zone]
+            assert (learns > 0).sum() == most and learns.sum() == pytest.approx(min(most, 1))
+    assert torch.isfinite(maps.grad).all()
+    average = lung_zones.roi_pool(maps, torch.from_numpy(masks), "average", tenth)
+    torch.testing.assert_close(
+        average, lung_zones.roi_pool(maps, torch.from_numpy(masks), "average")
+    )
+
+
 def test_roi_pool_passes_gradient_to_the_largest_pixel_only():
     maps = torch.rand(1, 1, 48, 40, generator=torch.Generator().manual_seed(1)).requires_grad_()
     mask = torch.from_numpy(two_lungs()[None])

@@ -446,7 +446,8 @@ def test_a_sum_that_contradicts_the_six_values_is_refused(tmp_path):
         ("finding_labels", "'finding_labels' is not read; is 'findings' meant"),
         ("Diagnosis_", "'Diagnosis_' is read as diagnosis"),
         ("class3", "'class3' is read as diagnosis"),
-        ("age", "'age' is not read"),
+        ("weight", "'weight' is not read"),
+        ("gender", "'gender' is not read; is 'sex' meant"),
     ],
 )
 def test_a_column_of_another_name_is_said(tmp_path, column, said):

@@ -1,11 +1,15 @@
 """Small networks with random weights: a profile whose models are quick to make."""
 
 from dataclasses import replace
+from pathlib import Path
 
+import ship_weights
 import torch
 
 from cxrkit.config import profiles, sections
+from cxrkit.inference import trained
 from cxrkit.models.adain_networks import Translator
+from cxrkit.training import checkpoint
 
 SIZE = 64
 
@@ -65,3 +69,19 @@ def random_state(network):
             tensor = tensor + 0.1 * torch.randn_like(tensor)
         state[name] = tensor
     return state
+
+
+def write_weights(folder: Path) -> Path:
+    """Random networks as `tools/ship_weights.py` writes them.
+
+    In 16 bit, with profile and licence in the header.
+    """
+    for i, (stage, build) in enumerate(trained.NETWORKS.items()):
+        torch.manual_seed(i)
+        checkpoint.save_tensors(
+            folder / f"{stage}.safetensors",
+            ship_weights.rounded(random_state(build(small_profile()))),
+            profile=small_profile().to_dict(),
+            licence="made-up",
+        )
+    return folder

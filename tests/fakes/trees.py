@@ -228,7 +228,7 @@ def cohen_full(root: Path) -> None:
         rows.append(
             {
                 "patientid": i,
-                "offset": 0,
+                "offset": 3 * i,
                 "finding": finding,
                 "view": view,
                 "modality": "X-ray",
@@ -334,21 +334,37 @@ BIMCV_ENDINGS = {  # what stands between session and .png -> view of the name
 def bimcv_of_today(root: Path) -> None:
     """covid19_posi/, names with and without a view, stored pixels with their tags beside them.
 
-    Every second film is MONOCHROME1. Three films are lateral, by their name or by their tags alone,
-    and one lies in the tree of the negative set.
+    Every second film is MONOCHROME1, and every fourth has a LUT in place of its window; lesions
+    are outlined on some. Three films are lateral, by their name or by their tags alone, and one
+    lies in the tree of the negative set.
     """
     endings = list(BIMCV_ENDINGS)
     for i, (number, _, view, _) in enumerate(everyone("bimcv_covid19:S{:05d}", ("covid19",))):
         ending = endings[i % len(endings)].format(view.lower())
-        stored = chest(number, True)[0].astype(np.uint16) * 16 + 7
+        image, _, lesion = chest(number, True)
+        stored = image.astype(np.uint16) * 16 + 7
         tags = {"00185101": view, "0008103E": f"TORAX {view}", "00080020": f"202003{1 + i:02d}"}
-        bimcv_film(root / "covid19_posi", number, ending, stored, tags, inverted=i % 2 == 1)
+        inverted = i % 2 == 1
+        if i % 4 > 1:
+            tags |= lut_in_place_of_window()
+        film = bimcv_film(root / "covid19_posi", number, ending, stored, tags, inverted)
+        if i % 3 > 0:
+            save(root / "lesion_masks" / film.name, lesion)
     lateral = {"vp-ll_dx": "TORAX LAT", "vp-lateral_cr": "LATERAL", "vp-pa_dx": "ERECT LAT"}
     for i, (ending, description) in enumerate(lateral.items()):
         stored = chest(i)[0].astype(np.uint16) * 16
         tags = {"0008103E": description, "00080020": "20200401"}
         bimcv_film(root / "covid19_posi", 90000 + i, f"run-1_bp-chest_{ending}", stored, tags)
     bimcv_film(root / "covid19_neg", 99999, endings[0].format("pa"), stored, tags)
+
+
+def lut_in_place_of_window() -> dict[str, object]:
+    """Tags of a VOI LUT of 12 bits in and 8 out, and of no window."""
+    lut = {
+        "00283002": {"Value": [4096, 0, 8]},
+        "00283006": {"Value": [i // 16 for i in range(4096)]},
+    }
+    return {"00283010": lut, "00281050": None, "00281051": None}
 
 
 def bimcv_film(
