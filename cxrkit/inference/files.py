@@ -36,7 +36,7 @@ from cxrkit.inference.predictor import COLUMNS, Prediction
 from cxrkit.inference.search import SUFFIXES, NotRead, printable
 from cxrkit.inference.trained import Models
 
-MAPS = ("lungs", "severity", *(f"saliency_{name}" for name in DIAGNOSES))
+MAPS = ("lungs", "severity", *(f"saliency_{name}" for name in DIAGNOSES), "overlay")
 TABLE_COLUMNS = (*COLUMNS, "view", "sha256", *(f"map_{name}" for name in MAPS))
 NOT_READ_COLUMNS = ("kind", "name", "count", "reason")
 NAME_DIGITS = 10  # hexadecimal digits of the path in the name of a map
@@ -98,16 +98,22 @@ def encode_maps(prediction: Prediction, stem: str) -> dict[str, bytes]:
 
     Returns:
         Content of <stem>_lungs.png (0 or 255), <stem>_severity.png and
-        <stem>_saliency_<class>.png (0 to 255 for 0 to 1), by name. A text in each file says that it
-        is a map, so that it is not read as an image.
+        <stem>_saliency_<class>.png (0 to 255 for 0 to 1), and <stem>_overlay.png, in colour
+        (`overlay.severity_overlay`), by name. A text in each file says that it is a map, so that it
+        is not read as an image.
     """
+    pictures = {
+        name: np.rint(values.astype(np.float32) * 255).astype(np.uint8)
+        for name, values in prediction.maps.items()
+    }
+    if prediction.overlay is not None:
+        pictures["overlay"] = prediction.overlay
     text = PngImagePlugin.PngInfo()
     text.add_text("Software", search.MAP_MARK.decode())
     files = {}
-    for name, values in prediction.maps.items():
-        grey = np.rint(values.astype(np.float32) * 255).astype(np.uint8)
+    for name, picture in pictures.items():
         png = io.BytesIO()
-        Raster.fromarray(grey).save(png, "png", pnginfo=text, compress_level=1)
+        Raster.fromarray(picture).save(png, "png", pnginfo=text, compress_level=1)
         files[f"{stem}_{name}.png"] = png.getvalue()
     return files
 

@@ -26,6 +26,7 @@ from cxrkit.data import masked_images, preprocessing
 from cxrkit.data.images import Image, load_image
 from cxrkit.explain.methods import DEFAULT_METHOD, METHODS
 from cxrkit.inference import dicom_tags, quality
+from cxrkit.inference.overlay import severity_overlay
 from cxrkit.inference.trained import Models, Part
 from cxrkit.models.classifier import Classifier
 from cxrkit.models.corpus_vit import CorpusViT
@@ -37,6 +38,7 @@ PROBABILITIES = ("p_normal", "p_other", "p_covid")  # columns, in the order of D
 COLUMNS = ("path", *PROBABILITIES, "severity", *ZONES, "warnings")
 FRONTAL = ("PA", "AP")
 SEVERE = 3.0  # of 6: from here on a score contradicts a film that is called normal
+CONTOUR = 0.5  # of a severity map whose model was measured against no lesions
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,8 @@ class Prediction:
         view: Of the diagnosis model that was used; "PA+AP" for the mean of both.
         maps: By name, each (H, W): "lungs" bool, "severity" and "saliency_<class>" in [0, 1].
         warnings: Why the prediction may be wrong, in words.
+        overlay: Film, severity map and contours in one picture, uint8 (h, w, 3), RGB; None without
+            maps.
     """
 
     probs: dict[str, float]
@@ -58,6 +62,7 @@ class Prediction:
     view: str
     maps: dict[str, np.ndarray]
     warnings: tuple[str, ...]
+    overlay: np.ndarray | None = None
 
     def row(self, path: Path | str) -> dict[str, object]:
         """The row of the image in predictions.csv, by COLUMNS.
@@ -117,13 +122,18 @@ def predict(
         probs.append(class_probs)
         relevance.append(class_maps)
     mean_probs = np.mean(probs, axis=0)  # (K,)
-    array, score, severity_map = predict_severity(pixels, mask, models.parts["severity"])
+    severity_part = models.parts["severity"]
+    array, score, severity_map = predict_severity(pixels, mask, severity_part)
 
-    found = {}
+    found, overlay = {}, None
     if maps:
         lungs = to_image_size(mask, pixels.shape)  # (H, W)
         found = {"lungs": lungs, "severity": severity_map * lungs}
         found |= saliency_maps(np.mean(relevance, axis=0))
+        choices = opened.choices(severity_part.profile.choices)
+        overlay = severity_overlay(
+            pixels, lungs, found["severity"], score, contour_of(severity_part), choices
+        )
     image_notes = models.quality.warnings(pixels, mask, models.image_size, lung_probs)
     return Prediction(
         probs=dict(zip(DIAGNOSES, mean_probs.tolist(), strict=True)),
@@ -131,8 +141,19 @@ def predict(
         severity=score,
         view="+".join(names),
         maps=found,
-        warnings=(*image_notes, *severity_notes(mean_probs, score), *view_notes, *reader_notes),
+        warnings=(
+            *image_notes,
+            *severity_notes(mean_probs, score, severity_part.profile),
+            *view_notes,
+            *reader_notes,
+        ),
+        overlay=overlay,
     )
+
+
+def contour_of(part: Part) -> float:
+    """From where on a severity map shows a lesion: the best contour on validation, else CONTOUR."""
+    return part.metrics.get("val", {}).get("map", {}).get("threshold", CONTOUR)
 
 
 def open_image(image: Image | np.ndarray | Path | str) -> tuple[Image, tuple[str, ...]]:
@@ -157,22 +178,26 @@ def open_image(image: Image | np.ndarray | Path | str) -> tuple[Image, tuple[str
     return opened, tuple(notes)
 
 
-def severity_notes(probs: np.ndarray, score: float) -> tuple[str, ...]:
+def severity_notes(probs: np.ndarray, score: float, profile: Profile) -> tuple[str, ...]:
     """Warns of a score that the diagnosis contradicts.
 
-    The severity models learn from films of COVID-19 alone. What they say of another film has no
-    ground, most of all of a normal one.
+    A severity model learns from films of COVID-19, and by the choice `severity.healthy` from normal
+    ones. What it says of another film has no ground.
 
     Args:
         probs: Of DIAGNOSES, (K,).
         score: Severity, 0 to 6.
+        profile: Of the severity model.
     """
+    learnt_from = "COVID-19 alone"
+    if profile.severity.healthy == "zeros":
+        learnt_from = "COVID-19 and normal ones"
     likeliest = DIAGNOSES[int(np.argmax(probs))]
     if score <= SEVERE or likeliest == "covid19":
         return ()
     return (
         f"severity {score:.1f} contradicts the diagnosis {likeliest}: it was learnt from films of "
-        "COVID-19 alone",
+        f"{learnt_from}",
     )
 
 
@@ -240,6 +265,20 @@ def visible(pixels: np.ndarray, mask: np.ndarray, profile: Profile) -> Image | n
     return Image(black, (int(black.min()), int(black.max())), bits=8, scaled=True)
 
 
+def lungs_input(pixels: np.ndarray, profile: Profile) -> np.ndarray:
+    """The image as the segmenter sees it.
+
+    Args:
+        pixels: uint8 or uint16 (H, W).
+        profile: Of the segmenter.
+
+    Returns:
+        float32 (s, s) in [-1, 1].
+    """
+    grey = preprocessing.to_uint8(pixels, profile.choices.stretch)
+    return preprocessing.normalize(preprocessing.resize(grey, profile.segmenter.size), "signed")
+
+
 def lung_mask(pixels: np.ndarray, part: Part) -> np.ndarray:
     """Clean lung mask, bool (S, S), of the whole image resized plainly."""
     return segment_lungs(pixels, part)[0]
@@ -256,16 +295,13 @@ def segment_lungs(pixels: np.ndarray, part: Part) -> tuple[np.ndarray, np.ndarra
         Clean mask, bool (S, S), and the probability of lung on the image and on its mirror image,
         float32 (2, s, s), the second flipped back.
     """
-    sizes = part.profile.segmenter
-    grey8 = preprocessing.to_uint8(pixels, part.profile.choices.stretch)
-    small = preprocessing.resize(grey8, sizes.size)
-    grey = preprocessing.normalize(small, "signed")
+    grey = lungs_input(pixels, part.profile)
     image = torch.from_numpy(grey)[None, None].to(device_of(part.network))  # (1, 1, s, s)
     with torch.no_grad():
         straight = segmentation.lung_logits(part.network, image)
         mirrored = segmentation.lung_logits(part.network, image.flip(-1)).flip(-1)
     both = torch.cat([straight, mirrored])[:, 0].cpu()  # (2, s, s)
-    logits = both.mean(0) if sizes.mirror else both[0]
+    logits = both.mean(0) if part.profile.segmenter.mirror else both[0]
     mask = segmentation.to_mask(logits.numpy(), part.profile.image_size)
     return mask, both.sigmoid().numpy()
 

@@ -4,37 +4,41 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pydantic
 import torch
 from torch import nn
 
 from cxrkit import NOTICE
-from cxrkit.config import profiles
+from cxrkit.config import paths, profiles
 from cxrkit.config.choices import without_removed
 from cxrkit.config.sections import Profile
 from cxrkit.data import schema
 from cxrkit.inference.quality import QualityControl, load_quality_control
+from cxrkit.inference.severity_statement import severity_statement
 from cxrkit.models import factory
 from cxrkit.pipeline import stages
-from cxrkit.storage import integrity
+from cxrkit.storage import integrity, locations
 from cxrkit.storage.artifacts import Store
+from cxrkit.storage.atomic import read_json
 from cxrkit.tasks.segmentation import SegmentationTask
 from cxrkit.training import checkpoint
 
-SHIPPED = Path(__file__).resolve().parent / "weights"
+SHIPPED = paths.bundled("inference/weights")
 QUALITY_MODEL = SHIPPED / "open" / "quality_model.safetensors"
 NEEDED = ("segmenter", "severity", "a diagnosis")
 VIRTUAL_ONLY = ("virtual",)  # the manifests of a profile that trains on virtual patients alone
 GET_RESEARCH_WEIGHTS = (
     "The research weights of the kit are no part of an installed package, because the terms of "
     "their training images are non-commercial or unclear. They lie in "
-    "cxrkit/inference/weights/research of a checkout of the repository: copy that folder and give "
-    "it with --weights DIR"
+    "cxrkit/inference/weights/research of a checkout of the repository: cxrkit models fetch --from "
+    "ADDRESS gets them, or copy that folder and give it with --weights DIR"
 )
+GET_MODELS = "The models that may be passed on: pip install cxrkit-models"
 
 
 def build_segmenter(profile: Profile) -> nn.Module:
@@ -63,11 +67,13 @@ class Part:
         network: In evaluation mode.
         profile: That made it.
         licence: Terms of its training images, in one line.
+        metrics: What its training measured; {} where that does not lie beside the weights.
     """
 
     network: nn.Module
     profile: Profile
     licence: str
+    metrics: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -123,7 +129,8 @@ class Models:
         """What must stand beside every table of predictions.
 
         Returns:
-            The notice, the origin and terms of the weights, and which parts never saw a patient.
+            The notice, the origin and terms of the weights, which parts never saw a patient, and
+            what the severity score means.
         """
         virtual = [
             stage for stage, part in self.parts.items() if part.profile.manifests == VIRTUAL_ONLY
@@ -134,9 +141,11 @@ class Models:
                 "\nLearnt from virtual patients alone, so expect these to fail on real films: "
                 f"{', '.join(virtual)}."
             )
+        severity = self.parts["severity"]
+        statement = severity_statement(severity.metrics, severity.profile.choices.brixia_threshold)
         return (
             f"{NOTICE}\nWeights: {self.origin}. Terms of their training films: {self.licence}."
-            f"{limits}\n"
+            f"{limits}\n{statement}\n"
         )
 
 
@@ -192,7 +201,9 @@ def load_models(
     """Find and load trained models.
 
     They come from the folder `weights`; without one, from the finished stages of the profile in the
-    store, else from the kit itself.
+    store, else from the kit itself and from what `cxrkit models fetch` got. Where a package without
+    the research weights is installed, the models of `mini` are missing; those of `demo`, which
+    learnt from virtual patients alone, are then given.
 
     Args:
         profile: Whose models; None = `profiles.mini()`. Shipped files bring their own.
@@ -207,24 +218,42 @@ def load_models(
             missing and how to get it.
     """
     profile = profile or profiles.mini()
-    if weights:
-        places = [(weights_in_folder(weights), f"weights in {weights}")]
-    else:
-        in_store = weights_in_store(profile, store or Store())
-        places = [
-            (in_store, f"the store, profile {profile.name}"),
-            (weights_in_folder(SHIPPED), "shipped with the kit"),
-        ]
     lacks = []
-    for found, origin in places:
+    for found, made_by, origin in _places(profile, store or Store(), weights):
         if not missing(found):
-            parts = {stage: load_part(stage, path, profile) for stage, path in found.items()}
-            return Models(parts, load_quality_control(QUALITY_MODEL), origin)
+            parts = {stage: load_part(stage, path, made_by) for stage, path in found.items()}
+            return Models(parts, load_quality_control(_quality_model()), origin)
         lacks.append(f"{origin} (missing: {', '.join(missing(found))})")
     raise FileNotFoundError(
         f"no complete set of weights in {' or '.join(lacks)}. {GET_RESEARCH_WEIGHTS}. Or train "
         f"them: cxrkit reproduce --profile {profile.name}"
     )
+
+
+def _places(
+    profile: Profile, store: Store, weights: Path | None
+) -> Iterator[tuple[dict[str, Path], Profile, str]]:
+    """Where weights are looked for, best first: files by stage, their profile, and in words."""
+    if weights:
+        yield weights_in_folder(weights), profile, f"weights in {weights}"
+        return
+    yield weights_in_store(profile, store), profile, f"the store, profile {profile.name}"
+    with_kit = weights_in_folder(locations.fetched_weights()) | weights_in_folder(SHIPPED)
+    yield with_kit, profile, "shipped with the kit"
+    if profile.name == "mini" and not (SHIPPED / "research").is_dir():
+        demo = profiles.demo()
+        yield weights_in_store(demo, store), demo, "the kit's profile demo"
+
+
+def _quality_model() -> Path:
+    """The file of the model that warns of unsuitable images.
+
+    Raises:
+        FileNotFoundError: it is not here; the message says how to get it.
+    """
+    if not QUALITY_MODEL.is_file():
+        raise FileNotFoundError(f"{QUALITY_MODEL} is missing. {GET_MODELS}")
+    return QUALITY_MODEL
 
 
 def load_part(stage: str, path: Path, profile: Profile) -> Part:
@@ -241,7 +270,17 @@ def load_part(stage: str, path: Path, profile: Profile) -> Part:
         profile = pydantic.TypeAdapter(Profile).validate_python(settings)
     network = checkpoint.load_weights(NETWORKS[stage](profile), path)
     licence = state.get("licence") or licence_of(profile.manifests)
-    return Part(network, profile, str(licence))
+    return Part(network, profile, str(licence), _metrics_beside(path))
+
+
+def _metrics_beside(path: Path) -> dict[str, Any]:
+    """Metrics of weights, from the folder of the finished stage or of shipped files."""
+    own, card = path.parent / "metrics.json", path.parent / "card.json"
+    if own.is_file():
+        return read_json(own)
+    if card.is_file():
+        return read_json(card)["models"].get(path.stem, {}).get("metrics", {})
+    return {}
 
 
 def licence_of(manifests: Iterable[str]) -> str:

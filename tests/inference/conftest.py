@@ -3,15 +3,12 @@
 import cv2
 import pandas as pd
 import pytest
-import ship_weights
-import torch
 
 from cxrkit.config import profiles
 from cxrkit.config.vocabulary import COLUMNS
 from cxrkit.inference import trained
 from cxrkit.simulation import hospital
-from cxrkit.training import checkpoint
-from tests.fakes.small_models import random_state, small_profile
+from tests.fakes.small_models import write_weights
 
 
 @pytest.fixture(scope="session")
@@ -20,16 +17,7 @@ def weights(tmp_path_factory):
 
     In 16 bit, with profile and licence in the header.
     """
-    folder = tmp_path_factory.mktemp("weights")
-    for i, (stage, build) in enumerate(trained.NETWORKS.items()):
-        torch.manual_seed(i)
-        checkpoint.save_tensors(
-            folder / f"{stage}.safetensors",
-            ship_weights.rounded(random_state(build(small_profile()))),
-            profile=small_profile().to_dict(),
-            licence="made-up",
-        )
-    return folder
+    return write_weights(tmp_path_factory.mktemp("weights"))
 
 
 @pytest.fixture(scope="session")

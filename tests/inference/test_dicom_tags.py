@@ -1,9 +1,12 @@
 """What a DICOM header says against a prediction."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from pydicom import Dataset
 
+from cxrkit.config import profiles
 from cxrkit.inference import dicom_tags, predictor
 from tests.data.test_datasets import dicom
 
@@ -83,6 +86,10 @@ def test_a_view_that_is_asked_for_against_the_tag_is_said(models):
     ],
 )
 def test_a_severity_that_the_diagnosis_contradicts_is_said(probs, score, warned):
-    notes = predictor.severity_notes(np.array(probs), score)
+    profile = profiles.demo()
+    notes = predictor.severity_notes(np.array(probs), score, profile)
     assert bool(notes) == warned
-    assert not warned or "contradicts" in notes[0]
+    assert not warned or ("contradicts" in notes[0] and "and normal ones" in notes[0])
+    left_out = replace(profile, severity=replace(profile.severity, healthy="left_out"))
+    alone = predictor.severity_notes(np.array(probs), score, left_out)
+    assert not warned or alone[0].endswith("COVID-19 alone")

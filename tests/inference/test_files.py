@@ -45,7 +45,7 @@ def test_a_broken_file_is_named_and_skipped_and_the_rest_is_predicted(folder, we
     assert "cut.jpg" in result.output and "empty.dcm: empty file" in result.output
     table = pd.read_csv(tmp_path / "out" / "predictions.csv")
     head = ["path", "p_normal", "p_other", "p_covid", "severity", *ZONES, "warnings"]
-    kinds = ("lungs", "severity", *(f"saliency_{name}" for name in DIAGNOSES))
+    kinds = ("lungs", "severity", *(f"saliency_{name}" for name in DIAGNOSES), "overlay")
     assert list(table) == [*head, "view", "sha256", *(f"map_{kind}" for kind in kinds)]
     assert list(table["path"]) == [str(folder / "film.png"), str(folder / "sub" / "film.png")]
     np.testing.assert_allclose(table[["p_normal", "p_other", "p_covid"]].sum(axis=1), 1, atol=2e-4)
@@ -53,14 +53,16 @@ def test_a_broken_file_is_named_and_skipped_and_the_rest_is_predicted(folder, we
     written = pd.read_csv(tmp_path / "out" / "predictions.csv", dtype=str)
     numbers = written[["p_normal", "p_other", "p_covid", "severity", *ZONES]].to_numpy().ravel()
     assert all(re.fullmatch(r"\d\.\d{4}", number) for number in numbers)
-    maps = table[[f"map_{kind}" for kind in kinds]].to_numpy()  # (2, 5)
+    maps = table[[f"map_{kind}" for kind in kinds]].to_numpy()  # (2, 6)
     assert {p.name for p in (tmp_path / "out").iterdir()} == {
         *("predictions.csv", "not_read.csv", "about.txt", "predict_record.jsonl"),
         *maps.ravel(),
     }
     for row, shape, path in zip(maps, ((128, 128), (108, 128)), table["path"], strict=True):
         paths = [tmp_path / "out" / name for name in row]
-        assert {cv2.imread(str(path), cv2.IMREAD_UNCHANGED).shape for path in paths} == {shape}
+        *maps_of_film, overlay = [cv2.imread(str(path), cv2.IMREAD_UNCHANGED) for path in paths]
+        assert {one.shape for one in maps_of_film} == {shape}
+        assert overlay.ndim == 3 and overlay.shape[1] >= 4 * shape[1]
         assert {name.rsplit("-")[0] for name in row} == {"film"}
         content = hashlib.sha256(Path(path).read_bytes()).hexdigest()
         assert content in set(table["sha256"]), path

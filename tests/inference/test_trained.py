@@ -52,6 +52,33 @@ def test_what_is_missing_is_named_with_the_way_to_get_it(weights, tmp_path, monk
     assert "weights/research of a checkout" in message and "--weights DIR" in message
 
 
+def test_a_kit_without_research_weights_gives_the_models_of_virtual_patients(
+    weights, tmp_path, monkeypatch
+):
+    """As two wheels do: the demo's finished stages are in the layer below the store."""
+    monkeypatch.setattr(trained, "SHIPPED", tmp_path / "open_only")
+    monkeypatch.setenv("CXRKIT_WEIGHTS", str(tmp_path / "nothing_fetched"))
+    demo = small_profile()
+    monkeypatch.setattr(profiles, "demo", lambda: demo)
+    store = Store(tmp_path / "store")
+    for stage in trained.NETWORKS:
+        folder = stages.folder_of(demo, stage, store)
+        folder.mkdir(parents=True)
+        shutil.copy(weights / f"{stage}.safetensors", folder / "weights.safetensors")
+    models = trained.load_models(store=store)
+    assert models.origin == "the kit's profile demo"
+    assert "Learnt from virtual patients alone" in models.about
+    (tmp_path / "open_only" / "research").mkdir(parents=True)  # a checkout: say what is missing
+    with pytest.raises(FileNotFoundError, match="cxrkit models fetch"):
+        trained.load_models(store=store)
+
+
+def test_without_the_models_package_the_message_names_it(weights, monkeypatch, tmp_path):
+    monkeypatch.setattr(trained, "QUALITY_MODEL", tmp_path / "quality_model.safetensors")
+    with pytest.raises(FileNotFoundError, match="pip install cxrkit-models"):
+        trained.load_models(weights=weights)
+
+
 def test_a_shipped_file_carries_its_profile(weights):
     part = trained.load_part("severity", weights / "severity.safetensors", profiles.paper())
     assert part.profile == small_profile() and part.licence == "made-up"
@@ -96,7 +123,7 @@ def test_shipped_weights_have_a_profile_of_today():
 
 
 def test_what_a_stage_depends_on_was_trained_on_too():
-    """Severity begins with the model of the virtual hospitals.
+    """Severity begins with the model of the virtual hospitals, and so needs no backbone of mini.
 
     An image of Cohen in any of them makes the weights research only.
     """
@@ -105,10 +132,10 @@ def test_what_a_stage_depends_on_was_trained_on_too():
     assert {
         ("severity", "mini"),
         ("severity", "demo"),
-        ("backbone", "mini"),
         ("segmenter", "mini"),
         ("backbone", "demo"),
     } <= found
+    assert ("backbone", "mini") not in found
 
 
 @pytest.mark.skipif(not cards(), reason="no weights are shipped yet: run make weights")
