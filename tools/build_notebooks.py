@@ -14,9 +14,11 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import nbstripout
+import numpy as np
 from nbformat import NotebookNode
 from PIL import Image
 
@@ -34,6 +36,11 @@ ADDRESS = re.compile(r"\bat 0x[0-9a-f]{6,}")
 WIDGET = "application/vnd.jupyter.widget-view+json"
 WIDGET_TEXT = "Run this cell to use the widget; the figure above is its static twin."
 MINUTES = 30  # that a lesson may take
+MAX_BYTES = 3_500_000  # of all committed lessons together
+COLOURS = 64  # of a figure of lines
+MAX_COLOUR_ERROR = 2.0  # root mean square, in grey levels
+JPEG_QUALITY = 60  # of a figure with films
+JPEG_GAIN = 0.9  # a JPEG is taken where it has less than this share of the bytes of the PNG
 
 
 # what is committed
@@ -59,31 +66,55 @@ def strip(notebook: NotebookNode) -> NotebookNode:
 
 
 def _strip_output(output: NotebookNode) -> None:
-    """Shrink a picture, replace a widget, which needs a kernel, by text."""
+    """Shrink a picture; replace a widget, which needs a kernel, by text."""
     output.pop("transient", None)
     data = output.get("data", {})
     if "image/png" in data:
-        data["image/png"] = smaller(data["image/png"])
+        kind, picture = smaller(data.pop("image/png"))
+        data[kind] = picture
     if WIDGET in data:
         output.data = nbformat.from_dict({"text/plain": WIDGET_TEXT})
 
 
-def smaller(picture: str) -> str:
-    """The same pixels in fewer bytes: no alpha, and one channel where every pixel is grey.
+def _encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
+    """An image as bytes of a file."""
+    buffer = io.BytesIO()
+    image.save(buffer, kind, optimize=True, **options)
+    return buffer.getvalue()
+
+
+def _with_palette(image: Image.Image) -> bytes | None:
+    """PNG of at most COLOURS colours; None where that would change the picture visibly."""
+    reduced = image.quantize(COLOURS, dither=Image.Dither.NONE)
+    gap = np.asarray(reduced.convert("RGB"), float) - np.asarray(image, float)
+    if np.sqrt((gap**2).mean()) > MAX_COLOUR_ERROR:
+        return None
+    return _encoded(reduced, "PNG")
+
+
+def smaller(picture: str) -> tuple[str, str]:
+    """A picture in fewer bytes: few colours or none where that is enough, films as JPEG.
+
+    Lines and letters stay sharp as PNG; a JPEG must be clearly smaller to be taken. A picture that
+    has become JPEG is not touched again.
 
     Args:
         picture: PNG in base64.
 
     Returns:
-        PNG in base64.
+        MIME type and picture in base64.
     """
     image = Image.open(io.BytesIO(base64.b64decode(picture))).convert("RGB")
     red, green, blue = image.split()
-    if red.tobytes() == green.tobytes() == blue.tobytes():
-        image = red
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG", optimize=True)
-    return base64.b64encode(buffer.getvalue()).decode()
+    grey = red.tobytes() == green.tobytes() == blue.tobytes()
+    exact = _encoded(red if grey else image, "PNG")
+    reduced = None if grey else _with_palette(image)
+    png = min((exact, reduced or exact), key=len)
+    jpeg = _encoded(red if grey else image, "JPEG", quality=JPEG_QUALITY, progressive=True)
+    kind, smallest = ("image/png", png)
+    if len(jpeg) < JPEG_GAIN * len(png):
+        kind, smallest = "image/jpeg", jpeg
+    return kind, base64.b64encode(smallest).decode()
 
 
 # the rules
@@ -140,6 +171,35 @@ def _output_rules(code: list[NotebookNode]) -> dict[str, bool]:
     }
 
 
+def silent_figures(notebook: NotebookNode) -> list[int]:
+    """Figures without a sentence after them.
+
+    A figure needs a sentence before the next figure: Markdown among its own outputs, or a Markdown
+    cell that does not begin with a heading. A cell without a picture, such as a widget, may stand
+    between.
+
+    Args:
+        notebook: with outputs.
+
+    Returns:
+        Numbers of their cells, from 0.
+    """
+    silent, waiting = [], None
+    for number, cell in enumerate(notebook.cells):
+        if cell.cell_type == "markdown":
+            if waiting is not None and cell.source.lstrip().startswith("#"):
+                silent.append(waiting)
+            waiting = None
+            continue
+        kinds = {kind for output in cell.outputs for kind in output.get("data", {})}
+        if not any(kind.startswith("image/") for kind in kinds):
+            continue
+        if waiting is not None:
+            silent.append(waiting)
+        waiting = None if "text/markdown" in kinds else number
+    return silent if waiting is None else [*silent, waiting]
+
+
 def _text_rules(built: NotebookNode, code: list[NotebookNode]) -> dict[str, bool]:
     """Rules on the text: nothing of this machine, nothing that changes from run to run."""
     texts = [cell.source for cell in built.cells]
@@ -147,7 +207,9 @@ def _text_rules(built: NotebookNode, code: list[NotebookNode]) -> dict[str, bool
         texts += [shown(output) for output in cell.outputs]
     text = "\n".join(texts)
     machine_paths = MACHINE_PATH.findall(text)
+    silent = silent_figures(built)
     return {
+        f"has figures without a sentence after them, cells {silent}": not silent,
         "carries metadata.widgets": "widgets" not in built.metadata,
         f"shows a path of this machine: {machine_paths[:1]}": not machine_paths,
         "shows a memory address: end the line with `;` or print what matters": not ADDRESS.search(
@@ -174,6 +236,46 @@ def problems(built: NotebookNode, lesson: NotebookNode) -> list[str]:
 
 
 # building
+
+
+def with_outputs(lesson: NotebookNode, built: NotebookNode) -> NotebookNode | None:
+    """A lesson with the outputs of a built notebook, where only its text has changed.
+
+    Args:
+        lesson: what its source gives today.
+        built: the committed notebook.
+
+    Returns:
+        The lesson with outputs; None where a code cell differs.
+    """
+    new = [cell for cell in lesson.cells if cell.cell_type == "code"]
+    old = [cell for cell in built.cells if cell.cell_type == "code"]
+    same = [_cells_of(nbformat.from_dict({"cells": cells})) for cells in (new, old)]
+    if same[0] != same[1]:
+        return None
+    for cell, executed in zip(new, old, strict=True):
+        cell.outputs, cell.execution_count = executed.outputs, executed.execution_count
+    return strip(lesson)
+
+
+def retext(source: Path, target: Path) -> bool:
+    """Write the text of a lesson anew, if its code is that of the committed notebook.
+
+    Args:
+        source: percent source.
+        target: the notebook.
+
+    Returns:
+        Whether that was enough; otherwise nothing is written.
+    """
+    if not target.exists():
+        return False
+    lesson = runner.read_lesson(source)
+    built = with_outputs(lesson, nbformat.read(target, as_version=4))
+    if built is None or problems(built, runner.read_lesson(source)):
+        return False
+    atomic.write_atomic(target, nbformat.writes(built) + "\n")
+    return True
 
 
 def build(source: Path, target: Path) -> None:
@@ -214,6 +316,11 @@ def orphans() -> list[Path]:
     return found
 
 
+def total_size() -> int:
+    """Bytes of all committed lessons."""
+    return sum(path.stat().st_size for path in BUILT.glob("*.ipynb"))
+
+
 def handle(source: Path, options: argparse.Namespace) -> list[str]:
     """Do for one lesson what the command line asks; what is wrong with it, in words."""
     target = BUILT / f"{source.stem}.ipynb"
@@ -225,6 +332,8 @@ def handle(source: Path, options: argparse.Namespace) -> list[str]:
             print(f"{source.stem}, solved: {'ran' if ran else 'up to date'}")
         elif options.check:
             return [f"{target.name} {problem}" for problem in state(source, target)]
+        elif not options.force and state(source, target) and retext(source, target):
+            print(f"{source.stem}: text written anew, its code is as before")
         elif options.force or state(source, target):
             build(source, target)
             print(f"{source.stem}: built")
@@ -250,6 +359,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     wrong = [f"{path.name} has no source in notebooks/src" for path in orphans()]
     for source in runner.lesson_sources(options.lessons, BUILT / "src"):
         wrong += handle(source, options)
+    if total_size() > MAX_BYTES:
+        wrong.append(f"the lessons have {total_size():,} bytes, more than {MAX_BYTES:,}")
     if wrong:
         print("\n".join(wrong), file=sys.stderr)
     return 1 if wrong else 0

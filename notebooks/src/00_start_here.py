@@ -4,8 +4,12 @@
 # **Aim.** See what this kit reproduces, build a chest radiograph from a CT in five cells, and meet the six virtual hospitals whose
 # patients all lessons use.
 #
-# **Paper.** Park et al. 2021, sections 1 (the problem) and 4 (the data). **Time.** About a quarter of an hour on two CPU cores, nearly
-# all of it for drawing 9,600 films once; later lessons find them in the store.
+# **Afterwards you can** say what a chest film is a sum of and why AP makes hearts look large; tell what differs between hospitals from what
+# differs between patients; and name what is known of a virtual patient that nobody knows of a real one. **Before it:** nothing but Python.
+#
+# **Paper.** Park et al. 2021, sections 1 (the problem) and 4 (the data). **Time to teach:** 60 minutes. **Time to run:** under a minute on two
+# CPU cores. The table of the films comes
+# with the kit; a film is drawn when a lesson first asks for it, and later lessons find it in the store.
 #
 # Research and teaching only: nothing here is a diagnostic device. Every film in this lesson is *synthetic*.
 
@@ -15,6 +19,15 @@ out = None
 
 # %% [markdown]
 # ## The paper in one paragraph, the kit in one table
+#
+# **What a film is for.** The test for COVID-19 is RT-PCR, not a film. In 254 patients with a positive RT-PCR, radiologists called the first film
+# positive in 73 %; in 55 % within two days of the first symptoms, in 79 % after the eleventh. Of 254 controls with a negative test one in five had a
+# film that looked like it ([doi 10.1148/ryct.2020200337](https://doi.org/10.1148/ryct.2020200337)). So a normal film does not rule the disease
+# out. A film says how far the lungs are involved, shows what else is there (a collapsed lung, a misplaced tube), and it is there in minutes.
+#
+# **What a report holds.** Who, when and why the film was taken, and how (view, position, quality); earlier films to compare with; the findings and
+# where they are; devices; an impression that answers the question of the ward, with its certainty; what should be done next. A network of this
+# kit gives a part of one line of it.
 #
 # A radiologist does not look for "COVID-19". She sees *findings* (an opacity here, a consolidation there, no effusion), and how many
 # they are and where they lie makes the diagnosis. The paper builds a network the same way: a DenseNet-121 with PCAM pooling learns ten
@@ -27,6 +40,7 @@ out = None
 # | 01 | what does the model see? | equalisation, blur, normalisation, on every film |
 # | 02 | which findings? | DenseNet with PCAM, finding maps, the corpus |
 # | 03 | where are the lungs? | AdaIN segmentation against two plain U-Nets |
+# | 03b | what are places and attention for? | two marks, a head by your own hand, switches |
 # | 04 | which disease? | the corpus Vision Transformer on hospitals never seen |
 # | 05 | why? | relevance maps, and a benchmark that evaluates them |
 # | 06 | how much? | severity 0-6 from six zones, from weak labels |
@@ -42,6 +56,7 @@ import pandas as pd
 from scipy import ndimage
 
 from cxrkit import Run, data, simulation, viz
+from cxrkit.teaching import check, glossary, hint, what_to_see  # noqa: F401
 
 run = Run(profile, out)
 print(
@@ -76,6 +91,9 @@ for axis in axes[0]:
 viz.stamp(figure, "from a chest CT of LIDC-IDRI (CC BY 3.0)")
 
 # %% [markdown]
+# **What you should have seen.** Air is black and bone is white, as on a film, but each slice shows one depth alone. The colours on the right say
+# what each block is: lobes, heart, liver, bones. The patient's right lung is on your left.
+#
 # **2. Rays.** An X-ray that crosses attenuation $\mu$ over a length $L$ is weakened to $I = I_0 e^{-\mu L}$ (Beer and Lambert). Layers
 # one behind the other multiply, so their $\mu L$ *add*: all that a film can know of a ray is one sum. Two slabs, by hand:
 
@@ -108,8 +126,12 @@ for axis in axes[0]:
 viz.stamp(figure)
 
 # %% [markdown]
+# **What you should have seen.** On the left a radiograph: ribs, heart and diaphragm come out of a plain sum. On the right hardly anything passes the
+# middle of the chest, which is why a film shows the logarithm.
+#
 # **4. A point source magnifies.** A real tube is 1.8 m away for a standing patient (PA: the chest touches the detector) and nearer for a
-# bed film (AP: the back lies on it). What is far from the detector is larger on the film: the heart lies in front, so AP makes hearts
+# bed film (AP: the back lies on it). Many AP films are taken of patients who lie (*supine*): the lungs are less full, fluid spreads behind them
+# as a veil instead of a level, and air of a collapsed lung collects in front. What is far from the detector is larger on the film: the heart lies in front, so AP makes hearts
 # look big. `project` bends every depth slice to its own magnification, so that the rays run straight again and a plain sum will do.
 
 # %%
@@ -125,7 +147,14 @@ for axis, (view, chest) in zip(axes[0], chests.items(), strict=True):
     viz.show_image(axis, chest.integrals.sum(axis=0), view)
     viz.outline_mask(axis, chest.right, viz.SKY)
     viz.outline_mask(axis, chest.left, viz.ORANGE)
-viz.stamp(figure)
+display(viz.stamp(figure))
+z, y, x = atlas.heart  # mm
+heart = [(z, y, x - 60), (z, y, x + 60)]
+width = {view: np.ptp(chest.pixel_of(heart)[:, 0]) for view, chest in chests.items()}
+what_to_see(
+    f"The two look much alike, but 120 mm at the heart are {width['AP'] / width['PA'] - 1:.1%} wider "
+    "on the AP film. The eye alone hardly sees it; exercise 00.1 says where it comes from."
+)
 
 # %% [markdown]
 # Is the package's projection the sum that we wrote by hand? For a body that is not bent, seen from very far away, it must be. We look at
@@ -173,6 +202,8 @@ for axis, name in zip(axes[0, 1:], ("alder", "elm", "fir"), strict=True):
 viz.stamp(figure)
 
 # %% [markdown]
+# **What you should have seen.** One chest, four greys. A model that learns greys learns the hospital.
+#
 # ## Disease is attenuation, too
 #
 # A pneumonia fills air spaces with fluid: voxels of a lobe go from 14 towards 100. Nothing is painted on the film. That is why vessels
@@ -192,14 +223,19 @@ viz.show_image(axes[0, 1], added, "what the disease adds", cmap="magma")
 viz.show_image(axes[0, 2], integral + added, "after")
 viz.stamp(figure)
 
+# %% [markdown]
+# **What you should have seen.** The opacity ends in a sharp line below, where the lobe ends, and fades on the other sides. In the middle stands
+# what was added to the sum, nothing else.
+
 # %%
 print(inspect.getsource(simulation.add_lesions))
 
 # %% [markdown]
 # ## Meet the hospitals
 #
-# Three sites for training and validation, three external ones, six machines. One of the three CTs is seen at external sites alone. The next cell draws the whole cohort (progress below) or
-# loads it from the store. Splits go by *anatomy*: no chest stands on both sides.
+# Three sites for training and validation, three external ones, six machines. One of the three CTs is seen at external sites alone. The next
+# cell opens the cohort: a table of all films, whose pixels are drawn when they are asked for (with other settings than these, all at once).
+# Splits go by *anatomy*: no chest stands on both sides.
 
 # %%
 drawn = run.virtual.cohort
@@ -221,41 +257,50 @@ pd.DataFrame(
 # **Diagnosis x hospital.** Normal: nothing focal. Other infection: one lobe (bacteria) or the apices (tuberculosis). COVID-19: several
 # foci on both sides, at the edges, low down. In most patients the foci of all infections look alike, and only their places differ
 # (`simulation.arrangement`); in the others each infection has textures of its own: filled lobes, nodules and cavities, ground glass.
+# All films of a column have the same anatomy, which belongs to one hospital: what differs below each other is the patient's disease, and
+# the exposure.
 
 # %% tags=["report"]
 ward = table[(table.ward == "diagnosis") & (table.view == "PA")]
-rows = [
-    [
-        ward[(ward.site == site) & (ward.diagnosis == diagnosis)].index[:1]
-        for site in simulation.SITES
-    ]
-    for diagnosis in data.DIAGNOSES
-]
-images = [[drawn.images[int(row[0])] for row in line] for line in rows]
+# the first film of each diagnosis, and the first anatomy of each hospital that has all three
+firsts = ward.reset_index().pivot_table("index", ["site", "group_id"], "diagnosis", "min")
+whole_first = firsts.isna().any(axis=1).sort_values(kind="stable").index
+firsts = firsts.loc[whole_first].groupby("site").first()  # of each diagnosis the first there is
+firsts = firsts.loc[list(simulation.SITES), list(data.DIAGNOSES)]
+sheet = firsts.to_numpy(int).T  # (diagnosis, site)
 viz.plot_sheet(
-    images,
+    drawn.images[sheet],
     [d.replace("_", "\n") for d in data.DIAGNOSES],
     list(simulation.SITES),
     "Diagnosis x hospital",
 )
 
 # %% [markdown]
-# **The ten findings** of CheXpert, which the backbone will learn in lesson 02. Here a film of each with few other findings.
+# **What you should have seen.** Down a column the chest stays and the disease changes; along a row the disease stays and everything else changes.
+# At this size most lesions are hard to see.
+#
+# **The ten findings** of CheXpert, which the backbone will learn in lesson 02. Below is a film of each, with as few other findings as
+# possible.
 
 # %% tags=["report"]
 general = table[(table.ward == "findings") & (table.view == "PA")]
 few = general[list(data.FINDINGS)].sum(axis=1)
 # one of the least crowded films
 first = [few[general[name] == 1].sort_values(kind="stable").index[1] for name in data.FINDINGS]
-pictures = np.array([drawn.images[int(i)] for i in first]).reshape(2, 5, *drawn.images.shape[1:])
-figure = viz.plot_sheet(pictures, ["", ""], [""] * 5, "One film for each finding")
+figure = viz.plot_sheet(
+    drawn.images[np.reshape(first, (2, 5))], ["", ""], [""] * 5, "One film for each finding"
+)
 for axis, name in zip(figure.axes, viz.finding_names(), strict=True):
     axis.set_title(name)
 figure
 
 # %% [markdown]
+# **What you should have seen.** A large heart and fluid are plain; a plate of collapsed lung or a pleural line is a few pixels wide. Lesson 02
+# shows the same order in the numbers of a network.
+#
 # **Truth.** Because we placed the disease ourselves, we know for each film: both lungs, the extent of the lesion, the six zones. A zone
-# counts if the lesion covers at least 1 % of it; severity is the number of such zones (0-6), as in the paper.
+# counts if the lesion covers at least 1 % of it; severity is the number of such zones (0-6), as in the paper. The check below counts again
+# on every film of the sheet's anatomies in this ward.
 
 # %%
 row = int(
@@ -266,17 +311,24 @@ row = int(
 patient = simulation.from_url(table.url[row])
 viz.plot_image(patient)
 
+# %% [markdown]
+# **What you should have seen.** The lesion in the middle, counted zone by zone on the right: ones where it covers enough of a zone, and their sum is
+# the severity.
+
 # %%
 # NBVAL_CHECK_OUTPUT
+bodies = ward.loc[sheet[0], "group_id"]
+checked = ward.index[ward.group_id.isin(bodies)].to_numpy()
 agree, inside = [], []
-for i in range(len(drawn)):  # film by film: all masks at once would take a gigabyte
-    (right, left), lesion = drawn.lungs(i), drawn.lesion(i)
-    array = data.coverage(lesion, data.zones_of_sides(right, left)) >= 0.01
-    agree.append((array == drawn.arrays(i)).all())
+truth = zip(*drawn.lungs(checked), drawn.lesion(checked), drawn.arrays(checked), strict=True)
+for right, left, lesion, array in truth:
+    again = data.coverage(lesion, data.zones_of_sides(right, left)) >= 0.01
+    agree.append((again == array).all())
     inside.append(not (lesion & ~(right | left)).any())
 groups = table.groupby("group_id")
 print("films:", len(drawn), "| anatomies:", groups.ngroups)
-print("arrays agree with the lesions on every film:", all(agree))
+print("of them counted again:", len(checked))
+print("arrays agree with the lesions:", all(agree))
 print("lesions lie inside the lungs:", all(inside))
 print(
     "an anatomy in two splits or sites:",
@@ -293,6 +345,9 @@ visits = table[table.patient_id == spread.index[0]].sort_values("visit")
 viz.plot_series([simulation.from_url(url) for url in visits.url])
 
 # %% [markdown]
+# **What you should have seen.** The outlines shrink from visit to visit, and the score with them. The view may change between two visits, as on a
+# real ward.
+#
 # ## Walk through the wards
 #
 # A static look first, then the widget: choose hospital, ward and film, and switch the truth on.
@@ -315,42 +370,85 @@ viz.explore(
 )
 
 # %% [markdown]
+# **What you should have seen.** A film as the other lessons find it, and with *truth* on its lungs, its lesion and its zones. Switch the truth off first,
+# look for the lesion, and only then switch it on again.
+#
 # ## Exercises
 #
-# 1. How much wider is the heart on AP than on PA? Take the point 60 mm left and the point 60 mm right of the middle of the heart
-#    (`atlas.heart`, in mm) and ask both chests where they fall (`chest.pixel_of`).
-# 2. Can you tell the hospitals apart without looking? Compare the mean grey of the outermost ten columns of the films of two sites.
-#    What could a model learn from that?
-# 3. Draw a tuberculosis yourself (`simulation.patterns.tuberculosis`) and count its cavities and nodules over 200 patients.
+# `check` says right, or what is wrong; `hint("00.1")` helps, a little more each time (three times).
+#
+# ### Exercise 00.1 (warm-up): a shadow is larger
+#
+# A point source lies `distance` mm from the detector, an object `height` mm above the detector. How many times larger than the object is its
+# shadow? Then say why AP hearts look large: in AP the source is nearer, and the heart is farther from the detector.
 
-# %% tags=["solution"]
-# Exercise 1: the heart on AP and PA.
-z, y, x = atlas.heart
-widths = {
-    view: np.diff(chest.pixel_of([(z, y, x - 60), (z, y, x + 60)])[:, 0])[0]
-    for view, chest in chests.items()
-}
-print(f"AP is {100 * (widths['AP'] / widths['PA'] - 1):.0f} % wider")
 
-# %% tags=["solution"]
-# Exercise 2: borders give hospitals away.
-for site in ("birch", "fir"):
-    edges = drawn.images[np.where(table.site == site)[0]][:, :, :10]
-    print(
-        site,
-        f"mean {edges.mean():.0f}, share of films with a black border {(edges.mean(axis=(1, 2)) < 20).mean():.2f}",
-    )
+# %% tags=["exercise", "00.1"]
+def magnification(distance, height):
+    """Source to detector, object above the detector, both in mm -> size of shadow over object."""
+    return ...
 
-# %% tags=["solution"]
-# Exercise 3: what tuberculosis is made of.
-lesions = [
-    lesion.kind
-    for seed in range(200)
-    for lesion in simulation.patterns.tuberculosis(np.random.default_rng(seed))
-]
-print({kind: lesions.count(kind) / 200 for kind in sorted(set(lesions))}, "a patient")
+
+check("00.1", magnification)
 
 # %% [markdown]
+# ### Exercise 00.2 (core): edges that give a hospital away
+#
+# Some hospitals leave a black frame. Write the share of films whose edge is black: the ten first and ten last columns together have a mean
+# grey below 20. Then compare two hospitals: `drawn.images[films.index[:20].to_numpy()]` are the pixels of twenty films of
+# `films = table[table.site == "birch"]`. What could a model learn from that?
+
+
+# %% tags=["exercise", "00.2"]
+def black_edges(films):
+    """uint8 (n, H, W) -> share of films whose ten first and ten last columns have a mean below 20."""
+    return ...
+
+
+check("00.2", black_edges)
+
+# %% [markdown]
+# ### Exercise 00.3 (project): what tuberculosis is made of
+#
+# `simulation.patterns.tuberculosis(rng)` draws the lesions of one patient, and each lesion has a `kind`. Write the mean number of each kind in
+# a patient, then apply it to 200 patients.
+
+
+# %% tags=["exercise", "00.3"]
+def mean_of_each_kind(patients):
+    """List of patients, each a list of lesions -> {kind: mean number in a patient}."""
+    return ...
+
+
+check("00.3", mean_of_each_kind)
+
+# %% [markdown]
+# ## Words
+#
+# Every word of the trade is explained where it is first needed. This table says where:
+
+# %%
+glossary()
+
+# %% [markdown]
+# > **Take away.** (1) A film is a sum along rays, and a disease adds to it. (2) Machine and view change every pixel; disease changes few. (3) Of a
+# > virtual patient the truth is known for every pixel; that makes this kit a place to test methods, and no evidence about real patients.
+#
+# ## Quiz
+#
+# Answer first, then unfold.
+#
+# 1. Two layers let a half and a third of the photons pass. How many pass both?
+#    <details><summary>answer</summary>A sixth: the shares multiply, and the film's logarithm adds.</details>
+# 2. Why does the heart look larger on an AP film?
+#    <details><summary>answer</summary>It lies in front, farther from the detector, and the source is nearer; both magnify.</details>
+# 3. Why do vessels vanish in a consolidation?
+#    <details><summary>answer</summary>Blood and fluid attenuate alike; the air between the vessels, which made them visible, is gone.</details>
+# 4. Why do splits go by anatomy and not by film?
+#    <details><summary>answer</summary>Films of one anatomy are alike. With one of them in training, a test on another is too easy.</details>
+# 5. A normal film, a positive RT-PCR. Is one of them wrong?
+#    <details><summary>answer</summary>No. Early or mild COVID-19 often leaves no sign on a film.</details>
+#
 # ## Next
 #
 # The films are grey, dull and differ from hospital to hospital. **01_preprocessing** shows what the model gets to see of them.

@@ -5,7 +5,8 @@
 # step, and each interpretation of the paper, changes the model's input.
 #
 # **Paper.** Park et al. 2021, section 4, one sentence: "preprocessed via histogram equalization, Gaussian blurring with 3 x 3 kernel,
-# normalization, and finally resized to 512 x 512". **Time.** One minute on two CPU cores, once lesson 00 has drawn the films.
+# normalization, and finally resized to 512 x 512". **Afterwards you can** equalise a film by hand, and say what it fixes, what it does not fix
+# and what it can destroy. **Before it:** lesson 00. **Time to teach:** 40 minutes. **Time to run:** half a minute on two CPU cores.
 #
 # Research and teaching only: nothing here is a diagnostic device.
 
@@ -23,6 +24,7 @@ import numpy as np
 import pandas as pd
 
 from cxrkit import Run, data, simulation, viz
+from cxrkit.teaching import check, hint  # noqa: F401
 
 run = Run(profile, out)
 size = run.profile.image_size
@@ -41,13 +43,17 @@ normal = drawn.table[
     & (drawn.table.view == "PA")
 ]
 rows = [int(normal[normal.site == site].index[0]) for site in simulation.SITES]
+films = drawn.images[rows]  # (6, S, S)
 viz.plot_steps(
-    [drawn.images[row] for row in rows],
+    list(films),
     list(simulation.SITES),
     "One normal PA film of each hospital, as it leaves the machine",
 )
 
 # %% [markdown]
+# **What you should have seen.** Six chests without a lung disease, some with a device, and six histograms. One hospital uses a narrow band of
+# greys, others have a black frame, which makes the bar at 0. None of this is disease.
+#
 # ## Equalisation by hand
 #
 # Replace every grey level by the share of pixels that are at most as bright, spread over 0 to 255. Six pixels are enough to see it:
@@ -68,27 +74,25 @@ pd.DataFrame(
 )
 
 # %% [markdown]
-# The same lines on a real-sized film, proved equal to the package's.
+# ### Exercise 01.1 (core): equalise a film
+#
+# The same for a whole film, as a function: count the pixels of each of the 256 levels, add them up, make the table, look every pixel up.
+# `check` compares it with OpenCV, to one grey level.
 
 
-# %%
-def equalize_by_hand(image):
-    below = np.bincount(image.ravel(), minlength=256).cumsum()
-    lowest = below[image.min()]
-    return (
-        np.rint((below - lowest) / (image.size - lowest) * 255).clip(0, 255).astype(np.uint8)[image]
-    )
+# %% tags=["exercise", "01.1"]
+def equalise(image):
+    """uint8 (H, W) -> uint8 (H, W), every grey replaced by its rank, spread over 0 to 255."""
+    return ...
 
 
-image = np.array(drawn.images[rows[4]])
-apart = np.abs(equalize_by_hand(image).astype(int) - data.equalize(image)).max()
-assert apart <= 1  # one level: the two round in different precision
-print("equal to one grey level:", bool(apart <= 1))
+check("01.1", equalise)
 
 # %% [markdown]
 # ## Blur by hand
 #
-# A 3x3 Gaussian weighs a pixel 4, its neighbours 2, the corners 1, all over 16. It takes single-pixel noise away and little else.
+# A 3x3 Gaussian weighs a pixel 4, its neighbours 2, the corners 1, all over 16. Noise that differs from pixel to pixel shrinks, because
+# the mean of several draws varies less than one; a structure of several pixels keeps nearly all of its contrast.
 
 # %%
 kernel = np.outer([1, 2, 1], [1, 2, 1]) / 16
@@ -106,6 +110,7 @@ print(data.blur(dot).astype(int))
 print(inspect.getsource(data.preprocess))
 
 # %% tags=["report"]
+image = data.resize(np.array(films[4]), 2 * size)  # the size that the chain works at
 equal = data.equalize(image)
 smooth = data.blur(equal)
 small = data.resize(smooth, size)
@@ -116,6 +121,10 @@ viz.plot_steps(
     ["film", "equalised", "blurred 3x3", f"resized to {size}"],
     "The chain on a film of hospital elm",
 )
+
+# %% [markdown]
+# **What you should have seen.** The first step changes everything and makes the histogram flat. The blur cannot be seen at this size, and the
+# resize takes three pixels in four.
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -137,17 +146,18 @@ print(
 # %% [markdown]
 # ## What equalisation buys
 #
-# How far apart are hospitals before and after? Below, the spread between sites of the mean grey level of normal films, in grey levels.
+# How far apart are hospitals before and after? Below, the spread between sites of the mean grey level of ten normal films each, in grey
+# levels. Mind what this can show: a flat histogram *has* the mean of its range, so equalisation fixes the mean by construction.
 
 
 # %%
+ten = normal.groupby("site").head(10)
+pixels = drawn.images[ten.index.to_numpy()]
+
+
 def mean_by_site(step):
-    return pd.Series(
-        {
-            site: np.mean([step(np.array(drawn.images[i])).mean() for i in group.index[:20]])
-            for site, group in normal.groupby("site")
-        }
-    )
+    means = pd.Series([step(image).mean() for image in pixels], ten.site)
+    return means.groupby(level=0).mean()
 
 
 spread = {
@@ -166,6 +176,11 @@ viz.plot_bars(
 )
 
 # %% [markdown]
+# **What you should have seen.** The bar falls, as it must. It does not fall to 0, because the darkest level of a film is sent to 0 whatever its
+# share, and a black frame is a large share. So the mean grey is no clue to the hospital any more. Other clues stay: frames,
+# letters, sharpness, the position of the patient. That a clue is gone does not say that the hospital can no longer be recognised; lesson 08
+# asks that question with models.
+#
 # ## What the paper leaves open
 #
 # Plain resize (the text) squeezes a film that is not square; the authors' later code keeps the aspect and fills with grey. Virtual
@@ -185,6 +200,11 @@ variants = {
 }
 viz.plot_steps(list(variants.values()), list(variants), "Four interpretations of one sentence")
 
+# %% [markdown]
+# **What you should have seen.** The first two look alike. With *pad* a bar of grey is added, and *pad, resize_first* lets that bar take part
+# in the histogram: of the grey levels the bar takes the share that it has of the pixels, and the lungs are left with few. The number below compares the first two,
+# the harmless pair.
+
 # %%
 reference = data.prepare(image, size)
 other = data.prepare(image, size, data.Choices(order="resize_first"))
@@ -200,7 +220,7 @@ print(
 
 # %%
 def look(site, pixels, passes, equalise):
-    image = np.array(drawn.images[rows[list(simulation.SITES).index(site)]])
+    image = films[list(simulation.SITES).index(site)]
     seen = data.equalize(image) if equalise else image
     for _ in range(passes):
         seen = data.blur(seen)
@@ -224,6 +244,9 @@ viz.explore(
 )
 
 # %% [markdown]
+# **What you should have seen.** Much of a film survives at 64 px: heart, diaphragm, a pacemaker. Wires and small vessels do not. Try 32 px, and
+# ask which of the ten findings could still be seen.
+#
 # ## Real films
 #
 # With `mirror` set to a folder of prepared public films (`cxrkit reproduce --mirror DIR`), the same chain runs on the films with Brixia
@@ -250,36 +273,60 @@ else:
 # %% [markdown]
 # ## Exercises
 #
-# 1. Equalise a film twice. What changes, and why so little?
-# 2. A black collimation border takes part in the histogram. Set the outer 20 pixels of a film to 8 and equalise: how far does the
-#    *inside* move?
-# 3. Which normalisation gives films of different exposure the same mean? Compare `fixed` and `zscore` on raw films.
+# `check` says right, or what is wrong; `hint("01.2")` helps, a little more each time (three times).
+#
+# ### Exercise 01.2 (warm-up): twice
+#
+# Equalise an equalised film once more. What happens to its pixels: (a) the contrast grows again, (b) almost nothing, (c) the film returns to
+# what it was? Answer with one letter, and try it.
 
-# %% tags=["solution"]
-# Exercise 1: equalising twice.
-twice = data.equalize(data.equalize(image))
-print(
-    "mean change:",
-    np.abs(twice.astype(int) - equal).mean().round(2),
-    "grey levels: a flat histogram is its own image",
-)
-
-# %% tags=["solution"]
-# Exercise 2: what a border does to the inside.
-framed = np.full_like(image, 8)
-framed[20:-20, 20:-20] = image[20:-20, 20:-20]
-inside = (data.equalize(framed).astype(int) - equal)[20:-20, 20:-20]
-print("the inside moves by", np.abs(inside).mean().round(1), "grey levels")
-
-# %% tags=["solution"]
-# Exercise 3: means under two normalisations.
-for how in ("fixed", "zscore"):
-    print(
-        how,
-        np.round([data.normalize(np.array(drawn.images[row]), how).mean() for row in rows], 2),
-    )
+# %% tags=["exercise", "01.2"]
+letter = ...  # "a", "b" or "c"
+check("01.2", letter)
 
 # %% [markdown]
+# ### Exercise 01.3 (core): a frame moves the lungs
+#
+# A black frame takes part in the histogram. Set the outer 20 pixels of a copy to 8, equalise both films whole, and measure how far the
+# *inside* has moved. Try it on `image`.
+
+
+# %% tags=["exercise", "01.3"]
+def inside_moves(image):
+    """uint8 (H, W) -> mean change of the inside, in grey levels, where a frame takes part."""
+    return ...
+
+
+check("01.3", inside_moves)
+
+# %% [markdown]
+# ### Exercise 01.4 (warm-up): one mean for all films
+#
+# `data.normalize(film, how)` knows "fixed" and "zscore". Which of them gives films of different exposure the same mean?
+
+# %% tags=["exercise", "01.4"]
+name = ...  # "fixed" or "zscore"
+check("01.4", name)
+
+# %% [markdown]
+# > **Take away.** (1) Equalisation replaces a grey by its rank. (2) It removes the exposure and keeps frames, letters and sharpness. (3) The order of
+# > two harmless steps can destroy a film. (4) A measurement that a method fixes by construction is no evidence for the method.
+#
+# ## Quiz
+#
+# Answer first, then unfold.
+#
+# 1. A film is made twice as bright in every pixel (nothing is clipped). What does equalisation give?
+#    <details><summary>answer</summary>The same as before: the ranks have not changed.</details>
+# 2. What does a second equalisation change?
+#    <details><summary>answer</summary>Almost nothing: the histogram is flat already.</details>
+# 3. Why does a black frame matter to the pixels inside?
+#    <details><summary>answer</summary>It is a large share of the pixels and takes a large share of the grey levels.</details>
+# 4. Why is "the spread of the mean grey falls" no proof that hospitals look alike now?
+#    <details><summary>answer</summary>Equalisation fixes the mean by construction, and there are other clues.</details>
+# 5. The text says plain resize, the code pads. Which would you report?
+#    <details><summary>answer</summary>The one that ran, and that the other exists. This kit calls it an open choice and can switch it.</details>
+#
 # ## Next
 #
 # **02_backbone** learns the ten findings from films that went through this chain.

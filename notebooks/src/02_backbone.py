@@ -5,8 +5,11 @@
 # film; evaluate it on hospitals it has never seen; look where each finding is said to be; and take from it the corpus, the feature map that
 # the Vision Transformer of lesson 04 reads.
 #
-# **Paper.** Park et al. 2021, sections 3.1 and 4; PCAM is from Ye et al. 2020. **Time.** Two minutes on two CPU cores, once lesson 00 has
-# drawn the films.
+# **Afterwards you can** write PCAM and say what it does to a gradient; read an AUC with its interval; measure what a cell of a feature map can
+# see; and tell a map that points from a map that convinces. **Before it:** convolutions, the sigmoid, gradient descent; lessons 00 and 01.
+#
+# **Paper.** Park et al. 2021, sections 3.1 and 4; PCAM is from Ye et al. 2020. **Time to teach:** 75 minutes, 30 of them for the
+# exercises. **Time to run:** half a minute on two CPU cores: the trained network comes with the kit.
 #
 # Research and teaching only: nothing here is a diagnostic device.
 
@@ -28,42 +31,55 @@ import torch
 from matplotlib.patches import Rectangle
 
 from cxrkit import Run, data, models, tasks, viz
+from cxrkit.teaching import check, hint, schematic, what_to_see  # noqa: F401
 
 run = Run(profile, out, mirror)
 names = viz.finding_names()
 table = run.images("findings")
 stamped = "synthetic" if table["dataset"].eq("virtual").all() else "research use only"
+schematic("pcam")
 
 # %% [markdown]
-# ## PCAM by hand
+# **What you should have seen.** The cells are used twice: above with a *logit* each (any number; its sigmoid is a probability), below with their
+# features; the logits decide how much each cell's features count.
+#
+# ## PCAM, by your own hand
 #
 # A network ends in a map of cells, each with C features. To say yes or no it must pool the cells. The plain mean treats a cell of the
 # collapsed lung like one of the shoulder. PCAM asks each cell first, with the *same* 1x1 convolution that will answer for the film: the
-# probability of the finding in the cell is the weight of the cell.
+# probability of the finding in the cell is the weight of the cell. With $l_{kij}$ the logit of finding $k$ in cell $(i, j)$ and $x_{ij}$
+# the features of the cell:
+#
+# $$p_{kij} = \frac{1}{1 + e^{-l_{kij}}},\qquad w_{kij} = \frac{p_{kij}}{\sum_{ij} p_{kij}},\qquad \text{pooled}_k = \sum_{ij} w_{kij}\, x_{ij}$$
+#
+# ### Exercise 02.1 (core)
+#
+# Write it for B films and K findings at once. `check` compares your function with the package's on maps drawn anew;
+# `hint("02.1")` helps, a little more each time (three times).
 
-# %%
-g = torch.Generator().manual_seed(3)
-features = torch.rand(1, 6, 4, 4, generator=g)  # (B, C, h, w)
-logit_map = torch.full((1, 1, 4, 4), -2.0)  # (B, K, h, w): one finding
-logit_map[0, 0, 2:, 1], logit_map[0, 0, 1, 2] = 2.0, 0.0  # two cells that are sure, one that is not
 
-probability = 1 / (1 + (-logit_map).exp())  # of the finding in each cell
-weight = probability / probability.sum(dim=(2, 3), keepdim=True)  # sums to 1 over the cells
-pooled = torch.zeros(1, 1, 6)
-for i in range(4):
-    for j in range(4):
-        pooled[:, 0] += weight[:, 0, i, j] * features[:, :, i, j]
-torch.testing.assert_close(pooled, models.pcam_pool(features, logit_map))
-print(
-    "equal to models.pcam_pool; the two sure cells together weigh",
-    f"{weight[0, 0, 2:, 1].sum():.2f} of 1",
-)
+# %% tags=["exercise", "02.1"]
+def pcam(features, logit_map):
+    """features (B, C, h, w), logit_map (B, K, h, w) -> pooled features (B, K, C)."""
+    probability = ...  # of each finding in each cell (B, K, h, w)
+    weight = ...  # sums to 1 over the cells (B, K, h, w)
+    return ...  # (B, K, C)
+
+
+check("02.1", pcam)
 
 # %% [markdown]
-# The package writes the weight as a softmax of log-probabilities: the same number, but finite where the quotient is 0/0.
+# The package writes the weight as a softmax of log-probabilities: the same number, but finite where the quotient is 0/0. A toy map of
+# one finding, with two cells that are sure and one that is not, goes through it:
 
 # %%
 print(inspect.getsource(models.pcam_weights), inspect.getsource(models.pcam_pool), sep="\n")
+logit_map = torch.full((1, 1, 4, 4), -2.0)  # (B, K, h, w)
+logit_map[0, 0, 2:, 1], logit_map[0, 0, 1, 2] = 2.0, 0.0
+probability = logit_map.sigmoid()
+weight = models.pcam_weights(logit_map)
+torch.testing.assert_close(weight, probability / probability.sum(dim=(2, 3), keepdim=True))
+print(f"the two sure cells together weigh {weight[0, 0, 2:, 1].sum():.2f} of 1")
 far = torch.full((1, 1, 4, 4), -110.0)
 print(
     "quotient at logits of -110:",
@@ -77,7 +93,8 @@ print(
 #
 # The convolution is linear, so the film's logit is the weighted mean L of the cells' logits l. Under the plain mean every cell hears the
 # same, 1/16. Under PCAM, with p the probability of a cell and w its weight, the derivative is `w (1 + (1 - p)(l - L))`: the cells that
-# found something hear most, and a cell that found nothing is pushed the *other* way, since a louder one would steal weight.
+# found something hear most. A cell that found so little that (1 - p)(L - l) exceeds 1 is pushed the *other* way, because a louder one would
+# steal weight.
 
 # %%
 cells = logit_map.clone().requires_grad_()
@@ -100,6 +117,9 @@ for axis, (title, values) in zip(axes[0], shown.items(), strict=True):
 figure
 
 # %% [markdown]
+# **What you should have seen.** Weight and gradient lie on the two sure cells; the gradient of the silent cells is slightly below 0. Under the mean
+# each of the sixteen hears the same.
+#
 # ## The network
 #
 # DenseNet features, a ReLU, one 1x1 convolution. `features` is the corpus.
@@ -158,6 +178,9 @@ for axis, kernels in zip(axes[0], (sizes.kernels, (3, 3, 3, 3)), strict=True):
 figure
 
 # %% [markdown]
+# **What you should have seen.** On the left the bright spot is little larger than the cell and ends inside the film. On the right it covers
+# more than the film.
+#
 # ## Labels that nobody is sure of
 #
 # CheXpert's labels were read from reports by a program: 1, 0, blank (not mentioned) and -1 (the report hedges). What a -1 means is one of
@@ -187,13 +210,39 @@ pd.DataFrame({"in the file": row[3:], **answers}, index=names)
 
 # %% [markdown]
 # Virtual patients have no such trouble: we know what we put into them. Unknown labels (NaN) take no part in the loss.
+
+# %% [markdown]
+# ## One step of training, by your own hand
 #
+# *Training* repeats one step: take a few films (a *batch*), compute the loss, and move every weight a little against its gradient. The loss here is the
+# *cross-entropy*: minus the logarithm of the probability that the model gave to what is true, the mean over the films. How far a step goes is the
+# *learning rate*: too small and nothing happens, too large and the loss jumps. For a model with one weight for each feature, with $p_i$ the
+# probability of film $i$, $y_i$ its label, $x_i$ its features and $\eta$ the learning rate:
+#
+# $$p_i = \frac{1}{1 + e^{-w \cdot x_i}},\qquad \frac{\partial L}{\partial w} = \frac{1}{n} \sum_i (p_i - y_i)\, x_i,\qquad w \leftarrow w - \eta\, \frac{\partial L}{\partial w}$$
+#
+# ### Exercise 02.5 (core): one step
+#
+# Write it. `check` compares with torch's own gradient and optimiser; `hint("02.5")` helps. The loop of this kit, `training.fit`, does the same with
+# a better optimiser, a learning rate that rises and falls, and a checkpoint now and then.
+
+
+# %% tags=["exercise", "02.5"]
+def one_step(weight, features, labels, learning_rate):
+    """Weight (C,), features (n, C), labels 0 or 1 (n,) -> weight after one step (C,)."""
+    return ...
+
+
+check("02.5", one_step)
+
+# %% [markdown]
 # ## Training
 #
-# One stage call. It trains on three hospitals (ten minutes of one core, where it does not come with the kit), and is evaluated on the
+# An **AUC** is the chance that a film with the finding gets a larger score than one without: 0.5 is a guess, 1 is perfect order. One
+# stage call. It trains on three hospitals (ten minutes of one core, where it does not come with the kit), and is evaluated on the
 # other three.
 
-# %%
+# %% tags=["report"]
 print(
     inspect.getsource(tasks.FindingsTask.loss),
     inspect.getsource(tasks.findings.cross_entropy),
@@ -201,24 +250,31 @@ print(
 )
 model, found = run.backbone.model, run.backbone.metrics
 print(found["images"])
-
-# %% tags=["report"]
-viz.plot_history(
-    {"backbone": run.backbone.history},
-    f"Training of the backbone: binary cross-entropy, {len(data.FINDINGS)} findings",
-    synthetic=stamped == "synthetic",
+history, scored = run.backbone.history, run.backbone.predictions
+held_out = next(part for part in ("external", "folds", "test") if part in found)
+title = f"Training of the backbone: binary cross-entropy, {len(data.FINDINGS)} findings"
+display(viz.plot_history({"backbone": history}, title, synthetic=stamped == "synthetic"))
+scored = scored[scored["part"] == held_out]
+z = scored[[f"logit_{key}" for key in data.FINDINGS]].to_numpy()  # (films, findings)
+far = np.nanmean(np.logaddexp(0, z) - scored[list(data.FINDINGS)].to_numpy() * z)
+what_to_see(
+    f"The loss of the training films ends at {history[-1]['loss']:.3f}. On the films of other "
+    f"patients ({held_out}) it is {far:.3f}.",
+    "A falling curve of the *training* films does not say that the network gets better on others. A "
+    "network can learn its training films by heart (*over-fitting*), and only films that it never "
+    "saw can show it: the larger the second number is beside the first, the more of that there is.",
 )
 
 # %% [markdown]
 # ## Evaluated on hospitals never seen
 #
-# AUC of each finding on all external films. Intervals are of 95 % and count *anatomies*, not films: all patients made of one bent body are
-# one piece of evidence (of real films, all films of one patient). Size explains most of the order: a large heart or a lung full of water
+# AUC of each finding on all external films. Intervals are of 95 %, by *bootstrap* (the films are drawn anew with replacement, many times, and the
+# middle 95 % of the results are kept), and count *anatomies*, not films: all patients made of one bent body are
+# one piece of evidence (of real films, all films of one patient). The order goes with size: a large heart or a lung full of water
 # is hard to miss at 128 px; a plate of collapsed lung, a pleural line or a tube is one to four pixels thick, and no cell here sees more
 # than a part of it.
 
 # %% tags=["report"]
-held_out = next(part for part in ("external", "folds", "test") if part in found)
 outside = found[held_out]
 rows = [
     {
@@ -231,11 +287,14 @@ rows = [
 ]
 rows.sort(key=lambda row: -row["value"])
 forest = pd.DataFrame([*rows, {"label": "mean", **outside["auc"], "group": "mean"}])
-viz.plot_forest(
-    forest,
-    "Findings on hospitals never seen",
-    "AUC (95 % interval; n = films with the finding)",
-    synthetic=stamped == "synthetic",
+scale = "AUC (95 % interval; n = films with the finding)"
+title = "Findings on hospitals never seen"
+display(viz.plot_forest(forest, title, scale, synthetic=stamped == "synthetic"))
+lost = [row["label"].split(" (")[0] for row in rows if row["low"] <= 0.5]
+what_to_see(
+    f"From {rows[0]['label']}: {rows[0]['value']:.2f}, to {rows[-1]['label']}: "
+    f"{rows[-1]['value']:.2f}. Not shown to be better than a guess: {', '.join(lost) or 'none'}.",
+    "The mean hides how far the findings lie apart.",
 )
 
 # %% [markdown]
@@ -296,6 +355,9 @@ viz.plot_decision_curve(
 )
 
 # %% [markdown]
+# **What you should have seen.** A curve below the diagonal promises more than comes true, mostly where the finding is rarer here than in training.
+# A finding near chance gets about the same probability for every film: well calibrated on average, and useless.
+#
 # ## Where it lies
 #
 # The logit map was trained by nothing but ten labels a film. The first external film with four findings, the map of each finding, and,
@@ -335,6 +397,10 @@ viz.plot_findings(
 )
 
 # %% [markdown]
+# **What you should have seen.** Read the names first: a large number without bold letters is a false alarm, bold letters with a small number
+# are a finding that the network missed. A map can be wrong in the same two ways: bright where nothing is, and dark where something is. A
+# bright spot beside the blue outline is no sign that the model has seen the lesion.
+#
 # Choose a film, a finding and what to see: the probability of each cell, or its weight in PCAM (which sums to 1 even where nothing is: a
 # weight map always points somewhere). First as a figure, then as a widget.
 
@@ -367,10 +433,9 @@ def look(image, finding, show):
     return viz.stamp(figure, stamped)
 
 
-first = names[int(gallery.loc[1, list(data.FINDINGS)].to_numpy(float).argmax())]
-look(1, first, "weight")
-
 # %%
+first = names[int(gallery.loc[1, list(data.FINDINGS)].to_numpy(float).argmax())]
+display(look(1, first, "weight"))
 viz.explore(
     look,
     start={"image": 1, "finding": first},
@@ -380,10 +445,13 @@ viz.explore(
 )
 
 # %% [markdown]
+# **What you should have seen.** The weights sum to 1, so the map has a bright spot whatever the film holds; "as a share of" beside the bar says how
+# little that may be. Switch to *probability*, and the spot fades where the network believes nothing.
+#
 # ## What PCAM buys, and what it does not
 #
-# The pointing game asks whether the highest cell of a finding's map touches the finding. Below: PCAM and plain averaging, trained with the
-# same budget, three seeds each (new patients and new weights). Such runs are too long for a lesson: `make seeds` makes them. In the
+# The *pointing game* asks whether the highest cell of a finding's map touches the finding. Below: PCAM and plain averaging, trained with the
+# same budget, with three *seeds* each (the number from which all random draws begin: new patients and new weights). Such runs are too long for a lesson: `make seeds` makes them. In the
 # table of PCAM's own authors, with a full DenseNet-121 on CheXpert, it gains 0.001 of AUC over averaging; our network is small and its
 # training short, where a hint of which cells matter can be worth more. What it buys on real films, this does not say.
 
@@ -410,6 +478,9 @@ if run.recorded("seeds_backbone"):
         )
     )
     print(f"measured at commit {study['made']['commit']} by {study['made']['command']}")
+    means = seeds.groupby("pool")["hit"].mean()
+    said = ", ".join(f"{pool} {value:.2f}" for pool, value in means.items())
+    display(what_to_see(f"Mean of the seeds: {said}; chance {seeds['chance'].mean():.2f}."))
 else:
     print("not measured on these virtual hospitals yet: make seeds STUDY=backbone")
 
@@ -457,6 +528,9 @@ figure.colorbar(drawn, ax=axes, shrink=0.8, label="feature (0 to its maximum)")
 viz.stamp(figure, stamped)
 
 # %% [markdown]
+# **What you should have seen.** Channels that look alike: many features say the same at the same cell. Each is on its own scale; none is a finding
+# by itself, only their weighted sums are.
+#
 # ## Real films
 #
 # With `mirror` set to a folder of prepared public films, the same network looks at NIH films it was not made for: it learnt from virtual
@@ -480,41 +554,75 @@ else:
 # %% [markdown]
 # ## Exercises
 #
-# 1. Pool the toy map by the plain mean and by the maximum (`models.POOLS`). Where does PCAM lie, and when does it become each of them?
-# 2. "Opacity" is any lesion of the lung. Use `tasks.findings.twins` on the external films: do two findings ever say the same? Then look at
-#    consolidation and pneumonia: how often do they differ, and what does that mean for their two AUCs?
-# 3. Move the threshold: choose it for a sensitivity of 80 % on the validation films and carry it to the external ones. What is the
-#    sensitivity for each finding there?
+# ### Exercise 02.2 (warm-up): between mean and maximum
+#
+# One feature is 1 in two cells of sixteen, so its mean is 0.125 and its maximum 1. The logits are +1 where the feature is and -1 elsewhere.
+# What does PCAM give? Try larger and smaller logits too: when does PCAM become the mean of all cells, when that of the sure ones?
 
-# %% tags=["solution"]
-# Exercise 1: scaled logits take PCAM from the mean of all cells to the mean of the sure ones.
+# %% tags=["exercise", "02.2"]
 ones = torch.zeros(1, 1, 4, 4)
 ones[0, 0, 2:, 1] = 1.0
-toy = ones.clone()  # one feature: 1 in two cells of sixteen, so mean 0.125 and maximum 1
-for scale in (0, 1, 4, 16):
-    print(f"logits x {scale}: PCAM {float(models.pcam_pool(toy, scale * (2 * ones - 1))):.3f}")
-
-# %% tags=["solution"]
-# Exercise 2: labels that say the same.
-print("identical or opposite:", tasks.findings.twins(outer[list(data.FINDINGS)]) or "none")
-print(
-    "films where consolidation and pneumonia differ:",
-    int((outer["consolidation"] != outer["pneumonia"]).sum()),
-    "of",
-    len(outer),
-)
-
-# %% tags=["solution"]
-# Exercise 3: thresholds carried over.
-
-every = run.backbone.predictions
-val, far = every[every["part"] == "val"], every[every["part"] == held_out]
-for key in data.FINDINGS:
-    threshold = tasks.findings.metrics.operating_point(val[key], val[f"logit_{key}"])["threshold"]
-    point = tasks.findings.metrics.at_threshold(far[key], far[f"logit_{key}"], threshold)
-    print(f"{key}: sensitivity {point['sensitivity']:.2f}, specificity {point['specificity']:.2f}")
+logits = 2 * ones - 1
+pooled = ...  # a number
+check("02.2", pooled)
 
 # %% [markdown]
+# ### Exercise 02.3 (core): two findings, one label?
+#
+# Write a function that lists the pairs of findings whose labels say the same in every film: equal, or one the opposite of the other. An
+# unknown label (NaN) is no difference. Then try it on `outer[list(data.FINDINGS)]`, and count the films where consolidation and pneumonia
+# differ: what does that mean for their two AUCs?
+
+
+# %% tags=["exercise", "02.3"]
+def say_the_same(labels):
+    """Table (films, findings) of 0, 1, NaN -> list of pairs of column names."""
+    return ...
+
+
+check("02.3", say_the_same)
+
+# %% [markdown]
+# ### Exercise 02.4 (project): a threshold goes on a journey
+#
+# Choose the threshold that finds 80 % on validation films, and use it at another hospital: what is the sensitivity there? Write the function,
+# then run it on every finding (`run.backbone.predictions` has a column `part`, the truth of a finding and `logit_<finding>`).
+
+
+# %% tags=["exercise", "02.4"]
+def carry(y_val, p_val, y_far, p_far):
+    """Labels 0 or 1 and scores, (n,) each -> sensitivity on the far films."""
+    return ...
+
+
+check("02.4", carry)
+
+# %% [markdown]
+# > **Take away.** (1) PCAM lets the cells that believe in a finding speak for the film. (2) A finding of a few pixels is out of reach at this
+# > size, whatever the mean AUC says. (3) A weight map always points somewhere; a probability map may stay dark. (4) The corpus is the map
+# > before the answers, and lesson 04 builds on it.
+#
+# ## Quiz
+#
+# Answer first, then unfold.
+#
+# 1. All logits of a finding's map are equal. What does PCAM give?
+#    <details><summary>answer</summary>The plain mean: equal probabilities are equal weights.</details>
+# 2. Why may the weight map of a healthy film show a bright spot?
+#    <details><summary>answer</summary>Weights sum to 1 over the cells. If all are small, the largest of the small ones is still bright on
+#    its own scale.</details>
+# 3. A finding has an AUC of 0.55 with an interval from 0.50 to 0.59. What may you say?
+#    <details><summary>answer</summary>That the network hardly orders films by it, if at all; certainly not that it finds it.</details>
+# 4. Why do the intervals count anatomies and not films?
+#    <details><summary>answer</summary>Films of one anatomy are alike. Counting each as new evidence makes the interval too short.</details>
+# 5. What does a cell know if its receptive field covers the whole film?
+#    <details><summary>answer</summary>In principle everything: then a comparison between cells can be made inside one cell, and a map of cells
+#    says less about where.</details>
+#
+# **To read.** Ye et al. 2020, *Weakly supervised lesion localization with probabilistic-CAM pooling*,
+# [arXiv 2005.14480](https://arxiv.org/abs/2005.14480). Huang et al. 2017, *Densely connected convolutional networks*,
+# [arXiv 1608.06993](https://arxiv.org/abs/1608.06993). Irvin et al. 2019, *CheXpert*, [arXiv 1901.07031](https://arxiv.org/abs/1901.07031).
+#
 # ## Next
 #
 # **03_segmentation** finds the lungs, also where a pneumonia hides them; **04_corpus_vit** reads the corpus.

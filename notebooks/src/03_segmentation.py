@@ -4,8 +4,12 @@
 # **Aim.** Write adaptive instance normalisation in five lines; carry a chest from *abnormal* to *normal* and back; see a plain network lose
 # the lung that is full of pneumonia; measure what the AdaIN segmenter does about it; see what a wrong mask does to the six zones.
 #
-# **Paper.** Park et al. 2021, section 3.3: the severity map is multiplied by a lung mask; the mask comes from Oh & Ye 2021. **Time.** Three
-# minutes on two CPU cores, once lesson 00 has drawn the films.
+# **Afterwards you can** write AdaIN and say what it forgets; read a difference of Dice with its interval; and tell what a method promises from
+# what it delivers. **Before it:** lessons 00 and 01; what a U-Net is.
+#
+# **Paper.** Park et al. 2021, section 3.3: the severity map is multiplied by a lung mask; the mask comes from Oh & Ye 2021. **Time to teach:** 50
+# minutes. **Time to run:** half a minute on two CPU cores. The trained networks and what was measured of them come with the kit (`cxrkit reproduce --fresh`
+# trains here).
 #
 # Research and teaching only: nothing here is a diagnostic device.
 
@@ -22,6 +26,7 @@ import pandas as pd
 import torch
 
 from cxrkit import Run, data, models, tasks, viz
+from cxrkit.teaching import check, hint, what_to_see  # noqa: F401
 
 run = Run(profile, out, mirror)
 
@@ -32,7 +37,7 @@ run = Run(profile, out, mirror)
 # lobe full of pneumonia, as bright as the heart, and the network leaves it out. But that lobe is exactly what a severity score must count.
 #
 # Who does what in this lesson? `normal` films bring a mask, `abnormal` films bring none (their masks are not looked at, except by the
-# U-Net that shows the ceiling), and `test` films belong to patients who train nothing. Films with fewer than four ill zones are not used
+# U-Net that shows what masks of ill lungs are worth), and `test` films belong to patients who train nothing. Films with fewer than four ill zones are not used
 # as abnormal ones: a small network cannot tell them from normal films, so there would be nothing to learn from the difference.
 
 # %%
@@ -45,32 +50,43 @@ pd.crosstab(table["role"].replace("", "not used"), table["diagnosis"])
 #
 # Instance normalisation gives every channel of every image mean 0 and standard deviation 1: contrast and brightness are forgotten, shapes
 # stay. *Adaptive* instance normalisation then gives it a new mean and spread, and those are read off a *style*.
+#
+# $$y = (1 + \gamma)\,\frac{x - \mu}{\sqrt{\sigma^2 + 10^{-5}}} + \beta$$
+#
+# with $\mu$ and $\sigma^2$ the mean and variance of one channel of one image, $\gamma$ and $\beta$ two numbers for each channel, which the style
+# gives.
+#
+# ### Exercise 03.1 (core): AdaIN
+#
+# Write it. `check` compares with the package; `hint("03.1")` helps.
 
 
-# %%
+# %% tags=["exercise", "03.1"]
 def adain(x, gamma, beta):
-    mean = x.mean(dim=(2, 3), keepdim=True)
-    spread = (x.var(dim=(2, 3), keepdim=True, correction=0) + 1e-5).sqrt()
-    normal = (x - mean) / spread  # (B, C, H, W)
-    return (1 + gamma[:, :, None, None]) * normal + beta[:, :, None, None]
+    """x (B, C, H, W), gamma and beta (B, C) -> (B, C, H, W)."""
+    return ...
 
 
-x, gamma, beta = torch.rand(2, 3, 8, 8), torch.randn(2, 3), torch.randn(2, 3)
-torch.testing.assert_close(adain(x, gamma, beta), models.adain(x, gamma, beta))
+check("03.1", adain)
 
 # %% [markdown]
 # On a film (one channel): the same picture under five styles. Nothing moved; only mean and spread are new. Inside the network the same
 # happens to dozens of channels, some of which mean "opacity".
 
 # %%
-images = task.dataset(table, size=run.profile.image_size)
-image = images[0]["image"][None]  # (1, 1, S, S), -1 to 1
+image = task.dataset(table[:1], size=run.profile.image_size)[0]["image"][
+    None
+]  # (1, 1, S, S), -1 to 1
 styles = [(-0.6, 0.0), (-0.6, 0.5), (-0.6, -0.5), (-0.8, 0.0), (-0.3, 0.0)]
-shown = [adain(image, *(torch.tensor([[v]]) for v in style))[0, 0].numpy() for style in styles]
+shown = [
+    models.adain(image, *(torch.tensor([[v]]) for v in style))[0, 0].numpy() for style in styles
+]
 grey = [np.uint8(np.clip((picture + 1) * 127.5, 0, 255)) for picture in shown]
 viz.plot_steps(grey, [f"gamma {g}, beta {b}" for g, b in styles], "One film, five styles")
 
 # %% [markdown]
+# **What you should have seen.** Every edge is where it was. Gamma stretches or flattens the greys, beta makes all of them brighter or darker.
+#
 # ## One network, three jobs
 #
 # The generator has no flag that says what to do. With the style of a domain it makes a film of that domain; with none, it segments the lungs.
@@ -101,7 +117,7 @@ print(
 # ## Train, or load
 #
 # One call: both stages, then two plain U-Nets. One sees the same normal masks and nothing else; the other is also given the masks of
-# abnormal films, which is what the method tries to do without: the ceiling.
+# abnormal films, which is what the method tries to do without.
 
 # %%
 folder = run.segmenter.folder
@@ -122,19 +138,23 @@ parts = {
     for key, name in shares.items()
     if key in history["teacher"][0]
 }
-viz.plot_history(parts, "Stage 1: four of its losses")
+display(viz.plot_history(parts, "Stage 1: four of its losses"))
+last = {name: rows[-1]["loss"] for name, rows in parts.items()}
+what_to_see(
+    f"Where the losses end: {', '.join(f'{name} {value:.2f}' for name, value in last.items())}.",
+    f"A discriminator that guesses has a loss of log 2 = {np.log(2):.2f} for real and for made films. "
+    "If its losses stay there, the generator learns nothing about disease from it.",
+)
 
 # %% [markdown]
-# A discriminator at 0.69 (log 2) guesses. If it stays there, the generator learns nothing about disease from it: look at the curves before
-# you believe the pictures.
-#
 # ## The same chest, carried to normal and back
 #
 # The style slider: 0 is a style of the abnormal domain, 1 one of the normal domain. The lower row shows what changed. After so
 # short a training expect little: the film comes out with faint blocks, the columns differ by little, and the opacity stays. That agrees
 # with a discriminator that guesses.
 #
-# A trap on the way: with a latent of zeros the mapping network gives a style of almost nothing, the same for both domains, and a decoder
+# A trap on the way: the style comes from a small network (*mapping network*) that turns a list of numbers (*latent*) into the means and spreads of
+# AdaIN. With a latent of zeros it gives a style of almost nothing, the same for both domains, and a decoder
 # without a style gives masks. The "normal" film then has white lungs, and what the student learns from the teacher is wrong. Hence a latent of ones.
 
 # %%
@@ -174,7 +194,12 @@ def slide(number, style):
     )
 
 
-slide(0, 1.0)
+display(slide(0, 1.0))
+apart = np.abs(np.diff(carried(0, (0.0, 1.0)), axis=0)).mean() * 127.5
+what_to_see(
+    f"From the style of ill films to that of normal ones the film changes by {apart:.1f} grey levels of "
+    "255 on average. Look in the lower row whether that is the opacity, or something else.",
+)
 
 # %%
 viz.explore(slide, start={"style": 1.0}, number=list(range(len(samples))), style=(-0.5, 1.5, 0.1))
@@ -182,8 +207,8 @@ viz.explore(slide, start={"style": 1.0}, number=list(range(len(samples))), style
 # %% [markdown]
 # ## Under-segmentation, seen
 #
-# Of the 40 test films with the densest lungs, the six on which the U-Net trained on normal lungs does *worst*: chosen to show its failure,
-# so they flatter whatever stands beside it. Go by the table of all films below, not by these. Lungs as rendered (the truth of the
+# Of the 40 test films with the densest lungs, the six on which the U-Net trained on normal lungs does *worst*. They were chosen to show its
+# failure; beside it any other network looks good. Therefore go by the table of all films below, not by these. Lungs as rendered (the truth of the
 # virtual hospitals), as segmented by that U-Net, and by the AdaIN student, which has seen no mask of an abnormal lung either.
 
 # %% tags=["report"]
@@ -194,17 +219,19 @@ lungs = {
     "U-Net, normal only": task.segment(unet, samples),
     "AdaIN student": task.segment(student, samples),
 }
-viz.plot_masks(
-    images,
-    lungs,
-    [f"{100 * share:.0f} % opaque" for share in worst["opaque"]],
-    "Lungs full of pneumonia",
+shares = [f"{100 * share:.0f} % opaque" for share in worst["opaque"]]
+display(viz.plot_masks(images, lungs, shares, "Lungs full of pneumonia"))
+six = predictions[predictions["path"].isin(worst["path"])].groupby("network")["missed"].mean()
+what_to_see(
+    f"Of the lesions of these six films the U-Net leaves out {six['unet_normal']:.0%}, the student "
+    f"{six['student']:.0%}.",
+    "The films were chosen by the failure of the U-Net, so this comparison is not a fair one.",
 )
 
 # %% [markdown]
 # ## Measured
 #
-# Dice (twice the overlap of two masks over the sum of their areas; 1 = equal) of mask and truth, film by film, on hospitals that no network
+# *Dice* (twice the overlap of two masks over the sum of their areas; 1 = equal) of mask and truth, film by film, on hospitals that no network
 # has seen, with 95 % intervals by anatomy. Columns: diagnosis, involved zones, `opaque` films, where a lesion covers more than 30 % of a
 # lung, and `bright` ones (below). `teacher` goes the long way (normal first, then the mask); `direct` is the
 # same network without that.
@@ -228,10 +255,16 @@ gain = pd.DataFrame(
     ]
 )
 title = "Student minus U-Net trained on normal lungs (blue: test, red: external hospitals)"
-viz.plot_forest(gain, title, "difference in Dice (> 0: the student is better)", chance=0, digits=3)
+scale = "difference in Dice (> 0: the student is better)"
+display(viz.plot_forest(gain, title, scale, chance=0, digits=3))
+ahead, behind = int((gain["low"] > 0).sum()), int((gain["high"] < 0).sum())
+what_to_see(
+    f"Of {len(gain)} groups of films the student is better in {ahead} and worse in {behind}; in the "
+    f"other {len(gain) - ahead - behind} the interval holds 0, and neither is ahead.",
+)
 
 # %% [markdown]
-# Three of its comparisons say different things: `unet_both` against `unet_normal` what masks of abnormal lungs are worth (the most there
+# Three of the comparisons in the table say different things: `unet_both` against `unet_normal` what masks of abnormal lungs are worth (the most there
 # is to gain without them), `teacher` against `direct` what the adversarial part adds, `student` against `unet_normal` what you would use.
 #
 # ## Where masks fail
@@ -289,6 +322,10 @@ if longer:
     display(
         viz.plot_forest(differences(longer), title, "difference in Dice", chance=0, digits=3),
         left_out(longer),
+        what_to_see(
+            "Each colour is one comparison. Right of 0 the first network of a pair is better; an interval "
+            "that holds 0 decides nothing."
+        ),
     )
 else:
     print("not measured on these virtual hospitals yet: make segmenter")
@@ -341,6 +378,11 @@ def compare_zones(number):
 
 if known:
     display(compare_zones(0))
+    counts = {name: int(zones_of(0, name)[1].sum()) for name in lungs}
+    said = ", ".join(f"{count} with the mask of {name}" for name, count in counts.items())
+    display(
+        what_to_see(f"One lesion and three masks; ill zones: {said}.", "Only the mask differs.")
+    )
 else:
     print("not available here: nobody has annotated the lesions of these films")
 
@@ -351,31 +393,67 @@ if known:
 # %% [markdown]
 # ## Exercises
 #
-# 1. `clean_mask` keeps two components and fills holes. Give it a mask with a hole and a speck, and count pixels before and after.
-# 2. How much of the six films does the U-Net miss, in pixels of lesion? Compare with the student.
-# 3. The public code of another group fills holes by writing 1 into a mask of 0 and 255. What happens to the hole when the mask is cut at
-#    half of its range?
+# `check` says right, or what is wrong; `hint("03.2")` helps, a little more each time (three times).
+#
+# ### Exercise 03.2 (warm-up): filled with 1
+#
+# A public code fills the holes of a mask by writing 1 into it. The mask holds 0 and 255 and is cut at half of its range afterwards (lung:
+# above 127). How many pixels of a hole of four are lung in the end?
 
-# %% tags=["solution"]
-# Exercise 1: clean_mask on a mask with a hole and a speck.
-mask = np.zeros((12, 24), bool)
-mask[1:11, 1:10], mask[1:11, 13:22] = True, True
-mask[4:6, 4:6], mask[11, 23] = False, True
-print(mask.sum(), "->", data.clean_mask(mask).sum())
-
-# %% tags=["solution"]
-# Exercise 2: pixels of lesion outside each mask.
-ill = lesion & lungs["truth"]
-for name, stack in lungs.items():
-    print(f"{name}: {100 * (ill & ~stack).sum() / ill.sum():.0f} % of the lesion missed")
-
-# %% tags=["solution"]
-# Exercise 3: a hole filled with 1 in a mask of 0 and 255 is still a hole.
-wrong = np.where(mask, 255, 0).astype(np.uint8)
-wrong[4:6, 4:6] = 1
-print("lung pixels in the hole after cutting at 127:", int((wrong > 127)[4:6, 4:6].sum()))
+# %% tags=["exercise", "03.2"]
+hole = np.full((2, 2), 1)
+pixels = ...  # a whole number
+check("03.2", pixels)
 
 # %% [markdown]
+# ### Exercise 03.3 (core): what a mask leaves out
+#
+# Of the lesion pixels inside the true lungs, which share is not in the mask? Then use it on the six films: the lesion is
+# `run.pixels(samples, "lesion", "lesion_mask") == 255`, the masks are in `lungs`.
+
+
+# %% tags=["exercise", "03.3"]
+def missed(lesion, lungs, mask):
+    """bool (H, W) each -> share of the lesion inside the lungs that the mask leaves out."""
+    return ...
+
+
+check("03.3", missed)
+
+# %% [markdown]
+# ### Exercise 03.4 (project): clean a mask
+#
+# A chest has two lungs without holes. Keep the two largest pieces of a mask and fill their holes. Pieces touch over edges, not over corners.
+
+
+# %% tags=["exercise", "03.4"]
+def clean(mask):
+    """bool (H, W) -> bool (H, W): the two largest pieces, their holes filled."""
+    return ...
+
+
+check("03.4", clean)
+
+# %% [markdown]
+# > **Take away.** (1) AdaIN forgets the contrast of an image and takes that of a style. (2) A network that knows normal lungs alone leaves opaque lung
+# > out, just where a severity score must count. (3) Pictures that were chosen to show a failure prove nothing; a table of all films
+# > does. (4) Here the simple way, masks of ill lungs, is the better one where it counts.
+#
+# ## Quiz
+#
+# Answer first, then unfold.
+#
+# 1. A film is made brighter by a constant. What does instance normalisation make of the change?
+#    <details><summary>answer</summary>Nothing is left of it: the mean is taken away.</details>
+# 2. A discriminator has a loss of log 2 for real and for made films. What does it know?
+#    <details><summary>answer</summary>Nothing: it says one half to everything.</details>
+# 3. Why can a high Dice hide a failure on opaque lungs?
+#    <details><summary>answer</summary>Few films are opaque, and on each the missing part may be a small share of the lung.</details>
+# 4. The interval of a difference holds 0. What may you say?
+#    <details><summary>answer</summary>That this test cannot tell the two apart; not that they are equal.</details>
+# 5. Why must a lung mask contain the pneumonia?
+#    <details><summary>answer</summary>The severity map is multiplied by the mask. What the mask leaves out is never counted.</details>
+#
 # ## Next
 #
-# **04_corpus_vit** turns the backbone's feature map into tokens and diagnoses. The masks come back in **06_severity**.
+# **03b_attention** is a small task in which places decide; then **04_corpus_vit** turns the backbone's feature map into tokens and diagnoses. The masks come back in **06_severity**.

@@ -5,8 +5,12 @@
 # evaluate it as one should evaluate a diagnostic model: at hospitals it has never seen, one at a time, with intervals, at a threshold that was
 # chosen somewhere else.
 #
-# **Paper.** Park et al. 2021, sections 3.2, 4 and 5.1, Tables 4 (PA films) and 5 (AP films). **Time.** Two and a half minutes on two CPU
-# cores, once lesson 02 has trained the backbone.
+# **Afterwards you can** turn a feature map into tokens; write attention with several heads; carry a threshold from one hospital to another
+# and say what it loses; and read ROC, calibration and decision curves. **Before it:** lessons 02 and 03b.
+#
+# **Paper.** Park et al. 2021, sections 3.2, 4 and 5.1, Tables 4 (PA films) and 5 (AP films). **Time to teach:** 90 minutes, 40 of them for
+# the exercises. **Time to run:** a minute on two CPU cores. The trained models and their predictions come with the kit
+# (`cxrkit reproduce --fresh` trains here); the films that are needed below are drawn.
 #
 # Research and teaching only: nothing here is a diagnostic device, and no probability below is one of a patient.
 
@@ -24,11 +28,16 @@ import pandas as pd
 import torch
 
 from cxrkit import Run, evaluation, models, tasks, viz
+from cxrkit.teaching import check, hint, schematic, what_to_see  # noqa: F401
 
 run = Run(profile, out, mirror)
 names = dict(zip(tasks.diagnosis.DIAGNOSES, ("normal", "other infection", "COVID-19"), strict=True))
+schematic("pipeline")
 
 # %% [markdown]
+# **What you should have seen.** The whole model on one line: a film becomes findings and a corpus, the cells of the corpus become tokens, and
+# the class token answers. This lesson is its right half.
+#
 # ## Tokens from a feature map
 #
 # The backbone of lesson 02 turns a film into a small map: for each cell, a list of numbers that say which low-level signs are there. The
@@ -64,6 +73,9 @@ viz.plot_matrix(
 )
 
 # %% [markdown]
+# **What you should have seen.** Left plus middle is right, number by number. The class token has no cell: its row on the left is learned, and
+# is the same for every film.
+#
 # ## Without positions, a bag of tokens
 #
 # Attention compares every token with every other and does not know where they stand. Shuffle the cells of the corpus: with positions the
@@ -86,7 +98,11 @@ print(
 #
 # Each token asks a question (its *query*), offers a headline (*key*) and a content (*value*): three linear layers. How well a question fits
 # a headline is their scalar product over the square root of the length; softmax turns the fits of one question into shares that sum to 1;
-# and the answer is the mean of the contents with those shares. A row of the matrix below belongs to the token that looks.
+# and the answer is the mean of the contents with those shares (lesson 03b takes it apart):
+#
+# $$Q, K, V = X W_Q + b_Q,\; X W_K + b_K,\; X W_V + b_V,\qquad A = \mathrm{softmax}\!\left(\frac{Q K^\top}{\sqrt d}\right),\qquad \text{answer} = A V$$
+#
+# A row of the matrix below belongs to the token that looks.
 
 
 # %%
@@ -112,8 +128,36 @@ viz.plot_matrix(
 )
 
 # %% [markdown]
-# A layer of the encoder adds this answer to the tokens, then adds what a small network makes of each token alone. Layer upon layer, at the
-# end a norm, and one linear layer reads the class token. That is the whole model:
+# **What you should have seen.** Every row has another pattern, though no token knows what the others mean: the weights are random. Training
+# will decide what a query looks for.
+#
+# Several heads do the same side by side. Each has its own part of the numbers of $Q$, $K$ and $V$, so that one can look for neighbours while
+# another looks across the chest:
+#
+# $$A_n = \mathrm{softmax}\!\left(\frac{Q_n K_n^\top}{\sqrt d}\right),\qquad d = D / N,\qquad \text{output} = [A_1 V_1, \ldots, A_N V_N]\, W_O$$
+#
+# ### Exercise 04.1 (core): several heads
+#
+# Write them, without the last matrix $W_O$. The first D rows of `weight` make the queries, the next D the keys, the last D the values; head
+# n takes the n-th part of d numbers of each. For help run `hint("04.1")`, up to
+# three times.
+
+
+# %% tags=["exercise", "04.1"]
+def several_heads(tokens, weight, bias, num_heads):
+    """tokens (T, D), weight (3 D, D), bias (3 D,) -> what the heads say, side by side (T, D)."""
+    q, k, v = (tokens @ weight.T + bias).chunk(3, dim=-1)  # (T, D) each
+    said = ...  # split q, k and v, then fit, softmax and weigh for each head
+    return said
+
+
+check("04.1", several_heads)
+
+# %% [markdown]
+# A layer of the encoder adds this answer to the tokens (a *residual* sum: the layer learns a change, and the gradient finds a way past it),
+# then adds what a small network, the *MLP*, makes of each token alone: two linear layers with a GELU between them, which lets positive
+# numbers pass and holds negative ones back. A *LayerNorm* before each part brings every token to mean 0 and spread 1. Layer upon
+# layer, at the end a norm, and one linear layer reads the class token. That is the whole model:
 
 # %%
 after = tokens + block.attn.proj(answer)
@@ -166,21 +210,25 @@ counts[list(names)]
 # %% [markdown]
 # Hospitals differ in what they see. Where this **imbalance** comes in: the loss (so the draws are evened out, below), accuracy and the
 # predicted probability (both belong to the shares of one hospital), but not AUC, sensitivity or specificity. The virtual hospitals are
-# nearly even over all; at a real one COVID-19 may be one film in fifty, and one drawn at random would hardly ever be seen.
+# nearly even over all; at a real one COVID-19 may be one film in fifty. Here is a made-up hospital of that kind, and what even draws do:
 
 # %%
-train = results["PA"].task.split(tasks.Inputs(tasks.diagnosis.of_view(images, "PA")))["train"]
-weights = tasks.diagnosis.class_weights(train)
-drawn = train["diagnosis"].sample(10_000, replace=True, weights=weights, random_state=0)
+made_up = pd.DataFrame({"diagnosis": np.repeat(list(tasks.diagnosis.DIAGNOSES), [600, 380, 20])})
+weights = tasks.diagnosis.class_weights(made_up)
+drawn = made_up["diagnosis"].sample(10_000, replace=True, weights=weights, random_state=0)
 pd.DataFrame(
     {
-        "share of the training images": train["diagnosis"].value_counts(normalize=True),
+        "share of the images": made_up["diagnosis"].value_counts(normalize=True),
         "chance of one image to be drawn (mean 1)": pd.Series(weights)
-        .groupby(train["diagnosis"])
+        .groupby(made_up["diagnosis"])
         .first(),
         "share of 10,000 draws": drawn.value_counts(normalize=True),
     }
 ).loc[list(tasks.diagnosis.DIAGNOSES)].round(2)
+
+# %% [markdown]
+# **What you should have seen.** The draws are even, because a film of the rare class is drawn many times. That is the price: those few films are
+# seen again and again, and can be learnt by heart.
 
 # %%
 viz.plot_history(
@@ -191,7 +239,8 @@ viz.plot_history(
 )
 
 # %% [markdown]
-# The weights that count are those of the highest validation AUC. Where the score still rises at the last step, longer training would pay;
+# **What you should have seen.** The loss falls quickly, then slowly; the score on patients of other films follows it. The weights that count are
+# those of the highest validation AUC. Where the score still rises at the last step, longer training would pay;
 # a loss that falls on while the score does not means that the model learns its training films by heart.
 #
 # ## Tables 4 and 5: the hospitals never seen
@@ -243,17 +292,24 @@ for view, result in results.items():
         rows.append({"label": label, "group": view, **one["auc"]})
 viz.plot_forest(
     pd.DataFrame(rows).dropna(),
-    "Diagnosis at hospitals never seen (bars: 95 % intervals by patient)",
+    "Diagnosis at hospitals never seen (bars: 95 % intervals)",
     "AUC (dashed: chance)",
     chance=0.5,
     synthetic=synthetic,
 )
 
+# %% [markdown]
+# **What you should have seen.** All intervals lie right of chance. *Normal* is the easiest class and *other infection* the hardest, because it
+# shares its signs with COVID-19. Between two hospitals most intervals overlap: with so few films one cannot say which is harder.
+
 # %%
 # NBVAL_CHECK_OUTPUT
 vits = {view: result.model for view, result in results.items()}
-first = range(min(16, len(outside["PA"])))
-batch = results["PA"].task.dataset(outside["PA"]).batch(first)["image"].to(run.device)
+# the model looks anew at films of forty patients (virtual: anatomies), those with the most
+counts = outside["PA"].groupby("group_id").size().sort_values(ascending=False, kind="stable")
+few = outside["PA"][outside["PA"]["group_id"].isin(counts.index[:40])].reset_index(drop=True)
+first = few.head(16)
+batch = results["PA"].task.dataset(first).batch(range(len(first)))["image"].to(run.device)
 with torch.no_grad():
     fused = vits["PA"](batch)["logits"]
     # from here on hooks see the attention
@@ -281,7 +337,8 @@ for view, result in results.items():
 # away from it: the tokens of each film stand in another order; the learned positions are zero; every token looks at all tokens alike. The
 # order is the honest test, since every token remains one that the model knows. The other two also lead it to where it has never been. Below
 # stands what each costs on the external films: macro AUC, and AUC of COVID-19 against other infections, which at the virtual hospitals
-# differ mostly by where their lesions lie. An interval above 0 says that the model has used what it lost.
+# differ mostly by where their lesions lie. An interval above 0 says that the model has used what it lost. The model must look at each film
+# again, three times: therefore only at those of the forty patients (of virtual films: anatomies) that have the most.
 
 
 # %%
@@ -310,12 +367,16 @@ def worth_of_places(model, task, table):
     return pd.DataFrame(lines).T.rename_axis("AUC that it costs to have them")
 
 
-worth_of_places(results["PA"].model, results["PA"].task, outside["PA"])
+print(
+    f"{len(few)} of {len(outside['PA'])} films: {few['group_id'].nunique()} patients or anatomies"
+)
+worth_of_places(results["PA"].model, results["PA"].task, few)
 
 # %% [markdown]
 # ## The operating point
 #
-# A threshold is a point on the ROC curve, and the *same* threshold is another point at another hospital. The dotted line is a sensitivity
+# Move a threshold from 1 to 0 and note, at each, the share of the ill that it finds (sensitivity) and of the healthy that it calls ill (1 minus
+# specificity): this is the *ROC* curve, and AUC is the area under it. A threshold is a point on the curve, and the *same* threshold is another point at another hospital. The dotted line is a sensitivity
 # of 0.8. First at the threshold that validation chose, then with a handle to drag.
 
 
@@ -333,9 +394,7 @@ def operate(view, diagnosed, threshold):
 
 
 carried = tasks.diagnosis.thresholds(inside["PA"])["covid19"]
-operate("PA", "COVID-19", carried)
-
-# %%
+display(operate("PA", "COVID-19", carried))
 viz.explore(
     operate,
     view=["PA", "AP"],
@@ -345,6 +404,9 @@ viz.explore(
 )
 
 # %% [markdown]
+# **What you should have seen.** One threshold, four points. Some hospitals lose sensitivity, others specificity: the curves are alike, but the
+# point moves along and off them. Drag the threshold down until no hospital is below the dotted line, and read what that costs in specificity.
+#
 # ## Carrying thresholds from hospital to hospital
 #
 # Choose the threshold for COVID-19 on the films of one external hospital (row), so that 80 % of its patients are found, and use it at
@@ -362,6 +424,9 @@ viz.plot_matrix(
 )
 
 # %% [markdown]
+# **What you should have seen.** A row with large numbers comes from a hospital whose own threshold is low: used elsewhere it finds more, at the
+# price of false alarms. The matrix is not symmetric, and each number rests on a few dozen patients.
+#
 # ## May one believe the probability?
 #
 # AUC sees only the order of the films. *Calibration* asks whether of the films with p = 0.7 seven in ten have the disease. The *decision
@@ -369,16 +434,25 @@ viz.plot_matrix(
 
 # %%
 print(run.notice)
-viz.plot_decision_curve(
-    {
-        f"{view} films": (table["diagnosis"] == "covid19", table["p_covid19"])
-        for view, table in outside.items()
-    },
-    "Probability of COVID-19, external hospitals",
-    synthetic=synthetic,
+known = {view: (t["diagnosis"] == "covid19", t["p_covid19"]) for view, t in outside.items()}
+shown = {f"{view} films": pair for view, pair in known.items()}
+title = "Probability of COVID-19, external hospitals"
+display(viz.plot_decision_curve(shown, title, synthetic=synthetic))
+called = evaluation.at_threshold(*known["PA"], carried)
+hit, alarm = called["sensitivity"], 1 - called["specificity"]
+worth = {share: hit * share / (hit * share + alarm * (1 - share)) for share in (0.01, 0.1, 0.5)}
+said = ", ".join(f"{value:.0%} where {share:.0%} are ill" for share, value in worth.items())
+what_to_see(
+    "*Triage*: the model calls a film, and the patient is tested first. Of the PA films called COVID-19 "
+    f"with the threshold of validation, the disease is there in: {said}.",
+    "Sensitivity and specificity are the same in all three. What a call is worth depends on "
+    "how common the disease is (*prevalence*), which no film shows.",
 )
 
 # %% [markdown]
+# On the left, a point below the diagonal is a group of films for which the model says a larger probability than comes true. On the right, acting on
+# the model pays where its curve is the highest of the three; where it meets the line at 0, nothing is gained.
+#
 # ## Where does a token look?
 #
 # The attention of a trained model, caught with a hook on the softmax of a layer. Choose a cell of the film: its row of the attention matrix
@@ -428,6 +502,9 @@ viz.explore(
 )
 
 # %% [markdown]
+# **What you should have seen.** The scale ends at a few times an even share: no head stares at one cell, each prefers some. The heads differ, and
+# their mean is flatter than any of them. Whether the preference matters the table of interventions above has said, not this picture.
+#
 # ## How much is luck?
 #
 # One run is one draw: other patients, other first weights, another result. Below are the mean and the range of three seeds, measured by
@@ -452,6 +529,13 @@ if run.recorded("seeds_diagnosis"):
             spread,
             f"Three seeds, external hospitals ({measured['made']['date'][:10]})",
             "mean; bars: lowest and highest",
+        )
+    )
+    width = (spread["high"] - spread["low"]).max()
+    display(
+        what_to_see(
+            f"The widest bar goes over {width:.2f}: a single run may lie anywhere on it.",
+            "A difference between two models that is smaller than such a bar needs more seeds.",
         )
     )
 else:
@@ -498,54 +582,74 @@ else:
 # %% [markdown]
 # ## Exercises
 #
-# 1. **Model against model.** Are two models needed? Let the AP model read the external *PA* films and compare it with the PA model on the
-#    same films: paired DeLong test for each class, p-values adjusted for their number (Holm).
-# 2. **Left and right.** Mirror the corpus of each film instead of shuffling it. Which relations between places stay, and what does the
-#    model lose?
-# 3. **Other shares.** Training showed each class equally often. Correct the probabilities for the shares of each hospital, p times share,
-#    summing to 1 again. What happens to the calibration error, and why can AUC hardly move?
+# ### Exercise 04.2 (warm-up): left and right
+#
+# Mirror the corpus of each film instead of shuffling it. Which relations of places can still be read from it: (a) high and low, (b) left and
+# right, (c) near and far? Answer with letters. To see what the model loses, register a forward pre-hook on `vits["PA"].transformer` that
+# flips the last dimension of the corpus, and predict again.
 
-# %% tags=["solution"]
-# Exercise 1: paired comparison on the same films.
-other = results["PA"].task.predict(vits["AP"], outside["PA"])
-tested = {
-    names[name]: evaluation.delong_test(
-        (other["diagnosis"] == name).astype(float),
-        outside["PA"][f"p_{name}"],
-        other[f"p_{name}"],
-        groups=other["group_id"],
-    )
-    for name in tasks.diagnosis.DIAGNOSES
-}
-table = pd.DataFrame(tested).T.rename(columns={"auc_a": "PA model", "auc_b": "AP model"})
-print(table.assign(holm=evaluation.holm(table["p_value"])).round(3))
-
-# %% tags=["solution"]
-# Exercise 2: high and low, near and far stay in a mirrored corpus; left and right change places.
-truth = tasks.diagnosis.codes(outside["PA"])
-hook = vits["PA"].transformer.register_forward_pre_hook(lambda module, corpus: corpus[0].flip(-1))
-mirrored = results["PA"].task.predict(vits["PA"], outside["PA"])
-hook.remove()
-for what, table in (("as they are", outside["PA"]), ("mirrored", mirrored)):
-    p = table[tasks.diagnosis.PROBABILITIES].to_numpy()
-    print(
-        f"{what}: macro AUC {evaluation.macro_auc(truth, p):.3f}, COVID-19 against other "
-        f"{covid_against_other(truth, p):.3f}"
-    )
-
-# %% tags=["solution"]
-# Exercise 3: from even shares to those of each hospital.
-for site, part in outside["PA"].groupby("site"):
-    share = (
-        part["diagnosis"].value_counts(normalize=True)[list(tasks.diagnosis.DIAGNOSES)].to_numpy()
-    )
-    p, truth = part[tasks.diagnosis.PROBABILITIES].to_numpy(), tasks.diagnosis.codes(part)
-    corrected = p * share / (p * share).sum(1, keepdims=True)
-    for what, q in (("as trained", p), ("corrected", corrected)):
-        error = evaluation.ece((q.argmax(1) == truth).astype(float), q.max(1))
-        print(f"{site}, {what}: ECE {error:.3f}, macro AUC {evaluation.macro_auc(truth, q):.3f}")
+# %% tags=["exercise", "04.2"]
+kept = ...  # letters in one word, such as "ab"
+check("04.2", kept)
 
 # %% [markdown]
+# ### Exercise 04.3 (core): other shares
+#
+# Training showed each class equally often; a hospital does not. Write the correction of the probabilities for the shares of a hospital.
+# Then correct those of each external hospital, and look at the calibration error (`evaluation.ece`): why can AUC hardly move?
+
+
+# %% tags=["exercise", "04.3"]
+def correct(p, share):
+    """Probabilities (n, K) after even training, shares of the classes (K,) -> (n, K)."""
+    return ...
+
+
+check("04.3", correct)
+
+# %% [markdown]
+# ### Exercise 04.4 (project): model against model
+#
+# Are two models needed? Write the comparison of two models on the same films: a paired *DeLong* test (of the difference of two AUCs on the same films) for each class against the rest, p-values
+# adjusted for their number (Holm). Then let the AP model read the external *PA* films and compare it with the PA model.
+
+
+# %% tags=["exercise", "04.4"]
+def compare(y, p_a, p_b, groups):
+    """Class of each film (n,), probabilities (n, K) of A and B, patients (n,) -> p-values (K,)."""
+    return ...
+
+
+check("04.4", compare)
+
+# %% [markdown]
+# > **Take away.** (1) A token is a cell of the corpus plus its position. (2) Heads are attention on parts of the numbers, side by side. (3) A
+# > threshold is chosen on patients that the evaluation never sees, and it does not travel free of charge. (4) AUC, calibration and
+# > benefit answer three different questions.
+#
+# ## Quiz
+#
+# Answer first, then unfold.
+#
+# 1. The class token stands for no cell. Where does its content come from?
+#    <details><summary>answer</summary>From a learned start, the same for all films, and then from the values of the tokens that it looks at in
+#    each layer.</details>
+# 2. A model has 768 numbers a token and 12 heads. By what are its fits divided?
+#    <details><summary>answer</summary>By 8, the root of d = 768 / 12 = 64.</details>
+# 3. A hospital chooses the threshold on its own test films and reports a sensitivity of 80 %. What have you learnt?
+#    <details><summary>answer</summary>Nothing about the sensitivity: it holds by construction. Only the specificity there says
+#    something, and it is optimistic.</details>
+# 4. The shares of the classes change from one hospital to the next. Which move: AUC, accuracy, calibration?
+#    <details><summary>answer</summary>Accuracy and calibration. AUC compares a film of one class with one of another, and how many there are of
+#    each does not enter.</details>
+# 5. Two models, one test set, three classes, three p-values below 5 %. What must still be done?
+#    <details><summary>answer</summary>The test must be paired, count patients and not films, and the three p-values must be adjusted for
+#    their number (Holm).</details>
+#
+# **To read.** Dosovitskiy et al. 2021, *An image is worth 16x16 words*, [arXiv 2010.11929](https://arxiv.org/abs/2010.11929). DeLong et al. 1988, on
+# comparing ROC curves, [doi 10.2307/2531595](https://doi.org/10.2307/2531595). Vickers and Elkin 2006, on decision curves,
+# [doi 10.1177/0272989X06295361](https://doi.org/10.1177/0272989X06295361).
+#
 # ## Next
 #
 # **05_saliency** asks the same models *why*: relevance, the paper's map, and whether such maps may be believed.

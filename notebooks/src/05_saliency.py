@@ -4,8 +4,11 @@
 # **Aim.** Compute relevance, the paper's saliency map, from its rules; see it for each disease on hospitals the model has never seen; then
 # evaluate it and twelve other methods against the true lesion and against the model itself.
 #
-# **Paper.** Park et al. 2021, section 3.3 and Figure 5; the rules are those of Chefer et al. 2020. **Time.** A minute and a half on two CPU
-# cores, once lesson 04 has trained the models.
+# **Afterwards you can** write the linear rule of relevance; say what `I + C` does; tell a map that is right about the disease from one that is
+# right about the model; and compare methods by paired differences. **Before it:** lesson 04, the chain rule.
+#
+# **Paper.** Park et al. 2021, section 3.3 and Figure 5; the rules are those of Chefer et al. 2020. **Time to teach:** 75 minutes, 30 of them for
+# the exercises. **Time to run:** a minute on two CPU cores: the models and the benchmark come with the kit, the films that are shown are drawn.
 #
 # Research and teaching only: nothing here is a diagnostic device. A saliency map shows what moved a model, not what ails a patient.
 
@@ -23,6 +26,7 @@ import pandas as pd
 import torch
 
 from cxrkit import Run, data, explain, tasks, viz
+from cxrkit.teaching import check, hint, what_to_see  # noqa: F401
 
 run = Run(profile, out, mirror)
 # real films have no annotated lesions
@@ -43,22 +47,29 @@ layer = torch.nn.Linear(2, 2)
 layer.weight.data = torch.tensor([[1.0, -2.0], [-1.0, 1.0]])
 R = torch.zeros(3, 2)
 R[0, 0], R[2, 1] = 1.0, 3.0
-
-by_hand = torch.zeros_like(x)
-for token in range(3):
-    for o in range(2):
-        # what each input added to output o
-        added = (x[token] * layer.weight[o]).clamp(min=0).detach()
-        if added.sum() > 0:
-            by_hand[token] += R[token, o] * added / added.sum()
-torch.testing.assert_close(by_hand, explain.linear_rule(layer, (x,), layer(x), R[None])[0])
-print(by_hand)
+before = explain.linear_rule(layer, (x,), layer(x), R[None])[0]
+print("relevance of the outputs:", R.tolist(), "of the inputs:", before.tolist(), sep="\n")
+assert torch.isclose(before.sum(), R.sum())  # nothing is lost
+print(inspect.getsource(explain.linear_rule))
 
 # %% [markdown]
-# The sum of the relevance is the same before and after, 4: nothing is lost. The package's rule gives the same from three matrix products:
+# The sum of the relevance is the same before and after, 4: nothing is lost. The package computes it from three matrix products. With $x_i$ the inputs,
+# $w_{oi}$ the weights and $R_o$ the relevance of the outputs, the rule is
+#
+# $$R_i = \sum_o \frac{\max(x_i w_{oi}, 0)}{\sum_j \max(x_j w_{oj}, 0)}\, R_o$$
+#
+# ### Exercise 05.1 (core): share relevance out
+#
+# Write the rule from this equation. An output to which no input added gives nothing. `check` compares with the package; `hint("05.1")` helps.
 
-# %%
-print(inspect.getsource(explain.linear_rule))
+
+# %% tags=["exercise", "05.1"]
+def share_out(x, weight, R):
+    """Inputs (T, I), weight (O, I), relevance of the outputs (T, O) -> that of the inputs (T, I)."""
+    return ...
+
+
+check("05.1", share_out)
 
 # %% [markdown]
 # ## From rules to a map
@@ -108,7 +119,9 @@ print(inspect.getsource(explain.relevance))
 # %%
 view = "PA"
 model, task = run.diagnosis(view).model, run.diagnosis(view).task
-found = explain.evaluation_set(tasks.diagnosis.of_view(evaluated, view), run.profile, run.store)
+# the benchmark has looked through all films already: those that it took
+taken = evaluated[evaluated["path"].isin(run.saliency_benchmark.table("images.csv")["path"])]
+found = explain.evaluation_set(tasks.diagnosis.of_view(taken, view), run.profile, run.store)
 images, lesion, lungs = found
 seen = explain.make_sample(model, images, lesion, lungs, run.profile, run.store)
 pixels = run.pixels(images)
@@ -137,38 +150,35 @@ print(
 # %% [markdown]
 # ## Figure 5: each disease, on hospitals never seen
 #
-# One film of each diagnosis from an external hospital, the one its class is surest of, with the maps of all three classes on one scale.
+# One film of each diagnosis from an external hospital, with the maps of all three classes. The films are chosen by a rule: of those that the
+# model calls right, the one with the median probability. The surest film would be a poor example. Where a probability is near 1, the
+# gradient that the map is multiplied by is near 0 (*saturation*), and what is left of the map of that class is faint. For the same reason
+# each map here has its own scale, and the sentence below says how large it is.
+#
 # The paper shows such examples and calls them plausible. Looking is not measuring: keep that in mind until the benchmark below.
 
 # %% tags=["report"]
-outside = data.split_parts(tasks.diagnosis.of_view(table, view))["external"]
-predictions = task.predict(model, outside)
-surest = [
-    int(predictions[f"p_{name}"].where(predictions["diagnosis"] == name, -1).argmax())
-    for name in data.DIAGNOSES
-]
-batch = task.dataset(outside).batch(surest)["image"].to(run.device)
+outside = run.diagnosis(view).external  # with what the model said of each
+p = outside[tasks.diagnosis.PROBABILITIES].to_numpy()
+typical = explain.typical_images(p, tasks.diagnosis.codes(outside))
+chosen, truth = outside.iloc[typical], None
+batch = task.dataset(chosen).batch(range(len(chosen)))["image"].to(run.device)
 with torch.no_grad():
     features = model.features(batch)
 heat = explain.relevance(model.transformer, features, [0, 1, 2])
-chosen, truth = outside.loc[surest], None
 if outside["lesion_mask"].notna().all():
     truth = run.pixels(chosen, "lesion", "lesion_mask") == 255
-labels = [
-    f"{name}\n(p {predictions.loc[i, f'p_{data.DIAGNOSES[k]}']:.2f})"
-    for k, (i, name) in enumerate(zip(surest, names, strict=True))
-]
-virtual = outside["dataset"].eq("virtual").all()
-stamped = "synthetic" if virtual else "research use only"
-viz.plot_saliency(
-    run.pixels(chosen),
-    heat,
-    labels,
-    [f"for {name}" for name in names],
-    "Relevance for each class, external hospitals (blue: true lesion)",
-    truth,
-    shared=True,
-    stamped=stamped,
+labels = [f"{name}\n(p {p[i, k]:.2f})" for k, (i, name) in enumerate(zip(typical, names))]
+stamped = "synthetic" if outside["dataset"].eq("virtual").all() else "research use only"
+columns = [f"for {name}" for name in names]
+title = "Relevance for each class, external hospitals (blue: true lesion)"
+display(viz.plot_saliency(run.pixels(chosen), heat, labels, columns, title, truth, stamped=stamped))
+sizes = explain.map_size(heat)  # (3 films, 3 classes)
+strongest_own = int((sizes.argmax(1) == np.arange(3)).sum())
+what_to_see(
+    f"The model calls all three right. In {strongest_own} of them the map of that class is also the "
+    f"largest of the three; sizes of the maps of its own class: {np.diag(sizes).round(3).tolist()}.",
+    "A map shows where evidence lies, not how sure the model is.",
 )
 
 # %% [markdown]
@@ -192,18 +202,21 @@ def look(image, method, explained, start_layer):
     )
 
 
-kinds = list(explain.METHODS)
-for part in (kinds[:5], kinds[5:]):
+kinds, two = list(explain.METHODS), [0, len(images) // 2]
+sites = list(images.site.iloc[two])
+title = "Saliency for COVID-19, two films (blue: true lesion)"
+for part in (kinds[:7], kinds[7:]):
     maps = [
-        explain.METHODS[name](model.transformer, seen.corpus[::16], explain.COVID) for name in part
+        explain.METHODS[name](model.transformer, seen.corpus[two], explain.COVID) for name in part
     ]
-    title = "Saliency for COVID-19, three films (blue: true lesion)"
-    labels, sites = [name.replace("_", " ") for name in part], list(images.site[::16])
+    heat, labels = torch.stack(maps, 1), [name.replace("_", " ") for name in part]
     display(
-        viz.plot_saliency(
-            pixels[::16], torch.stack(maps, 1), sites, labels, title, lesion[::16], stamped=stamped
-        )
+        viz.plot_saliency(pixels[two], heat, sites, labels, title, lesion[two], stamped=stamped)
     )
+
+# %% [markdown]
+# **What you should have seen.** All methods answer the same question on the same films, and they do not agree. Every map has a bright spot, also that of
+# *random*: a bright spot is no sign that a method is right.
 
 # %%
 look(0, "relevance", "COVID-19", 0)
@@ -219,6 +232,9 @@ viz.explore(
 )
 
 # %% [markdown]
+# **What you should have seen.** Change the class: the map of relevance changes. That of raw attention and of rollout stays, because neither of them
+# asks which class is to be explained.
+#
 # ## The saliency benchmark
 #
 # Questions to each method, on every film of both views. *Against the lesion*: does the strongest point lie within one cell of it
@@ -262,8 +278,13 @@ gaps.loc[[m for m in explain.METHODS if m in gaps.index] + ["chance"]].round(3)
 # Shuffle the weights part by part, from the head down. A map that stays has never looked at the weights it claims to explain.
 
 # %% tags=["report"]
-viz.plot_cascade(
-    run.saliency_benchmark.table("cascade.csv"), "Does the map notice that the weights are gone?"
+cascade = run.saliency_benchmark.table("cascade.csv")
+display(viz.plot_cascade(cascade, "Does the map notice that the weights are gone?"))
+read = explain.read_cascade(explain.summarise_cascade(cascade))
+what_to_see(
+    f"Relevance: {read.get('relevance', 'not measured')}.",
+    "A curve that stays high belongs to a map that the shuffled weights have not made. Its shape "
+    "comes from what is left of the network, from positions, or from the film itself.",
 )
 
 # %% [markdown]
@@ -272,8 +293,7 @@ viz.plot_cascade(
 # Who is best on each question, and who is no better than chance? Methods are compared on the same films, and a difference counts where
 # its p-value, adjusted for the number of methods (Holm), is below 0.05. Intervals that overlap decide nothing.
 #
-# Relevance points at a lesion in nearly every film, and so do most methods that follow the gradient; attention by itself, which says the same
-# for every class, points less often. It matters that the tokens are local (lesson 02): what a cell says, it has seen itself. Where every
+# It matters that the tokens are local (lesson 02): what a cell says, it has seen itself. Where every
 # cell has seen the whole film, no map of cells can say where something lies. Read it soberly all the same. One training is one draw
 # (below), little of a map lies inside the lesion, and a map that is exact about the model is no proof that the model looks at the disease.
 # `attention_gradcam` is empty on some films (n in the table above): an empty map has no share in the lesion and no rank correlation, and a
@@ -287,14 +307,20 @@ for column in ("not clearly worse", "not above chance"):
         for found in order[column]
     ]
 pd.set_option("display.max_colwidth", None)
-order.round(3)
+display(order.round(3))
+pointing = summary[summary["criterion"] == "pointing"].set_index("method")["value"]
+what_to_see(
+    f"Pointing game: relevance {pointing['relevance']:.0%}, raw attention "
+    f"{pointing['raw_attention']:.0%}, chance {pointing['chance']:.0%}.",
+    "Raw attention says the same for every class; what it lacks beside relevance is the question.",
+)
 
 # %% [markdown]
 # ## How much is luck?
 #
-# The same benchmark over models of three seeds (`make seeds STUDY=saliency_benchmark`): other patients, other first weights. On earlier
-# virtual hospitals two trainings of one seed, which differed only in how the optimiser rounds, gave hit rates of 0.54 and 0.75. A single
-# model says little of a method, and intervals over its films do not hold this luck.
+# The same benchmark over models of three seeds (`make seeds STUDY=saliency_benchmark`): other patients, other first weights. Two
+# trainings that differ only in how the optimiser rounds can already end in models with other hit rates. A single model says little of a
+# method, and intervals over its films do not hold this luck.
 
 # %% tags=["report"]
 if run.recorded("seeds_saliency_benchmark"):
@@ -369,7 +395,15 @@ viz.overlay_map(
     "carried on to pixels",
     lesion[0],
 )
-viz.stamp(figure, stamped)
+display(viz.stamp(figure, stamped))
+peak = np.array(np.unravel_index(int(fine[0].argmax()), fine[0].shape))
+cell = np.array(np.unravel_index(int(strongest[0].argmax()), strongest[0].shape))
+step = fine.shape[-1] / strongest.shape[-1]  # pixels of a cell
+what_to_see(
+    f"The brightest pixel lies {np.linalg.norm(peak - (cell + 0.5) * step):.0f} px from the middle of "
+    f"the strongest cell, which is {step:.0f} px wide.",
+    "A convolution reads edges, also of pixels beside the cell; so the two maps need not agree.",
+)
 
 # %% [markdown]
 # ## Real boxes
@@ -410,42 +444,75 @@ else:
 # %% [markdown]
 # ## Exercises
 #
-# 1. Use only the last block (`start_layer`). Does relevance point better or worse than through all blocks, and what does that say of the
-#    first ones?
-# 2. Relevance of a *difference*: explain "COVID-19 rather than other infection" with a function of the outputs. How does the map differ?
-# 3. The pointing game forgives one cell. Be more generous and let a hit be two cells away: what happens to chance?
+# `check` says right, or what is wrong; `hint("05.2")` helps, a little more each time (three times).
+#
+# ### Exercise 05.2 (core): block after block
+#
+# Relevance may start at a later block (`start_layer`). Write the share of films that the map for class 2 (COVID-19) hits, for each first block
+# from 0 to the last. Does it point better with all blocks, and what does that say of the first ones?
 
-# %% tags=["solution"]
-# Exercise 1: the pointing game by the first block used.
-for layer in range(len(model.transformer.blocks)):
-    heat = explain.relevance(model.transformer, seen.corpus, explain.COVID, start_layer=layer)
-    print(f"blocks from {layer}: {explain.pointing(heat, lesion).mean():.2f}")
 
-# %% tags=["solution"]
-# Exercise 2: a difference of two logits.
-logit_difference = explain.relevance(
-    model.transformer, seen.corpus, lambda out: out["logits"][:, 2] - out["logits"][:, 1]
-)
-print(
-    "pointing game:",
-    explain.pointing(logit_difference, lesion).mean().round(2),
-    "against",
-    hits.mean().round(2),
-)
-print(
-    "rank correlation of the two maps:",
-    np.nanmean(explain.rank_correlation(logit_difference, strongest)).round(2),
-)
+# %% tags=["exercise", "05.2"]
+def hits_by_layer(model, corpus, lesion):
+    """Corpus ViT of L blocks, corpus (B, C, h, w), lesion (B, S, S) -> share of hits, (L,)."""
+    return ...
 
-# %% tags=["solution"]
-# Exercise 3: a cell more of tolerance on each side.
-wide = torch.nn.functional.max_pool2d(
-    torch.from_numpy(explain.near(lesion, seen.corpus.shape[-2:])).float()[:, None], 3, 1, 1
-)[:, 0]
-peak = strongest.flatten(1).argmax(1, keepdim=True)
-print("hits:", wide.flatten(1).gather(1, peak).mean().item(), "chance:", wide.mean().item())
+
+check("05.2", hits_by_layer)
 
 # %% [markdown]
+# ### Exercise 05.3 (project): rather than
+#
+# Explain "class a rather than class b": relevance of the difference of the two logits. Compare the map for COVID-19 rather than other infection
+# with `strongest`, the map for COVID-19. Then exchange a and b: what happens, and why?
+
+
+# %% tags=["exercise", "05.3"]
+def rather_than(model, corpus, a, b):
+    """Why class a rather than class b: corpus (B, C, h, w) -> map (B, h, w)."""
+    return ...
+
+
+check("05.3", rather_than)
+
+# %% [markdown]
+# ### Exercise 05.4 (warm-up): a more generous game
+#
+# The pointing game forgives one cell. Let it forgive two: what is the chance of a random cell then?
+
+
+# %% tags=["exercise", "05.4"]
+def chance_within_two(lesion):
+    """bool (B, S, S) -> chance that a random cell of the (8, 8) grid lies within two cells."""
+    return ...
+
+
+check("05.4", chance_within_two)
+
+# %% [markdown]
+# > **Take away.** (1) Relevance shares one number out, layer by layer, and loses none of it. (2) A map always has a brightest spot; chance and a
+# > random map belong beside every hit rate. (3) Pointing at a lesion and following the model are two questions. (4) Methods are compared on the
+# > same films, with as many tests as there are comparisons.
+#
+# ## Quiz
+#
+# Answer first, then unfold.
+#
+# 1. An input of 2 with a weight of -1, and an output of 3. How much of its relevance does the input get?
+#    <details><summary>answer</summary>None: its product is negative, so it pulled the output down.</details>
+# 2. Why does rollout give the same map for every class?
+#    <details><summary>answer</summary>It multiplies attention matrices alone. The class enters only after the last of them.</details>
+# 3. A map does not change when the weights are shuffled. What has it shown?
+#    <details><summary>answer</summary>Nothing that the network has learnt: it comes from the architecture, the positions or the film.</details>
+# 4. A method hits in 60 % of the films, chance is 55 %. What is missing before you may claim something?
+#    <details><summary>answer</summary>An interval of the paired difference, by patient, and an adjustment for the number of methods.</details>
+# 5. A map lies exactly on the lesion. Does the model diagnose by it?
+#    <details><summary>answer</summary>It may, but the map does not prove it. Delete those pixels and see whether the probability falls.</details>
+#
+# **To read.** Chefer et al. 2020, *Transformer interpretability beyond attention visualization*,
+# [arXiv 2012.09838](https://arxiv.org/abs/2012.09838). Adebayo et al. 2018, *Sanity checks for saliency maps*,
+# [arXiv 1810.03292](https://arxiv.org/abs/1810.03292).
+#
 # ## Next
 #
 # **06_severity** puts the map head on the same transformer and asks how much of each lung zone is ill. `explain.relevance` explains that

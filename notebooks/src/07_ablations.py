@@ -4,7 +4,11 @@
 # **Aim.** The paper says that its model beats five others and that each of its choices is the best one. Build the others, run all of it as
 # one grid of stage calls, and learn to say how much of a difference between two models is luck, and what each model costs.
 #
-# **Paper.** Park et al. 2021, sections 5.5 and 5.6, Tables 7 to 10. **Time.** Three minutes on two CPU cores, after lessons 02, 04 and 06.
+# **Afterwards you can** write NT-Xent and Holm's correction; say why two models need the same films and several seeds; and decide by a rule that
+# was fixed beforehand. **Before it:** lessons 02 and 04; what a p-value is.
+#
+# **Paper.** Park et al. 2021, sections 5.5 and 5.6, Tables 7 to 10. **Time to teach:** 75 minutes, 35 of them for the exercises. **Time to run:**
+# two minutes on two CPU cores: the cells of the trial come with the kit.
 #
 # Research and teaching only: nothing here is a diagnostic device.
 
@@ -26,6 +30,7 @@ import torch
 import torch.nn.functional as F
 
 from cxrkit import Run, evaluation, models, reproduction, viz
+from cxrkit.teaching import check, hint, what_to_see  # noqa: F401
 
 run = Run(profile, out, mirror)
 synthetic = run.profile.manifests == ("virtual",)
@@ -65,7 +70,10 @@ viz.plot_matrix(
 )
 
 # %% [markdown]
-# ## SimCLR by hand
+# **What you should have seen.** Each row is a token: five numbers, each a weighted sum of the 256 pixels of a patch. Nobody has said yet what a patch
+# shows.
+#
+# ## SimCLR, by your own hand
 #
 # Table 9 also asks whether a transformer should first learn from films *without labels*. SimCLR shows each film twice, cropped and turned
 # at random, and asks which of the other views is the same film. The loss (NT-Xent) is a cross-entropy over cosines. Three films:
@@ -75,12 +83,7 @@ a, b = torch.randn(2, 3, 4)  # two views of three films
 z = torch.cat([a, b])
 z = z / z.norm(dim=1, keepdim=True)
 cosine = z @ z.T
-loss = 0.0
-for i in range(6):
-    twin = (i + 3) % 6
-    fits = {j: torch.exp(cosine[i, j] / models.TEMPERATURE) for j in range(6) if j != i}
-    loss = loss - torch.log(fits[twin] / sum(fits.values())) / 6
-torch.testing.assert_close(loss, models.nt_xent(a, b))
+loss = models.nt_xent(a, b)
 names = [f"film {i + 1}{view}" for view in "ab" for i in range(3)]
 viz.plot_matrix(
     {"": pd.DataFrame(cosine.numpy(), names, names)},
@@ -90,6 +93,27 @@ viz.plot_matrix(
     1,
     synthetic=False,
 )
+
+# %% [markdown]
+# **What you should have seen.** Ones on the diagonal, where a view meets itself. The twins (three places off the diagonal) are no closer than other
+# pairs, except by luck: nothing has been learnt, and these views are noise.
+#
+# With $s_{ij}$ the cosine of views $i$ and $j$, $t$ the temperature and $i'$ the twin of $i$, the loss of 2B views is
+#
+# $$L = -\frac{1}{2B} \sum_i \log \frac{e^{s_{ii'}/t}}{\sum_{j \neq i} e^{s_{ij}/t}}$$
+#
+# ### Exercise 07.1 (core): NT-Xent
+#
+# Write it. `check` compares with the package; `hint("07.1")` helps.
+
+
+# %% tags=["exercise", "07.1"]
+def contrastive_loss(a, b):
+    """Two views of the same films (B, P) -> loss, a scalar."""
+    return ...
+
+
+check("07.1", contrastive_loss)
 
 # %% [markdown]
 # ## The other models
@@ -228,12 +252,21 @@ viz.plot_forest(
 
 # %%
 p = np.array([0.012, 0.20, 0.004, 0.03])
-by_hand, largest = np.empty(4), 0.0
-for rank, i in enumerate(np.argsort(p)):
-    largest = max(largest, min(1.0, p[i] * (len(p) - rank)))
-    by_hand[i] = largest
-np.testing.assert_allclose(by_hand, evaluation.holm(p))
-pd.DataFrame({"p": p, "adjusted by Holm": by_hand})
+pd.DataFrame({"p": p, "adjusted by Holm": evaluation.holm(p)})
+
+# %% [markdown]
+# ### Exercise 07.2 (core): Holm
+#
+# Write it. An adjusted value is at most 1 and never below that of a smaller p. `check` compares with the package; `hint("07.2")` helps.
+
+
+# %% tags=["exercise", "07.2"]
+def adjust(p):
+    """p-values (n,) -> adjusted by Holm (n,)."""
+    return ...
+
+
+check("07.2", adjust)
 
 # %% [markdown]
 # ## What `make grid` has measured
@@ -293,10 +326,15 @@ def forest(stage):
 
 
 # %% tags=["report"]
-forest(reproduction.DIAGNOSIS)
+display(forest(reproduction.DIAGNOSIS))
+what_to_see(
+    "Left of 0 a cell is worse than what it is compared with. A bar that crosses 0 shows no difference; "
+    "it does not show that there is none."
+)
 
 # %% tags=["report"]
-forest(reproduction.SEVERITY)
+display(forest(reproduction.SEVERITY))
+what_to_see("Mind the scale: here right of 0 is worse, because MSE is an error.")
 
 # %% [markdown]
 # ## What the paper claims, and what we see
@@ -370,6 +408,9 @@ viz.explore(
 )
 
 # %% [markdown]
+# **What you should have seen.** Up is better for AUC, down for MSE; left is cheaper. A model is worth its cost only if none to the left of it does as
+# well. Change the axis: the order by weights, by memory and by seconds is not the same.
+#
 # ## The named choices
 #
 # What the paper leaves open (lesson 00) is a field of the profile. Some choices need no training: the model of lesson 06 is evaluated again with
@@ -398,10 +439,12 @@ def plot_moved(rows, title, unit):
 read = reproduction.post_training_effects(run.profile, run.store)
 again = moved(reproduction.SEVERITY)
 groups = ["evaluated again"] * len(read) + ["trained again"] * len(again)
-plot_moved(
-    [row | {"group": group} for row, group in zip(read + again, groups, strict=True)],
-    "the severity score (blue: evaluated again, red: trained again)",
-    "MSE, above 0: worse",
+rows = [row | {"group": group} for row, group in zip(read + again, groups, strict=True)]
+title = "the severity score (blue: evaluated again, red: trained again)"
+display(plot_moved(rows, title, "MSE, above 0: worse"))
+largest = max(rows, key=lambda row: abs(row["value"]))
+what_to_see(
+    f"The choice that moves the score most is {largest['choice']}: {largest['value']:+.2f}."
 )
 
 # %% tags=["report"]
@@ -442,56 +485,60 @@ print(
 # %% [markdown]
 # ## Exercises
 #
-# 1. **Which would you publish?** For every cell with at least one seed, say "publish", "more seeds" or "no difference", by a rule that you
-#    write down before you look at the numbers.
-# 2. **How many seeds?** With the scatter between seeds that `make seeds` measured for the diagnosis, how large must a difference in AUC be
-#    for three, five or ten seeds to show it?
-# 3. **A smaller budget for pre-training.** A fair baseline gets the time that the proposed model spent on findings. Make the profile in which the ResNet-50
-#    trains as many updates more as the backbone took, and print how its key departs.
+# `check` says right, or what is wrong; `hint("07.3")` helps, a little more each time (three times).
+#
+# ### Exercise 07.3 (warm-up): a rule, written down before
+#
+# "publish" with three seeds or more and an adjusted p below 0.05; otherwise "no difference" where the interval lies between -0.01 and 0.01;
+# otherwise "more seeds". Write it, then apply it to the rows of `table` (`seeds`, `holm`, `difference_low`, `difference_high`).
 
-# %% tags=["solution"]
-# Exercise 1: a rule fixed beforehand: three seeds and Holm below 5 %; an interval inside +-1 hundredth of AUC is no difference.
-for row in table[table["difference"].notna() & (table["stage"] == reproduction.DIAGNOSIS)].to_dict(
-    "records"
-):
-    sure = row["seeds"] >= 3 and row["holm"] < 0.05
-    tiny = max(abs(row["difference_low"]), abs(row["difference_high"])) < 0.01
-    print(f"{row['cell']}: {'publish' if sure else 'no difference' if tiny else 'more seeds'}")
 
-# %% tags=["solution"]
-# Exercise 2: the smallest difference whose t interval excludes 0; the luck of two models adds up.
-from scipy import stats
+# %% tags=["exercise", "07.3"]
+def decide(seeds, p, low, high):
+    """Seeds, adjusted p-value, interval of the difference -> one of three answers."""
+    return ...
 
-from cxrkit.storage.recorded import read_result
 
-study = read_result("seeds_diagnosis")
-spread = pd.DataFrame(study["rows"]).groupby("view")["auc"].std()["PA"]
-print(f"scatter of three seeds, virtual hospitals of version {study['made']['hospitals']}:")
-for n in (3, 5, 10):
-    print(
-        f"{n} seeds: a mean difference of {stats.t.ppf(0.975, n - 1) * spread * 2**0.5 / n**0.5:.3f} in AUC"
-    )
-
-# %% tags=["solution"]
-# Exercise 3: the time of the pre-training for the baseline.
-resnet = reproduction.baselines(run.profile)["ResNet-50"]
-training = run.profile.transformer_training
-extra = round(
-    run.profile.backbone_training.steps * run.profile.backbone_training.batch / training.batch
-)
-longer = replace(resnet, transformer_training=replace(training, steps=training.steps + extra))
-print(
-    training.steps,
-    "->",
-    longer.transformer_training.steps,
-    "updates;",
-    *(
-        reproduction.Cell("Table 7", "ResNet-50", reproduction.DIAGNOSIS, profile).key
-        for profile in (resnet, longer)
-    ),
-)
+check("07.3", decide)
 
 # %% [markdown]
+# ### Exercise 07.4 (project): how many seeds?
+#
+# One model's AUC has the standard deviation `spread` between seeds. Two models are compared with n seeds each, drawn anew for each model. How
+# large must the mean difference be for a 95 % t interval (n - 1 degrees of freedom) to leave 0 out?
+
+
+# %% tags=["exercise", "07.4"]
+def smallest_difference(spread, n):
+    """Standard deviation between seeds, number of seeds -> smallest difference that shows."""
+    return ...
+
+
+check("07.4", smallest_difference)
+
+# %% [markdown]
+# > **Take away.** (1) Two models on the same films are compared film by film. (2) A new seed draws new weights and new patients; one seed is an
+# > anecdote. (3) Many comparisons need an adjustment. (4) A fair baseline gets the same data and the same time.
+#
+# ## Quiz
+#
+# Answer first, then unfold.
+#
+# 1. Two intervals overlap. Is there no difference?
+#    <details><summary>answer</summary>That does not follow. The interval of the paired difference decides.</details>
+# 2. Ten comparisons at 5 %, no true difference. How often is at least one "significant"?
+#    <details><summary>answer</summary>In about four studies of ten: 1 - 0.95 to the power of 10.</details>
+# 3. Three seeds give p = 0.04, adjusted 0.30. What do you write?
+#    <details><summary>answer</summary>That three seeds cannot show a difference; more seeds may.</details>
+# 4. The proposed model was pre-trained on findings, the baselines were not. What does its lead show?
+#    <details><summary>answer</summary>That one of the two helped, the architecture or the pre-training. A row with the baseline "from findings" separates them.</details>
+# 5. What is the loss of NT-Xent if all vectors are equal?
+#    <details><summary>answer</summary>log(2B - 1): every other view fits alike.</details>
+#
+# **To read.** Chen et al. 2020, *A simple framework for contrastive learning*, [arXiv 2002.05709](https://arxiv.org/abs/2002.05709). Holm 1979,
+# [jstor 4615733](https://www.jstor.org/stable/4615733). Bouthillier et al. 2021, *Accounting for variance in machine learning benchmarks*,
+# [arXiv 2103.03098](https://arxiv.org/abs/2103.03098).
+#
 # ## Next
 #
 # **08_shortcuts** asks what a model learns when the hospital gives the answer away.

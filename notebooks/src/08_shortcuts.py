@@ -5,8 +5,13 @@
 # learn; see where such a model looks; try what is said to help, and what that costs; find patients on both sides of a split.
 #
 # **Paper.** Park et al. 2021 train on films of several hospitals and test on others (section 4), which is the right test; they do not ask
-# what a trivial model would reach there. See also DeGrave et al. 2021 and Roberts et al. 2021. **Time.** A minute and a half on two CPU
-# cores, once lessons 02 and 04 have trained their models.
+# what a trivial model would reach there. See also DeGrave et al. 2021 and Roberts et al. 2021.
+#
+# **Afterwards you can** build a confounder and measure what a model makes of it; find the trivial model that a result must beat; and test a split
+# for leaks. **Before it:** lessons 02, 04 and 05.
+#
+# **Time to teach:** 60 minutes, 25 of them for the exercises. **Time to run:** half a minute on two CPU cores. The study comes with the kit
+# (`cxrkit reproduce --fresh` makes it here, in minutes); a few films are drawn.
 #
 # Research and teaching only: nothing here is a diagnostic device.
 
@@ -22,6 +27,7 @@ import numpy as np
 import pandas as pd
 
 from cxrkit import Run, data, evaluation, shortcuts, viz
+from cxrkit.teaching import check, hint, what_to_see  # noqa: F401
 
 run = Run(profile, out, mirror)
 # the virtual hospitals, whatever the profile: only there can a marker be exchanged
@@ -37,23 +43,12 @@ names = ["normal", "other infection", "COVID-19"]
 
 # %%
 codes = np.arange(30_000) % 3
-rng = np.random.default_rng(0)
-by_hand = {}
+alone = {}
 for rho in shortcuts.RHOS:
-    marker = np.where(rng.random(len(codes)) < rho, codes, rng.integers(3, size=len(codes)))
-    by_hand[rho] = np.mean([evaluation.auc(codes == k, marker == k) for k in range(3)])
-np.testing.assert_allclose(list(by_hand.values()), 0.5 + np.array(shortcuts.RHOS) / 2, atol=0.01)
-package = [
-    evaluation.macro_auc(codes, np.eye(3)[shortcuts.draw_markers(codes, rho)])
-    for rho in shortcuts.RHOS
-]
-np.testing.assert_allclose(package, list(by_hand.values()), atol=0.02)
-pd.DataFrame(
-    {"rho": shortcuts.RHOS, "AUC of the marker alone": np.round(list(by_hand.values()), 2)}
-)
-
-# %%
-print(inspect.getsource(shortcuts.draw_markers))
+    marker = shortcuts.draw_markers(codes, rho)
+    alone[rho] = np.mean([evaluation.auc(codes == k, marker == k) for k in range(3)])
+np.testing.assert_allclose(list(alone.values()), 0.5 + np.array(shortcuts.RHOS) / 2, atol=0.02)
+pd.DataFrame({"rho": shortcuts.RHOS, "AUC of the marker alone": np.round(list(alone.values()), 2)})
 
 # %% [markdown]
 # One film with each marker. Its own is painted over and written anew, so nothing else differs.
@@ -84,6 +79,10 @@ viz.plot_sheet(
 )
 
 # %% [markdown]
+# **What you should have seen.** Only the letters differ; the lungs are not even on the picture. A model that answers differently to these three
+# has read the letters.
+
+# %% [markdown]
 # ## How far does one get without seeing disease?
 #
 # Before any model is believed: logistic regression on what has nothing to do with lungs. Thumbnails of 16x16 cells, mean and spread of
@@ -96,27 +95,16 @@ for function in (evaluation.border, data.cover, evaluation.out_of_fold_predictio
 
 # %% [markdown]
 # First question: which *hospital* is a film from? Folds of whole patients, 600 films, six hospitals; chance is 1/6 for the balanced
-# accuracy. The last row is the network of lesson 02: what it has learnt to see tells the hospital, too.
+# accuracy. The last row is the network of lesson 02: what it has learnt to see tells the hospital, too. The stage `marker_study` has run
+# this function:
+
+# %%
+print(inspect.getsource(shortcuts.trivial_probes))
 
 # %% tags=["report"]
-some = home.images("diagnosis").sample(600, random_state=0).reset_index(drop=True)
-site = some["site"].astype("category").cat.codes.to_numpy()
-fold = evaluation.assign_folds(some["group_id"].to_numpy(), 3)
-network = home.backbone.model
-seen = {"trained backbone": evaluation.pooled_features(network, some, home.profile, run.store)}
-trivial = [
-    "thumbnail",
-    "mean and SD",
-    "file size",
-    "border",
-    "lungs removed",
-    "lungs only",
-    "lung shape",
-]
-by_site, _ = evaluation.run_probes(
-    trivial, site, some, fold, home.profile, run.store, more=seen, draws=100
-)
-accuracy = by_site[by_site["score"] == "balanced_accuracy"].rename(columns={"features": "label"})
+study = run.marker_study
+trivial = study.table("trivial.csv").rename(columns={"features": "label"})
+accuracy = trivial[(trivial["asked"] == "site") & (trivial["score"] == "balanced_accuracy")]
 viz.plot_forest(
     accuracy,
     "Which of six hospitals is it from?",
@@ -129,22 +117,16 @@ viz.plot_forest(
 # models fitted on those. The virtual hospitals are built to give little away; real collections are not (below).
 
 # %% tags=["report"]
-illness, _ = evaluation.run_probes(
-    trivial,
-    some["diagnosis"].map(data.DIAGNOSES.index).to_numpy(),
-    some,
-    some["external"].astype(int).to_numpy(),
-    home.profile,
-    run.store,
-    more=seen,
-    draws=100,
-)
-areas = illness[illness["score"] == "auc"].rename(columns={"features": "label"})
-viz.plot_forest(
-    areas,
-    "Diagnosis on hospitals never seen, from trivial features",
-    "macro AUC (0-1; dashed: chance)",
-    chance=0.5,
+areas = trivial[(trivial["asked"] == "diagnosis") & (trivial["score"] == "auc")]
+title = "Diagnosis on hospitals never seen, from trivial features"
+display(viz.plot_forest(areas, title, "macro AUC (0-1; dashed: chance)", chance=0.5))
+blind = areas[areas["label"] != "trained backbone"]  # that has learnt from lungs
+best = blind.loc[blind["value"].idxmax()]
+above = blind.loc[blind["low"] > 0.5, "label"]
+what_to_see(
+    f'The best of those that see no disease is "{best["label"]}" with {best["value"]:.2f} '
+    f"[{best['low']:.2f}, {best['high']:.2f}]; above chance: {', '.join(above) or 'none'}.",
+    "A diagnosis model must beat this number, not 0.5.",
 )
 
 # %% [markdown]
@@ -154,28 +136,22 @@ viz.plot_forest(
 # interval by patient. If it held zero, the model would have shown nothing.
 
 # %% tags=["report"]
-images = home.images("diagnosis")
-images = images[images["view"] == "PA"]
-images = images[images["external"].astype(bool) | (images["split"] == "train")]
-images = images.reset_index(drop=True)
-outside = images["external"].astype(bool).to_numpy()
-predictions = home.diagnosis("PA").predictions.set_index("path")
+predictions = home.diagnosis("PA").external
 columns = [f"p_{name}" for name in data.DIAGNOSES]
-p = predictions.loc[images["path"][outside], columns].to_numpy()
-truth = images["diagnosis"].map(data.DIAGNOSES.index).to_numpy()
-groups = images["group_id"].to_numpy()
-baselines = {}
-for name in ("thumbnail", "equalised thumbnail", "border", "lungs removed"):
-    x = evaluation.trivial_features(name, images, home.profile, run.store)
-    baselines[name] = evaluation.fit_probe(
-        x[~outside], truth[~outside], groups[~outside]
-    ).predict_proba(x[outside])
+p, truth = (
+    predictions[columns].to_numpy(),
+    predictions["diagnosis"].map(data.DIAGNOSES.index).to_numpy(),
+)
+baselines = {
+    name: part.set_index("path").loc[predictions["path"], columns].to_numpy()
+    for name, part in study.table("baselines.csv").groupby("features", sort=False)
+}
 gap = evaluation.compare_with_best(
-    evaluation.macro_auc, truth[outside], p, baselines, groups[outside]
+    evaluation.macro_auc, truth, p, baselines, predictions["group_id"].to_numpy()
 )
 pd.DataFrame(
     {
-        "AUC": {"corpus ViT": evaluation.macro_auc(truth[outside], p), **gap["values"]},
+        "AUC": {"corpus ViT": evaluation.macro_auc(truth, p), **gap["values"]},
         "difference": {
             gap["baseline"]: f"{gap['difference']:.2f} [{gap['low']:.2f}, {gap['high']:.2f}]"
         },
@@ -185,19 +161,27 @@ pd.DataFrame(
 # %% [markdown]
 # ## The confounder sweep
 #
-# The same 600 training films at every rho; only the letters in the corner change. Three linear probes: of the pixels, of the first
+# The same 600 training films at every rho; only the letters in the corner change. Three linear *probes* (a linear model on features that somebody else has made): of the pixels, of the first
 # layers of the backbone of lesson 02 (frozen), and of its corpus. *Internal* films have markers as biased as those of the training, as a
 # random split of a biased collection does; on *external* films the marker tells nothing.
 
 # %% tags=["report"]
-study = run.marker_study
 rows = study.table("sweep.csv")
-viz.plot_sweep(rows, "The confounder sweep")
+display(viz.plot_sweep(rows, "The confounder sweep"))
+value = rows.set_index(["probe", "split", "rho"])["value"]
+change = {
+    probe: [value[probe, split, 1] - value[probe, split, 0] for split in ("internal", "external")]
+    for probe in shortcuts.PROBES
+}
+said = "; ".join(f"{probe} {inside:+.2f} and {far:+.2f}" for probe, (inside, far) in change.items())
+what_to_see(
+    f"AUC at rho = 1 minus AUC at rho = 0, internal and external: {said}.",
+    "Where the inside gains and the outside does not, the gain is the marker.",
+)
 
 # %% [markdown]
-# Inside, everything improves, the probe of the first layers most. Outside nothing does: it falls a little, less than the intervals are wide, so that an
-# external test of this size may hardly notice either. Exchanging the marker shows it at once. The share of external films whose *answer*
-# changes when nothing else does:
+# An external test of this size may hardly notice a small loss. Exchanging the marker shows it at once. The share of external films whose
+# *answer* changes when nothing else does:
 
 # %% tags=["report"]
 flip_rates = (
@@ -205,24 +189,24 @@ flip_rates = (
     .pivot(index="probe", columns="rho", values="flip_rate")
     .loc[list(shortcuts.PROBES)]
 )
-viz.plot_matrix(
-    {"": flip_rates.rename_axis(index=None, columns=None)},
-    "Share of films whose answer the marker changes",
-    "share (0-1)",
-    0,
-    1,
+title = "Share of films whose answer the marker changes"
+shown = {"": flip_rates.rename_axis(index=None, columns=None)}
+display(viz.plot_matrix(shown, title, "share (0-1)", 0, 1))
+at_one = flip_rates[1.0].sort_values()
+what_to_see(
+    f"At rho = 1 the marker decides {at_one.iloc[-1]:.0%} of the answers of the probe of "
+    f"{at_one.index[-1]}, and {at_one.iloc[0]:.0%} of that of {at_one.index[0]}.",
+    "What a frozen network does not see, its probe cannot misuse.",
 )
 
 # %% [markdown]
-# The corpus resists best: the backbone learnt the ten findings where markers tell nothing, and kept little of the letters. What a frozen
-# network does not see, its probe cannot misuse. The probe of pixels follows the marker less than that of the first layers, perhaps because letters are
-# hard to read from coarse pixels.
+# The backbone learnt the ten findings where markers say nothing. Later layers keep less of the letters than the first ones, because a finding
+# does not need them; coarse pixels hardly show letters at all.
 #
 # ## Where does such a model look?
 #
 # A small corpus ViT on the first layers, trained at rho = 0 and at rho = 1, and the share of its relevance (lesson 05) that lies in cells
-# with letters. At rho = 0 it learns next to nothing in so few steps; at rho = 1 it learns at once, to read. Its internal AUC would pass for
-# a success. A map cannot prove that a model is right, but it can catch one that is wrong.
+# with letters. A map cannot prove that a model is right, but it can catch one that is wrong.
 
 # %% tags=["report"]
 vit = study.metrics["network"]
@@ -244,18 +228,21 @@ display(
         }
     ).T.round(2)
 )
-viz.plot_forest(
-    shares,
-    "Relevance on the marker, external films",
-    "share of the relevance (0-1; dashed: share of the cells)",
-    chance=shares["chance"].mean(),
+chance = shares["chance"].mean()
+scale = "share of the relevance (0-1; dashed: share of the cells)"
+display(viz.plot_forest(shares, "Relevance on the marker, external films", scale, chance=chance))
+said = "; ".join(f"{label} {v:.2f}" for label, v in shares[["label", "value"]].to_numpy())
+what_to_see(
+    f"Share of the relevance on the letters: {said}; their share of the cells is {chance:.2f}.",
+    "Compare the external AUCs in the table too: a model near 0.5 there has learnt no disease, so it "
+    "is no control of what a good model would look at.",
 )
 
 # %% [markdown]
 # ## What helps, and what does it cost?
 #
-# Five remedies for the probe of the first layers at rho = 0.75, evaluated outside. What a remedy costs is its AUC at rho = 0, where there is
-# nothing to cure. Painting any marker onto the training films is, here, rho set back to 0: it needs somebody who has noticed the
+# Five remedies for the probe of the first layers at rho = 0.75, evaluated outside. What a remedy costs is its loss of AUC at rho = 0, where
+# there is nothing to cure. Painting any marker onto the training films is, here, rho set back to 0: it needs somebody who has noticed the
 # marker, and so does erasing. Covering all but the lungs needs only masks (here the true ones).
 
 # %% tags=["report"]
@@ -264,7 +251,13 @@ fixes = fixes.assign(
     label=fixes["fix"] + np.where(fixes["rho"] > 0, ", biased films", ", unbiased films"),
     group=fixes["rho"],
 ).sort_values("rho", ascending=False, kind="stable")
-viz.plot_forest(fixes, "External AUC with each remedy", "macro AUC, external (0-1)")
+display(viz.plot_forest(fixes, "External AUC with each remedy", "macro AUC, external (0-1)"))
+biased = fixes[fixes["rho"] > 0].set_index("fix")["value"]
+best = biased.drop("none").idxmax()
+what_to_see(
+    f"With biased films the probe has {biased['none']:.2f} without a remedy and {biased[best]:.2f} with "
+    f"the best one ({best}).",
+)
 
 # %%
 cured = fixes.pivot(index="fix", columns="rho", values=["value", "flip_rate"]).loc[
@@ -280,11 +273,9 @@ pd.DataFrame(
 ).round(3)
 
 # %% [markdown]
-# Taking the letters away restores what they cost, at hardly a price here, and so does showing the lungs alone; all of this is one run,
-# without intervals of the differences. Balanced draws lower the share of answers that follow the marker, but gain nothing in AUC:
-# the few exceptions count more and stay few; at rho = 1 there is none, and no sampling repairs that. Turning and shifting, the augmentation
-# that every paper names, makes letters harder to read too, but costs these linear probes more than the letters did: they know a film by
-# its positions. And no remedy here helps against a confounder that lies in the lungs themselves, such as another machine.
+# All of this is one run, without intervals of the differences: read small ones as nothing. Balanced draws let the few exceptions count more,
+# and they stay few; at rho = 1 there is none, and no sampling repairs that. Turning and shifting, the augmentation that every paper names, makes
+# letters harder to read, but linear probes know a film by its positions and may lose more than they gain. And no remedy here helps against a confounder that lies in the lungs themselves, such as another machine.
 #
 # ## One film, one letter
 #
@@ -307,12 +298,18 @@ def exchange(number, probe, rho):
     )
 
 
+# %%
 fooled = swaps["first_layers"][-1].argmax(2)
 # the first film that every marker persuades, if there is one
 victim = int((fooled == np.arange(3)[:, None]).all(0).argmax())
-exchange(victim, "first layers", 1.0)
-
-# %%
+display(exchange(victim, "first layers", 1.0))
+answers = [names[k] for k in fooled[:, victim]]
+display(
+    what_to_see(
+        f"With the three markers the model says, in order: {', '.join(answers)}.",
+        "The film was chosen for this; how often it happens is in the matrix above.",
+    )
+)
 viz.explore(
     exchange,
     start={"probe": "first layers", "rho": 1.0},
@@ -323,7 +320,6 @@ viz.explore(
 
 # %%
 # NBVAL_CHECK_OUTPUT
-value = rows.set_index(["probe", "split", "rho"])["value"]
 print(
     "marker alone, rho = 1: AUC",
     evaluation.macro_auc(codes, np.eye(3)[shortcuts.draw_markers(codes, 1)]),
@@ -451,33 +447,85 @@ elif not mirror:
 # %% [markdown]
 # ## Exercises
 #
-# 1. Roberts et al. 2021 read 62 papers on COVID-19 films and found none fit for the clinic. Answer four of their questions for the model of
-#    lesson 04: Are patients kept apart? Was it tested on other hospitals? Do the classes come from the same sources? Are intervals given?
-# 2. CLAIM (a checklist for papers, docs/checklist.md) asks for "the robustness of the model" (item 30) and for failure analysis (item 37).
-#    Which figure above would you put into the paper, and which number would you be most ashamed of?
-# 3. At which rho does the probe of the first layers lose 0.02 of external AUC? What does the internal AUC say there?
-# 4. Give the balanced draws only 30 films whose marker does not go with the diagnosis. Is that enough?
+# `check` says right, or what is wrong; `hint("08.1")` helps, a little more each time (three times).
+#
+# ### Exercise 08.1 (warm-up): four questions
+#
+# Roberts et al. 2021 read 62 papers on COVID-19 films and found none fit for the clinic. Four of their questions: (1) Are patients kept
+# apart? (2) Was the model tested on other hospitals? (3) Do the classes come from the same sources? (4) Are intervals given? For the model of
+# lesson 04 all answers are yes. Which answer changes if the same code is run on public collections? Give its number.
 
-# %% [markdown] tags=["solution"]
-# 1. Yes (`group_id`, tested); yes (three hospitals); in the virtual hospitals yes, in every public collection no; yes, by patient.
-#    2. The confounder sweep, for robustness; for shame the share of answers that change with the letters.
-
-# %% tags=["solution"]
-# Exercise 3: internal and external AUC of the probe of the first layers.
-value["first layers"].unstack("split").round(3)
-
-# %% tags=["solution"]
-# Exercise 4: a few exceptions are enough to draw from, but hardly to learn from.
-few = np.arange(600) % 3
-letters = np.where(np.arange(600) < 30, (few + 1) % 3, few)
-chances = shortcuts.balanced_weights(few, letters)
-print(
-    "chance of an exception under balanced draws:",
-    round(chances[:30].sum() / chances.sum(), 2),
-    "from only 30 films",
-)
+# %% tags=["exercise", "08.1"]
+number = ...  # 1 to 4
+check("08.1", number)
 
 # %% [markdown]
+# ### Exercise 08.2 (core): where it begins to cost
+#
+# At which rho does external AUC first lie 0.02 or more below that at rho = 0? NaN if it never does. Apply it to
+# `value["first layers"]["external"]`, and read the internal AUC at that rho.
+
+
+# %% tags=["exercise", "08.2"]
+def first_loss(external):
+    """Series of AUC by rho -> the smallest rho that loses 0.02 or more; NaN if none does."""
+    return ...
+
+
+check("08.2", first_loss)
+
+# %% [markdown]
+# ### Exercise 08.3 (core): balanced draws
+#
+# `shortcuts.balanced_weights` makes all pairs of class and marker equally frequent. Which share of the draws then falls on *exceptions*, films
+# whose marker does not go with their class? Try it where 30 films of 600 are exceptions: is that enough to learn from?
+
+
+# %% tags=["exercise", "08.3"]
+def share_of_exceptions(labels, markers):
+    """Class and marker of each film (n,) -> share of balanced draws that are exceptions."""
+    return ...
+
+
+check("08.3", share_of_exceptions)
+
+# %% [markdown]
+# ### Exercise 08.4 (project): letters
+#
+# Write the confounder yourself: with probability rho a film gets the marker of its class, otherwise any of the three.
+
+
+# %% tags=["exercise", "08.4"]
+def write_letters(codes, rho, rng):
+    """Class of each film (n,) -> number of its marker (n,), 0 to 2."""
+    return ...
+
+
+check("08.4", write_letters)
+
+# %% [markdown]
+# > **Take away.** (1) Before you believe a model, ask what a model without a look at disease reaches. (2) An internal test cannot show a shortcut that the
+# > training shares with it. (3) Exchange the marker and count the answers that change. (4) No sampling repairs a bias without exceptions.
+#
+# ## Quiz
+#
+# Answer first, then unfold.
+#
+# 1. Marker and diagnosis always agree. What is the AUC of reading the marker, inside and outside?
+#    <details><summary>answer</summary>1 inside; outside, where the marker is drawn at random, 0.5.</details>
+# 2. A model reaches 0.95 inside and 0.60 outside. Name two causes.
+#    <details><summary>answer</summary>A shortcut that only the inside has, and other patients or machines outside. The exchange of the marker tells them apart.</details>
+# 3. Why are balanced draws of no use at rho = 1?
+#    <details><summary>answer</summary>There is no film whose marker does not go with its class, so there is nothing to draw.</details>
+# 4. A saliency map lies on the lungs. Is the model free of shortcuts?
+#    <details><summary>answer</summary>No: a shortcut may lie in the lungs too, such as the sharpness of a machine.</details>
+# 5. Why must a split go by patient?
+#    <details><summary>answer</summary>Films of one patient are alike; with one in training, a test on the other is too easy.</details>
+#
+# **To read.** DeGrave et al. 2021, *AI for radiographic COVID-19 detection selects shortcuts over signal*,
+# [doi 10.1038/s42256-021-00338-7](https://doi.org/10.1038/s42256-021-00338-7). Roberts et al. 2021, *Common pitfalls and recommendations*,
+# [doi 10.1038/s42256-021-00307-0](https://doi.org/10.1038/s42256-021-00307-0).
+#
 # ## Next
 #
 # **09_reading_room** shows one patient at a time. Paint a marker there and see whether the model of lesson 04 minds.

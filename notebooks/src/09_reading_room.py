@@ -4,8 +4,11 @@
 # **Aim.** Put every map of the earlier lessons on one page, change the film with your own hands and watch the models answer; then read
 # ten films yourself and compare with the truth and the model.
 #
-# **Paper.** Park et al. 2021, Figures 5 to 7: maps as an aid to a reader, section 5.3. **Time.** Twenty seconds on two CPU cores once the
-# lessons before have run.
+# **Afterwards you can** ask a model questions by editing a film; read a probability beside its record; and say what your own reading adds.
+# **Before it:** lessons 04 to 06; 08 helps.
+#
+# **Paper.** Park et al. 2021, Figures 5 to 7: maps as an aid to a reader, section 5.3. **Time to teach:** 60 minutes, half of them for the quiz.
+# **Time to run:** under a minute on two CPU cores.
 #
 # Research and teaching only: nothing here is a diagnostic device, and no number here is about a patient.
 
@@ -22,6 +25,7 @@ import pandas as pd
 import torch
 
 from cxrkit import Run, reading_room, tasks, viz
+from cxrkit.teaching import check, hint, what_to_see  # noqa: F401
 
 run = Run(profile, out, mirror)
 
@@ -78,7 +82,16 @@ print(
 )
 
 # %% tags=["report"]
-reading_room.draw_panel(room, reading_room.PanelState("tokens", name, cell=(row, column)))
+display(reading_room.draw_panel(room, reading_room.PanelState("tokens", name, cell=(row, column))))
+after = torch.from_numpy(
+    reading_room.token_similarity(prediction.tokens, (row, column), room.grid)[-1]
+)
+what_to_see(
+    f"The mean cosine with the framed cell is {by_hand.mean():.2f} before the first block and "
+    f"{after.mean():.2f} after the last.",
+    "Where the two are alike, the blocks have added little to a token: most of what it says was in "
+    "the corpus.",
+)
 
 # %% [markdown]
 # ## A probability and its record, by hand
@@ -110,14 +123,31 @@ pd.DataFrame(
 # What follows is the room without a kernel: some of its ten panels. The page below draws all of them with the same function.
 
 # %% tags=["report"]
-reading_room.draw_panel(room, reading_room.PanelState("relevance", name, truth=True))
+display(reading_room.draw_panel(room, reading_room.PanelState("relevance", name, truth=True)))
+said = dict(zip(tasks.diagnosis.DIAGNOSES, prediction.diagnosis.astype(float).round(2).tolist()))
+what_to_see(
+    f"The model says {said}.",
+    "There is a map for every class, also for one with a small probability: a map shows what would "
+    "speak for the class, not that it is right.",
+)
 
 # %% tags=["report"]
-reading_room.draw_panel(room, reading_room.PanelState("severity", name, truth=True))
+display(reading_room.draw_panel(room, reading_room.PanelState("severity", name, truth=True)))
+what_to_see(
+    f"The score {prediction.severity:.1f} is the sum of six values, "
+    f"{prediction.severity_array.astype(float).round(1).tolist()} from the upper to the lower zones.",
+)
 
 # %%
-reading_room.draw_panel(
-    room, reading_room.PanelState("zone lines", name, truth=True, lines=(0.30, 0.55))
+lines = (0.30, 0.55)
+display(
+    reading_room.draw_panel(
+        room, reading_room.PanelState("zone lines", name, truth=True, lines=lines)
+    )
+)
+moved = reading_room.rezone(prediction, lines)[1].sum()
+what_to_see(
+    f"With these lines the same map scores {moved:.1f} instead of {prediction.severity:.1f}."
 )
 
 # %% [markdown]
@@ -125,7 +155,9 @@ reading_room.draw_panel(
 
 # %% tags=["report"]
 patient = next((n for n, c in room.samples.items() if len(room.visits(c)) > 1), name)
-reading_room.draw_panel(room, reading_room.PanelState("follow-up", patient, truth=True))
+display(reading_room.draw_panel(room, reading_room.PanelState("follow-up", patient, truth=True)))
+scores = [round(float(room.predict(v).severity), 1) for v in room.visits(room.samples[patient])]
+what_to_see(f"The scores of this patient, visit by visit: {scores}.")
 
 # %% [markdown]
 # ## Change the film
@@ -138,8 +170,12 @@ reading_room.draw_panel(room, reading_room.PanelState("follow-up", patient, trut
 # sees; and a film with a hole is like no film of the training. That the prediction moves says that something there mattered, not what.
 
 # %% tags=["report"]
-reading_room.draw_panel(
-    room, reading_room.PanelState("prediction", name, edit="erase the lungs", truth=True)
+state = reading_room.PanelState("prediction", name, edit="erase the lungs", truth=True)
+display(reading_room.draw_panel(room, state))
+erased = room.predict(sample, "erase the lungs").diagnosis
+what_to_see(
+    f"Without lungs the model still gives three probabilities, {erased.astype(float).round(2).tolist()} after "
+    f"{prediction.diagnosis.astype(float).round(2).tolist()}: it cannot say that nothing is left to read.",
 )
 
 # %%
@@ -154,11 +190,15 @@ sure = pd.DataFrame(
         for edit in edits
     }
 )
-viz.plot_bars(
-    list(edits),
-    sure.mean().round(3),
-    "How far the prediction moves",
-    "largest change of a probability, mean of twelve films",
+scale = "largest change of a probability, mean of twelve films"
+display(viz.plot_bars(list(edits), sure.mean().round(3), "How far the prediction moves", scale))
+mean = sure.mean()
+what_to_see(
+    f"The marker moves it by {mean[edits[0]]:.2f}, the loss of the lungs by {mean[edits[1]]:.2f}, the "
+    f"loss of all else by {mean[edits[2]]:.2f}.",
+    "The last number is the alarm: a model that read nothing but lungs would not mind the loss of all "
+    "else. Part of it is the edit itself, which changes every grey value; lesson 08 shows how to find "
+    "out what is left, by training and testing on lungs alone.",
 )
 
 # %%
@@ -222,53 +262,73 @@ contest.page
 # %% [markdown]
 # ## Exercises
 #
-# 1. Erase one cell after the other of a film and note how far the probability of COVID-19 moves: an occlusion map. Does it agree with
-#    relevance?
-# 2. Find the film of the list whose prediction moves most when all but the lungs is erased. What was there?
-# 3. At which two lines does the severity score of a film become smallest? Why can a score that depends on lines be compared between
-#    hospitals at all?
+# `check` says right, or what is wrong; `hint("09.1")` helps, a little more each time (three times).
+#
+# ### Exercise 09.1 (core): an occlusion map
+#
+# Erase one cell of a 4x4 grid after the other (set it to the mean of the film) and note how far the prediction falls. Does the map agree with
+# relevance? In the room: `lambda film: room.predict_pixels(np.uint8(film), sample.view).diagnosis[2]`.
 
-# %% tags=["solution"]
-# Exercise 1: occlusion by hand, on the film itself.
-h, w = room.grid
-after = [
-    [room.predict(sample, "erase the framed cell", (i, j)).diagnosis[2] for j in range(w)]
-    for i in range(h)
-]
-drop = prediction.diagnosis[2] - np.array(after)
-both = np.corrcoef(drop.ravel(), room.relevance(sample)[2].ravel())[0, 1]
-print(
-    f"correlation with relevance: {both:.2f}; largest fall {drop.max():.2f} at cell {np.unravel_index(drop.argmax(), drop.shape)}"
-)
 
-# %% tags=["solution"]
-# Exercise 2: who reads outside the lungs?
-moves = {
-    n: float(
-        abs(room.predict(c, "erase all but the lungs").diagnosis - room.predict(c).diagnosis).max()
-    )
-    for n, c in room.samples.items()
-}
-worst = max(moves, key=moves.get)
-print(worst, round(moves[worst], 2))
-reading_room.draw_panel(
-    room, reading_room.PanelState("prediction", worst, edit="erase all but the lungs")
-)
+# %% tags=["exercise", "09.1"]
+def occlusion(predict, image):
+    """Function film -> probability, film (S, S) -> fall for each of 4x4 erased cells (4, 4)."""
+    return ...
 
-# %% tags=["solution"]
-# Exercise 3: the smallest score by lines.
 
-tries = {
-    (a, b): reading_room.rezone(prediction, (a, b))[1].sum()
-    for a in np.arange(0.2, 0.6, 0.1)
-    for b in np.arange(0.6, 0.95, 0.1)
-}
-print(
-    min(tries, key=tries.get),
-    "- comparable only where all cut at the same lines, of lungs segmented the same way",
-)
+check("09.1", occlusion)
 
 # %% [markdown]
+# ### Exercise 09.2 (warm-up): who is read outside the lungs?
+#
+# Given the probabilities of n films before and after an edit: which film has the largest change of a single probability? Find that film of the
+# room for the edit "erase all but the lungs", and look at what was there.
+
+
+# %% tags=["exercise", "09.2"]
+def most_moved(before, after):
+    """Probabilities (n, K) before and after an edit -> number of the film that moved most."""
+    return ...
+
+
+check("09.2", most_moved)
+
+# %% [markdown]
+# ### Exercise 09.3 (project): the smallest score
+#
+# Whoever draws the zone lines moves the score. Find the two lines, the upper above the lower, at which a score is smallest. In the room:
+# `lambda a, b: reading_room.rezone(prediction, (a, b))[1].sum()`.
+
+
+# %% tags=["exercise", "09.3"]
+def smallest_lines(score, uppers, lowers):
+    """Function (upper, lower) -> score, lines to try -> the pair with the smallest score."""
+    return ...
+
+
+check("09.3", smallest_lines)
+
+# %% [markdown]
+# > **Take away.** (1) An edit asks the model itself: change one thing and watch the answer. (2) An edit also makes a film that no training has seen. (3)
+# > A probability is worth its record at other hospitals. (4) Read first, then look at the model: the other way round you see what it says.
+#
+# ## Quiz
+#
+# Answer first, then unfold.
+#
+# 1. A model says 0.7, and of such films half had the disease. What is it?
+#    <details><summary>answer</summary>Badly calibrated: it promises more than comes true.</details>
+# 2. The lungs are erased and the model stays sure. What have you learnt?
+#    <details><summary>answer</summary>That it reads something outside them, or that it cannot say "nothing to read".</details>
+# 3. Why does the histogram matter when a part of a film is erased?
+#    <details><summary>answer</summary>Equalisation runs before the model, so every grey value moves with the erased part.</details>
+# 4. Occlusion and relevance disagree on a cell. Who is right?
+#    <details><summary>answer</summary>Each about its own question: occlusion about a film without the cell, relevance about this film.</details>
+# 5. Reader and model agree. Is the answer right?
+#    <details><summary>answer</summary>Not by that alone. Both may follow the same clue.</details>
+#
+# **To read.** Zeiler and Fergus 2014, on occlusion, [arXiv 1311.2901](https://arxiv.org/abs/1311.2901).
+#
 # ## Next
 #
 # `make room` serves this page to a class without code; `docs/teaching.md` has plans for a class of 90 minutes, a half-day and a project.

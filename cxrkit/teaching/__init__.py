@@ -1,0 +1,11 @@
+"""Teaching: exercises that say right, wrong and why, and the schematics of the lessons.
+
+`check` compares an answer with a sealed value or a function with the package's own; `hint` helps a
+little more each time. The exercises of a lesson stand in a module of its number, without their
+solutions. The package imports `models`, `data`, `evaluation` and `explain`. The names below are
+loaded on first use.
+"""
+
+import lazy_loader as lazy
+
+__getattr__, __dir__, __all__ = lazy.attach_stub(__name__, __file__)
