@@ -231,7 +231,7 @@ def earlier_trainings(cell: Cell) -> list[tuple[str, Profile]]:
     profile, variant = cell.profile, cell.profile.variant
     virtual = profile.severity.virtual if cell.stage == SEVERITY else profile.sources.virtual
     if virtual:
-        home = stages.virtual_profile(profile)
+        home = profiles.virtual(profile)
         return [*earlier_trainings(replace(cell, profile=home)), (cell.stage, home)]
     names = []
     if variant.initial_weights == "findings":
@@ -492,12 +492,13 @@ def post_training_effects(profile: Profile, store: Store) -> list[dict[str, Any]
     Returns:
         Rows choice, value, low, high: the change of the MSE on external images.
     """
-    maps, inside, table = _severity_maps(profile, store)
+    model, maps, inside, table = _severity_maps(profile, store)
     truth, groups = severity.true_scores(table, profile.choices), table["group_id"].to_numpy()
 
     def score(choices: Choices) -> np.ndarray:
         pooling = profile.variant.pooling
-        arrays = lung_zones.roi_pool(maps, inside, pooling, choices).numpy()  # (n, 3, 2)
+        raw = lung_zones.roi_pool(maps, inside, pooling, choices)
+        arrays = severity.calibrated(model, raw).numpy()  # (n, 3, 2)
         return lung_zones.severity_score(arrays, choices.severity_score)  # (n,)
 
     own, rows = score(profile.choices), []
@@ -515,11 +516,11 @@ def post_training_effects(profile: Profile, store: Store) -> list[dict[str, Any]
 
 def _severity_maps(
     profile: Profile, store: Store
-) -> tuple[torch.Tensor, torch.Tensor, pd.DataFrame]:
+) -> tuple[nn.Module, torch.Tensor, torch.Tensor, pd.DataFrame]:
     """Severity maps of external images, 0 outside the lungs.
 
     Returns:
-        Maps (n, 1, H, W), lungs bool (n, H, W), and the table of the n images.
+        The model, on the CPU; maps (n, 1, H, W); lungs, bool (n, H, W); the table of the n images.
     """
     cohort = None
     if "virtual" in profile.manifests:
@@ -535,7 +536,7 @@ def _severity_maps(
 
     found = loop.evaluate(model, task.dataset(table), ("map", "mask"), forward=forward)
     inside = severity.inside_lungs(found["mask"], found["map"].shape[-2:])  # (n, H, W)
-    return found["map"] * inside[:, None], inside, table
+    return model.cpu(), found["map"] * inside[:, None], inside, table
 
 
 # for the ledger

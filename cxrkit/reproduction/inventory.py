@@ -61,6 +61,27 @@ def needed_by(profile: Profile, cells: bool = True) -> dict[str, tuple[str, Prof
     return {f"{name}-{key(stages.settings(other, name))}": (name, other) for name, other in steps}
 
 
+def orphans(layer: Path) -> list[Path]:
+    """Artifacts that come with the kit and that their profile, as it is now, does not need.
+
+    Args:
+        layer: their folder (`locations.SHIPPED`).
+    """
+    needed, found = {}, []
+    for folder in sorted(layer.iterdir()) if layer.is_dir() else []:
+        note = folder / integrity.SHIPPED_NOTE
+        if not note.is_file():
+            found.append(folder)
+            continue
+        of = read_json(note)
+        asked = of["profile"], of["seed"]
+        if asked not in needed:
+            needed[asked] = needed_by(replace(get_profile(of["profile"]), seed=of["seed"]))
+        if of.get("of", folder.name) not in needed[asked]:
+            found.append(folder)
+    return found
+
+
 class _Needs:
     """Which of some profiles need an artifact or a derived folder."""
 

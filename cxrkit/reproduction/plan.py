@@ -22,10 +22,10 @@ import psutil
 import torch
 from torch import nn
 
+from cxrkit.config.machine import cpus
 from cxrkit.config.sections import Profile, Training, Variant
 from cxrkit.config.vocabulary import DIAGNOSES, FINDINGS
 from cxrkit.data import manifests, preprocessing, schema
-from cxrkit.data.cache import cpus
 from cxrkit.data.datasets import split_parts
 from cxrkit.data.images import load_image
 from cxrkit.pipeline import stages, task_data
@@ -328,6 +328,22 @@ def _segmenter_trainings(profile: Profile, tables: Tables) -> list[PlannedTraini
     unets = {}
     for name, rows in segmentation.unet_rows(table).items():
         unets[f"lungs: {name}"] = int(rows.sum())
+    return segmenter_updates(profile, abnormal, unets)
+
+
+def segmenter_updates(
+    profile: Profile, abnormal: int, unets: dict[str, int]
+) -> list[PlannedTraining]:
+    """The updates of lesson 03.
+
+    Args:
+        profile: sizes and budgets.
+        abnormal: images that the teacher and the student train on.
+        unets: name of each plain U-Net -> its training images.
+
+    Returns:
+        Those of teacher, student and U-Nets.
+    """
     teacher = segmentation.build_translator(profile).to(devices.pick_device()).eval()
     size = profile.segmenter.size
     return [
@@ -437,7 +453,7 @@ def parts_of(only: Iterable[str]) -> tuple[str, ...]:
     """
     asked = set()
     for lesson in only or PARTS_OF_LESSON:
-        asked |= set(PARTS_OF_LESSON.get(lesson[:2], ()))
+        asked |= set(PARTS_OF_LESSON.get(lesson.split("_")[0], ()))
     return tuple(part for part in PARTS if part in asked)
 
 
@@ -718,7 +734,7 @@ def _image_counts(tables: Tables) -> str:
 
 def _lessons(only: Iterable[str]) -> list[str]:
     """Numbers of lessons; () = all that train."""
-    return [lesson[:2] for lesson in only or PARTS_OF_LESSON]
+    return [lesson.split("_")[0] for lesson in only or PARTS_OF_LESSON]
 
 
 def _hours(costs: list[Cost]) -> float:

@@ -31,6 +31,7 @@ LESSONS = {  # SPEC 4: those that are missing are listed as not run
     "01_preprocessing": "Equalise, blur, normalise, resize",
     "02_backbone": "Ten findings with DenseNet-121 and PCAM",
     "03_segmentation": "Lungs with AdaIN codes",
+    "03b_attention": "Two marks on a grid: what positions and attention are needed for",
     "04_corpus_vit": "The transformer on the feature corpus: three diagnoses",
     "05_saliency": "Relevance that is exact, and a benchmark of saliency methods",
     "06_severity": "The severity map, six zones, a score of 0 to 6",
@@ -53,7 +54,7 @@ def lesson_entries(folder: Path) -> list[dict[str, Any]]:
     Returns:
         One entry for each lesson of the kit, and for any other that has a source or was run.
     """
-    outputs = {path.name.split(".")[0] for path in folder.glob("[0-9][0-9]_*.ipynb")}
+    outputs = {path.name.split(".")[0] for path in folder.glob("[0-9][0-9]*_*.ipynb")}
     names = outputs | {path.stem for path in runner.lesson_sources()}
     titles = LESSONS | dict.fromkeys(names - set(LESSONS), "")
     return [lesson_entry(name, title, folder) for name, title in sorted(titles.items())]
@@ -317,7 +318,8 @@ def context(profile: Profile, root: Path, data: Path | None = None) -> dict[str,
     """
     entries = lesson_entries(run_folder(profile, root))
     measured = ledger.measurements(root, profile, data)
-    counted = ledger.dataset_counts(profile, artifacts.Store(root, data))
+    store = artifacts.Store(root, data)
+    counted = ledger.dataset_counts(profile, store) | ledger.readers(profile, store)
     rows = []
     for row in ledger.ledger_table(measured | ledger.model_sizes(profile) | counted):
         rows.append(row | {"link": link_of(entries, row["lesson"], row["stage"])})

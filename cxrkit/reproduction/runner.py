@@ -71,6 +71,11 @@ def lessons_folder() -> Path:
     return source if source.is_dir() else paths.PACKAGE / "lessons"
 
 
+def number_of(lesson: str) -> str:
+    """The number of a lesson by its name: "04_corpus_vit" -> "04", "03b_attention" -> "03b"."""
+    return lesson.split("_")[0]
+
+
 def lesson_sources(only: Iterable[str] = (), folder: Path | None = None) -> list[Path]:
     """Lesson sources in order.
 
@@ -82,8 +87,8 @@ def lesson_sources(only: Iterable[str] = (), folder: Path | None = None) -> list
         ValueError: there is no lesson of that number or name; the message lists them.
     """
     asked = set(only)
-    found = sorted(Path(folder or lessons_folder()).glob("[0-9][0-9]_*.py"))
-    names = {path: {path.name[:2], path.stem} for path in found}
+    found = sorted(Path(folder or lessons_folder()).glob("[0-9][0-9]*_*.py"))
+    names = {path: {number_of(path.stem), path.stem} for path in found}
     unknown = sorted(asked.difference(*names.values()))
     if unknown:
         known = ", ".join(path.stem for path in found) or "none"
@@ -98,13 +103,21 @@ def read_lesson(path: Path, solved: bool = False) -> NotebookNode:
 
     Args:
         path: of the source.
-        solved: keep the cells tagged `solution`; otherwise they are blank, below the leading
-            comment that states the exercise.
+        solved: keep the cells tagged `solution`, and put those of `solutions_of` in place of the
+            cells tagged `exercise`; otherwise the former are blank, below the leading comment that
+            states the exercise, and the latter are as the source has them.
+
+    Raises:
+        FileNotFoundError: the solutions are not here.
+        KeyError: an exercise has no solution.
     """
     notebook = jupytext.read(path, fmt="py:percent")
     notebook.metadata = nbformat.from_dict(METADATA)
     for cell in notebook.cells:
-        if solved or "solution" not in cell.metadata.get("tags", []):
+        tags = cell.metadata.get("tags", [])
+        if solved and "exercise" in tags:
+            cell.source = solutions_of(path)[exercise_of(tags)]
+        if solved or "solution" not in tags:
             continue
         exercise = ""
         if cell.cell_type == "code":
@@ -112,6 +125,35 @@ def read_lesson(path: Path, solved: bool = False) -> NotebookNode:
             exercise = comment.group().rstrip() if comment else ""
         cell.source = f"{exercise}\n{BLANK[cell.cell_type]}".lstrip()
     return notebook
+
+
+def exercise_of(tags: Sequence[str]) -> str:
+    """The name of an exercise, such as "04.2", among the tags of its cell; "" without one."""
+    return next((tag for tag in tags if re.fullmatch(r"\d\d[a-z]?\.\d+", tag)), "")
+
+
+def solutions_of(path: Path) -> dict[str, str]:
+    """Solutions of the exercises of a lesson.
+
+    They lie in `notebooks/solutions`, which neither a wheel nor a student's copy holds.
+
+    Args:
+        path: of the source of the lesson.
+
+    Returns:
+        Name of the exercise -> source of its solved cell.
+
+    Raises:
+        FileNotFoundError: they are not here.
+    """
+    solutions = path.parent.parent / "solutions" / path.name
+    if not solutions.exists():
+        raise FileNotFoundError(
+            f"no solutions in {solutions}: they are in the repository, for teachers "
+            "(docs/teaching.md), and not in an installed kit"
+        )
+    cells = jupytext.read(solutions, fmt="py:percent").cells
+    return {exercise_of(cell.metadata.get("tags", [])): cell.source for cell in cells}
 
 
 def declared_parameters(notebook: NotebookNode) -> set[str]:

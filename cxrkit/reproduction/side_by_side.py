@@ -29,6 +29,7 @@ STAGES_OF_LESSON = {
     "01": ("cohort",),
     "02": ("cohort", "backbone"),
     "03": ("cohort", "segmenter"),
+    "03b": (),
     "04": ("cohort", "diagnosis_pa", "diagnosis_ap"),
     "05": ("cohort", "diagnosis_pa", "diagnosis_ap", "saliency_benchmark"),
     "06": ("cohort", "segmenter", "severity"),
@@ -62,7 +63,7 @@ def steps_of(profile: Profile, store: Store, lessons: Iterable[str] = ()) -> dic
     """
     found: dict[str, Step] = {}
     for lesson in lessons or STAGES_OF_LESSON:
-        for stage in STAGES_OF_LESSON.get(lesson[:2], ()):
+        for stage in STAGES_OF_LESSON.get(lesson.split("_")[0], ()):
             if stage != "cohort" or "virtual" in profile.manifests:
                 _add(stage, profile, store, found)
     return found

@@ -106,6 +106,49 @@ def test_table_6_is_put_together_from_three_models(tmp_path):
         assert shown[f"severity, external hospital {site}: MSE"] == value
 
 
+def shown_at_turns(tmp_path, profile):
+    """Rows of Table 6 on the MSE, as the ledger shows them once all turns were measured."""
+    virtual = replace(profile, manifests=("virtual",))  # no real image enters a key
+
+    def make(folder):
+        leaf = {"value": 1.0, "low": 0.5, "high": 1.5, "n": 9}
+        metrics = {"mse": leaf, "constant": {"mse": leaf}}
+        write_json(folder / "metrics.json", {"external": metrics, "sites": {}})
+
+    store = Store(tmp_path)
+    for need in stages.needs_of_alternation(virtual):
+        store.load_or_make("severity", stages.settings(need.profile, "severity"), make)
+    stages.resolve(virtual, "alternation", store)
+    rows = ledger.ledger_table(ledger.measurements(tmp_path, virtual))
+    measured = [row for row in rows if row["table"] == "Table 6" and row["measured"] is not None]
+    return [row["why"] for row in measured]
+
+
+def test_brixia_in_turn_is_tested_on_its_test_split_and_says_so(tmp_path):
+    """In `public` its other films train the classifier; the paper's hospitals train nothing."""
+    brixia, cohen = shown_at_turns(tmp_path / "public", profiles.public())
+    assert brixia.startswith("ours: brixia; its test split alone: ")
+    assert "its test split alone" not in cohen and cohen.startswith("ours: cohen; ")
+    assert all("the same paragraph later says" in why for why in (brixia, cohen))
+    of_paper = shown_at_turns(tmp_path / "paper", PAPER)
+    assert len(of_paper) == 3 and not any("its test split" in why for why in of_paper)
+
+
+@pytest.mark.parametrize(
+    ("external", "noted"), [((), True), (("north",), False), (("local",), False)]
+)
+def test_a_hospital_of_local_is_external_by_its_name_or_with_all_of_local(external, noted):
+    """As `severity.hold_out` has it."""
+    profile = replace(PAPER, external=external)
+    leaf = {"value": 1.0, "low": 0.5, "high": 1.5}
+    found = ledger._with_notes({"north": {"mse": leaf, "n": 3}}, profile)["north"]
+    assert ("note" in found["mse"]) == noted and found["n"] == 3
+    table = pd.DataFrame({"site": "north", "dataset": "local", "split": ["train", "test"]})
+    table["group_id"] = ["a", "b"]
+    held = severity.hold_out(task_data.with_external(table, external), "north", ("north",))
+    assert (len(held) == 1) == noted
+
+
 @pytest.fixture
 def no_kernel(monkeypatch):
     """Lessons are recorded as run, and what runs in another process runs here."""

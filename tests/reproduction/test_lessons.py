@@ -2,20 +2,25 @@
 fails when it should.
 """
 
+import base64
 import copy
+import io
 import json
 import shutil
 import subprocess
 import sys
 
 import build_notebooks as builder
+import cv2
 import nbformat
+import numpy as np
 import pytest
+from PIL import Image
 
 from cxrkit.config import paths
 from cxrkit.reproduction import runner
 from tests.conftest import CHECKOUT
-from tests.fakes.lessons import CHECKED, SOLUTION, code, lesson
+from tests.fakes.lessons import CHECKED, SOLUTION, code, lesson, markdown
 
 SOURCES = sorted((CHECKOUT / "notebooks" / "src").glob("*.py"))
 
@@ -27,6 +32,64 @@ def test_a_committed_lesson_keeps_the_rules(source):
 
 def test_every_committed_lesson_has_a_source():
     assert builder.orphans() == []
+
+
+def test_the_committed_lessons_are_small_together():
+    assert builder.total_size() <= builder.MAX_BYTES
+
+
+def as_png(pixels):
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def decoded(picture):
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(picture))).convert("RGB"), float)
+
+
+def test_lines_stay_png_and_sharp_and_films_become_jpeg():
+    lines = np.full((200, 300, 3), 255, np.uint8)
+    lines[40], lines[:, 60] = (213, 94, 0), (0, 114, 178)
+    kind, picture = builder.smaller(as_png(lines))
+    assert kind == "image/png" and (decoded(picture) == lines).all()
+    rng = np.random.default_rng(0)
+    smooth = cv2.GaussianBlur(rng.uniform(0, 255, (200, 300, 3)), (0, 0), 4)
+    image = (8 * (smooth - smooth.mean()) + 128).clip(0, 255).astype(np.uint8)
+    image += rng.integers(0, 4, image.shape, dtype=np.uint8)
+    before = as_png(image)
+    kind, picture = builder.smaller(before)
+    assert kind == "image/jpeg" and len(picture) < len(before) / 4
+    assert np.abs(decoded(picture) - image).mean() < 6
+
+
+def figures(*cells):
+    """Cells of a notebook: a picture, a picture with Markdown, a widget, or text."""
+    made = []
+    for cell in cells:
+        if cell not in ("figure", "spoken", "widget"):
+            made.append(nbformat.v4.new_markdown_cell(cell))
+            continue
+        data = {"text/plain": "x"} if cell == "widget" else {"image/jpeg": "x"}
+        kinds = [data] + [{"text/markdown": "x"}] * (cell == "spoken")
+        outputs = [nbformat.v4.new_output("display_data", kind) for kind in kinds]
+        made.append(nbformat.v4.new_code_cell("x", outputs=outputs))
+    return nbformat.v4.new_notebook(cells=made)
+
+
+@pytest.mark.parametrize(
+    "cells, silent",
+    [
+        (["figure", "Text."], []),
+        (["figure", "## Next"], [0]),
+        (["figure", "figure", "Text."], [0]),
+        (["spoken", "figure", "widget", "Text.", "## Next"], []),
+        (["Text.", "figure"], [1]),
+        (["spoken"], []),
+    ],
+)
+def test_a_figure_without_a_sentence_is_found(cells, silent):
+    assert builder.silent_figures(figures(*cells)) == silent
 
 
 @pytest.fixture(scope="session")
@@ -174,6 +237,23 @@ def test_build_refuses_a_lesson_that_breaks_a_rule_and_writes_nothing(tmp_path):
     with pytest.raises(ValueError, match="2 code cells"):
         builder.build(source, tmp_path / "00_short.ipynb")
     assert not (tmp_path / "00_short.ipynb").exists()
+
+
+def test_a_change_of_text_alone_runs_nothing(built, tmp_path, monkeypatch):
+    notebook, _ = copy.deepcopy(built)
+    source, target = tmp_path / "00_made_up.py", tmp_path / "00_made_up.ipynb"
+    noise = notebook.cells[3].source
+    nbformat.write(notebook, target)
+    text = lesson(CHECKED, markdown("New words."), code(noise), SOLUTION, fill=11)
+    source.write_text(text)
+    assert builder.retext(source, target)
+    written = nbformat.read(target, as_version=4)
+    assert builder.state(source, target) == [] and written.cells[3].source == "New words."
+    assert written.cells[2].outputs[0].text == "42\n"
+    before = target.read_bytes()
+    source.write_text(text.replace("6 * 7", "6 * 8"))
+    assert not builder.retext(source, target), "code that has changed must run"
+    assert target.read_bytes() == before and not builder.retext(source, tmp_path / "none.ipynb")
 
 
 def test_nbval_compares_the_checks_of_a_built_lesson(pair, tmp_path):

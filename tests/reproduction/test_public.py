@@ -1,21 +1,25 @@
 """The paper's scale on public data alone, small, on stand-ins of the public trees."""
 
+import re
 import shutil
 import warnings
 from dataclasses import replace
 
+import click
 import pandas as pd
 import pytest
 from click.testing import CliRunner
 
 from cxrkit import cli
 from cxrkit.config import profiles
+from cxrkit.config.settings_file import write_settings
 from cxrkit.data.datasets import split_parts
 from cxrkit.pipeline import stages, task_data
 from cxrkit.reproduction import plan
 from cxrkit.storage.artifacts import Store
 from cxrkit.storage.atomic import read_json
 from cxrkit.tasks import segmentation
+from tests.conftest import CHECKOUT
 from tests.fakes import listed, trees
 
 pytest.importorskip("pydicom", reason="needs the extra: pip install 'cxrkit[dicom]'")
@@ -63,6 +67,30 @@ def tables(store):
 
 def datasets_of(table):
     return set(table["dataset"])
+
+
+def test_the_chain_of_the_docs_is_one_of_real_commands():
+    """Extras, datasets, commands and options of the block that a reader copies."""
+    text = (CHECKOUT / "docs" / "paper.md").read_text()
+    chain = text.split("```bash\n", 1)[1].split("```", 1)[0]
+    extras = re.search(r'-e "\.\[(.+)\]"', chain)
+    assert extras and {"lessons", "dicom", "weights"} <= set(extras[1].split(","))
+    listed = re.search(r"for name in (.+); do", chain)
+    assert listed and set(listed[1].split()) == set(PUBLIC.manifests)
+    options = re.search(r'P="(.+)"', chain)
+    assert options
+    commands = []
+    for line in chain.replace("$P", options[1]).splitlines():
+        words = line.strip().lstrip("# ").split("#")[0].split()
+        if words[:1] == ["cxrkit"]:
+            commands.append(words[1:])
+    assert len(commands) > 8
+    for words in commands:
+        command = cli.main
+        while isinstance(command, click.Group):
+            command = command.commands[words.pop(0)]
+        known = {name for parameter in command.params for name in parameter.opts}
+        assert {word for word in words if word.startswith("--")} <= known, (command.name, words)
 
 
 def test_public_names_no_private_data():
@@ -204,10 +232,24 @@ def test_every_stage_runs_on_public_trees(store, few_draws):
     assert found["backbone"]["images"]["val"] == 0
     assert set(found["diagnosis_pa"]["sites"]) == {"cohen_full"}
     assert set(found["severity"]["sites"]) == {"cohen"}
+    assert found["severity"]["outlined"]["map"]  # Figure 7, on lesions of BIMCV
     turns = {need.role: need.profile for need in stages.needs_of_alternation(SMALL)}
     assert tuple(turns) == profiles.TURNS
     assert stages.folder_of(turns["cohen"], "severity", store) == made["severity"]
     assert found["segmenter"]["images"]["evaluated"] > 20
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(2 * 3600)
+def test_lessons_02_to_07_run_small_on_public_trees(root, tmp_path, monkeypatch):
+    """The same command with small networks: every cell of every lesson, in minutes."""
+    monkeypatch.setenv("CXRKIT_DATA", str(root))
+    settings = write_settings(replace(SMALL, lesson_minutes=60), tmp_path / "small_public.yaml")
+    lessons = [part for number in cli.DRY_LESSONS for part in ("--only", number)]
+    asked = ["--profile", str(settings), "--data", str(root), "--out", str(tmp_path / "store")]
+    called = CliRunner().invoke(cli.main, ["reproduce", *asked, *lessons])
+    assert called.exit_code == 0, called.output
+    assert "FAILED" not in called.output and "without each of cohen, brixia" in called.output
 
 
 @pytest.mark.slow

@@ -140,4 +140,6 @@ def test_a_profile_without_virtual_images_draws_no_cohort_for_itself(tmp_path):
 
 
 def test_every_lesson_is_listed():
-    assert set(side_by_side.STAGES_OF_LESSON) == {p.name[:2] for p in runner.lesson_sources()}
+    assert set(side_by_side.STAGES_OF_LESSON) == {
+        runner.number_of(p.stem) for p in runner.lesson_sources()
+    }
