@@ -3,7 +3,7 @@
 Not a diagnostic device. `Run` gives everything that a profile makes, `predict` reads one image,
 `load_image` reads a file. The packages stand on each other in this order: config, storage, data,
 simulation, models, training, evaluation, tasks, explain, shortcuts, pipeline, inference, viz,
-reproduction, reading_room, cli.
+teaching, reproduction, reading_room, cli.
 """
 
 import lazy_loader as lazy

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -63,10 +64,15 @@ MIRROR = click.option(
 )
 
 
-def _ignore_layer(context: click.Context, option: click.Parameter, value: bool) -> bool:
+def leave_out_layer() -> None:
     """For this process and those that it starts, the kernels of the lessons among them."""
+    os.environ["CXRKIT_FRESH"] = "1"
+
+
+def _ignore_layer(context: click.Context, option: click.Parameter, value: bool) -> bool:
+    """The callback of `--fresh`."""
     if value:
-        os.environ["CXRKIT_FRESH"] = "1"
+        leave_out_layer()
     return value
 
 
@@ -95,7 +101,8 @@ def profile_options(command: Callable[..., Any]) -> Callable[..., Any]:
             "--profile",
             default="demo",
             show_default=True,
-            help="demo (virtual hospitals, CPU), mini, public, paper; or a settings file.",
+            help="demo (virtual hospitals, CPU), quick (the same, trained in minutes), mini, "
+            "public, paper; or a settings file.",
         ),
         click.option(
             "--set",
@@ -329,6 +336,27 @@ def convert(
         fail(error)
 
 
+@data.command("croissant")
+@click.argument("name")
+@click.option("--out", "path", type=click.Path(dir_okay=False, path_type=Path), default=None)
+def write_croissant(name: str, path: Path | None) -> None:
+    """Write the Croissant metadata of a dataset (JSON-LD), to the terminal or to the file --out."""
+    import json
+
+    from cxrkit.data import croissant
+    from cxrkit.storage.atomic import write_atomic
+
+    try:
+        text = json.dumps(croissant.metadata(name), indent=2, ensure_ascii=False) + "\n"
+    except ValueError as error:
+        fail(error)
+    if path is None:
+        click.echo(text, nl=False)
+        return
+    write_atomic(path, text)
+    click.echo(path)
+
+
 @data.command()
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
 @ROOT
@@ -502,6 +530,65 @@ def stage(
         click.echo(folder)
 
 
+@main.command("verify")
+@profile_options
+@click.option(
+    "--images",
+    type=click.IntRange(1),
+    default=None,
+    help="Of each stage, that are drawn and predicted again [default: 20, two minutes on a core].",
+)
+@click.option(
+    "--retrain",
+    is_flag=True,
+    help="Train the stages of the profile instead, and compare their metrics with the margins of "
+    "several seeds.",
+)
+@click.option(
+    "--jobs", type=click.IntRange(1), default=2, show_default=True, help="Trainings at a time."
+)
+@click.option(
+    "--out",
+    type=FOLDER,
+    default=None,
+    help="Draw and train in this store, and take what it holds [default: a temporary one].",
+)
+def verify_results(
+    profile: str,
+    assignments: tuple[str, ...],
+    choices: str | None,
+    images: int | None,
+    retrain: bool,
+    jobs: int,
+    out: Path | None,
+) -> None:
+    """Make results that come with the kit again: keys, labels, predictions, or trainings.
+
+    Exit status 1 where one differs by more than is allowed. (`cxrkit store verify` compares the
+    bytes of a store.)
+    """
+    from cxrkit.reproduction import agreement
+    from cxrkit.storage.artifacts import Store
+
+    asked = chosen_profile(profile, assignments, choices)
+    if retrain:
+        leave_out_layer()
+    try:
+        with contextlib.ExitStack() as stack:
+            temporary = tempfile.TemporaryDirectory(prefix="cxrkit-verify-")
+            store = Store(out or stack.enter_context(temporary))
+            if retrain:
+                margins = agreement.read_margins(asked)  # before hours of training
+                agreement.train(asked, store, jobs, click.echo)
+                found = agreement.check_trainings(asked, store, margins)
+            else:
+                found = agreement.check_shipped(asked, store, images or agreement.IMAGES)
+    except (ValueError, OSError) as error:
+        fail(error)
+    click.echo(agreement.as_text(found))
+    sys.exit(not all(one.ok for one in found))
+
+
 @main.command()
 @profile_options
 @DATA
@@ -522,6 +609,48 @@ def report(
         click.echo(f"report: {write_report(asked, root=out, data=data_dir)}")
     except (ValueError, OSError) as error:
         fail(error)
+
+
+@main.command()
+@profile_options
+@OUT
+@DATA
+@click.option("--csv", "path", type=click.Path(dir_okay=False, path_type=Path), default=None)
+def subgroups(
+    profile: str,
+    assignments: tuple[str, ...],
+    choices: str | None,
+    out: Path | None,
+    data_dir: Path | None,
+    path: Path | None,
+) -> None:
+    """Show the finished models by sex, age band, view and site, with 95 % intervals by patient."""
+    from cxrkit.reproduction.subgroups import subgroup_table
+    from cxrkit.storage.artifacts import Store
+
+    asked = chosen_profile(profile, assignments, choices)
+    try:
+        table = subgroup_table(asked, Store(out, data_dir))
+        if path:
+            table.to_csv(path, index=False)
+    except (ValueError, OSError, RuntimeError) as error:
+        fail(error)
+    click.echo(path or table.to_string(index=False, float_format="%.3f", na_rep="-"))
+
+
+@main.command("lessons")
+@click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
+@click.option("--nbgrader", is_flag=True, help="as assignments: each check in a locked cell")
+def copy_lessons(folder: Path, nbgrader: bool) -> None:
+    """Copy the lessons, with blank exercises, into FOLDER; files there already stay as they are."""
+    needs_extra("lessons", "cxrkit lessons")
+    from cxrkit.reproduction import student_copies
+
+    try:
+        written, kept = student_copies.copy_lessons(folder, nbgrader)
+    except OSError as error:
+        fail(error)
+    click.echo(f"{len(written)} lessons written to {folder}, {len(kept)} were there before")
 
 
 @main.command()
@@ -610,6 +739,95 @@ def predict(
         sys.exit(130)
     click.echo(f"{out / 'predictions.csv'}")
     end_with(failures)
+
+
+@main.command()
+@click.option(
+    "--onnx",
+    "folder",
+    type=FOLDER,
+    default=None,
+    help="Folder for the graphs and models.json.",
+)
+@click.option(
+    "--hub",
+    type=FOLDER,
+    default=None,
+    help="Folder for a model hub: safetensors, config.json and a model card (README.md).",
+)
+@profile_options
+@click.option(
+    "--weights",
+    type=EXISTING_FOLDER,
+    default=None,
+    help="Folder with weights [default: the finished stages of the profile in the store].",
+)
+@OUT
+def export(
+    folder: Path | None,
+    hub: Path | None,
+    profile: str,
+    assignments: tuple[str, ...],
+    choices: str | None,
+    weights: Path | None,
+    out: Path | None,
+) -> None:
+    """Write the trained networks as ONNX graphs, for programs without Python, or for a model hub.
+
+    models.json beside the graphs says how images are prepared and outputs are read. Each graph is
+    compared with its network first; nothing is written where they disagree.
+    """
+    if not folder and not hub:
+        raise click.UsageError("give --onnx DIR, --hub DIR or both")
+    if folder:
+        needs_extra("onnx", "cxrkit export")
+    from cxrkit.storage.artifacts import Store
+
+    asked = chosen_profile(profile, assignments, choices)
+    try:
+        if folder:
+            from cxrkit.inference.export import export_onnx
+
+            click.echo(export_onnx(folder, asked, Store(out), weights, click.echo))
+        if hub:
+            from cxrkit.inference.hub import export_hub
+
+            click.echo(export_hub(hub, asked, Store(out), weights))
+    except (RuntimeError, ImportError, ValueError, OSError) as error:
+        fail(error)
+
+
+@main.group()
+def models() -> None:
+    """Weights that no package holds."""
+
+
+@models.command("fetch")
+@click.option(
+    "--from",
+    "source",
+    required=True,
+    metavar="ADDRESS",
+    help="Folder or https address of cxrkit/inference/weights/research of the repository.",
+)
+@click.option("--accept-terms", is_flag=True, help="Accept the terms without a question.")
+def fetch_models(source: str, accept_terms: bool) -> None:
+    """Get the research weights, after their terms were accepted; they are not for commercial use.
+
+    They go to CXRKIT_WEIGHTS, else to the user's data folder, where `cxrkit predict` finds them.
+    """
+    from cxrkit.data.downloads import FetchError
+    from cxrkit.inference import research_weights
+
+    def accepts(terms: str) -> bool:
+        click.echo(terms)
+        return accept_terms or click.confirm("Do you accept these terms?")
+
+    try:
+        folder = research_weights.fetch(source, accepts=accepts, say=click.echo)
+    except (FetchError, OSError) as error:
+        fail(error)
+    click.echo(folder)
 
 
 # the store and the machine

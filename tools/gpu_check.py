@@ -25,9 +25,8 @@ from torch import nn
 from torch.multiprocessing.spawn import spawn
 
 from cxrkit.config import profiles
-from cxrkit.config.sections import Profile, Variant
+from cxrkit.config.sections import Profile, Training, Variant
 from cxrkit.explain import deep_taylor
-from cxrkit.explain.methods import METHODS
 from cxrkit.pipeline import stages
 from cxrkit.reproduction import environment, grid, plan
 from cxrkit.storage.artifacts import Store
@@ -65,19 +64,23 @@ def settings_of(small: bool) -> Profile:
     return replace(profiles.demo(), name="gpu_check_small", image_size=64)
 
 
-def trainings(profile: Profile) -> Iterator[plan.PlannedTraining]:
-    """One of each update: the profile's own models, then those of the grid."""
-    table = pd.DataFrame({"external": [False], "split": ["train"]})
-    tables = dict.fromkeys(("findings", "diagnosis", "severity"), table)
+def own_trainings(profile: Profile) -> list[plan.PlannedTraining]:
+    """One of each update of the profile's own models: backbone, diagnosis, severity, lungs."""
+    planned = []
     for stage in ("backbone", grid.DIAGNOSIS, grid.SEVERITY):
         kind, _ = plan.GRID_TASKS[stage]
         task = kind(replace(profile, variant=Variant()))
-        training = grid.training_of(profile, stage)
-        yield plan.PlannedTraining(
-            {stage: 1}, training, task.initialise, task.loss, profile.image_size
-        )
-    others, _ = plan.grid_trainings(replace(profile, grid=replace(profile.grid, steps=0)), tables)
-    yield from others
+        training, size = grid.training_of(profile, stage), profile.image_size
+        planned.append(plan.PlannedTraining({stage: 1}, training, task.initialise, task.loss, size))
+    return [*planned, *plan.segmenter_updates(profile, 1, {"lungs: unet": 1})]
+
+
+def grid_trainings(profile: Profile) -> list[plan.PlannedTraining]:
+    """One of each update of the grid."""
+    table = pd.DataFrame({"external": [False], "split": ["train"]})
+    tables = dict.fromkeys(("findings", "diagnosis", "severity"), table)
+    planned, _ = plan.grid_trainings(replace(profile, grid=replace(profile.grid, steps=0)), tables)
+    return planned
 
 
 def one_update(planned: plan.PlannedTraining, amp: str, device: torch.device, small: bool) -> str:
@@ -85,8 +88,10 @@ def one_update(planned: plan.PlannedTraining, amp: str, device: torch.device, sm
     training = replace(planned.training, amp=amp, steps=UPDATES, accumulate=1)
     if small:
         training = replace(training, batch=2)
+    counted = planned_memory(planned, training, device)
     batch = plan.noise_batch(training.batch, planned.size)
     if device.type == "cuda":
+        torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
     run = loop.TrainingRun(planned.make(), planned.loss, training, device)
     loop.train_mode(run.model)
@@ -101,7 +106,19 @@ def one_update(planned: plan.PlannedTraining, amp: str, device: torch.device, sm
     said = f"loss {run.losses[-1]['loss']:.4f}, {speed:.1f} images/s"
     if device.type == "cuda":
         said += f", {torch.cuda.max_memory_allocated(device) / GB:.1f} GB at most"
-    return said
+    return f"{said}, {counted / GB:.1f} GB by the plan"
+
+
+def planned_memory(
+    planned: plan.PlannedTraining, training: Training, device: torch.device
+) -> float:
+    """Bytes that the plan says of a training on a card, from an update of few images in float32."""
+    plain = replace(training, amp="off")
+    batch = plan.noise_batch(plan.FEWEST_MEASURED, planned.size)
+    measured = plan.measure_update(plain, planned.make(), planned.loss, batch, device)
+    seconds, kept, weights, flops = measured
+    cost = plan.Cost("", 1, training, seconds, kept, weights, len(batch["image"]), True, flops)
+    return cost.card_memory
 
 
 def synchronise(device: torch.device) -> None:
@@ -111,15 +128,14 @@ def synchronise(device: torch.device) -> None:
 
 
 def relevance(profile: Profile, device: torch.device) -> str:
-    """Relevance of one image, by the conservation of its sum."""
+    """Relevance of one image: finite, and never negative for a class."""
     model = DiagnosisTask(profile).initialise().to(device).eval()
     image = plan.noise_batch(1, profile.image_size)["image"].to(device)
     features = model.features(image).detach()
-    result = deep_taylor.relevance(model.transformer, features, 0)
-    tensor = result[0] if isinstance(result, tuple) else result
-    if not bool(torch.isfinite(torch.as_tensor(tensor)).all()):
-        raise ValueError("relevance is not finite")
-    return f"{len(METHODS)} methods known; relevance is finite"
+    maps = deep_taylor.relevance(model.transformer, features, 0, device=device)
+    if not bool(torch.isfinite(maps).all()) or bool((maps < 0).any()):
+        raise ValueError("relevance of a class is negative or not finite")
+    return f"map {tuple(maps.shape)}, finite, none negative"
 
 
 def compiled(profile: Profile, device: torch.device) -> str:
@@ -173,9 +189,10 @@ def checks(device: torch.device, small: bool, store: Store, minutes: float) -> I
     profile, end = settings_of(small), time.monotonic() + 60 * minutes
     todo: list[tuple[str, Callable[[], str]]] = []
     precisions = ("bf16", "fp16") if device.type == "cuda" else ("off",)
-    for number, planned in enumerate(trainings(profile)):
+    of_profile = own_trainings(profile)
+    for number, planned in enumerate([*of_profile, *grid_trainings(profile)]):
         name = next(iter(planned.images))
-        for amp in precisions if number < 3 else precisions[:1]:
+        for amp in precisions if number < len(of_profile) else precisions[:1]:
             call = partial(one_update, planned, amp, device, small)
             todo.append((f"update of {name}, {amp}", call))
     own = [
@@ -185,7 +202,7 @@ def checks(device: torch.device, small: bool, store: Store, minutes: float) -> I
         ("saliency benchmark", partial(saliency, store)),
     ]
     # after the profile's own models, before those of the grid
-    first = 3 * len(precisions)
+    first = len(of_profile) * len(precisions)
     for check, call in [*todo[:first], *own, *todo[first:]]:
         if time.monotonic() > end:
             yield Line(check, "no time left", 0.0)

@@ -3,9 +3,9 @@
     python tools/ship.py --store DIR --profile demo          # make ship STORE=DIR
 
 Each artifact goes to cxrkit/storage/shipped_artifacts under its own name: weights, metrics, history
-and tables, no pixels (images and masks are drawn again) and no checkpoint. shipped.json says how it
-was made, and files.json lists what it holds. What the profile no longer needs is removed there.
-Nothing is written where all artifacts together would be larger than LARGEST.
+and tables, no pixels (films are drawn when they are asked for) and no checkpoint. shipped.json says
+how it was made, and files.json lists what it holds. What the profile no longer needs is removed
+there. Nothing is written where all artifacts together would be larger than LARGEST.
 """
 
 import argparse
@@ -22,23 +22,25 @@ from ship_weights import rounded
 from cxrkit.config import profiles
 from cxrkit.config.sections import Profile
 from cxrkit.config.settings_file import get_profile
-from cxrkit.pipeline import stages
+from cxrkit.pipeline import derived, stages
 from cxrkit.pipeline.makers import StageInputs
 from cxrkit.reproduction import inventory
-from cxrkit.storage import integrity, locations, provenance
+from cxrkit.simulation import cohort
+from cxrkit.storage import growing, integrity, locations, provenance
 from cxrkit.storage.artifacts import Store
 from cxrkit.storage.atomic import read_json, write_json
 from cxrkit.training import checkpoint
 
 LARGEST = 25e6  # bytes of all artifacts together
 SUFFIXES = (".json", ".csv", ".gz", ".npz", ".safetensors")  # pixels are .npy or pictures
-PIXELS = ("cohort",)  # stages whose files are little else
 # Metrics by which models are compared; where weights are in 16 bit they may move by THIRD_DIGIT.
 # The artifact then holds tables and metrics of these weights.
 HEADLINES = r"(test|external)\.(.+\.)?(auc|dice|mse)\.value"
 THIRD_DIGIT = 5e-4
 # stages whose training goes on from finished weights to the evaluation
 TRAINED = ("backbone", "feature_extractor", "segmenter", "diagnosis_pa", "diagnosis_ap", "severity")
+# stages whose files are pixels -> what writes of one what its pixels can be made from
+PACKED = {"cohort": cohort.pack_cohort, "masks": derived.pack_masks}
 
 
 @dataclass(frozen=True)
@@ -46,18 +48,20 @@ class Step:
     """One artifact of a plan.
 
     `cell`: only the grid of lesson 07 asks for it, and reads its numbers: its weights stay here.
+    `of`: the artifact whose table names these masks.
     """
 
     stage: str
     profile: Profile
     cell: bool
+    of: str = ""
 
 
 # what is shipped
 
 
 def plan(profile, grid=False):
-    """The artifacts that a profile needs, without the stages of pixels: {name: Step}.
+    """The artifacts that a profile needs: {name: Step}.
 
     Args:
         profile: of virtual patients.
@@ -66,10 +70,23 @@ def plan(profile, grid=False):
     own = inventory.needed_by(profile, cells=False)
     found = inventory.needed_by(profile) if grid else own
     return {
-        name: Step(stage, of, cell=name not in own)
-        for name, (stage, of) in sorted(found.items())
-        if stage not in PIXELS
+        name: Step(stage, of, cell=name not in own) for name, (stage, of) in sorted(found.items())
     }
+
+
+def masks_of(steps, store):
+    """The segmenter's masks that tables of some artifacts name, which are read again: {name: Step}.
+
+    Without them the first look at such a table would draw and segment all of its films.
+    """
+    found = {}
+    for name, step in steps.items():
+        table = store.root / name / "predictions.csv"
+        if step.cell or not table.is_file():
+            continue
+        for masks in sorted(set(re.findall(r"store:(masks-[0-9a-f]{12})/", table.read_text()))):
+            found[masks] = Step("masks", step.profile, cell=False, of=name)
+    return found
 
 
 def is_shipped(file):
@@ -83,7 +100,7 @@ def copy(step, source, target, bits, store):
 
     Returns:
         What shipped.json says of it: `weights`; `moved`, by how much weights in 16 bit move which
-        headline most; `left_out`, the files that are not shipped.
+        headline most; `left_out`, the files that are not shipped; `pixels` of a cohort.
     """
     kept, left_out = [], []
     for file in sorted(file for file in source.rglob("*") if file.is_file()):
@@ -91,6 +108,15 @@ def copy(step, source, target, bits, store):
         (kept if takes else left_out).append(file.relative_to(source).as_posix())
     left_out = [name for name in left_out if name != integrity.LIST]
     weights, moved = "float32", None
+    if step.stage in PACKED:
+        PACKED[step.stage](source, target)
+        shutil.copyfile(source / "settings.json", target / "settings.json")
+        return {
+            "weights": "none",
+            "moved": None,
+            "pixels": provenance.LEFT_OUT,
+            "left_out": left_out,
+        }
     if not any(name.endswith(integrity.WEIGHTS) for name in kept):
         weights = provenance.LEFT_OUT if step.cell else "none"
     elif bits == 16 and step.stage in TRAINED:
@@ -184,7 +210,7 @@ def export(step, source, target, store, bits=32, without_note=False):
     found = integrity.faults(source)
     if found:
         raise integrity.DamagedArtifact(integrity.message(source, found))
-    made = provenance.read_note(store.root, source.name)
+    made = provenance.read_note(store.root, step.of or source.name)
     if not made and not without_note:
         raise ValueError(
             f"{source.name}: how it was made was not noted in {store.root / provenance.NOTES}; "
@@ -198,6 +224,7 @@ def export(step, source, target, store, bits=32, without_note=False):
         "profile": step.profile.name,
         "seed": step.profile.seed,
         "made": made,
+        **({"of": step.of} if step.of else {}),
         "shipped": {"date": now["date"], "commit": now["commit"]},
         **weights,
     }
@@ -206,25 +233,6 @@ def export(step, source, target, store, bits=32, without_note=False):
 
 
 # the layer
-
-
-def orphans(layer):
-    """Folders of the layer whose key is not that of a stage of their profile as it is now."""
-    needed, found = {}, []
-    for folder in sorted(layer.iterdir()) if layer.is_dir() else []:
-        note = folder / integrity.SHIPPED_NOTE
-        if not note.is_file():
-            found.append(folder)
-            continue
-        of = read_json(note)
-        asked = of["profile"], of["seed"]
-        if asked not in needed:
-            needed[asked] = inventory.needed_by(
-                replace(get_profile(of["profile"]), seed=of["seed"])
-            )
-        if folder.name not in needed[asked]:
-            found.append(folder)
-    return found
 
 
 def ship(steps, store, layer, bits=32, without_note=False, largest=LARGEST, say=print):
@@ -244,12 +252,16 @@ def ship(steps, store, layer, bits=32, without_note=False, largest=LARGEST, say=
             if not source.is_dir():
                 say(f"{name}: not made, not shipped")
                 continue
+            if growing.grows(source):
+                say(f"{name}: not drawn as a whole, not shipped")
+                continue
             export(step, source, new / name, store, bits, without_note)
             note = read_json(new / name / integrity.SHIPPED_NOTE)
             size = inventory.size_of(new / name) / 1e6
             say(f"{name}: {size:.2f} MB, weights {note['weights']}")
-        gone = orphans(layer)
         fresh = list(new.iterdir())
+        # masks are an orphan while the table that names them is still to come
+        gone = [one for one in inventory.orphans(layer) if not (new / one.name).exists()]
         there = list(layer.iterdir()) if layer.is_dir() else []
         kept = [one for one in there if one not in gone and not (new / one.name).exists()]
         total = sum(inventory.size_of(one) for one in [*fresh, *kept])
@@ -274,7 +286,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--profile", default="demo", choices=profiles.PROFILES)
     parser.add_argument("--store", type=Path, default=None)
-    parser.add_argument("--stages", nargs="+", choices=sorted(stages.STAGES), default=None)
+    choices = [*sorted(stages.STAGES), "masks"]
+    parser.add_argument("--stages", nargs="+", choices=choices, default=None)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="of the profile")
     parser.add_argument("--grid", action="store_true", help="the cells of lesson 07 too")
     parser.add_argument("--bits", type=int, choices=(16, 32), default=32, help="of matrices")
@@ -287,6 +300,7 @@ def main():
     for seed in options.seeds:
         profile = replace(get_profile(options.profile), seed=seed)
         steps |= plan(profile, options.grid)
+    steps |= masks_of(steps, store)
     if options.stages:
         steps = {name: step for name, step in steps.items() if step.stage in options.stages}
     ship(steps, store, options.out, options.bits, options.without_note)

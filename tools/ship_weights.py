@@ -21,6 +21,8 @@ import torch
 from cxrkit import NOTICE, Run
 from cxrkit.config import profiles
 from cxrkit.data import schema
+from cxrkit.evaluation.summaries import value_text
+from cxrkit.inference import research_weights
 from cxrkit.inference.trained import NETWORKS, SHIPPED
 from cxrkit.models import factory
 from cxrkit.pipeline import stages
@@ -248,7 +250,7 @@ def rows(entry):
         if stage == "diagnosis_ap" and name.startswith("within_source"):
             continue  # one model: they stand with the other view
         if re.fullmatch(wanted, name) and leaf.get("low") is not None:
-            value = f"{leaf['value']:.3f} [{leaf['low']:.3f}, {leaf['high']:.3f}]"
+            value = value_text(leaf, digits=3)
             datasets = ", ".join(entry["datasets"])
             found.append(f"{datasets} | {name} | {value} | {leaf.get('n', '')} |")
     return found
@@ -314,6 +316,7 @@ def main():
     write_notes(cards, options.out)
     if options.out == SHIPPED:
         write_model_card(cards)
+        write_json(research_weights.LIST, research_weights.listing(SHIPPED / "research"))
     if sum(path.stat().st_size for path in options.out.rglob("*.safetensors")) > WHOLE:
         raise ValueError(f"more than {WHOLE / 1e6} MB in all")
 

@@ -1,31 +1,61 @@
-"""Write README's table of results from the recorded JSON: python tools/update_readme.py [--check].
+"""Write tables of results into the documents: python tools/update_readme.py [--check].
 
-Every number of the table was written by a command to cxrkit/storage/recorded_results/*.json; this
-script only puts it between the two markers of README.md. With --check it changes nothing and fails
-where the table is not what the JSON says.
+Every number was written by a command, to cxrkit/storage/recorded_results/*.json, to docs/lab/*.json
+or to the metrics of an artifact that comes with the kit; this script only puts it between two
+markers of a document. With --check it changes nothing and fails where a table is not what the JSON
+says.
 """
 
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
+from cxrkit.config import profiles
+from cxrkit.evaluation.summaries import value_text
+from cxrkit.pipeline import stages
+from cxrkit.reproduction import runner
+from cxrkit.storage import locations
+from cxrkit.storage.artifacts import key
+from cxrkit.storage.atomic import read_json
 from cxrkit.storage.recorded import read_result
 
-README = Path(__file__).resolve().parent.parent / "README.md"
-START = "<!-- results: made by tools/update_readme.py -->"
-END = "<!-- end of results -->"
+ROOT = Path(__file__).resolve().parent.parent
+START = "<!-- {}: made by tools/update_readme.py -->"
+END = "<!-- end of {} -->"
+MAP = {
+    "dice": "map: Dice at the threshold of validation",
+    "auprc": "map: average precision of lung pixels",
+    "chance": "the same by chance",
+    "pointing": "map: hottest point of an involved zone on the lesion",
+    "pointing_chance": "the same by chance",
+}
+CORPUS_MEASURES = ("macro AUC", "COVID-19 against other")
+CORPUS_ROWS = {
+    "transformer": "**corpus ViT**",
+    "trained without positions": "trained without positions",
+    "trained with even attention": "trained with even attention",
+    "mean pooling": "mean pooling in place of the transformer",
+    "shuffled": "tokens shuffled at test",
+    "without positions": "positions zeroed at test",
+    "even attention": "even attention at test",
+}
+# readers of tokens that are the true lesions -> the difference, and what was asked of it
+TOKEN_ROWS = {
+    "transformer": ("", ""),
+    "mean pooling": ("minus mean pooling", "at least 0.30"),
+    "trained without positions": ("minus trained without positions", "at least 0.15"),
+    "trained with even attention": ("minus trained with even attention", "reported"),
+    "tokens shuffled at test": ("cost of shuffling", "at least 0.25"),
+}
 LOST = "not available"  # cells of the paper's tables that are lost
 
 
 def spread(values: pd.Series) -> str:
     """Mean of the seeds, with the lowest and the highest: "0.89 (0.88 to 0.91)"."""
     return f"{values.mean():.2f} ({values.min():.2f} to {values.max():.2f})"
-
-
-def with_interval(row: pd.Series) -> str:
-    """A value with its 95 % interval: "0.97 [0.96, 0.98]"."""
-    return f"{row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
 
 
 def rows() -> list[tuple[str, str, str, str]]:
@@ -71,33 +101,238 @@ def rows() -> list[tuple[str, str, str, str]]:
     ]
     names = {"student": "AdaIN student", "unet_normal": "plain U-Net on the same masks"}
     for network, label in names.items():
-        cell = with_interval(dice.loc[network])
+        cell = value_text(dice.loc[network], digits=3)
         out.append((f"lungs on abnormal images, Dice, {label}", LOST, cell, "`make segmenter`"))
     return out
 
 
-def table() -> str:
-    """The table in Markdown, between the markers."""
+def results() -> list[str]:
+    """README's table."""
     version = read_result("seeds_diagnosis")["made"]["hospitals"]
     lines = [
-        START,
         "| at hospitals that no training saw | paper "
         f"| virtual hospitals, version {version} | made by |",
         "|---|---|---|---|",
     ]
-    lines += [f"| {' | '.join(row)} |" for row in rows()]
-    return "\n".join([*lines, END])
+    return [*lines, *(f"| {' | '.join(row)} |" for row in rows())]
+
+
+def lessons() -> list[str]:
+    """How long each lesson takes, in one run from an empty store."""
+    found = read_result("demo_lessons")
+    rows = pd.DataFrame(found["rows"])
+    each = ", ".join(
+        f"{runner.number_of(row.lesson)} {row.seconds:.0f} s"
+        for row in rows.itertuples(index=False)
+    )
+    return [
+        f"Opened for the first time on {found['made']['cores']} cores: {each}; "
+        f"{rows['seconds'].sum() / 60:.0f} minutes in all, at most {rows['peak_gb'].max():.1f} GB."
+    ]
+
+
+def by_row(
+    name: str, label: str, column: str, cells: list[str]
+) -> Iterator[tuple[str, dict[str, Any], str]]:
+    """Rows of a table from the flat rows of a recorded result.
+
+    Args:
+        name: of the result.
+        label: the column that tells the rows of the table apart.
+        column: the column that tells their cells apart.
+        cells: of a row, values of `column`.
+
+    Yields:
+        The label, the recorded values by `column`, and the text of the cells.
+    """
+    found = pd.DataFrame(read_result(name)["rows"])
+    for row, part in found.groupby(label, sort=False):
+        values = part.set_index(column).to_dict("index")
+        yield str(row), values, " | ".join(value_text(values[cell]) for cell in cells)
+
+
+def severity_designs() -> list[str]:
+    """Designs of the severity model, a row each."""
+    measures = {
+        "MSE": "MSE",
+        "normal images": "read on normal images",
+        "read at 5-6": "read at 5 to 6",
+        "map auprc": "average precision",
+        "map dice": "Dice",
+        "map pointing": "hottest point on the lesion",
+    }
+    lines = ["| design | " + " | ".join(measures.values()) + " |", "|---" * 7 + "|"]
+    for design, _, cells in by_row("severity_designs", "design", "measure", [*measures]):
+        lines.append(f"| {design} | {cells} |")
+    return lines
+
+
+def severity_external() -> list[str]:
+    """The demo's severity model at hospitals that no training saw."""
+    name = f"severity-{key(stages.settings(profiles.demo(), 'severity'))}"
+    folder = locations.SHIPPED / name
+    if not folder.is_dir():
+        sys.exit(f"{name} does not come with the kit: train it, then make ship")
+    metrics = read_json(folder / "metrics.json")
+    external = metrics["external"]
+    lines = ["| | model | constant guess | second reader |", "|---|---|---|---|"]
+    for measure in ("mse", "r2", "mae", "cc"):
+        values = [external, external["constant"], external["second_reader"]]
+        cells = [
+            value_text(part[measure]) if part[measure]["low"] is not None else "none"
+            for part in values
+        ]
+        lines.append(f"| {measure.upper()} | {' | '.join(cells)} |")
+    for row in external["by_truth"]:
+        label = f"read at a true score of {row['low']}"
+        label += f" to {row['high']} (mean {row['true']:.1f})" if row["high"] else ""
+        lines.append(f"| {label} | {value_text(row['read'])} | | |")
+    healthy = metrics["healthy"]["score"]
+    lines.append(f"| read on {healthy['n']} normal images | {value_text(healthy)} | | |")
+    for measure, label in MAP.items():
+        lines.append(f"| {label} | {value_text(external['map'][measure])} | | |")
+    return lines
+
+
+def severity_priors() -> list[str]:
+    """Severity maps beside maps that see no film: AUROC in the lungs."""
+    names = {
+        "map": "**severity map**",
+        "height": "height in the lungs",
+        "from_midline": "distance from the midline",
+        "mean_lesion": "mean lesion of other patients",
+        "map_minus_best_prior": "map minus the best of these",
+    }
+    lines = ["| images | n | " + " | ".join(names.values()) + " |", "|---" * 7 + "|"]
+    for images, values, cells in by_row("severity_lesions", "images", "map", [*names]):
+        lines.append(f"| {images} | {values['map']['n']} | {cells} |")
+    return lines
+
+
+def learnt_corpus() -> list[str]:
+    """What places and attention are worth on the demo's corpus: benchmarks/corpus.py."""
+    found = read_json(ROOT / "docs" / "lab" / "corpus.json")
+    seeds = found["seeds"]
+    lines = [
+        "| seed | model | macro AUC | COVID-19 against other | full model minus it, the same |",
+        "|---" * 5 + "|",
+    ]
+    for one in seeds:
+        for name, measured in one["external"].items():
+            less = one["transformer minus"].get(name)
+            cells = [_triple(measured[measure], 3) for measure in CORPUS_MEASURES]
+            cells.append(_triple(less[CORPUS_MEASURES[1]], 3) if less else "")
+            row = (str(one["seed"]), CORPUS_ROWS[name], *cells)
+            lines.append(f"| {' | '.join(row)} |")
+    fields = ", ".join(str(one["receptive field, px"]) for one in seeds)
+    cells = ", ".join(f"{one['cell-wise AUC of lesions']:.2f}" for one in seeds)
+    return [
+        *lines,
+        "",
+        f"A token sees {fields} px of 128. A linear head on the frozen corpus finds the cells that "
+        f"a lesion covers with AUC {cells}.",
+    ]
+
+
+def site_figures() -> list[str]:
+    """Speed of the page without a server, and how far it departs from the package."""
+    found = read_json(ROOT / "docs" / "lab" / "site.json")
+    lines = ["| measured | found | at most |", "|---" * 3 + "|"]
+    for name, keys, bar, unit in SITE_ROWS:
+        value = found
+        for part in keys:
+            value = value.get(part, {})
+        if value:
+            most = f"{bar} {unit}" if bar else "-"
+            lines.append(f"| {name} | {value:.3g} {unit} | {most} |")
+    damaged = found["damaged"]
+    return [
+        *lines,
+        "",
+        *site_differences(found),
+        "",
+        f"Of {damaged['files']} damaged files {damaged['refused']} were refused with a message and "
+        "the others opened.",
+    ]
+
+
+SITE_ROWS = [  # what is measured, where it stands in site.json, at most, unit
+    ("first film drawn after opening room.html from a disk", ["first_film_s"], 3, "s"),
+    ("a control answers, median of 100", ["control_ms", "median"], 100, "ms"),
+    ("a control answers, slowest of 100", ["control_ms", "slowest"], 300, "ms"),
+    ("occlusion map, 36 windows", ["occlusion_s"], 1.5, "s"),
+    ("room.html, compressed", ["megabytes", "file"], 25, "MB"),
+    ("new answers after an edit, median", ["edit_ms", "median"], None, "ms"),
+    ("3000 x 3400 px of 16 bits: opened and predicted", ["large", "opened_s"], None, "s"),
+    ("3000 x 3400 px of 16 bits: the brush, median", ["large", "dab_ms"], None, "ms"),
+]
+SITE_SETS = {  # key of site.json -> with what the page is compared
+    "worst": "the package, {films} virtual films",
+    "real": "the package, {films} real films of a mirror",
+    "room": "the kernel-based room, ten virtual films",
+    "own": "the package, other networks of random weights",
+}
+
+
+def site_differences(found: dict[str, Any]) -> list[str]:
+    """The largest differences of the page, over sets of films."""
+    head = "| largest difference from | probability | finding | severity | least Dice of lungs |"
+    lines = [head, "|---" * 5 + "|"]
+    for part, name in SITE_SETS.items():
+        if part not in found:
+            continue
+        worst = {"films": found["films"], **found[part]}
+        values = [f"{worst[one]:.1g}" for one in ("probability", "finding", "severity")]
+        lines.append(f"| {name.format(**worst)} | {' | '.join(values)} | {worst['dice']:.4f} |")
+    lines.append("| *at most* | 0.001 | 0.001 | 0.02 | 0.999 or more |")
+    return lines
+
+
+def true_tokens() -> list[str]:
+    """What places are worth where tokens are the true lesions: benchmarks/hospitals.py tokens."""
+    found = read_json(ROOT / "docs" / "lab" / "hospitals_tokens.json")
+    head = "| model | AUC, COVID-19 against other | full model minus it | bar |"
+    lines = [head, "|---" * 4 + "|"]
+    for name, (difference, bar) in TOKEN_ROWS.items():
+        values = found[name] if isinstance(found[name], list) else [found[name]]
+        each = ", ".join(f"{value:.3f}" for value in values)
+        less = f"{found['differences'][difference]:.3f}" if difference else ""
+        lines.append(f"| {name} | {each} | {less} | {bar} |")
+    return lines
+
+
+def _triple(values: list[float], digits: int) -> str:
+    """Value, low, high: "0.840 [0.817, 0.863]"."""
+    value, low, high = (f"{one:.{digits}f}" for one in values)
+    return f"{value} [{low}, {high}]"
+
+
+# (document, name of the markers) -> lines of the table
+TABLES: dict[tuple[str, str], Callable[[], list[str]]] = {
+    ("README.md", "results"): results,
+    ("README.md", "lessons"): lessons,
+    ("docs/virtual_hospitals.md", "true tokens"): true_tokens,
+    ("docs/virtual_hospitals.md", "learnt corpus"): learnt_corpus,
+    ("docs/site.md", "figures"): site_figures,
+    ("docs/severity.md", "designs"): severity_designs,
+    ("docs/severity.md", "external hospitals"): severity_external,
+    ("docs/severity.md", "priors"): severity_priors,
+}
 
 
 def main() -> None:
-    """Write or check the table."""
-    text = README.read_text("utf-8")
-    before, _, rest = text.partition(START)
-    _, _, after = rest.partition(END)
-    wanted = f"{before}{table()}{after}"
-    if "--check" in sys.argv[1:]:
-        sys.exit(0 if wanted == text else "README.md: run python tools/update_readme.py")
-    README.write_text(wanted, "utf-8")
+    """Write or check the tables."""
+    for (document, name), make in TABLES.items():
+        path, start, end = ROOT / document, START.format(name), END.format(name)
+        text = path.read_text("utf-8")
+        before, _, rest = text.partition(start)
+        _, _, after = rest.partition(end)
+        wanted = "\n".join([before + start, *make(), end + after])
+        if "--check" in sys.argv[1:]:
+            if wanted != text:
+                sys.exit(f"{document}: run python tools/update_readme.py")
+        else:
+            path.write_text(wanted, "utf-8")
 
 
 if __name__ == "__main__":

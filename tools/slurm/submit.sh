@@ -1,7 +1,7 @@
 #!/bin/bash
 # All stages of a profile as Slurm jobs, each after those that it depends on (docs/cluster.md).
 #   tools/slurm/submit.sh --profile public --data /shared/data --out /shared/results
-# prints the number of each job; SEVERITY=alternation makes the three models of Table 6 in place of one.
+# prints the number of each job; SEVERITY=alternation makes the models of Table 6, one for each site in turn, in place of one.
 set -euo pipefail
 here=$(dirname "$0")
 
