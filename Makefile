@@ -3,21 +3,31 @@
 #   make demo                 install, run every lesson on the virtual hospitals, write artifacts/report.html
 #   make lab                  open the lessons in JupyterLab
 #   make room [MIRROR=DIR]    serve the reading room to a class: a page without code, at http://localhost:8866
+#   make site [STORE=DIR]     the reading room as a page without a server: site/dist (docs/site.md; needs node 20 and npm)
+#   make site-test [MIRROR=DIR]  that page in a headless Chromium, against the answers of the package
 #   make test                 unit tests, notebook checks, nbval; on two cores
 #   make lint                 ruff check, ruff format, types
+#   make docs                 the documentation as pages: build/docs (built offline; CXRKIT_JUPYTERHUB=ADDRESS adds a launch button)
+#   make wheels               both packages in dist/, checked and installed into a clean environment (docs/release.md)
 #   make oracles              the tests against public implementations that are too large for CI
 #   make mini [MIRROR=DIR]    every lesson on real public films
 #   make weights [MIRROR=DIR] put the finished models of mini into the package (cxrkit/inference/weights)
 #   make ship [STORE=DIR]     put the finished stages of demo into the package, without pixels (SHIP_ARGS: tools/ship.py --help)
+#   make verify [IMAGES=N]    make shipped labels and predictions again on films that are drawn here, and compare
+#   make verify RETRAIN=1 PROFILE=quick    train, and compare with the margins of several seeds (cxrkit verify --help)
+#   make margins STORE=DIR    measure those margins (three seeds of PROFILE, default quick; resumes)
 #   make quality-model MIRROR=DIR    the small network that warns of unsuitable images (docs/predict.md)
 #   make starts [MIRROR=DIR]  real films from other initial weights (ten minutes after mini)
 #   make seeds [STUDY=..]     train what the lessons train with three seeds, for the spread (an hour or more; resumes)
 #   make segmenter            the segmenter with ten times its budget, and without its adversarial part (40 minutes; resumes)
+#   make severity             five designs of the severity model, from the paper's head to the demo's (half an hour; resumes)
 #   make grid [CELLS=..]      Tables 7 to 10 with whole budgets and three seeds (hours; resumes; docs/cluster.md for a cluster)
 #   make gpu-check            ten minutes on one card: every training's update, memory, speed, two processes (docs/cluster.md)
 #   PYTHON=python3.12 make .. another interpreter          FORCE=1 make .. again, though up to date
 #   FRESH=1 make demo         train everything here; take no finished stage that comes with the kit
 #   JOBS=2 make demo          make the stages first, two at a time, each on one core
+#   PROFILE=quick make ..     another profile for demo, report and verify; quick trains all of it in minutes, and shows no finding:
+#                             make demo PROFILE=quick FRESH=1 JOBS=2
 #   PIP_ARGS=.. make ..       more options for pip, e.g. the index of PyTorch's CPU wheels (README)
 
 PYTHON ?= python3
@@ -26,6 +36,9 @@ MIRROR ?=
 FORCE ?=
 FRESH ?=
 JOBS ?=
+PROFILE ?=
+IMAGES ?=
+RETRAIN ?=
 STORE ?=
 SHIP_ARGS ?=
 STUDY ?=
@@ -44,8 +57,8 @@ export OMP_WAIT_POLICY ?= PASSIVE
 export PYDEVD_DISABLE_FILE_VALIDATION ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo mini report lab room notebooks exercises test test-slow oracles lint starts seeds segmenter \
-	weights ship quality-model grid gpu-check doctor clean distclean
+.PHONY: help install demo mini report lab room site site-test notebooks exercises test test-slow oracles lint starts seeds \
+	segmenter severity weights ship verify margins quality-model grid gpu-check docs wheels doctor clean distclean
 
 help:
 	@awk '!/^#/ { exit } { sub(/^# ?/, ""); print }' Makefile
@@ -59,7 +72,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 install: $(INSTALLED)
 
 demo: $(INSTALLED)
-	$(BIN)/cxrkit reproduce --profile demo $(again) $(fresh) $(if $(JOBS),--jobs $(JOBS))
+	$(BIN)/cxrkit reproduce --profile $(or $(PROFILE),demo) $(again) $(fresh) $(if $(JOBS),--jobs $(JOBS))
 
 mini: $(INSTALLED)
 	$(BIN)/cxrkit reproduce --profile mini $(mirror) $(again)
@@ -71,12 +84,24 @@ seeds: $(INSTALLED)
 segmenter: $(INSTALLED)
 	$(BIN)/python tools/segmenter_large.py
 
+severity: $(INSTALLED)
+	$(BIN)/python tools/severity_designs.py
+
 weights: $(INSTALLED)
 	$(BIN)/python tools/ship_weights.py --profile mini $(mirror)
 
 # cxrkit/storage/shipped_artifacts: what a store lacks is taken from there.
 ship: $(INSTALLED)
 	$(BIN)/python tools/ship.py --profile demo $(if $(STORE),--store "$(STORE)") $(SHIP_ARGS)
+
+# Exit status 2 where something differs. `cxrkit store verify` compares the bytes of a store, this the results.
+verify: $(INSTALLED)
+	$(BIN)/cxrkit verify --profile $(or $(PROFILE),demo) $(if $(IMAGES),--images $(IMAGES)) $(if $(RETRAIN),--retrain) \
+		$(if $(JOBS),--jobs $(JOBS)) $(if $(STORE),--out "$(STORE)")
+
+# cxrkit/storage/retraining_margins.json
+margins: $(INSTALLED)
+	$(BIN)/python tools/retraining_margins.py --profile $(or $(PROFILE),quick) --store "$(STORE)" $(if $(JOBS),--jobs $(JOBS))
 
 # Needs MIRROR=DIR.
 quality-model: $(INSTALLED)
@@ -94,7 +119,7 @@ gpu-check: $(INSTALLED)
 	$(BIN)/python tools/gpu_check.py
 
 report: $(INSTALLED)
-	$(BIN)/cxrkit report --profile demo
+	$(BIN)/cxrkit report --profile $(or $(PROFILE),demo)
 
 lab: $(INSTALLED)
 	$(BIN)/jupyter lab --notebook-dir=notebooks
@@ -103,6 +128,20 @@ lab: $(INSTALLED)
 room: $(INSTALLED)
 	$(pip_install) -e ".[classroom]"
 	$(BIN)/python tools/room.py $(mirror) $(ARGS)
+
+# A page that computes in the browser: graphs of the networks and virtual films go to site/build, the page to site/dist.
+SITE_ARGS = $(if $(PROFILE),--profile $(PROFILE)) $(if $(STORE),--store "$(STORE)")
+
+site: $(INSTALLED)
+	@command -v npm >/dev/null || { echo "make site needs node 20 or later, with npm: apt-get install nodejs npm" >&2; exit 1; }
+	$(pip_install) -e ".[dev,onnx]"
+	$(BIN)/cxrkit export --onnx site/build/models $(if $(PROFILE),--profile $(PROFILE)) $(if $(STORE),--out "$(STORE)")
+	$(BIN)/python tools/site_images.py site/build/films $(SITE_ARGS)
+	cd site && npm ci && npm run types && npm run build
+
+site-test: site
+	$(BIN)/python tools/site_reference.py site/build/reference $(SITE_ARGS) $(mirror)
+	cd site && npm test
 
 # Percent sources -> executed, stripped .ipynb; only what changed.
 notebooks: $(INSTALLED)
@@ -132,12 +171,26 @@ lint: $(INSTALLED)
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m basedpyright --pythonpath $(BIN)/python
 
+# Without a warning: a dead link inside the documentation is one.
+docs: $(INSTALLED)
+	$(pip_install) -e ".[dev,docs,croissant]"
+	$(BIN)/python -m sphinx -q -W --keep-going -c docs -b html -d build/doctrees . build/docs
+	@echo build/docs/index.html
+
+wheels: $(INSTALLED)
+	$(pip_install) -e ".[dev,release]"
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation --outdir dist .
+	$(BIN)/python -m build --no-isolation --wheel --outdir dist packages/cxrkit-models
+	$(BIN)/python -m twine check --strict dist/*
+	$(BIN)/python tools/check_wheels.py dist
+
 doctor: $(INSTALLED)
 	$(BIN)/cxrkit doctor
 
 clean:
-	rm -rf artifacts notebooks/solved build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf artifacts notebooks/solved build dist site/build site/dist *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -not -path "./.venv/*" -prune -exec rm -rf {} +
 
 distclean: clean
-	rm -rf $(VENV)
+	rm -rf $(VENV) site/node_modules

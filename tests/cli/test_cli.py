@@ -100,7 +100,7 @@ def test_only_runs_what_is_named(lessons, tmp_path):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["--profile", "huge"], "unknown profile 'huge'; known: ['demo', 'mini', 'public', "),
+        (["--profile", "huge"], "unknown profile 'huge'; known: ['demo', 'quick', 'mini', "),
         (["--mirror", "."], "no chosen lesson takes mirror; their parameters: out, profile"),
         (["--mirror", "/no/such/folder"], "does not exist"),
     ],

@@ -25,6 +25,7 @@ PACKAGES = (
     "pipeline",
     "inference",
     "viz",
+    "teaching",
     "reproduction",
     "reading_room",
     "cli",

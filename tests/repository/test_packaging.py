@@ -133,7 +133,7 @@ def test_the_lessons_are_an_extra_that_development_takes_in():
     extras = project()["optional-dependencies"]
     assert names_of(extras["lessons"]) >= LESSONS
     assert not names_of(project()["dependencies"]) & (LESSONS | KERNEL)
-    assert "cxrkit[lessons,dicom,cluster]" in extras["dev"]
+    assert "cxrkit[lessons,dicom,cluster,onnx]" in extras["dev"]
 
 
 WITHOUT_LESSONS = """
@@ -251,10 +251,10 @@ def build():
 
 
 def test_weights_that_are_not_for_everybody_are_not_packaged():
-    research = "/cxrkit/inference/weights/research"
-    assert (CHECKOUT / research[1:]).is_dir()
-    assert research in build()["exclude"]
-    assert research in build()["targets"]["sdist"]["exclude"], "a target's own list replaces it"
+    weights = "/cxrkit/inference/weights"
+    assert (CHECKOUT / weights[1:] / "research").is_dir()
+    assert weights in build()["exclude"]
+    assert weights in build()["targets"]["sdist"]["exclude"], "a target's own list replaces it"
     assert "exclude" not in build()["targets"]["wheel"]
 
 

@@ -9,9 +9,9 @@ import ship
 import torch
 
 from cxrkit.config import profiles
-from cxrkit.pipeline import stages
+from cxrkit.pipeline import derived, makers, stages
 from cxrkit.reproduction import inventory
-from cxrkit.storage import atomic, integrity, locations, provenance
+from cxrkit.storage import atomic, growing, integrity, locations, provenance
 from cxrkit.storage.artifacts import Store
 from cxrkit.storage.integrity import DamagedArtifact
 from cxrkit.training import checkpoint
@@ -29,7 +29,7 @@ def shipped():
 
 def test_every_shipped_artifact_has_the_key_of_its_profile_as_it_is_now():
     """Who changes a recipe ships its result anew (make ship), or takes it out."""
-    assert ship.orphans(locations.SHIPPED) == []
+    assert inventory.orphans(locations.SHIPPED) == []
 
 
 def test_every_shipped_artifact_is_as_it_was_listed():
@@ -65,6 +65,8 @@ def fill(folder):
     atomic.write_json(folder / "metrics.json", {"external": {"auc": {"value": 0.9, "low": 0.8}}})
     path = [f"store:{stages.folder_of(DEMO, 'cohort', Store('x')).name}/images.npy#3"]
     pd.DataFrame({"path": path, "p": [0.5]}).to_csv(folder / "predictions.csv", index=False)
+    if folder.name.startswith("cohort"):
+        (folder / "films.csv").write_text("path,url\nimages.npy#0,virtual://alder/0\n")
 
 
 def finish(store, profile, stage, noted=True):
@@ -98,7 +100,7 @@ def test_what_is_shipped_is_taken_by_an_empty_store(tmp_path, store, layer, caps
         "teacher/weights.safetensors",
         "weights.safetensors",
     ]
-    assert integrity.faults(folder) == [] and ship.orphans(layer) == []
+    assert integrity.faults(folder) == [] and inventory.orphans(layer) == []
     note = atomic.read_json(folder / "shipped.json")
     assert note["made"] == provenance.read_note(store.root, source.name)
     assert (note["profile"], note["seed"], note["weights"]) == ("demo", 0, "float32")
@@ -141,9 +143,9 @@ def test_a_changed_recipe_leaves_an_orphan_that_the_next_shipping_removes(store,
     old = replace(DEMO, backbone_training=replace(DEMO.backbone_training, steps=7))
     source = finish(store, old, "backbone")
     ship.ship(ship.plan(old), store, layer, say=str)
-    assert ship.orphans(layer) == [layer / source.name]
+    assert inventory.orphans(layer) == [layer / source.name]
     (layer / "notes").mkdir()
-    assert ship.orphans(layer) == [layer / source.name, layer / "notes"]
+    assert inventory.orphans(layer) == [layer / source.name, layer / "notes"]
     new = finish(store, DEMO, "backbone")
     lines = []
     ship.ship(ship.plan(DEMO), store, layer, say=lines.append)
@@ -156,7 +158,7 @@ def test_another_seed_of_the_profile_is_no_orphan(store, layer):
     source = finish(store, seeded, "backbone")
     ship.ship(ship.plan(seeded), store, layer, say=str)
     assert [folder.name for folder in layer.iterdir()] == [source.name]
-    assert ship.orphans(layer) == []
+    assert inventory.orphans(layer) == []
 
 
 def test_cells_of_the_grid_come_without_weights(store, layer):
@@ -225,7 +227,82 @@ def test_the_headline_that_moved_most():
         ship.largest_move(before, after)
 
 
-def test_pixels_are_in_no_plan():
-    steps = ship.plan(DEMO, grid=True)
-    assert {step.stage for step in steps.values()} <= set(stages.STAGES) - {"cohort"}
+def test_no_pixels_are_shipped():
     assert not any(ship.is_shipped(locations.Path(name)) for name in ("images.npy", "a.png"))
+
+
+def test_a_cohort_is_shipped_as_its_table(store, layer, capsys):
+    """No film comes along: a store makes its own cohort from the table, and begins without one."""
+    source = finish(store, DEMO, "cohort")
+    ship.ship(ship.plan(DEMO), store, layer, say=str)
+    (folder,) = layer.iterdir()
+    assert sorted(file.name for file in folder.iterdir()) == [
+        "files.json",
+        "films.csv.gz",
+        "metrics.json",
+        "settings.json",
+        "shipped.json",
+    ]
+    assert integrity.faults(folder) == [] and inventory.orphans(layer) == []
+    assert "images.npy" in atomic.read_json(folder / "shipped.json")["left_out"]
+    empty = Store(layer.parent / "empty")
+    assert not stages.is_done(DEMO, "cohort", empty) and not empty.root.exists()
+    made = stages.resolve(DEMO, "cohort", empty)
+    assert made == empty.root / source.name and stages.is_done(DEMO, "cohort", empty)
+    assert (made / "films.csv").read_bytes() == (source / "films.csv").read_bytes()
+    assert f"{folder.name} comes with the kit" in capsys.readouterr().out
+    assert growing.grows(made)
+    assert set(integrity.read_list(made)) == {"films.csv", "metrics.json", "settings.json"}
+    (made / "drawn.npy").write_bytes(b"later")
+    assert stages.resolve(DEMO, "cohort", empty) == made and integrity.faults(made) == []
+    lines = []
+    ship.ship(ship.plan(DEMO), empty, layer, say=lines.append)
+    assert f"{folder.name}: not drawn as a whole, not shipped" in lines and folder.is_dir()
+
+
+def test_masks_that_a_table_names_are_shipped_with_it_and_go_with_it(store, layer):
+    masks = np.random.default_rng(0).choice(np.uint8([0, 127, 255]), (5, 8, 8))
+    made = store.load_or_make(
+        "masks", {"segmenter": "x"}, lambda folder: np.save(folder / "masks.npy", masks)
+    )
+    source = finish(store, DEMO, "severity")
+    table = f"path,lung_mask\na,store:{made.name}/masks.npy#0\nb,store:{made.name}/masks.npy#1\n"
+    (source / "predictions.csv").write_text(table)
+    integrity.write_list(source)
+    steps = ship.plan(DEMO)
+    found = ship.masks_of(steps, store)
+    assert [(name, step.of) for name, step in found.items()] == [(made.name, source.name)]
+    ship.ship(steps | found, store, layer, say=str)
+    folder = layer / made.name
+    assert integrity.faults(folder) == [] and inventory.orphans(layer) == []
+    assert np.array_equal(derived.unpack_masks(folder), masks)
+    empty = Store(layer.parent / "empty")
+    assert empty.shipped(made.name) == folder and provenance.lacks_pixels(folder)
+    assert empty.locate(made.name) == empty.root / made.name
+    note = atomic.read_json(folder / "shipped.json")
+    assert note["made"] == provenance.read_note(store.root, source.name)
+    atomic.write_json(folder / "shipped.json", {**note, "of": "severity-000000000000"})
+    assert inventory.orphans(layer) == [folder]
+    # the masks of an older table are an orphan there, and are what is shipped
+    ship.ship(steps | found, store, layer, say=str)
+    assert inventory.orphans(layer) == [] and integrity.faults(folder) == []
+
+
+def test_a_damaged_table_of_a_cohort_is_refused(store, layer):
+    source = finish(store, DEMO, "cohort")
+    ship.ship(ship.plan(DEMO), store, layer, say=str)
+    (layer / source.name / "films.csv.gz").write_bytes(b"torn")
+    with pytest.raises(DamagedArtifact, match=r"films\.csv\.gz.*CXRKIT_FRESH=1"):
+        stages.resolve(DEMO, "cohort", Store(layer.parent / "empty"))
+
+
+def test_fresh_draws_a_cohort_whose_table_comes_with_the_kit(store, layer, monkeypatch):
+    finish(store, DEMO, "cohort")
+    ship.ship(ship.plan(DEMO), store, layer, say=str)
+    asked = []
+    monkeypatch.setattr(
+        makers.virtual_hospitals, "draw_cohort", lambda folder, *_: asked.append(folder)
+    )
+    monkeypatch.setenv("CXRKIT_FRESH", "1")
+    stages.resolve(DEMO, "cohort", Store(layer.parent / "empty"))
+    assert len(asked) == 1
