@@ -20,7 +20,9 @@ def pytest_collection_modifyitems(items):
     """A name with an address in it differs between the processes of pytest-xdist, which then run nothing."""
     named = [item.nodeid for item in items if " at 0x" in item.nodeid]
     if named:
-        raise pytest.UsageError(f"{len(named)} tests are named by an address, such as {named[0]}: give their ids")
+        raise pytest.UsageError(
+            f"{len(named)} tests are named by an address, such as {named[0]}: give their ids"
+        )
 
 
 def mirror_folder():

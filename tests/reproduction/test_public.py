@@ -244,7 +244,9 @@ def as_a_user(root, monkeypatch):
     """A user's environment: his trees, and the artifacts that come with the kit (lesson 05 points at lesions of the
     virtual hospitals, whose table is among them: without it their whole cohort would be drawn).
     """
-    monkeypatch.setenv("CXRKIT_DATA", str(root))  # `reproduce` sets it for its kernels: here it is put back
+    monkeypatch.setenv(
+        "CXRKIT_DATA", str(root)
+    )  # `reproduce` sets it for its kernels: here it is put back
     monkeypatch.delenv("CXRKIT_FRESH")
 
 
