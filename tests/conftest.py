@@ -17,7 +17,7 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 
 
 def pytest_collection_modifyitems(items):
-    """A name with an address in it differs between the processes of pytest-xdist, which then run nothing."""
+    """Refuse names with an address: they differ between the processes of xdist, which then stop."""
     named = [item.nodeid for item in items if " at 0x" in item.nodeid]
     if named:
         raise pytest.UsageError(
