@@ -241,12 +241,13 @@ def test_every_stage_runs_on_public_trees(store, few_draws):
 
 @pytest.fixture
 def as_a_user(root, monkeypatch):
-    """A user's environment: his trees, and the artifacts that come with the kit (lesson 05 points at lesions of the
-    virtual hospitals, whose table is among them: without it their whole cohort would be drawn).
+    """A user's environment: his trees, and the artifacts that come with the kit.
+
+    Lesson 05 points at lesions of the virtual hospitals. Their table is among these artifacts;
+    without it the whole cohort would be drawn.
     """
-    monkeypatch.setenv(
-        "CXRKIT_DATA", str(root)
-    )  # `reproduce` sets it for its kernels: here it is put back
+    # `reproduce` sets it for its kernels: here it is put back
+    monkeypatch.setenv("CXRKIT_DATA", str(root))
     monkeypatch.delenv("CXRKIT_FRESH")
 
 
