@@ -25,11 +25,11 @@ from cxrkit.data.datasets import CXRDataset, image_dataset, split_parts
 from cxrkit.evaluation import metrics, resampling
 from cxrkit.evaluation.summaries import by_split, interval_dict, json_number
 from cxrkit.models.factory import build_classifier
-from cxrkit.storage import mapped
 from cxrkit.storage.artifacts import Store
 from cxrkit.storage.atomic import write_json
+from cxrkit.tasks.frozen_backbone import CorpusDataset, corpus_dataset
 from cxrkit.tasks.task import Inputs, State, Tables, Task
-from cxrkit.training import batches, loop
+from cxrkit.training import loop
 from cxrkit.training.devices import device_of
 
 PROBABILITIES = [f"p_{name}" for name in DIAGNOSES]  # columns of predictions
@@ -188,56 +188,20 @@ class DiagnosisTask(Task):
     ) -> Any:
         """Images, or, on a frozen backbone, their corpus: no step then runs the backbone again."""
         if self.profile.transformer.frozen:
-            name = "train" if train else "val"
-            data = self.corpus(model, table, self._corpus_folder(folder) / f"{name}.npy")
+            data = self._corpora(model, table, flip=self.profile.transformer.flip if train else 0.0)
         else:
             data = self.dataset(table, train=train)
         masks = CLASS_MASKS[known(self.profile.sources.class_mask, CLASS_MASKS, "class mask")]
         return WithClassMask(data, torch.tensor(masks(table)))
 
-    def corpus(self, model: nn.Module, table: pd.DataFrame, file: Path) -> batches.Mapped:
-        """The corpus of all images, computed once.
-
-        Args:
-            model: its `corpus(image)` gives (B, C, h, w).
-            table: images.
-            file: where the features go, 1 MB an image at paper size; they are read from there.
-
-        Returns:
-            A dataset with `features` (n, C, h, w), `diagnosis` (n,) and `index` (n,).
-        """
-        file.parent.mkdir(parents=True, exist_ok=True)
+    def _corpora(self, model: nn.Module, table: pd.DataFrame, flip: float = 0.0) -> CorpusDataset:
         images = self.dataset(table)
-
-        def forward(model: nn.Module, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-            return {"features": model.corpus(batch["image"])}
-
-        outputs = loop.outputs(model, images, ("features",), device=self.device, forward=forward)
-        parts = (output["features"].numpy() for output in outputs)  # (B, C, h, w) each
-        mapped.write_parts(file, parts, len(images))
-        index = torch.arange(len(images))
-        return batches.Mapped(file, "features", diagnosis=images.diagnosis, index=index)
-
-    def _corpus_folder(self, folder: Path) -> Path:
-        return Path(folder) / "corpus"
-
-    def fit(
-        self,
-        folder: Path,
-        train: pd.DataFrame,
-        val: pd.DataFrame | None = None,
-        initial_weights: Sequence[State] = (),
-    ) -> nn.Module:
-        """As `Task.fit`; a cached corpus lies in the folder until the training ends."""
-        try:
-            return super().fit(folder, train, val, initial_weights)
-        finally:
-            shutil.rmtree(self._corpus_folder(folder), ignore_errors=True)
+        return corpus_dataset(model, images, table, self.store, self.device, flip)
 
     def forward(self, model: nn.Module, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Outputs of the model for images, or for their corpus where the batch holds it."""
         if "features" in batch:
-            return model(features=batch["features"])
+            return model(features=model.corpus_of(batch["features"]))
         return model(batch["image"])
 
     def loss(self, model: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -257,7 +221,10 @@ class DiagnosisTask(Task):
 
     def predict(self, model: nn.Module, table: pd.DataFrame) -> pd.DataFrame:
         """The table with a probability for each class (`PROBABILITIES`)."""
-        logits = loop.evaluate(model, self.dataset(table), device=self.device)["logits"]
+        data = self.dataset(table)
+        if self.profile.transformer.frozen:
+            data = self._corpora(model, table)
+        logits = loop.evaluate(model, data, device=self.device, forward=self.forward)["logits"]
         columns = self.probabilities(logits).numpy().T  # (K, n)
         return table.assign(**dict(zip(PROBABILITIES, columns, strict=True)))
 
