@@ -1,7 +1,7 @@
-"""The corpus cache: what a frozen backbone makes of each image, computed once, on disk as float16.
+"""The corpus cache: what a frozen backbone makes of each image, computed once, on disk as float32.
 
 There is one folder for each backbone and way of preprocessing (`identity`). A call computes what is
-missing and leaves two files: `corpora-<i>.npy`, float16 (n, C, h, w), and then
+missing and leaves two files: `corpora-<i>.npy`, float32 (n, C, h, w), and then
 `corpora-<i>.json`, the image of each row by its path and the content of its file.
 """
 
@@ -30,7 +30,7 @@ class CachedCorpora:
     """Corpora of images in the order they were asked for; files are opened at the first access.
 
     Args:
-        files: .npy files, float16 (n, C, h, w) each.
+        files: .npy files, float32 (n, C, h, w) each.
         file_of: index of each image's file, (N,).
         row_of: its row there, (N,).
     """
@@ -52,7 +52,7 @@ class CachedCorpora:
         if self._open is None:
             self._open = [np.load(file, mmap_mode="r") for file in self.files]
         rows = [self._open[self._file_of[i]][self._row_of[i]] for i in indices]
-        return torch.from_numpy(np.stack(rows).astype(np.float32))
+        return torch.from_numpy(np.stack(rows))
 
 
 def cached_corpora(
@@ -108,6 +108,8 @@ def _fill(folder: Path, entries: list[Entry], compute: Compute) -> None:
         number = len(list(folder.glob("corpora-*.json")))
         file, part = folder / f"corpora-{number}.npy", folder / "new-corpora.npy"
         parts = compute(np.array([position[entry] for entry in chunk]))
-        mapped.write_parts(part, (each.astype(np.float16) for each in parts), len(chunk))
+        mapped.write_parts(
+            part, (each.astype(np.float32, copy=False) for each in parts), len(chunk)
+        )
         os.replace(part, file)
         write_json(file.with_suffix(".json"), chunk)

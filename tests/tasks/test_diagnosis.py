@@ -3,7 +3,6 @@ and a backbone that must not run.
 """
 
 import math
-import pickle
 from dataclasses import replace
 
 import numpy as np
@@ -368,9 +367,10 @@ def run(table, store, folder, settings, kind=Watched):
 
 def test_a_frozen_backbone_sees_every_image_once_and_stays_to_the_bit(table, store, tmp_path):
     counts = table[~table["external"]]["split"].value_counts()
-    for steps in (6, 12):
-        before, model, passes = run(table, store, tmp_path / str(steps), profile(steps=steps))
-        assert passes == counts["train"] + counts["val"], "whatever the number of steps"
+    own = Store(tmp_path / "store")
+    before, model, passes = run(table, own, tmp_path / "6", profile(steps=6))
+    assert passes == counts["train"] + counts["val"], "whatever the number of steps"
+    assert run(table, own, tmp_path / "12", profile(steps=12))[2] == 0, "and never again"
     after = model.state_dict()
     assert any("running_mean" in name for name in after)
     assert all(
@@ -389,55 +389,6 @@ def test_a_trained_backbone_moves_and_sees_every_step(table, store, tmp_path):
     assert not torch.equal(
         before["features.norm0.running_mean"], after["features.norm0.running_mean"]
     )
-
-
-def test_a_corpus_on_disk_is_that_in_memory_to_the_bit_and_goes_after_the_training(
-    table, store, tmp_path
-):
-    train, settings = split_parts(table)["train"], profile()
-    task = DiagnosisTask(settings, store, CPU)
-    model, on_disk = task.initialise(), tmp_path / "train.npy"
-    kept = task.corpus(model, train, on_disk)
-    whole = loop.evaluate(
-        model,
-        task.dataset(train),
-        ("features",),
-        device=CPU,
-        forward=lambda model, batch: {"features": model.corpus(batch["image"])},
-    )["features"]
-    there, rows = pickle.loads(pickle.dumps(kept)), [5, 0, 5, len(train) - 1]
-    assert len(pickle.dumps(kept)) < 10_000 < on_disk.stat().st_size
-    assert len(there) == len(kept) == len(train)
-    for dataset in (kept, there, kept):
-        batch = dataset.batch(rows)
-        assert torch.equal(batch["features"], whole[rows]) and batch["index"].tolist() == rows
-
-    class InMemory(Watched):
-        def corpus(self, model, table, file):
-            mapped = super().corpus(model, table, file).batch(range(len(table)))
-            return batches.Tensors(**{name: tensor[:] for name, tensor in mapped.items()})
-
-    _, from_disk, _ = run(table, store, tmp_path / "disk", settings)
-    _, from_memory, _ = run(table, store, tmp_path / "memory", settings, InMemory)
-    assert all(
-        torch.equal(tensor, from_memory.state_dict()[name])
-        for name, tensor in from_disk.state_dict().items()
-    )
-    assert {path.name for path in (tmp_path / "disk").iterdir()} == {
-        "weights.safetensors",
-        "history.json",
-    }
-
-
-def test_a_training_that_stops_leaves_no_corpus(table, store, tmp_path, monkeypatch):
-    def stops(*args, **options):
-        assert (tmp_path / "corpus" / "train.npy").exists()
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(loop, "fit", stops)
-    with pytest.raises(KeyboardInterrupt):
-        run(table, store, tmp_path, profile())
-    assert not any(tmp_path.iterdir())
 
 
 def test_frozen_training_is_the_same_from_corpus_and_from_image(table, store, tmp_path):
