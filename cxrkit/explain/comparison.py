@@ -261,8 +261,8 @@ def typical_images(probabilities: np.ndarray, labels: np.ndarray) -> list[int]:
     """An image of each class that is typical of it, chosen by rule.
 
     It is the one with the median probability of its class among the images of that class that the
-    model calls right; of an even number, the lower one. The surest image is not typical: see
-    "saturation" in CRITERIA.
+    model calls right, or, where it calls none right, among all of them; of an even number, the
+    lower one. The surest image is not typical: see "saturation" in CRITERIA.
 
     Args:
         probabilities: (n, K).
@@ -272,13 +272,15 @@ def typical_images(probabilities: np.ndarray, labels: np.ndarray) -> list[int]:
         K rows.
 
     Raises:
-        ValueError: the model calls no image of a class right.
+        ValueError: there is no image of a class.
     """
     rows = []
     for k in range(probabilities.shape[1]):
         right = np.flatnonzero((labels == k) & (probabilities.argmax(1) == k))
         if not len(right):
-            raise ValueError(f"the model calls no image of class {k} right: there is no example")
+            right = np.flatnonzero(labels == k)
+        if not len(right):
+            raise ValueError(f"no image is of class {k}: there is no example")
         order = np.argsort(probabilities[right, k], kind="stable")
         rows.append(int(right[order[(len(right) - 1) // 2]]))
     return rows

@@ -151,7 +151,7 @@ print(
 # ## Figure 5: each disease, on hospitals never seen
 #
 # One film of each diagnosis from an external hospital, with the maps of all three classes. The films are chosen by a rule: of those that the
-# model calls right, the one with the median probability. The surest film would be a poor example. Where a probability is near 1, the
+# model calls right, the one with the median probability (where it calls none right: of all of that diagnosis). The surest film would be a poor example. Where a probability is near 1, the
 # gradient that the map is multiplied by is near 0 (*saturation*), and what is left of the map of that class is faint. For the same reason
 # each map here has its own scale, and the sentence below says how large it is.
 #
@@ -175,8 +175,9 @@ title = "Relevance for each class, external hospitals (blue: true lesion)"
 display(viz.plot_saliency(run.pixels(chosen), heat, labels, columns, title, truth, stamped=stamped))
 sizes = explain.map_size(heat)  # (3 films, 3 classes)
 strongest_own = int((sizes.argmax(1) == np.arange(3)).sum())
+right = int((p[typical].argmax(1) == np.arange(3)).sum())
 what_to_see(
-    f"The model calls all three right. In {strongest_own} of them the map of that class is also the "
+    f"The model calls {'all three' if right == 3 else f'{right} of the three'} right. In {strongest_own} of them the map of that class is also the "
     f"largest of the three; sizes of the maps of its own class: {np.diag(sizes).round(3).tolist()}.",
     "A map shows where evidence lies, not how sure the model is.",
 )
