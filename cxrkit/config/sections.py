@@ -93,7 +93,7 @@ class Training:
 
 @dataclass(frozen=True)
 class DenseNet:
-    """The backbone: sizes of the DenseNet (arguments of `models.Backbone`), and its initial weights.
+    """The backbone: sizes of the DenseNet (arguments of `models.Backbone`) and its first weights.
 
     The defaults are DenseNet-121. Another network (`models.factory.BACKBONES`) has sizes of its
     own: of these fields it reads `stem`, `stride`, `pool` and what follows.
