@@ -416,6 +416,12 @@ def test_a_frozen_backbone_stays_as_it_was(table, tmp_path):
         for name in start
         if name.startswith("transformer.map_head")
     )
+    # what is read from corpora is what is read from images
+    shown = table.iloc[:4].reset_index(drop=True)
+    batch = task.dataset(shown).batch(range(4))
+    with torch.no_grad():
+        array = severity.read_severity(model, batch, frozen.choices)["array"]
+    np.testing.assert_allclose(task.arrays(model, shown), array.numpy(), atol=1e-5)
 
 
 # against readers
