@@ -16,7 +16,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -182,11 +182,12 @@ def measure(store: Store) -> dict[str, Any]:
         "linear probe": features_of(task, table),
         "thumbnails": linear_probe.trivial_features("equalised thumbnail", table, PROFILE, store),
     }
-    work = store.root / f"real_films-{key(PROFILE)}"
+    work = store.root / f"real_films-{key(asdict(PROFILE))}"
     out: dict[str, Any] = {"films": table["source"].value_counts().to_dict()}
     for question, fold in studies(table):
         found = {"corpus ViT": of_vit(task, table, fold, work)}
         for name, x in linear.items():
+            print(question, name, flush=True)
             found[name] = linear_probe.out_of_fold_predictions(x, y, groups, fold)
         rows = [compare(table, found, contrast) for contrast in CONTRASTS]
         mean = {name: float(np.mean([row[name]["value"] for row in rows])) for name in MODELS}
