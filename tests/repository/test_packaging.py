@@ -155,6 +155,7 @@ for command in (["--help"], ["data", "list"], ["predict", "--help"], ["stage", "
 """
 
 
+@pytest.mark.integration
 def test_predict_works_where_the_lessons_are_not_installed():
     weights = CHECKOUT / "cxrkit" / "inference" / "weights"
     if not (weights / "research" / "segmenter.safetensors").exists():

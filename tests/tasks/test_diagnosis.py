@@ -463,6 +463,7 @@ def test_frozen_training_is_the_same_from_corpus_and_from_image(table, store, tm
         torch.testing.assert_close(fast.state_dict()[name], tensor, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("head", ["softmax", "binary"])
 def test_it_learns_the_planted_signs_for_a_hospital_never_seen(table, store, tmp_path, head):
     settings = profile(frozen=False, steps=120, eval_every=0)
@@ -563,6 +564,7 @@ def test_an_interrupted_training_goes_on_to_the_same_weights(
     )
 
 
+@pytest.mark.integration
 def test_the_stages_on_a_tiny_virtual_cohort(tmp_path):
     """From nothing to the metrics of both views: cohort, backbone, corpus ViT."""
     quick = sections.Training("adamw", lr=1e-3, batch=8, steps=2, log_every=1)
