@@ -9,12 +9,10 @@ corpus, K diagnoses.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-import cv2
 import numpy as np
 import pandas as pd
 import torch
@@ -26,7 +24,7 @@ from cxrkit.data import masked_images, preprocessing
 from cxrkit.data.images import Image, load_image
 from cxrkit.explain.methods import DEFAULT_METHOD, METHODS
 from cxrkit.inference import dicom_tags, quality
-from cxrkit.inference.overlay import severity_overlay
+from cxrkit.inference.overlay import severity_overlay, to_image_size
 from cxrkit.inference.trained import Models, Part
 from cxrkit.models.classifier import Classifier
 from cxrkit.models.corpus_vit import CorpusViT
@@ -382,26 +380,3 @@ def predict_severity(
         float(table["score"][0]),
         to_image_size(cells, pixels.shape, profile),
     )
-
-
-def to_image_size(
-    values: np.ndarray, shape: Sequence[int], profile: Profile | None = None
-) -> np.ndarray:
-    """A map of the square that a model sees -> the size of the image.
-
-    Args:
-        values: Square; bool is resized to the nearest, all else linearly.
-        shape: (H, W) of the image.
-        profile: Whose resize made the square; the grey border of "pad" is cut off. None = plain.
-
-    Returns:
-        (H, W) of the same type.
-    """
-    if profile and profile.choices.resize == "pad":
-        h, w = (max(1, round(side * values.shape[0] / max(shape))) for side in shape)
-        values = values[:h, :w]
-    size = (shape[1], shape[0])
-    if values.dtype == bool:
-        grey = cv2.resize(values.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
-        return grey.astype(bool)
-    return cv2.resize(values, size, interpolation=cv2.INTER_LINEAR)

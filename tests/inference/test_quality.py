@@ -136,6 +136,7 @@ def test_painted_over_means_that_nothing_of_the_lungs_is_left():
 # trained
 
 
+@pytest.mark.integration
 @needs_shipped
 def test_the_shipped_segmenter_finds_lungs_in_chest_images_and_none_in_other_pictures():
     """Images that no training saw, and corrupted ones; rates on real films: docs/predict.md."""
@@ -159,6 +160,7 @@ def test_the_shipped_segmenter_finds_lungs_in_chest_images_and_none_in_other_pic
     assert np.mean([warned(image) for image in turned]) >= 0.7
 
 
+@pytest.mark.integration
 @needs_quality_model
 def test_the_quality_model_sees_faults_and_leaves_sound_images_alone():
     """Virtual patients that no training saw (another seed).

@@ -83,6 +83,7 @@ def test_what_fails_stops_what_depends_on_it_and_nothing_else(tmp_path):
     assert "ValueError: bad cannot be made" in (tmp_path / "logs" / "bad.log").read_text()
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_every_stage_after_its_checkpoint(tmp_path, number):
     steps = {name: Step(name, 300, ()) for name in ("left", "right", "third")}
