@@ -694,6 +694,12 @@ def copy_lessons(folder: Path, nbgrader: bool) -> None:
     "rollout give every class the same map.",
 )
 @click.option(
+    "--even-unusable",
+    is_flag=True,
+    help="Give numbers also for what is no frontal chest film that the models can read: a CT "
+    "slice, a lateral film, a photo. Without it such a row says why it has none.",
+)
+@click.option(
     "--overwrite",
     is_flag=True,
     help="Begin anew: replace earlier results in --out, and files that stand in the way.",
@@ -706,6 +712,7 @@ def predict(
     weights: Path | None,
     maps: bool,
     map_method: str,
+    even_unusable: bool,
     overwrite: bool,
 ) -> None:
     """Read images (PNG, JPEG, TIFF, DICOM, or folders of them): diagnosis, severity, warnings.
@@ -731,6 +738,7 @@ def predict(
             overwrite=overwrite,
             say=click.echo,
             map_method=map_method,
+            even_unusable=even_unusable,
         )
     except OutputError as error:
         fail(error)

@@ -7,7 +7,7 @@ import io
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -37,7 +37,11 @@ from cxrkit.inference.search import SUFFIXES, NotRead, printable
 from cxrkit.inference.trained import Models
 
 MAPS = ("lungs", "severity", *(f"saliency_{name}" for name in DIAGNOSES), "overlay")
-TABLE_COLUMNS = (*COLUMNS, "view", "sha256", *(f"map_{name}" for name in MAPS))
+TABLE_COLUMNS = (
+    *COLUMNS,
+    *("view", "model", "version", "usable", "unusable_because", "sha256"),
+    *(f"map_{name}" for name in MAPS),
+)
 NOT_READ_COLUMNS = ("kind", "name", "count", "reason")
 NAME_DIGITS = 10  # hexadecimal digits of the path in the name of a map
 STEM_BYTES = 60  # of an image's name in the name of a map
@@ -54,6 +58,7 @@ class Result:
         failures: What failed, in words; empty where every image was predicted.
         not_read: What was passed over, and what failed.
         own_maps: How many own maps were passed over.
+        unusable: How many of those predicted now are unusable.
     """
 
     predicted: int = 0
@@ -61,6 +66,7 @@ class Result:
     failures: list[str] = field(default_factory=list)
     not_read: list[NotRead] = field(default_factory=list)
     own_maps: int = 0
+    unusable: int = 0
 
 
 def unique_stems(paths: Iterable[Path | str]) -> list[str]:
@@ -150,6 +156,7 @@ def predict_files(
     overwrite: bool = False,
     say: Callable[[str], object] | None = None,
     map_method: str = DEFAULT_METHOD,
+    even_unusable: bool = False,
 ) -> list[str]:
     """Predict for files and folders. An image that fails does not stop the others.
 
@@ -168,6 +175,7 @@ def predict_files(
         overwrite: Begin anew, and overwrite files that stand in the way.
         say: Gets the closing line.
         map_method: Makes the maps of the diagnoses; a key of `cxrkit.explain.METHODS`.
+        even_unusable: Give numbers and maps also for unusable images; see `predict`.
 
     Returns:
         What failed, in words; empty where every image was predicted.
@@ -183,11 +191,15 @@ def predict_files(
         "models": models.digest(),
         "view": view,
         "version of cxrkit": __version__,
+        "answers for unusable films": even_unusable,
     }
-    count = len(asked)
+    count, kinds = len(asked), ["maps"] * maps
 
-    def ask(path: Path) -> Prediction:
-        return predictor.predict(path, models, view, maps, device, map_method)
+    def ask(path: Path, kinds: Collection[str]) -> Prediction:
+        maps = "maps" in kinds
+        return predictor.predict(path, models, view, maps, device, map_method, even_unusable)
+
+    common = {"model": model_name(models), "version": __version__}
 
     with open_folder(Path(out), settings, TABLE_COLUMNS, count, overwrite) as output:
         if maps:
@@ -198,7 +210,7 @@ def predict_files(
         result = Result(not_read=list(found.not_read), own_maps=found.own_maps)
         bar = tqdm(found.images, unit="image", disable=None if progress else True)
         for path, stem in zip(bar, unique_stems(found.images), strict=True):
-            _one_image(path, stem, output, ask, maps, result)
+            _one_image(path, stem, output, ask, kinds, common, result)
         output.write_files({NOT_READ: not_read_text(result, output, found.images).encode()})
     if say:
         say(closing_line(result, output))
@@ -212,17 +224,19 @@ def _one_image(
     path: Path,
     stem: str,
     output: OutputFolder,
-    ask: Callable[[Path], Prediction],
-    maps: bool,
+    ask: Callable[[Path, Collection[str]], Prediction],
+    kinds: Collection[str],
+    common: Mapping[str, str],
     result: Result,
 ) -> None:
     """Predict for one image, unless an earlier run did; write its maps and its row."""
     image, content = printable(os.path.abspath(path)), content_hash(path)
-    if content and output.is_finished(image, content, maps):
+    if content and output.is_finished(image, content, kinds):
         result.unchanged += 1
         return
+    kinds = sorted({*kinds, *output.kinds_of(image, content)})
     try:
-        prediction = ask(path)
+        prediction = ask(path, kinds)
         files = encode_maps(prediction, stem)
         header = dicom_tags.read_header(path)
     except Exception as error:
@@ -234,17 +248,38 @@ def _one_image(
     except NotOursError as error:
         _fail(result, path, error)
         return
-    row = [*prediction.row(printable(str(path))).values(), prediction.view, content]
-    names = [f"{stem}_{name}.png" if maps else "" for name in MAPS]
-    cells = [_cell(cell) for cell in (*row, *names)]
+    row = {
+        **prediction.row(printable(str(path))),
+        **common,
+        "view": prediction.view,
+        "usable": "yes" if prediction.usable else "no",
+        "unusable_because": "; ".join(prediction.unusable),
+        "sha256": content,
+    }
+    made = {f"map_{name}": f"{stem}_{name}.png" for name in MAPS}
+    row |= {column: name for column, name in made.items() if name in files}
+    cells = [_cell(row.get(column, "")) for column in TABLE_COLUMNS]
     tags = [] if header is None else dicom_tags.unused_tags(header)
-    output.add(Entry(image, content, cells, list(files), tags))
+    output.add(Entry(image, content, cells, list(files), tags, kinds))
     result.predicted += 1
+    result.unusable += not prediction.usable
+
+
+def model_name(models: Models) -> str:
+    """Which models predict, in one word: the profiles that made them and a hash of all of them.
+
+    Args:
+        models: That predict.
+    """
+    names = dict.fromkeys(part.profile.name for part in models.parts.values())
+    return "-".join((*names, models.digest()))
 
 
 def _cell(value: object) -> str:
-    """A cell of predictions.csv; numbers, those of numpy too, have four digits."""
-    return f"{value:.4f}" if isinstance(value, (float, np.floating)) else str(value)
+    """A cell of predictions.csv; numbers, those of numpy too, have four digits; NaN is blank."""
+    if isinstance(value, (float, np.floating)):
+        return "" if np.isnan(value) else f"{value:.4f}"
+    return str(value)
 
 
 def _fail(result: Result, path: Path, error: Exception) -> None:
@@ -300,6 +335,8 @@ def closing_line(result: Result, output: OutputFolder) -> str:
         output: Where the results lie.
     """
     parts = [f"{result.predicted} images predicted"]
+    if result.unusable:
+        parts[0] += f" ({result.unusable} of them unusable: see {TABLE})"
     if result.unchanged:
         parts.append(f"{result.unchanged} finished before")
     failed = len(result.failures)

@@ -45,6 +45,8 @@ CONTOUR = 0.5  # of a severity map whose model was measured against no lesions
 class Prediction:
     """What the models predict for one image.
 
+    An unusable image has no numbers unless they were asked for: NaN everywhere, no maps, no view.
+
     Attributes:
         probs: Probability of each of DIAGNOSES.
         array: float (3, 2) in [0, 1]; rows upper to lower zone, column 0 = patient's right.
@@ -54,6 +56,7 @@ class Prediction:
         warnings: Why the prediction may be wrong, in words.
         overlay: Film, severity map and contours in one picture, uint8 (h, w, 3), RGB; None without
             maps.
+        unusable: Those of the warnings for which the image is unusable; empty for a usable one.
     """
 
     probs: dict[str, float]
@@ -63,6 +66,17 @@ class Prediction:
     maps: dict[str, np.ndarray]
     warnings: tuple[str, ...]
     overlay: np.ndarray | None = None
+    unusable: tuple[str, ...] = ()
+
+    @property
+    def usable(self) -> bool:
+        """Whether the image is a frontal chest film that the models can read."""
+        return not self.unusable
+
+    @property
+    def has_numbers(self) -> bool:
+        """False for an unusable image whose numbers were not asked for."""
+        return not np.isnan(self.severity)
 
     def row(self, path: Path | str) -> dict[str, object]:
         """The row of the image in predictions.csv, by COLUMNS.
@@ -87,6 +101,7 @@ def predict(
     maps: bool = True,
     device: torch.device | str | None = None,
     map_method: str = DEFAULT_METHOD,
+    even_unusable: bool = False,
 ) -> Prediction:
     """Diagnosis, severity, maps and warnings of one image.
 
@@ -98,6 +113,8 @@ def predict(
         maps: Also give the maps.
         device: Where to compute; None = `pick_device()`.
         map_method: Makes the maps of the diagnoses; a key of `cxrkit.explain.METHODS`.
+        even_unusable: Predict also for an image that is no frontal chest film that the models can
+            read (`Prediction.unusable`); else such an image gets warnings and no numbers.
 
     Returns:
         The prediction, on the CPU.
@@ -111,9 +128,16 @@ def predict(
         vocabulary.known(view, FRONTAL, "view")
     models.to(device or pick_device())
     opened, reader_notes = open_image(image)
+    refusals = header_refusals(image, opened)
+    reader_notes = (*reader_notes, *(text for text in refusals if text not in reader_notes))
     pixels = opened.pixels  # (H, W)
     mask, lung_probs = segment_lungs(pixels, models.parts["segmenter"])  # (S, S), (2, s, s)
     names, view_notes = choose_views(models, view, opened.view)
+    checked = models.quality.check(pixels, mask, models.image_size, lung_probs)
+    not_frontal = [text for text in view_notes if text.startswith(quality.FAULTS["not_frontal"])]
+    unusable = (*checked.unusable, *not_frontal, *refusals)
+    if unusable and not even_unusable:
+        return without_numbers((*checked.warnings, *view_notes, *reader_notes), unusable)
 
     probs, relevance = [], []
     for name in names:
@@ -134,7 +158,6 @@ def predict(
         overlay = severity_overlay(
             pixels, lungs, found["severity"], score, contour_of(severity_part), choices
         )
-    image_notes = models.quality.warnings(pixels, mask, models.image_size, lung_probs)
     return Prediction(
         probs=dict(zip(DIAGNOSES, mean_probs.tolist(), strict=True)),
         array=array,
@@ -142,12 +165,31 @@ def predict(
         view="+".join(names),
         maps=found,
         warnings=(
-            *image_notes,
+            *checked.warnings,
             *severity_notes(mean_probs, score, severity_part.profile),
             *view_notes,
             *reader_notes,
         ),
         overlay=overlay,
+        unusable=unusable,
+    )
+
+
+def without_numbers(notes: Sequence[str], unusable: Sequence[str]) -> Prediction:
+    """What is said of an unusable image.
+
+    Args:
+        notes: Warnings.
+        unusable: See `Prediction`.
+    """
+    return Prediction(
+        probs=dict.fromkeys(DIAGNOSES, np.nan),
+        array=np.full((3, 2), np.nan),
+        severity=np.nan,
+        view="",
+        maps={},
+        warnings=tuple(notes),
+        unusable=tuple(unusable),
     )
 
 
@@ -176,6 +218,19 @@ def open_image(image: Image | np.ndarray | Path | str) -> tuple[Image, tuple[str
         notes = [text for text in notes if dicom_tags.IDENTIFIED not in text]
         notes += dicom_tags.header_warnings(header)
     return opened, tuple(notes)
+
+
+def header_refusals(image: Image | np.ndarray | Path | str, opened: Image) -> tuple[str, ...]:
+    """Why the header of an image's file makes it unusable.
+
+    Args:
+        image: What was asked for.
+        opened: The same, opened.
+    """
+    header = None
+    if isinstance(image, (str, Path)):
+        header = dicom_tags.read_header(image)
+    return dicom_tags.unusable_by_header(opened.tags if header is None else header)
 
 
 def severity_notes(probs: np.ndarray, score: float, profile: Profile) -> tuple[str, ...]:
