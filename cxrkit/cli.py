@@ -18,6 +18,7 @@ from cxrkit import NOTICE, __version__
 
 if TYPE_CHECKING:
     from cxrkit.config.sections import Profile
+    from cxrkit.inference import Models
 
 DRY_LESSONS = ("02", "03", "04", "05", "06", "07")  # of a dry run
 
@@ -727,6 +728,7 @@ def predict(
         models = load_models(asked, weights=weights)
     except (FileNotFoundError, ValueError, RuntimeError) as error:
         fail(error)
+    _heed_profile(asked, models, weights)
     click.echo(models.about, nl=False)
     try:
         failures = predict_files(
@@ -747,6 +749,25 @@ def predict(
         sys.exit(130)
     click.echo(f"{out / 'predictions.csv'}")
     end_with(failures)
+
+
+def _heed_profile(asked: Profile, models: Models, weights: Path | None) -> None:
+    """Refuse models of another profile than the one that was asked for.
+
+    Where the profile is the default, or a folder of weights was named, it is said and no more.
+    """
+    names = dict.fromkeys(part.profile.name for part in models.parts.values())
+    if list(names) == [asked.name]:
+        return
+    found = f"the models ({models.origin}) are of profile {' and '.join(names)}"
+    source = click.get_current_context().get_parameter_source("profile")
+    if weights or source is click.core.ParameterSource.DEFAULT:
+        click.echo(f"note: {found}, not {asked.name}", err=True)
+        return
+    raise click.ClickException(
+        f"--profile {asked.name} was asked for, but {found}. Leave --profile out to use them, or "
+        "train those that you want: cxrkit reproduce --profile NAME"
+    )
 
 
 @main.command()

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from cxrkit import NOTICE, __version__, cli
 from cxrkit.config.vocabulary import DIAGNOSES, ZONES
 from cxrkit.explain.methods import DEFAULT_METHOD, METHODS
-from cxrkit.inference import files, load_models, predictor
+from cxrkit.inference import files, load_models, predictor, trained
 
 
 @pytest.fixture(scope="module")
@@ -213,3 +213,24 @@ def test_naming_ten_thousand_images_of_one_stem_takes_no_time():
     start = time.perf_counter()
     assert len(set(files.unique_stems(paths))) == 10_000
     assert time.perf_counter() - start < 2
+
+
+def test_a_profile_that_was_asked_for_is_never_swapped(images, weights, tmp_path, monkeypatch):
+    """The shipped files say which profile made them: here it is demo."""
+    monkeypatch.setattr(trained, "SHIPPED", weights)
+    monkeypatch.setattr(trained.locations, "fetched_weights", lambda: tmp_path / "none")
+    monkeypatch.setenv("CXRKIT_STORE", str(tmp_path / "store"))
+    monkeypatch.setenv("CXRKIT_FRESH", "1")
+    path, out = images["path"][0], tmp_path / "out"
+    swapped = call(path, "--out", out, "--profile", "mini")
+    assert swapped.exit_code == 1 and not out.exists()
+    assert "--profile mini was asked for" in swapped.output and "profile demo" in swapped.output
+    assert "cxrkit reproduce --profile" in swapped.output
+    settings = tmp_path / "mine.yaml"
+    settings.write_text("base: demo\nseed: 7\n")
+    own = call(path, "--out", out, "--profile", settings)
+    assert own.exit_code == 1 and "--profile mine was asked for" in own.output
+    default = call(path, "--out", out)
+    assert default.exit_code == 0 and "are of profile demo, not mini" in default.output
+    named = call(path, "--out", tmp_path / "b", "--profile", "mini", "--weights", weights)
+    assert named.exit_code == 0 and "are of profile demo, not mini" in named.output
