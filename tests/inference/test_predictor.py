@@ -19,6 +19,7 @@ from cxrkit.tasks.diagnosis import DiagnosisTask
 from cxrkit.tasks.segmentation import SegmentationTask
 from cxrkit.tasks.severity import SeverityTask
 from tests.data.test_datasets import dicom
+from tests.fakes import radiograph_files
 from tests.fakes.small_models import SIZE, small_profile
 from tests.inference.test_quality import needs_quality_model
 
@@ -207,3 +208,40 @@ def test_an_image_without_faults_is_asked_for_its_lungs(models, images, monkeypa
     monkeypatch.setattr(quality, "lungs_missing", lambda *of: [])
     found = predict(path, lenient, "PA", maps=False).warnings
     assert not any("lungs not found" in text for text in found)
+
+
+# containers
+
+
+@pytest.mark.parametrize(
+    "syntax, photometric, change",
+    [
+        (None, "MONOCHROME1", 0.0),
+        (None, "MONOCHROME2", 0.0),
+        ("JPEGLosslessProcess14_1", "MONOCHROME2", 0.0),
+        ("JPEGLosslessProcess14_1", "MONOCHROME1", 0.0),
+        ("JPEG2000Lossless", "MONOCHROME2", 0.0),
+        ("JPEGLSLossless", "MONOCHROME2", 0.0),
+        ("JPEGExtendedProcess2_4", "MONOCHROME2", 0.02),  # 12 bits, lossy
+        ("JPEGExtendedProcess2_4", "MONOCHROME1", 0.02),
+    ],
+)
+def test_a_film_of_12_bits_has_one_answer_however_it_is_stored(
+    models, images, tmp_path, syntax, photometric, change
+):
+    """PresentationLUTShape INVERSE stands beside MONOCHROME1, or alone."""
+    if syntax:
+        pytest.importorskip("gdcm", reason="needs the extra: pip install 'cxrkit[dicom]'")
+    deep = cv2.GaussianBlur(grey(images["path"][0]).astype(np.uint16) * 16, (0, 0), 1)
+    tags = {"ViewPosition": "PA", "BitsStored": 12, "HighBit": 11}
+    want = predict(dicom(tmp_path / "plain.dcm", deep, **tags), models, maps=False)
+    tags |= {"PhotometricInterpretation": photometric, "PresentationLUTShape": "INVERSE"}
+    path = dicom(tmp_path / "inverse.dcm", 4095 - deep, **tags)
+    if syntax:
+        path = radiograph_files.compress(path, tmp_path / "packed.dcm", syntax)
+    found = predict(path, models, maps=False)
+    assert found.probs == pytest.approx(want.probs, abs=max(change, 1e-6))
+    assert found.severity == pytest.approx(want.severity, abs=max(6 * change, 1e-6))
+    assert not any("inverted" in text for text in set(found.warnings) - set(want.warnings))
+    wrong = predict(dicom(tmp_path / "wrong.dcm", 4095 - deep, ViewPosition="PA"), models, "PA")
+    assert abs(wrong.severity - want.severity) > 6 * change + 1e-3, "else nothing is compared"
