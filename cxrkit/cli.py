@@ -695,6 +695,23 @@ def copy_lessons(folder: Path, nbgrader: bool) -> None:
     "rollout give every class the same map.",
 )
 @click.option(
+    "--html", is_flag=True, help="Also write a page for each film, to look at: needs no network."
+)
+@click.option(
+    "--dicom-out",
+    type=click.Choice(["sc", "all"]),
+    default=None,
+    help="Also write DICOM files: sc = the overlay as a secondary capture; all = also a "
+    "segmentation (lungs, severity map) and a structured report (six zones); needs "
+    "cxrkit[dicom-out].",
+)
+@click.option(
+    "--keep-patient",
+    is_flag=True,
+    help="The files of --dicom-out keep patient and study of a DICOM input, to go back to its "
+    "archive. Without it nothing of them stands there.",
+)
+@click.option(
     "--even-unusable",
     is_flag=True,
     help="Give numbers also for what is no frontal chest film that the models can read: a CT "
@@ -713,6 +730,9 @@ def predict(
     weights: Path | None,
     maps: bool,
     map_method: str,
+    html: bool,
+    dicom_out: str | None,
+    keep_patient: bool,
     even_unusable: bool,
     overwrite: bool,
 ) -> None:
@@ -741,6 +761,9 @@ def predict(
             say=click.echo,
             map_method=map_method,
             even_unusable=even_unusable,
+            html=html,
+            dicom_out=dicom_out,
+            keep_patient=keep_patient,
         )
     except OutputError as error:
         fail(error)

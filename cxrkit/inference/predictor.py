@@ -26,7 +26,7 @@ from cxrkit.data import masked_images, preprocessing
 from cxrkit.data.images import Image, load_image
 from cxrkit.explain.methods import DEFAULT_METHOD, METHODS
 from cxrkit.inference import dicom_tags, quality
-from cxrkit.inference.overlay import severity_overlay
+from cxrkit.inference.overlay import severity_overlay, shown_image
 from cxrkit.inference.trained import Models, Part
 from cxrkit.models.classifier import Classifier
 from cxrkit.models.corpus_vit import CorpusViT
@@ -57,6 +57,7 @@ class Prediction:
         overlay: Film, severity map and contours in one picture, uint8 (h, w, 3), RGB; None without
             maps.
         unusable: Those of the warnings for which the image is unusable; empty for a usable one.
+        shown: The image without marks, as large as the overlay, uint8 (h, w); None without maps.
     """
 
     probs: dict[str, float]
@@ -67,6 +68,7 @@ class Prediction:
     warnings: tuple[str, ...]
     overlay: np.ndarray | None = None
     unusable: tuple[str, ...] = ()
+    shown: np.ndarray | None = None
 
     @property
     def usable(self) -> bool:
@@ -136,8 +138,12 @@ def predict(
     checked = models.quality.check(pixels, mask, models.image_size, lung_probs)
     not_frontal = [text for text in view_notes if text.startswith(quality.FAULTS["not_frontal"])]
     unusable = (*checked.unusable, *not_frontal, *refusals)
+    severity_part = models.parts["severity"]
+    choices = opened.choices(severity_part.profile.choices)
+    shown = shown_image(pixels, choices) if maps else None
     if unusable and not even_unusable:
-        return without_numbers((*checked.warnings, *view_notes, *reader_notes), unusable)
+        notes = (*checked.warnings, *view_notes, *reader_notes)
+        return without_numbers(notes, unusable, shown)
 
     probs, relevance = [], []
     for name in names:
@@ -146,7 +152,6 @@ def predict(
         probs.append(class_probs)
         relevance.append(class_maps)
     mean_probs = np.mean(probs, axis=0)  # (K,)
-    severity_part = models.parts["severity"]
     array, score, severity_map = predict_severity(pixels, mask, severity_part)
 
     found, overlay = {}, None
@@ -154,7 +159,6 @@ def predict(
         lungs = to_image_size(mask, pixels.shape)  # (H, W)
         found = {"lungs": lungs, "severity": severity_map * lungs}
         found |= saliency_maps(np.mean(relevance, axis=0))
-        choices = opened.choices(severity_part.profile.choices)
         overlay = severity_overlay(
             pixels, lungs, found["severity"], score, contour_of(severity_part), choices
         )
@@ -172,15 +176,19 @@ def predict(
         ),
         overlay=overlay,
         unusable=unusable,
+        shown=shown,
     )
 
 
-def without_numbers(notes: Sequence[str], unusable: Sequence[str]) -> Prediction:
+def without_numbers(
+    notes: Sequence[str], unusable: Sequence[str], shown: np.ndarray | None = None
+) -> Prediction:
     """What is said of an unusable image.
 
     Args:
         notes: Warnings.
         unusable: See `Prediction`.
+        shown: See `Prediction`.
     """
     return Prediction(
         probs=dict.fromkeys(DIAGNOSES, np.nan),
@@ -190,6 +198,7 @@ def without_numbers(notes: Sequence[str], unusable: Sequence[str]) -> Prediction
         maps={},
         warnings=tuple(notes),
         unusable=tuple(unusable),
+        shown=shown,
     )
 
 
