@@ -741,7 +741,7 @@ def predict(
     A file that cannot be read is skipped and named; the exit status is then 1. What was passed over
     stands in not_read.csv.
     """
-    from cxrkit.inference import OutputError, load_models, predict_files
+    from cxrkit.inference import OutputError, files, load_models, predict_files
 
     asked = chosen_profile(profile, (), None)
     try:
@@ -749,7 +749,7 @@ def predict(
     except (FileNotFoundError, ValueError, RuntimeError) as error:
         fail(error)
     _heed_profile(asked, models, weights)
-    click.echo(models.about, nl=False)
+    click.echo(files.about_text(models, None), nl=False)
     try:
         failures = predict_files(
             images,

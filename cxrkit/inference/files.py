@@ -25,6 +25,7 @@ from cxrkit.data import preprocessing
 from cxrkit.explain.methods import DEFAULT_METHOD, METHODS
 from cxrkit.inference import dicom_out as dicom_writer
 from cxrkit.inference import dicom_tags, html_report, predictor, search
+from cxrkit.inference.calibration_statement import calibration_statement
 from cxrkit.inference.outputs import (
     ABOUT,
     NOT_READ,
@@ -49,7 +50,7 @@ DICOM_FILES = ("image", "overlay", "seg", "sr")  # of `dicom_out.dicom_files`
 DICOM_OUT = ("sc", "all")  # the secondary captures, or all of DICOM_FILES
 TABLE_COLUMNS = (
     *COLUMNS,
-    *("view", "model", "version", "usable", "unusable_because", "sha256"),
+    *("view", "model", "version", "usable", "unusable_because", "novelty", "sha256"),
     *(f"map_{name}" for name in MAPS),
     "html",
     *(f"dicom_{name}" for name in DICOM_FILES),
@@ -301,6 +302,7 @@ def _one_image(
         "view": prediction.view,
         "usable": "yes" if prediction.usable else "no",
         "unusable_because": "; ".join(prediction.unusable),
+        "novelty": prediction.novelty,
         "sha256": content,
     }
     row |= {column: f"{stem}_{name}" for column, (name, _) in made.items()}
@@ -352,9 +354,10 @@ class Writer:
                 kind = name.removeprefix("_")
                 made[f"map_{kind.removesuffix('.png')}"] = (kind, png)
         if "html" in kinds:
-            page = html_report.html_report(
-                prediction, printable(path.name), self._statement(), self._made_by(content)
+            said = html_report.Statements(
+                self._statement(), calibration_text(self.models), self._made_by(content)
             )
+            page = html_report.html_report(prediction, printable(path.name), said)
             made["html"] = ("report.html", page.encode())
         everything = "dicom all" in kinds
         if (everything or "dicom sc" in kinds) and prediction.has_numbers:
@@ -423,15 +426,30 @@ def _fail(result: Result, path: Path, error: Exception) -> None:
 
 
 def about_text(models: Models, map_method: str | None) -> str:
-    """The content of about.txt: `Models.about`, and what makes the maps.
+    """The content of about.txt: `Models.about`, calibration, and what makes the maps.
 
     Args:
         models: That predict.
         map_method: See `OutputFolder`.
     """
+    about = models.about + calibration_text(models)
     if map_method is None:
-        return models.about
-    return f"{models.about}Saliency maps: method {map_method} (docs/explain.md).\n"
+        return about
+    return f"{about}Saliency maps: method {map_method} (docs/explain.md).\n"
+
+
+def calibration_text(models: Models) -> str:
+    """How far the probabilities of each diagnosis model are off, a line each.
+
+    Args:
+        models: That predict.
+    """
+    lines = [
+        f"{stage}: {calibration_statement(part.metrics)}\n"
+        for stage, part in models.parts.items()
+        if stage.startswith("diagnosis")
+    ]
+    return "".join(dict.fromkeys(lines))
 
 
 def not_read_text(result: Result, output: OutputFolder, images: Sequence[Path]) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
 from string import Template
 
@@ -75,16 +76,28 @@ $made_by
 """)
 
 
-def html_report(
-    prediction: Prediction, name: str, statement: str, made_by: Mapping[str, str]
-) -> str:
+@dataclass(frozen=True)
+class Statements:
+    """What must be said beside the numbers of a page.
+
+    Attributes:
+        severity: What the severity score means (`severity_statement`).
+        calibration: How far the probabilities are off (`files.calibration_text`).
+        made_by: What made the prediction, by its name: models, version, terms.
+    """
+
+    severity: str
+    calibration: str
+    made_by: Mapping[str, str]
+
+
+def html_report(prediction: Prediction, name: str, said: Statements) -> str:
     """The page of one film.
 
     Args:
         prediction: Of the film, with maps.
         name: Of the film's file.
-        statement: What the severity score means (`severity_statement`).
-        made_by: What made the prediction, by its name: models, version, terms.
+        said: See `Statements`.
 
     Returns:
         HTML.
@@ -96,17 +109,18 @@ def html_report(
             unusable += "<p>No numbers are given for this film.</p>"
     rest = [text for text in prediction.warnings if text not in prediction.unusable]
     if prediction.has_numbers:
-        results = _probabilities(prediction) + _severity(prediction, statement)
+        results = _probabilities(prediction, said.calibration)
+        results += _severity(prediction, said.severity)
     return PAGE.substitute(
         name=escape(name),
         notice=escape(NOTICE),
-        version=escape(made_by.get("version", "")),
+        version=escape(said.made_by.get("version", "")),
         unusable=unusable,
         warnings=_box("warnings", "Warnings", rest) if rest else "<p>No warnings.</p>",
         results=results,
         pictures=_pictures(prediction),
         made_by="\n".join(
-            f"<dt>{escape(key)}</dt><dd>{escape(value)}</dd>" for key, value in made_by.items()
+            f"<dt>{escape(key)}</dt><dd>{escape(value)}</dd>" for key, value in said.made_by.items()
         ),
     )
 
@@ -117,7 +131,7 @@ def _box(kind: str, title: str, lines: Sequence[str]) -> str:
     return f'<section class="{kind}"><h2>{escape(title)}</h2><ul>{items}</ul></section>'
 
 
-def _probabilities(prediction: Prediction) -> str:
+def _probabilities(prediction: Prediction, calibration: str) -> str:
     rows = "".join(
         f'<tr><th scope="row">{escape(NAMES[name])}</th>'
         f'<td class="number">{prediction.probs[name]:.2f}</td>'
@@ -130,7 +144,17 @@ def _probabilities(prediction: Prediction) -> str:
         '<th scope="col">class</th><th scope="col">probability</th><td></td>'
         f"</tr></thead><tbody>{rows}</tbody></table>"
         f"<p>Model for view {escape(prediction.view)}. The model knows these three classes alone: "
-        "another disease gets one of their names.</p>"
+        f"another disease gets one of their names. {escape(calibration)}</p>"
+        f"{_newness(prediction)}"
+    )
+
+
+def _newness(prediction: Prediction) -> str:
+    if np.isnan(prediction.novelty):
+        return ""
+    return (
+        f"<p>Novelty: {prediction.novelty:.2f}, the share of validation films that are nearer to "
+        "the training films than this one.</p>"
     )
 
 

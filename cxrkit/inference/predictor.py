@@ -25,7 +25,7 @@ from cxrkit.config.vocabulary import DIAGNOSES, ZONES
 from cxrkit.data import masked_images, preprocessing
 from cxrkit.data.images import Image, load_image
 from cxrkit.explain.methods import DEFAULT_METHOD, METHODS
-from cxrkit.inference import dicom_tags, quality
+from cxrkit.inference import dicom_tags, novelty, quality
 from cxrkit.inference.overlay import severity_overlay, shown_image
 from cxrkit.inference.trained import Models, Part
 from cxrkit.models.classifier import Classifier
@@ -58,6 +58,8 @@ class Prediction:
             maps.
         unusable: Those of the warnings for which the image is unusable; empty for a usable one.
         shown: The image without marks, as large as the overlay, uint8 (h, w); None without maps.
+        novelty: Share of validation films that lie nearer to the training (`novelty.novelty`), the
+            least of the models that were asked; NaN where none of them has statistics.
     """
 
     probs: dict[str, float]
@@ -69,6 +71,7 @@ class Prediction:
     overlay: np.ndarray | None = None
     unusable: tuple[str, ...] = ()
     shown: np.ndarray | None = None
+    novelty: float = np.nan
 
     @property
     def usable(self) -> bool:
@@ -145,12 +148,17 @@ def predict(
         notes = (*checked.warnings, *view_notes, *reader_notes)
         return without_numbers(notes, unusable, shown)
 
-    probs, relevance = [], []
+    probs, relevance, novelties = [], [], []
     for name in names:
         part = models.parts[f"diagnosis_{name.lower()}"]
-        class_probs, class_maps = diagnose(pixels, mask, part, maps, map_method)
+        class_probs, class_maps, features = diagnose_and_features(
+            pixels, mask, part, maps, map_method
+        )
         probs.append(class_probs)
         relevance.append(class_maps)
+        novelties.append(novelty_of(features, part))
+    newness = float(np.nanmin([*novelties, np.inf]))
+    newness = newness if np.isfinite(newness) else np.nan
     mean_probs = np.mean(probs, axis=0)  # (K,)
     array, score, severity_map = predict_severity(pixels, mask, severity_part)
 
@@ -170,6 +178,7 @@ def predict(
         maps=found,
         warnings=(
             *checked.warnings,
+            *filter(None, [novelty.warning(newness)]),
             *severity_notes(mean_probs, score, severity_part.profile),
             *view_notes,
             *reader_notes,
@@ -177,7 +186,19 @@ def predict(
         overlay=overlay,
         unusable=unusable,
         shown=shown,
+        novelty=newness,
     )
+
+
+def novelty_of(features: np.ndarray, part: Part) -> float:
+    """How new a film is to a diagnosis model; NaN where its metrics hold no statistics.
+
+    Args:
+        features: See `diagnose_and_features`.
+        part: A diagnosis model; `metrics["novelty"]` holds `novelty.statistics`.
+    """
+    known = part.metrics.get("novelty")
+    return float(novelty.novelty(features[None], known)[0]) if known else np.nan
 
 
 def without_numbers(
@@ -390,6 +411,29 @@ def diagnose(
         Probabilities (K,), and maps (K, H, W), or None without `maps`. A negative value speaks
         against the diagnosis.
     """
+    probs, found, _ = diagnose_and_features(pixels, mask, part, maps, map_method)
+    return probs, found
+
+
+def diagnose_and_features(
+    pixels: np.ndarray,
+    mask: np.ndarray,
+    part: Part,
+    maps: bool = True,
+    map_method: str = DEFAULT_METHOD,
+) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
+    """As `diagnose`, with what the model saw of the image.
+
+    Args:
+        pixels: uint8 or uint16 (H, W).
+        mask: Lungs of the whole image, bool (S, S).
+        part: A diagnosis model.
+        maps: Also say where the diagnoses come from.
+        map_method: See `diagnose`.
+
+    Returns:
+        Probabilities (K,), maps (K, H, W) or None, and the mean of the corpus over the grid (C,).
+    """
     model, profile = cast(Classifier, part.network), part.profile
     device = device_of(model)
     image = network_input(visible(pixels, mask, profile), profile).to(device)
@@ -398,12 +442,13 @@ def diagnose(
         logits = model(features=corpus)["logits"]  # (1, K)
     _, to_probabilities = diagnosis.HEADS[profile.choices.class_head]
     probs = to_probabilities(logits)[0].cpu().numpy()
+    features = corpus.float().mean(dim=(2, 3))[0].cpu().numpy()  # (C,)
     if not maps:
-        return probs, None
+        return probs, None, features
     transformer, classes = cast(CorpusViT, model.transformer), range(len(DIAGNOSES))
     cells = METHODS[map_method](transformer, corpus, classes, device=device)[0]  # (K, h, w)
     relevance = [to_image_size(one, pixels.shape, profile) for one in cells.cpu().numpy()]
-    return probs, np.stack(relevance)
+    return probs, np.stack(relevance), features
 
 
 def saliency_maps(relevance: np.ndarray) -> dict[str, np.ndarray]:

@@ -52,7 +52,7 @@ def test_a_broken_file_is_named_and_skipped_and_the_rest_is_predicted(folder, we
     table = pd.read_csv(tmp_path / "out" / "predictions.csv")
     head = ["path", "p_normal", "p_other", "p_covid", "severity", *ZONES, "warnings"]
     kinds = ("lungs", "severity", *(f"saliency_{name}" for name in DIAGNOSES), "overlay")
-    new = ["view", "model", "version", "usable", "unusable_because", "sha256"]
+    new = ["view", "model", "version", "usable", "unusable_because", "novelty", "sha256"]
     late = ["html", *(f"dicom_{kind}" for kind in files.DICOM_FILES)]
     assert list(table) == [*head, *new, *(f"map_{kind}" for kind in kinds), *late]
     digest = load_models(weights=weights).digest()

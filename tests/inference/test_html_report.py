@@ -26,6 +26,7 @@ def a_prediction(**changes):
         "warnings": ("too small: <b>40</b> px",),
         "overlay": np.zeros((50, 40, 3), np.uint8),
         "shown": np.zeros((48, 40), np.uint8),
+        "novelty": 0.83,
     }
     return predictor.Prediction(**{**values, **changes})
 
@@ -59,7 +60,8 @@ class Page(HTMLParser):
 
 
 def page(prediction, name="film.png"):
-    return html_report.html_report(prediction, name, "It is a score.", MADE_BY)
+    said = html_report.Statements("It is a score.", "pa: off by 0.30", MADE_BY)
+    return html_report.html_report(prediction, name, said)
 
 
 def test_a_page_says_all_that_was_predicted_and_what_it_is_not():
@@ -67,6 +69,7 @@ def test_a_page_says_all_that_was_predicted_and_what_it_is_not():
     for words in (
         *(NOTICE, "film.png", "0.12", "0.25", "0.62", "Severity: 2.3 of 6", "It is a score."),
         *("0.11", "0.44", "0.66", "patient's right", "cxrkit 1.2", "mini-0123", "view PA"),
+        *("off by 0.30", "Novelty: 0.83"),
     ):
         assert words in found.text, words
     assert found.text.index(NOTICE) < found.text.index("0.25"), "first what it is not"

@@ -12,7 +12,7 @@ import torch
 from cxrkit.config.choices import Choices
 from cxrkit.config.vocabulary import DIAGNOSES, ZONES
 from cxrkit.data import masked_images, preprocessing
-from cxrkit.inference import predictor, quality
+from cxrkit.inference import novelty, predictor, quality
 from cxrkit.storage.artifacts import Store
 from cxrkit.tasks import diagnosis, severity
 from cxrkit.tasks.diagnosis import DiagnosisTask
@@ -245,3 +245,25 @@ def test_a_film_of_12_bits_has_one_answer_however_it_is_stored(
     assert not any("inverted" in text for text in set(found.warnings) - set(want.warnings))
     wrong = predict(dicom(tmp_path / "wrong.dcm", 4095 - deep, ViewPosition="PA"), models, "PA")
     assert abs(wrong.severity - want.severity) > 6 * change + 1e-3, "else nothing is compared"
+
+
+# novelty
+
+
+def test_novelty_is_that_of_the_features_that_the_model_sees(models, images):
+    """Statistics of the film itself and copies beside it, against the corpus of the network."""
+    path, part = images["path"][0], models.parts["diagnosis_pa"]
+    assert np.isnan(predict(path, models, "PA", maps=False).novelty), "no statistics, no score"
+    image = predictor.network_input(grey(path), part.profile)
+    with torch.no_grad():
+        features = part.network.corpus(image).mean(dim=(2, 3))[0].numpy()
+    rng = np.random.default_rng(0)
+    near, held_out = (features + rng.normal(0, 1e-3, (40, len(features))) for _ in range(2))
+    for shift, low, high in ((0.0, 0.0, 0.05), (1.0, 1.0, 1.0)):
+        known = novelty.statistics(near + shift, held_out + shift)
+        own = replace(part, metrics={"novelty": known})
+        found = predict(
+            path, replace(models, parts={**models.parts, "diagnosis_pa": own}), "PA", maps=False
+        )
+        assert low <= found.novelty <= high
+        assert any("not seen before" in text for text in found.warnings) == (shift > 0)
