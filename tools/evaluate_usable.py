@@ -100,9 +100,9 @@ def main():
             rows.append(row_of(name, kind, [checked(grey, models) for grey in pictures()]))
             write_json(options.keep, {models.digest(): rows})
             print(rows[-1], flush=True)
-    films = [row for row in rows if row["kind"] == "film" and row["pictures"] != "virtual films"]
-    total = sum(row["n"] for row in films)
-    wrong = sum(row["unusable"] * row["n"] for row in films) / total
+    real = [row for row in rows if row["kind"] == "film" and row["pictures"] != "virtual films"]
+    total = sum(row["n"] for row in real)
+    wrong = sum(row["unusable"] * row["n"] for row in real) / total
     rows.append({"pictures": "all real films", "kind": "total", "n": total, "unusable": wrong})
     made = {
         "command": "python tools/evaluate_usable.py --mirror DIR --keep FILE",
