@@ -171,7 +171,7 @@ def measure(data, count, models, keep=None, kind=None):
             for name in ("", *variants):
                 path = Path(folder) / (VARIANTS[name][2] if name else "a.png")
                 write(name, path, grey) if name else write_array(path, grey)
-                found[name] = predict(path, models, "PA", maps=False)
+                found[name] = predict(path, models, "PA", maps=False, even_unusable=True)
             for name, (_, other, _, _) in variants.items():
                 rows.append(moved(found[name], found[other]) | {"variant": name, "source": source})
             rows.append({"variant": "", "source": source, "right": top(found[""]) == diagnosis})

@@ -50,9 +50,7 @@ def severity_overlay(
         uint8 (h, w, 3), RGB. The longer side of the film is SMALLEST to LONGEST px; the lines of
         text stand below it.
     """
-    size = _size(pixels.shape)
-    grey = preprocessing.to_uint8(pixels, choices.stretch)
-    grey = cv2.resize(grey, size, interpolation=cv2.INTER_AREA)
+    grey = shown_image(pixels, choices)
     heat = to_image_size(severity_map.astype(np.float32), grey.shape)
     inside = to_image_size(lungs, grey.shape)
     heat = np.clip(heat, 0, 1) * inside
@@ -67,6 +65,20 @@ def severity_overlay(
         _outline(picture, zone, LUNG, width)
     _outline(picture, heat >= threshold, CONTOUR, width)
     return _with_text(picture, (LEGEND.format(score=score, threshold=threshold), NOTICE))
+
+
+def shown_image(pixels: np.ndarray, choices: Choices) -> np.ndarray:
+    """The film alone, as large as its overlay.
+
+    Args:
+        pixels: uint8 or uint16 (H, W).
+        choices: How greys are stretched.
+
+    Returns:
+        uint8 (h, w).
+    """
+    grey = preprocessing.to_uint8(pixels, choices.stretch)
+    return cv2.resize(grey, _size(pixels.shape), interpolation=cv2.INTER_AREA)
 
 
 def _size(shape: Sequence[int]) -> tuple[int, int]:

@@ -246,3 +246,19 @@ def test_real_films_of_other_sources_are_mostly_left_alone(mirror):
     inverted = [np.subtract(film.max(), film) for film in films]
     hits = [quality.FAULTS["inverted"] in control.faults(film) for film in inverted]
     assert np.mean(hits) >= 0.9
+
+
+@needs_quality_model
+def test_unusable_are_some_of_the_warnings(monkeypatch):
+    """By the rule that docs/predict.md states, whatever the networks say."""
+    control = quality.load_quality_control(trained.QUALITY_MODEL)
+    image, mask = np.tile(np.arange(200, dtype=np.uint8), (200, 1)), lung_pair()
+    for name, text in quality.FAULTS.items():
+        monkeypatch.setattr(quality.QualityControl, "faults", lambda *of, text=text: [text])
+        found = control.check(image, mask, 128)
+        assert (text in found.unusable) == (name in ("not_frontal", "inverted", "turned"))
+        assert found.warnings == control.warnings(image, mask, 128)
+    monkeypatch.setattr(quality.QualityControl, "faults", lambda *of: [])
+    found = control.check(image, np.zeros_like(mask), 128)
+    assert found.unusable == ["lungs not found: 0% of the film"]
+    assert set(found.unusable) < {*found.warnings, "x"}
