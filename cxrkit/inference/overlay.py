@@ -59,7 +59,7 @@ def severity_overlay(
     grey_rgb = np.repeat(grey[..., None], 3, axis=2)
     picture = np.rint((1 - share) * grey_rgb + share * colours[..., ::-1]).astype(np.uint8)
     picture = np.ascontiguousarray(picture)
-    width = max(1, round(max(size) / 400))
+    width = max(1, round(max(grey.shape) / 400))
     zones = lung_zones.zones(inside[None], choices)[0]  # (3, 2, h, w)
     for zone in zones.reshape(-1, *inside.shape):
         _outline(picture, zone, LUNG, width)
