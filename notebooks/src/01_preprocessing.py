@@ -2,7 +2,7 @@
 # # 01 Preprocessing: what the model gets to see
 #
 # **Aim.** Follow a film through histogram equalisation, blur, resize and normalisation; write the first one by hand; see how much each
-# step, and each interpretation of the paper, changes the model's input; test whether the hospital can still be told afterwards.
+# step, and each interpretation of the paper, changes the model's input; test whether the hospital can still be recognised afterwards.
 #
 # **Paper.** Park et al. 2021, section 4, one sentence: "preprocessed via histogram equalization, Gaussian blurring with 3 x 3 kernel,
 # normalization, and finally resized to 512 x 512". **Afterwards you can** equalise a film by hand, and say what it fixes, what it does not fix
@@ -36,7 +36,7 @@ drawn = run.virtual.cohort
 # The same kind of patient at six hospitals. Mean and spread of the grey values differ from film to film, because machines, exposures and
 # display software do.
 
-# %% tags=["report"]
+# %% tags=["report", "story"]
 normal = drawn.table[
     (drawn.table.diagnosis == "normal")
     & (drawn.table.ward == "diagnosis")
@@ -58,7 +58,7 @@ viz.plot_steps(
 #
 # Replace every grey level by the share of pixels that are at most as bright, spread over 0 to 255. Six pixels are enough to see it:
 
-# %%
+# %% tags=["story"]
 toy = np.array([[10, 10, 20], [20, 20, 200]], np.uint8)
 counts = np.bincount(toy.ravel(), minlength=256)
 below = counts.cumsum()  # pixels at most as bright
@@ -109,7 +109,7 @@ print(data.blur(dot).astype(int))
 # %%
 print(inspect.getsource(data.preprocess))
 
-# %% tags=["report"]
+# %% tags=["report", "story"]
 image = data.resize(np.array(films[4]), 2 * size)  # the size that the chain works at
 equal = data.equalize(image)
 smooth = data.blur(equal)
@@ -144,7 +144,7 @@ print(
 )
 
 # %% [markdown]
-# ## Can the hospital still be told after equalisation?
+# ## Can the hospital still be recognised after equalisation?
 #
 # Equalisation makes the histogram flat. So a number that reads the histogram, such as the mean grey, falls into line *by construction*: that
 # it does is no evidence. The question that matters is another one: can a model still tell the hospital? If it can, it may use the hospital
@@ -178,8 +178,8 @@ for step, films_of_step in {"raw": pixels, "equalised": [data.equalize(i) for i 
         x = np.array([one[name] for one in described])
         named[name, step] = evaluation.out_of_fold_predictions(x, hospital, anatomy, fold)
 
-# %% tags=["report"]
-told = pd.DataFrame(
+# %% tags=["report", "story"]
+scores = pd.DataFrame(
     [
         {"label": f"{name}, {step}", "group": step, "name": name, "value": v, "low": a, "high": b}
         for (name, step), p in named.items()
@@ -190,8 +190,8 @@ told = pd.DataFrame(
 ).sort_values("name", kind="stable")
 title = f"Which of six hospitals? {len(thirty)} normal films"
 unit = "balanced accuracy (dashed: chance)"
-display(viz.plot_forest(told, title, unit, chance=chance))
-after = told[told.group == "equalised"]
+display(viz.plot_forest(scores, title, unit, chance=chance))
+after = scores[scores.group == "equalised"]
 still = ", ".join(after.name[after.low > chance])
 lost = ", ".join(after.name[after.low <= chance])
 gap = evaluation.paired_bootstrap(
@@ -202,7 +202,7 @@ gap = evaluation.paired_bootstrap(
     groups=anatomy,
 )
 what_to_see(
-    f"After equalisation the hospital is still told from: {still or 'none of the three'}. "
+    f"After equalisation the hospital can still be named from: {still or 'none of the three'}. "
     f"Not shown to be above chance: {lost or 'none of the three'}.",
     f"The thumbnail loses {gap['difference']:.2f} [{gap['low']:.2f}, {gap['high']:.2f}] of its accuracy"
     + (", which is a clear loss." if gap["low"] > 0 else "; this is no clear loss."),
@@ -223,7 +223,7 @@ for name in ("resize", "order", "normalize"):
     question, values = data.OPEN_CHOICES[name]
     print(f"{question}: " + "; ".join(f"{value} = {text}" for value, text in values.items()))
 
-# %% tags=["report"]
+# %% tags=["report", "story"]
 wide = image[70:]
 variants = {
     f"{resize}, {order}": data.prepare(wide, size, data.Choices(resize=resize, order=order))

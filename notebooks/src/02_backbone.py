@@ -18,7 +18,7 @@ profile = "demo"
 out = None
 mirror = None
 
-# %%
+# %% tags=["story"]
 import inspect
 import tempfile
 from dataclasses import replace
@@ -242,7 +242,7 @@ check("02.5", one_step)
 # stage call. It trains on three hospitals (ten minutes of one core, where it does not come with the kit), and is evaluated on the
 # other three.
 
-# %% tags=["report"]
+# %% tags=["report", "story"]
 print(
     inspect.getsource(tasks.FindingsTask.loss),
     inspect.getsource(tasks.findings.cross_entropy),
@@ -274,7 +274,7 @@ what_to_see(
 # is hard to miss at 128 px; a plate of collapsed lung, a pleural line or a tube is one to four pixels thick, and no cell here sees more
 # than a part of it.
 
-# %% tags=["report"]
+# %% tags=["report", "story"]
 outside = found[held_out]
 rows = [
     {
@@ -364,7 +364,7 @@ viz.plot_decision_curve(
 # outlined in blue, the pixels that the finding's own lesions or devices change; the white line runs at half of the scale. "No finding"
 # lies nowhere.
 
-# %% tags=["report"]
+# %% tags=["report", "story"]
 outer = data.split_parts(table)["external"]
 outer = outer if len(outer) else data.split_parts(table)["test"]
 order = (outer[list(data.FINDINGS[1:])].sum(axis=1) - 4).abs().sort_values(kind="stable").index
@@ -512,7 +512,7 @@ if run.recorded("seeds_backbone"):
 # What goes on to the transformer is not the ten answers but the map before them, here 8x8 cells of 184 features, in the paper 16x16 of
 # 1,024. Eight of its channels, those that vary most on this film:
 
-# %% tags=["report"]
+# %% tags=["report", "story"]
 features = output["features"][0].numpy()  # (C, h, w)
 most = features.std(axis=(1, 2)).argsort()[::-1][:8]
 heats = features[most] / features[most].max(axis=(1, 2), keepdims=True)

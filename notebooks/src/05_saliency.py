@@ -41,7 +41,7 @@ names = ["normal", "other infection", "COVID-19"]
 # What pulled the output down gets nothing. Three tokens of two numbers, a layer with two outputs, and relevance 1 on the first output of
 # the first token:
 
-# %%
+# %% tags=["story"]
 x = torch.tensor([[2.0, -1.0], [0.5, 0.5], [-1.0, 3.0]])  # (3 tokens, 2)
 layer = torch.nn.Linear(2, 2)
 layer.weight.data = torch.tensor([[1.0, -2.0], [-1.0, 1.0]])
@@ -157,7 +157,7 @@ print(
 #
 # The paper shows such examples and calls them plausible. Looking is not measuring: keep that in mind until the benchmark below.
 
-# %% tags=["report"]
+# %% tags=["report", "story"]
 outside = run.diagnosis(view).external  # with what the model said of each
 p = outside[tasks.diagnosis.PROBABILITIES].to_numpy()
 typical = explain.typical_images(p, tasks.diagnosis.codes(outside))
@@ -218,7 +218,7 @@ for part in (kinds[:7], kinds[7:]):
 # **What you should have seen.** All methods answer the same question on the same films, and they do not agree. Every map has a bright spot, also that of
 # *random*: a bright spot is no sign that a method is right.
 
-# %%
+# %% tags=["story"]
 look(0, "relevance", "COVID-19", 0)
 
 # %%
@@ -253,7 +253,7 @@ cells.pivot(index="method", columns="criterion", values="text").reindex(
     columns=list(explain.CRITERIA),
 ).fillna("")
 
-# %% tags=["report"]
+# %% tags=["report", "story"]
 count = rows.groupby("view")["image"].nunique()
 viz.plot_benchmark(
     summary, explain.CRITERIA, f"The saliency benchmark: {count.sum()} films of COVID-19"
@@ -277,7 +277,7 @@ gaps.loc[[m for m in explain.METHODS if m in gaps.index] + ["chance"]].round(3)
 # %% [markdown]
 # Shuffle the weights part by part, from the head down. A map that stays has never looked at the weights it claims to explain.
 
-# %% tags=["report"]
+# %% tags=["report", "story"]
 cascade = run.saliency_benchmark.table("cascade.csv")
 display(viz.plot_cascade(cascade, "Does the map notice that the weights are gone?"))
 read = explain.read_cascade(explain.summarise_cascade(cascade))

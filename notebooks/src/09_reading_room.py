@@ -81,7 +81,7 @@ print(
     round(float(by_hand.min()), 2),
 )
 
-# %% tags=["report"]
+# %% tags=["report", "story"]
 display(reading_room.draw_panel(room, reading_room.PanelState("tokens", name, cell=(row, column))))
 after = torch.from_numpy(
     reading_room.token_similarity(prediction.tokens, (row, column), room.grid)[-1]
@@ -122,7 +122,7 @@ pd.DataFrame(
 #
 # What follows is the room without a kernel: some of its ten panels. The page below draws all of them with the same function.
 
-# %% tags=["report"]
+# %% tags=["report", "story"]
 display(reading_room.draw_panel(room, reading_room.PanelState("relevance", name, truth=True)))
 said = dict(zip(tasks.diagnosis.DIAGNOSES, prediction.diagnosis.astype(float).round(2).tolist()))
 what_to_see(
@@ -131,7 +131,7 @@ what_to_see(
     "speak for the class, not that it is right.",
 )
 
-# %% tags=["report"]
+# %% tags=["report", "story"]
 display(reading_room.draw_panel(room, reading_room.PanelState("severity", name, truth=True)))
 what_to_see(
     f"The score {prediction.severity:.1f} is the sum of six values, "
@@ -169,7 +169,7 @@ what_to_see(f"The scores of this patient, visit by visit: {scores}.")
 # Mind what erasing can prove. It also moves the histogram, and with it every grey value, since equalisation is part of what the model
 # sees; and a film with a hole is like no film of the training. That the prediction moves says that something there mattered, not what.
 
-# %% tags=["report"]
+# %% tags=["report", "story"]
 state = reading_room.PanelState("prediction", name, edit="erase the lungs", truth=True)
 display(reading_room.draw_panel(room, state))
 erased = room.predict(sample, "erase the lungs").diagnosis
@@ -178,7 +178,7 @@ what_to_see(
     f"{prediction.diagnosis.astype(float).round(2).tolist()}: it cannot say that nothing is left to read.",
 )
 
-# %%
+# %% tags=["story"]
 edits = ("paint the marker R ICU", "erase the lungs", "erase all but the lungs")
 twelve = list(room.samples.values())[:12]
 sure = pd.DataFrame(
