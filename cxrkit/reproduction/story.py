@@ -12,6 +12,7 @@ import ast
 import builtins
 import symtable
 from collections.abc import Iterable, Sequence
+from copy import deepcopy
 
 import nbformat
 from nbformat import NotebookNode
@@ -257,7 +258,7 @@ def story_of(lesson: NotebookNode) -> NotebookNode:
 
 def _as_folded(cell: NotebookNode) -> NotebookNode:
     """A cell that the story needs and does not show."""
-    copy = nbformat.from_dict(cell)
+    copy = deepcopy(cell)
     copy.metadata["tags"] = [*cell.metadata.get("tags", []), FOLDED]
     copy.metadata["jupyter"] = {"source_hidden": True, "outputs_hidden": True}
     return copy
@@ -265,7 +266,7 @@ def _as_folded(cell: NotebookNode) -> NotebookNode:
 
 def _as_shown(cell: NotebookNode) -> NotebookNode:
     """A cell of the story; long code and that of a figure is hidden."""
-    copy = nbformat.from_dict(cell)
+    copy = deepcopy(cell)
     long = len(cell.source.splitlines()) > LONG or "report" in cell.metadata.get("tags", [])
     if long or "import " in cell.source.split("\n")[0]:
         copy.metadata["jupyter"] = {"source_hidden": True}
@@ -319,11 +320,11 @@ def deck_of(lesson: NotebookNode) -> NotebookNode:
             for line in cell.source.splitlines():
                 heading = line.lstrip("# ") if line.startswith("## ") else heading
         elif STORY in cell.metadata.get("tags", []):
-            copy = nbformat.from_dict(_as_shown(cell))
+            copy = _as_shown(cell)
             hidden = "jupyter" in copy.metadata
             slide = _slide(f"## {heading}", "slide")
-            copy.metadata = {"tags": ["hide_input"] if hidden else [], "slideshow": {}}
-            cells.append((cell.source, [slide, nbformat.from_dict(copy)]))
+            copy.metadata = nbformat.from_dict({"tags": ["hide_input"] if hidden else []})
+            cells.append((cell.source, [slide, copy]))
     slides = [_slide(_title(lesson.cells[0].source), "slide")]
     return _with_text(story, dict(cells), slides)
 

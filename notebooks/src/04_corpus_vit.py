@@ -311,7 +311,7 @@ for name, guess in baselines.items():
     rows.append({"label": f"PA, all external: {name}", "group": "baseline", **row})
 gap = evaluation.compare_with_best(auc, truth, p, baselines, groups)
 title = "Diagnosis at hospitals never seen (bars: 95 % intervals)"
-shown_rows = pd.DataFrame(rows).dropna()
+shown_rows = pd.DataFrame(rows).dropna(subset=["value", "low"])
 display(viz.plot_forest(shown_rows, title, "AUC (dashed: chance)", 0.5, synthetic))
 what_to_see(
     f"The best baseline is: {gap['baseline']}. The PA model is ahead of it by {gap['difference']:.2f} "

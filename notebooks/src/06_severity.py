@@ -244,17 +244,17 @@ for what, guess in guesses.items():
 title = f"{tested}: squared error of the 0-6 score"
 display(viz.plot_forest(pd.DataFrame(lines), title, "MSE (less is better)", synthetic=synthetic))
 won = [name for name, part in sites.items() if part["mse"]["high"] < part["constant"]["mse"]["low"]]
-said = (
-    f"At {len(won)} of {len(sites)} sites the model is clearly ahead of the constant guess: there "
+text = (
+    f"At {len(won)} of {len(sites)} sites the interval of the model lies wholly below that of the "
 )
-text = "the intervals do not even touch." if won else "the intervals would not even touch."
+text += "constant. Where two intervals overlap, only the paired difference can decide."
 if "thumbnail" in guesses:
     squares = [(guess - truth) ** 2 for guess in (model_score, guesses["thumbnail"])]
     gap = evaluation.bootstrap(lambda a, b: np.mean(a - b), *squares, groups=groups)
     better = "clearly better" if gap[2] < 0 else "not shown to be better"
     text += f" On all these films its MSE is {better} than that of the thumbnail: "
     text += f"{gap[0]:+.2f} [{gap[1]:+.2f}, {gap[2]:+.2f}]."
-what_to_see(said + text)
+what_to_see(text)
 
 # %% tags=["report"]
 title = f"Predicted against true severity, {tested.lower()}"
