@@ -9,6 +9,7 @@ that places count; the ten findings; or a thumbnail of 16x16 px. Each number of 
 times. All heads answer the same external films; intervals count anatomies. Written to
 cxrkit/storage/recorded_results/few_films.json.
 """
+
 from __future__ import annotations
 
 import argparse

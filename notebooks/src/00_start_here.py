@@ -114,7 +114,7 @@ print(f"{at_once:.3f} of the photons arrive; the film sees -log of it: {-np.log(
 mu = simulation.anatomy.WATER * matter / 100  # 1/mm, attenuation of each block
 line_integral = (mu * simulation.anatomy.SLICE_SPACING).sum(axis=0)  # (height, width)
 figure, axes = viz.grid(1, 2, size=4.2, title="From line integrals to photons")
-viz.show_image(axes[0, 0], line_integral, "line integral (white = dense)")
+viz.show_image(axes[0, 0], line_integral, "line integral (bright = dense)")
 viz.show_image(
     axes[0, 1],
     np.exp(-line_integral),

@@ -161,9 +161,7 @@ print(
 
 # %%
 sizes = run.virtual.profile.backbone
-figure, axes = viz.grid(
-    1, 2, size=4.2, title="What one cell of the corpus sees (yellow: the cell; white: a film)"
-)
+figure, axes = viz.grid(1, 2, size=4.2, title="What one cell of the corpus sees")
 for axis, kernels in zip(axes[0], (sizes.kernels, (3, 3, 3, 3)), strict=True):
     network = models.build_backbone(
         replace(run.virtual.profile, backbone=replace(sizes, kernels=kernels))
@@ -172,9 +170,10 @@ for axis, kernels in zip(axes[0], (sizes.kernels, (3, 3, 3, 3)), strict=True):
     width = int((field > 0).any(dim=0).sum())
     title = f"kernels {kernels}: {width} px of {side}"
     viz.show_image(axis, field.sqrt(), title, cmap="magma", vmin=0, vmax=1)
-    for edge, colour in ((side, "white"), (sizes.stride, "yellow")):
+    for edge, colour, name in ((side, "white", "a film"), (sizes.stride, "yellow", "the cell")):
         low = 2 * side + sizes.stride / 2 - edge / 2
-        axis.add_patch(Rectangle((low, low), edge, edge, fill=False, color=colour))
+        axis.add_patch(Rectangle((low, low), edge, edge, fill=False, color=colour, label=name))
+viz.legend_below(figure)
 figure
 
 # %% [markdown]
@@ -421,15 +420,14 @@ def look(image, finding, show):
     viz.show_image(
         axes[0, 0], images[image], f"hospital {gallery.site[image]}, {gallery.view[image]}"
     )
-    drawn = viz.overlay_map(
-        axes[0, 1], images[image], heat, f"{show} of each cell (blue: truth)", place, top
-    )
+    drawn = viz.overlay_map(axes[0, 1], images[image], heat, f"{show} of each cell", place, top)
     figure.colorbar(
         drawn,
         ax=axes[0, 1],
         shrink=0.8,
         label="of the finding" if show == "probability" else f"as a share of {top:.2f}",
     )
+    viz.legend_below(figure)
     return viz.stamp(figure, stamped)
 
 

@@ -254,7 +254,7 @@ gain = pd.DataFrame(
         for group, entry in result[split]["gain"].items()
     ]
 )
-title = "Student minus U-Net trained on normal lungs (blue: test, red: external hospitals)"
+title = "Student minus U-Net trained on normal lungs"
 scale = "difference in Dice (> 0: the student is better)"
 display(viz.plot_forest(gain, title, scale, chance=0, digits=3))
 ahead, behind = int((gain["low"] > 0).sum()), int((gain["high"] < 0).sum())

@@ -171,7 +171,7 @@ if outside["lesion_mask"].notna().all():
 labels = [f"{name}\n(p {p[i, k]:.2f})" for k, (i, name) in enumerate(zip(typical, names))]
 stamped = "synthetic" if outside["dataset"].eq("virtual").all() else "research use only"
 columns = [f"for {name}" for name in names]
-title = "Relevance for each class, external hospitals (blue: true lesion)"
+title = "Relevance for each class, external hospitals"
 display(viz.plot_saliency(run.pixels(chosen), heat, labels, columns, title, truth, stamped=stamped))
 sizes = explain.map_size(heat)  # (3 films, 3 classes)
 strongest_own = int((sizes.argmax(1) == np.arange(3)).sum())
@@ -204,7 +204,7 @@ def look(image, method, explained, start_layer):
 
 kinds, two = list(explain.METHODS), [0, len(images) // 2]
 sites = list(images.site.iloc[two])
-title = "Saliency for COVID-19, two films (blue: true lesion)"
+title = "Saliency for COVID-19, two films"
 for part in (kinds[:7], kinds[7:]):
     maps = [
         explain.METHODS[name](model.transformer, seen.corpus[two], explain.COVID) for name in part
@@ -336,7 +336,7 @@ if run.recorded("seeds_saliency_benchmark"):
     display(
         viz.plot_forest(
             hit_rates.assign(group="seed " + hit_rates["seed"].astype(str)),
-            "Pointing game: seeds 0 (blue), 1 (red), 2 (green)",
+            "Pointing game, three seeds",
             "share of films hit",
         )
     )

@@ -52,12 +52,13 @@ image, (right, left), lesion = np.array(drawn.images[row]), drawn.lungs(row), dr
 # is the severity. A reader needs seconds for it; outlining the lesions would take an hour.
 
 # %% tags=["report", "story"]
-figure, axes = viz.grid(1, 1, size=4.4, title="Six zones; involved ones are red")
+figure, axes = viz.grid(1, 1, size=4.4, title="Six zones; involved ones are filled")
 viz.show_zones(axes[0, 0], image, data.zones_of_sides(right, left), array_of(row) * 1.0)
-viz.outline_mask(axes[0, 0], lesion, "white")
+viz.outline_mask(axes[0, 0], lesion, "white", "lesion")
+axes[0, 0].legend(loc="lower left", facecolor="0.5", fontsize=10)
 display(viz.stamp(figure))
 what_to_see(
-    f"The lesion (white) touches {int(array_of(row).sum())} of the six zones; that number is the severity.",
+    f"The lesion touches {int(array_of(row).sum())} of the six zones; that number is the severity.",
     "The lines are the same for both lungs, and a zone counts whether little or much of it is ill.",
 )
 
@@ -113,7 +114,7 @@ learn = {
     "highest tenth": touched("max", data.Choices(zone_maximum="tenth")),
     "average": touched("average"),
 }
-title = "Pixels of the map that one film moves (white)"
+title = "Pixels of the map that one film moves (bright)"
 display(viz.plot_sheet([list(learn.values())], [""], list(learn), title, synthetic=False))
 shares = ", ".join(f"{(pixels > 0).sum()} ({how})" for how, pixels in learn.items())
 what_to_see(

@@ -440,7 +440,7 @@ read = reproduction.post_training_effects(run.profile, run.store)
 again = moved(reproduction.SEVERITY)
 groups = ["evaluated again"] * len(read) + ["trained again"] * len(again)
 rows = [row | {"group": group} for row, group in zip(read + again, groups, strict=True)]
-title = "the severity score (blue: evaluated again, red: trained again)"
+title = "the severity score"
 display(plot_moved(rows, title, "MSE, above 0: worse"))
 largest = max(rows, key=lambda row: abs(row["value"]))
 what_to_see(
