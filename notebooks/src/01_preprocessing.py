@@ -146,13 +146,14 @@ print(
 # %% [markdown]
 # ## Can the hospital still be recognised after equalisation?
 #
-# Equalisation makes the histogram flat. So a number that reads the histogram, such as the mean grey, falls into line *by construction*: that
-# it does is no evidence. The question that matters is another one: can a model still tell the hospital? If it can, it may use the hospital
-# instead of the disease (lesson 08).
+# Equalisation makes the histogram flat. So all films get nearly the same mean grey *by construction*, and this shows nothing about hospitals.
+# The question that matters is another one: can a model still name the hospital of a film? If it can, it may use the hospital instead of the
+# disease (lesson 08).
 #
 # The test: thirty normal films of each hospital. A linear model reads a film as one of three small descriptions and names the hospital: the
 # mean grey (1 number), the histogram (the shares of 16 bands of grey), or a thumbnail of 16x16 px. Each is tried on raw and on equalised films.
-# No anatomy is in training and test at once, so the model cannot recognise a patient.
+# No anatomy is in training and test at once, so the model cannot recognise a patient. *Balanced accuracy* is the share of films that are named
+# right, hospital by hospital, and then the mean over the six; who guesses has 1/6.
 
 
 # %%
@@ -210,8 +211,8 @@ what_to_see(
 
 # %% [markdown]
 # Equalisation takes away *how bright* a film is. It does not take away *where* it is bright: frames, letters, devices and the position of the
-# patient stay, and a thumbnail sees them. So equalisation makes the task of a model harder to cheat at, but not impossible. A claim that "the
-# hospitals look alike now" needs a test like this one, with a model that tries to tell them apart.
+# patient stay, and a thumbnail sees them. So a model can still use the hospital as a clue, only less well. Whoever says that "the hospitals
+# look alike now" needs a test like this one: a model that tries to tell them apart, and could have succeeded.
 #
 # ## What the paper leaves open
 #
