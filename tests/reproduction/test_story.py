@@ -92,7 +92,7 @@ def test_a_story_keeps_what_its_cells_need_and_nothing_else(tmp_path):
         ),
     ],
 )
-def test_a_story_that_cannot_be_told_is_refused(tmp_path, cells, message):
+def test_a_story_that_cannot_run_is_refused(tmp_path, cells, message):
     with pytest.raises(ValueError, match=message):
         story.story_of(made_up(tmp_path, *cells))
 

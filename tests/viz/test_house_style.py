@@ -1,4 +1,4 @@
-"""The house style of figures: what a reader must be able to see without being told."""
+"""The house style of figures: what a reader must be able to see without an explanation."""
 
 import ast
 import re
@@ -98,8 +98,8 @@ def test_groups_are_named_in_a_legend_unless_the_labels_name_them():
     assert labels_of(curves.plot_forest(rows, "t", "u")) == []
     grouped = rows.assign(group=["test", "external"])
     assert labels_of(curves.plot_forest(grouped, "t", "u")) == ["test", "external"]
-    told = grouped.assign(label=["a: test", "b: external"])
-    assert labels_of(curves.plot_forest(told, "t", "u")) == []
+    named = grouped.assign(label=["a: test", "b: external"])
+    assert labels_of(curves.plot_forest(named, "t", "u")) == []
 
 
 # colours
