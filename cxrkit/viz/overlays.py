@@ -122,7 +122,7 @@ def plot_saliency(
     """
     maps = np.asarray(maps)
     count = maps.shape[1]
-    figure, axes = grid(len(images), count + 1, size=2.3 if count > 1 else 3.6, title=title)
+    figure, axes = grid(len(images), count + 1, size=2.3 if count > 1 else 3.95, title=title)
     for i, (image, row) in enumerate(zip(images, maps, strict=True)):
         lesion = None if lesions is None else lesions[i]
         top = max(float(row.max()), TINY) if shared else None
