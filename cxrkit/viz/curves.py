@@ -213,7 +213,7 @@ def plot_forest(
     axis.grid(axis="x", alpha=0.3)
     axis.invert_yaxis()
     if len(groups) > 1 and not _named_by_labels(rows):
-        legend_below(figure)
+        legend_below(figure, framed=False)
     return stamp(figure) if synthetic else figure
 
 

@@ -174,22 +174,30 @@ def outline_mask(axis: Axes, mask: np.ndarray, colour: str, label: str | None = 
         )
 
 
-def legend_below(figure: Figure) -> None:
+@figure_style()
+def legend_below(figure: Figure, framed: bool = True) -> None:
     """A legend below all panels, with each label once; nothing where no line has a label.
 
     Args:
         figure: whose axes hold labelled lines.
+        framed: on grey, where lines in light colours can be seen.
     """
     known = {}
     for axis in figure.axes:
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
             known.setdefault(label, handle)
     if known:
-        handles, labels = list(known.values()), list(known)
-        places = {"loc": "outside lower left", "ncols": 4, "fontsize": 10, "frameon": False}
-        legend = figure.legend(handles, labels, **places)
-        legend.get_frame().set(facecolor="0.5", alpha=1)
-        legend.set_frame_on(True)  # grey, so that white and light lines can be seen
+        figure.legend(
+            list(known.values()),
+            list(known),
+            loc="outside lower left",
+            ncols=4,
+            fontsize=10,
+            frameon=framed,
+            facecolor="0.7",
+            framealpha=1,
+            edgecolor="0.7",
+        )
 
 
 def colours_on_image(

@@ -55,7 +55,7 @@ image, (right, left), lesion = np.array(drawn.images[row]), drawn.lungs(row), dr
 figure, axes = viz.grid(1, 1, size=4.4, title="Six zones; involved ones are filled")
 viz.show_zones(axes[0, 0], image, data.zones_of_sides(right, left), array_of(row) * 1.0)
 viz.outline_mask(axes[0, 0], lesion, "white", "lesion")
-axes[0, 0].legend(loc="lower left", facecolor="0.5", fontsize=10)
+viz.legend_below(figure)
 display(viz.stamp(figure))
 what_to_see(
     f"The lesion touches {int(array_of(row).sum())} of the six zones; that number is the severity.",
