@@ -642,14 +642,28 @@ def subgroups(
 @main.command("lessons")
 @click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
 @click.option("--nbgrader", is_flag=True, help="as assignments: each check in a locked cell")
-def copy_lessons(folder: Path, nbgrader: bool) -> None:
+@click.option(
+    "--track",
+    type=click.Choice(["bench", "story"]),
+    default="bench",
+    help="bench: whole lessons; story: about twelve cells of each, the others folded or left out",
+)
+@click.option("--slides", is_flag=True, help="slides of the story instead, one HTML file a lesson")
+def copy_lessons(folder: Path, nbgrader: bool, track: str, slides: bool) -> None:
     """Copy the lessons, with blank exercises, into FOLDER; files there already stay as they are."""
     needs_extra("lessons", "cxrkit lessons")
     from cxrkit.reproduction import student_copies
 
+    if nbgrader and (track == "story" or slides):
+        fail(ValueError("--nbgrader goes with whole lessons: a story has no exercises"))
     try:
-        written, kept = student_copies.copy_lessons(folder, nbgrader)
-    except OSError as error:
+        if slides:
+            written, kept = student_copies.write_slides(folder)
+        elif track == "story":
+            written, kept = student_copies.write_stories(folder)
+        else:
+            written, kept = student_copies.copy_lessons(folder, nbgrader)
+    except (OSError, ValueError) as error:
         fail(error)
     click.echo(f"{len(written)} lessons written to {folder}, {len(kept)} were there before")
 

@@ -129,9 +129,11 @@ def test_the_steps_of_lessons_are_what_is_missing(tmp_path):
     assert names_of(few) == {"cohort", "backbone"}
     stages.folder_of(DEMO, "backbone", store).mkdir()
     fewer = side_by_side.steps_of(DEMO, store, ["04"])
-    assert names_of(fewer) == {"cohort", "diagnosis_pa", "diagnosis_ap"}
+    assert names_of(fewer) == {"cohort", "diagnosis_pa", "diagnosis_ap", "marker_study"}
     cohort = stages.folder_of(DEMO, "cohort", store).name
-    assert {step.before for step in fewer.values()} == {(), (cohort,)}
+    before = {step.stage: step.before for step in fewer.values()}
+    assert before["cohort"] == () and before["diagnosis_pa"] == (cohort,)
+    assert before["diagnosis_ap"] == (cohort,) and cohort in before["marker_study"]
 
 
 def test_a_profile_without_virtual_images_draws_no_cohort_for_itself(tmp_path):
