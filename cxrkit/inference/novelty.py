@@ -18,7 +18,7 @@ import numpy as np
 
 AXES = 8
 QUANTILES = 101  # of the distances, from the nearest to the farthest
-DIGITS = 6  # significant ones in the statistics
+DIGITS = 7  # significant ones in the statistics
 SEEN = 0.99  # a film farther away than this share is said to be unlike those of the training
 FEWEST = 20  # films; fewer describe nothing
 
@@ -51,7 +51,8 @@ def statistics(features: np.ndarray, held_out: np.ndarray, axes: int = AXES) -> 
     variances = sizes**2 / (N - 1)
     A = min(axes, len(variances), C)
     beyond = C - A
-    rest = variances[A:].sum() / beyond if beyond else 0.0
+    # without directions beyond the axes nothing lies around them, but for rounding
+    rest = variances[A:].sum() / beyond if beyond else variances[-1]
     # along an axis no less than around it, so that no distance explodes
     floor = max(rest, 1e-12)
     found = {
