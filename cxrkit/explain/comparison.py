@@ -15,6 +15,7 @@ import pandas as pd
 
 from cxrkit.evaluation import metrics
 from cxrkit.evaluation.resampling import LIMITS
+from cxrkit.evaluation.summaries import value_text
 from cxrkit.explain.criteria import CRITERIA
 
 DRAWS = 2000  # the smallest p is 2 / (1 + DRAWS): with Holm that decides among 50 methods
@@ -233,10 +234,7 @@ def read_cascade(table: pd.DataFrame) -> dict[str, str]:
     sentences = {}
     for method, part in table.groupby("method", sort=False):
         state, names = list(part["map"]), list(part["part"])
-        texts = [
-            f"{value:.2f} [{low:.2f}, {high:.2f}]"
-            for value, low, high in part[["value", "low", "high"]].to_numpy()
-        ]
+        texts = [value_text(line) for line in part.to_dict("records")]
         kept = next((i for i, each in enumerate(state) if each != "kept"), len(state))
         lost = next((i for i, each in enumerate(state) if each == "lost"), None)
         if set(state) == {"none"}:

@@ -37,6 +37,7 @@ SENSITIVITY = 0.8  # that the operating point must reach (section 5)
 RATES = ("sensitivity", "specificity", "accuracy")
 DRAWS = 400  # of patients, for an interval
 EXCLUDED = -1e4  # logit of a class that takes no part
+SMALLEST_PROBABILITY = 1e-6  # in a ratio of two
 
 
 def softmax_loss(logits: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
@@ -358,6 +359,38 @@ def one_class(table: pd.DataFrame, name: str, threshold: float) -> dict[str, Any
         "auc": interval_dict(area, int(y.sum())),
         **{rate: json_number(value) for rate, value in rates.items()},
     }
+
+
+def log_ratio(p: np.ndarray | pd.DataFrame, positive: str, negative: str) -> np.ndarray:
+    """Log of the ratio of two classes' probabilities: a score that rises with the first.
+
+    Args:
+        p: probabilities, (n, K).
+        positive: one of DIAGNOSES.
+        negative: another.
+
+    Returns:
+        (n,).
+    """
+    clipped = np.clip(np.asarray(p), SMALLEST_PROBABILITY, None)
+    of_positive = np.log(clipped[:, DIAGNOSES.index(positive)])
+    of_negative = np.log(clipped[:, DIAGNOSES.index(negative)])
+    return of_positive - of_negative
+
+
+def covid_against_other(truth: np.ndarray, p: np.ndarray) -> float:
+    """AUC of COVID-19 against other infections, by the ratio of their probabilities.
+
+    Args:
+        truth: number of each image's class, (n,); normal images are left out.
+        p: probabilities, (n, K).
+
+    Returns:
+        The AUC; NaN without images of both classes.
+    """
+    covid, other = DIAGNOSES.index("covid19"), DIAGNOSES.index("other_infection")
+    ill = (truth == covid) | (truth == other)
+    return metrics.auc(truth[ill] == covid, log_ratio(p[ill], "covid19", "other_infection"))
 
 
 def transfer(table: pd.DataFrame, name: str = "covid19") -> pd.DataFrame:

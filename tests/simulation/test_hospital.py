@@ -149,6 +149,7 @@ def test_the_marker_is_written_in_its_box():
         assert bright.sum() >= 8 and top >= 0 and left >= 0
 
 
+@pytest.mark.integration
 def test_grey_statistics_do_not_give_the_diagnosis_away():
     """Mean, deviation and histogram of raw films, site held out: macro AUC <= 0.65 (SPEC 1.1)."""
     patients = []

@@ -414,6 +414,7 @@ def test_frozen_training_is_the_same_from_corpus_and_from_image(table, store, tm
         torch.testing.assert_close(fast.state_dict()[name], tensor, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("head", ["softmax", "binary"])
 def test_it_learns_the_planted_signs_for_a_hospital_never_seen(table, store, tmp_path, head):
     # the learning rate falls to 0: at its height the result hangs on the last steps, 0.81 to 1.00
@@ -515,6 +516,7 @@ def test_an_interrupted_training_goes_on_to_the_same_weights(
     )
 
 
+@pytest.mark.integration
 def test_the_stages_on_a_tiny_virtual_cohort(tmp_path):
     """From nothing to the metrics of both views: cohort, backbone, corpus ViT."""
     quick = sections.Training("adamw", lr=1e-3, batch=8, steps=2, log_every=1)
@@ -650,3 +652,25 @@ def test_a_view_takes_its_images_from_the_model_of_both(table, store, tmp_path):
         "external"
     ] == len(own)
     assert sum(found["external"]["n"].values()) < sum(result["external"]["n"].values())
+
+
+def test_log_ratio_by_hand():
+    p = [[0.2, 0.4, 0.4], [0.5, 0.25, 0.25], [0.0, 1.0, 0.0]]
+    np.testing.assert_allclose(
+        diagnosis.log_ratio(p, "other_infection", "normal"),
+        [np.log(2), -np.log(2), -np.log(diagnosis.SMALLEST_PROBABILITY)],
+    )
+    np.testing.assert_allclose(
+        diagnosis.log_ratio(p, "covid19", "other_infection"),
+        [0, 0, np.log(diagnosis.SMALLEST_PROBABILITY)],
+    )
+
+
+def test_covid_against_other_leaves_normal_images_out():
+    truth = np.array([0, 1, 2, 2, 1])
+    p = np.array(
+        [[0.9, 0, 0.1], [0.5, 0.3, 0.2], [0.2, 0.1, 0.7], [0.8, 0.15, 0.05], [0.4, 0.1, 0.5]]
+    )
+    # COVID-19 over other infection: 7 and 1/3 of the two with it, 2/3 and 5 of the others
+    assert diagnosis.covid_against_other(truth, p) == 0.5
+    np.testing.assert_equal(diagnosis.covid_against_other(truth[:2], p[:2]), np.nan)

@@ -334,6 +334,7 @@ def test_alternation_holds_out_one_training_hospital():
 # training
 
 
+@pytest.mark.integration
 def test_training_finds_planted_lesions_from_weak_labels(table, tmp_path):
     """Six ones and zeros an image are enough to find the discs: precision far above chance, score
     far better than a constant.
@@ -460,6 +461,7 @@ def test_comparison_is_paired_and_signed():
     assert set(alone["difference"]) == {"constant", "ridge"}
 
 
+@pytest.mark.integration
 def test_cross_validation_on_images_with_two_readers(table, tmp_path):
     """Every image gets values from a model of another fold; both readings of the zone score; what
     the model is compared with stands on the same rows.
