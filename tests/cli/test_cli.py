@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 
 import pytest
 from click.testing import CliRunner
@@ -278,7 +279,9 @@ def test_an_environment_that_blocks_gives_the_next_step(
     assert step in result.output
 
 
-def test_a_store_that_cannot_be_written_blocks(tmp_path):
+def test_a_store_that_cannot_be_written_blocks(tmp_path, monkeypatch):
+    checks = (environment.check_python, environment.check_store)  # no kernel is started
+    monkeypatch.setattr(environment, "examine", partial(environment.examine, checks=checks))
     (tmp_path / "file").write_text("in the way")
     found = environment.check_store(tmp_path / "file" / "store")
     assert found.status == "blocks" and "CXRKIT_STORE" in found.todo

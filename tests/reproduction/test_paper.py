@@ -307,6 +307,7 @@ def test_the_plan_counts_the_films_that_teach(store):
     assert count["lungs: unet_normal"] == 2 and count["lungs: unet_both"] == 6
 
 
+@pytest.mark.integration
 def test_the_plan_is_said_and_stops_where_the_disk_is_too_small(root, store, monkeypatch):
     (root / "rsna").mkdir()
     monkeypatch.setattr(plan.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
