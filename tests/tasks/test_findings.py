@@ -273,12 +273,9 @@ def test_pointing_at_the_truth_hits_and_elsewhere_misses(task):
     """Maps made of the truth itself, on three images of a virtual ward: 1.0; turned round: 0; the
     chance is the share of cells, by hand.
     """
-    hospital = hospital_module.Hospital(
-        "elm", ward="findings", n=30, size=64
-    )  # nothing is drawn yet
-    found = pd.DataFrame(
-        [hospital.condition_of(i).findings() for i in range(30)]
-    )  # nothing is drawn
+    hospital = hospital_module.Hospital("elm", ward="findings", n=30, size=64)
+    # what each has, without drawing it
+    found = pd.DataFrame([hospital.condition_of(i).findings() for i in range(30)])
     most = found.drop(columns="no_finding").sum(axis=1).nlargest(3).index
     urls = [hospital.url(int(i)) for i in most]
     table = (
