@@ -301,6 +301,14 @@ def true_tokens() -> list[str]:
     return lines
 
 
+def usable() -> list[str]:
+    """What `predict` calls unusable: tools/evaluate_usable.py."""
+    lines = ["| pictures | n | called unusable |", "|---" * 3 + "|"]
+    for row in read_result("usable")["rows"]:
+        lines.append(f"| {row['pictures']} | {row['n']} | {100 * row['unusable']:.1f} % |")
+    return lines
+
+
 def starts() -> list[str]:
     """What the first weights of `mini` buy: tools/starts.py."""
     lines = ["| learns | begins as | value | own start minus this, same films |", "|---" * 4 + "|"]
@@ -336,6 +344,7 @@ TABLES: dict[tuple[str, str], Callable[[], list[str]]] = {
     ("docs/virtual_hospitals.md", "true tokens"): true_tokens,
     ("docs/virtual_hospitals.md", "learnt corpus"): learnt_corpus,
     ("docs/mini.md", "starts"): starts,
+    ("docs/predict.md", "usable"): usable,
     ("docs/site.md", "figures"): site_figures,
     ("docs/severity.md", "designs"): severity_designs,
     ("docs/severity.md", "external hospitals"): severity_external,
