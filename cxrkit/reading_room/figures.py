@@ -321,7 +321,8 @@ def _draw_calibration(scene: Scene, axis: Axes) -> None:
     p = scene.prediction.diagnosis[DIAGNOSES.index(disease)]
     axis.plot([0, 1], [0, 1], color="0.6", linestyle="--")
     axis.plot(table["predicted"], table["observed"], "o-", color=BLUE, markersize=9)
-    axis.axvline(p, color=RED, linewidth=3)
+    axis.axvline(p, color=RED, linewidth=3, label="this film")
+    axis.legend(loc="upper left", fontsize=10, frameon=False)
     axis.set(
         xlim=(0, 1),
         ylim=(0, 1),
@@ -333,7 +334,7 @@ def _draw_calibration(scene: Scene, axis: Axes) -> None:
     record = "no such films"
     if table["n"][within]:
         record = f"{table['observed'][within]:.0%} of {table['n'][within]} such films"
-    axis.set_title(f"{p:.2f} here (red): {record}\nof other hospitals have it", fontsize=12)
+    axis.set_title(f"{p:.2f} here: {record}\nof other hospitals have it", fontsize=12)
 
 
 def _draw_prediction(scene: Scene) -> PanelLayout:
