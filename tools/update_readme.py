@@ -301,6 +301,27 @@ def true_tokens() -> list[str]:
     return lines
 
 
+def real_films() -> list[str]:
+    """Inside and across sources of real films: benchmarks/real_films.py."""
+    found = read_json(ROOT / "docs" / "lab" / "real_films.json")
+    models = ("corpus ViT", "linear probe", "thumbnails")
+    heads = ["source", "films", *models, *(f"ViT minus {name}" for name in models[1:])]
+    lines = []
+    for question, text in (("inside", "the source has taught"), ("across", "left out")):
+        lines += ["", f"| {text}: {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+        for row in found[question]["contrasts"]:
+            classes = ", ".join(
+                f"{count} {name.replace('_', ' ')}"
+                for name, count in zip(row["classes"], row["films"], strict=True)
+            )
+            areas = [value_text(row[name]) for name in models]
+            less = [_difference(row[f"minus {name}"]) for name in models[1:]]
+            lines.append(f"| {row['source']} | {classes} | {' | '.join(areas + less)} |")
+        means = " | ".join(f"**{found[question]['mean'][name]:.2f}**" for name in models)
+        lines.append(f"| mean | | {means} | | |")
+    return lines[1:]
+
+
 def usable() -> list[str]:
     """What `predict` calls unusable: tools/evaluate_usable.py."""
     lines = ["| pictures | n | called unusable |", "|---" * 3 + "|"]
@@ -344,6 +365,7 @@ TABLES: dict[tuple[str, str], Callable[[], list[str]]] = {
     ("docs/virtual_hospitals.md", "true tokens"): true_tokens,
     ("docs/virtual_hospitals.md", "learnt corpus"): learnt_corpus,
     ("docs/mini.md", "starts"): starts,
+    ("docs/mini.md", "sources"): real_films,
     ("docs/predict.md", "usable"): usable,
     ("docs/site.md", "figures"): site_figures,
     ("docs/severity.md", "designs"): severity_designs,
