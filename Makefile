@@ -5,7 +5,9 @@
 #   make room [MIRROR=DIR]    serve the reading room to a class: a page without code, at http://localhost:8866
 #   make site [STORE=DIR]     the reading room as a page without a server: site/dist (docs/site.md; needs node 20 and npm)
 #   make site-test [MIRROR=DIR]  that page in a headless Chromium, against the answers of the package
-#   make test                 unit tests, notebook checks, nbval; on two cores
+#   make test                 the quick tests, on two cores: at least one of every module, in minutes
+#   make test-all             all tests but the slow ones, and nbval of every lesson (on the store of make demo): what CI runs
+#   make test-slow            the slow tests: whole dry runs at full size, a browser (hours)
 #   make lint                 ruff check, ruff format, types
 #   make docs                 the documentation as pages: build/docs (built offline; CXRKIT_JUPYTERHUB=ADDRESS adds a launch button)
 #   make wheels               both packages in dist/, checked and installed into a clean environment (docs/release.md)
@@ -57,7 +59,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 export PYDEVD_DISABLE_FILE_VALIDATION ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo mini report lab room site site-test notebooks exercises test test-slow oracles lint starts seeds \
+.PHONY: help install demo mini report lab room site site-test notebooks exercises test test-all test-slow oracles lint starts seeds \
 	segmenter severity weights ship verify margins quality-model grid gpu-check docs wheels doctor clean distclean
 
 help:
@@ -153,8 +155,13 @@ exercises: $(INSTALLED)
 
 # Two processes of one thread each: on two cores faster than one process of two threads. A file stays in one process,
 # so that its fixtures are made once.
+pytest := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
+
 test: $(INSTALLED)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow" \
+	$(pytest) -m "not slow and not integration" tests
+
+test-all: $(INSTALLED)
+	$(pytest) -m "not slow" \
 		--nbval-lax --nbval-current-env --nbval-cell-timeout=540 tests notebooks
 
 test-slow: $(INSTALLED)

@@ -35,7 +35,7 @@ from cxrkit.evaluation import metrics, resampling
 from cxrkit.models.densenet import receptive_field
 from cxrkit.models.interventions import INTERVENTIONS
 from cxrkit.reproduction import environment
-from cxrkit.tasks.diagnosis import PROBABILITIES, of_view
+from cxrkit.tasks.diagnosis import PROBABILITIES, covid_against_other, of_view
 
 IMAGES = 600  # training and external images each of the cell-wise AUC
 SHARE = 0.1  # of a cell that a lesion must cover to count
@@ -59,14 +59,6 @@ def variants(profile: Profile) -> dict[str, Profile]:
 def macro(y: np.ndarray, p: np.ndarray) -> float:
     """Macro AUC of the three classes."""
     return metrics.macro_auc(y, p)
-
-
-def covid_against_other(y: np.ndarray, p: np.ndarray) -> float:
-    """AUC of COVID-19 against other infections, by the ratio of their probabilities."""
-    covid, other = DIAGNOSES.index("covid19"), DIAGNOSES.index("other_infection")
-    ill = (y == covid) | (y == other)
-    ratio = np.log(p[ill, covid] + 1e-9) - np.log(p[ill, other] + 1e-9)
-    return metrics.auc(y[ill] == covid, ratio)
 
 
 STATISTICS = {"macro AUC": macro, "COVID-19 against other": covid_against_other}

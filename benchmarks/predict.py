@@ -35,7 +35,8 @@ def write_images(folder, count, side):
 def seconds(models, path, maps, folder):
     """(time, processor time) of one image, its maps written."""
     start, cpu = time.perf_counter(), time.process_time()
-    files.write_maps(predict(path, models, maps=maps), folder, "image")
+    found = predict(path, models, maps=maps, even_unusable=True)
+    files.write_maps(found, folder, "image")
     return time.perf_counter() - start, time.process_time() - cpu
 
 

@@ -18,6 +18,7 @@ from cxrkit import NOTICE, __version__
 
 if TYPE_CHECKING:
     from cxrkit.config.sections import Profile
+    from cxrkit.inference import Models
 
 DRY_LESSONS = ("02", "03", "04", "05", "06", "07")  # of a dry run
 
@@ -641,14 +642,28 @@ def subgroups(
 @main.command("lessons")
 @click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
 @click.option("--nbgrader", is_flag=True, help="as assignments: each check in a locked cell")
-def copy_lessons(folder: Path, nbgrader: bool) -> None:
+@click.option(
+    "--track",
+    type=click.Choice(["bench", "story"]),
+    default="bench",
+    help="bench: whole lessons; story: about twelve cells of each, the others folded or left out",
+)
+@click.option("--slides", is_flag=True, help="slides of the story instead, one HTML file a lesson")
+def copy_lessons(folder: Path, nbgrader: bool, track: str, slides: bool) -> None:
     """Copy the lessons, with blank exercises, into FOLDER; files there already stay as they are."""
     needs_extra("lessons", "cxrkit lessons")
     from cxrkit.reproduction import student_copies
 
+    if nbgrader and (track == "story" or slides):
+        fail(ValueError("--nbgrader goes with whole lessons: a story has no exercises"))
     try:
-        written, kept = student_copies.copy_lessons(folder, nbgrader)
-    except OSError as error:
+        if slides:
+            written, kept = student_copies.write_slides(folder)
+        elif track == "story":
+            written, kept = student_copies.write_stories(folder)
+        else:
+            written, kept = student_copies.copy_lessons(folder, nbgrader)
+    except (OSError, ValueError) as error:
         fail(error)
     click.echo(f"{len(written)} lessons written to {folder}, {len(kept)} were there before")
 
@@ -694,6 +709,29 @@ def copy_lessons(folder: Path, nbgrader: bool) -> None:
     "rollout give every class the same map.",
 )
 @click.option(
+    "--html", is_flag=True, help="Also write a page for each film, to look at: needs no network."
+)
+@click.option(
+    "--dicom-out",
+    type=click.Choice(["sc", "all"]),
+    default=None,
+    help="Also write DICOM files: sc = the overlay as a secondary capture; all = also a "
+    "segmentation (lungs, severity map) and a structured report (six zones); needs "
+    "cxrkit[dicom-out].",
+)
+@click.option(
+    "--keep-patient",
+    is_flag=True,
+    help="The files of --dicom-out keep patient and study of a DICOM input, to go back to its "
+    "archive. Without it nothing of them stands there.",
+)
+@click.option(
+    "--even-unusable",
+    is_flag=True,
+    help="Give numbers also for what is no frontal chest film that the models can read: a CT "
+    "slice, a lateral film, a photo. Without it such a row says why it has none.",
+)
+@click.option(
     "--overwrite",
     is_flag=True,
     help="Begin anew: replace earlier results in --out, and files that stand in the way.",
@@ -706,6 +744,10 @@ def predict(
     weights: Path | None,
     maps: bool,
     map_method: str,
+    html: bool,
+    dicom_out: str | None,
+    keep_patient: bool,
+    even_unusable: bool,
     overwrite: bool,
 ) -> None:
     """Read images (PNG, JPEG, TIFF, DICOM, or folders of them): diagnosis, severity, warnings.
@@ -713,14 +755,15 @@ def predict(
     A file that cannot be read is skipped and named; the exit status is then 1. What was passed over
     stands in not_read.csv.
     """
-    from cxrkit.inference import OutputError, load_models, predict_files
+    from cxrkit.inference import OutputError, files, load_models, predict_files
 
     asked = chosen_profile(profile, (), None)
     try:
         models = load_models(asked, weights=weights)
     except (FileNotFoundError, ValueError, RuntimeError) as error:
         fail(error)
-    click.echo(models.about, nl=False)
+    _heed_profile(asked, models, weights)
+    click.echo(files.about_text(models, None), nl=False)
     try:
         failures = predict_files(
             images,
@@ -731,6 +774,10 @@ def predict(
             overwrite=overwrite,
             say=click.echo,
             map_method=map_method,
+            even_unusable=even_unusable,
+            html=html,
+            dicom_out=dicom_out,
+            keep_patient=keep_patient,
         )
     except OutputError as error:
         fail(error)
@@ -739,6 +786,25 @@ def predict(
         sys.exit(130)
     click.echo(f"{out / 'predictions.csv'}")
     end_with(failures)
+
+
+def _heed_profile(asked: Profile, models: Models, weights: Path | None) -> None:
+    """Refuse models of another profile than the one that was asked for.
+
+    Where the profile is the default, or a folder of weights was named, it is said and no more.
+    """
+    names = dict.fromkeys(part.profile.name for part in models.parts.values())
+    if list(names) == [asked.name]:
+        return
+    found = f"the models ({models.origin}) are of profile {' and '.join(names)}"
+    source = click.get_current_context().get_parameter_source("profile")
+    if weights or source is click.core.ParameterSource.DEFAULT:
+        click.echo(f"note: {found}, not {asked.name}", err=True)
+        return
+    raise click.ClickException(
+        f"--profile {asked.name} was asked for, but {found}. Leave --profile out to use them, or "
+        "train those that you want: cxrkit reproduce --profile NAME"
+    )
 
 
 @main.command()

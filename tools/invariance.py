@@ -13,6 +13,7 @@ of that kind beside it.
 import argparse
 import dataclasses
 import os
+import sys
 import tempfile
 import warnings
 from pathlib import Path
@@ -24,41 +25,27 @@ import torch
 from PIL import Image as Raster
 from tqdm import tqdm
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 from cxrkit.config import profiles
 from cxrkit.config.choices import Choices
 from cxrkit.data.images import load_image
 from cxrkit.inference import load_models, predict
 from cxrkit.reproduction import environment
 from cxrkit.storage import recorded
+from tests.fakes import radiograph_files
 
 SOURCES = ("nih_cxr14", "cohen", "cxnet", "hannover", "kermany", "shenzhen")
 BARS = {"lossless": 0.01, "size": 0.03}  # share of images whose class may change
 
 
 def write_dicom(path, pixels, bits, inverted=False):
-    """Pixels (H, W) as an uncompressed DICOM file."""
-    import pydicom
-    from pydicom.uid import (
-        DigitalXRayImageStorageForPresentation,
-        ExplicitVRLittleEndian,
-        generate_uid,
-    )
-
-    dataset = pydicom.Dataset()
-    dataset.file_meta = pydicom.dataset.FileMetaDataset()
-    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    kind = DigitalXRayImageStorageForPresentation
-    dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID = kind
-    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID = generate_uid()
-    dataset.Rows, dataset.Columns = pixels.shape
-    dataset.SamplesPerPixel, dataset.PixelRepresentation = 1, 0
-    dataset.BitsAllocated = 8 * pixels.dtype.itemsize
-    dataset.BitsStored, dataset.HighBit = bits, bits - 1
-    dataset.PhotometricInterpretation = "MONOCHROME1" if inverted else "MONOCHROME2"
-    top = pixels.dtype.type(2**bits - 1)
-    dataset.PixelData = (top - pixels if inverted else pixels).tobytes()
-    dataset["PixelData"].VR = "OW"
-    dataset.save_as(path, enforce_file_format=True)
+    """Pixels (H, W) as an uncompressed DICOM file that says no view."""
+    tags = {"BitsStored": bits, "ViewPosition": radiograph_files.DROPPED}
+    if inverted:
+        pixels = pixels.dtype.type(2**bits - 1) - pixels
+        tags["PhotometricInterpretation"] = "MONOCHROME1"
+    radiograph_files.write_dicom(path, pixels, **tags)
 
 
 def write_array(path, pixels):
@@ -184,7 +171,7 @@ def measure(data, count, models, keep=None, kind=None):
             for name in ("", *variants):
                 path = Path(folder) / (VARIANTS[name][2] if name else "a.png")
                 write(name, path, grey) if name else write_array(path, grey)
-                found[name] = predict(path, models, "PA", maps=False)
+                found[name] = predict(path, models, "PA", maps=False, even_unusable=True)
             for name, (_, other, _, _) in variants.items():
                 rows.append(moved(found[name], found[other]) | {"variant": name, "source": source})
             rows.append({"variant": "", "source": source, "right": top(found[""]) == diagnosis})

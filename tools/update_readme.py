@@ -373,6 +373,28 @@ def _sweep_facts(found: dict[str, Any], aucs: pd.DataFrame) -> list[str]:
     ]
 
 
+def starts() -> list[str]:
+    """What the first weights of `mini` buy: tools/starts.py."""
+    lines = ["| learns | begins as | value | own start minus this, same films |", "|---" * 4 + "|"]
+    for row in read_result("starts")["rows"]:
+        own = row["own_minus_this"] == 0
+        less = [row[f"own_minus_this{end}"] for end in ("", "_low", "_high")]
+        difference = dict(zip(("difference", "low", "high"), less, strict=True))
+        lines.append(
+            f"| {row['task']}, {row['films']} films, {row['measure']} | {row['start']}"
+            f"{' (**taken**)' if own else ''} | "
+            f"{_triple([row['value'], row['low'], row['high']], 2)} | "
+            f"{'' if own else _difference(difference)} |"
+        )
+    return lines
+
+
+def _difference(found: dict[str, float]) -> str:
+    """Difference, low, high: "+0.02 [-0.01, +0.05]"."""
+    value, low, high = (f"{found[name]:+.2f}" for name in ("difference", "low", "high"))
+    return f"{value} [{low}, {high}]"
+
+
 def _triple(values: list[float], digits: int) -> str:
     """Value, low, high: "0.840 [0.817, 0.863]"."""
     value, low, high = (f"{one:.{digits}f}" for one in values)
@@ -386,6 +408,7 @@ TABLES: dict[tuple[str, str], Callable[[], list[str]]] = {
     ("docs/virtual_hospitals.md", "true tokens"): true_tokens,
     ("docs/virtual_hospitals.md", "learnt corpus"): learnt_corpus,
     ("docs/virtual_hospitals.md", "attention pays"): attention_pays,
+    ("docs/mini.md", "starts"): starts,
     ("docs/site.md", "figures"): site_figures,
     ("docs/severity.md", "designs"): severity_designs,
     ("docs/severity.md", "external hospitals"): severity_external,

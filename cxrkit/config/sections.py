@@ -93,9 +93,10 @@ class Training:
 
 @dataclass(frozen=True)
 class DenseNet:
-    """Sizes of the backbone (arguments of `models.Backbone`) and its initial weights.
+    """The backbone: sizes of the DenseNet (arguments of `models.Backbone`) and its first weights.
 
-    The defaults are DenseNet-121.
+    The defaults are DenseNet-121. Another network (`models.factory.BACKBONES`) has sizes of its
+    own: of these fields it reads `stem`, `stride`, `pool` and what follows.
     """
 
     __pydantic_config__ = STRICT
@@ -112,6 +113,9 @@ class DenseNet:
     kernels: tuple[int, ...] = optional((3, 3, 3, 3))
     # random, imagenet, virtual (the demo's backbone)
     initial_weights: str = renamed("random", "start")
+    network: str = optional("densenet")  # of `models.factory.BACKBONES`
+    # the findings teach the head alone, on the corpus, which is computed once
+    frozen: bool = optional(False)
 
 
 @dataclass(frozen=True)
@@ -179,6 +183,7 @@ class ViT:
     depth: int = 12
     num_heads: int = 12
     frozen: bool = False  # the backbone is not trained further, and its corpus is computed once
+    flip: float = optional(0.0)  # chance that such a corpus is mirrored in training
     # of `models.corpus_vit.INITIALISATIONS`; "narrow" for an embed_dim far below 768
     initialisation: str = optional("vit")
     positions: bool = optional(True)  # False = ablation: tokens do not know where they stand

@@ -142,7 +142,7 @@ def cached_images(
     known(kind, DECODERS, "kind of image")
     store = store or Store()
     paths = list(paths)
-    entries = _entries(paths, store)
+    entries = entries_of(paths, store)
     members: dict[str, list[int]] = {}  # dataset -> positions in `paths`
     for i, entry in enumerate(entries):
         members.setdefault(_dataset_of(entry.path), []).append(i)
@@ -186,8 +186,13 @@ def faults(folder: Path) -> list[str]:
     return []
 
 
-def _entries(paths: list[Any], store: Store) -> list[Entry]:
-    """The entry of each path; a file that holds many images is read once."""
+def entries_of(paths: list[Any], store: Store) -> list[Entry]:
+    """The entry of each path; a file that holds many images is read once.
+
+    Args:
+        paths: of images, as in a column of a table; NaN for an unknown mask.
+        store: that relative paths belong to.
+    """
     texts = [str(path) if isinstance(path, (str, os.PathLike)) else "" for path in paths]
     files = [str(sources.parse(text).file) for text in texts]
     unique = sorted(set(files))

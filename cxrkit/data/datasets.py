@@ -137,22 +137,32 @@ class CXRDataset(Dataset):
             seeds,
         )
         how = "signed" if self.kind == "grey" else self.choices.normalize
-        at = torch.tensor(indices)
-        arrays = self.arrays[at]
+        # (B, 1, S, S)
+        batch = {"image": torch.from_numpy(preprocessing.normalize_batch(images, how))[:, None]}
+        batch |= self._known(indices)
         flipped = torch.from_numpy(flips)[:, None, None]  # (B, 1, 1)
-        batch = {
-            # (B, 1, S, S)
-            "image": torch.from_numpy(preprocessing.normalize_batch(images, how))[:, None],
-            "findings": self.findings[at],
-            "diagnosis": self.diagnosis[at],
-            "array": torch.where(flipped, arrays.flip(-1), arrays),  # (B, 3, 2)
-            "index": at,
-        }
+        batch["array"] = torch.where(flipped, batch["array"].flip(-1), batch["array"])
         if self.masks is not None:
             batch["lung_mask"] = torch.from_numpy(masks)  # (B, S, S)
         return batch
 
     __getitems__ = batch  # a DataLoader asks for whole batches by this name
+
+    def labels(self, indices: Sequence[int]) -> dict[str, torch.Tensor]:
+        """`batch` without the images themselves, and without augmentation."""
+        labels = self._known(indices)
+        if self.masks is not None:
+            labels["lung_mask"] = torch.from_numpy(self.masks.gather(indices))
+        return labels
+
+    def _known(self, indices: Sequence[int]) -> dict[str, torch.Tensor]:
+        at = torch.tensor(indices)
+        return {
+            "findings": self.findings[at],  # (B, K)
+            "diagnosis": self.diagnosis[at],  # (B,)
+            "array": self.arrays[at],  # (B, 3, 2)
+            "index": at,
+        }
 
 
 class SeededSampler(Sampler):

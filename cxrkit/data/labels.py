@@ -143,7 +143,7 @@ def cause(rows: pd.DataFrame, from_findings: bool = True) -> pd.Series:
     return given.fillna(named.groupby(level=0).last().astype(object))
 
 
-AGE = r"0*(\d+(?:\.\d+)?)\s*(y|years?|m|months?|w|weeks?|d|days?)?"
+AGE = r"0*(\d+(?:\.\d+)?)\s*(y|yrs?|years?|m|months?|w|weeks?|d|days?)?"
 PER_YEAR = {"y": 1.0, "m": 12.0, "w": 52.1775, "d": 365.25}  # units of an age in a year
 
 

@@ -139,9 +139,14 @@ def nih(spec: Manifest, folder: Path) -> pd.DataFrame:
 
 # Brixia
 
+AGE_GROUP = "AgeAtStudyDateFiveYear"  # 0 is 0 to 4 years, 1 is 5 to 9, and so on
+
 
 def brixia(spec: Manifest, folder: Path) -> pd.DataFrame:
-    """`metadata_global_v2.csv` and `dicom_clean/`, anywhere in the unpacked tree."""
+    """`metadata_global_v2.csv` and `dicom_clean/`, anywhere in the unpacked tree.
+
+    The age is the middle of five years: the release says no more.
+    """
     table = spec.tables[0]
     file = nearest(folder, table.file)
     if file is None:
@@ -151,6 +156,8 @@ def brixia(spec: Manifest, folder: Path) -> pd.DataFrame:
     raw = tables.read_table(file)
     if "StudyDate" in raw:
         rows["visit"] = days_since_first(raw["StudyDate"], rows["patient_id"])
+    if AGE_GROUP in raw:
+        rows["age"] = 5 * pd.to_numeric(raw[AGE_GROUP], errors="coerce") + 2.5  # the middle
     return rows
 
 
@@ -239,6 +246,8 @@ def _bimcv_row(folder: Path, path: Path, name: re.Match) -> Row:
         "patient_id": name["patient_id"],
         "view": view,
         "date": raw_pixels.first_value(tags, raw_pixels.DATE),
+        "sex": raw_pixels.first_value(tags, raw_pixels.SEX),
+        "age": raw_pixels.first_value(tags, raw_pixels.AGE),
         "lesion_mask": _inside(folder, lesion) if lesion.exists() else None,
     }
 
@@ -246,12 +255,17 @@ def _bimcv_row(folder: Path, path: Path, name: re.Match) -> Row:
 # Montgomery and Shenzhen
 
 READING = {"tuberculosis": r"\bP?S?TB\b|tubercul", "pneumonia": r"pneumonia"}
+# "Patient's Sex: F" and "Patient's Age: 027Y" in Montgomery, "male 45yrs" or "Female, 30 yrs" in
+# Shenzhen
+READING_SEX = r"\bsex\W+(?P<sex>[MF])\b|\b(?P<word>female|male)\b"
+READING_AGE = r"(?:\bage\W+|\b(?:fe)?male\W*)(?P<age>\d+\s*[a-z]*)"
 
 
 def nlm_tuberculosis(spec: Manifest, folder: Path) -> pd.DataFrame:
     """`CXR_png/`, `ClinicalReadings/` and masks: names end with _0 (normal) or _1 (tuberculosis).
 
     A film whose reading says pneumonia and not tuberculosis is another infection of unknown cause.
+    Sex and age stand in the reading.
     Masks are `ManualMask/leftMask` and `rightMask` (Montgomery), or `<name>_mask.png` (the
     community's masks of Shenzhen).
     """
@@ -264,23 +278,32 @@ def nlm_tuberculosis(spec: Manifest, folder: Path) -> pd.DataFrame:
             continue
         _, number, ill = path.stem.split("_")
         infection = ill == "1"
+        reading = _reading(readings, path.stem)
+        sex = re.search(READING_SEX, reading, re.IGNORECASE)
+        age = re.search(READING_AGE, reading, re.IGNORECASE)
         rows.append(
             {
                 "path": _inside(folder, path),
                 "patient_id": number,
                 "diagnosis": "other_infection" if infection else "normal",
-                "cause": "tuberculosis" if infection and _is_tb(readings, path.stem) else None,
+                "cause": "tuberculosis" if infection and _is_tb(reading) else None,
+                "sex": (sex["sex"] or sex["word"]) if sex else None,
+                "age": age["age"] if age else None,
                 "lung_mask": masks.get(path.stem),
             }
         )
     return _frame(rows, folder)
 
 
-def _is_tb(readings: Path | None, stem: str) -> bool:
-    """Whether the reading of an ill film allows tuberculosis; True where there is no reading."""
+def _reading(readings: Path | None, stem: str) -> str:
+    """The clinical reading of a film; blank where there is none."""
     file = readings / f"{stem}.txt" if readings else None
-    text = file.read_text("utf-8", errors="replace") if file and file.exists() else ""
-    named = {word: re.search(how, text, re.IGNORECASE) for word, how in READING.items()}
+    return file.read_text("utf-8", errors="replace") if file and file.exists() else ""
+
+
+def _is_tb(reading: str) -> bool:
+    """Whether the reading of an ill film allows tuberculosis; True where there is no reading."""
+    named = {word: re.search(how, reading, re.IGNORECASE) for word, how in READING.items()}
     return bool(named["tuberculosis"]) or not named["pneumonia"]
 
 

@@ -19,6 +19,7 @@ Tags = dict[str, Any]  # tag as eight hex digits -> its element
 VIEW = "00185101"
 DESCRIPTION = "0008103E"
 DATE = "00080020"
+SEX, AGE = "00100040", "00101010"
 PHOTOMETRIC = "00280004"
 BITS = "00280101"
 INTERCEPT, SLOPE = "00281052", "00281053"

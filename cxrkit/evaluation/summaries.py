@@ -131,13 +131,16 @@ def value_text(interval: Mapping[str, Any], digits: int = 2) -> str:
     """A value with its interval, such as "1.54 [1.44, 1.65]"; without one the value alone.
 
     Args:
-        interval: as `interval_dict`.
+        interval: as `interval_dict`, or with `difference` in place of `value`: then with its sign,
+            "+0.10 [0.05, 0.15]".
         digits: after the point.
     """
-    value, low, high = (interval[name] for name in ("value", "low", "high"))
-    if low is None:
-        return f"{value:.{digits}f}"
-    return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+    low, high = interval["low"], interval["high"]
+    if "difference" in interval:
+        text = f"{interval['difference']:+.{digits}f}"
+    else:
+        text = f"{interval['value']:.{digits}f}"
+    return text if low is None else f"{text} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
 def mean_dict(values: np.ndarray, groups: np.ndarray, draws: int) -> dict[str, float | int | None]:

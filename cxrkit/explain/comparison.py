@@ -15,6 +15,7 @@ import pandas as pd
 
 from cxrkit.evaluation import metrics, trained_seeds
 from cxrkit.evaluation.resampling import LIMITS
+from cxrkit.evaluation.summaries import value_text
 from cxrkit.explain.criteria import CRITERIA
 
 CONCLUSIONS = trained_seeds.CONCLUSIONS
@@ -230,10 +231,7 @@ def read_cascade(table: pd.DataFrame) -> dict[str, str]:
     sentences = {}
     for method, part in table.groupby("method", sort=False):
         state, names = list(part["map"]), list(part["part"])
-        texts = [
-            f"{value:.2f} [{low:.2f}, {high:.2f}]"
-            for value, low, high in part[["value", "low", "high"]].to_numpy()
-        ]
+        texts = [value_text(line) for line in part.to_dict("records")]
         kept = next((i for i, each in enumerate(state) if each != "kept"), len(state))
         lost = next((i for i, each in enumerate(state) if each == "lost"), None)
         if set(state) == {"none"}:
@@ -258,8 +256,8 @@ def typical_images(probabilities: np.ndarray, labels: np.ndarray) -> list[int]:
     """An image of each class that is typical of it, chosen by rule.
 
     It is the one with the median probability of its class among the images of that class that the
-    model calls right; of an even number, the lower one. The surest image is not typical: see
-    "saturation" in CRITERIA.
+    model calls right, or, where it calls none right, among all of them; of an even number, the
+    lower one. The surest image is not typical: see "saturation" in CRITERIA.
 
     Args:
         probabilities: (n, K).
@@ -269,13 +267,15 @@ def typical_images(probabilities: np.ndarray, labels: np.ndarray) -> list[int]:
         K rows.
 
     Raises:
-        ValueError: the model calls no image of a class right.
+        ValueError: there is no image of a class.
     """
     rows = []
     for k in range(probabilities.shape[1]):
         right = np.flatnonzero((labels == k) & (probabilities.argmax(1) == k))
         if not len(right):
-            raise ValueError(f"the model calls no image of class {k} right: there is no example")
+            right = np.flatnonzero(labels == k)
+        if not len(right):
+            raise ValueError(f"no image is of class {k}: there is no example")
         order = np.argsort(probabilities[right, k], kind="stable")
         rows.append(int(right[order[(len(right) - 1) // 2]]))
     return rows

@@ -17,7 +17,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -49,8 +49,9 @@ class Entry:
         image: Absolute path, printable.
         content: SHA-256 of the file, in hexadecimal digits.
         row: Cells of predictions.csv.
-        maps: Names of its maps.
+        maps: Names of its maps and other files.
         tags: DICOM tags that were not used.
+        kinds: Which kinds of files were asked for with it: some of `files.KINDS`.
     """
 
     image: str
@@ -58,6 +59,7 @@ class Entry:
     row: list[str]
     maps: list[str] = field(default_factory=list)
     tags: list[str] = field(default_factory=list)
+    kinds: list[str] = field(default_factory=list)
 
 
 def digest(content: bytes) -> str:
@@ -296,20 +298,31 @@ class OutputFolder:
 
     # rows
 
-    def is_finished(self, image: str, content: str, maps: bool) -> bool:
+    def kinds_of(self, image: str, content: str) -> list[str]:
+        """Which kinds of files an earlier run gave for an image of this content.
+
+        Args:
+            image: See `Entry`.
+            content: See `Entry`.
+        """
+        entry = self.entries.get(image)
+        return entry.kinds if entry and entry.content == content else []
+
+    def is_finished(self, image: str, content: str, kinds: Collection[str]) -> bool:
         """Whether an image needs no further prediction.
 
         Args:
             image: See `Entry`.
             content: See `Entry`.
-            maps: Whether its maps are wanted.
+            kinds: Of the files that are wanted for it; an unusable image may have none of them.
         """
         entry = self.entries.get(image)
         if entry is None or entry.content != content:
             return False
-        if not maps:
+        if not kinds:
             return True
-        return bool(entry.maps) and all((self.folder / name).is_file() for name in entry.maps)
+        given = set(kinds) <= set(entry.kinds)
+        return given and all((self.folder / name).is_file() for name in entry.maps)
 
     def add(self, entry: Entry) -> None:
         """Write a row; it is on the disk when this returns.

@@ -14,6 +14,7 @@ from PIL import ImageDraw, ImageFont
 
 from cxrkit import NOTICE
 from cxrkit.config.choices import Choices
+from cxrkit.config.sections import Profile
 from cxrkit.data import lung_zones, preprocessing
 
 LUNG = (86, 180, 233)  # RGB, sky blue: colour-blind eyes see it beside the white
@@ -49,23 +50,35 @@ def severity_overlay(
         uint8 (h, w, 3), RGB. The longer side of the film is SMALLEST to LONGEST px; the lines of
         text stand below it.
     """
-    size = _size(pixels.shape)
-    grey = preprocessing.to_uint8(pixels, choices.stretch)
-    grey = cv2.resize(grey, size, interpolation=cv2.INTER_AREA)
-    heat = cv2.resize(severity_map.astype(np.float32), size, interpolation=cv2.INTER_LINEAR)
-    inside = _resize_mask(lungs, size)
+    grey = shown_image(pixels, choices)
+    heat = to_image_size(severity_map.astype(np.float32), grey.shape)
+    inside = to_image_size(lungs, grey.shape)
     heat = np.clip(heat, 0, 1) * inside
     colours = cv2.applyColorMap(np.rint(255 * heat).astype(np.uint8), cv2.COLORMAP_MAGMA)
     share = OPACITY * heat[..., None]
     grey_rgb = np.repeat(grey[..., None], 3, axis=2)
     picture = np.rint((1 - share) * grey_rgb + share * colours[..., ::-1]).astype(np.uint8)
     picture = np.ascontiguousarray(picture)
-    width = max(1, round(max(size) / 400))
+    width = max(1, round(max(grey.shape) / 400))
     zones = lung_zones.zones(inside[None], choices)[0]  # (3, 2, h, w)
     for zone in zones.reshape(-1, *inside.shape):
         _outline(picture, zone, LUNG, width)
     _outline(picture, heat >= threshold, CONTOUR, width)
     return _with_text(picture, (LEGEND.format(score=score, threshold=threshold), NOTICE))
+
+
+def shown_image(pixels: np.ndarray, choices: Choices) -> np.ndarray:
+    """The film alone, as large as its overlay.
+
+    Args:
+        pixels: uint8 or uint16 (H, W).
+        choices: How greys are stretched.
+
+    Returns:
+        uint8 (h, w).
+    """
+    grey = preprocessing.to_uint8(pixels, choices.stretch)
+    return cv2.resize(grey, _size(pixels.shape), interpolation=cv2.INTER_AREA)
 
 
 def _size(shape: Sequence[int]) -> tuple[int, int]:
@@ -74,8 +87,27 @@ def _size(shape: Sequence[int]) -> tuple[int, int]:
     return max(1, round(shape[1] * scale)), max(1, round(shape[0] * scale))
 
 
-def _resize_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    return cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST).astype(bool)
+def to_image_size(
+    values: np.ndarray, shape: Sequence[int], profile: Profile | None = None
+) -> np.ndarray:
+    """A map of the square that a model sees -> the size of the image.
+
+    Args:
+        values: Square; bool is resized to the nearest, all else linearly.
+        shape: (H, W) of the image.
+        profile: Whose resize made the square; the grey border of "pad" is cut off. None = plain.
+
+    Returns:
+        (H, W) of the same type.
+    """
+    if profile and profile.choices.resize == "pad":
+        h, w = (max(1, round(side * values.shape[0] / max(shape))) for side in shape)
+        values = values[:h, :w]
+    size = (shape[1], shape[0])
+    if values.dtype == bool:
+        grey = cv2.resize(values.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
+        return grey.astype(bool)
+    return cv2.resize(values, size, interpolation=cv2.INTER_LINEAR)
 
 
 def _outline(picture: np.ndarray, mask: np.ndarray, colour: Sequence[int], width: int) -> None:

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-import cv2
 import numpy as np
 import pandas as pd
 import torch
@@ -25,8 +24,8 @@ from cxrkit.config.vocabulary import DIAGNOSES, ZONES
 from cxrkit.data import masked_images, preprocessing
 from cxrkit.data.images import Image, load_image
 from cxrkit.explain.methods import DEFAULT_METHOD, METHODS
-from cxrkit.inference import dicom_tags, quality
-from cxrkit.inference.overlay import severity_overlay
+from cxrkit.inference import dicom_tags, novelty, quality
+from cxrkit.inference.overlay import severity_overlay, shown_image, to_image_size
 from cxrkit.inference.trained import Models, Part
 from cxrkit.models.classifier import Classifier
 from cxrkit.models.corpus_vit import CorpusViT
@@ -45,6 +44,8 @@ CONTOUR = 0.5  # of a severity map whose model was measured against no lesions
 class Prediction:
     """What the models predict for one image.
 
+    An unusable image has no numbers unless they were asked for: NaN everywhere, no maps, no view.
+
     Attributes:
         probs: Probability of each of DIAGNOSES.
         array: float (3, 2) in [0, 1]; rows upper to lower zone, column 0 = patient's right.
@@ -54,6 +55,10 @@ class Prediction:
         warnings: Why the prediction may be wrong, in words.
         overlay: Film, severity map and contours in one picture, uint8 (h, w, 3), RGB; None without
             maps.
+        unusable: Those of the warnings for which the image is unusable; empty for a usable one.
+        shown: The image without marks, as large as the overlay, uint8 (h, w); None without maps.
+        novelty: Share of validation films that lie nearer to the training (`novelty.novelty`), the
+            least of the models that were asked; NaN where none of them has statistics.
     """
 
     probs: dict[str, float]
@@ -63,6 +68,19 @@ class Prediction:
     maps: dict[str, np.ndarray]
     warnings: tuple[str, ...]
     overlay: np.ndarray | None = None
+    unusable: tuple[str, ...] = ()
+    shown: np.ndarray | None = None
+    novelty: float = np.nan
+
+    @property
+    def usable(self) -> bool:
+        """Whether the image is a frontal chest film that the models can read."""
+        return not self.unusable
+
+    @property
+    def has_numbers(self) -> bool:
+        """False for an unusable image whose numbers were not asked for."""
+        return not np.isnan(self.severity)
 
     def row(self, path: Path | str) -> dict[str, object]:
         """The row of the image in predictions.csv, by COLUMNS.
@@ -87,6 +105,7 @@ def predict(
     maps: bool = True,
     device: torch.device | str | None = None,
     map_method: str = DEFAULT_METHOD,
+    even_unusable: bool = False,
 ) -> Prediction:
     """Diagnosis, severity, maps and warnings of one image.
 
@@ -98,6 +117,8 @@ def predict(
         maps: Also give the maps.
         device: Where to compute; None = `pick_device()`.
         map_method: Makes the maps of the diagnoses; a key of `cxrkit.explain.METHODS`.
+        even_unusable: Predict also for an image that is no frontal chest film that the models can
+            read (`Prediction.unusable`); else such an image gets warnings and no numbers.
 
     Returns:
         The prediction, on the CPU.
@@ -111,18 +132,33 @@ def predict(
         vocabulary.known(view, FRONTAL, "view")
     models.to(device or pick_device())
     opened, reader_notes = open_image(image)
+    refusals = header_refusals(image, opened)
+    reader_notes = (*reader_notes, *(text for text in refusals if text not in reader_notes))
     pixels = opened.pixels  # (H, W)
     mask, lung_probs = segment_lungs(pixels, models.parts["segmenter"])  # (S, S), (2, s, s)
     names, view_notes = choose_views(models, view, opened.view)
+    checked = models.quality.check(pixels, mask, models.image_size, lung_probs)
+    not_frontal = [text for text in view_notes if text.startswith(quality.FAULTS["not_frontal"])]
+    unusable = (*checked.unusable, *not_frontal, *refusals)
+    severity_part = models.parts["severity"]
+    choices = opened.choices(severity_part.profile.choices)
+    shown = shown_image(pixels, choices) if maps else None
+    if unusable and not even_unusable:
+        notes = (*checked.warnings, *view_notes, *reader_notes)
+        return without_numbers(notes, unusable, shown)
 
-    probs, relevance = [], []
+    probs, relevance, novelties = [], [], []
     for name in names:
         part = models.parts[f"diagnosis_{name.lower()}"]
-        class_probs, class_maps = diagnose(pixels, mask, part, maps, map_method)
+        class_probs, class_maps, features = diagnose_and_features(
+            pixels, mask, part, maps, map_method
+        )
         probs.append(class_probs)
         relevance.append(class_maps)
+        novelties.append(novelty_of(features, part))
+    newness = float(np.nanmin([*novelties, np.inf]))
+    newness = newness if np.isfinite(newness) else np.nan
     mean_probs = np.mean(probs, axis=0)  # (K,)
-    severity_part = models.parts["severity"]
     array, score, severity_map = predict_severity(pixels, mask, severity_part)
 
     found, overlay = {}, None
@@ -130,11 +166,9 @@ def predict(
         lungs = to_image_size(mask, pixels.shape)  # (H, W)
         found = {"lungs": lungs, "severity": severity_map * lungs}
         found |= saliency_maps(np.mean(relevance, axis=0))
-        choices = opened.choices(severity_part.profile.choices)
         overlay = severity_overlay(
             pixels, lungs, found["severity"], score, contour_of(severity_part), choices
         )
-    image_notes = models.quality.warnings(pixels, mask, models.image_size, lung_probs)
     return Prediction(
         probs=dict(zip(DIAGNOSES, mean_probs.tolist(), strict=True)),
         array=array,
@@ -142,12 +176,49 @@ def predict(
         view="+".join(names),
         maps=found,
         warnings=(
-            *image_notes,
+            *checked.warnings,
+            *filter(None, [novelty.warning(newness)]),
             *severity_notes(mean_probs, score, severity_part.profile),
             *view_notes,
             *reader_notes,
         ),
         overlay=overlay,
+        unusable=unusable,
+        shown=shown,
+        novelty=newness,
+    )
+
+
+def novelty_of(features: np.ndarray, part: Part) -> float:
+    """How new a film is to a diagnosis model; NaN where its metrics hold no statistics.
+
+    Args:
+        features: See `diagnose_and_features`.
+        part: A diagnosis model; `metrics["novelty"]` holds `novelty.statistics`.
+    """
+    known = part.metrics.get("novelty")
+    return float(novelty.novelty(features[None], known)[0]) if known else np.nan
+
+
+def without_numbers(
+    notes: Sequence[str], unusable: Sequence[str], shown: np.ndarray | None = None
+) -> Prediction:
+    """What is said of an unusable image.
+
+    Args:
+        notes: Warnings.
+        unusable: See `Prediction`.
+        shown: See `Prediction`.
+    """
+    return Prediction(
+        probs=dict.fromkeys(DIAGNOSES, np.nan),
+        array=np.full((3, 2), np.nan),
+        severity=np.nan,
+        view="",
+        maps={},
+        warnings=tuple(notes),
+        unusable=tuple(unusable),
+        shown=shown,
     )
 
 
@@ -176,6 +247,19 @@ def open_image(image: Image | np.ndarray | Path | str) -> tuple[Image, tuple[str
         notes = [text for text in notes if dicom_tags.IDENTIFIED not in text]
         notes += dicom_tags.header_warnings(header)
     return opened, tuple(notes)
+
+
+def header_refusals(image: Image | np.ndarray | Path | str, opened: Image) -> tuple[str, ...]:
+    """Why the header of an image's file makes it unusable.
+
+    Args:
+        image: What was asked for.
+        opened: The same, opened.
+    """
+    header = None
+    if isinstance(image, (str, Path)):
+        header = dicom_tags.read_header(image)
+    return dicom_tags.unusable_by_header(opened.tags if header is None else header)
 
 
 def severity_notes(probs: np.ndarray, score: float, profile: Profile) -> tuple[str, ...]:
@@ -326,6 +410,29 @@ def diagnose(
         Probabilities (K,), and maps (K, H, W), or None without `maps`. A negative value speaks
         against the diagnosis.
     """
+    probs, found, _ = diagnose_and_features(pixels, mask, part, maps, map_method)
+    return probs, found
+
+
+def diagnose_and_features(
+    pixels: np.ndarray,
+    mask: np.ndarray,
+    part: Part,
+    maps: bool = True,
+    map_method: str = DEFAULT_METHOD,
+) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
+    """As `diagnose`, with what the model saw of the image.
+
+    Args:
+        pixels: uint8 or uint16 (H, W).
+        mask: Lungs of the whole image, bool (S, S).
+        part: A diagnosis model.
+        maps: Also say where the diagnoses come from.
+        map_method: See `diagnose`.
+
+    Returns:
+        Probabilities (K,), maps (K, H, W) or None, and the mean of the corpus over the grid (C,).
+    """
     model, profile = cast(Classifier, part.network), part.profile
     device = device_of(model)
     image = network_input(visible(pixels, mask, profile), profile).to(device)
@@ -334,12 +441,13 @@ def diagnose(
         logits = model(features=corpus)["logits"]  # (1, K)
     _, to_probabilities = diagnosis.HEADS[profile.choices.class_head]
     probs = to_probabilities(logits)[0].cpu().numpy()
+    features = corpus.float().mean(dim=(2, 3))[0].cpu().numpy()  # (C,)
     if not maps:
-        return probs, None
+        return probs, None, features
     transformer, classes = cast(CorpusViT, model.transformer), range(len(DIAGNOSES))
     cells = METHODS[map_method](transformer, corpus, classes, device=device)[0]  # (K, h, w)
     relevance = [to_image_size(one, pixels.shape, profile) for one in cells.cpu().numpy()]
-    return probs, np.stack(relevance)
+    return probs, np.stack(relevance), features
 
 
 def saliency_maps(relevance: np.ndarray) -> dict[str, np.ndarray]:
@@ -382,26 +490,3 @@ def predict_severity(
         float(table["score"][0]),
         to_image_size(cells, pixels.shape, profile),
     )
-
-
-def to_image_size(
-    values: np.ndarray, shape: Sequence[int], profile: Profile | None = None
-) -> np.ndarray:
-    """A map of the square that a model sees -> the size of the image.
-
-    Args:
-        values: Square; bool is resized to the nearest, all else linearly.
-        shape: (H, W) of the image.
-        profile: Whose resize made the square; the grey border of "pad" is cut off. None = plain.
-
-    Returns:
-        (H, W) of the same type.
-    """
-    if profile and profile.choices.resize == "pad":
-        h, w = (max(1, round(side * values.shape[0] / max(shape))) for side in shape)
-        values = values[:h, :w]
-    size = (shape[1], shape[0])
-    if values.dtype == bool:
-        grey = cv2.resize(values.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
-        return grey.astype(bool)
-    return cv2.resize(values, size, interpolation=cv2.INTER_LINEAR)

@@ -35,6 +35,8 @@ FAULTS = {  # in the order of the network's outputs -> the warning
     "tilted": "looks tilted by some degrees",
     "photographed": "looks photographed (tilt, glare or stripes of a screen)",
 }
+# faults for which a film is unusable; all others leave it usable, with a warning
+UNUSABLE_FAULTS = ("not_frontal", "inverted", "turned")
 # the rates of the warnings at these limits: tools/evaluate_lungs.py
 LUNG_SHARE = 0.08  # of the image: less is no pair of lungs
 LUNG_BALANCE = 0.5  # area of the smaller lung over that of the larger one
@@ -265,6 +267,19 @@ def lungs_missing(
 
 
 @dataclass(frozen=True)
+class Checked:
+    """What a quality control says of an image.
+
+    Attributes:
+        warnings: Why a prediction may be wrong.
+        unusable: Those of the warnings for which the image is unusable; empty for a usable one.
+    """
+
+    warnings: list[str]
+    unusable: list[str]
+
+
+@dataclass(frozen=True)
 class QualityControl:
     """The trained quality model with its limits.
 
@@ -313,14 +328,33 @@ class QualityControl:
             size: Side of the models' input, px.
             probs: See `lungs_missing`.
         """
-        found = [
-            *self.faults(pixels),
-            *out_of_range(pixels, self.ranges),
-            *too_small(pixels.shape, size),
-        ]
+        return self.check(pixels, mask, size, probs).warnings
+
+    def check(
+        self,
+        pixels: np.ndarray,
+        mask: np.ndarray,
+        size: int,
+        probs: np.ndarray | None = None,
+    ) -> Checked:
+        """All warnings about an image, and those for which it is unusable.
+
+        It is unusable for UNUSABLE_FAULTS, and where its lungs were not found.
+
+        Args:
+            pixels: uint8 or uint16 (H, W).
+            mask: Clean lung mask, bool (S, S).
+            size: Side of the models' input, px.
+            probs: See `lungs_missing`.
+        """
+        faults = self.faults(pixels)
+        unusable = [FAULTS[name] for name in UNUSABLE_FAULTS if FAULTS[name] in faults]
+        found = [*faults, *out_of_range(pixels, self.ranges), *too_small(pixels.shape, size)]
         if FAULTS["not_frontal"] not in found:
-            found += lungs_missing(mask, pixels, probs)
-        return found
+            lungs = lungs_missing(mask, pixels, probs)
+            found += lungs
+            unusable += lungs
+        return Checked(found, unusable)
 
 
 def load_quality_control(path: Path) -> QualityControl:

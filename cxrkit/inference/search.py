@@ -212,12 +212,12 @@ def why_not(path: Path) -> str:
 
 
 def is_own_map(path: Path) -> bool:
-    """Whether a file is a map that `cxrkit predict` wrote, wherever it lies now.
+    """Whether a file is a map or a DICOM file that `cxrkit predict` wrote, wherever it lies now.
 
     Args:
         path: Of the file.
     """
-    if path.suffix.lower() != ".png" or not path.is_file():
+    if path.suffix.lower() not in (".png", ".dcm") or not path.is_file():
         return False
     try:
         with open(path, "rb") as file:

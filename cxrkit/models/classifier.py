@@ -82,7 +82,7 @@ class Classifier(nn.Module):
             return self.transformer(self.corpus(image))
         # (B, C, S/4, S/4) and (B, C, fold*h, fold*w)
         early, late = stages_of(self.features, self.first, image)
-        out = self.transformer(self.fold_cells(late))
+        out = self.transformer(self.corpus_of(late))
         gate, local = out["severity_logits"], self.evidence(early)
         logits = both(gate, local)  # (B, 1, s*h, s*w)
         joined = {"severity_logits": logits, "severity_map": logits.sigmoid()}
@@ -97,9 +97,9 @@ class Classifier(nn.Module):
         Returns:
             The corpus (B, fold^2 * C, h, w).
         """
-        return self.fold_cells(self.features(image))
+        return self.corpus_of(self.features(image))
 
-    def fold_cells(self, features: torch.Tensor) -> torch.Tensor:
+    def corpus_of(self, features: torch.Tensor) -> torch.Tensor:
         """Features (B, C, fold*h, fold*w) as the corpus (B, fold^2 * C, h, w)."""
         if self.fold == 1:
             return features
@@ -131,9 +131,8 @@ class WeightedClassifier(Classifier):
         self.head = head
         self.chosen = [FINDINGS.index(name) for name in chosen]
 
-    def corpus(self, image: torch.Tensor) -> torch.Tensor:
-        """Compute what the transformer reads: (B, 1, S, S) -> (B, n*C, h, w)."""
-        features = self.features(image)  # (B, C, h, w)
+    def corpus_of(self, features: torch.Tensor) -> torch.Tensor:
+        """Weigh features (B, C, h, w) by where the findings are seen: (B, n*C, h, w)."""
         weight_map = pcam_weights(self.head(features))  # (B, K, h, w)
         output = {"features": features, "weight_map": weight_map}
         return weighted_maps(output, self.chosen)  # (B, n*C, h, w)

@@ -192,7 +192,10 @@ class Backbone(nn.Module):
             `logits` (B, K); `features` (B, C, h, w) >= 0, the corpus; `logit_map` (B, K, h, w);
             `weight_map` (B, K, h, w), PCAM's attention, which is reported under any pooling.
         """
-        features = self.features(image)  # (B, C, h, w)
+        return self.read(self.features(image))
+
+    def read(self, features: torch.Tensor) -> dict[str, torch.Tensor]:
+        """As `forward`, from the features of the images, (B, C, h, w)."""
         logit_map = self.head(features)  # (B, K, h, w)
         pooled = self.pool(features, logit_map)  # (B, K, C)
         weight = self.head.weight.flatten(1).to(pooled.dtype)  # (K, C)

@@ -16,11 +16,12 @@ from cxrkit.models import baselines
 from cxrkit.models.classifier import Classifier, WeightedClassifier
 from cxrkit.models.corpus_vit import CorpusViT
 from cxrkit.models.densenet import Backbone
+from cxrkit.models.efficientnet_lite import EfficientNetLite
 from cxrkit.models.local_evidence import LocalEvidence, first_stage
 from cxrkit.models.zone_calibration import ZoneCalibration
 
 if TYPE_CHECKING:
-    from cxrkit.config.sections import Profile
+    from cxrkit.config.sections import DenseNet, Profile
 
 # variant.corpus -> findings whose weighted maps are the tokens; the paper's own corpus is taken
 # before PCAM
@@ -46,13 +47,27 @@ def build_backbone(profile: Profile) -> Backbone:
     Returns:
         The model with random weights.
     """
+    settings = profile.backbone
     if profile.variant.model in baselines.FEATURE_EXTRACTORS:
         features = build_feature_extractor(profile)
-        return baselines.FindingsNetwork(features, pool=profile.backbone.pool)
-    sizes = asdict(profile.backbone)
-    for name in ("initial_weights", "augment"):  # of the training
+        return baselines.FindingsNetwork(features, pool=settings.pool)
+    return BACKBONES[known(settings.network, BACKBONES, "backbone")](settings)
+
+
+def _build_densenet(settings: DenseNet) -> Backbone:
+    sizes = asdict(settings)
+    for name in ("initial_weights", "augment", "network", "frozen"):  # of the training
         del sizes[name]
     return Backbone(**sizes)
+
+
+def _build_lite(settings: DenseNet) -> Backbone:
+    features = EfficientNetLite(settings.stride, settings.stem)
+    return baselines.FindingsNetwork(features, pool=settings.pool)
+
+
+# backbone.network -> function of `profile.backbone` that builds it
+BACKBONES = {"densenet": _build_densenet, "efficientnet_lite0": _build_lite}
 
 
 def build_feature_extractor(profile: Profile) -> nn.Module:

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import nn
 
 # features of a backbone -> its first stage, whose cells are 4 px wide and see few pixels
-FIRST_STAGES = ("denseblock1", "layer1")
+FIRST_STAGES = ("denseblock1", "layer1", "stage2")
 MOST = -1e-6  # of a log-probability, so that its log-odds stay finite
 
 

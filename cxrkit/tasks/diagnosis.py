@@ -25,11 +25,11 @@ from cxrkit.data.datasets import CXRDataset, image_dataset, split_parts
 from cxrkit.evaluation import metrics, resampling
 from cxrkit.evaluation.summaries import by_split, interval_dict, json_number
 from cxrkit.models.factory import build_classifier
-from cxrkit.storage import mapped
 from cxrkit.storage.artifacts import Store
 from cxrkit.storage.atomic import write_json
+from cxrkit.tasks.frozen_backbone import CorpusDataset, corpus_dataset
 from cxrkit.tasks.task import Inputs, State, Tables, Task
-from cxrkit.training import batches, loop
+from cxrkit.training import loop
 from cxrkit.training.devices import device_of
 
 PROBABILITIES = [f"p_{name}" for name in DIAGNOSES]  # columns of predictions
@@ -37,6 +37,7 @@ SENSITIVITY = 0.8  # that the operating point must reach (section 5)
 RATES = ("sensitivity", "specificity", "accuracy")
 DRAWS = 400  # of patients, for an interval
 EXCLUDED = -1e4  # logit of a class that takes no part
+SMALLEST_PROBABILITY = 1e-6  # in a ratio of two
 
 
 def softmax_loss(logits: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
@@ -188,56 +189,20 @@ class DiagnosisTask(Task):
     ) -> Any:
         """Images, or, on a frozen backbone, their corpus: no step then runs the backbone again."""
         if self.profile.transformer.frozen:
-            name = "train" if train else "val"
-            data = self.corpus(model, table, self._corpus_folder(folder) / f"{name}.npy")
+            data = self._corpora(model, table, flip=self.profile.transformer.flip if train else 0.0)
         else:
             data = self.dataset(table, train=train)
         masks = CLASS_MASKS[known(self.profile.sources.class_mask, CLASS_MASKS, "class mask")]
         return WithClassMask(data, torch.tensor(masks(table)))
 
-    def corpus(self, model: nn.Module, table: pd.DataFrame, file: Path) -> batches.Mapped:
-        """The corpus of all images, computed once.
-
-        Args:
-            model: its `corpus(image)` gives (B, C, h, w).
-            table: images.
-            file: where the features go, 1 MB an image at paper size; they are read from there.
-
-        Returns:
-            A dataset with `features` (n, C, h, w), `diagnosis` (n,) and `index` (n,).
-        """
-        file.parent.mkdir(parents=True, exist_ok=True)
+    def _corpora(self, model: nn.Module, table: pd.DataFrame, flip: float = 0.0) -> CorpusDataset:
         images = self.dataset(table)
-
-        def forward(model: nn.Module, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-            return {"features": model.corpus(batch["image"])}
-
-        outputs = loop.outputs(model, images, ("features",), device=self.device, forward=forward)
-        parts = (output["features"].numpy() for output in outputs)  # (B, C, h, w) each
-        mapped.write_parts(file, parts, len(images))
-        index = torch.arange(len(images))
-        return batches.Mapped(file, "features", diagnosis=images.diagnosis, index=index)
-
-    def _corpus_folder(self, folder: Path) -> Path:
-        return Path(folder) / "corpus"
-
-    def fit(
-        self,
-        folder: Path,
-        train: pd.DataFrame,
-        val: pd.DataFrame | None = None,
-        initial_weights: Sequence[State] = (),
-    ) -> nn.Module:
-        """As `Task.fit`; a cached corpus lies in the folder until the training ends."""
-        try:
-            return super().fit(folder, train, val, initial_weights)
-        finally:
-            shutil.rmtree(self._corpus_folder(folder), ignore_errors=True)
+        return corpus_dataset(model, images, table, self.store, self.device, flip)
 
     def forward(self, model: nn.Module, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Outputs of the model for images, or for their corpus where the batch holds it."""
         if "features" in batch:
-            return model(features=batch["features"])
+            return model(features=model.corpus_of(batch["features"]))
         return model(batch["image"])
 
     def loss(self, model: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -257,7 +222,10 @@ class DiagnosisTask(Task):
 
     def predict(self, model: nn.Module, table: pd.DataFrame) -> pd.DataFrame:
         """The table with a probability for each class (`PROBABILITIES`)."""
-        logits = loop.evaluate(model, self.dataset(table), device=self.device)["logits"]
+        data = self.dataset(table)
+        if self.profile.transformer.frozen:
+            data = self._corpora(model, table)
+        logits = loop.evaluate(model, data, device=self.device, forward=self.forward)["logits"]
         columns = self.probabilities(logits).numpy().T  # (K, n)
         return table.assign(**dict(zip(PROBABILITIES, columns, strict=True)))
 
@@ -391,6 +359,38 @@ def one_class(table: pd.DataFrame, name: str, threshold: float) -> dict[str, Any
         "auc": interval_dict(area, int(y.sum())),
         **{rate: json_number(value) for rate, value in rates.items()},
     }
+
+
+def log_ratio(p: np.ndarray | pd.DataFrame, positive: str, negative: str) -> np.ndarray:
+    """Log of the ratio of two classes' probabilities: a score that rises with the first.
+
+    Args:
+        p: probabilities, (n, K).
+        positive: one of DIAGNOSES.
+        negative: another.
+
+    Returns:
+        (n,).
+    """
+    clipped = np.clip(np.asarray(p), SMALLEST_PROBABILITY, None)
+    of_positive = np.log(clipped[:, DIAGNOSES.index(positive)])
+    of_negative = np.log(clipped[:, DIAGNOSES.index(negative)])
+    return of_positive - of_negative
+
+
+def covid_against_other(truth: np.ndarray, p: np.ndarray) -> float:
+    """AUC of COVID-19 against other infections, by the ratio of their probabilities.
+
+    Args:
+        truth: number of each image's class, (n,); normal images are left out.
+        p: probabilities, (n, K).
+
+    Returns:
+        The AUC; NaN without images of both classes.
+    """
+    covid, other = DIAGNOSES.index("covid19"), DIAGNOSES.index("other_infection")
+    ill = (truth == covid) | (truth == other)
+    return metrics.auc(truth[ill] == covid, log_ratio(p[ill], "covid19", "other_infection"))
 
 
 def transfer(table: pd.DataFrame, name: str = "covid19") -> pd.DataFrame:

@@ -26,12 +26,14 @@ from cxrkit.evaluation.summaries import by_split, interval_dict, json_number
 from cxrkit.models.factory import build_backbone
 from cxrkit.models.pretrained import load_features
 from cxrkit.simulation.hospital import finding_mask_from_url
+from cxrkit.tasks.frozen_backbone import corpus_dataset
 from cxrkit.tasks.task import Inputs, State, Tables, Task
 from cxrkit.training import loop
 from cxrkit.training.devices import device_of
 
 LOGITS = [f"logit_{name}" for name in FINDINGS]  # columns of predictions
 DRAWS = 400  # of patients, for an interval
+FLIP = 0.2  # chance that the features of a training image are mirrored, as images are
 
 
 def cross_entropy(logits: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
@@ -89,7 +91,26 @@ class FindingsTask(Task):
         model = self.network()
         for state in initial_weights:
             load_features(model, state)
+        model.features.requires_grad_(not self.profile.backbone.frozen)
         return model
+
+    def training_data(
+        self, model: nn.Module, folder: Path, table: pd.DataFrame, train: bool
+    ) -> Any:
+        """Images, or, on frozen features, their corpus."""
+        return self._data(model, table, train)
+
+    def _data(self, model: nn.Module, table: pd.DataFrame, train: bool = False) -> Any:
+        if not self.profile.backbone.frozen:
+            return self.dataset(table, train=train)
+        flip = FLIP if train and self.profile.backbone.augment else 0.0
+        return corpus_dataset(model, self.dataset(table), table, self.store, self.device, flip)
+
+    def forward(self, model: nn.Module, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Outputs of the model for images, or for their features where the batch holds these."""
+        if "features" in batch:
+            return model.read(batch["features"])
+        return model(batch["image"])
 
     def dataset(self, table: pd.DataFrame, train: bool = False) -> CXRDataset:
         """Images of a table as the backbone sees them."""
@@ -98,7 +119,7 @@ class FindingsTask(Task):
 
     def loss(self, model: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         """`cross_entropy` of the logits of a batch."""
-        return cross_entropy(model(batch["image"])["logits"], batch["findings"])
+        return cross_entropy(self.forward(model, batch)["logits"], batch["findings"])
 
     def training(self, images: int) -> Training:
         """The profile's training of the backbone, its milestones by choice 13."""
@@ -106,12 +127,15 @@ class FindingsTask(Task):
 
     def score(self, model: nn.Module, table: pd.DataFrame, data: Any) -> float:
         """Mean AUC over the findings."""
-        logits = loop.evaluate(model, data, device=device_of(model))["logits"].numpy()
+        found = loop.evaluate(model, data, device=device_of(model), forward=self.forward)
+        logits = found["logits"].numpy()
         return mean_auc(table[list(FINDINGS)].to_numpy(), logits)
 
     def predict(self, model: nn.Module, table: pd.DataFrame) -> pd.DataFrame:
         """The table with a column of logits for each finding (`LOGITS`)."""
-        logits = loop.evaluate(model, self.dataset(table), device=self.device)["logits"]  # (n, K)
+        data = self._data(model, table)
+        found = loop.evaluate(model, data, device=self.device, forward=self.forward)
+        logits = found["logits"]  # (n, K)
         return table.assign(**dict(zip(LOGITS, logits.numpy().T, strict=True)))
 
     def evaluate(self, predictions: Tables, train: pd.DataFrame) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from cxrkit.data.masks import letterbox
 from cxrkit.evaluation import follow_up, localisation, metrics, platt, resampling
 from cxrkit.evaluation.summaries import by_split, interval_dict, json_number, mean_dict
 from cxrkit.models.factory import build_classifier
+from cxrkit.tasks.frozen_backbone import corpus_dataset
 from cxrkit.tasks.segmentation import SegmentationTask
 from cxrkit.tasks.task import WEIGHTS, State, Tables, Task
 from cxrkit.training import checkpoint, loop
@@ -126,6 +127,13 @@ def cross_entropy(array: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
 LOSSES = {"mse": squared_error, "bce": cross_entropy}  # choice 8
 
 
+def forward(model: nn.Module, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Outputs of the model for images, or for their features where the batch holds these."""
+    if "features" in batch:
+        return model(features=model.corpus_of(batch["features"]))
+    return model(batch["image"])
+
+
 def read_severity(
     model: nn.Module, batch: dict[str, torch.Tensor], choices: Choices, pooling: str = "max"
 ) -> dict[str, torch.Tensor]:
@@ -136,7 +144,7 @@ def read_severity(
 
     Args:
         model: gives `severity_logits` (B, 1, H, W).
-        batch: `image` (B, 1, S, S) and `lung_mask` (B, S, S).
+        batch: `image` (B, 1, S, S), or its `features`, and `lung_mask` (B, S, S).
         choices: readings of the paper.
         pooling: of a zone, "max" or "average".
 
@@ -144,7 +152,7 @@ def read_severity(
         `severity_map` (B, 1, H, W) times the lung mask, and `array` (B, 3, 2), pooled from it and
         calibrated where the model has a calibration.
     """
-    found = model(batch["image"])
+    found = forward(model, batch)
     read = read_logits(found["severity_logits"], batch["lung_mask"], choices, pooling)
     return {**read, "array": calibrated(model, read["array"])}
 
@@ -240,6 +248,22 @@ class SeverityTask(Task):
             store=self.store,
         )
 
+    def training_data(
+        self, model: nn.Module, folder: Path, table: pd.DataFrame, train: bool
+    ) -> Any:
+        """Images, or, on a frozen backbone, their corpus (without local evidence)."""
+        return self._data(model, table, train)
+
+    def _data(self, model: nn.Module, table: pd.DataFrame, train: bool = False) -> Any:
+        if not self._reads_corpora(model):
+            return self.dataset(table, train=train)
+        flip = self.profile.severity.flip if train else 0.0
+        return corpus_dataset(model, self.dataset(table), table, self.store, self.device, flip)
+
+    def _reads_corpora(self, model: nn.Module) -> bool:
+        """Whether the corpus alone says all: local evidence needs the pixels."""
+        return self.profile.severity.frozen and getattr(model, "evidence", None) is None
+
     def training(self, images: int) -> Training:
         """The profile's training for severity."""
         return self.profile.severity_training
@@ -269,7 +293,7 @@ class SeverityTask(Task):
         With local evidence (`choices.map_evidence`) each half of the product must also answer by
         itself, at HALF_WEIGHT: else one could say yes everywhere and leave the answer to the other.
         """
-        found = model(batch["image"])
+        found = forward(model, batch)
         loss = self._error(found["severity_logits"], batch)
         for name in HALVES:
             if name in found:
@@ -312,21 +336,18 @@ class SeverityTask(Task):
         truth = true_scores(table, self.profile.choices)
         return -metrics.severity_metrics(truth, predictions["score"])["mse"]
 
-    def _arrays(
-        self, model: nn.Module, data: CXRDataset, device: torch.device | None
-    ) -> np.ndarray:
+    def _arrays(self, model: nn.Module, data: Any, device: torch.device | None) -> np.ndarray:
         choices, pooling = self.profile.choices, self.profile.variant.pooling
 
-        def forward(model: nn.Module, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        def read(model: nn.Module, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
             return read_severity(model, batch, choices, pooling)
 
-        return loop.evaluate(model, data, ("array",), device=device, forward=forward)[
-            "array"
-        ].numpy()
+        found = loop.evaluate(model, data, ("array",), device=device, forward=read)
+        return found["array"].numpy()
 
     def arrays(self, model: nn.Module, table: pd.DataFrame) -> np.ndarray:
         """Predicted arrays of a table, (n, 3, 2)."""
-        return self._arrays(model, self.dataset(table), self.device)
+        return self._arrays(model, self._data(model, table), self.device)
 
     def predict(self, model: nn.Module, table: pd.DataFrame) -> pd.DataFrame:
         """The table with the six values and the score (`add_predictions`)."""
@@ -335,11 +356,11 @@ class SeverityTask(Task):
     def maps(self, model: nn.Module, table: pd.DataFrame) -> np.ndarray:
         """Severity maps times lung masks, (n, H, W) in [0, 1]."""
 
-        def forward(model: nn.Module, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        def read(model: nn.Module, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
             return read_severity(model, batch, self.profile.choices)
 
         output = loop.evaluate(
-            model, self.dataset(table), ("severity_map",), device=self.device, forward=forward
+            model, self._data(model, table), ("severity_map",), device=self.device, forward=read
         )
         return output["severity_map"][:, 0].numpy()
 

@@ -31,6 +31,7 @@ from .style import YELLOW as YELLOW
 from .style import figure_style as figure_style
 from .style import finding_names as finding_names
 from .style import grid as grid
+from .style import legend_below as legend_below
 from .style import outline_mask as outline_mask
 from .style import plot_bars as plot_bars
 from .style import plot_image as plot_image
@@ -60,6 +61,7 @@ __all__ = [
     "finding_names",
     "grid",
     "group_label",
+    "legend_below",
     "outline_mask",
     "overlay_map",
     "plot_agreement",

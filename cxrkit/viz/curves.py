@@ -22,12 +22,14 @@ from cxrkit.viz.style import (
     SKY,
     StyledFigure,
     figure_style,
+    legend_below,
     stamp,
 )
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.image import AxesImage
 
 LINES = (BLUE, RED, GREEN, ORANGE, PINK, SKY)  # of models or hospitals, in order
 CASCADE_COLOURS = (RED, BLUE, GREEN, ORANGE, SKY, PINK)
@@ -184,7 +186,8 @@ def plot_forest(
     """Forest plot: values with their intervals, one below the other.
 
     Args:
-        rows: columns label, value, low, high and, to colour by, group.
+        rows: columns label, value, low, high and, to colour by, group. A legend names the groups
+            where the labels do not.
         title: above the axes.
         unit: of the values, for the axis.
         chance: where to draw a dashed line.
@@ -198,7 +201,8 @@ def plot_forest(
         value, low, high = row["value"], row["low"], row["high"]
         colour = LINES[groups.index(row["group"])] if groups else BLUE
         axis.plot([low, high], [y, y], color=colour, linewidth=2.5)
-        axis.plot(value, y, "o", color=colour, markersize=8)
+        label = row["group"] if groups else None
+        axis.plot(value, y, "o", color=colour, markersize=8, label=label)
         text = f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
         axis.annotate(text, (1.01, y), xycoords=("axes fraction", "data"), va="center", fontsize=11)
     if chance is not None:
@@ -208,7 +212,14 @@ def plot_forest(
     axis.set_yticklabels(rows["label"])
     axis.grid(axis="x", alpha=0.3)
     axis.invert_yaxis()
+    if len(groups) > 1 and not _named_by_labels(rows):
+        legend_below(figure, framed=False)
     return stamp(figure) if synthetic else figure
+
+
+def _named_by_labels(rows: pd.DataFrame) -> bool:
+    """Whether every label says already which group its row belongs to."""
+    return all(str(row.group) in str(row.label) for row in rows.itertuples())
 
 
 @figure_style()
@@ -367,10 +378,18 @@ def plot_decision_curve(
     return _finish(figure, title, synthetic)
 
 
-def _write_values(axis: Axes, frame: pd.DataFrame, middle: float) -> None:
-    """Write the numbers of a heat map into its cells, white on values up to `middle`."""
+def _write_values(axis: Axes, frame: pd.DataFrame, shown: AxesImage) -> None:
+    """Write the numbers of a heat map into its cells, white on its dark colours.
+
+    Args:
+        axis: of the heat map.
+        frame: the numbers.
+        shown: the drawn heat map.
+    """
     for i, j in np.ndindex(frame.shape):
-        value = frame.iat[i, j]
+        value = float(frame.iat[i, j])
+        luminance = np.dot(shown.to_rgba(np.nan_to_num(value))[:3], (0.299, 0.587, 0.114))
+        is_dark = luminance < 0.5 and not np.isnan(value)
         axis.text(
             j,
             i,
@@ -378,7 +397,7 @@ def _write_values(axis: Axes, frame: pd.DataFrame, middle: float) -> None:
             ha="center",
             va="center",
             fontsize=11,
-            color="white" if value <= middle else "black",
+            color="white" if is_dark else "black",
         )
 
 
@@ -395,6 +414,9 @@ def plot_matrix(
 ) -> Figure:
     """Tables of numbers as heat maps side by side, on one scale.
 
+    Where the scale holds numbers of both signs it is symmetric, and its colours diverge from white
+    at 0: orange above, purple below.
+
     Args:
         frames: name -> table; all of one shape. NaN is shown as "-".
         title: above all.
@@ -408,6 +430,10 @@ def plot_matrix(
     values = np.concatenate([np.ravel(frame) for frame in frames.values()]).astype(float)
     low = np.nanmin(values) if low is None else low
     high = np.nanmax(values) if high is None else high
+    colours = "viridis"
+    if low < 0 < high:
+        colours, high = "PuOr_r", max(-low, high)
+        low = -high
     height, width = next(iter(frames.values())).shape
     figure = StyledFigure(
         figsize=((1.0 * width + 1.8) * len(frames) + 1.2, 0.75 * height + 2.1),
@@ -416,8 +442,8 @@ def plot_matrix(
     axes = figure.subplots(1, len(frames), squeeze=False)[0]
     for axis, (name, frame) in zip(axes, frames.items(), strict=True):
         numbers = frame.to_numpy(float)
-        shown = axis.imshow(numbers, cmap="viridis", vmin=low, vmax=high, aspect="auto")
-        _write_values(axis, frame, (low + high) / 2)
+        shown = axis.imshow(numbers, cmap=colours, vmin=low, vmax=high, aspect="auto")
+        _write_values(axis, frame, shown)
         axis.set(title=name, xlabel=columns, xticks=range(width), yticks=range(height))
         long_names = max(len(str(name)) for name in frame.columns) > 3
         axis.set_xticklabels(

@@ -23,8 +23,10 @@ from cxrkit.viz.style import (
     RED,
     SKY,
     YELLOW,
+    colours_on_image,
     figure_style,
     grid,
+    legend_below,
     outline_mask,
     show_image,
     show_zones,
@@ -33,18 +35,25 @@ from cxrkit.viz.style import (
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.cm import ScalarMappable
     from matplotlib.figure import Figure
-    from matplotlib.image import AxesImage
 
+COVER = 0.6  # opacity of a map over its film
 TINY = 1e-12  # keeps a map of zeros from being divided by zero
 SQUARE = np.array([(0, 0), (0, 1), (1, 1), (1, 0), (0, 0)])  # x, y of the corners of one cell
 MASK_COLOURS = (SKY, RED, YELLOW, GREEN)
+TRUE = "true extent"  # of a lesion, in legends
 COVERED = 0.01  # share of a zone from which a lesion counts as in it
 
 
 def _first(i: int, text: str) -> str:
     """A title for the first row of panels only."""
     return text if i == 0 else ""
+
+
+def _opacity(share: np.ndarray) -> np.ndarray:
+    """How much a map covers its image: more where it is strong."""
+    return 0.15 + 0.6 * share
 
 
 @figure_style()
@@ -55,7 +64,7 @@ def overlay_map(
     title: str = "",
     lesion: np.ndarray | None = None,
     top: float | None = None,
-) -> AxesImage:
+) -> ScalarMappable:
     """Show the positive part of a map over its image, with a white contour at half of `top`.
 
     Args:
@@ -63,23 +72,23 @@ def overlay_map(
         image: (S, S), grey.
         heat: (h, w), enlarged bilinearly.
         title: above the image.
-        lesion: bool (S, S), outlined in blue.
+        lesion: bool (S, S), outlined in blue, and named for a legend.
         top: upper end of the scale from 0, by default the maximum of the map.
 
     Returns:
-        The drawn map, for a colour bar.
+        The colours as they are seen, for a colour bar.
     """
     show_image(axis, image, title)
     cells = torch.as_tensor(np.ascontiguousarray(heat)).clamp(min=0).float()
     large = upsample(cells, image.shape).numpy()  # (S, S)
     top = top or max(float(large.max()), TINY)
     share = np.clip(large / top, 0, 1)
-    shown = axis.imshow(share, cmap="magma", vmin=0, vmax=1, alpha=0.15 + 0.6 * share)
+    axis.imshow(share, cmap="magma", vmin=0, vmax=1, alpha=_opacity(share))
     if share.min() < 0.5 < share.max():
         axis.contour(share, levels=[0.5], colors="white", linewidths=1.2)
     if lesion is not None:
-        outline_mask(axis, lesion, SKY)
-    return shown
+        outline_mask(axis, lesion, SKY, TRUE)
+    return colours_on_image("magma", _opacity)
 
 
 @figure_style()
@@ -113,7 +122,7 @@ def plot_saliency(
     """
     maps = np.asarray(maps)
     count = maps.shape[1]
-    figure, axes = grid(len(images), count + 1, size=2.3 if count > 1 else 3.6, title=title)
+    figure, axes = grid(len(images), count + 1, size=2.3 if count > 1 else 3.95, title=title)
     for i, (image, row) in enumerate(zip(images, maps, strict=True)):
         lesion = None if lesions is None else lesions[i]
         top = max(float(row.max()), TINY) if shared else None
@@ -122,7 +131,7 @@ def plot_saliency(
         show_image(axes[i, 0], image, _first(i, "film"))
         axes[i, 0].set_ylabel(row_names[i])
         if lesion is not None:
-            outline_mask(axes[i, 0], lesion, SKY)
+            outline_mask(axes[i, 0], lesion, SKY, TRUE)
         for j, heat in enumerate(row):
             name = _first(i, column_names[j])
             shown = overlay_map(axes[i, j + 1], image, heat, name, lesion, top)
@@ -130,6 +139,7 @@ def plot_saliency(
                 axes[i, j + 1].set_xlabel(f"size {shares[j]:.2g}")
     label = f"{quantity} (0 to the film's maximum)" if shared else "0 to the map's maximum"
     figure.colorbar(shown, ax=axes[:, -1], shrink=0.8, label=label)
+    legend_below(figure)
     return stamp(figure, stamped)
 
 
@@ -163,12 +173,12 @@ def plot_attention(
     show_image(first, image, "the class token looks" if cell is None else "the framed cell looks")
     for i, (axis, head) in enumerate(zip(others, heads, strict=True)):
         show_image(axis, image, f"head {i + 1}" if i < len(attention) else "mean")
-        shown = axis.imshow(
+        axis.imshow(
             head,
             cmap="viridis",
             vmin=0,
             vmax=attention.max(),
-            alpha=0.6,
+            alpha=COVER,
             extent=(-0.5, edge, edge, -0.5),
         )
     if cell is not None:
@@ -176,6 +186,7 @@ def plot_attention(
         x, y = ((SQUARE + (column, row)) * side - 0.5).T
         for axis in axes[0]:
             axis.plot(x, y, color="white", linewidth=2.2)
+    shown = colours_on_image("viridis", COVER, attention.max())
     figure.colorbar(shown, ax=axes[0, -1], shrink=0.7, label="times an even share")
     return stamp(figure, stamped)
 
@@ -218,6 +229,7 @@ def plot_findings(
         shrink=0.8,
         label="probability of the finding in a cell (0 to 1)",
     )
+    legend_below(figure)
     return stamp(figure, stamped)
 
 
@@ -320,16 +332,17 @@ def plot_severity(
         show_image(plain, image, _first(i, "film"))
         plain.set_ylabel(row_names[i])
         show_image(heat, image, _first(i, "severity map"))
-        opacity = np.where(lung, 0.65, 0.0)
-        shown = heat.imshow(large, cmap="magma", vmin=0, vmax=1, alpha=opacity)
+        heat.imshow(large, cmap="magma", vmin=0, vmax=1, alpha=np.where(lung, COVER, 0.0))
         show_image(contour, image, _first(i, f"contours at {threshold:.2g}"))
         for points in lung_zones.contours(large, lung, threshold):
-            contour.plot(*points.T, color=RED, linewidth=1.6)
+            contour.plot(*points.T, color=RED, linewidth=1.6, label="contour of the map")
         if lesions is not None:
-            outline_mask(contour, lesions[i], SKY)
+            outline_mask(contour, lesions[i], SKY, TRUE)
         show_zones(zone, image, lung_zones.zones(lung[None])[0], array)
         zone.set_title(f"read {array.sum():.1f}, true {truths[i]:.0f}")
+    shown = colours_on_image("magma", COVER)
     figure.colorbar(shown, ax=axes[:, -1], shrink=0.7, label="likelihood of disease (0-1)")
+    legend_below(figure)
     return stamp(figure, stamped)
 
 

@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import matplotlib
 import numpy as np
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
 
 from cxrkit.config.vocabulary import FINDINGS
@@ -170,6 +172,55 @@ def outline_mask(axis: Axes, mask: np.ndarray, colour: str, label: str | None = 
             linewidth=1.4,
             label=label if i == 0 else None,
         )
+
+
+@figure_style()
+def legend_below(figure: Figure, framed: bool = True) -> None:
+    """A legend below all panels, with each label once; nothing where no line has a label.
+
+    Args:
+        figure: whose axes hold labelled lines.
+        framed: on grey, where lines in light colours can be seen.
+    """
+    known = {}
+    for axis in figure.axes:
+        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
+            known.setdefault(label, handle)
+    if known:
+        figure.legend(
+            list(known.values()),
+            list(known),
+            loc="outside lower left",
+            ncols=4,
+            fontsize=10,
+            frameon=framed,
+            facecolor="0.7",
+            framealpha=1,
+            edgecolor="0.7",
+        )
+
+
+def colours_on_image(
+    name: str, opacity: float | Callable[[np.ndarray], np.ndarray], top: float = 1
+) -> ScalarMappable:
+    """The colours of a map that lies over an image, for a colour bar.
+
+    An overlay lets the image through; a bar in the colours of the map itself would show colours
+    that are nowhere on the image. Here they lie over the middle grey.
+
+    Args:
+        name: of the colour map.
+        opacity: of the overlay, or a function of the share of the scale (n,) in [0, 1].
+        top: upper end of the scale from 0.
+
+    Returns:
+        To be given to `Figure.colorbar`.
+    """
+    share = np.linspace(0, 1, 256)
+    alpha = opacity(share) if callable(opacity) else np.full(256, opacity)
+    colours = matplotlib.colormaps[name](share)[:, :3]
+    mixed = alpha[:, None] * colours + (1 - alpha[:, None]) * 0.5
+    return ScalarMappable(Normalize(0, top), ListedColormap(mixed))
 
 
 @figure_style()

@@ -71,7 +71,7 @@ print(
 # cancer, which is taken out. A CT tells, for every small block of the body, how strongly it attenuates X-rays, here in units where water
 # is 100, and what it is.
 
-# %%
+# %% tags=["story"]
 atlas = simulation.load_atlas()
 matter = atlas.attenuation()[:, ::-1]  # (depth, height, width), head up
 figure, axes = viz.grid(1, 3, size=3.6, title="One chest CT: attenuation (water = 100) and labels")
@@ -110,11 +110,11 @@ print(f"{at_once:.3f} of the photons arrive; the film sees -log of it: {-np.log(
 # %% [markdown]
 # **3. A film is a sum.** Let parallel rays run from back to front through the CT. The sum over depth is a chest radiograph already.
 
-# %%
+# %% tags=["story"]
 mu = simulation.anatomy.WATER * matter / 100  # 1/mm, attenuation of each block
 line_integral = (mu * simulation.anatomy.SLICE_SPACING).sum(axis=0)  # (height, width)
 figure, axes = viz.grid(1, 2, size=4.2, title="From line integrals to photons")
-viz.show_image(axes[0, 0], line_integral, "line integral (white = dense)")
+viz.show_image(axes[0, 0], line_integral, "line integral (bright = dense)")
 viz.show_image(
     axes[0, 1],
     np.exp(-line_integral),
@@ -209,7 +209,7 @@ viz.stamp(figure)
 # A pneumonia fills air spaces with fluid: voxels of a lobe go from 14 towards 100. Nothing is painted on the film. That is why vessels
 # *vanish* inside the opacity and why it stops sharply at a fissure, as on real films.
 
-# %%
+# %% tags=["story"]
 chest = chests["PA"]
 pneumonia = simulation.Lesion(
     "consolidation", (198.0, 140.0, 100.0), (45.0, 45.0, 45.0), (1,), 30.0, 0.4, 1
@@ -260,7 +260,7 @@ pd.DataFrame(
 # All films of a column have the same anatomy, which belongs to one hospital: what differs below each other is the patient's disease, and
 # the exposure.
 
-# %% tags=["report"]
+# %% tags=["report", "story"]
 ward = table[(table.ward == "diagnosis") & (table.view == "PA")]
 # the first film of each diagnosis, and the first anatomy of each hospital that has all three
 firsts = ward.reset_index().pivot_table("index", ["site", "group_id"], "diagnosis", "min")
@@ -282,7 +282,7 @@ viz.plot_sheet(
 # **The ten findings** of CheXpert, which the backbone will learn in lesson 02. Below is a film of each, with as few other findings as
 # possible.
 
-# %% tags=["report"]
+# %% tags=["report", "story"]
 general = table[(table.ward == "findings") & (table.view == "PA")]
 few = general[list(data.FINDINGS)].sum(axis=1)
 # one of the least crowded films
@@ -302,7 +302,7 @@ figure
 # counts if the lesion covers at least 1 % of it; severity is the number of such zones (0-6), as in the paper. The check below counts again
 # on every film of the sheet's anatomies in this ward.
 
-# %%
+# %% tags=["story"]
 row = int(
     table[
         (table.ward == "diagnosis") & (table.severity == 4) & (table.diagnosis == "covid19")

@@ -18,7 +18,7 @@ profile = "demo"
 out = None
 mirror = None
 
-# %%
+# %% tags=["story"]
 import inspect
 import tempfile
 from dataclasses import replace
@@ -161,9 +161,7 @@ print(
 
 # %%
 sizes = run.virtual.profile.backbone
-figure, axes = viz.grid(
-    1, 2, size=4.2, title="What one cell of the corpus sees (yellow: the cell; white: a film)"
-)
+figure, axes = viz.grid(1, 2, size=4.2, title="What one cell of the corpus sees")
 for axis, kernels in zip(axes[0], (sizes.kernels, (3, 3, 3, 3)), strict=True):
     network = models.build_backbone(
         replace(run.virtual.profile, backbone=replace(sizes, kernels=kernels))
@@ -172,9 +170,10 @@ for axis, kernels in zip(axes[0], (sizes.kernels, (3, 3, 3, 3)), strict=True):
     width = int((field > 0).any(dim=0).sum())
     title = f"kernels {kernels}: {width} px of {side}"
     viz.show_image(axis, field.sqrt(), title, cmap="magma", vmin=0, vmax=1)
-    for edge, colour in ((side, "white"), (sizes.stride, "yellow")):
+    for edge, colour, name in ((side, "white", "a film"), (sizes.stride, "yellow", "the cell")):
         low = 2 * side + sizes.stride / 2 - edge / 2
-        axis.add_patch(Rectangle((low, low), edge, edge, fill=False, color=colour))
+        axis.add_patch(Rectangle((low, low), edge, edge, fill=False, color=colour, label=name))
+viz.legend_below(figure)
 figure
 
 # %% [markdown]
@@ -242,7 +241,7 @@ check("02.5", one_step)
 # stage call. It trains on three hospitals (ten minutes of one core, where it does not come with the kit), and is evaluated on the
 # other three.
 
-# %% tags=["report"]
+# %% tags=["report", "story"]
 print(
     inspect.getsource(tasks.FindingsTask.loss),
     inspect.getsource(tasks.findings.cross_entropy),
@@ -274,7 +273,7 @@ what_to_see(
 # is hard to miss at 128 px; a plate of collapsed lung, a pleural line or a tube is one to four pixels thick, and no cell here sees more
 # than a part of it.
 
-# %% tags=["report"]
+# %% tags=["report", "story"]
 outside = found[held_out]
 rows = [
     {
@@ -364,7 +363,7 @@ viz.plot_decision_curve(
 # outlined in blue, the pixels that the finding's own lesions or devices change; the white line runs at half of the scale. "No finding"
 # lies nowhere.
 
-# %% tags=["report"]
+# %% tags=["report", "story"]
 outer = data.split_parts(table)["external"]
 outer = outer if len(outer) else data.split_parts(table)["test"]
 order = (outer[list(data.FINDINGS[1:])].sum(axis=1) - 4).abs().sort_values(kind="stable").index
@@ -421,15 +420,14 @@ def look(image, finding, show):
     viz.show_image(
         axes[0, 0], images[image], f"hospital {gallery.site[image]}, {gallery.view[image]}"
     )
-    drawn = viz.overlay_map(
-        axes[0, 1], images[image], heat, f"{show} of each cell (blue: truth)", place, top
-    )
+    drawn = viz.overlay_map(axes[0, 1], images[image], heat, f"{show} of each cell", place, top)
     figure.colorbar(
         drawn,
         ax=axes[0, 1],
         shrink=0.8,
         label="of the finding" if show == "probability" else f"as a share of {top:.2f}",
     )
+    viz.legend_below(figure)
     return viz.stamp(figure, stamped)
 
 
@@ -512,7 +510,7 @@ if run.recorded("seeds_backbone"):
 # What goes on to the transformer is not the ten answers but the map before them, here 8x8 cells of 184 features, in the paper 16x16 of
 # 1,024. Eight of its channels, those that vary most on this film:
 
-# %% tags=["report"]
+# %% tags=["report", "story"]
 features = output["features"][0].numpy()  # (C, h, w)
 most = features.std(axis=(1, 2)).argsort()[::-1][:8]
 heats = features[most] / features[most].max(axis=(1, 2), keepdims=True)

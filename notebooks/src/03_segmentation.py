@@ -73,7 +73,7 @@ check("03.1", adain)
 # On a film (one channel): the same picture under five styles. Nothing moved; only mean and spread are new. Inside the network the same
 # happens to dozens of channels, some of which mean "opacity".
 
-# %%
+# %% tags=["story"]
 image = task.dataset(table[:1], size=run.profile.image_size)[0]["image"][
     None
 ]  # (1, 1, S, S), -1 to 1
@@ -179,7 +179,7 @@ def carried(number, steps):
     )
 
 
-# %% tags=["report"]
+# %% tags=["report", "story"]
 steps = (0.0, 0.5, 1.0)
 
 
@@ -211,7 +211,7 @@ viz.explore(slide, start={"style": 1.0}, number=list(range(len(samples))), style
 # failure; beside it any other network looks good. Therefore go by the table of all films below, not by these. Lungs as rendered (the truth of the
 # virtual hospitals), as segmented by that U-Net, and by the AdaIN student, which has seen no mask of an abnormal lung either.
 
-# %% tags=["report"]
+# %% tags=["report", "story"]
 seen = task.dataset(samples, size=run.profile.image_size)
 images, truth = seen.images.gather(), seen.masks.gather()
 lungs = {
@@ -245,7 +245,7 @@ viz.summary_table(result, part)
 # share of the lesion that the mask leaves out
 viz.summary_table(result, part, "missed").dropna(axis=1, how="all")
 
-# %% tags=["report"]
+# %% tags=["report", "story"]
 gain = pd.DataFrame(
     [
         {"label": viz.group_label(group), "group": split, **entry}
@@ -254,7 +254,7 @@ gain = pd.DataFrame(
         for group, entry in result[split]["gain"].items()
     ]
 )
-title = "Student minus U-Net trained on normal lungs (blue: test, red: external hospitals)"
+title = "Student minus U-Net trained on normal lungs"
 scale = "difference in Dice (> 0: the student is better)"
 display(viz.plot_forest(gain, title, scale, chance=0, digits=3))
 ahead, behind = int((gain["low"] > 0).sum()), int((gain["high"] < 0).sum())
@@ -354,7 +354,7 @@ if "opaque" in found["unet_normal"]:
 # The zone lines lie at 5/12 and 2/3 of the height of the *mask*. A mask that stops above a consolidated base is shorter: the lines move up
 # and the lesion is no longer inside. Below, the lesion of the truth counted in the zones of each mask (a zone is 1 if 1 % of it is ill).
 
-# %%
+# %% tags=["story"]
 known = samples["lesion_mask"].notna().all()
 lesion = run.pixels(samples, "lesion", "lesion_mask") == 255 if known else None
 

@@ -50,7 +50,7 @@ print(
     {name: int((answers == k).sum()) for k, name in enumerate(teaching.ANSWERS)},
 )
 
-# %%
+# %% tags=["story"]
 shown = [int((answers == k).nonzero()[i]) for k in (0, 1, 2) for i in (0, 1)]
 figure, axes = viz.grid(
     1, 6, size=2.0, title="Two marks (each cell: the larger of its two channels)"
@@ -103,7 +103,7 @@ pd.Series(accuracy, name="accuracy").round(3).to_frame()
 # token $i$ is a mean of all values, weighted by how well their keys fit its query. The root of $d$ keeps the fits small, because a sum of
 # $d$ products grows with $d$ and a softmax of large numbers picks one token and has no gradient for the others.
 
-# %%
+# %% tags=["story"]
 schematic("one_head")
 
 # %% [markdown]
@@ -218,7 +218,7 @@ start = time.process_time()
 history = train(vit)
 print(f"{len(history)} steps, {time.process_time() - start:.0f} s of one core")
 
-# %%
+# %% tags=["story"]
 smooth = pd.DataFrame(history).rolling(20, min_periods=1).mean()
 smooth["step"] = range(1, len(smooth) + 1)
 viz.plot_history(
@@ -236,7 +236,7 @@ viz.plot_history(
 # it the model is as before. *Shuffled*: the cells stand in another order, the same for all images. *Without positions*: the learned
 # positions are 0. *Even attention*: every row of $A$ is $1/T$.
 
-# %%
+# %% tags=["story"]
 accuracy["two layers, two heads"] = score(vit)
 for name, intervention in models.INTERVENTIONS.items():
     with intervention(vit):
@@ -297,7 +297,7 @@ viz.plot_bars(
 # multiples of an even share: 1 means that it looks at them as at any other cell.
 
 
-# %%
+# %% tags=["story"]
 def attention_of(model, images):
     """List over the layers of (n, N, T, T)."""
     seen, fused = [], model.fused

@@ -19,7 +19,7 @@ profile = "demo"
 out = None
 mirror = None
 
-# %%
+# %% tags=["story"]
 import inspect
 import tempfile
 
@@ -105,7 +105,7 @@ print(
 # A row of the matrix below belongs to the token that looks.
 
 
-# %%
+# %% tags=["story"]
 def one_head(tokens, weight, bias):
     q, k, v = (tokens @ weight.T + bias).chunk(3, dim=-1)  # (T, d) each
     fit = q @ k.T / q.shape[-1] ** 0.5  # (T, T)
@@ -205,6 +205,15 @@ synthetic = run.profile.manifests == ("virtual",)
 images = run.diagnosis_images
 where = images["external"].map({True: "external", False: "internal"})
 counts = pd.crosstab([images["view"], where, images["site"]], images["diagnosis"])
+# of the external PA films: what says one who sees no disease?
+baselines = {
+    "constant": np.full((len(outside["PA"]), 3), 1 / 3),
+    "random numbers": np.random.default_rng(0).random((len(outside["PA"]), 3)),
+}
+if synthetic:  # fitted on the training films of this view
+    trivial = run.marker_study.table("baselines.csv").set_index(["features", "path"])
+    thumbnail = trivial.loc["thumbnail"].loc[outside["PA"]["path"]]
+    baselines["thumbnail"] = thumbnail[list(tasks.diagnosis.PROBABILITIES)].to_numpy()
 counts[list(names)]
 
 # %% [markdown]
@@ -250,6 +259,10 @@ viz.plot_history(
 # own test films choose their threshold (open choice 18): there the 80 % hold by construction. Each class is evaluated against the other two,
 # and the rates are means over the three classes. Intervals are 95 %, by patient; of virtual films by anatomy, of which many patients are
 # made.
+#
+# A number alone says little. So the figure has three *baselines* for the external PA films, models that see no disease: the same answer for
+# every film (*constant*), *random numbers*, and a linear model that sees a *thumbnail* of 16x16 px (lesson 08 made it, from the training films
+# of the PA model).
 
 
 # %%
@@ -281,7 +294,7 @@ for view, result in results.items():
 print(run.notice)
 pd.DataFrame(lines).T
 
-# %% tags=["report"]
+# %% tags=["report", "story"]
 rows = []
 for view, result in results.items():
     whole = result.metrics["external"]
@@ -290,16 +303,25 @@ for view, result in results.items():
     for name, one in whole["classes"].items():
         label = f"{view}, all external: {names[name]}"
         rows.append({"label": label, "group": view, **one["auc"]})
-viz.plot_forest(
-    pd.DataFrame(rows).dropna(),
-    "Diagnosis at hospitals never seen (bars: 95 % intervals)",
-    "AUC (dashed: chance)",
-    chance=0.5,
-    synthetic=synthetic,
+truth, groups = tasks.diagnosis.codes(outside["PA"]), outside["PA"]["group_id"].to_numpy()
+auc, p = evaluation.macro_auc, outside["PA"][tasks.diagnosis.PROBABILITIES].to_numpy()
+for name, guess in baselines.items():
+    interval = evaluation.bootstrap(auc, truth, guess, groups=groups, draws=500)
+    row = dict(zip(("value", "low", "high"), interval, strict=True))
+    rows.append({"label": f"PA, all external: {name}", "group": "baseline", **row})
+gap = evaluation.compare_with_best(auc, truth, p, baselines, groups)
+title = "Diagnosis at hospitals never seen (bars: 95 % intervals)"
+shown_rows = pd.DataFrame(rows).dropna(subset=["value", "low"])
+display(viz.plot_forest(shown_rows, title, "AUC (dashed: chance)", 0.5, synthetic))
+what_to_see(
+    f"The best baseline is: {gap['baseline']}. The PA model is ahead of it by {gap['difference']:.2f} "
+    f"[{gap['low']:.2f}, {gap['high']:.2f}] in macro AUC, so it is "
+    + ("clearly better." if gap["low"] > 0 else "not shown to be better."),
+    "This difference, and not the AUC itself, is what the model has learnt about disease.",
 )
 
 # %% [markdown]
-# **What you should have seen.** All intervals lie right of chance. *Normal* is the easiest class and *other infection* the hardest, because it
+# All intervals of the two models lie right of chance. *Normal* is the easiest class and *other infection* the hardest, because it
 # shares its signs with COVID-19. Between two hospitals most intervals overlap: with so few films one cannot say which is harder.
 
 # %%
@@ -380,7 +402,7 @@ worth_of_places(results["PA"].model, results["PA"].task, few)
 # of 0.8. First at the threshold that validation chose, then with a handle to drag.
 
 
-# %%
+# %% tags=["story"]
 def operate(view, diagnosed, threshold):
     name = next(key for key, label in names.items() if label == diagnosed)
     parts = {"validation": inside[view], **dict(iter(outside[view].groupby("site")))}
@@ -432,7 +454,7 @@ viz.plot_matrix(
 # AUC sees only the order of the films. *Calibration* asks whether of the films with p = 0.7 seven in ten have the disease. The *decision
 # curve* asks whether acting on the model beats acting on everybody or nobody, for someone who would act from that probability on.
 
-# %%
+# %% tags=["story"]
 print(run.notice)
 known = {view: (t["diagnosis"] == "covid19", t["p_covid19"]) for view, t in outside.items()}
 shown = {f"{view} films": pair for view, pair in known.items()}
@@ -458,7 +480,7 @@ what_to_see(
 # The attention of a trained model, caught with a hook on the softmax of a layer. Choose a cell of the film: its row of the attention matrix
 # says from which cells it takes its content. This is what a token *reads*, not yet why the model *answers*: that is lesson 05.
 
-# %%
+# %% tags=["story"]
 table, vit = outside["PA"], vits["PA"]
 right = {name: table["diagnosis"] == name for name in reversed(tasks.diagnosis.DIAGNOSES)}
 surest = [int(table[f"p_{name}"].where(at, -1).argmax()) for name, at in right.items()]

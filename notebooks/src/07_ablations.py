@@ -78,7 +78,7 @@ viz.plot_matrix(
 # Table 9 also asks whether a transformer should first learn from films *without labels*. SimCLR shows each film twice, cropped and turned
 # at random, and asks which of the other views is the same film. The loss (NT-Xent) is a cross-entropy over cosines. Three films:
 
-# %%
+# %% tags=["story"]
 a, b = torch.randn(2, 3, 4)  # two views of three films
 z = torch.cat([a, b])
 z = z / z.norm(dim=1, keepdim=True)
@@ -217,7 +217,7 @@ tried[["table", "cell", "metric", "value", "parameters", "seconds", "memory_gb"]
 # Two models evaluated on the *same* films share the luck of those films. The interval of their difference, drawn patient by patient for both
 # at once, is much narrower than two intervals side by side suggest. A toy: both models see the same hard and easy films.
 
-# %%
+# %% tags=["story"]
 rng = np.random.default_rng(0)
 truth, images = rng.integers(0, 2, 300), rng.normal(0, 1.3, 300)
 strong, weak = (
@@ -250,7 +250,7 @@ viz.plot_forest(
 # tested over seeds. With three of them a t interval is wide, as it should be. And ten comparisons at 5 % give a false "better" in four of
 # ten papers: Holm multiplies the smallest p by their number, the next by one fewer, and so on.
 
-# %%
+# %% tags=["story"]
 p = np.array([0.012, 0.20, 0.004, 0.03])
 pd.DataFrame({"p": p, "adjusted by Holm": evaluation.holm(p)})
 
@@ -325,7 +325,7 @@ def forest(stage):
     )
 
 
-# %% tags=["report"]
+# %% tags=["report", "story"]
 display(forest(reproduction.DIAGNOSIS))
 what_to_see(
     "Left of 0 a cell is worse than what it is compared with. A bar that crosses 0 shows no difference; "
@@ -341,7 +341,7 @@ what_to_see("Mind the scale: here right of 0 is worse, because MSE is an error."
 #
 # A claim is kept only where three seeds carry it after Holm's correction. With fewer the kit says so and ranks nobody.
 
-# %%
+# %% tags=["story"]
 claims = {
     "Table 7": "the proposed model beats all others in diagnosis",
     "Table 8": "the proposed model beats all others in severity",
@@ -440,7 +440,7 @@ read = reproduction.post_training_effects(run.profile, run.store)
 again = moved(reproduction.SEVERITY)
 groups = ["evaluated again"] * len(read) + ["trained again"] * len(again)
 rows = [row | {"group": group} for row, group in zip(read + again, groups, strict=True)]
-title = "the severity score (blue: evaluated again, red: trained again)"
+title = "the severity score"
 display(plot_moved(rows, title, "MSE, above 0: worse"))
 largest = max(rows, key=lambda row: abs(row["value"]))
 what_to_see(

@@ -53,7 +53,7 @@ pd.DataFrame({"rho": shortcuts.RHOS, "AUC of the marker alone": np.round(list(al
 # %% [markdown]
 # One film with each marker. Its own is painted over and written anew, so nothing else differs.
 
-# %% tags=["report"]
+# %% tags=["report", "story"]
 # the answers of every model below, film by film
 swaps = np.load(run.marker_study.folder / "exchanged.npz")
 table = drawn.table.assign(number=(drawn.table["ward"] == "diagnosis").cumsum() - 1)
@@ -101,7 +101,7 @@ for function in (evaluation.border, data.cover, evaluation.out_of_fold_predictio
 # %%
 print(inspect.getsource(shortcuts.trivial_probes))
 
-# %% tags=["report"]
+# %% tags=["report", "story"]
 study = run.marker_study
 trivial = study.table("trivial.csv").rename(columns={"features": "label"})
 accuracy = trivial[(trivial["asked"] == "site") & (trivial["score"] == "balanced_accuracy")]
@@ -116,7 +116,7 @@ viz.plot_forest(
 # Second question: which *diagnosis*? The three training hospitals are evaluated with models fitted on the three external ones, and these by
 # models fitted on those. The virtual hospitals are built to give little away; real collections are not (below).
 
-# %% tags=["report"]
+# %% tags=["report", "story"]
 areas = trivial[(trivial["asked"] == "diagnosis") & (trivial["score"] == "auc")]
 title = "Diagnosis on hospitals never seen, from trivial features"
 display(viz.plot_forest(areas, title, "macro AUC (0-1; dashed: chance)", chance=0.5))
@@ -165,7 +165,7 @@ pd.DataFrame(
 # layers of the backbone of lesson 02 (frozen), and of its corpus. *Internal* films have markers as biased as those of the training, as a
 # random split of a biased collection does; on *external* films the marker tells nothing.
 
-# %% tags=["report"]
+# %% tags=["report", "story"]
 rows = study.table("sweep.csv")
 display(viz.plot_sweep(rows, "The confounder sweep"))
 value = rows.set_index(["probe", "split", "rho"])["value"]
@@ -245,7 +245,7 @@ what_to_see(
 # there is nothing to cure. Painting any marker onto the training films is, here, rho set back to 0: it needs somebody who has noticed the
 # marker, and so does erasing. Covering all but the lungs needs only masks (here the true ones).
 
-# %% tags=["report"]
+# %% tags=["report", "story"]
 fixes = study.table("fixes.csv")
 fixes = fixes.assign(
     label=fixes["fix"] + np.where(fixes["rho"] > 0, ", biased films", ", unbiased films"),

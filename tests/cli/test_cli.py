@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 
 import pytest
 from click.testing import CliRunner
@@ -31,6 +32,7 @@ def call(*arguments):
     return CliRunner().invoke(cli.main, [str(argument) for argument in arguments])
 
 
+@pytest.mark.integration
 def test_reproduce_runs_every_lesson_and_writes_the_report(lessons, tmp_path):
     (lessons / "00_first.py").write_text(lesson(CHECKED, FIGURE))
     (lessons / "01_second.py").write_text(lesson(code("print(profile, out)")))
@@ -75,6 +77,7 @@ def test_a_failing_lesson_gives_1_and_the_rest_still_runs(lessons, tmp_path):
     )
 
 
+@pytest.mark.integration
 def test_a_killed_kernel_gives_1(lessons, tmp_path):
     (lessons / "00_killed.py").write_text(
         lesson(code("import os, signal; os.kill(os.getpid(), signal.SIGKILL)"))
@@ -83,6 +86,7 @@ def test_a_killed_kernel_gives_1(lessons, tmp_path):
     assert result.exit_code == 1 and "FAILED 00_killed: DeadKernelError" in result.output
 
 
+@pytest.mark.integration
 def test_only_runs_what_is_named(lessons, tmp_path):
     for name in ("00_a", "01_b", "02_c"):
         (lessons / f"{name}.py").write_text(lesson())
@@ -112,6 +116,7 @@ def test_reproduce_refuses_before_it_starts(lessons, tmp_path, arguments, messag
     assert not (tmp_path / "store" / "runs").exists()
 
 
+@pytest.mark.integration
 def test_a_mirror_reaches_the_lessons_that_declare_it(lessons, tmp_path):
     (lessons / "00_a.py").write_text(lesson())
     (lessons / "01_b.py").write_text(
@@ -274,13 +279,16 @@ def test_an_environment_that_blocks_gives_the_next_step(
     assert step in result.output
 
 
-def test_a_store_that_cannot_be_written_blocks(tmp_path):
+def test_a_store_that_cannot_be_written_blocks(tmp_path, monkeypatch):
+    checks = (environment.check_python, environment.check_store)  # no kernel is started
+    monkeypatch.setattr(environment, "examine", partial(environment.examine, checks=checks))
     (tmp_path / "file").write_text("in the way")
     found = environment.check_store(tmp_path / "file" / "store")
     assert found.status == "blocks" and "CXRKIT_STORE" in found.todo
     assert call("doctor", "--out", tmp_path / "file" / "store").exit_code != 0
 
 
+@pytest.mark.integration
 def test_doctor_says_ready_here_and_json_says_the_same(tmp_path):
     result = call("doctor", "--out", tmp_path)
     assert result.exit_code == 0 and result.output.rstrip().endswith("Ready."), result.output

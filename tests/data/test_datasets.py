@@ -549,6 +549,7 @@ def fill(root, paths):
     cache.cached_images(paths, 48, store=Store(root))
 
 
+@pytest.mark.integration
 def test_two_processes_fill_one_cache(films, tmp_path, store, monkeypatch):
     paths = films["path"].tolist()
     errors = [tmp_path / f"errors{i}.txt" for i in range(2)]
@@ -803,6 +804,7 @@ def test_a_drawn_cohort_is_read_like_any_dataset(tmp_path, store):
 # the real films
 
 
+@pytest.mark.integration
 def test_every_brixia_scored_film_loads(mirror, store):
     table = manifests.read_manifest("cohen", mirror)
     table = table[table["brixia_A"].notna()].reset_index(drop=True)

@@ -5,6 +5,7 @@ import pytest
 
 from cxrkit.config.vocabulary import COLUMNS
 from cxrkit.data import labels, manifests
+from tests.fakes import trees
 
 
 def local(folder, text):
@@ -19,6 +20,7 @@ def local(folder, text):
         ("060Y", 60),
         ("0.5", 0.5),
         ("18 months", 1.5),
+        ("45yrs", 45),
         ("006M", 0.5),
         ("26W", 26 / 52.1775),
         ("paediatric (1-5 years)", None),
@@ -83,3 +85,41 @@ def test_a_prepared_copy_fills_what_the_tables_leave_open(tmp_path):
     (tmp_path / "labels.csv").write_text(labels_csv)
     found = manifests.read_patients("local", tmp_path)
     assert found["sex"].tolist() == ["M", "F"] and found["age"].tolist() == [71, 30]
+
+
+def patients(name, tree, root):
+    tree(root / name)
+    found = manifests.read_patients(name, root)
+    return found["sex"].fillna("").tolist(), found["age"].fillna(-1).tolist()
+
+
+def test_readings_of_montgomery_say_sex_and_age(tmp_path):
+    sex, age = patients("montgomery", trees.montgomery, tmp_path)
+    assert sex == ["M", "F"] * 4 and age == list(range(20, 28))
+
+
+def test_readings_of_shenzhen_say_them_in_words(tmp_path):
+    sex, age = patients("shenzhen_full", trees.shenzhen_full, tmp_path)
+    assert sex == ["M", "F", "M", "F", "M", ""]
+    assert age == [45, 30, pytest.approx(8 / 12), 24, -1, -1]
+
+
+def test_tags_of_bimcv_say_sex_and_age(tmp_path):
+    trees.bimcv_of_today(tmp_path / "bimcv_covid19")
+    found = manifests.read_patients("bimcv_covid19", tmp_path)
+    found["number"] = found["path"].str.extract(r"sub-S(\d+)_")[0].astype(int)
+    found = found[found["number"] < 90000]  # those are lateral, and say neither
+    assert found[["sex", "age"]].isna().all(axis=1).sum() == 1
+    known = found.dropna()
+    assert len(known) > 5 and (known["sex"] == [*map("MF".__getitem__, known["number"] % 2)]).all()
+    assert (known["age"] == 20 + known["number"] % 60).all()
+
+
+def test_brixia_gives_the_age_in_groups_of_five_years(tmp_path):
+    trees.brixia(tmp_path / "brixia")
+    numbers = [int(path.stem) for path in (tmp_path / "brixia" / "dicom_clean").iterdir()]
+    found = manifests.read_patients("brixia", tmp_path)
+    found = found.set_index(found["path"].str.extract(r"(\d+)\.dcm")[0].astype(int))
+    for number in numbers:
+        assert found.loc[number, "sex"] == "MF"[number % 2]
+        assert found.loc[number, "age"] == 5 * (4 + number % 14) + 2.5

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from cxrkit.evaluation import metrics_of, sites_of
-from cxrkit.evaluation.summaries import by_split, cross_predict, interval_dict
+from cxrkit.evaluation.summaries import by_split, cross_predict, interval_dict, value_text
 
 
 def count(table):
@@ -62,3 +62,15 @@ def test_an_interval_has_no_nan():
         "high": None,
         "n": 7,
     }
+
+
+@pytest.mark.parametrize(
+    "interval, text",
+    [
+        ({"value": 1.538, "low": 1.44, "high": 1.651}, "1.54 [1.44, 1.65]"),
+        ({"value": 0.5, "low": None, "high": None}, "0.50"),
+        ({"difference": 0.1, "low": -0.05, "high": 0.25, "n": 9}, "+0.10 [-0.05, 0.25]"),
+    ],
+)
+def test_an_interval_in_words(interval, text):
+    assert value_text(interval) == text

@@ -125,6 +125,7 @@ def test_layer_scale_acts_like_a_module_of_its_own():
     torch.testing.assert_close(gradient, vit.patches(expected), rtol=1e-8, atol=1e-12)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("library", ["torchvision vit_b_16", "timm vit_small_patch16_224"])
 def test_public_models_at_full_size(library):
     torch.manual_seed(0)

@@ -535,6 +535,7 @@ def planted(n, generator, grid=6, channels=8):
     return corpus.unflatten(2, (grid, grid)), label, cell
 
 
+@pytest.mark.integration
 def test_relevance_finds_a_planted_lesion_for_class_and_severity():
     torch.manual_seed(0)
     model = CorpusViT(

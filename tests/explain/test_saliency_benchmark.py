@@ -452,7 +452,10 @@ def test_typical_images_are_the_median_of_those_called_right():
     labels = np.array([0, 0, 0, 0, 1, 1, 1])
     assert comparison.typical_images(probabilities, labels) == [2, 6]
     assert comparison.typical_images(probabilities[[0, 1, 4]], labels[[0, 1, 4]]) == [1, 2]
-    with pytest.raises(ValueError, match="no image of class 1 right"):
+    # an untrained model calls none of class 1 right: the median of that class stands for it
+    never = np.array([[0.9, 0.1], [0.8, 0.2], [0.7, 0.3], [0.6, 0.4]])
+    assert comparison.typical_images(never, np.array([0, 1, 1, 1])) == [0, 2]
+    with pytest.raises(ValueError, match="no image is of class 1"):
         comparison.typical_images(probabilities[:4], labels[:4])
 
 

@@ -186,6 +186,8 @@ def brixia(root: Path) -> None:
                 "ConsensusTestset": 0,
                 "Subject": f"s{number}",
                 "StudyDate": 20200301 + number % 28,
+                "Sex": "MF"[number % 2],
+                "AgeAtStudyDateFiveYear": 4 + number % 14,
             }
         )
     table(root / "metadata_global_v2.csv", rows, ";")
@@ -344,6 +346,8 @@ def bimcv_of_today(root: Path) -> None:
         image, _, lesion = chest(number, True)
         stored = image.astype(np.uint16) * 16 + 7
         tags = {"00185101": view, "0008103E": f"TORAX {view}", "00080020": f"202003{1 + i:02d}"}
+        if i:  # one does not say
+            tags |= {"00100040": "MF"[number % 2], "00101010": f"{20 + number % 60:03d}Y"}
         inverted = i % 2 == 1
         if i % 4 > 1:
             tags |= lut_in_place_of_window()
@@ -421,7 +425,8 @@ def montgomery(root: Path) -> None:
         save(root / "CXR_png" / f"{stem}.png", image)
         save(root / "ManualMask" / "leftMask" / f"{stem}.png", left)
         save(root / "ManualMask" / "rightMask" / f"{stem}.png", right)
-        text = "Patient's Sex: F\nPatient's Age: 027Y\n" + ("infiltrates" if ill else "normal")
+        about = f"Patient's Sex: {'MF'[ill]}\nPatient's Age: {20 + number:03d}Y\n"
+        text = about + ("infiltrates" if ill else "normal")
         (root / "ClinicalReadings").mkdir(exist_ok=True)
         (root / "ClinicalReadings" / f"{stem}.txt").write_text(text)
     save(root / "CXR_png" / "Thumbs.png", image)  # as systems leave behind
@@ -431,7 +436,8 @@ def shenzhen_full(root: Path) -> None:
     """ChinaSet_AllFiles/ twice, as archives nest, and the community's masks with grey edges."""
     inside = root / "ChinaSet_AllFiles" / "ChinaSet_AllFiles"
     readings = ["normal", "bilateral PTB", "normal", "right upper pneumonia", "normal", "STB"]
-    for number, reading in enumerate(readings):
+    about = ["male 45yrs", "Female, 30 yrs", "male,8 months", "Female ,24yr", "Male", ""]
+    for number, (reading, whose) in enumerate(zip(readings, about, strict=True)):
         stem = f"CHNCXR_{number:04d}_{int(reading != 'normal')}"
         image, lungs, _ = chest(number, reading != "normal")
         save(inside / "CXR_png" / f"{stem}.png", cv2.cvtColor(image, cv2.COLOR_GRAY2BGR))
@@ -439,7 +445,7 @@ def shenzhen_full(root: Path) -> None:
             edges = cv2.GaussianBlur(lungs, (5, 5), 0)
             save(root / "mask" / "mask" / f"{stem}_mask.png", edges)
         (inside / "ClinicalReadings").mkdir(exist_ok=True)
-        (inside / "ClinicalReadings" / f"{stem}.txt").write_text(f"male 45yrs\n{reading}\n")
+        (inside / "ClinicalReadings" / f"{stem}.txt").write_text(f"{whose}\n{reading}\n")
 
 
 def chest_of_jsrt(number: int) -> tuple[np.ndarray, np.ndarray]:

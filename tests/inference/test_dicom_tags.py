@@ -7,7 +7,7 @@ import pytest
 from pydicom import Dataset
 
 from cxrkit.config import profiles
-from cxrkit.inference import dicom_tags, predictor
+from cxrkit.inference import dicom_tags, predictor, quality
 from tests.data.test_datasets import dicom
 
 PIXELS = np.arange(64 * 64, dtype=np.uint16).reshape(64, 64)
@@ -93,3 +93,67 @@ def test_a_severity_that_the_diagnosis_contradicts_is_said(probs, score, warned)
     left_out = replace(profile, severity=replace(profile.severity, healthy="left_out"))
     alone = predictor.severity_notes(np.array(probs), score, left_out)
     assert not warned or alone[0].endswith("COVID-19 alone")
+
+
+@pytest.mark.parametrize(
+    "tags, words",
+    [
+        ({"Modality": "DX", "BodyPartExamined": "CHEST", "ViewPosition": "PA"}, ""),
+        ({"Modality": "CR", "BodyPartExamined": "PORT CHEST", "ViewPosition": "AP"}, ""),
+        ({"Modality": "CT"}, "Modality CT: no radiograph"),
+        ({"Modality": "MR"}, "Modality MR"),
+        ({"Modality": "SEG"}, "Modality SEG"),
+        ({"Modality": "RF"}, ""),  # a chest film may come from a fluoroscopy room
+        ({"Modality": "XRAY"}, ""),  # no word of the standard
+        ({"BodyPartExamined": "HAND"}, "BodyPartExamined HAND: no chest"),
+        ({"BodyPartExamined": "LEFT ANKLES"}, "no chest"),
+        ({"BodyPartExamined": "CSPINE"}, "no chest"),
+        ({"BodyPartExamined": "CHEST_ABDOMEN"}, ""),
+        ({"BodyPartExamined": "POUMON"}, ""),  # a word that the kit does not know
+        ({"PatientOrientation": ["A", "F"]}, "no frontal film"),
+        ({"PatientOrientation": "P\\F"}, "no frontal film"),
+        ({"PatientOrientation": ["R", "F"]}, ""),
+        ({"ViewPosition": "LAO"}, "an oblique view"),
+        ({"ViewPosition": "FRONTAL"}, ""),
+        ({"Manufacturer": "cxrkit"}, "cxrkit predict made this file"),
+        ({"PatientAge": "004Y", "PresentationIntentType": "FOR PROCESSING"}, ""),
+    ],
+)
+def test_which_words_of_a_header_make_a_film_unusable(tags, words):
+    header = Dataset()
+    for keyword, value in tags.items():
+        setattr(header, keyword, value)
+    for given in (header, tags):
+        found = dicom_tags.unusable_by_header(given)
+        assert (not words and not found) or (len(found) == 1 and words in found[0])
+        assert set(found) <= set(dicom_tags.header_warnings(header))
+
+
+def test_words_of_no_standard_are_warned_of():
+    for tags in ({"Modality": "XRAY"}, {"BodyPartExamined": "POUMON"}, {"ViewPosition": "XYZ"}):
+        header = Dataset()
+        for keyword, value in tags.items():
+            setattr(header, keyword, value)
+        assert len(dicom_tags.header_warnings(header)) == 1
+
+
+def test_a_lateral_film_and_a_ct_have_no_numbers_and_say_why(models, tmp_path, monkeypatch):
+    """The pixels are left out of it: the quality control has nothing to say."""
+    monkeypatch.setattr(quality.QualityControl, "check", lambda *of: quality.Checked([], []))
+    rest = {"ViewPosition": "PA", "Modality": "DX"}
+    made = {
+        "sound": rest,
+        "lateral": {**rest, "ViewPosition": "LL"},
+        "ct": {**rest, "Modality": "CT"},
+    }
+    paths = {name: dicom(tmp_path / f"{name}.dcm", PIXELS, **tags) for name, tags in made.items()}
+    found = {name: predictor.predict(path, models, maps=False) for name, path in paths.items()}
+    assert found["sound"].usable and found["sound"].has_numbers and found["sound"].view == "PA"
+    for name, words in (("lateral", "the file says view LL"), ("ct", "Modality CT")):
+        assert not found[name].usable and not found[name].has_numbers
+        assert np.isnan([*found[name].probs.values(), *found[name].array.ravel()]).all()
+        assert words in found[name].unusable[0] and found[name].unusable[0] in found[name].warnings
+        asked = predictor.predict(paths[name], models, maps=False, even_unusable=True)
+        assert asked.has_numbers and asked.unusable == found[name].unusable
+    opened, _ = predictor.open_image(paths["ct"])
+    assert not predictor.predict(opened, models, maps=False).usable, "an Image has its tags too"

@@ -12,10 +12,10 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 
-from cxrkit import NOTICE, cli
+from cxrkit import NOTICE, __version__, cli
 from cxrkit.config.vocabulary import DIAGNOSES, ZONES
 from cxrkit.explain.methods import DEFAULT_METHOD, METHODS
-from cxrkit.inference import files, predictor
+from cxrkit.inference import files, load_models, predictor, trained
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +34,12 @@ def folder(images, tmp_path_factory):
 
 
 def call(*arguments):
+    """Numbers are asked for: the random segmenter finds no lungs, so every image is unusable."""
+    return refused(*arguments, "--even-unusable")
+
+
+def refused(*arguments):
+    """The command as a user gives it."""
     return CliRunner().invoke(cli.main, ["predict", *map(str, arguments)])
 
 
@@ -46,7 +52,11 @@ def test_a_broken_file_is_named_and_skipped_and_the_rest_is_predicted(folder, we
     table = pd.read_csv(tmp_path / "out" / "predictions.csv")
     head = ["path", "p_normal", "p_other", "p_covid", "severity", *ZONES, "warnings"]
     kinds = ("lungs", "severity", *(f"saliency_{name}" for name in DIAGNOSES), "overlay")
-    assert list(table) == [*head, "view", "sha256", *(f"map_{kind}" for kind in kinds)]
+    new = ["view", "model", "version", "usable", "unusable_because", "novelty", "sha256"]
+    late = ["html", *(f"dicom_{kind}" for kind in files.DICOM_FILES)]
+    assert list(table) == [*head, *new, *(f"map_{kind}" for kind in kinds), *late]
+    digest = load_models(weights=weights).digest()
+    assert set(table["model"]) == {f"demo-{digest}"} and set(table["version"]) == {__version__}
     assert list(table["path"]) == [str(folder / "film.png"), str(folder / "sub" / "film.png")]
     np.testing.assert_allclose(table[["p_normal", "p_other", "p_covid"]].sum(axis=1), 1, atol=2e-4)
     np.testing.assert_allclose(table[list(ZONES)].sum(axis=1), table["severity"], atol=4e-4)
@@ -76,6 +86,31 @@ def test_a_broken_file_is_named_and_skipped_and_the_rest_is_predicted(folder, we
     assert (
         "Learnt from virtual patients alone, so expect these to fail on real films: diagnosis_pa, "
         "diagnosis_ap, seg" in about
+    )
+
+
+def test_an_unusable_film_has_a_reason_and_no_numbers_unless_they_are_asked_for(
+    images, weights, tmp_path
+):
+    """The random segmenter finds no lungs."""
+    path, out = images["path"][0], tmp_path / "out"
+    asked = (path, "--view", "PA", "--weights", weights, "--maps")
+    result = refused(*asked, "--out", out)
+    assert result.exit_code == 0 and "1 images predicted (1 of them unusable" in result.output
+    row = pd.read_csv(out / "predictions.csv", dtype=str).iloc[0]
+    numbers = ["p_normal", "p_other", "p_covid", "severity", *ZONES]
+    assert row["usable"] == "no" and row[numbers].isna().all()
+    assert "lungs not found" in row["unusable_because"]
+    assert set(row["unusable_because"].split("; ")) <= set(row["warnings"].split("; "))
+    assert not list(out.glob("*.png")) and row[[f"map_{kind}" for kind in files.MAPS]].isna().all()
+    assert "0 images predicted, 1 finished before" in refused(*asked, "--out", out).output
+
+    mixed = refused(*asked, "--out", out, "--even-unusable")
+    assert mixed.exit_code == 1 and "other answers for unusable films" in mixed.output
+    assert refused(*asked, "--out", out, "--even-unusable", "--overwrite").exit_code == 0
+    row = pd.read_csv(out / "predictions.csv", dtype=str).iloc[0]
+    assert (
+        row["usable"] == "no" and row[numbers].notna().all() and len(list(out.glob("*.png"))) == 6
     )
 
 
@@ -179,3 +214,24 @@ def test_naming_ten_thousand_images_of_one_stem_takes_no_time():
     start = time.perf_counter()
     assert len(set(files.unique_stems(paths))) == 10_000
     assert time.perf_counter() - start < 2
+
+
+def test_a_profile_that_was_asked_for_is_never_swapped(images, weights, tmp_path, monkeypatch):
+    """The shipped files say which profile made them: here it is demo."""
+    monkeypatch.setattr(trained, "SHIPPED", weights)
+    monkeypatch.setattr(trained.locations, "fetched_weights", lambda: tmp_path / "none")
+    monkeypatch.setenv("CXRKIT_STORE", str(tmp_path / "store"))
+    monkeypatch.setenv("CXRKIT_FRESH", "1")
+    path, out = images["path"][0], tmp_path / "out"
+    swapped = call(path, "--out", out, "--profile", "mini")
+    assert swapped.exit_code == 1 and not out.exists()
+    assert "--profile mini was asked for" in swapped.output and "profile demo" in swapped.output
+    assert "cxrkit reproduce --profile" in swapped.output
+    settings = tmp_path / "mine.yaml"
+    settings.write_text("base: demo\nseed: 7\n")
+    own = call(path, "--out", out, "--profile", settings)
+    assert own.exit_code == 1 and "--profile mine was asked for" in own.output
+    default = call(path, "--out", out)
+    assert default.exit_code == 0 and "are of profile demo, not mini" in default.output
+    named = call(path, "--out", tmp_path / "b", "--profile", "mini", "--weights", weights)
+    assert named.exit_code == 0 and "are of profile demo, not mini" in named.output

@@ -19,14 +19,13 @@ import torch
 from cxrkit import cli
 from cxrkit.config.vocabulary import DIAGNOSES
 from cxrkit.data.images import ImageError
-from cxrkit.explain.methods import DEFAULT_METHOD
 from cxrkit.inference import files, outputs, predictor, search
 
-MODELS = SimpleNamespace(digest=lambda: "made-up", about="made-up models\n")
+MODELS = SimpleNamespace(digest=lambda: "made-up", about="made-up models\n", parts={})
 NEVER = "no image"  # content of a file that fails
 
 
-def made_up(path, models, view=None, maps=True, device=None, map_method=DEFAULT_METHOD):
+def made_up(path, models, view=None, maps=True, *rest):
     """A prediction that follows from the content of the file, without networks."""
     grey = cv2.imdecode(np.frombuffer(path.read_bytes() or b"x", np.uint8), cv2.IMREAD_GRAYSCALE)
     if grey is None:
@@ -323,7 +322,8 @@ def command(films, out, weights):
     """`cxrkit predict --maps`, alone in its session."""
     os.setsid()
     torch.set_num_threads(1)
-    cli.main(["predict", *map(str, [films, "--out", out, "--weights", weights, "--maps"])])
+    asked = [films, "--out", out, "--weights", weights, "--maps", "--even-unusable"]
+    cli.main(["predict", *map(str, asked)])
 
 
 @pytest.mark.slow

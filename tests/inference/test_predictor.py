@@ -1,6 +1,7 @@
 """One image in, everything out: against the path that training and evaluation take."""
 
 from dataclasses import replace
+from functools import partial
 
 import cv2
 import numpy as np
@@ -11,15 +12,19 @@ import torch
 from cxrkit.config.choices import Choices
 from cxrkit.config.vocabulary import DIAGNOSES, ZONES
 from cxrkit.data import masked_images, preprocessing
-from cxrkit.inference import predictor, quality
+from cxrkit.inference import novelty, predictor, quality
 from cxrkit.storage.artifacts import Store
 from cxrkit.tasks import diagnosis, severity
 from cxrkit.tasks.diagnosis import DiagnosisTask
 from cxrkit.tasks.segmentation import SegmentationTask
 from cxrkit.tasks.severity import SeverityTask
 from tests.data.test_datasets import dicom
+from tests.fakes import radiograph_files
 from tests.fakes.small_models import SIZE, small_profile
 from tests.inference.test_quality import needs_quality_model
+
+# the random segmenter of these tests finds no lungs, for which an image is unusable
+predict = partial(predictor.predict, even_unusable=True)
 
 
 def grey(path):
@@ -47,7 +52,7 @@ def test_an_image_is_treated_as_in_training_and_evaluation(models, images, tmp_p
         table = DiagnosisTask(own, store).predict(networks[f"diagnosis_{view.lower()}"], images)
         want = table[diagnosis.PROBABILITIES].to_numpy()
         assert np.ptp(want, axis=0).max() > 1e-3, "all images alike: nothing is compared"
-        got = [predictor.predict(path, models, view, maps=False) for path in images["path"]]
+        got = [predict(path, models, view, maps=False) for path in images["path"]]
         np.testing.assert_allclose([list(one.probs.values()) for one in got], want, atol=1e-5)
     rows = pd.DataFrame([one.row("") for one in got])
     np.testing.assert_allclose(rows[list(ZONES)], scored[severity.PREDICTED], atol=1e-5)
@@ -71,7 +76,7 @@ def test_a_model_that_sees_nothing_but_lungs_is_shown_nothing_else(models, image
     blind = replace(models, parts={**models.parts, "diagnosis_pa": own})
 
     def probabilities(which):
-        found = [predictor.predict(path, which, "PA", maps=False) for path in images["path"]]
+        found = [predict(path, which, "PA", maps=False) for path in images["path"]]
         return np.array([list(one.probs.values()) for one in found])
 
     np.testing.assert_allclose(probabilities(blind), want, atol=1e-5)
@@ -91,7 +96,7 @@ def test_a_place_in_the_image_is_the_same_place_in_its_maps(resize):
 
 
 def test_maps_have_the_size_of_the_image_and_keep_to_the_lungs(models, images):
-    found = predictor.predict(images["path"][1], models, "PA")
+    found = predict(images["path"][1], models, "PA")
     assert set(found.maps) == {"lungs", "severity", *(f"saliency_{name}" for name in DIAGNOSES)}
     assert {values.shape for values in found.maps.values()} == {(108, 128)}
     assert (found.maps["severity"][~found.maps["lungs"]] == 0).all()
@@ -102,7 +107,7 @@ def test_maps_have_the_size_of_the_image_and_keep_to_the_lungs(models, images):
 
 def test_the_maps_are_made_by_the_method_that_was_asked_for(models, images):
     def saliency(**options):
-        found = predictor.predict(images["path"][1], models, "PA", **options)
+        found = predict(images["path"][1], models, "PA", **options)
         return np.stack([found.maps[f"saliency_{name}"] for name in DIAGNOSES])
 
     default, attnlrp = saliency(), saliency(map_method="attnlrp")
@@ -114,10 +119,10 @@ def test_the_maps_are_made_by_the_method_that_was_asked_for(models, images):
 
 def test_arrays_work_as_paths_do(models, images):
     pixels = grey(images["path"][0])
-    a, b = predictor.predict(pixels, models), predictor.predict(images["path"][0], models)
+    a, b = predict(pixels, models), predict(images["path"][0], models)
     assert a.probs == b.probs and a.severity == b.severity and a.warnings == b.warnings
     # min-max scaled before equalising: nearly the same image
-    sixteen = predictor.predict(pixels.astype(np.uint16) * 200, models)
+    sixteen = predict(pixels.astype(np.uint16) * 200, models)
     assert sixteen.probs == pytest.approx(a.probs, abs=0.05)
 
 
@@ -128,9 +133,9 @@ def test_the_device_is_the_one_asked_for_else_the_fastest(models, images, monkey
     asked = []
     monkeypatch.setattr(type(models), "to", lambda self, device: asked.append(str(device)))
     monkeypatch.setattr(predictor, "pick_device", lambda: torch.device("cpu"))
-    predictor.predict(images["path"][0], models, "PA", maps=False, device="cpu")
+    predict(images["path"][0], models, "PA", maps=False, device="cpu")
     monkeypatch.setattr(predictor, "pick_device", lambda: torch.device("meta"))
-    predictor.predict(images["path"][0], models, "PA", maps=False)
+    predict(images["path"][0], models, "PA", maps=False)
     assert asked == ["cpu", "meta"]
 
 
@@ -150,15 +155,15 @@ def test_models_move_to_a_device_with_all_their_networks(models):
 def test_the_view_asked_for_then_the_tag_then_both(models, images, tmp_path):
     pixels = grey(images["path"][0]).astype(np.uint16) * 16
     tagged = dicom(tmp_path / "a.dcm", pixels, ViewPosition="AP")
-    only = {view: predictor.predict(tagged, models, view, maps=False) for view in ("PA", "AP")}
+    only = {view: predict(tagged, models, view, maps=False) for view in ("PA", "AP")}
     assert only["PA"].probs != only["AP"].probs
-    assert predictor.predict(tagged, models, maps=False).probs == only["AP"].probs
-    blank = predictor.predict(dicom(tmp_path / "b.dcm", pixels), models, maps=False)
+    assert predict(tagged, models, maps=False).probs == only["AP"].probs
+    blank = predict(dicom(tmp_path / "b.dcm", pixels), models, maps=False)
     assert blank.view == "PA+AP" and "view unknown: mean of the PA and AP models" in blank.warnings
     mean = {name: (only["PA"].probs[name] + only["AP"].probs[name]) / 2 for name in DIAGNOSES}
     assert blank.probs == pytest.approx(mean)
     lateral = dicom(tmp_path / "c.dcm", pixels, ViewPosition="LL")
-    side = predictor.predict(lateral, models, maps=False)
+    side = predict(lateral, models, maps=False)
     assert any("the file says view LL" in text for text in side.warnings) and side.view == "PA+AP"
 
 
@@ -174,7 +179,7 @@ def test_a_view_without_a_model_is_a_warning(models):
         ("view unknown: the PA model was used",),
     )
     with pytest.raises(ValueError, match="unknown view 'lateral'; known: .'AP', 'PA'."):
-        predictor.predict(np.zeros((64, 64), np.uint8), models, "lateral")
+        predict(np.zeros((64, 64), np.uint8), models, "lateral")
 
 
 # warnings
@@ -183,7 +188,7 @@ def test_a_view_without_a_model_is_a_warning(models):
 def test_identifiers_are_warned_of_and_not_repeated(images, models, tmp_path):
     pixels = grey(images["path"][0]).astype(np.uint16) * 16
     named = dicom(tmp_path / "a.dcm", pixels, PatientName="Doe^Jane")
-    found = predictor.predict(named, models, "PA", maps=False)
+    found = predict(named, models, "PA", maps=False)
     assert any("patient identifiers (PatientName)" in text for text in found.warnings)
     assert "Doe" not in " ".join(found.warnings)
 
@@ -199,7 +204,66 @@ def test_an_image_without_faults_is_asked_for_its_lungs(models, images, monkeypa
     path = images["path"][0]
     mask, probs = predictor.segment_lungs(grey(path), models.parts["segmenter"])
     want = quality.lungs_missing(mask, grey(path), probs)
-    assert want and want[0] in predictor.predict(path, lenient, "PA", maps=False).warnings
+    assert want and want[0] in predict(path, lenient, "PA", maps=False).warnings
     monkeypatch.setattr(quality, "lungs_missing", lambda *of: [])
-    found = predictor.predict(path, lenient, "PA", maps=False).warnings
+    found = predict(path, lenient, "PA", maps=False).warnings
     assert not any("lungs not found" in text for text in found)
+
+
+# containers
+
+
+@pytest.mark.parametrize(
+    "syntax, photometric, change",
+    [
+        (None, "MONOCHROME1", 0.0),
+        (None, "MONOCHROME2", 0.0),
+        ("JPEGLosslessProcess14_1", "MONOCHROME2", 0.0),
+        ("JPEGLosslessProcess14_1", "MONOCHROME1", 0.0),
+        ("JPEG2000Lossless", "MONOCHROME2", 0.0),
+        ("JPEGLSLossless", "MONOCHROME2", 0.0),
+        ("JPEGExtendedProcess2_4", "MONOCHROME2", 0.02),  # 12 bits, lossy
+        ("JPEGExtendedProcess2_4", "MONOCHROME1", 0.02),
+    ],
+)
+def test_a_film_of_12_bits_has_one_answer_however_it_is_stored(
+    models, images, tmp_path, syntax, photometric, change
+):
+    """PresentationLUTShape INVERSE stands beside MONOCHROME1, or alone."""
+    if syntax:
+        pytest.importorskip("gdcm", reason="needs the extra: pip install 'cxrkit[dicom]'")
+    deep = cv2.GaussianBlur(grey(images["path"][0]).astype(np.uint16) * 16, (0, 0), 1)
+    tags = {"ViewPosition": "PA", "BitsStored": 12, "HighBit": 11}
+    want = predict(dicom(tmp_path / "plain.dcm", deep, **tags), models, maps=False)
+    tags |= {"PhotometricInterpretation": photometric, "PresentationLUTShape": "INVERSE"}
+    path = dicom(tmp_path / "inverse.dcm", 4095 - deep, **tags)
+    if syntax:
+        path = radiograph_files.compress(path, tmp_path / "packed.dcm", syntax)
+    found = predict(path, models, maps=False)
+    assert found.probs == pytest.approx(want.probs, abs=max(change, 1e-6))
+    assert found.severity == pytest.approx(want.severity, abs=max(6 * change, 1e-6))
+    assert not any("inverted" in text for text in set(found.warnings) - set(want.warnings))
+    wrong = predict(dicom(tmp_path / "wrong.dcm", 4095 - deep, ViewPosition="PA"), models, "PA")
+    assert abs(wrong.severity - want.severity) > 6 * change + 1e-3, "else nothing is compared"
+
+
+# novelty
+
+
+def test_novelty_is_that_of_the_features_that_the_model_sees(models, images):
+    """Statistics of the film itself and copies beside it, against the corpus of the network."""
+    path, part = images["path"][0], models.parts["diagnosis_pa"]
+    assert np.isnan(predict(path, models, "PA", maps=False).novelty), "no statistics, no score"
+    image = predictor.network_input(grey(path), part.profile)
+    with torch.no_grad():
+        features = part.network.corpus(image).mean(dim=(2, 3))[0].numpy()
+    rng = np.random.default_rng(0)
+    near, held_out = (features + rng.normal(0, 1e-3, (40, len(features))) for _ in range(2))
+    for shift, low, high in ((0.0, 0.0, 0.05), (1.0, 1.0, 1.0)):
+        known = novelty.statistics(near + shift, held_out + shift)
+        own = replace(part, metrics={"novelty": known})
+        found = predict(
+            path, replace(models, parts={**models.parts, "diagnosis_pa": own}), "PA", maps=False
+        )
+        assert low <= found.novelty <= high
+        assert any("not seen before" in text for text in found.warnings) == (shift > 0)

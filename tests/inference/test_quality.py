@@ -136,6 +136,7 @@ def test_painted_over_means_that_nothing_of_the_lungs_is_left():
 # trained
 
 
+@pytest.mark.integration
 @needs_shipped
 def test_the_shipped_segmenter_finds_lungs_in_chest_images_and_none_in_other_pictures():
     """Images that no training saw, and corrupted ones; rates on real films: docs/predict.md."""
@@ -159,6 +160,7 @@ def test_the_shipped_segmenter_finds_lungs_in_chest_images_and_none_in_other_pic
     assert np.mean([warned(image) for image in turned]) >= 0.7
 
 
+@pytest.mark.integration
 @needs_quality_model
 def test_the_quality_model_sees_faults_and_leaves_sound_images_alone():
     """Virtual patients that no training saw (another seed).
@@ -244,3 +246,19 @@ def test_real_films_of_other_sources_are_mostly_left_alone(mirror):
     inverted = [np.subtract(film.max(), film) for film in films]
     hits = [quality.FAULTS["inverted"] in control.faults(film) for film in inverted]
     assert np.mean(hits) >= 0.9
+
+
+@needs_quality_model
+def test_unusable_are_some_of_the_warnings(monkeypatch):
+    """By the rule that docs/predict.md states, whatever the networks say."""
+    control = quality.load_quality_control(trained.QUALITY_MODEL)
+    image, mask = np.tile(np.arange(200, dtype=np.uint8), (200, 1)), lung_pair()
+    for name, text in quality.FAULTS.items():
+        monkeypatch.setattr(quality.QualityControl, "faults", lambda *of, text=text: [text])
+        found = control.check(image, mask, 128)
+        assert (text in found.unusable) == (name in ("not_frontal", "inverted", "turned"))
+        assert found.warnings == control.warnings(image, mask, 128)
+    monkeypatch.setattr(quality.QualityControl, "faults", lambda *of: [])
+    found = control.check(image, np.zeros_like(mask), 128)
+    assert found.unusable == ["lungs not found: 0% of the film"]
+    assert set(found.unusable) < {*found.warnings, "x"}

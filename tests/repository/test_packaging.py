@@ -1,7 +1,6 @@
 """Packaging: what is required, what is optional, and what a wheel says and holds."""
 
 import ast
-import importlib.metadata
 import re
 import subprocess
 import sys
@@ -9,6 +8,7 @@ import tomllib
 
 import pytest
 import yaml
+from binder_requirements import canonical, closure
 from packaging.requirements import Requirement
 
 from tests.conftest import CHECKOUT
@@ -60,10 +60,6 @@ LESSONS = {  # the user's packages that the core does without, and what runs and
 
 def project():
     return tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
-
-
-def canonical(name):
-    return re.sub("[-_.]+", "-", name).lower()
 
 
 def names_of(lines):
@@ -159,6 +155,7 @@ for command in (["--help"], ["data", "list"], ["predict", "--help"], ["stage", "
 """
 
 
+@pytest.mark.integration
 def test_predict_works_where_the_lessons_are_not_installed():
     weights = CHECKOUT / "cxrkit" / "inference" / "weights"
     if not (weights / "research" / "segmenter.safetensors").exists():
@@ -189,22 +186,6 @@ def test_colab_has_each_requirement_of_the_core(line):
     assert need.specifier.contains(there), f"Colab has {need.name} {there}"
 
 
-def closure(lines):
-    """Names of requirements, and of theirs, as they are installed here."""
-    found, waiting = set(), [Requirement(line) for line in lines]
-    while waiting:
-        need = waiting.pop()
-        name = canonical(need.name)
-        if name in found or (need.marker and not need.marker.evaluate({"extra": ""})):
-            continue
-        found.add(name)
-        try:
-            waiting += [Requirement(line) for line in importlib.metadata.requires(name) or []]
-        except importlib.metadata.PackageNotFoundError:
-            continue  # of another platform
-    return found
-
-
 def test_nothing_of_colabs_kernel_would_be_replaced():
     assert KERNEL <= set(colab())
     assert closure(project()["dependencies"]) & KERNEL == set()
@@ -217,19 +198,18 @@ def test_colab_runs_a_python_that_the_kit_accepts():
 # lists that repeat the requirements
 
 
-@pytest.mark.parametrize("name", ["environment.yml", "binder/environment.yml"])
-def test_conda_environments_list_every_requirement(name):
-    """conda does not read pyproject, so its files repeat the ranges: none missing, none older."""
+def test_the_conda_environment_lists_every_requirement():
+    """conda does not read pyproject, so its file repeats the ranges: none missing, none older."""
     conda = {"torch": "pytorch-cpu", "opencv-python": "py-opencv", "matplotlib": "matplotlib-base"}
     wanted = [*project()["dependencies"], *project()["optional-dependencies"]["lessons"]]
-    listed = yaml.safe_load((CHECKOUT / name).read_text())["dependencies"]
+    listed = yaml.safe_load((CHECKOUT / "environment.yml").read_text())["dependencies"]
     pattern = re.compile(r"([\w-]+)(?:>=?|=)?(.*)")
     have = dict(pattern.match(line).groups() for line in listed if isinstance(line, str))
     for line in wanted:
         package, low = re.match(r"([\w-]+)>=(.*)", line).groups()
         there = have[conda.get(package, package)]
         assert low.split(".")[:2] == there.split(".")[:2], (
-            f"{package}: pyproject {low}, {name} {there}"
+            f"{package}: pyproject {low}, environment.yml {there}"
         )
 
 

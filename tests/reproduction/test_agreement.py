@@ -58,6 +58,7 @@ def test_the_settings_of_every_shipped_stage_are_those_of_its_profile():
         assert one.ok, one
 
 
+@pytest.mark.integration
 def test_shipped_results_are_found_again_on_films_that_are_drawn_here(drawn):
     """Fails where drawing, preparing, a network or a prediction changed without a new key."""
     _, found = drawn

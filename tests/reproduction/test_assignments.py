@@ -1,5 +1,10 @@
 """Lessons as assignments of nbgrader."""
 
+import os
+import shutil
+import sys
+from pathlib import Path
+
 import nbformat
 import pytest
 from click.testing import CliRunner
@@ -10,16 +15,6 @@ from cxrkit.reproduction import assignments, runner
 from tests.conftest import CHECKOUT
 
 LESSON = CHECKOUT / "notebooks" / "src" / "00_start_here.py"
-
-
-def exercises_of(solved):
-    """The exercises of lesson 00 as a notebook by themselves."""
-    lesson = runner.read_lesson(LESSON, solved)
-    cells = [cell for cell in lesson.cells if "exercise" in cell.metadata.get("tags", [])]
-    imports = "import numpy as np\nfrom cxrkit import simulation\nfrom cxrkit.teaching import check"
-    return nbformat.v4.new_notebook(
-        cells=[nbformat.v4.new_code_cell(imports), *cells], metadata=runner.METADATA
-    )
 
 
 def test_each_exercise_becomes_an_answer_and_a_locked_test():
@@ -55,28 +50,57 @@ def test_the_command_writes_assignments(tmp_path):
         assert any("nbgrader" in cell.metadata for cell in written.cells), source.stem
 
 
-def test_nbgrader_gives_all_points_to_the_solved_and_none_to_the_blank(tmp_path):
-    """nbgrader's own release and autograde, on the exercises of lesson 00."""
+def answered(release):
+    """A released assignment with the solutions of the lesson in its answer cells."""
+    solutions = runner.solutions_of(LESSON)
+    for cell in release.cells:
+        name = cell.metadata.get("nbgrader", {}).get("grade_id", "")
+        if name.startswith("answer_"):
+            solved = solutions[name.removeprefix("answer_").replace("_", ".")]
+            cell.source = assignments.CHECK.sub("", solved).rstrip()
+    return release
+
+
+@pytest.fixture
+def nbgrader_course(tmp_path, monkeypatch):
+    """A course of nbgrader in a folder of its own: its API."""
     pytest.importorskip("nbgrader", reason="pip install nbgrader")
     from nbgrader.apps import NbGraderAPI
     from nbgrader.coursedir import CourseDirectory
     from traitlets.config import Config
 
+    # nbgrader calls alembic by name
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("CXRKIT_STORE", str(tmp_path / "store"))
     config = Config()
     config.CourseDirectory.root = str(tmp_path)
-    config.ClearSolutions.code_stub = {"python": "..."}
-    api = NbGraderAPI(CourseDirectory(config=config), config=config)
+    config.ClearSolutions.code_stub = {"python": "answer = ..."}
+    config.Execute.timeout = config.ExecutePreprocessor.timeout = 300
+    return NbGraderAPI(CourseDirectory(config=config), config=config)
+
+
+@pytest.mark.slow
+def test_nbgrader_gives_all_points_to_the_solved_and_none_to_the_blank(nbgrader_course, tmp_path):
+    """nbgrader's own release and autograde, on the whole lesson 00 as the command writes it."""
+    result = CliRunner().invoke(main, ["lessons", str(tmp_path / "class"), "--nbgrader"])
+    assert result.exit_code == 0, result.output
     source = tmp_path / "source" / "lesson00"
     source.mkdir(parents=True)
-    nbformat.write(assignments.as_assignment(exercises_of(False)), source / "00.ipynb")
-    assert api.generate_assignment("lesson00")["success"]
-    for student, solved in (("right", True), ("blank", False)):
+    shutil.copy(tmp_path / "class" / f"{LESSON.stem}.ipynb", source / "00.ipynb")
+    made = nbgrader_course.generate_assignment("lesson00")
+    assert made["success"], made["log"]
+    release = tmp_path / "release" / "lesson00" / "00.ipynb"
+    for student in ("right", "blank"):
+        handed_in = nbformat.read(release, 4)
+        if student == "right":
+            handed_in = answered(handed_in)
         folder = tmp_path / "submitted" / student / "lesson00"
         folder.mkdir(parents=True)
-        nbformat.write(assignments.as_assignment(exercises_of(solved)), folder / "00.ipynb")
-        outcome = api.autograde("lesson00", student)
+        nbformat.write(handed_in, folder / "00.ipynb")
+        outcome = nbgrader_course.autograde("lesson00", student)
         assert outcome["success"], outcome["log"]
-    names = [each for each in teaching.list_exercises().values() if each.name.startswith("00.")]
-    points = sum(assignments.POINTS[each.level] for each in names)
-    graded = {each["student"]: each for each in api.get_submissions("lesson00")}
-    assert graded["right"]["score"] == points and graded["blank"]["score"] == 0
+    exercises = [e for e in teaching.list_exercises().values() if e.name.startswith("00.")]
+    points = sum(assignments.POINTS[exercise.level] for exercise in exercises)
+    graded = {each["student"]: each for each in nbgrader_course.get_submissions("lesson00")}
+    assert graded["right"]["score"] == points == graded["right"]["max_score"]
+    assert graded["blank"]["score"] == 0

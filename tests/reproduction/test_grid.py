@@ -255,6 +255,7 @@ def test_few_films_are_whole_splits_cut_by_the_seed():
 # running
 
 
+@pytest.mark.integration
 def test_a_failed_cell_is_reported_and_the_rest_goes_on(tmp_path, images):
     store, profile = artifacts.Store(tmp_path, images), tiny()
     three = {
@@ -339,6 +340,7 @@ def test_an_artifact_travels_by_an_address(tmp_path, scheme):
     assert len(made) == 4
 
 
+@pytest.mark.integration
 def test_a_cell_that_a_worker_made_in_a_root_of_its_own_is_seen_and_measured_here(
     tmp_path, images, monkeypatch
 ):

@@ -256,9 +256,10 @@ def test_a_change_of_text_alone_runs_nothing(built, tmp_path, monkeypatch):
     assert target.read_bytes() == before and not builder.retext(source, tmp_path / "none.ipynb")
 
 
+@pytest.mark.integration
 def test_nbval_compares_the_checks_of_a_built_lesson(pair, tmp_path):
-    """End to end: the stripped notebook passes nbval as `make test` calls it, and a wrong stored
-    output fails it.
+    """End to end: the stripped notebook passes nbval as `make test-all` calls it, and a wrong
+    stored output fails it.
     """
     command = [
         sys.executable,

@@ -228,6 +228,7 @@ def test_a_rare_kind_is_taken_whole_and_one_patient_is_not_all_of_a_kind():
     assert sorted(few["group_id"]) == list("abcde")
 
 
+@pytest.mark.integration
 def test_a_dry_run_decodes_few_films_of_however_many(tmp_path, few_draws):
     """4,160 frontal films of CheXpert and as many of the NIH, all of them there: two trainings
     decode no more than of a quarter.
@@ -260,6 +261,7 @@ def test_a_dry_run_decodes_few_films_of_however_many(tmp_path, few_draws):
 # the whole path
 
 
+@pytest.mark.integration
 def test_every_stage_runs_on_the_public_layouts(made):
     for name, folder in made.items():
         found = read_json(folder / "metrics.json")
@@ -305,6 +307,7 @@ def test_the_plan_counts_the_films_that_teach(store):
     assert count["lungs: unet_normal"] == 2 and count["lungs: unet_both"] == 6
 
 
+@pytest.mark.integration
 def test_the_plan_is_said_and_stops_where_the_disk_is_too_small(root, store, monkeypatch):
     (root / "rsna").mkdir()
     monkeypatch.setattr(plan.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
@@ -427,6 +430,7 @@ def test_parameter_files_fit_every_lesson(path):
         assert set(given) <= set(papermill.inspect_notebook(str(lesson)))
 
 
+@pytest.mark.integration
 def test_reproduce_says_the_plan_first_and_stops_without_the_data(tmp_path):
     called = CliRunner().invoke(
         cli.main,

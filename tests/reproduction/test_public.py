@@ -219,6 +219,7 @@ def test_the_plan_of_one_lesson_reads_what_that_lesson_needs(root, tmp_path, few
     assert "backbone" in said and "cannot be made" not in said and "severity" not in said
 
 
+@pytest.mark.integration
 def test_every_stage_runs_on_public_trees(store, few_draws):
     """The small twin of the dry run at full size."""
     with warnings.catch_warnings():

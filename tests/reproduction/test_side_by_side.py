@@ -83,6 +83,7 @@ def test_what_fails_stops_what_depends_on_it_and_nothing_else(tmp_path):
     assert "ValueError: bad cannot be made" in (tmp_path / "logs" / "bad.log").read_text()
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_every_stage_after_its_checkpoint(tmp_path, number):
     steps = {name: Step(name, 300, ()) for name in ("left", "right", "third")}
@@ -128,9 +129,11 @@ def test_the_steps_of_lessons_are_what_is_missing(tmp_path):
     assert names_of(few) == {"cohort", "backbone"}
     stages.folder_of(DEMO, "backbone", store).mkdir()
     fewer = side_by_side.steps_of(DEMO, store, ["04"])
-    assert names_of(fewer) == {"cohort", "diagnosis_pa", "diagnosis_ap"}
+    assert names_of(fewer) == {"cohort", "diagnosis_pa", "diagnosis_ap", "marker_study"}
     cohort = stages.folder_of(DEMO, "cohort", store).name
-    assert {step.before for step in fewer.values()} == {(), (cohort,)}
+    before = {step.stage: step.before for step in fewer.values()}
+    assert before["cohort"] == () and before["diagnosis_pa"] == (cohort,)
+    assert before["diagnosis_ap"] == (cohort,) and cohort in before["marker_study"]
 
 
 def test_a_profile_without_virtual_images_draws_no_cohort_for_itself(tmp_path):

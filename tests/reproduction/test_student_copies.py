@@ -41,3 +41,21 @@ def test_a_checkout_gives_its_committed_notebooks(tmp_path):
         assert path.read_bytes() == (CHECKOUT / "notebooks" / path.name).read_bytes()
         for cell in nbformat.read(path, as_version=4).cells:
             assert "solution" not in cell.metadata.get("tags", []) or "your" in cell.source.lower()
+
+
+def lines_of(source):
+    """Lines of code that are long enough to give something away."""
+    return {line.strip() for line in source.splitlines() if len(line.strip()) > 24}
+
+
+@pytest.mark.parametrize("options", [(), ("--nbgrader",), ("--track", "story")])
+def test_nothing_that_students_get_holds_a_line_of_a_solution(tmp_path, options):
+    result = CliRunner().invoke(main, ["lessons", str(tmp_path), *options])
+    assert result.exit_code == 0, result.output
+    for source in runner.lesson_sources():
+        blank = lines_of("\n".join(c.source for c in runner.read_lesson(source).cells))
+        solutions = runner.solutions_of(source).values()
+        secret = set().union(*map(lines_of, solutions)) - blank
+        (copy,) = tmp_path.glob(f"{source.stem}*.ipynb")
+        given = lines_of("\n".join(c.source for c in nbformat.read(copy, as_version=4).cells))
+        assert len(secret) > 3 and secret.isdisjoint(given), source.stem

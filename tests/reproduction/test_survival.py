@@ -34,6 +34,8 @@ from tests.fakes import processes
 from tests.fakes.disks import largest_file
 from tests.fakes.lessons import code, lesson
 
+pytestmark = pytest.mark.integration  # processes are killed at many moments
+
 CPU = torch.device("cpu")
 # alike in every process
 TRAINING = Training(lr=0.01, batch=4, steps=12, checkpoint_every=3, threads=1)

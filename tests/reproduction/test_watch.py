@@ -66,6 +66,7 @@ def gone(pids, seconds=20):
 # lessons
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     "ending, message",
     [
@@ -88,6 +89,7 @@ def test_what_a_lesson_started_ends_with_it(tmp_path, ending, message):
     assert watch.MARK not in os.environ
 
 
+@pytest.mark.integration
 def test_the_deadline_ends_what_a_lesson_started_too(tmp_path):
     write_lesson(tmp_path, "time.sleep(300)")
     with pytest.raises(runner.LessonFailed, match="deadline"):
@@ -95,6 +97,7 @@ def test_the_deadline_ends_what_a_lesson_started_too(tmp_path):
     assert not running(wait_for(tmp_path / "pids.txt", seconds=0.1))
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("name, status", [("SIGINT", 1), ("SIGTERM", 143)])
 def test_an_interrupted_run_leaves_no_process_and_no_file_behind(tmp_path, name, status):
     """Ctrl-C, or the end of a batch job; the cell ignores interrupts."""
@@ -148,6 +151,7 @@ def test_a_call_in_a_subprocess_returns_or_raises_as_here():
         watch.call_in_subprocess(calls.die)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGKILL"])
 def test_a_call_in_a_subprocess_ends_with_whoever_waits_for_it(tmp_path, name):
     """A process that measures a plan holds gigabytes of a GPU."""

@@ -58,18 +58,6 @@ def predicted(table, how):
     return table.assign(**dict(zip(PROBABILITIES, p.T, strict=True)))
 
 
-def test_log_ratio_by_hand():
-    p = [[0.2, 0.4, 0.4], [0.5, 0.25, 0.25], [0.0, 1.0, 0.0]]
-    np.testing.assert_allclose(
-        within_source.log_ratio(p, "other_infection", "normal"),
-        [np.log(2), -np.log(2), -np.log(within_source.SMALLEST_PROBABILITY)],
-    )
-    np.testing.assert_allclose(
-        within_source.log_ratio(p, "covid19", "other_infection"),
-        [0, 0, np.log(within_source.SMALLEST_PROBABILITY)],
-    )
-
-
 def test_source_and_class_by_hand():
     table = pd.DataFrame(
         {"dataset": list("aabbc"), "diagnosis": ["normal", "other_infection"] * 2 + ["covid19"]}

@@ -62,6 +62,7 @@ def test_an_interrupted_run_goes_on_and_ends_the_same(drawn, tmp_path, monkeypat
     assert np.array_equal(cohort.Cohort(tmp_path).images, drawn.images)
 
 
+@pytest.mark.integration
 def test_digest_is_the_same_in_other_processes(drawn, tmp_path):
     """Two new interpreters with their own hash seeds plan the same films and draw them alike."""
     cohort.draw_cohort(tmp_path, TINY, seed=0, workers=2)
@@ -212,6 +213,7 @@ def _fill(folder, rows, barrier):
     cohort.fill(folder, rows)
 
 
+@pytest.mark.integration
 def test_two_processes_fill_one_cohort(asked, drawn):
     context = multiprocessing.get_context("spawn")
     barrier = context.Barrier(2)
@@ -229,6 +231,7 @@ def test_two_processes_fill_one_cohort(asked, drawn):
     assert np.array_equal(asked.images[rows], drawn.images[rows])
 
 
+@pytest.mark.integration
 def test_many_anatomies_are_drawn_by_processes(asked, drawn, monkeypatch):
     monkeypatch.setattr(cohort, "MANY", 2)
     monkeypatch.setattr(cohort, "fitting_workers", lambda jobs: 2)

@@ -3,7 +3,6 @@ and a backbone that must not run.
 """
 
 import math
-import pickle
 from dataclasses import replace
 
 import numpy as np
@@ -368,9 +367,10 @@ def run(table, store, folder, settings, kind=Watched):
 
 def test_a_frozen_backbone_sees_every_image_once_and_stays_to_the_bit(table, store, tmp_path):
     counts = table[~table["external"]]["split"].value_counts()
-    for steps in (6, 12):
-        before, model, passes = run(table, store, tmp_path / str(steps), profile(steps=steps))
-        assert passes == counts["train"] + counts["val"], "whatever the number of steps"
+    own = Store(tmp_path / "store")
+    before, model, passes = run(table, own, tmp_path / "6", profile(steps=6))
+    assert passes == counts["train"] + counts["val"], "whatever the number of steps"
+    assert run(table, own, tmp_path / "12", profile(steps=12))[2] == 0, "and never again"
     after = model.state_dict()
     assert any("running_mean" in name for name in after)
     assert all(
@@ -389,55 +389,6 @@ def test_a_trained_backbone_moves_and_sees_every_step(table, store, tmp_path):
     assert not torch.equal(
         before["features.norm0.running_mean"], after["features.norm0.running_mean"]
     )
-
-
-def test_a_corpus_on_disk_is_that_in_memory_to_the_bit_and_goes_after_the_training(
-    table, store, tmp_path
-):
-    train, settings = split_parts(table)["train"], profile()
-    task = DiagnosisTask(settings, store, CPU)
-    model, on_disk = task.initialise(), tmp_path / "train.npy"
-    kept = task.corpus(model, train, on_disk)
-    whole = loop.evaluate(
-        model,
-        task.dataset(train),
-        ("features",),
-        device=CPU,
-        forward=lambda model, batch: {"features": model.corpus(batch["image"])},
-    )["features"]
-    there, rows = pickle.loads(pickle.dumps(kept)), [5, 0, 5, len(train) - 1]
-    assert len(pickle.dumps(kept)) < 10_000 < on_disk.stat().st_size
-    assert len(there) == len(kept) == len(train)
-    for dataset in (kept, there, kept):
-        batch = dataset.batch(rows)
-        assert torch.equal(batch["features"], whole[rows]) and batch["index"].tolist() == rows
-
-    class InMemory(Watched):
-        def corpus(self, model, table, file):
-            mapped = super().corpus(model, table, file).batch(range(len(table)))
-            return batches.Tensors(**{name: tensor[:] for name, tensor in mapped.items()})
-
-    _, from_disk, _ = run(table, store, tmp_path / "disk", settings)
-    _, from_memory, _ = run(table, store, tmp_path / "memory", settings, InMemory)
-    assert all(
-        torch.equal(tensor, from_memory.state_dict()[name])
-        for name, tensor in from_disk.state_dict().items()
-    )
-    assert {path.name for path in (tmp_path / "disk").iterdir()} == {
-        "weights.safetensors",
-        "history.json",
-    }
-
-
-def test_a_training_that_stops_leaves_no_corpus(table, store, tmp_path, monkeypatch):
-    def stops(*args, **options):
-        assert (tmp_path / "corpus" / "train.npy").exists()
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(loop, "fit", stops)
-    with pytest.raises(KeyboardInterrupt):
-        run(table, store, tmp_path, profile())
-    assert not any(tmp_path.iterdir())
 
 
 def test_frozen_training_is_the_same_from_corpus_and_from_image(table, store, tmp_path):
@@ -463,12 +414,14 @@ def test_frozen_training_is_the_same_from_corpus_and_from_image(table, store, tm
         torch.testing.assert_close(fast.state_dict()[name], tensor, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("head", ["softmax", "binary"])
 def test_it_learns_the_planted_signs_for_a_hospital_never_seen(table, store, tmp_path, head):
-    settings = profile(frozen=False, steps=120, eval_every=0)
+    # the learning rate falls to 0: at its height the result hangs on the last steps, 0.81 to 1.00
+    settings = profile(frozen=False, steps=120, eval_every=0, schedule="cosine", warmup=10)
     settings = replace(settings, choices=replace(settings.choices, class_head=head))
     make(tmp_path, settings, table, store)
-    assert read_json(tmp_path / "metrics.json")["sites"]["far"]["auc"]["value"] > 0.95
+    assert read_json(tmp_path / "metrics.json")["sites"]["far"]["auc"]["value"] > 0.9
 
 
 def test_the_gradient_is_clipped_at_norm_1(table, store, tmp_path, monkeypatch):
@@ -563,6 +516,7 @@ def test_an_interrupted_training_goes_on_to_the_same_weights(
     )
 
 
+@pytest.mark.integration
 def test_the_stages_on_a_tiny_virtual_cohort(tmp_path):
     """From nothing to the metrics of both views: cohort, backbone, corpus ViT."""
     quick = sections.Training("adamw", lr=1e-3, batch=8, steps=2, log_every=1)
@@ -698,3 +652,25 @@ def test_a_view_takes_its_images_from_the_model_of_both(table, store, tmp_path):
         "external"
     ] == len(own)
     assert sum(found["external"]["n"].values()) < sum(result["external"]["n"].values())
+
+
+def test_log_ratio_by_hand():
+    p = [[0.2, 0.4, 0.4], [0.5, 0.25, 0.25], [0.0, 1.0, 0.0]]
+    np.testing.assert_allclose(
+        diagnosis.log_ratio(p, "other_infection", "normal"),
+        [np.log(2), -np.log(2), -np.log(diagnosis.SMALLEST_PROBABILITY)],
+    )
+    np.testing.assert_allclose(
+        diagnosis.log_ratio(p, "covid19", "other_infection"),
+        [0, 0, np.log(diagnosis.SMALLEST_PROBABILITY)],
+    )
+
+
+def test_covid_against_other_leaves_normal_images_out():
+    truth = np.array([0, 1, 2, 2, 1])
+    p = np.array(
+        [[0.9, 0, 0.1], [0.5, 0.3, 0.2], [0.2, 0.1, 0.7], [0.8, 0.15, 0.05], [0.4, 0.1, 0.5]]
+    )
+    # COVID-19 over other infection: 7 and 1/3 of the two with it, 2/3 and 5 of the others
+    assert diagnosis.covid_against_other(truth, p) == 0.5
+    np.testing.assert_equal(diagnosis.covid_against_other(truth[:2], p[:2]), np.nan)

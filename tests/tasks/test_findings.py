@@ -273,8 +273,12 @@ def test_pointing_at_the_truth_hits_and_elsewhere_misses(task):
     """Maps made of the truth itself, on three images of a virtual ward: 1.0; turned round: 0; the
     chance is the share of cells, by hand.
     """
-    hospital = hospital_module.Hospital("elm", ward="findings", n=30, size=64)
-    found = pd.DataFrame([hospital[i].findings for i in range(30)])
+    hospital = hospital_module.Hospital(
+        "elm", ward="findings", n=30, size=64
+    )  # nothing is drawn yet
+    found = pd.DataFrame(
+        [hospital.condition_of(i).findings() for i in range(30)]
+    )  # nothing is drawn
     most = found.drop(columns="no_finding").sum(axis=1).nlargest(3).index
     urls = [hospital.url(int(i)) for i in most]
     table = (
@@ -388,6 +392,29 @@ def test_validation_picks_the_step_of_the_best_auc(table, store, tmp_path):
     assert len(history) == 3 and findings.mean_auc(
         split["val"][list(FINDINGS)].to_numpy(), logits
     ) == pytest.approx(best)
+
+
+@pytest.mark.parametrize("network, stride", [("densenet", 16), ("efficientnet_lite0", 32)])
+def test_on_a_frozen_backbone_the_head_alone_learns(table, store, tmp_path, network, stride):
+    """Features stay to the bit, and logits of corpora are those of images."""
+    backbone = replace(TINY.backbone, network=network, stride=stride, frozen=True)
+    task = FindingsTask(replace(TINY, backbone=backbone), store, CPU)
+    before = task.initialise().state_dict()
+    model = task.fit(tmp_path, split_parts(table)["train"])
+    after = model.state_dict()
+    moved = {name for name in after if not torch.equal(before[name], after[name])}
+    assert moved == {"head.weight", "head.bias"}
+    val = split_parts(table)["val"]
+    found = task.predict(model, val)[LOGITS].to_numpy()
+    with torch.no_grad():
+        logits = model(task.dataset(val).batch(range(len(val)))["image"])["logits"]
+    np.testing.assert_allclose(found, logits.numpy(), atol=1e-5)
+
+
+def test_an_unknown_backbone_is_refused_with_the_known_ones():
+    unknown = replace(TINY, backbone=replace(TINY.backbone, network="vgg"))
+    with pytest.raises(ValueError, match="unknown backbone.*densenet.*efficientnet_lite0"):
+        FindingsTask(unknown).network()
 
 
 def test_training_starts_from_the_weights_it_is_given(table, store, trained, tmp_path):

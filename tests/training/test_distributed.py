@@ -28,6 +28,8 @@ from cxrkit.training import batches, checkpoint, distributed, loop, losses
 from tests.conftest import CHECKOUT
 from tests.fakes import processes, trees
 
+pytestmark = pytest.mark.integration  # each test starts the processes of a training
+
 CPU = torch.device("cpu")
 TRAINING = Training(
     optimizer="sgd",

@@ -703,6 +703,7 @@ def wait_for_step(folder, step, process):
     raise TimeoutError
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     "kills", [(7,), pytest.param((1, 2, 5, 11, 12, 19), marks=pytest.mark.slow)]
 )

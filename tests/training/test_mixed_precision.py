@@ -218,6 +218,7 @@ def grid():
     return parameters
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(("stage", "profile"), grid())
 def test_every_cell_of_the_grid(asked, stage, profile):
     if profile.variant.model == "timm_hybrid":

@@ -70,6 +70,7 @@ def image_with_colour_bar():
     return viz.stamp(figure)
 
 
+@pytest.mark.integration
 def test_importing_and_plotting_change_no_setting_and_no_hook():
     assert len(MODULES) == 5
     subprocess.run([sys.executable, "-c", UNTOUCHED, *MODULES], check=True, timeout=120)

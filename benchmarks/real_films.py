@@ -1,0 +1,212 @@
+"""What carries from one source of real films to another; writes a JSON file.
+
+    python benchmarks/real_films.py --mirror DIR --out docs/lab/real_films.json
+
+A corpus ViT on the frozen ImageNet features of EfficientNet-Lite0 is compared with what a user
+would try first: a linear model of the same features (mean and maximum over the film), and one of
+16x16 thumbnails, all taught by the same films. Inside a source each film is predicted by models
+that never saw its patient (five folds); across, by models that never saw its source. Kermany's two
+sets are one source. Every contrast is of two classes of one source, so no model can win by knowing
+the source. One seed. It needs `pip install "cxrkit[lite]"` and the prepared films; a training that
+has ended is not repeated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from cxrkit.config import profiles
+from cxrkit.config.sections import DenseNet, Sources, Training, ViT
+from cxrkit.data.manifests import fold_of
+from cxrkit.evaluation import linear_probe, metrics, resampling
+from cxrkit.evaluation.summaries import interval_dict
+from cxrkit.models.pretrained import load_imagenet_backbone
+from cxrkit.pipeline.task_data import images_for
+from cxrkit.reproduction import environment
+from cxrkit.shortcuts.within_source import log_ratio
+from cxrkit.storage.artifacts import Store, key
+from cxrkit.storage.atomic import write_json
+from cxrkit.tasks.diagnosis import PROBABILITIES, DiagnosisTask, codes
+from cxrkit.tasks.frozen_backbone import corpora_of
+
+DRAWS = 2000  # of patients, for an interval
+PART = 256  # corpora in memory at once
+DATASETS = ("cohen", "cxnet", "hannover", "kermany", "kermany_224", "nih_cxr14", "shenzhen")
+SOURCE = {"kermany_224": "kermany"}  # datasets of the same hospital are one source
+PROFILE = replace(
+    profiles.mini(),
+    manifests=DATASETS,
+    image_size=320,
+    backbone=DenseNet(
+        network="efficientnet_lite0", stride=32, initial_weights="imagenet", frozen=True
+    ),
+    transformer=ViT(
+        embed_dim=64, depth=2, num_heads=4, frozen=True, flip=0.5, initialisation="narrow"
+    ),
+    transformer_training=Training(
+        "adamw",
+        lr=5e-4,
+        batch=32,
+        steps=300,
+        schedule="cosine",
+        warmup=30,
+        weight_decay=0.1,
+        clip=1.0,
+        threads=1,
+    ),
+    sources=Sources(shares=tuple((name, 1 / len(DATASETS)) for name in DATASETS)),
+)
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """A source, and two of its classes."""
+
+    source: str
+    negative: str
+    positive: str
+    readers: bool = False  # the classes are what radiologists said of the films
+
+
+CONTRASTS = (
+    Contrast("nih_cxr14", "normal", "other_infection"),
+    Contrast("kermany", "normal", "other_infection"),
+    Contrast("shenzhen", "normal", "other_infection"),
+    Contrast("cohen", "other_infection", "covid19"),
+)
+MODELS = ("corpus ViT", "linear probe", "thumbnails")
+
+
+def read_films(store: Store) -> pd.DataFrame:
+    """All films with a diagnosis, and their `source`."""
+    table = images_for(PROFILE, "diagnosis", store)
+    return table.assign(source=table["dataset"].replace(SOURCE)).reset_index(drop=True)
+
+
+def features_of(task: DiagnosisTask, table: pd.DataFrame) -> np.ndarray:
+    """Mean and maximum of the ImageNet features of each film, (n, 2 C)."""
+    model = task.initialise((load_imagenet_backbone(PROFILE.backbone.network),))
+    corpora = corpora_of(model, task.dataset(table), table, task.store, task.device)
+    rows = []
+    for start in range(0, len(table), PART):
+        corpus = corpora.gather(range(start, min(start + PART, len(table))))
+        rows.append(torch.cat([corpus.mean((2, 3)), corpus.amax((2, 3))], 1).numpy())
+    return np.concatenate(rows)
+
+
+def of_vit(task: DiagnosisTask, table: pd.DataFrame, fold: np.ndarray, work: Path) -> np.ndarray:
+    """Probabilities of each film by a corpus ViT taught without its fold: (n, K).
+
+    Args:
+        task: of the profile.
+        table: all films.
+        fold: name of each film's fold or source, (n,).
+        work: where each finished training leaves its predictions.
+    """
+    initial = (load_imagenet_backbone(PROFILE.backbone.network),)
+    out = np.zeros((len(table), len(PROBABILITIES)))
+    for name in np.unique(fold):
+        held_out = fold == name
+        train = table[~held_out & ~table["group_id"].isin(table["group_id"][held_out])]
+        test = table[held_out].reset_index(drop=True)
+        file = work / f"without_{name}.csv"
+        if not file.exists():
+            model = task.fit(work / f"{name}", train.reset_index(drop=True), None, initial)
+            found = task.predict(model, test)[["path", *PROBABILITIES]]
+            task.store.write_table(file, found)
+        found = task.store.read_table(file).set_index("path")
+        out[held_out] = found.loc[test["path"], PROBABILITIES].to_numpy()
+    return out
+
+
+def auc_of(y: np.ndarray, score: np.ndarray) -> float:
+    """Area under the ROC curve."""
+    return metrics.auc(y, score)
+
+
+def compare(
+    table: pd.DataFrame, found: dict[str, np.ndarray], contrast: Contrast
+) -> dict[str, Any]:
+    """AUC of each model on a contrast, and the corpus ViT minus each other.
+
+    Args:
+        table: all films.
+        found: model -> probabilities (n, K).
+        contrast: a source and two classes.
+    """
+    classes = (contrast.negative, contrast.positive)
+    on = (table["source"] == contrast.source) & table["diagnosis"].isin(classes)
+    y = (table.loc[on, "diagnosis"] == contrast.positive).to_numpy(float)
+    groups = table.loc[on, "group_id"].to_numpy()
+    scores = {
+        name: log_ratio(p[on.to_numpy()], contrast.positive, contrast.negative)
+        for name, p in found.items()
+    }
+    row: dict[str, Any] = {
+        "source": contrast.source,
+        "classes": list(classes),
+        "films": [int((y == 0).sum()), int(y.sum())],
+    }
+    for name, score in scores.items():
+        triple = resampling.bootstrap(auc_of, y, score, groups=groups, draws=DRAWS)
+        row[name] = interval_dict(triple, len(y))
+    for name in MODELS[1:]:
+        row[f"minus {name}"] = resampling.paired_bootstrap(
+            auc_of, y, scores[MODELS[0]], scores[name], groups=groups, draws=DRAWS
+        )
+    return row
+
+
+def studies(table: pd.DataFrame) -> Iterator[tuple[str, np.ndarray]]:
+    """The two questions: "inside", folds of patients, and "across", folds of sources."""
+    inside = table["group_id"].map(lambda group: f"fold{fold_of(group, PROFILE.folds)}")
+    yield "inside", inside.to_numpy(str)
+    yield "across", table["source"].to_numpy(str)
+
+
+def measure(store: Store) -> dict[str, Any]:
+    """Both questions for all contrasts, ready for JSON."""
+    task = DiagnosisTask(PROFILE, store)
+    table = read_films(store)
+    y, groups = codes(table), table["group_id"].to_numpy()
+    linear = {
+        "linear probe": features_of(task, table),
+        "thumbnails": linear_probe.trivial_features("equalised thumbnail", table, PROFILE, store),
+    }
+    work = store.root / f"real_films-{key(asdict(PROFILE))}"
+    out: dict[str, Any] = {"films": table["source"].value_counts().to_dict()}
+    for question, fold in studies(table):
+        found = {"corpus ViT": of_vit(task, table, fold, work)}
+        for name, x in linear.items():
+            print(question, name, flush=True)
+            found[name] = linear_probe.out_of_fold_predictions(x, y, groups, fold)
+        rows = [compare(table, found, contrast) for contrast in CONTRASTS]
+        mean = {name: float(np.mean([row[name]["value"] for row in rows])) for name in MODELS}
+        out[question] = {"contrasts": rows, "mean": mean}
+    return out
+
+
+def main() -> None:
+    """Parse the arguments and write the JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--mirror", required=True, help="folder with prepared real films")
+    parser.add_argument("--store", help="folder of the artifacts (default: that of the kit)")
+    parser.add_argument("--out", required=True, type=Path)
+    options = parser.parse_args()
+    start = time.time()
+    result = measure(Store(options.store, data=options.mirror))
+    result |= {"seconds": round(time.time() - start), "provenance": environment.provenance()}
+    write_json(options.out, result)
+
+
+if __name__ == "__main__":
+    main()
