@@ -50,6 +50,15 @@ TOKEN_ROWS = {
     "trained with even attention": ("minus trained with even attention", "reported"),
     "tokens shuffled at test": ("cost of shuffling", "at least 0.25"),
 }
+SWEEP_MODELS = (  # of benchmarks/attention_pays.py, the proposed one first
+    "corpus ViT",
+    "ViT without positions",
+    "ViT with even attention",
+    "MLP on tokens side by side",
+    "MLP on a bag of tokens",
+    "linear on the mean token",
+)
+NOT_RUN = "not run"
 LOST = "not available"  # cells of the paper's tables that are lost
 
 
@@ -330,6 +339,69 @@ def usable() -> list[str]:
     return lines
 
 
+def attention_pays() -> list[str]:
+    """Models of the same true tokens over arrangement and training films."""
+    path = ROOT / "docs" / "lab" / "attention_pays.json"
+    found = read_json(path) if path.exists() else {}
+    if not found.get("aucs"):
+        return [f"The sweep was {NOT_RUN}."]
+    aucs, differences = (pd.DataFrame(found[name]) for name in ("aucs", "differences"))
+    head = "| arrangement | training films | " + " | ".join(SWEEP_MODELS) + " |"
+    lines = [head, "|---" * (2 + len(SWEEP_MODELS)) + "|"]
+    for at, part in _by_setting(aucs):
+        rows = part.set_index("model").to_dict("index")
+        cells = [_sweep_cell(rows.get(model)) for model in SWEEP_MODELS]
+        lines.append(f"| {at} | {' | '.join(cells)} |")
+    proposed, *others = SWEEP_MODELS
+    head = f"| arrangement | training films | {proposed} minus " + " | minus ".join(others) + " |"
+    lines += ["", head, "|---" * (2 + len(others)) + "|"]
+    for at, part in _by_setting(differences):
+        rows = part.set_index("minus").to_dict("index")
+        cells = [_sweep_cell(rows.get(model), "difference") for model in others]
+        lines.append(f"| {at} | {' | '.join(cells)} |")
+    picture = "![AUC of six models over arrangement and training films](img/attention_pays.png)"
+    return [picture, "", *lines, "", *(f"- {one}" for one in _sweep_facts(found, aucs))]
+
+
+def _by_setting(rows: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Rows of each setting, and the first cells of its line: one sweep, then the other."""
+    usual = rows["images"].mode()[0]
+    for _, sweep in rows.groupby(rows["images"] != usual):
+        for (arrangement, images), part in sweep.groupby(["arrangement", "images"]):
+            yield f"{arrangement:g} | {images}", part
+
+
+def _sweep_cell(row: dict[str, Any] | None, column: str = "value") -> str:
+    """A value with its interval, and the word where there is one."""
+    if row is None:
+        return NOT_RUN
+    text = _triple([row[column], row["low"], row["high"]], 3)
+    return f"{text} **{row['conclusion']}**" if "conclusion" in row else text
+
+
+def _sweep_facts(found: dict[str, Any], aucs: pd.DataFrame) -> list[str]:
+    """What a reader of the sweep's tables must know, from its file."""
+    rows = pd.DataFrame(found["rows"])
+    trained = rows[~rows["search"]]
+    seeds = sorted(set(aucs["seeds"]))
+    rates = trained.groupby("model", sort=False)["rate"].first()
+    weights = found["recipe"]["weights"]
+    models = [f"{name} {weights[name]} and {rate:g}" for name, rate in rates.items()]
+    capped = trained[trained["end"] == "cap"].groupby("model", sort=False).size()
+    at_cap = ", ".join(f"{n} of {name}" for name, n in capped.items()) or "none"
+    n = len(found["external"]["covid"])
+    return [
+        f"Seeds of each cell: {' or '.join(map(str, seeds))}. Tested on {n} patients of "
+        f"{len(set(found['external']['anatomies'].split()))} anatomies.",
+        f"Weights, and the learning rate that the search chose: {'; '.join(models)}.",
+        f"Trainings: {len(rows)} with the search, {found['CPU seconds'] / 60:.0f} CPU minutes. "
+        f"They end where the validation loss no longer falls, or at {found['recipe']['cap, steps']}"
+        f" steps: {at_cap}.",
+        f"The words have a margin of {found['recipe']['margin']} AUC; the p-values of a line are "
+        "adjusted for their number (Holm).",
+    ]
+
+
 def starts() -> list[str]:
     """What the first weights of `mini` buy: tools/starts.py."""
     lines = ["| learns | begins as | value | own start minus this, same films |", "|---" * 4 + "|"]
@@ -364,6 +436,7 @@ TABLES: dict[tuple[str, str], Callable[[], list[str]]] = {
     ("README.md", "lessons"): lessons,
     ("docs/virtual_hospitals.md", "true tokens"): true_tokens,
     ("docs/virtual_hospitals.md", "learnt corpus"): learnt_corpus,
+    ("docs/virtual_hospitals.md", "attention pays"): attention_pays,
     ("docs/mini.md", "starts"): starts,
     ("docs/mini.md", "sources"): real_films,
     ("docs/predict.md", "usable"): usable,

@@ -34,6 +34,9 @@ from .resampling import paired_bootstrap as paired_bootstrap
 from .summaries import by_split as by_split
 from .summaries import metrics_of as metrics_of
 from .summaries import sites_of as sites_of
+from .trained_seeds import auc_difference_of_seeds as auc_difference_of_seeds
+from .trained_seeds import auc_of_seeds as auc_of_seeds
+from .trained_seeds import conclude as conclude
 
 __all__ = [
     "border",
@@ -41,6 +44,8 @@ __all__ = [
     "at_threshold",
     "auc",
     "auc_ci",
+    "auc_difference_of_seeds",
+    "auc_of_seeds",
     "balanced_accuracy",
     "bland_altman",
     "bootstrap",
@@ -48,6 +53,7 @@ __all__ = [
     "by_split",
     "changes",
     "compare_with_best",
+    "conclude",
     "decision_curve",
     "delong_test",
     "dice",

@@ -2,7 +2,7 @@
 
 Methods are compared on the same images, and intervals come from draws of whole patients. Several
 comparisons of one question share an error of 5 % (Holm 1979). A comparison ends in one of the words
-of CONCLUSIONS. Two intervals that overlap decide nothing.
+of `trained_seeds.CONCLUSIONS`. Two intervals that overlap decide nothing.
 """
 
 from __future__ import annotations
@@ -13,16 +13,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cxrkit.evaluation import metrics
+from cxrkit.evaluation import metrics, trained_seeds
 from cxrkit.evaluation.resampling import LIMITS
 from cxrkit.evaluation.summaries import value_text
 from cxrkit.explain.criteria import CRITERIA
 
+CONCLUSIONS = trained_seeds.CONCLUSIONS
 DRAWS = 2000  # the smallest p is 2 / (1 + DRAWS): with Holm that decides among 50 methods
-SIGNIFICANT = 0.05
 # Differences inside +-EQUIVALENT are too small to matter; the criteria but seconds lie in [0, 1].
 EQUIVALENT = 0.05
-CONCLUSIONS = ("better", "worse", "equivalent", "undecided")
 KEPT = 0.5  # rank correlation from which a map counts as the same map
 NOT_COMPARED = ("chance", "random")  # the best is chosen among the others
 
@@ -74,13 +73,11 @@ def mean_difference(values: np.ndarray, groups: np.ndarray, draws: int = DRAWS) 
 
 
 def conclude(line: pd.Series, criterion: str) -> str:
-    """One of CONCLUSIONS for a line with difference, low, high and holm."""
+    """One of `trained_seeds.CONCLUSIONS` for a line with difference, low, high and holm."""
     sign = CRITERIA[criterion][1]
-    if line["holm"] < SIGNIFICANT:
-        return "better" if sign * line["difference"] > 0 else "worse"
-    if criterion != "seconds" and -EQUIVALENT < line["low"] and line["high"] < EQUIVALENT:
-        return "equivalent"
-    return "undecided"
+    low, high = sorted((sign * line["low"], sign * line["high"]))
+    margin = 0.0 if criterion == "seconds" else EQUIVALENT  # no difference of times is too small
+    return trained_seeds.conclude(sign * line["difference"], low, high, line["holm"], margin)
 
 
 def by_method(rows: pd.DataFrame, criterion: str) -> pd.DataFrame:

@@ -7,6 +7,7 @@ from .curves import plot_followup as plot_followup
 from .curves import plot_forest as plot_forest
 from .curves import plot_history as plot_history
 from .curves import plot_matrix as plot_matrix
+from .curves import plot_model_lines as plot_model_lines
 from .curves import plot_roc as plot_roc
 from .curves import plot_sweep as plot_sweep
 from .curves import roc_curve as roc_curve
@@ -78,6 +79,7 @@ __all__ = [
     "plot_markers",
     "plot_masks",
     "plot_matrix",
+    "plot_model_lines",
     "plot_roc",
     "plot_saliency",
     "plot_series",

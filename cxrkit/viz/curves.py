@@ -428,8 +428,8 @@ def plot_matrix(
         synthetic: whether the images are of virtual patients; the figure then says so.
     """
     values = np.concatenate([np.ravel(frame) for frame in frames.values()]).astype(float)
-    low = np.nanmin(values) if low is None else low
-    high = np.nanmax(values) if high is None else high
+    low = float(np.nanmin(values)) if low is None else low
+    high = float(np.nanmax(values)) if high is None else high
     colours = "viridis"
     if low < 0 < high:
         colours, high = "PuOr_r", max(-low, high)
@@ -616,4 +616,63 @@ def plot_sweep(
         axis.grid(axis="y", alpha=0.3)
     axes[0].set_ylabel("macro AUC (band: 95 % interval)")
     axes[0].legend(frameon=False, loc="lower left")
+    return _finish(figure, title, synthetic)
+
+
+def _line_panel(axis: Axes, rows: pd.DataFrame, colours: Mapping[str, str]) -> None:
+    """Values of each model over x with bars of their intervals, set a little apart."""
+    is_log = rows["x"].min() > 0 and rows["x"].max() / rows["x"].min() > 4
+    ticks = sorted(rows["x"].unique())
+    for number, (model, part) in enumerate(rows.groupby("model", sort=False)):
+        ordered = part.sort_values("x")
+        share = (number - (rows["model"].nunique() - 1) / 2) * 0.012
+        width = np.log(ticks[-1] / ticks[0]) if is_log else ticks[-1] - ticks[0]
+        at = ordered["x"] * np.exp(share * width) if is_log else ordered["x"] + share * width
+        colour = colours[str(model)]
+        axis.vlines(at, ordered["low"], ordered["high"], color=colour, linewidth=1.8, alpha=0.6)
+        axis.plot(at, ordered["value"], "o-", color=colour, linewidth=2, markersize=6, label=model)
+    if is_log:
+        axis.set_xscale("log")
+        axis.minorticks_off()
+    axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axis.grid(axis="y", alpha=0.3)
+
+
+@figure_style()
+def plot_model_lines(
+    panels: Mapping[str, pd.DataFrame],
+    title: str,
+    unit: str,
+    chance: float | None = None,
+    synthetic: bool = True,
+) -> Figure:
+    """How models part as something grows: a panel a quantity, a line a model.
+
+    An axis whose values span more than a factor of four is logarithmic.
+
+    Args:
+        panels: what the x axis is -> columns model, x, value, low, high (95 % interval). A model
+            has one colour in all panels.
+        title: above the panels.
+        unit: of the values.
+        chance: where to draw a dashed line.
+        synthetic: whether the images are of virtual patients; the figure then says so.
+
+    Raises:
+        ValueError: there are more models than colours.
+    """
+    models = list(dict.fromkeys(m for rows in panels.values() for m in rows["model"]))
+    if len(models) > len(LINES):
+        raise ValueError(f"{len(models)} models, and colours for {len(LINES)}")
+    colours = dict(zip(models, LINES, strict=False))
+    figure = StyledFigure(figsize=(5.6 * len(panels), 5.2), layout="constrained")
+    axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for axis, (quantity, rows) in zip(axes, panels.items(), strict=True):
+        _line_panel(axis, rows, colours)
+        axis.set_xlabel(quantity)
+        if chance is not None:
+            axis.axhline(chance, color="0.4", linestyle="--", linewidth=1)
+    axes[0].set_ylabel(f"{unit} (bars: 95 % intervals)")
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=3, fontsize=11, frameon=False)
     return _finish(figure, title, synthetic)

@@ -197,3 +197,36 @@ def test_committed_seeds_of_the_diagnosis_have_the_form_that_lesson_04_reads():
     assert rows.groupby("view")["seed"].nunique().min() >= 3
     assert rows[["auc", "ece", *diagnosis.RATES]].stack().between(0, 1).all()
     assert json.dumps(found["made"]["date"])
+
+
+def test_lines_of_models_are_their_numbers_and_keep_one_colour():
+    rows = pd.DataFrame(
+        {
+            "model": ["a", "b"] * 3,
+            "x": [0, 0, 1, 1, 0.5, 0.5],
+            "value": [0.9, 0.8, 0.7, 0.5, 0.8, 0.6],
+        }
+    )
+    rows = rows.assign(low=rows["value"] - 0.05, high=rows["value"] + 0.04)
+    only_b = rows[rows["model"] == "b"].assign(x=lambda part: 90 * 16 ** part["x"])
+    panels = {"arrangement (0-1)": rows, "training films": only_b}
+    figure = curves.plot_model_lines(panels, "title", "AUC", chance=0.5)
+    left, right = figure.axes
+    np.testing.assert_allclose(lines(left)["a"][1], [0.9, 0.8, 0.7])  # in the order of x
+    np.testing.assert_allclose(lines(left)["a"][0], [0, 0.5, 1], atol=0.01)
+    bars = left.collections[0].get_segments()
+    np.testing.assert_allclose(
+        [bar[:, 1] for bar in bars], [[0.85, 0.94], [0.75, 0.84], [0.65, 0.74]]
+    )
+    colour = {axis: axis.lines[k].get_color() for axis, k in ((left, 1), (right, 0))}
+    assert colour[left] == colour[right] and left.lines[0].get_color() != colour[left]
+    assert (left.get_xscale(), right.get_xscale()) == ("linear", "log")
+    assert [label.get_text() for label in right.get_xticklabels()] == ["90", "360", "1440"]
+    shown = texts(figure)
+    assert all(part in shown for part in ("synthetic", "AUC (bars: 95 % intervals)", *panels))
+    assert "synthetic" not in texts(
+        curves.plot_model_lines(panels, "title", "AUC", synthetic=False)
+    )
+    with pytest.raises(ValueError, match="7 models"):
+        many = pd.concat([rows.assign(model=name) for name in "abcdefg"])
+        curves.plot_model_lines({"x": many}, "title", "AUC")
