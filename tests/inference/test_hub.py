@@ -29,8 +29,22 @@ def test_the_folder_gives_the_same_prediction_as_the_weights(folder, weights, im
         f"{stage}.safetensors" for stage in trained.NETWORKS
     }
     image = images["path"][0]
-    ours = predict(image, trained.load_models(weights=weights), "PA", maps=False, device="cpu")
-    theirs = predict(image, trained.load_models(weights=folder), "PA", maps=False, device="cpu")
+    ours = predict(
+        image,
+        trained.load_models(weights=weights),
+        "PA",
+        maps=False,
+        device="cpu",
+        even_unusable=True,
+    )
+    theirs = predict(
+        image,
+        trained.load_models(weights=folder),
+        "PA",
+        maps=False,
+        device="cpu",
+        even_unusable=True,
+    )
     assert ours.probs == theirs.probs and np.array_equal(ours.array, theirs.array)
     config = read_json(folder / "config.json")
     assert set(config["parts"]) == set(trained.NETWORKS) and len(config["findings"]) == 10
