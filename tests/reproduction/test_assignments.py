@@ -80,8 +80,11 @@ def nbgrader_course(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_nbgrader_gives_all_points_to_the_solved_and_none_to_the_blank(nbgrader_course, tmp_path):
+def test_nbgrader_gives_all_points_to_the_solved_and_none_to_the_blank(
+    nbgrader_course, tmp_path, monkeypatch
+):
     """nbgrader's own release and autograde, on the whole lesson 00 as the command writes it."""
+    monkeypatch.delenv("CXRKIT_FRESH")  # lessons take what comes with the kit
     result = CliRunner().invoke(main, ["lessons", str(tmp_path / "class"), "--nbgrader"])
     assert result.exit_code == 0, result.output
     source = tmp_path / "source" / "lesson00"
