@@ -672,7 +672,6 @@ def plot_model_lines(
         axis.set_xlabel(quantity)
         if chance is not None:
             axis.axhline(chance, color="0.4", linestyle="--", linewidth=1)
-    axes[0].set_ylabel(f"{unit} (bars: 95 % intervals)")
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=3, fontsize=11, frameon=False)
+    axes[0].set_ylabel(f"{unit}\n(bars: 95 % intervals)")
+    legend_below(figure, framed=False)
     return _finish(figure, title, synthetic)
