@@ -223,7 +223,7 @@ def test_lines_of_models_are_their_numbers_and_keep_one_colour():
     assert (left.get_xscale(), right.get_xscale()) == ("linear", "log")
     assert [label.get_text() for label in right.get_xticklabels()] == ["90", "360", "1440"]
     shown = texts(figure)
-    assert all(part in shown for part in ("synthetic", "AUC (bars: 95 % intervals)", *panels))
+    assert all(part in shown for part in ("synthetic", "AUC\n(bars: 95 % intervals)", *panels))
     assert "synthetic" not in texts(
         curves.plot_model_lines(panels, "title", "AUC", synthetic=False)
     )
