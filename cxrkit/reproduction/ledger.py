@@ -62,7 +62,7 @@ LESSON_CALLS = {
     "figure1": ("02_backbone", "gallery = outer.loc["),
     "figure2": ("02_backbone", 'features = output["features"]'),
     "figure3": ("04_corpus_vit", "inspect.getsource(models.CorpusViT)"),
-    "figure4": ("06_severity", "Six zones; involved ones are red"),
+    "figure4": ("06_severity", "Six zones; involved ones are filled"),
     "figure5": ("05_saliency", "typical = explain.typical_images("),
     "figure6": ("06_severity", "heat, six = task.maps("),
     "figure7": ("06_severity", "heat, six = task.maps("),

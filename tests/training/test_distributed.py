@@ -400,6 +400,7 @@ def test_stages_of_two_processes_equal_those_of_one(one, two, data_root):
     assert two[0].splitlines() == [str(folder) for folder in folders]
     assert sorted({path.name.partition("-")[0] for path in begun.iterdir() if path.is_dir()}) == [
         "backbone",
+        "corpora",
         "diagnosis_pa",
         "images",
         "made",
