@@ -27,7 +27,6 @@ from cxrkit.evaluation.summaries import by_split, interval_dict, json_number
 from cxrkit.models.factory import build_classifier
 from cxrkit.storage.artifacts import Store
 from cxrkit.storage.atomic import write_json
-from cxrkit.tasks.frozen_backbone import CorpusDataset, corpus_dataset
 from cxrkit.tasks.task import Inputs, State, Tables, Task
 from cxrkit.training import loop
 from cxrkit.training.devices import device_of
@@ -184,20 +183,20 @@ class DiagnosisTask(Task):
         profile = self.profile
         return draw_weights(table, profile.sources.shares, profile.choices.class_balance)
 
+    def reads_corpora(self, model: nn.Module) -> bool:
+        """Whether the backbone is frozen."""
+        return self.profile.transformer.frozen
+
+    def corpus_flip(self) -> float:
+        """`transformer.flip`."""
+        return self.profile.transformer.flip
+
     def training_data(
         self, model: nn.Module, folder: Path, table: pd.DataFrame, train: bool
     ) -> Any:
-        """Images, or, on a frozen backbone, their corpus: no step then runs the backbone again."""
-        if self.profile.transformer.frozen:
-            data = self._corpora(model, table, flip=self.profile.transformer.flip if train else 0.0)
-        else:
-            data = self.dataset(table, train=train)
+        """`data` with the classes that each image's loss weighs."""
         masks = CLASS_MASKS[known(self.profile.sources.class_mask, CLASS_MASKS, "class mask")]
-        return WithClassMask(data, torch.tensor(masks(table)))
-
-    def _corpora(self, model: nn.Module, table: pd.DataFrame, flip: float = 0.0) -> CorpusDataset:
-        images = self.dataset(table)
-        return corpus_dataset(model, images, table, self.store, self.device, flip)
+        return WithClassMask(self.data(model, table, train), torch.tensor(masks(table)))
 
     def forward(self, model: nn.Module, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Outputs of the model for images, or for their corpus where the batch holds it."""
@@ -222,9 +221,7 @@ class DiagnosisTask(Task):
 
     def predict(self, model: nn.Module, table: pd.DataFrame) -> pd.DataFrame:
         """The table with a probability for each class (`PROBABILITIES`)."""
-        data = self.dataset(table)
-        if self.profile.transformer.frozen:
-            data = self._corpora(model, table)
+        data = self.data(model, table)
         logits = loop.evaluate(model, data, device=self.device, forward=self.forward)["logits"]
         columns = self.probabilities(logits).numpy().T  # (K, n)
         return table.assign(**dict(zip(PROBABILITIES, columns, strict=True)))

@@ -26,7 +26,6 @@ from cxrkit.evaluation.summaries import by_split, interval_dict, json_number
 from cxrkit.models.factory import build_backbone
 from cxrkit.models.pretrained import load_features
 from cxrkit.simulation.hospital import finding_mask_from_url
-from cxrkit.tasks.frozen_backbone import corpus_dataset
 from cxrkit.tasks.task import Inputs, State, Tables, Task
 from cxrkit.training import loop
 from cxrkit.training.devices import device_of
@@ -94,17 +93,13 @@ class FindingsTask(Task):
         model.features.requires_grad_(not self.profile.backbone.frozen)
         return model
 
-    def training_data(
-        self, model: nn.Module, folder: Path, table: pd.DataFrame, train: bool
-    ) -> Any:
-        """Images, or, on frozen features, their corpus."""
-        return self._data(model, table, train)
+    def reads_corpora(self, model: nn.Module) -> bool:
+        """Whether the head alone learns."""
+        return self.profile.backbone.frozen
 
-    def _data(self, model: nn.Module, table: pd.DataFrame, train: bool = False) -> Any:
-        if not self.profile.backbone.frozen:
-            return self.dataset(table, train=train)
-        flip = FLIP if train and self.profile.backbone.augment else 0.0
-        return corpus_dataset(model, self.dataset(table), table, self.store, self.device, flip)
+    def corpus_flip(self) -> float:
+        """As often as images are mirrored, where they are augmented."""
+        return FLIP if self.profile.backbone.augment else 0.0
 
     def forward(self, model: nn.Module, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Outputs of the model for images, or for their features where the batch holds these."""
@@ -133,7 +128,7 @@ class FindingsTask(Task):
 
     def predict(self, model: nn.Module, table: pd.DataFrame) -> pd.DataFrame:
         """The table with a column of logits for each finding (`LOGITS`)."""
-        data = self._data(model, table)
+        data = self.data(model, table)
         found = loop.evaluate(model, data, device=self.device, forward=self.forward)
         logits = found["logits"]  # (n, K)
         return table.assign(**dict(zip(LOGITS, logits.numpy().T, strict=True)))

@@ -29,7 +29,6 @@ from cxrkit.data.masks import letterbox
 from cxrkit.evaluation import follow_up, localisation, metrics, platt, resampling
 from cxrkit.evaluation.summaries import by_split, interval_dict, json_number, mean_dict
 from cxrkit.models.factory import build_classifier
-from cxrkit.tasks.frozen_backbone import corpus_dataset
 from cxrkit.tasks.segmentation import SegmentationTask
 from cxrkit.tasks.task import WEIGHTS, State, Tables, Task
 from cxrkit.training import checkpoint, loop
@@ -248,21 +247,13 @@ class SeverityTask(Task):
             store=self.store,
         )
 
-    def training_data(
-        self, model: nn.Module, folder: Path, table: pd.DataFrame, train: bool
-    ) -> Any:
-        """Images, or, on a frozen backbone, their corpus (without local evidence)."""
-        return self._data(model, table, train)
-
-    def _data(self, model: nn.Module, table: pd.DataFrame, train: bool = False) -> Any:
-        if not self._reads_corpora(model):
-            return self.dataset(table, train=train)
-        flip = self.profile.severity.flip if train else 0.0
-        return corpus_dataset(model, self.dataset(table), table, self.store, self.device, flip)
-
-    def _reads_corpora(self, model: nn.Module) -> bool:
-        """Whether the corpus alone says all: local evidence needs the pixels."""
+    def reads_corpora(self, model: nn.Module) -> bool:
+        """Whether the backbone is frozen; local evidence needs the pixels."""
         return self.profile.severity.frozen and getattr(model, "evidence", None) is None
+
+    def corpus_flip(self) -> float:
+        """As often as images are mirrored."""
+        return self.profile.severity.flip
 
     def training(self, images: int) -> Training:
         """The profile's training for severity."""
@@ -347,7 +338,7 @@ class SeverityTask(Task):
 
     def arrays(self, model: nn.Module, table: pd.DataFrame) -> np.ndarray:
         """Predicted arrays of a table, (n, 3, 2)."""
-        return self._arrays(model, self._data(model, table), self.device)
+        return self._arrays(model, self.data(model, table), self.device)
 
     def predict(self, model: nn.Module, table: pd.DataFrame) -> pd.DataFrame:
         """The table with the six values and the score (`add_predictions`)."""
@@ -360,7 +351,7 @@ class SeverityTask(Task):
             return read_severity(model, batch, self.profile.choices)
 
         output = loop.evaluate(
-            model, self._data(model, table), ("severity_map",), device=self.device, forward=read
+            model, self.data(model, table), ("severity_map",), device=self.device, forward=read
         )
         return output["severity_map"][:, 0].numpy()
 

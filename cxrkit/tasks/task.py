@@ -23,6 +23,7 @@ from cxrkit.evaluation.summaries import cross_predict
 from cxrkit.models.classifier import load_matching
 from cxrkit.storage.artifacts import Store
 from cxrkit.storage.atomic import write_json
+from cxrkit.tasks.frozen_backbone import corpus_dataset
 from cxrkit.training import checkpoint, loop
 
 WEIGHTS = "weights.safetensors"
@@ -104,8 +105,23 @@ class Task(ABC):
     def training_data(
         self, model: nn.Module, folder: Path, table: pd.DataFrame, train: bool
     ) -> Any:
-        """What `fit` draws batches from. A frozen backbone could give its corpus instead."""
-        return self.dataset(table, train=train)
+        """What `fit` draws batches from."""
+        return self.data(model, table, train)
+
+    def data(self, model: nn.Module, table: pd.DataFrame, train: bool = False) -> Any:
+        """Images of a table, or, where `reads_corpora` says so, what the backbone makes of them."""
+        if not self.reads_corpora(model):
+            return self.dataset(table, train=train)
+        flip = self.corpus_flip() if train else 0.0
+        return corpus_dataset(model, self.dataset(table), table, self.store, self.device, flip)
+
+    def reads_corpora(self, model: nn.Module) -> bool:
+        """Whether the backbone is frozen and its corpus says all: no step then runs it again."""
+        return False
+
+    def corpus_flip(self) -> float:
+        """Chance that a corpus is mirrored in training."""
+        return 0.0
 
     def score(self, model: nn.Module, table: pd.DataFrame, data: Any) -> float:
         """Score on validation images, higher is better: it picks the step whose weights count."""

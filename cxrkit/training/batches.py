@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -33,34 +32,6 @@ class Tensors(dict):
     def batch(self, indices: Sequence[int] | int) -> Batch:
         """Rows `indices` of every tensor: dict of (len(indices), ...)."""
         return {name: tensor[indices] for name, tensor in self.items()}
-
-
-class Mapped(Tensors):
-    """`Tensors` of which one stays in a .npy file and is read batch by batch.
-
-    That tensor may be larger than the memory.
-
-    Args:
-        file: The .npy file, (n, ...).
-        name: The name of its tensor in a batch.
-        tensors: The other tensors, which lie in memory.
-    """
-
-    def __init__(self, file: Path, name: str, **tensors: torch.Tensor) -> None:
-        super().__init__(**tensors)
-        self.file = file
-        self.name = name
-        self._open: np.memmap | None = None
-
-    def __getstate__(self) -> dict:
-        # Another process opens the file itself instead of receiving a copy of it.
-        return {**vars(self), "_open": None}
-
-    def batch(self, indices: Sequence[int] | int) -> Batch:
-        """Rows `indices` of every tensor, those of the file first."""
-        if self._open is None:
-            self._open = np.lib.format.open_memmap(self.file, mode="r")
-        return {self.name: torch.from_numpy(self._open[indices]), **super().batch(indices)}
 
 
 class Order:
