@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import nbformat
@@ -45,14 +45,29 @@ def write_stories(folder: Path) -> tuple[list[Path], list[Path]]:
     Returns:
         The files written, and those that were there before.
     """
+    return _write_each(
+        folder, "_story.ipynb", lambda source: nbformat.writes(story_of(as_built(source))) + "\n"
+    )
+
+
+def _write_each(
+    folder: Path, ending: str, text_of: Callable[[Path], str | bytes]
+) -> tuple[list[Path], list[Path]]:
+    """A file for every lesson -> those written, and those that were there and are left alone.
+
+    Args:
+        folder: made where it is missing.
+        ending: of the files, after the name of the lesson.
+        text_of: source of a lesson -> what its file holds.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     written, kept = [], []
     for source in runner.lesson_sources():
-        target = folder / f"{source.stem}_story.ipynb"
+        target = folder / f"{source.stem}{ending}"
         if target.exists():
             kept.append(target)
             continue
-        atomic.write_atomic(target, nbformat.writes(story_of(as_built(source))) + "\n")
+        atomic.write_atomic(target, text_of(source))
         written.append(target)
     return written, kept
 
@@ -69,16 +84,7 @@ def write_slides(folder: Path) -> tuple[list[Path], list[Path]]:
     Raises:
         ValueError: the lessons have no outputs, as in an installed kit.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    written, kept = [], []
-    for source in runner.lesson_sources():
-        target = folder / f"{source.stem}.slides.html"
-        if target.exists():
-            kept.append(target)
-            continue
-        atomic.write_atomic(target, slides_html(as_built(source)))
-        written.append(target)
-    return written, kept
+    return _write_each(folder, ".slides.html", lambda source: slides_html(as_built(source)))
 
 
 def copy_lessons(folder: Path, nbgrader: bool = False) -> tuple[list[Path], list[Path]]:
@@ -95,22 +101,12 @@ def copy_lessons(folder: Path, nbgrader: bool = False) -> tuple[list[Path], list
     Returns:
         The files written, and those that were there before.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    written, kept = [], []
-    for source in runner.lesson_sources():
-        target = folder / f"{source.stem}.ipynb"
-        if target.exists():
-            kept.append(target)
-            continue
-        committed = paths.PACKAGE.parent / "notebooks" / target.name
-        if nbgrader:
-            lesson = (
-                nbformat.read(committed, 4) if committed.exists() else runner.read_lesson(source)
-            )
-            atomic.write_atomic(target, nbformat.writes(as_assignment(lesson)) + "\n")
-        elif committed.exists():
-            shutil.copyfile(committed, target)
-        else:
-            atomic.write_atomic(target, nbformat.writes(runner.read_lesson(source)) + "\n")
-        written.append(target)
-    return written, kept
+
+    def text_of(source: Path) -> str | bytes:
+        committed = paths.PACKAGE.parent / "notebooks" / f"{source.stem}.ipynb"
+        if committed.exists() and not nbgrader:
+            return committed.read_bytes()
+        lesson = nbformat.read(committed, 4) if committed.exists() else runner.read_lesson(source)
+        return nbformat.writes(as_assignment(lesson) if nbgrader else lesson) + "\n"
+
+    return _write_each(folder, ".ipynb", text_of)
