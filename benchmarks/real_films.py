@@ -6,7 +6,7 @@ A corpus ViT on the frozen ImageNet features of EfficientNet-Lite0 is compared w
 would try first: a linear model of the same features (mean and maximum over the film), and one of
 16x16 thumbnails, all taught by the same films. Inside a source each film is predicted by models
 that never saw its patient (five folds); across, by models that never saw its source. Kermany's two
-sets are one source. Every contrast is of two classes of one source, so no model can win by knowing
+sets are one source. Every pair of classes is of one source, so no model can win by knowing
 the source. One seed. It needs `pip install "cxrkit[lite]"` and the prepared films; a training that
 has ended is not repeated.
 """
@@ -16,7 +16,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +32,10 @@ from cxrkit.evaluation.summaries import interval_dict
 from cxrkit.models.pretrained import load_imagenet_backbone
 from cxrkit.pipeline.task_data import images_for
 from cxrkit.reproduction import environment
-from cxrkit.shortcuts.within_source import log_ratio
+from cxrkit.shortcuts.within_source import TwoClasses
 from cxrkit.storage.artifacts import Store, key
 from cxrkit.storage.atomic import write_json
-from cxrkit.tasks.diagnosis import PROBABILITIES, DiagnosisTask, codes
+from cxrkit.tasks.diagnosis import PROBABILITIES, DiagnosisTask, codes, log_ratio
 from cxrkit.tasks.frozen_backbone import corpora_of
 
 DRAWS = 2000  # of patients, for an interval
@@ -67,21 +67,11 @@ PROFILE = replace(
 )
 
 
-@dataclass(frozen=True)
-class Contrast:
-    """A source, and two of its classes."""
-
-    source: str
-    negative: str
-    positive: str
-    readers: bool = False  # the classes are what radiologists said of the films
-
-
-CONTRASTS = (
-    Contrast("nih_cxr14", "normal", "other_infection"),
-    Contrast("kermany", "normal", "other_infection"),
-    Contrast("shenzhen", "normal", "other_infection"),
-    Contrast("cohen", "other_infection", "covid19"),
+PAIRS = (
+    TwoClasses("nih_cxr14", "normal", "other_infection"),
+    TwoClasses("kermany", "normal", "other_infection"),
+    TwoClasses("shenzhen", "normal", "other_infection"),
+    TwoClasses("cohen", "other_infection", "covid19"),
 )
 MODELS = ("corpus ViT", "linear probe", "thumbnails")
 
@@ -128,40 +118,32 @@ def of_vit(task: DiagnosisTask, table: pd.DataFrame, fold: np.ndarray, work: Pat
     return out
 
 
-def auc_of(y: np.ndarray, score: np.ndarray) -> float:
-    """Area under the ROC curve."""
-    return metrics.auc(y, score)
-
-
-def compare(
-    table: pd.DataFrame, found: dict[str, np.ndarray], contrast: Contrast
-) -> dict[str, Any]:
-    """AUC of each model on a contrast, and the corpus ViT minus each other.
+def compare(table: pd.DataFrame, found: dict[str, np.ndarray], pair: TwoClasses) -> dict[str, Any]:
+    """AUC of each model on two classes, and the corpus ViT minus each other.
 
     Args:
         table: all films.
         found: model -> probabilities (n, K).
-        contrast: a source and two classes.
+        pair: a source and two classes.
     """
-    classes = (contrast.negative, contrast.positive)
-    on = (table["source"] == contrast.source) & table["diagnosis"].isin(classes)
-    y = (table.loc[on, "diagnosis"] == contrast.positive).to_numpy(float)
+    classes = (pair.negative, pair.positive)
+    on = (table["source"] == pair.source) & table["diagnosis"].isin(classes)
+    y = (table.loc[on, "diagnosis"] == pair.positive).to_numpy(float)
     groups = table.loc[on, "group_id"].to_numpy()
     scores = {
-        name: log_ratio(p[on.to_numpy()], contrast.positive, contrast.negative)
-        for name, p in found.items()
+        name: log_ratio(p[on.to_numpy()], pair.positive, pair.negative) for name, p in found.items()
     }
     row: dict[str, Any] = {
-        "source": contrast.source,
+        "source": pair.source,
         "classes": list(classes),
         "films": [int((y == 0).sum()), int(y.sum())],
     }
     for name, score in scores.items():
-        triple = resampling.bootstrap(auc_of, y, score, groups=groups, draws=DRAWS)
+        triple = resampling.bootstrap(metrics.auc, y, score, groups=groups, draws=DRAWS)
         row[name] = interval_dict(triple, len(y))
     for name in MODELS[1:]:
         row[f"minus {name}"] = resampling.paired_bootstrap(
-            auc_of, y, scores[MODELS[0]], scores[name], groups=groups, draws=DRAWS
+            metrics.auc, y, scores[MODELS[0]], scores[name], groups=groups, draws=DRAWS
         )
     return row
 
@@ -174,7 +156,7 @@ def studies(table: pd.DataFrame) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def measure(store: Store) -> dict[str, Any]:
-    """Both questions for all contrasts, ready for JSON."""
+    """Both questions for all pairs, ready for JSON."""
     task = DiagnosisTask(PROFILE, store)
     table = read_films(store)
     y, groups = codes(table), table["group_id"].to_numpy()
@@ -189,9 +171,9 @@ def measure(store: Store) -> dict[str, Any]:
         for name, x in linear.items():
             print(question, name, flush=True)
             found[name] = linear_probe.out_of_fold_predictions(x, y, groups, fold)
-        rows = [compare(table, found, contrast) for contrast in CONTRASTS]
+        rows = [compare(table, found, pair) for pair in PAIRS]
         mean = {name: float(np.mean([row[name]["value"] for row in rows])) for name in MODELS}
-        out[question] = {"contrasts": rows, "mean": mean}
+        out[question] = {"pairs": rows, "mean": mean}
     return out
 
 

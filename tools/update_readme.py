@@ -318,7 +318,7 @@ def real_films() -> list[str]:
     lines = []
     for question, text in (("inside", "the source has taught"), ("across", "left out")):
         lines += ["", f"| {text}: {' | '.join(heads)} |", "|---" * len(heads) + "|"]
-        for row in found[question]["contrasts"]:
+        for row in found[question]["pairs"]:
             classes = ", ".join(
                 f"{count} {name.replace('_', ' ')}"
                 for name, count in zip(row["classes"], row["films"], strict=True)
