@@ -112,6 +112,7 @@ OPEN_CHOICES = {
         {
             "tokens": "the tokens of the transformer, which know the whole image",
             "local": "the tokens, times evidence from the few pixels around a place",
+            "cells": "each cell of the corpus by itself, without the transformer",
         },
     ),
     "zone_maximum": (

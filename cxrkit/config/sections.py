@@ -248,6 +248,8 @@ class Severity:
     auxiliary_diagnosis: bool = renamed(False, "diagnosed")
     # normal images of the diagnosis, of which the paper says nothing: left_out, or zeros
     healthy: str = optional("left_out")
+    # datasets whose normal images are these zeros; () = all
+    healthy_datasets: tuple[str, ...] = optional(())
     # of the six zone values, on validation: none (the paper), or zones, each by its own
     calibration: str = optional("none")
 

@@ -17,7 +17,7 @@ from cxrkit.models.classifier import Classifier, WeightedClassifier
 from cxrkit.models.corpus_vit import CorpusViT
 from cxrkit.models.densenet import Backbone
 from cxrkit.models.efficientnet_lite import EfficientNetLite
-from cxrkit.models.local_evidence import LocalEvidence, first_stage
+from cxrkit.models.local_evidence import CellEvidence, LocalEvidence, first_stage
 from cxrkit.models.zone_calibration import ZoneCalibration
 
 if TYPE_CHECKING:
@@ -128,6 +128,9 @@ def build_classifier(profile: Profile, map_head: bool = False) -> Classifier:
         embed_dim = profile.transformer.embed_dim
         pooled = baselines.PooledHead(channels, embed_dim, **map_settings)
         return Classifier(features, pooled, evidence=evidence, calibration=calibration)
+    if map_head and choices.map_evidence == "cells":
+        cells = CellEvidence(channels * fold**2, map_scale)
+        return Classifier(features, cells, fold, calibration=calibration)
     chosen = CORPORA[known(variant.corpus, CORPORA, "corpus")]
     in_channels = channels * fold**2 * max(1, len(chosen))
     grid = profile.image_size // cell
@@ -142,7 +145,7 @@ def _local_evidence(profile: Profile, features: nn.Module) -> LocalEvidence | No
 
     Corpora after PCAM and the models without a first stage keep the map of the tokens.
     """
-    if profile.choices.map_evidence == "tokens" or profile.variant.corpus != "before_pcam":
+    if profile.choices.map_evidence != "local" or profile.variant.corpus != "before_pcam":
         return None
     if profile.variant.model in ("vit", "timm_hybrid"):
         return None

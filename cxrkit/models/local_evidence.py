@@ -4,7 +4,8 @@ A severity map that is learnt from six values a film puts its heat wherever that
 token knows the whole film, so every place of an ill zone, and of a film that looks ill, answers
 equally well, and the map shows zones. A logit that sees only the pixels around it can answer for a
 zone by the lesion alone (compare Brendel & Bethge 2019, BagNet). The map is the product of both:
-tokens decide whether, local evidence says where. This is the kit's own, not the paper's.
+tokens decide whether, local evidence says where. `CellEvidence` leaves the tokens out. Both are the
+kit's own, not the paper's.
 
 B batch, C channels, S image size; the evidence lies on a grid of S/4.
 """
@@ -18,6 +19,46 @@ from torch import nn
 # features of a backbone -> its first stage, whose cells are 4 px wide and see few pixels
 FIRST_STAGES = ("denseblock1", "layer1", "stage2")
 MOST = -1e-6  # of a log-probability, so that its log-odds stay finite
+
+
+class CellEvidence(nn.Module):
+    """Severity map in which each cell of the corpus answers for itself, and no transformer.
+
+    Two 1x1 convolutions on the normalised corpus. Where a hundred scored films teach, a transformer
+    on frozen features learns these films by heart (docs/severity.md has the figures); this has
+    no more to learn than what a lesion looks like. It stands where `CorpusViT` stands.
+
+    Args:
+        in_channels: C of the corpus.
+        map_scale: s, map px per cell; the logits are interpolated to it.
+        width: channels between the convolutions.
+        dropout: share of channels that are left out in training.
+
+    Example:
+        >>> evidence = CellEvidence(in_channels=8, map_scale=4)
+        >>> evidence(torch.zeros(2, 8, 5, 5))["severity_map"].shape
+        torch.Size([2, 1, 20, 20])
+    """
+
+    def __init__(
+        self, in_channels: int, map_scale: int, width: int = 64, dropout: float = 0.2
+    ) -> None:
+        super().__init__()
+        self.map_scale = map_scale
+        self.norm = nn.BatchNorm2d(in_channels, affine=False)
+        self.proj = nn.Conv2d(in_channels, width, kernel_size=1)
+        self.dropout = nn.Dropout2d(dropout)
+        self.out = nn.Conv2d(width, 1, kernel_size=1)
+        nn.init.constant_(self.out.bias, -1.0)  # most cells are healthy
+
+    def forward(self, features: torch.Tensor) -> dict[str, torch.Tensor]:
+        """`severity_logits` (B, 1, s*h, s*w) and their sigmoid `severity_map`, of (B, C, h, w)."""
+        hidden = self.proj(self.dropout(self.norm(features)))  # (B, width, h, w)
+        logits = self.out(self.dropout(F.gelu(hidden)))  # (B, 1, h, w)
+        logits = F.interpolate(
+            logits, scale_factor=self.map_scale, mode="bilinear", align_corners=False
+        )
+        return {"severity_logits": logits, "severity_map": logits.sigmoid()}
 
 
 class LocalEvidence(nn.Module):

@@ -257,8 +257,15 @@ def severity_images(profile: Profile, inputs: StageInputs) -> pd.DataFrame:
         scored = other[list(HAS["severity"])].notna().any(axis=1)
         parts.append(other[scored & (other["diagnosis"] == "covid19")])
     if profile.severity.healthy == "zeros":
-        parts.append(severity.as_zeros(other[other["diagnosis"] == "normal"]))
+        normal = other[other["diagnosis"] == "normal"]
+        parts.append(severity.as_zeros(normal[_gives_zeros(normal, profile)]))
     return pd.concat(parts, ignore_index=True)
+
+
+def _gives_zeros(table: pd.DataFrame, profile: Profile) -> pd.Series:
+    """Whether the normal images of each image's dataset train as zeros: bool (n,)."""
+    chosen = profile.severity.healthy_datasets
+    return table["dataset"].isin(chosen) if chosen else pd.Series(True, table.index)
 
 
 def uses_diagnosis(profile: Profile) -> bool:
@@ -277,14 +284,35 @@ def healthy_images(profile: Profile, inputs: StageInputs, table: pd.DataFrame) -
         table: images that train the severity model.
 
     Returns:
-        Images of external hospitals, or, where there are none, of the test split.
+        Images of datasets that give no zeros (`severity.healthy_datasets`); else of external
+        hospitals, or, where there are none, of the test split.
     """
     if not uses_diagnosis(profile):
         return table[:0]
     normal = inputs.images(profile, "diagnosis").query("diagnosis == 'normal'")
     trained = split_parts(table)["train"]
-    unseen = external_or_test(normal[~normal["group_id"].isin(trained["group_id"])])
-    drawn = _some_healthy(unseen, profile)
+    normal = normal[~normal["group_id"].isin(trained["group_id"])]
+    elsewhere = normal[~_gives_zeros(normal, profile)]
+    drawn = _some_healthy(elsewhere if len(elsewhere) else external_or_test(normal), profile)
+    return with_masks(profile, drawn, inputs.store, inputs["segmenter"]) if len(drawn) else drawn
+
+
+def unscored_images(profile: Profile, inputs: StageInputs, table: pd.DataFrame) -> pd.DataFrame:
+    """Images with a diagnosis whose patients did not train the severity model, with lung masks.
+
+    Args:
+        profile: its `severity.healthy_datasets` say which sources gave zeros.
+        inputs: the folders that images are read from.
+        table: images that train the severity model.
+
+    Returns:
+        At most MOST_HEALTHY of each dataset and diagnosis, drawn by the seed.
+    """
+    found = inputs.images(profile, "diagnosis")
+    found = found[~found["group_id"].isin(table["group_id"])]
+    drawn = found.sample(frac=1, random_state=profile.seed)
+    drawn = drawn.groupby(["dataset", "diagnosis"]).head(MOST_HEALTHY).sort_index()
+    drawn = drawn.reset_index(drop=True)
     return with_masks(profile, drawn, inputs.store, inputs["segmenter"]) if len(drawn) else drawn
 
 
@@ -308,6 +336,7 @@ def calibration_images(profile: Profile, inputs: StageInputs) -> pd.DataFrame | 
     normal = inputs.images(profile, "diagnosis").query("diagnosis == 'normal'")
     val = split_parts(normal)["val"]
     val = val[(val["site"] != settings.held_out) & severity.is_at(val, profile.variant.sites)]
+    val = val[_gives_zeros(val, profile)]
     if val.empty:
         return None
     drawn = few(_some_healthy(val, profile), profile)
@@ -357,6 +386,9 @@ def make_severity(folder: Path, profile: Profile, inputs: StageInputs) -> None:
     healthy = healthy_images(profile, inputs, table)
     if len(healthy):
         more["healthy"] = task.read_healthy(task.load(folder), healthy)
+    if profile.severity.healthy_datasets:
+        unscored = unscored_images(profile, inputs, table)
+        more["unscored"] = task.read_unscored(task.load(folder), unscored)
     outlined = outlined_images(profile, inputs, table)
     if len(outlined):
         more["outlined"] = task.compare_lesions(task.load(folder), outlined)

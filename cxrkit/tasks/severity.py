@@ -394,6 +394,33 @@ class SeverityTask(Task):
             "involved": mean_dict(involved.to_numpy(float), groups, DRAWS),
         }
 
+    def read_unscored(self, model: nn.Module, table: pd.DataFrame) -> list[dict[str, Any]]:
+        """What the model reads where nobody has scored: ill films should read above healthy ones.
+
+        Args:
+            model: trained.
+            table: images with `diagnosis` and `lung_mask` whose patients did not train the model.
+
+        Returns:
+            For each dataset and diagnosis `score`, the mean score with its interval by patient, and,
+            beside normal images of the same dataset, `auc`, how often an image reads above a normal
+            one.
+        """
+        predictions = self.predict(model, table)
+        out = []
+        for (dataset, name), rows in predictions.groupby(["dataset", "diagnosis"]):
+            row = {"dataset": dataset, "diagnosis": name}
+            groups = rows["group_id"].to_numpy()
+            row["score"] = mean_dict(rows["score"].to_numpy(float), groups, DRAWS)
+            normal = predictions.query("dataset == @dataset and diagnosis == 'normal'")
+            if name != "normal" and len(normal):
+                both = pd.concat([normal, rows])
+                ill = (both["diagnosis"] != "normal").to_numpy(float)
+                area = metrics.auc_ci(ill, both["score"], groups=both["group_id"].to_numpy())
+                row["auc"] = interval_dict(area, len(both))
+            out.append(row)
+        return out
+
     def compare_lesions(self, model: nn.Module, table: pd.DataFrame) -> dict[str, Any]:
         """Maps of images whose lesions are outlined and whose severity is unknown (Figure 7).
 
