@@ -36,7 +36,13 @@ class TwoClasses(NamedTuple):
 
 
 INTERNAL = TwoClasses("nih_cxr14", "normal", "other_infection")  # evaluated by folds
-EXTERNAL = TwoClasses("cohen", "other_infection", "covid19")  # trains nothing
+EXTERNAL = TwoClasses("cohen", "other_infection", "covid19")  # where it trains nothing
+# evaluated by folds where they train
+TAUGHT = (
+    EXTERNAL,
+    TwoClasses("kermany_224", "normal", "other_infection"),
+    TwoClasses("shenzhen", "normal", "other_infection"),
+)
 # keys of linear_probe.FEATURES
 BASELINES = ("thumbnail", "equalised thumbnail", "mean and SD", "file size")
 PROBE_FEATURES = ("thumbnail", "border", "lungs removed", "lungs only", "lung shape", "file size")
@@ -152,8 +158,8 @@ def within_internal_source(
 ) -> dict[str, dict[str, Any]]:
     """Two classes in one source, each image predicted by a model of another fold.
 
-    The baselines are refitted in each view, and in the band of patient numbers that both classes
-    have, on the same folds.
+    The baselines are refitted on the same folds: on all images, in each view, and, at the NIH, in
+    the band of patient numbers that both classes have.
 
     Args:
         predictions: of `DiagnosisTask.cross_validate`, with `fold`.
@@ -162,7 +168,8 @@ def within_internal_source(
         classes: the source and the two classes.
 
     Returns:
-        {"PA": `compare_with_baselines`, "PA, shared band": , "AP": , ...}.
+        {"all": `compare_with_baselines`, "PA": , "PA, shared band": , "AP": , ...}; views without
+        both classes are left out.
     """
     rows = images_of(predictions, classes)
     features = {}
@@ -171,15 +178,17 @@ def within_internal_source(
     p = model_scores(rows, classes)
     y = (rows["diagnosis"] == classes.positive).to_numpy(int)
     groups, fold = rows["group_id"].to_numpy(), rows["fold"].to_numpy()
-    number = rows["group_id"].str.extract(r"(\d+)", expand=False).astype(int)
-    shared = number.between(*SHARED_NUMBERS)
-    parts = {}
-    for view in sorted(rows["view"].unique(), reverse=True):
+    parts = {"all": pd.Series(True, rows.index)}
+    for view in sorted(rows["view"].dropna().unique(), reverse=True):
         parts[view] = rows["view"] == view
-        parts[f"{view}, shared band"] = (rows["view"] == view) & shared
+        if classes == INTERNAL:
+            number = rows["group_id"].str.extract(r"(\d+)", expand=False).astype(int)
+            parts[f"{view}, shared band"] = parts[view] & number.between(*SHARED_NUMBERS)
     out = {}
     for label, chosen in parts.items():
         at = np.flatnonzero(chosen)
+        if len(np.unique(y[at])) < 2:
+            continue
         baselines = {}
         for name, x in features.items():
             predicted = linear_probe.out_of_fold_predictions(x[at], y[at], groups[at], fold[at])
@@ -269,8 +278,9 @@ def report(
         store: where the image cache lies.
 
     Returns:
-        `internal` (`within_internal_source`), `external` (`within_external_source`), and
-        `source_alone`, the macro AUC of guessing by the source, over all images of the profile.
+        `internal` (`within_internal_source`), `external` (`within_external_source`), `by_source`,
+        for each of TAUGHT that trains what `internal` is for the NIH, and `source_alone`, the macro
+        AUC of guessing by the source, over all images of the profile.
         Where the model sees nothing but lungs, these trivial models see whole images, those of
         `internal_lungs` see what the model sees, and `probes` holds `source_probes` (all images
         have a lung mask). Without images of both classes of INTERNAL, or of EXTERNAL, those entries
@@ -283,9 +293,16 @@ def report(
     if inside:
         found["internal"] = within_internal_source(with_original_images(folds), profile, store)
     found["source_alone"] = source_class_table(every_image)[1]
-    if has_both_classes(predictions, EXTERNAL):
+    taught = [classes for classes in TAUGHT if has_both_classes(folds, classes)]
+    if taught:
+        whole = with_original_images(folds)
+        found["by_source"] = {
+            classes.source: within_internal_source(whole, profile, store, classes)
+            for classes in taught
+        }
+    if has_both_classes(external, EXTERNAL):
         found["external"] = within_external_source(
-            with_original_images(predictions), with_original_images(trained_on), profile, store
+            with_original_images(external), with_original_images(trained_on), profile, store
         )
     if "origin" in folds:
         if inside:

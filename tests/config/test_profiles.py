@@ -115,6 +115,8 @@ def test_a_profile_is_frozen_complete_and_json(name):
         }
     if name in ("demo", "quick"):
         own["augmentation"] = "scanner"
+    if name == "mini":
+        own |= {"map_evidence": "cells", "severity_start": "backbone"}
     assert json.loads(json.dumps(profile.to_dict()))["choices"] == DEFAULTS | own
 
 

@@ -80,7 +80,8 @@ def test_inside_a_source_a_planted_shortcut_counts_for_the_thumbnail(tmp_path):
     found = within_source.within_internal_source(
         predicted(table, "nothing"), PROFILE, Store(tmp_path / "store")
     )
-    assert list(found) == ["PA", "PA, shared band", "AP", "AP, shared band"]
+    assert list(found) == ["all", "PA", "PA, shared band", "AP", "AP, shared band"]
+    assert found["all"]["n"] == [32, 32]
     one = found["PA"]
     assert (
         one["n"] == [16, 16]
@@ -251,6 +252,21 @@ def test_a_model_of_lungs_alone_is_compared_with_whole_images_and_with_lungs_alo
         > found["internal_lungs"]["PA"]["baselines"]["thumbnail"]["value"]
     )
     assert found["probes"]["source"]["border"]["auc"]["n"] == 80
+
+
+def test_a_source_that_trains_is_evaluated_by_its_folds(tmp_path):
+    """Cohen's films train in `mini`, so no number of theirs comes from a model that knows them."""
+    names = ["other_infection", "covid19"] * 8
+    films = images_of(tmp_path, names, bright=1.0, dataset="cohen").assign(external=False)
+    films.loc[films["diagnosis"] == "covid19", "view"] = "PA"
+    predictions = predicted(films, "truth")
+    found = within_source.report(
+        predictions, predictions, films, replace(PROFILE, folds=2), Store(tmp_path / "store")
+    )
+    assert set(found) == {"by_source", "source_alone"}
+    cohen = found["by_source"]["cohen"]
+    assert list(cohen) == ["all", "PA"], "AP holds one class alone; bands are the NIH's"
+    assert cohen["all"]["n"] == [8, 8] and cohen["all"]["auc"]["value"] == 1
 
 
 def test_without_the_sources_of_mini_the_source_alone_is_said(tmp_path):
