@@ -21,8 +21,9 @@ import torch
 from cxrkit import NOTICE, Run
 from cxrkit.config import profiles
 from cxrkit.data import schema
+from cxrkit.data.datasets import split_parts
 from cxrkit.evaluation.summaries import value_text
-from cxrkit.inference import research_weights
+from cxrkit.inference import novelty, research_weights
 from cxrkit.inference.trained import NETWORKS, SHIPPED
 from cxrkit.models import factory
 from cxrkit.pipeline import stages
@@ -34,10 +35,15 @@ from cxrkit.training import checkpoint, loop
 # terms that allow passing on, with attribution
 OPEN = {"virtual", "nih_cxr14", "nih_cxr14_64px", "kermany", "kermany_224", "hannover"}
 SHELVES = ("open", "research")
-BUILDERS = {"backbone": factory.build_backbone, **NETWORKS}
+BUILDERS = {
+    "backbone": factory.build_backbone,
+    "diagnosis": factory.build_classifier,
+    **NETWORKS,
+}
 TASKS = {
     "backbone": ("findings",),
     "segmenter": ("lungs", "diagnosis"),
+    "diagnosis": ("diagnosis",),  # of both views, where one training learnt from both
     "diagnosis_pa": ("diagnosis",),
     "diagnosis_ap": ("diagnosis",),
     "severity": ("severity",),
@@ -47,6 +53,7 @@ QUALITY_MODEL_DATASETS = {"virtual", "nih_cxr14", "hannover", "kermany", "kerman
 LARGEST, WHOLE = 6e6, 20e6  # bytes of a file, of all
 ROUNDING = 0.01  # that a probability, or a zone, may move
 IMAGES = 64  # on which that is measured
+MOST_NOVELTY = 800  # training films, and validation films, that describe what a model has seen
 MODEL_CARD = Path(__file__).resolve().parent.parent / "MODEL_CARD.md"
 
 
@@ -135,6 +142,31 @@ def rounding_change(run, stage, tensors, table):
     return float(np.abs(found[0] - found[1]).max()), len(table)
 
 
+# novelty
+
+
+def mean_corpora(run, network, table):
+    """Mean over the grid of what a diagnosis model sees of some images, (n, C)."""
+    table = table.sample(min(MOST_NOVELTY, len(table)), random_state=0).reset_index(drop=True)
+    images = DiagnosisTask(run.profile, run.store, run.device).dataset(table)
+    found = loop.evaluate(network, images, ("mean",), device=run.device, forward=mean_corpus)
+    return found["mean"].numpy()
+
+
+def mean_corpus(network, batch):
+    """Mean of the corpus over the grid."""
+    return {"mean": network.corpus(batch["image"]).mean(dim=(2, 3))}
+
+
+def known_films(run, stage, tensors, table):
+    """What `predict` needs to say of a film that it is unlike those of the training."""
+    network = BUILDERS[stage](run.profile)
+    network.load_state_dict(tensors)
+    parts = split_parts(table)
+    features = (mean_corpora(run, network.eval(), parts[name]) for name in ("train", "val"))
+    return novelty.statistics(*features)
+
+
 # shipping
 
 
@@ -146,12 +178,16 @@ def count_images(table):
 
 
 def metrics_of(run, stage):
-    """metrics.json of a stage; a model of both views brings what was measured on both."""
-    metrics = read_json(stages.folder_of(run.profile, stage, run.store) / "metrics.json")
-    if stage.startswith("diagnosis") and run.profile.sources.joint_views:
-        joint = stages.folder_of(run.profile, "diagnosis", run.store)
-        metrics["within_source"] = read_json(joint / "metrics.json")["within_source"]
-    return metrics
+    """metrics.json of a stage."""
+    return read_json(stages.folder_of(run.profile, stage, run.store) / "metrics.json")
+
+
+def is_shipped(run, stage):
+    """Whether a profile ships a stage: its diagnoses of single views, or the one of both."""
+    joint = run.profile.sources.joint_views
+    if stage == "diagnosis":
+        return joint
+    return not (joint and stage in ("diagnosis_pa", "diagnosis_ap"))
 
 
 def ship(run, stage, out):
@@ -174,6 +210,12 @@ def ship(run, stage, out):
             f"{stage}: rounding moves an output by {change:.4f} (at most {ROUNDING}), or it has "
             f"over {LARGEST:.0f} bytes"
         )
+    metrics = metrics_of(run, stage)
+    if stage.startswith("diagnosis"):
+        seen = run.diagnosis_images
+        if stage != "diagnosis":
+            seen = diagnosis.of_view(seen, stage.rpartition("_")[2].upper())
+        metrics["novelty"] = known_films(run, stage, tensors, seen)
     never = "test splits and external sites"
     if profile.manifests != ("virtual",):
         never = sorted(set(table["group_id"]) - groups)
@@ -186,7 +228,7 @@ def ship(run, stage, out):
         "datasets": names,
         "images": count_images(table),
         "rounding": {"largest_change": change, "images": tried},
-        "metrics": metrics_of(run, stage),
+        "metrics": metrics,
         "never_trained_on": never,
     }
 
@@ -220,7 +262,7 @@ PLACE = r"(test|external|sites\.[^.]+|by_dataset\.[^.]+)"
 PICKED = {  # stage -> the numbers of its metrics.json that the model card shows
     "backbone": PLACE + r"\.auc",
     "diagnosis": PLACE + r"\.(auc|sensitivity|specificity)"
-    r"|within_source\.(internal|external)\.\w+\.(auc|gain)"
+    r"|within_source\.(internal|external|by_source\.\w+)\.\w+\.(auc|gain)"
     r"|within_source\.internal_lungs\.\w+\.gain",
     "segmenter": PLACE + r"\.{network}\.(normal|abnormal)\.dice",
     "severity": PLACE + r"\.((constant\.|second_reader\.)?mse|mae|cc)"
@@ -247,8 +289,6 @@ def rows(entry):
     wanted = wanted.replace("{network}", str(metrics.get("output_network")))
     found = []
     for name, leaf in ledger.flatten(metrics).items():
-        if stage == "diagnosis_ap" and name.startswith("within_source"):
-            continue  # one model: they stand with the other view
         if re.fullmatch(wanted, name) and leaf.get("low") is not None:
             value = value_text(leaf, digits=3)
             datasets = ", ".join(entry["datasets"])
@@ -260,12 +300,15 @@ def ship_all(runs, out):
     """Ship what is finished, say what is not -> {shelf: {stage: entry}}."""
     cards = {shelf: {} for shelf in SHELVES}
     for stage in BUILDERS:
-        finished = [run for run in runs if stages.is_done(run.profile, stage, run.store)]
-        if not finished:
+        asked = [run for run in runs if is_shipped(run, stage)]
+        finished = [run for run in asked if stages.is_done(run.profile, stage, run.store)]
+        if asked and not finished:
             print(f"{stage}: not run, not shipped")
             continue
         for shelf in SHELVES:
             (out / shelf / f"{stage}.safetensors").unlink(missing_ok=True)
+        if not asked:
+            continue
         shelf, entry = ship(finished[0], stage, out)
         cards[shelf][stage] = entry
         change = entry["rounding"]["largest_change"]

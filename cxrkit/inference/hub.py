@@ -25,6 +25,7 @@ from cxrkit.storage.atomic import write_atomic, write_json
 from cxrkit.training import checkpoint
 
 TITLES = {
+    "diagnosis": "diagnosis of PA and AP films",
     "diagnosis_pa": "diagnosis of PA films",
     "diagnosis_ap": "diagnosis of AP films",
     "segmenter": "lung segmentation",
@@ -60,7 +61,7 @@ def export_hub(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     config = {"library": "cxrkit", "version": __version__, "parts": {}}
-    for stage, part in models.parts.items():
+    for stage, part in models.networks.items():
         settings = part.profile.to_dict()
         checkpoint.save_tensors(
             folder / f"{stage}.safetensors",
@@ -87,7 +88,7 @@ def model_card(models: Models) -> str:
         "transformer that diagnoses and maps severity.",
         models.about.partition("\n")[2].strip(),
         "## Files",
-        "\n".join(f"- `{stage}.safetensors`: {TITLES[stage]}" for stage in models.parts),
+        "\n".join(f"- `{stage}.safetensors`: {TITLES[stage]}" for stage in models.networks),
         "## Use",
         "```python\nfrom pathlib import Path\n\nimport cxrkit\nfrom cxrkit.inference import "
         'load_models\n\nmodels = load_models(weights=Path("this_folder"))\n'
@@ -100,8 +101,8 @@ def model_card(models: Models) -> str:
 
 def front_matter(models: Models) -> dict[str, Any]:
     """What a hub reads: see its schema of model cards."""
-    names = sorted({name for part in models.parts.values() for name in part.profile.manifests})
-    results = [one for stage, part in models.parts.items() for one in _results(stage, part)]
+    names = sorted({name for part in models.networks.values() for name in part.profile.manifests})
+    results = [one for stage, part in models.networks.items() for one in _results(stage, part)]
     used = sorted({metric["type"] for one in results for metric in one["metrics"]})
     measured = {}
     if results:
@@ -166,7 +167,7 @@ def _values(node: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, 
 def measured_table(models: Models) -> str:
     """Measured values with their intervals, as a table in Markdown."""
     lines = ["| part | images | metric | value [95 % interval] | n |", "|---|---|---|---|---|"]
-    for stage, part in models.parts.items():
+    for stage, part in models.networks.items():
         for split in SPLITS:
             for path, one in _values(part.metrics.get(split)):
                 text = value_text({"low": None, **one}, digits=3)

@@ -306,6 +306,8 @@ def choose_views(
         notes.append(f"view {wanted} was asked for, but the file says view {tag}")
     if view in have:
         return [view], tuple(notes)
+    if not models.views_apart:  # one model has learnt from both
+        return have[:1], tuple(notes)
     first = f"the {have[0]} model was used"
     if view in FRONTAL:
         return have, (*notes, f"no model of {view} films: {first}")

@@ -31,6 +31,7 @@ from cxrkit.training import checkpoint
 SHIPPED = paths.bundled("inference/weights")
 QUALITY_MODEL = SHIPPED / "open" / "quality_model.safetensors"
 NEEDED = ("segmenter", "severity", "a diagnosis")
+JOINT = "diagnosis"  # the file of a diagnosis of both views
 VIRTUAL_ONLY = ("virtual",)  # the manifests of a profile that trains on virtual patients alone
 GET_RESEARCH_WEIGHTS = (
     "The research weights of the kit are no part of an installed package, because the terms of "
@@ -115,6 +116,19 @@ class Models:
         return found.hexdigest()[:16]
 
     @property
+    def views_apart(self) -> bool:
+        """Whether PA and AP films have diagnosis models of their own."""
+        return self.parts.get("diagnosis_pa") is not self.parts.get("diagnosis_ap")
+
+    @property
+    def networks(self) -> dict[str, Part]:
+        """Each network once, by the name of its file: `parts`, or `JOINT` for both views."""
+        if self.views_apart:
+            return dict(self.parts)
+        others = {name: part for name, part in self.parts.items() if not name.startswith(JOINT)}
+        return {JOINT: self.parts["diagnosis_pa"], **others}
+
+    @property
     def image_size(self) -> int:
         """Side of the largest input of a network, px."""
         return max(part.profile.image_size for part in self.parts.values())
@@ -169,11 +183,15 @@ def missing(found: Iterable[str]) -> list[str]:
 
 
 def weights_in_folder(folder: Path) -> dict[str, Path]:
-    """Files of `tools/ship_weights.py` in a folder or below it, by stage."""
+    """Files of `tools/ship_weights.py` in a folder or below it, by stage.
+
+    A diagnosis of both views (`Sources.joint_views`) is one file, which serves both stages.
+    """
     found = {}
     for stage in NETWORKS:
-        for path in sorted(Path(folder).rglob(f"{stage}.safetensors")):
-            found[stage] = path
+        for name in (JOINT, stage) if stage.startswith(JOINT) else (stage,):
+            for path in sorted(Path(folder).rglob(f"{name}.safetensors")):
+                found[stage] = path
     return found
 
 
@@ -221,8 +239,9 @@ def load_models(
     lacks = []
     for found, made_by, origin in _places(profile, store or Store(), weights):
         if not missing(found):
-            parts = {stage: load_part(stage, path, made_by) for stage, path in found.items()}
-            return Models(parts, load_quality_control(_quality_model()), origin)
+            return Models(
+                _load_parts(found, made_by), load_quality_control(_quality_model()), origin
+            )
         lacks.append(f"{origin} (missing: {', '.join(missing(found))})")
     raise FileNotFoundError(
         f"no complete set of weights in {' or '.join(lacks)}. {GET_RESEARCH_WEIGHTS}. Or train "
@@ -254,6 +273,17 @@ def _quality_model() -> Path:
     if not QUALITY_MODEL.is_file():
         raise FileNotFoundError(f"{QUALITY_MODEL} is missing. {GET_MODELS}")
     return QUALITY_MODEL
+
+
+def _load_parts(found: Mapping[str, Path], profile: Profile) -> dict[str, Part]:
+    """Networks by stage; stages that one file serves share one network."""
+    parts: dict[str, Part] = {}
+    loaded: dict[Path, Part] = {}
+    for stage, path in found.items():
+        if path not in loaded:
+            loaded[path] = load_part(stage, path, profile)
+        parts[stage] = loaded[path]
+    return parts
 
 
 def load_part(stage: str, path: Path, profile: Profile) -> Part:
