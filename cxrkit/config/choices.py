@@ -210,11 +210,15 @@ def without_removed(profile: Mapping[str, Any]) -> dict[str, Any]:
     Args:
         profile: nested settings, as a settings file or shipped weights hold them.
     """
+    found, sources = dict(profile), profile.get("sources")
+    if isinstance(sources, Mapping) and "lungs_only" in sources:  # now a framing of three
+        kept = {name: value for name, value in sources.items() if name != "lungs_only"}
+        found["sources"] = {**kept, "framing": "lungs"} if sources["lungs_only"] else kept
     choices = profile.get("choices")
     if not isinstance(choices, Mapping):
-        return dict(profile)
+        return found
     kept = {name: value for name, value in choices.items() if REMOVED.get(name) != value}
-    return {**profile, "choices": kept}
+    return {**found, "choices": kept}
 
 
 def _default(name: str) -> Any:

@@ -9,6 +9,7 @@ from pydantic import ConfigDict
 
 from cxrkit.config import conditions
 from cxrkit.config.choices import OPEN_CHOICES, Choices
+from cxrkit.config.vocabulary import FRAMINGS, known
 
 STRICT = ConfigDict(extra="forbid")  # a misspelt field of a settings file is an error
 
@@ -222,8 +223,13 @@ class Sources:
     # datasets and sites that train no AP model; None = those of `Profile.external` (section 4: the
     # paper sets three hospitals aside for PA, and one of them for AP)
     external_ap: tuple[str, ...] | None = optional(None)
-    # the diagnosis sees images that are black outside of the lungs
-    lungs_only: bool = optional(False)
+    # what the diagnosis sees of an image (FRAMINGS): whole; crop, the box around the
+    # lungs; lungs, all black but them
+    framing: str = optional("whole")
+
+    def __post_init__(self) -> None:
+        """Refuse an unknown framing before anything is trained."""
+        known(self.framing, FRAMINGS, "framing of the diagnosis")
 
 
 @dataclass(frozen=True)

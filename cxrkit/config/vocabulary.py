@@ -25,6 +25,7 @@ DIAGNOSES = ("normal", "other_infection", "covid19")
 # viruses; Fig. 5 shows the first two apart
 CAUSES = ("bacterial", "tuberculosis", "viral", "fungal")
 # L lateral, LL and RL the two sides of it; other: CT slices and the like
+FRAMINGS = ("whole", "crop", "lungs")  # what the diagnosis sees of an image (`Sources.framing`)
 VIEWS = ("PA", "AP", "L", "LL", "RL", "other")
 SPLITS = {"train": 0.7, "val": 0.1, "test": 0.2}
 COLUMNS = (

@@ -434,7 +434,7 @@ def _preparation(profile: Profile) -> dict[str, Any]:
         "resize": choices.resize,
         "size": profile.variant.zoom * profile.image_size,
         "normalize": choices.normalize,
-        "lungs_only": profile.sources.lungs_only,
+        "framing": profile.sources.framing,
     }
 
 

@@ -333,22 +333,51 @@ def network_input(image: Image | np.ndarray, profile: Profile) -> torch.Tensor:
 
 
 def visible(pixels: np.ndarray, mask: np.ndarray, profile: Profile) -> Image | np.ndarray:
-    """What the diagnosis of a profile sees: the whole image, or its lungs alone.
+    """What the diagnosis of a profile sees: the whole image, the box around its lungs, or lungs.
 
     Args:
         pixels: uint8 or uint16 (H, W).
         mask: Lungs of the whole image, bool of any size.
-        profile: `sources.lungs_only` decides.
+        profile: `sources.framing` decides.
 
     Returns:
-        Pixels (H, W), or an image of the lungs, whose greys are as final as those of the files that
+        Pixels, or an image of the lungs, whose greys are as final as those of the files that
         `masked_images.blacken` writes.
     """
-    if not profile.sources.lungs_only:
-        return pixels
-    lungs = np.where(mask, np.uint8(255), np.uint8(0))
-    black = masked_images.only_lungs(pixels, lungs, profile.choices.stretch)
-    return Image(black, (int(black.min()), int(black.max())), bits=8, scaled=True)
+    framing = profile.sources.framing
+    shown = masked_images.frame(pixels, as_lungs(mask), framing, profile.choices.stretch)
+    if framing != "lungs":
+        return shown
+    return Image(shown, (int(shown.min()), int(shown.max())), bits=8, scaled=True)
+
+
+def as_lungs(mask: np.ndarray) -> np.ndarray:
+    """A bool mask (h, w) as masks are stored: 0 and 255."""
+    return np.where(mask, np.uint8(255), np.uint8(0))
+
+
+def place_maps(
+    maps: np.ndarray, shape: tuple[int, int], mask: np.ndarray, profile: Profile
+) -> np.ndarray:
+    """Maps of what the diagnosis sees, where that lies in the whole image; 0 elsewhere.
+
+    Args:
+        maps: (K, h, w).
+        shape: (H, W) of the image.
+        mask: Lungs of the whole image, bool of any size.
+        profile: `sources.framing` decides.
+
+    Returns:
+        float32 (K, H, W).
+    """
+    box: tuple[slice, slice] = (slice(0, shape[0]), slice(0, shape[1]))
+    if profile.sources.framing == "crop":
+        box = masked_images.lung_box(as_lungs(mask), shape)
+    size = (box[0].stop - box[0].start, box[1].stop - box[1].start)
+    placed = np.zeros((len(maps), *shape), np.float32)
+    for whole, one in zip(placed, maps, strict=True):
+        whole[box] = to_image_size(one, size, profile)
+    return placed
 
 
 def lungs_input(pixels: np.ndarray, profile: Profile) -> np.ndarray:
@@ -448,8 +477,8 @@ def diagnose_and_features(
         return probs, None, features
     transformer, classes = cast(CorpusViT, model.transformer), range(len(DIAGNOSES))
     cells = METHODS[map_method](transformer, corpus, classes, device=device)[0]  # (K, h, w)
-    relevance = [to_image_size(one, pixels.shape, profile) for one in cells.cpu().numpy()]
-    return probs, np.stack(relevance), features
+    shape = (pixels.shape[0], pixels.shape[1])
+    return probs, place_maps(cells.cpu().numpy(), shape, mask, profile), features
 
 
 def saliency_maps(relevance: np.ndarray) -> dict[str, np.ndarray]:

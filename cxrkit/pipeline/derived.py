@@ -1,4 +1,4 @@
-"""Derived images: masks of the segmenter, and images that are black outside of the lungs.
+"""Derived images: masks of the segmenter, and images of which the diagnosis sees a part.
 
 They lie in the store under the segmenter and the images that they were made from, once for all
 tasks that use them.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,6 +22,7 @@ from cxrkit.tasks.segmentation import SegmentationTask
 from cxrkit.tasks.severity import segmented_lungs
 
 PACKED_MASKS = "masks.npz"
+CROPS = "crops.csv"  # file names of the crops of each image
 MASK_ORIGINS = ("segmenter", "annotated")
 
 
@@ -91,23 +93,29 @@ def unpack_masks(folder: Path) -> np.ndarray:
         return file["masks"]
 
 
-def lungs_only(
-    profile: Profile, table: pd.DataFrame, store: Store, segmenter: Path
-) -> pd.DataFrame:
-    """The table with images that are black outside of the lungs, made once.
+def framed(profile: Profile, table: pd.DataFrame, store: Store, segmenter: Path) -> pd.DataFrame:
+    """The table with images of which only a part is shown (`Sources.framing`), made once.
 
     Lungs are the segmenter's, and those of virtual images the true ones.
 
+    Args:
+        profile: its framing is "crop" or "lungs".
+        table: images.
+        store: where the new ones go.
+        segmenter: folder of the finished segmenter.
+
     Returns:
-        The table with other paths; `origin` = the images as they came.
+        The table with other paths; `origin` = the images as they came. With crops the masks of lungs
+        and lesions are cropped too.
 
     Raises:
         ValueError: the masks are padded, so that they do not fit the whole image.
     """
+    framing = profile.sources.framing
     if profile.choices.resize != "plain":
         raise ValueError(
-            "lungs_only needs masks of the whole image: choices.resize must be 'plain', not "
-            f"{profile.choices.resize!r}"
+            f"framing {framing!r} needs masks of the whole image: choices.resize must be 'plain', "
+            f"not {profile.choices.resize!r}"
         )
     real = table["dataset"] != "virtual"
     segmented = with_masks(profile, table[real], store, segmenter)["lung_mask"]
@@ -118,6 +126,9 @@ def lungs_only(
         "stretch": profile.choices.stretch,
         "version": masked_images.VERSION,
     }
+    if framing == "crop":
+        settings["margin"] = masked_images.MARGIN
+        return _cropped(masked, settings, store)
 
     def make(part: Path) -> None:
         masked_images.blacken(part, masked, profile.choices.stretch)
@@ -125,3 +136,16 @@ def lungs_only(
     folder = store.load_or_make("blackened", settings, make)
     paths = [str(folder / f"{i}.png") for i in range(len(table))]
     return masked.assign(origin=table["path"], path=paths)
+
+
+def _cropped(masked: pd.DataFrame, settings: dict[str, Any], store: Store) -> pd.DataFrame:
+    """The table with the boxes around the lungs."""
+
+    def make(part: Path) -> None:
+        names = masked_images.crop_images(part, masked)
+        store.write_table(part / CROPS, names)
+
+    folder = store.load_or_make("cropped", settings, make)
+    names = pd.read_csv(folder / CROPS, dtype=str).set_axis(masked.index)
+    paths = {name: f"{folder}/" + names[name] for name in names}
+    return masked.assign(origin=masked["path"], **paths)

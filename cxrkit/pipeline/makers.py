@@ -15,7 +15,7 @@ from cxrkit.data import manifests
 from cxrkit.data.datasets import external_or_test, split_parts
 from cxrkit.explain import saliency_benchmark
 from cxrkit.models.pretrained import load_imagenet_backbone, load_imagenet_weights
-from cxrkit.pipeline.derived import lungs_only, with_masks
+from cxrkit.pipeline.derived import framed, with_masks
 from cxrkit.pipeline.task_data import external_to_view, few, images_for, serving_datasets
 from cxrkit.shortcuts import marker_study, trivial_models, within_source
 from cxrkit.simulation import cohort as virtual_hospitals
@@ -143,8 +143,8 @@ def diagnosis_images(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Images with a diagnosis.
 
-    Images of unknown view are left out, or kept (choice 19). With `sources.lungs_only` all are
-    black outside of the lungs.
+    Images of unknown view are left out, or kept (choice 19). With `sources.framing` only a part of
+    each is shown.
 
     Args:
         profile: its sources and choices.
@@ -166,12 +166,12 @@ def diagnosis_images(
     auxiliary = table[:0]
     if dict(profile.sources.shares).get("virtual", 0) > 0:
         auxiliary = inputs.virtual_training_images(profile, "diagnosis")
-    if not profile.sources.lungs_only:
+    if profile.sources.framing == "whole":
         return table, auxiliary
     store, segmenter = inputs.store, inputs["segmenter"]
     return (
-        lungs_only(profile, table, store, segmenter),
-        lungs_only(profile, auxiliary, store, segmenter),
+        framed(profile, table, store, segmenter),
+        framed(profile, auxiliary, store, segmenter),
     )
 
 
@@ -439,19 +439,18 @@ def saliency_images(profile: Profile, inputs: StageInputs) -> pd.DataFrame:
     """Images with a diagnosis for the saliency benchmark.
 
     They are the profile's own, or, where nobody has annotated their lesions, those of the virtual
-    hospitals, as the profile's diagnosis sees them (`lungs_only`; then those of the test split and
+    hospitals, as the profile's diagnosis sees them (`framing`; then those of the test split and
     of external hospitals alone), with their true lungs.
     """
     own = profile
     if "virtual" not in profile.manifests:
         own = profiles.virtual(profile)
     table = inputs.images(own, "diagnosis")
-    if not profile.sources.lungs_only:
+    if profile.sources.framing == "whole":
         return table
     held_out = table["external"].astype(bool) | (table["split"] == "test")
     table = table[held_out].reset_index(drop=True)
-    black = lungs_only(profile, table, inputs.store, inputs["segmenter"])
-    return black.assign(lung_mask=table["lung_mask"])
+    return framed(profile, table, inputs.store, inputs["segmenter"])
 
 
 def make_saliency_benchmark(folder: Path, profile: Profile, inputs: StageInputs) -> None:

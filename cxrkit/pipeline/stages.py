@@ -145,7 +145,7 @@ def needs_of_diagnosis(profile: Profile) -> list[Need]:
     needs += _needs_of_initial_weights(profile, keyed=True, virtual_key="begins as")
     if dict(profile.sources.shares).get("virtual", 0):
         needs.append(Need("virtual_cohort", "cohort", profiles.virtual(profile), "virtual"))
-    if profile.sources.lungs_only:
+    if profile.sources.framing != "whole":
         needs.append(Need("segmenter", "segmenter", profile, "lungs"))
     return needs
 
@@ -201,7 +201,7 @@ def needs_of_saliency(profile: Profile) -> list[Need]:
         needs.append(_cohort(profile, key=""))
     else:
         needs.append(Need("cohort", "cohort", profiles.virtual(profile), "lesions"))
-    if profile.sources.lungs_only:
+    if profile.sources.framing != "whole":
         needs.append(Need("segmenter", "segmenter", profile))
     return needs
 
@@ -307,7 +307,7 @@ DIAGNOSIS = (
     "sources.joint_views",
     "sources.virtual",
     "sources.held_out",
-    "sources.lungs_only",
+    "sources.framing",
     "sources.diagnosis_datasets",
 )
 SEGMENTER = (

@@ -27,7 +27,7 @@ class RemoteStore(Store):
         url: the address.
     """
 
-    LOCAL_STAGES = ("images", "masks", "blackened")
+    LOCAL_STAGES = ("images", "masks", "blackened", "cropped")
 
     def __init__(
         self,

@@ -364,18 +364,13 @@ for view, result in results.items():
 
 
 # %%
-def covid_against_other(y, p):
-    covid, other = (
-        tasks.diagnosis.DIAGNOSES.index(name) for name in ("covid19", "other_infection")
-    )
-    ill = (y == covid) | (y == other)
-    return evaluation.auc(y[ill] == covid, p[ill, covid] / (p[ill, covid] + p[ill, other]))
-
-
 def worth_of_places(model, task, table):
     truth = tasks.diagnosis.codes(table)
     whole = table[tasks.diagnosis.PROBABILITIES].to_numpy()
-    statistics = {"macro": evaluation.macro_auc, "COVID-19 against other": covid_against_other}
+    statistics = {
+        "macro": evaluation.macro_auc,
+        "COVID-19 against other": tasks.diagnosis.covid_against_other,
+    }
     lines = {}
     for name, intervention in models.INTERVENTIONS.items():
         with intervention(model.transformer):
@@ -578,13 +573,11 @@ if mirror and run.profile.sources.joint_views:
     counts, alone = viz.source_class_table(images)
     display(counts)
     print(f"macro AUC of guessing the diagnosis from the dataset alone, all films: {alone:.2f}")
-    captions = {
-        "internal": "Normal against other infection inside the NIH, five folds",
-        "external": "COVID-19 against other infection inside Cohen's",
-    }
-    for part, caption in captions.items():
-        within = run.diagnosis().metrics["within_source"][part]
-        display(viz.comparison_table(within).style.set_caption(caption))
+    within = run.diagnosis().metrics["within_source"]
+    inside = {"nih_cxr14": within["internal"], **within["by_source"]}
+    for source, comparison in inside.items():
+        caption = f"Two classes inside {source}, five folds by patient"
+        display(viz.comparison_table(comparison).style.set_caption(caption))
 elif mirror:
     with tempfile.TemporaryDirectory() as folder:
         known = run.real_images("nih_cxr14", mirror, folder)

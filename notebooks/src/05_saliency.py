@@ -416,7 +416,7 @@ what_to_see(
 # %%
 if mirror and (Path(mirror) / "nih_cxr14" / "bbox.csv").exists():
     paths, boxes = explain.read_boxes(Path(mirror) / "nih_cxr14", run.profile.image_size)
-    if run.profile.sources.lungs_only:  # the model sees nothing else
+    if run.profile.sources.framing == "lungs":  # the model sees nothing else
         paths = table.set_index(table["origin"].map(lambda path: Path(path).name))["path"].loc[
             [Path(path).name for path in paths]
         ]

@@ -388,13 +388,23 @@ else:
 #
 # With `mirror` set: which source is a film from, by the same trivial features. Source and class are tied together in every public
 # collection of COVID-19, so whoever knows the source knows most of the answer. Lungs can be removed only where somebody has outlined them;
-# the profile `mini` lets its segmenter find them on every film, and asks the diagnosis too: what a border, or a film without its lungs,
-# says of the disease can only be the source. So its diagnosis is shown nothing but lungs, and is evaluated beside trivial models that see
-# whole films, or nothing but lungs either.
+# a diagnosis that is shown nothing but lungs (`--set sources.framing=lungs`) has the segmenter find them on every film. Then the diagnosis
+# is asked too: what a border, or a film without its lungs, says of the disease can only be the source.
+#
+# The profile `mini` is evaluated inside each source that has two classes, beside trivial models of the same films: there the source says
+# nothing.
 
 # %%
-if mirror and run.profile.sources.lungs_only:
+found = {}
+if mirror and run.profile.folds:
     found = run.diagnosis().metrics["within_source"]
+    for source, comparison in found.get("by_source", {}).items():
+        display(
+            viz.comparison_table(comparison).style.set_caption(
+                f"Two classes inside {source}; trivial models see whole films"
+            )
+        )
+if "probes" in found:
     for asked, scores_of in found["probes"].items():
         chance = scores_of.pop("chance")
         rows = pd.DataFrame(
@@ -417,7 +427,7 @@ if mirror and run.profile.sources.lungs_only:
         )
 
 # %%
-if mirror and not run.profile.sources.lungs_only:
+if mirror and "probes" not in found:
     real = Run("mini", out, mirror)
     every = real.images("diagnosis").drop_duplicates("group_id")
     few = every.sample(frac=1, random_state=0).groupby("dataset").head(80).reset_index(drop=True)

@@ -7,7 +7,7 @@ export interface Preparation {
   resize: string;
   size: number;
   normalize: string;
-  lungs_only: boolean;
+  framing: string;
 }
 
 export interface NetworkEntry {
@@ -106,7 +106,7 @@ export function unsupported(found: Description): string | null {
   if (found.format !== 1) return `format ${found.format}`;
   if (image.resize !== "plain") return `resize ${image.resize}`;
   if (!(image.normalize in found.preprocessing.normalize)) return `normalize ${image.normalize}`;
-  if (image.lungs_only) return "lungs_only";
+  if (image.framing !== "whole") return `framing ${image.framing}`;
   if (found.severity.sigmoid !== "before_mask") return `sigmoid ${found.severity.sigmoid}`;
   if (found.severity.array_columns !== "patient_right") return "array_columns";
   return null;

@@ -71,7 +71,7 @@ def test_a_model_that_sees_nothing_but_lungs_is_shown_nothing_else(models, image
     black = images.assign(path=[str(tmp_path / "black" / f"{i}.png") for i in range(len(images))])
     table = DiagnosisTask(small_profile(), store).predict(part.network, black)
     want = table[diagnosis.PROBABILITIES].to_numpy()
-    sources = replace(part.profile.sources, lungs_only=True)
+    sources = replace(part.profile.sources, framing="lungs")
     own = replace(part, profile=replace(part.profile, sources=sources))
     blind = replace(models, parts={**models.parts, "diagnosis_pa": own})
 

@@ -136,7 +136,7 @@ def test_stages_that_start_from_the_virtual_hospitals_are_given_what_they_ask_fo
         backbone=replace(TINY.backbone, initial_weights="virtual"),
         segmenter=replace(TINY.segmenter, virtual=0.5),
         sources=sections.Sources(
-            shares=(("virtual", 1.0),), joint_views=True, virtual=True, lungs_only=True
+            shares=(("virtual", 1.0),), joint_views=True, virtual=True, framing="lungs"
         ),
         severity=replace(TINY.severity, virtual=True),
     )

@@ -40,7 +40,7 @@ PROFILES = {
     "demo, auxiliary virtual images": replace(
         DEMO,
         segmenter=replace(DEMO.segmenter, virtual=0.5),
-        sources=replace(DEMO.sources, shares=(("virtual", 1.0),), lungs_only=True),
+        sources=replace(DEMO.sources, shares=(("virtual", 1.0),), framing="lungs"),
     ),
     "demo, SimCLR": grid.vary(DEMO, **SIMCLR),
     "demo, ResNet": grid.vary(DEMO, model="resnet", widths=(8,) * 4, layers=(1,) * 4),

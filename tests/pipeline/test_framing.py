@@ -1,5 +1,5 @@
-"""Images that are black outside of the lungs: made once, keyed by who drew the lungs, and what the
-saliency benchmark is given of them.
+"""Images of which the diagnosis sees a part, the box around the lungs or the lungs alone: made once,
+keyed by who drew the lungs, and what the saliency benchmark is given of them.
 """
 
 from dataclasses import replace
@@ -11,11 +11,20 @@ import pandas as pd
 import pytest
 
 from cxrkit.config import profiles
-from cxrkit.config.vocabulary import COLUMNS
+from cxrkit.config.vocabulary import COLUMNS, FRAMINGS
+from cxrkit.data import masked_images
 from cxrkit.pipeline import derived, makers, stages
 from cxrkit.storage.artifacts import Store
 
-SIZE, PROFILE = 32, replace(profiles.demo(), image_size=32)
+SIZE = 32
+
+
+def profile_of(framing):
+    demo = profiles.demo()
+    return replace(demo, image_size=SIZE, sources=replace(demo.sources, framing=framing))
+
+
+PROFILE = profile_of("lungs")
 SEGMENTER = Path("segmenter-none")  # masks come from elsewhere in these tests
 
 
@@ -58,31 +67,70 @@ def test_images_with_nothing_but_lungs_are_made_once_and_remember_what_they_were
         monkeypatch.setattr(derived, "with_masks", masks)
 
     segmented(255)
-    found = derived.lungs_only(PROFILE, table, store, SEGMENTER)
+    found = derived.framed(PROFILE, table, store, SEGMENTER)
     assert list(found["origin"]) == list(table["path"])
     assert found.drop(columns="origin").columns.equals(table.columns)
     for before, after in zip(found["origin"], found["path"], strict=True):
         black = cv2.imread(after, cv2.IMREAD_GRAYSCALE)
         np.testing.assert_array_equal(black, left_half_alone(before))
     made = Path(found["path"][0]).stat().st_mtime_ns
-    again = derived.lungs_only(PROFILE, table, store, SEGMENTER)
+    again = derived.framed(PROFILE, table, store, SEGMENTER)
     assert Path(again["path"][0]).stat().st_mtime_ns == made
     segmented(0)
-    others = derived.lungs_only(PROFILE, table, store, SEGMENTER)
+    others = derived.framed(PROFILE, table, store, SEGMENTER)
     assert others["path"][0] != found["path"][0], "other lungs are other images"
     padded = replace(PROFILE, choices=replace(PROFILE.choices, resize="pad"))
     with pytest.raises(ValueError, match="resize must be 'plain', not 'pad'"):
-        derived.lungs_only(padded, table, store, SEGMENTER)
+        derived.framed(padded, table, store, SEGMENTER)
 
 
-@pytest.mark.parametrize("lungs_only", [True, False])
-def test_who_sees_nothing_but_lungs_depends_on_who_segments_them(lungs_only):
-    mini = replace(profiles.mini(), sources=replace(profiles.mini().sources, lungs_only=lungs_only))
+def test_a_crop_is_the_box_around_the_lungs_and_so_are_its_masks(tmp_path, monkeypatch):
+    """Lungs in rows 8 to 19 and columns 4 to 15: a twelfth of 12 px is a margin of 1."""
+    table = images_of(tmp_path, ["normal", "covid19"])
+    lung, lesion = np.zeros((2, SIZE, SIZE), np.uint8)
+    lung[8:20, 4:16] = 255
+    lesion[10:14, 6:9] = 255
+    for name, mask in (("lung", lung), ("lesion", lesion)):
+        cv2.imwrite(str(tmp_path / f"{name}.png"), mask)
+    table["lesion_mask"] = [None, str(tmp_path / "lesion.png")]
+    monkeypatch.setattr(
+        derived,
+        "with_masks",
+        lambda profile, rows, store, segmenter: rows.assign(lung_mask=str(tmp_path / "lung.png")),
+    )
+    store = Store(tmp_path / "store")
+    found = derived.framed(profile_of("crop"), table, store, SEGMENTER)
+    assert list(found["origin"]) == list(table["path"])
+    box = slice(7, 21), slice(3, 17)
+    for before, after in zip(found["origin"], found["path"], strict=True):
+        whole, part = (cv2.imread(path, cv2.IMREAD_GRAYSCALE) for path in (before, after))
+        np.testing.assert_array_equal(part, whole[box])
+    masks = cv2.imread(found["lung_mask"][0], 0), cv2.imread(found["lesion_mask"][1], 0)
+    np.testing.assert_array_equal(masks[0], lung[box])
+    np.testing.assert_array_equal(masks[1], lesion[box])
+    assert pd.isna(found["lesion_mask"][0])
+
+
+def test_a_mask_without_lungs_crops_nothing():
+    image = np.arange(30, dtype=np.uint16).reshape(5, 6)
+    empty = np.full((5, 6), 127, np.uint8)  # nobody has annotated here
+    np.testing.assert_array_equal(masked_images.frame(image, empty, "crop", "robust"), image)
+
+
+def test_an_unknown_framing_is_refused_with_the_known_ones():
+    with pytest.raises(ValueError, match="unknown framing of the diagnosis 'box'; known: .*crop"):
+        profile_of("box")
+
+
+@pytest.mark.parametrize("framing", FRAMINGS)
+def test_what_a_diagnosis_sees_may_depend_on_who_segments_the_lungs(framing):
+    mini = replace(profiles.mini(), sources=replace(profiles.mini().sources, framing=framing))
     other = replace(mini, segmenter=replace(mini.segmenter, mirror=not mini.segmenter.mirror))
     for stage in ("diagnosis", "diagnosis_pa", "saliency_benchmark"):
         same = stages.settings(mini, stage) == stages.settings(other, stage)
-        assert same != lungs_only, stage
-    assert (("segmenter", other) in stages.upstream(other, "diagnosis")) == lungs_only
+        assert same == (framing == "whole"), stage
+    needed = ("segmenter", other) in stages.upstream(other, "diagnosis")
+    assert needed == (framing != "whole")
 
 
 def test_the_saliency_benchmark_is_given_what_the_model_sees_and_the_true_lungs(
@@ -92,9 +140,8 @@ def test_the_saliency_benchmark_is_given_what_the_model_sees_and_the_true_lungs(
     table = with_mask(table, tmp_path).assign(split=["train", "test"])
     monkeypatch.setattr(makers, "images_for", lambda profile, task, store, cohort: table)
     inputs = makers.StageInputs(Store(tmp_path / "store"), {"segmenter": SEGMENTER})
-    assert makers.saliency_images(PROFILE, inputs) is table
-    sees = replace(PROFILE, sources=replace(PROFILE.sources, lungs_only=True))
-    found = makers.saliency_images(sees, inputs)
+    assert makers.saliency_images(profile_of("whole"), inputs) is table
+    found = makers.saliency_images(PROFILE, inputs)
     assert len(found) == 1, "training images are not evaluated"
     assert found["lung_mask"][0] == table["lung_mask"][1]
     black = cv2.imread(found["path"][0], cv2.IMREAD_GRAYSCALE)
