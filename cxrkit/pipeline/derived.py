@@ -105,8 +105,8 @@ def framed(profile: Profile, table: pd.DataFrame, store: Store, segmenter: Path)
         segmenter: folder of the finished segmenter.
 
     Returns:
-        The table with other paths; `origin` = the images as they came. With crops the masks of lungs
-        and lesions are cropped too.
+        The table with other paths; `origin` = the images as they came. With crops the masks of
+        lungs and lesions are cropped too.
 
     Raises:
         ValueError: the masks are padded, so that they do not fit the whole image.

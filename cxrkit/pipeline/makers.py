@@ -79,7 +79,7 @@ def make_backbone(folder: Path, profile: Profile, inputs: StageInputs) -> None:
     source = known(profile.backbone.initial_weights, BACKBONE_WEIGHTS, "start of the backbone")
     initial: tuple[State, ...] = ()
     if source == "imagenet":
-        initial = (load_imagenet_backbone(profile.backbone.network),)
+        initial = (load_imagenet_backbone(profile.backbone.network, profile.backbone.stride),)
     elif source == "virtual":
         initial = (inputs.weights("initial_weights"),)
     own = replace(profile, variant=Variant())

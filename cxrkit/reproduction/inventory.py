@@ -21,7 +21,8 @@ from cxrkit.storage.artifacts import Store, key
 from cxrkit.storage.atomic import read_json
 
 COLUMNS = ["name", "stage", "bytes", "profiles"]
-DERIVED = ("images", "masks", "blackened", "cropped")  # made from artifacts and datasets, not by a stage
+# made from artifacts and datasets, not by a stage
+DERIVED = ("images", "masks", "blackened", "cropped")
 SETTINGS = "settings.json"
 RUN_SETTINGS = "settings.yaml"  # of a changed profile, beside its lessons
 REMOVED = ".removed"  # ends the name of a folder whose removal has begun

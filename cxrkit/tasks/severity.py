@@ -402,9 +402,9 @@ class SeverityTask(Task):
             table: images with `diagnosis` and `lung_mask` whose patients did not train the model.
 
         Returns:
-            For each dataset and diagnosis `score`, the mean score with its interval by patient, and,
-            beside normal images of the same dataset, `auc`, how often an image reads above a normal
-            one.
+            For each dataset and diagnosis `score`, the mean score with its interval by patient,
+            and, beside normal images of the same dataset, `auc`, how often an image reads above a
+            normal one.
         """
         predictions = self.predict(model, table)
         out = []

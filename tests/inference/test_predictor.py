@@ -59,19 +59,30 @@ def test_an_image_is_treated_as_in_training_and_evaluation(models, images, tmp_p
     np.testing.assert_allclose(rows["severity"], scored["score"], atol=1e-5)
 
 
-def test_a_model_that_sees_nothing_but_lungs_is_shown_nothing_else(models, images, tmp_path):
-    """`masked_images.blacken` on the segmenter's masks, against `predict`, which segments."""
+def framed_files(images, folder, framing):
+    """The images as the training frames them."""
+    if framing == "lungs":
+        masked_images.blacken(folder, images)
+        return images.assign(path=[str(folder / f"{i}.png") for i in range(len(images))])
+    names = masked_images.crop_images(folder, images)
+    return images.assign(path=[str(folder / name) for name in names["path"]])
+
+
+@pytest.mark.parametrize("framing", ["crop", "lungs"])
+def test_a_model_that_sees_a_part_of_the_film_is_shown_nothing_else(
+    models, images, tmp_path, framing
+):
+    """The files of the training on the segmenter's masks, against `predict`, which segments."""
     part, store = models.parts["diagnosis_pa"], Store(tmp_path)
     segmenter = models.parts["segmenter"].network
     segmentation = SegmentationTask(small_profile(), store)
     lungs = severity.segmented_lungs(segmentation, segmenter, images, small_profile())
     np.save(tmp_path / "masks.npy", lungs)
-    (tmp_path / "black").mkdir()
-    masked_images.blacken(tmp_path / "black", with_masks(images, tmp_path))
-    black = images.assign(path=[str(tmp_path / "black" / f"{i}.png") for i in range(len(images))])
-    table = DiagnosisTask(small_profile(), store).predict(part.network, black)
+    (tmp_path / "framed").mkdir()
+    framed = framed_files(with_masks(images, tmp_path), tmp_path / "framed", framing)
+    table = DiagnosisTask(small_profile(), store).predict(part.network, framed)
     want = table[diagnosis.PROBABILITIES].to_numpy()
-    sources = replace(part.profile.sources, framing="lungs")
+    sources = replace(part.profile.sources, framing=framing)
     own = replace(part, profile=replace(part.profile, sources=sources))
     blind = replace(models, parts={**models.parts, "diagnosis_pa": own})
 
@@ -81,6 +92,18 @@ def test_a_model_that_sees_nothing_but_lungs_is_shown_nothing_else(models, image
 
     np.testing.assert_allclose(probabilities(blind), want, atol=1e-5)
     assert np.abs(want - probabilities(models)).max() > 1e-3
+
+
+def test_maps_of_a_crop_lie_where_the_crop_lay():
+    """Lungs in rows 40 to 79 and columns 20 to 139 of 100 x 150: margins of 3 and 10 px."""
+    profile = small_profile()
+    profile = replace(profile, sources=replace(profile.sources, framing="crop"))
+    mask = np.zeros((100, 150), bool)
+    mask[40:80, 20:140] = True
+    placed = predictor.place_maps(np.ones((3, 4, 4), np.float32), (100, 150), mask, profile)
+    expected = np.zeros((100, 150), np.float32)
+    expected[37:83, 10:150] = 1
+    np.testing.assert_allclose(placed, np.stack([expected] * 3), atol=1e-6)
 
 
 @pytest.mark.parametrize("resize", ["plain", "pad"])

@@ -68,6 +68,8 @@ def test_published_names_all_find_their_place():
     features.load_state_dict(renamed)
     stem = state["_conv_stem.weight"]
     assert torch.equal(features.stem[0].weight, 0.5 * stem)  # (x - 128) / 64 is twice / 128
+    finer = from_published(state, stride=16)
+    assert finer.keys() == EfficientNetLite(stride=16).state_dict().keys()
     with pytest.raises(ValueError, match="_se_reduce"):
         from_published({**state, "_blocks.0._se_reduce.weight": stem})
 

@@ -10,7 +10,7 @@ import torch
 from cxrkit.config import profiles
 from cxrkit.models import classifier, factory
 from cxrkit.models.densenet import receptive_field
-from cxrkit.models.local_evidence import LocalEvidence, both, first_stage
+from cxrkit.models.local_evidence import CellEvidence, LocalEvidence, both, first_stage
 
 
 def local_profile(**variant):
@@ -90,3 +90,55 @@ def test_models_without_a_first_stage_keep_the_map_of_the_tokens():
     assert factory.build_classifier(local_profile()).evidence is None, "no map, no evidence"
     with pytest.raises(ValueError, match="Identity has no first stage"):
         first_stage(torch.nn.Identity())
+
+
+def test_each_cell_answers_for_itself():
+    """A change of one cell moves the map of the cells around it alone, in evaluation."""
+    torch.manual_seed(0)
+    evidence = CellEvidence(in_channels=6, map_scale=4).eval()
+    corpus = torch.randn(1, 6, 10, 10)
+    other = corpus.clone()
+    other[0, :, 3, 7] += 1
+    with torch.no_grad():
+        moved = (evidence(corpus)["severity_logits"] - evidence(other)["severity_logits"]).abs()
+    rows, columns = (moved[0, 0] > 1e-6).nonzero().T
+    # bilinear interpolation spreads a cell of 4 px by half a cell on each side
+    assert rows.min() >= 10 and rows.max() < 18 and columns.min() >= 26 and columns.max() < 34
+
+
+def test_a_map_of_cells_needs_no_transformer_and_reads_known_corpora():
+    profile = local_profile()
+    profile = replace(profile, choices=replace(profile.choices, map_evidence="cells"))
+    model = factory.build_classifier(profile, map_head=True).eval()
+    assert isinstance(model.transformer, CellEvidence) and model.evidence is None
+    image = torch.randn(2, 1, 128, 128)
+    with torch.no_grad():
+        out, known = model(image), model(features=model.corpus(image))
+    torch.testing.assert_close(out["severity_map"], known["severity_map"])
+    assert out["severity_map"].shape == (2, 1, 64, 64)
+    assert not isinstance(factory.build_classifier(profile).transformer, CellEvidence)
+
+
+def test_evidence_of_cells_learns_a_lesion_from_what_zones_hold_one():
+    """Half of the films have one cell with a sign of its own; the map finds it from yes and no."""
+    torch.manual_seed(0)
+    evidence = CellEvidence(in_channels=4, map_scale=1)
+    optimizer = torch.optim.AdamW(evidence.parameters(), lr=0.02)
+
+    def draw(n):
+        corpus = torch.randn(n, 4, 6, 6)
+        ill, at = torch.rand(n) < 0.5, torch.randint(36, (n,))
+        corpus.flatten(2)[ill, 0, at[ill]] = 6.0
+        return corpus, ill, at
+
+    for _ in range(150):
+        corpus, ill, _ = draw(32)
+        worst = evidence(corpus)["severity_logits"].flatten(1).amax(1)
+        loss = torch.nn.functional.binary_cross_entropy_with_logits(worst, ill.float())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    corpus, ill, at = draw(200)
+    with torch.no_grad():
+        found = evidence.eval()(corpus)["severity_logits"].flatten(1).argmax(1)
+    assert (found == at)[ill].float().mean() > 0.95

@@ -1,5 +1,5 @@
-"""Images of which the diagnosis sees a part, the box around the lungs or the lungs alone: made once,
-keyed by who drew the lungs, and what the saliency benchmark is given of them.
+"""Images of which the diagnosis sees a part, the box around the lungs or the lungs alone: made
+once, keyed by who drew the lungs, and what the saliency benchmark is given of them.
 """
 
 from dataclasses import replace

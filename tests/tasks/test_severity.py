@@ -621,6 +621,9 @@ def test_images_of_the_diagnosis_train_and_test_nothing():
     assert healthy["auxiliary"] and (healthy[[*ZONES, *BRIXIA]] == 0).all()
     with pytest.raises(ValueError, match="use of healthy images 'ones'"):
         paths(healthy="ones")
+    other["dataset"] = "somewhere"
+    assert paths(healthy="zeros", healthy_datasets=("elsewhere",)) == ["a", "b"]
+    assert paths(healthy="zeros", healthy_datasets=("somewhere",)) == ["a", "b", "e"]
 
 
 def test_a_quarter_of_what_is_drawn_is_healthy():
@@ -682,6 +685,9 @@ def test_healthy_images_are_read_where_nothing_has_trained(monkeypatch):
     assert list(found["path"]) == ["b"] and (found[list(ZONES)] == 0).all(axis=None)
     assert list(healthy(auxiliary_diagnosis=True)["path"]) == ["b"]
     assert healthy().empty
+    # where some datasets give the zeros, those of the others count, trained or not by the split
+    other["dataset"] = ["far", "near", "near", "near"]
+    assert list(healthy(healthy="zeros", healthy_datasets=("near",))["path"]) == ["a"]
 
 
 def test_the_reading_of_healthy_images_by_hand():
@@ -699,6 +705,41 @@ def test_the_reading_of_healthy_images_by_hand():
     assert found["involved"]["value"] == pytest.approx(1 / 3)
     assert found["score"]["low"] == pytest.approx(1.0)  # patient p alone
     assert found["score"]["high"] == pytest.approx(4.0)
+
+
+def test_what_is_read_where_nobody_has_scored_by_hand():
+    """At one source the ill read above three of four healthy films; at another all are ill."""
+    rows = [("here", "normal", score) for score in (0, 1, 2, 4)]
+    rows += [("here", "covid19", 3), ("there", "covid19", 5)]
+    table = pd.DataFrame(rows, columns=["dataset", "diagnosis", "score"])
+    table["group_id"] = [f"p{i}" for i in range(len(table))]
+
+    class Read(SeverityTask):
+        def predict(self, model, table):
+            return table
+
+    ill, healthy, there = Read(profile(), Store(), CPU).read_unscored(torch.nn.Identity(), table)
+    assert (ill["dataset"], ill["diagnosis"], ill["score"]["value"]) == ("here", "covid19", 3)
+    assert ill["auc"]["value"] == pytest.approx(3 / 4)
+    assert healthy["score"]["value"] == pytest.approx(7 / 4) and "auc" not in healthy
+    assert there["score"]["value"] == 5 and "auc" not in there
+
+
+def test_unscored_images_are_of_patients_who_taught_nothing(monkeypatch):
+    """At most so many of each source and diagnosis."""
+    rows = [(f"{i}", f"p{i}", "far", "normal") for i in range(5)] + [("5", "p5", "far", "covid19")]
+    other = pd.DataFrame(rows, columns=["path", "group_id", "dataset", "diagnosis"])
+
+    class Given(StageInputs):
+        def images(self, profile, task):
+            return other
+
+    monkeypatch.setattr(makers, "MOST_HEALTHY", 2)
+    monkeypatch.setattr(makers, "with_masks", lambda profile, table, store, segmenter: table)
+    given = Given(Store(), {"segmenter": "none"})
+    found = makers.unscored_images(profile(), given, other.iloc[[0]])
+    assert "p0" not in set(found["group_id"])
+    assert found["diagnosis"].value_counts().to_dict() == {"normal": 2, "covid19": 1}
 
 
 def test_conditional_bias_of_a_model_that_always_says_the_mean():
