@@ -19,7 +19,6 @@
 #   make verify RETRAIN=1 PROFILE=quick    train, and compare with the margins of several seeds (cxrkit verify --help)
 #   make margins STORE=DIR    measure those margins (three seeds of PROFILE, default quick; resumes)
 #   make quality-model MIRROR=DIR    the small network that warns of unsuitable images (docs/predict.md)
-#   make starts [MIRROR=DIR]  real films from other initial weights (ten minutes after mini)
 #   make seeds [STUDY=..]     train what the lessons train with three seeds, for the spread (an hour or more; resumes)
 #   make segmenter            the segmenter with ten times its budget, and without its adversarial part (40 minutes; resumes)
 #   make severity             five designs of the severity model, from the paper's head to the demo's (half an hour; resumes)
@@ -59,7 +58,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 export PYDEVD_DISABLE_FILE_VALIDATION ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo mini report lab room site site-test notebooks exercises test test-all test-slow oracles lint starts seeds \
+.PHONY: help install demo mini report lab room site site-test notebooks exercises test test-all test-slow oracles lint seeds \
 	segmenter severity weights ship verify margins quality-model grid gpu-check docs wheels doctor clean distclean
 
 help:
@@ -108,10 +107,6 @@ margins: $(INSTALLED)
 # Needs MIRROR=DIR.
 quality-model: $(INSTALLED)
 	$(BIN)/python tools/fit_quality_model.py --mirror "$(MIRROR)"
-
-# Findings and severity on real films from other initial weights.
-starts: $(INSTALLED)
-	$(BIN)/python tools/starts.py $(mirror)
 
 # CELLS are beginnings of names; GRID_ARGS such as "--workers 2", "--seeds 0", "--task severity", "--choices" (tools/grid.py --help).
 grid: $(INSTALLED)

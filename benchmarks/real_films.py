@@ -91,10 +91,14 @@ def of_vit(task: DiagnosisTask, table: pd.DataFrame, fold: np.ndarray, work: Pat
         table: all films.
         fold: name of each film's fold or source, (n,).
         work: where each finished training leaves its predictions.
+
+    Returns:
+        0 where no film of the fold is of a source that is asked about.
     """
     initial = imagenet_weights(task.profile)
     out = np.zeros((len(table), len(PROBABILITIES)))
-    for name in np.unique(fold):
+    asked = table["source"].isin([pair.source for pair in PAIRS])
+    for name in np.unique(fold[asked]):
         held_out = fold == name
         train = table[~held_out & ~table["group_id"].isin(table["group_id"][held_out])]
         test = table[held_out].reset_index(drop=True)

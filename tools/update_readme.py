@@ -18,6 +18,7 @@ from cxrkit.config.vocabulary import FRAMINGS
 from cxrkit.evaluation.summaries import value_text
 from cxrkit.pipeline import stages
 from cxrkit.reproduction import runner
+from cxrkit.shortcuts.within_source import comparison_table
 from cxrkit.storage import locations
 from cxrkit.storage.artifacts import key
 from cxrkit.storage.atomic import read_json
@@ -353,6 +354,84 @@ def framings() -> list[str]:
     return lines
 
 
+def real_metrics(stage: str) -> dict[str, Any]:
+    """Metrics of a shipped model of real films: tools/ship_weights.py."""
+    for shelf in ("research", "open"):
+        card = ROOT / "cxrkit" / "inference" / "weights" / shelf / "card.json"
+        models = read_json(card)["models"] if card.exists() else {}
+        if stage in models:
+            return models[stage]["metrics"]
+    sys.exit(f"no {stage} of real films is shipped: make mini, then make weights")
+
+
+def inside_sources() -> list[str]:
+    """The shipped diagnosis inside each source, by folds, beside trivial models."""
+    within = real_metrics("diagnosis")["within_source"]
+    lines = [
+        "| source | films | n | model, AUC | best trivial model | its AUC | gain |",
+        "|---" * 7 + "|",
+    ]
+    for source, parts in {"nih_cxr14": within["internal"], **within["by_source"]}.items():
+        for label, row in comparison_table(parts).iterrows():
+            values = [row["model, AUC"], row["best trivial model"], row["its AUC"], row["gain"]]
+            lines.append(f"| {source} | {label} | {row['images']} | {' | '.join(values)} |")
+    return lines
+
+
+def readers() -> list[str]:
+    """The severity of real films by folds, beside a second radiologist and models that see none."""
+    names = {
+        "model": "model",
+        "second_reader": "second reader",
+        "constant": "constant",
+        "ridge": "ridge on a thumbnail",
+    }
+    others = list(names)[1:]
+    heads = [*names.values(), *(f"model minus {names[name]}" for name in others)]
+    lines = [f"| zone involved from | {' | '.join(heads)} |", "|---" * (len(heads) + 1) + "|"]
+    folds = real_metrics("severity")["folds"]
+    for threshold, found in folds.items():
+        values = [value_text(found[name]["mse"]) for name in names]
+        values += [_difference(found["difference"][name]) for name in others]
+        lines.append(f"| {threshold.removeprefix('threshold')} | {' | '.join(values)} |")
+    lines += ["", "| true score | films | mean | read |", "|---" * 4 + "|"]
+    for row in folds["threshold1"]["by_truth"]:
+        label = f"{row['low']} to {row['high']}" if row["high"] else "0"
+        lines.append(
+            f"| {label} | {row['read']['n']} | {row['true']:.1f} | {value_text(row['read'])} |"
+        )
+    return lines
+
+
+def real_lungs() -> list[str]:
+    """Dice of each network of the shipped segmenter on real films that train nothing."""
+    found = real_metrics("segmenter")["by_dataset"]
+    columns = []
+    for dataset, networks in found.items():
+        for domain, row in networks["unet_both"].items():
+            columns.append((dataset, domain, row["dice"]["n"]))
+    heads = [f"{dataset}, {domain} ({n})" for dataset, domain, n in columns]
+    lines = [f"| network | {' | '.join(heads)} |", "|---" * (len(heads) + 1) + "|"]
+    for network in ("student", "direct", "unet_normal", "unet_both"):
+        cells = [value_text(found[one][network][domain]["dice"], 3) for one, domain, _ in columns]
+        lines.append(f"| {network} | {' | '.join(cells)} |")
+    return lines
+
+
+def unscored() -> list[str]:
+    """What the severity model reads where nobody has scored."""
+    lines = [
+        "| source | diagnosis | films | mean score read | AUC against normal films of the source |",
+        "|---" * 5 + "|",
+    ]
+    for row in real_metrics("severity")["unscored"]:
+        area = value_text(row["auc"]) if "auc" in row else ""
+        score = row["score"]
+        name = row["diagnosis"].replace("_", " ")
+        lines.append(f"| {row['dataset']} | {name} | {score['n']} | {value_text(score)} | {area} |")
+    return lines
+
+
 def usable() -> list[str]:
     """What `predict` calls unusable: tools/evaluate_usable.py."""
     lines = ["| pictures | n | called unusable |", "|---" * 3 + "|"]
@@ -424,22 +503,6 @@ def _sweep_facts(found: dict[str, Any], aucs: pd.DataFrame) -> list[str]:
     ]
 
 
-def starts() -> list[str]:
-    """What the first weights of `mini` buy: tools/starts.py."""
-    lines = ["| learns | begins as | value | own start minus this, same films |", "|---" * 4 + "|"]
-    for row in read_result("starts")["rows"]:
-        own = row["own_minus_this"] == 0
-        less = [row[f"own_minus_this{end}"] for end in ("", "_low", "_high")]
-        difference = dict(zip(("difference", "low", "high"), less, strict=True))
-        lines.append(
-            f"| {row['task']}, {row['films']} films, {row['measure']} | {row['start']}"
-            f"{' (**taken**)' if own else ''} | "
-            f"{_triple([row['value'], row['low'], row['high']], 2)} | "
-            f"{'' if own else _difference(difference)} |"
-        )
-    return lines
-
-
 def _difference(found: dict[str, float]) -> str:
     """Difference, low, high: "+0.02 [-0.01, +0.05]"."""
     value, low, high = (f"{found[name]:+.2f}" for name in ("difference", "low", "high"))
@@ -459,8 +522,11 @@ TABLES: dict[tuple[str, str], Callable[[], list[str]]] = {
     ("docs/virtual_hospitals.md", "true tokens"): true_tokens,
     ("docs/virtual_hospitals.md", "learnt corpus"): learnt_corpus,
     ("docs/virtual_hospitals.md", "attention pays"): attention_pays,
-    ("docs/mini.md", "starts"): starts,
+    ("docs/lungs.md", "real films"): real_lungs,
+    ("docs/mini.md", "inside"): inside_sources,
     ("docs/mini.md", "sources"): real_films,
+    ("docs/mini.md", "readers"): readers,
+    ("docs/mini.md", "unscored"): unscored,
     ("docs/mini.md", "framings"): framings,
     ("docs/predict.md", "usable"): usable,
     ("docs/site.md", "figures"): site_figures,

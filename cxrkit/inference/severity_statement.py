@@ -61,7 +61,10 @@ def severity_statement(metrics: Mapping[str, Any], threshold: int = 1) -> str:
 def _of_folds(metrics: Mapping[str, Any], threshold: int) -> dict[str, Any]:
     """The cross-validation at a threshold, in the form of a split; {} where there is none."""
     compared = metrics.get("folds", {}).get(f"threshold{threshold}")
-    return {**compared["model"], "constant": compared["constant"]} if compared else {}
+    if not compared:
+        return {}
+    by_truth = compared.get("by_truth", ())
+    return {**compared["model"], "constant": compared["constant"], "by_truth": by_truth}
 
 
 def _read(row: Mapping[str, Any]) -> str:

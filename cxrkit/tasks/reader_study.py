@@ -71,16 +71,21 @@ def compare(predictions: pd.DataFrame) -> dict[str, Any]:
     """Errors of the model and of what it is compared with, on the same images.
 
     Returns:
-        `model` and an entry for each of COMPARED with its errors, and `difference`: the paired
-        difference in MSE, model - other, with its interval. Where no image has a second
-        radiologist, as with virtual patients, there is no such entry.
+        `model` and an entry for each of COMPARED with its errors; `by_truth`, the score that the
+        model reads by the true one; and `difference`, the paired difference in MSE, model - other,
+        with its interval. Where no image has a second radiologist, as with virtual patients, there
+        is no such entry.
     """
     groups, truth = predictions["group_id"].to_numpy(), predictions["truth"].to_numpy()
 
     def mse(y: np.ndarray, p: np.ndarray) -> float:
         return float(np.mean((y - p) ** 2))
 
-    out = {"model": severity.errors(truth, predictions["score"], groups)}
+    score = predictions["score"].to_numpy(float)
+    out: dict[str, Any] = {
+        "model": severity.errors(truth, score, groups),
+        "by_truth": severity.by_truth(truth, score, groups),
+    }
     compared = [name for name in COMPARED if predictions[name].notna().any()]
     for name in compared:
         out[name] = severity.errors(truth, predictions[name], groups)

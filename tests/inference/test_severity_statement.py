@@ -47,13 +47,15 @@ def test_without_external_images_the_folds_speak_and_without_any_the_statement_s
     assert "5 images of test patients" in severity_statement(metrics)
     # as `reader_study.run` gives them, at each threshold of a zone
     model, guess = {"mse": value(2.0, 1.0, 3.0, 131)}, {"mse": value(4.0)}
+    read = [{"low": 3, "high": 4, "true": 3.5, "read": value(3.1, 2.8, 3.4)}]
     at_each = {
-        "threshold1": {"model": model, "constant": guess},
+        "threshold1": {"model": model, "constant": guess, "by_truth": read},
         "threshold2": {"model": {"mse": value(5.0, n=77)}, "constant": guess},
     }
     said = severity_statement({**metrics, "folds": at_each})
     assert "131 images of patients that the model was not trained on" in said
     assert "is 2.00 [1.00, 3.00] (a constant guess: 4.00)" in said
+    assert said.endswith("true 3 to 4 as 3.10 [2.80, 3.40].")
     assert "77 images" in severity_statement({**metrics, "folds": at_each}, threshold=2)
     assert severity_statement({}) == f"{DEFINITION} {NEVER_MEASURED}"
 

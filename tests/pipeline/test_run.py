@@ -216,5 +216,7 @@ def test_a_study_of_earlier_virtual_hospitals_counts_as_not_measured(tmp_path, m
     for version, there in ((now, True), (now - 1, False)):
         recorded.write_result("seeds_x", [{"seed": 0}], {"hospitals": version})
         assert (run.recorded("seeds_x") is not None) == there
-    recorded.write_result("starts", [], {"command": "make starts"})  # of real images
-    assert run.recorded("starts") is not None and run.recorded("nothing") is None
+    recorded.write_result(
+        "usable", [], {"command": "python tools/evaluate_usable.py"}
+    )  # of real images
+    assert run.recorded("usable") is not None and run.recorded("nothing") is None

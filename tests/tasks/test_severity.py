@@ -457,7 +457,7 @@ def test_comparison_is_paired_and_signed():
         assert gap["low"] <= gap["difference"] <= gap["high"] < 0
     # virtual patients have one true severity and no second radiologist
     alone = reader_study.compare(table.assign(second_reader=np.nan))
-    assert set(alone) == {"model", "constant", "ridge", "difference"}
+    assert set(alone) == {"model", "by_truth", "constant", "ridge", "difference"}
     assert set(alone["difference"]) == {"constant", "ridge"}
 
 
