@@ -7,7 +7,8 @@ AUROC of the map among the pixels of the lungs, beside height, distance from the
 mean lesion of other patients, with paired intervals by patient. For demo these are the images of
 hospitals that no training saw, and the mean lesion is that of validation. For a profile that is
 cross-validated on Cohen's collection they are the films of `cohen_lesions`, each read by the model
-of the fold that does not know its patient. Minutes, once the models are finished. Written to
+of the fold that does not know its patient, and the map is also measured by average precision and by
+its hottest point in each involved zone. Minutes, once the models are finished. Written to
 cxrkit/storage/recorded_results/severity_lesions.json; a profile keeps the rows of the others.
 """
 
@@ -60,7 +61,9 @@ def outlined(run: Run) -> dict[str, Any]:
         found = result.task.maps(model, films.iloc[rows].reset_index(drop=True))
         maps |= dict(zip(rows.tolist(), found, strict=True))
     whole = np.stack([maps[i] for i in range(len(films))])
-    return localisation.against_priors(whole, films, run.profile, run.store)
+    found = localisation.against_priors(whole, films, run.profile, run.store)
+    measured = localisation.evaluate_maps({"films": (whole, films)}, run.profile, run.store)
+    return found | {name: measured["films"][name] for name in localisation.MEASURES}
 
 
 def rows_of(images: str, profile: str, found: dict[str, Any]) -> list[dict[str, Any]]:

@@ -223,6 +223,25 @@ def severity_priors() -> list[str]:
     return lines
 
 
+def real_lesions() -> list[str]:
+    """The severity map on films of Cohen's whose lesions radiologists outlined."""
+    names = {
+        "auprc": MAP["auprc"],
+        "chance": MAP["chance"],
+        "pointing": MAP["pointing"],
+        "pointing_chance": MAP["pointing_chance"],
+    }
+    rows = {
+        row["map"]: row
+        for row in read_result("severity_lesions")["rows"]
+        if row["profile"] == "mini"
+    }
+    lines = ["| measure | n | value |", "|---" * 3 + "|"]
+    for name, label in names.items():
+        lines.append(f"| {label} | {rows[name]['n']} | {value_text(rows[name])} |")
+    return lines
+
+
 def learnt_corpus() -> list[str]:
     """What places and attention are worth on the demo's corpus: benchmarks/corpus.py."""
     found = read_json(ROOT / "docs" / "lab" / "corpus.json")
@@ -525,6 +544,7 @@ TABLES: dict[tuple[str, str], Callable[[], list[str]]] = {
     ("docs/lungs.md", "real films"): real_lungs,
     ("docs/mini.md", "inside"): inside_sources,
     ("docs/mini.md", "sources"): real_films,
+    ("docs/severity.md", "outlined films"): real_lesions,
     ("docs/mini.md", "readers"): readers,
     ("docs/mini.md", "unscored"): unscored,
     ("docs/mini.md", "framings"): framings,
