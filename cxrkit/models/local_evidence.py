@@ -24,9 +24,9 @@ MOST = -1e-6  # of a log-probability, so that its log-odds stay finite
 class CellEvidence(nn.Module):
     """Severity map in which each cell of the corpus answers for itself, and no transformer.
 
-    Two 1x1 convolutions on the normalised corpus. Where a hundred scored films teach, a transformer
-    on frozen features learns these films by heart (docs/severity.md has the figures); this has
-    no more to learn than what a lesion looks like. It stands where `CorpusViT` stands.
+    Two 1x1 convolutions on the normalised corpus: for a hundred scored films on frozen features,
+    which a transformer would learn by heart, this has no more to learn than what a lesion looks
+    like. It stands where `CorpusViT` stands.
 
     Args:
         in_channels: C of the corpus.
