@@ -49,7 +49,7 @@ BETTER, WORSE, EQUIVALENT, OPEN = trained_seeds.CONCLUSIONS
 NOT_RUN = "not run"
 FLAT = 0.01  # improvement over the last quarter of a training that ended flat
 MOST_POINTS = 24  # of a curve that a row keeps
-CONVERGED, NOT_CONVERGED, NO_CURVE = "converged", "not converged", "no curve was kept"
+CONVERGED, NOT_CONVERGED, NO_CURVE = "converged", "not converged", "no curve kept"
 CHANCE = 0.6  # a model whose AUC is below it has learnt next to nothing
 
 
@@ -494,6 +494,12 @@ CLAIMS = {
     "table_9": ("Table 9", DIAGNOSIS, ABLATIONS),
     "table_10": ("Table 10", SEVERITY, ("ROI average pooling", "Brixia alone")),
 }
+CLAIM_OF_ALL = {  # the claim on all rows of a table that depart from the proposed model
+    ("comparison", DIAGNOSIS): "table_7_fair",
+    ("comparison", SEVERITY): "table_8_fair",
+    ("ablation", DIAGNOSIS): "table_9",
+    ("ablation", SEVERITY): "table_10",
+}
 
 
 def conclusions(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
@@ -508,10 +514,11 @@ def conclusions(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
         table: of `over_seeds`.
 
     Returns:
-        Claim -> `value`, one of BETTER, WORSE, EQUIVALENT and OPEN; `ahead`, `low` and `high`, the
-        difference to the closest rival with its interval, positive where the proposed model is
-        better; `detectable`, the smallest difference that could have been seen; and `why`. Claims
-        of which no rival was measured are left out.
+        Claim -> `value`, one of BETTER, WORSE, EQUIVALENT and OPEN; `closest`, the rival that is
+        ahead of the others; `gap`, the difference to it with both ends of its interval (`low` and
+        `high` too), positive where the proposed model is better; `detectable`, the smallest
+        difference that could have been seen; and `why`. Claims of which no rival was measured are
+        left out.
     """
     found = {}
     for claim, (name, stage, baselines) in CLAIMS.items():
@@ -559,7 +566,8 @@ def proposed_against(rows: pd.DataFrame, stage: str, baselines: int) -> dict[str
         why.append(f"{len(rows)} of {baselines} rivals measured")
     return {
         "value": _word_on_all(words, baselines),
-        "ahead": float(ahead.iloc[nearest]),
+        "gap": [float(ahead.iloc[nearest]), low, high],
+        "closest": closest["cell"],
         "low": low,
         "high": high,
         "detectable": seen,
@@ -704,11 +712,22 @@ def grid_metrics(
             if cell.name == PROPOSED:
                 parts = ["comparison", "ablation"]
             for part in parts:
-                metric = METRICS[stage][0]
-                out[part].setdefault(task, {})[cell.name] = {metric: leaves[cell.name]}
+                leaf = leaves[cell.name]
+                if cell.name == PROPOSED:
+                    leaf = _against_all(leaf, claims.get(CLAIM_OF_ALL[part, stage], {}))
+                out[part].setdefault(task, {})[cell.name] = {METRICS[stage][0]: leaf}
     if claims:
         out["conclusion"]["claims"] = claims
     return out
+
+
+def _against_all(leaf: dict[str, Any], claim: dict[str, Any]) -> dict[str, Any]:
+    """The leaf of the proposed model, with the word on it against all that it is compared with."""
+    if not claim:
+        return leaf | {"conclusion": OPEN, "than": "the others, of which none was measured"}
+    on_all = claim["holds"]
+    word = {name: on_all[name] for name in ("detectable", "gap")}
+    return leaf | word | {"conclusion": on_all["value"], "than": "all others"}
 
 
 def recorded_rows(
@@ -725,15 +744,15 @@ def recorded_rows(
         one of them is compared with the proposed model; else of the rows of other settings, the
         latest version of the virtual hospitals alone. Stage -> a note on these, "" for own ones.
     """
+    of_profile = [row for row in rows if row["profile"] == profile.name]
+    if not of_profile:
+        return {}, {}
     keys = set()
     for seed in profile.grid.seeds:
         keys |= {cell.key for cell in grid.grid_cells(replace(profile, seed=seed))}
     tables, notes = {}, {}
     for stage in (DIAGNOSIS, SEVERITY):
-        named = []
-        for row in rows:
-            if row["profile"] == profile.name and row["stage"] == stage:
-                named.append(row)
+        named = [row for row in of_profile if row["stage"] == stage]
         named = [row for row in named if row["table"].startswith("Table")]
         own = [row for row in named if row["key"] in keys]
         if any("difference" in row for row in own):
@@ -753,8 +772,8 @@ def _note_on(version: int) -> str:
     """What to know of rows of other settings; version 0 = of no virtual hospital, or unknown."""
     present = stages.stage_of("cohort").version
     if version in (0, present):
-        return "measured with other settings than the present ones"
-    return f"measured on version {version} of the virtual hospitals, not on {present}"
+        return "other settings, now changed"
+    return f"version {version} of the hospitals, now {present}"
 
 
 def _live_leaves(cells: Iterable[Cell], store: Store) -> dict[str, dict[str, Any]]:
@@ -775,8 +794,8 @@ def _leaf(row: dict[str, Any], note: str) -> dict[str, Any]:
     leaf = {name: float(row[name]) for name in ("value", "low", "high")}
     if row["conclusion"]:
         leaf |= {name: row[name] for name in ("conclusion", "detectable")}
+        leaf["gap"] = [float(row[name]) for name in DIFFERENCE]
         leaf["than"] = row["against"]
-        leaf["margin"] = MARGINS[row["metric"]]
     return leaf | {"why": "; ".join(filter(None, why))}
 
 
@@ -786,7 +805,7 @@ def training_note(row: Mapping[str, Any]) -> str:
     if row["training"] == NOT_CONVERGED:
         text = "not converged: the last quarter of its training still improved it"
     elif row["training"] == CONVERGED:
-        text = "converged" if at_chance else ""
+        text = CONVERGED if at_chance else ""
     else:
-        text = "whether it converged is unknown: no curve was kept" if at_chance else ""
+        text = f"whether it converged is unknown: {NO_CURVE}" if at_chance else ""
     return f"at chance (AUC below {CHANCE}); {text}" if at_chance else text

@@ -112,6 +112,8 @@ def test_every_row_of_the_ledger_has_its_cell():
         for row in ledger.paper_rows()
         if row.key.startswith(("comparison.", "ablation."))
     }
+    ours = ledger.slug(PROPOSED)  # stands in all four tables, and is a cell of two of them
+    wanted -= {("Table 9", ours), ("Table 10", ours)}
     assert wanted and wanted <= names
 
 
@@ -739,6 +741,61 @@ def test_every_committed_row_ends_in_a_word_with_its_interval_inside():
     aucs = table[table["metric"] == "auc"]
     assert aucs["low"].ge(0).all() and aucs["high"].le(1).all()
     assert (aucs["low"].le(aucs["value"]) & aucs["value"].le(aucs["high"])).all()
+
+
+# curves
+
+
+@pytest.mark.parametrize(
+    ("values", "of", "converged"),
+    [
+        ([0.5, 0.7, 0.8, 0.9, 0.90, 0.901, 0.902, 0.903], "score", True),
+        ([0.5, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9], "score", False),
+        ([0.9, 0.91, 0.92, 0.92, 0.5, 0.5, 0.5, 0.5], "score", True),  # the best one is kept
+        ([1.0, 0.8, 0.6, 0.5, 0.45, 0.45, 0.45, 0.445], "loss", True),
+        ([1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3], "loss", False),
+        ([1.1, 1.1, 1.1, 1.1, 1.1, 1.1, 1.1, 1.1], "loss", True),  # at chance, and flat
+    ],
+)
+def test_whether_a_training_ended_flat(values, of, converged):
+    history = []
+    for step, value in enumerate(values, start=1):
+        history.append({"step": 10 * step, "loss": 1.0} | {of: value})
+    found = comparisons.training_curve(history)
+    assert (found["converged"], found["curve_of"]) == (converged, of)
+    points = [pair.split(":") for pair in found["curve"].split()]
+    assert [float(value) for _, value in points] == pytest.approx(values, abs=1e-3)
+    assert [int(step) for step, _ in points] == [10 * step for step in range(1, 9)]
+
+
+def test_a_long_curve_is_thinned_and_a_short_one_says_nothing():
+    history = [{"step": step, "loss": 1 / step} for step in range(1, 1001)]
+    curve = comparisons.training_curve(history)["curve"].split()
+    assert len(curve) == comparisons.MOST_POINTS and curve[-1].startswith("1000:")
+    assert comparisons.training_curve(history[:3]) == {}
+    gone = [{"step": step, "loss": None} for step in range(1, 9)]
+    assert comparisons.training_curve(gone) == {}
+
+
+@pytest.mark.parametrize(
+    ("flags", "word"),
+    [
+        ([True, True, True], "converged"),
+        ([True, False, True], "not converged"),
+        ([True, None, True], "no curve kept"),
+        ([None, None, None], "no curve kept"),
+    ],
+)
+def test_a_cell_converged_where_every_seed_did(flags, word):
+    listed = rows([-0.4, -0.4, -0.41])
+    for row, flag in zip(listed, flags, strict=True):
+        if flag is not None:
+            row["converged"] = flag
+    found = comparisons.over_seeds(listed).iloc[0]
+    assert found["training"] == word
+    note = comparisons.training_note(found)
+    assert note.startswith("at chance") == (word != "not converged") or "at chance" in note
+    assert ("unknown" in note) == (word == "no curve kept")
 
 
 def rivals(differences):
