@@ -7,7 +7,7 @@ of the demo's diagnosis. Where a file has nothing on a claim, the claim was "not
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +28,7 @@ from cxrkit.storage.artifacts import key
 from cxrkit.storage.atomic import read_json
 
 HOLDS, FAILS = "holds", "does not hold"
+UNPROVEN = "would hold if its baselines had converged"
 IMAGES = {"virtual": "virtual hospitals", "public": "public films"}
 CNNS = ("ResNet-50", "ResNet-152", "DenseNet-121")
 TRANSFORMERS = ("ViT", "hybrid ViT")
@@ -50,6 +51,8 @@ class Evidence:
         detectable: the smallest difference that could have been seen; None where not known.
         source: the file that it was read from.
         caveat: what weakens it, in few words.
+        weak: whether a baseline is at chance or improving at its end, and not known to have
+            converged.
     """
 
     conclusion: str = NOT_RUN
@@ -59,6 +62,7 @@ class Evidence:
     detectable: float | None = None
     source: str = ""
     caveat: str = ""
+    weak: bool = False
 
     @property
     def text(self) -> str:
@@ -122,7 +126,7 @@ def evidence_of_grid(
     seeds = int(baselines.loc[baselines["cell"] == found["closest"], "compared"].iloc[0])
     why = [f"closest: {found['closest']}" if len(claim.cells) > 1 else "", _count(seeds)]
     why.append(sizes_of(claim, profile))
-    version = notes[claim.stage].partition(",")[0]
+    version, weak = notes[claim.stage].partition(",")[0], weak_baselines(baselines)
     seen = found["detectable"]
     return Evidence(
         found["value"],
@@ -131,7 +135,8 @@ def evidence_of_grid(
         "; ".join(filter(None, why)),
         seen if math.isfinite(seen) else None,
         "recorded_results/grid.json",
-        "; ".join(filter(None, (version, weak_baselines(baselines)))),
+        "; ".join(filter(None, (version, weak))),
+        comparisons.NO_CURVE in weak or comparisons.NOT_CONVERGED in weak,
     )
 
 
@@ -385,22 +390,25 @@ CLAIMS = (
 )
 
 
-def carried(paper: str, found: Mapping[str, str]) -> str:
+def carried(paper: str, found: Mapping[str, str], weak: Collection[str] = ()) -> str:
     """Whether a claim holds here, and where.
 
     Args:
         paper: the word that the paper has; "" where it has none.
         found: our words on it, by the names of IMAGES.
+        weak: those where a baseline may not have converged: being better than it shows nothing.
 
     Returns:
-        HOLDS where our word is the paper's, FAILS where it is another one that is decided; with the
+        HOLDS where our word is the paper's (UNPROVEN where we are better than baselines that may
+        not have converged), FAILS where it is another one that is decided; with the
         films in words where it is decided on one kind alone. OPEN where it is decided on none,
         NOT_RUN where nothing ran. Where the paper has no word, our word stands in place of both.
     """
     decided = {}
     for images, word in found.items():
         if word not in (OPEN, NOT_RUN):
-            same = HOLDS if word == paper else FAILS
+            unproven = images in weak and word == BETTER
+            same = (UNPROVEN if unproven else HOLDS) if word == paper else FAILS
             decided[IMAGES[images]] = same if paper else word
     if not decided:
         return NOT_RUN if set(found.values()) == {NOT_RUN} else OPEN
@@ -430,6 +438,7 @@ def claims_table(rows: list[dict[str, Any]] | None = None) -> list[dict[str, Any
             reader = claim.virtual if images == "virtual" else claim.public
             found[images] = reader() if reader else evidence_of_grid(claim, profile, tables, notes)
         words = {images: evidence.conclusion for images, evidence in found.items()}
+        weak = {images for images, evidence in found.items() if evidence.weak}
         lines.append(
             {
                 "claim": claim.name,
@@ -437,7 +446,7 @@ def claims_table(rows: list[dict[str, Any]] | None = None) -> list[dict[str, Any
                 "paper": claim.paper,
                 "quote": claim.quote,
                 **found,
-                "conclusion": carried(claim.paper, words),
+                "conclusion": carried(claim.paper, words, weak),
             }
         )
     return lines

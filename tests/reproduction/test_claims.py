@@ -104,6 +104,21 @@ def test_whether_a_claim_is_carried(paper, virtual, public, answer):
     assert claims.carried(paper, {"virtual": virtual, "public": public}) == answer
 
 
+def test_being_better_than_baselines_that_may_not_have_converged_is_not_enough():
+    better = {"virtual": "better", "public": "not run"}
+    unproven = f"{claims.UNPROVEN} on virtual hospitals"
+    assert claims.carried("better", better, {"virtual"}) == unproven
+    assert claims.carried("better", better, {"public"}) == "holds on virtual hospitals"
+    worse = {"virtual": "worse", "public": "not run"}
+    assert claims.carried("better", worse, {"virtual"}) == "does not hold on virtual hospitals"
+    known = {"converged": True, "curve": "1:0.5 2:0.5 3:0.5 4:0.5", "curve_of": "score"}
+    at_chance = dict.fromkeys(claims.CNNS, -0.3)
+    name = "the proposed model against CNNs, diagnosis"
+    assert line_of(claims.claims_table(rows_of(at_chance)), name)["conclusion"] == unproven
+    shown = line_of(claims.claims_table(rows_of(at_chance, **known)), name)
+    assert shown["conclusion"] == "holds on virtual hospitals"
+
+
 def test_the_words_follow_the_rows():
     """Rivals that are 0.05 worse, a frozen backbone that is better, and SimCLR within the margin;
     of an MSE less is better.
