@@ -2,13 +2,14 @@
 
 It resumes: a finished stage is loaded. Cells go seed by seed, the most informative first; each is
 written to cxrkit/storage/recorded_results/grid.json as soon as it is done, with commit and date.
+Beside it lies grid.html, a page that says what is done, running, failed and not run.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +17,7 @@ import filelock
 
 from cxrkit.config.sections import Profile
 from cxrkit.config.settings_file import get_profile
-from cxrkit.reproduction import comparisons, environment
+from cxrkit.reproduction import comparisons, dashboard, environment
 from cxrkit.reproduction import grid as grid_module
 from cxrkit.reproduction.grid import Cell
 from cxrkit.reproduction.watch import signals_raise_exit
@@ -116,6 +117,7 @@ def work(
     store: Store,
     scheduler: str | None,
     workers: int,
+    begun: Callable[[Cell], object] | None = None,
 ) -> Iterator[tuple[Cell, str, bool]]:
     """Make the cells of one seed; record each as soon as what it is compared with has ended too.
 
@@ -125,12 +127,13 @@ def work(
         store: where the artifacts go.
         scheduler: as in `grid.run_cells`.
         workers: as in `grid.run_cells`.
+        begun: as in `grid.run_cells`.
 
     Yields:
         (cell, message, whether it failed).
     """
     named, ended, waiting = _by_name(cells), {}, []
-    running = grid_module.run_cells(cells, store, scheduler, workers)
+    running = grid_module.run_cells(cells, store, scheduler, workers, begun)
     with contextlib.closing(running):
         for cell, error in running:
             yield cell, error or "done", bool(error)
@@ -147,6 +150,58 @@ def work(
                 elif lost:
                     message = f"no difference: {ready.against}, which it is compared with, failed"
                     yield ready, message, False
+
+
+class Page:
+    """The page beside the recorded rows, written as cells begin and end.
+
+    Args:
+        profile: of the grid.
+        seeds: all that the page shows.
+        with_choices: whether it shows the open choices too.
+        store: of the grid.
+        on_workers: whether cells are handed to workers, which begin when they can.
+    """
+
+    def __init__(
+        self,
+        profile: Profile,
+        seeds: Sequence[int],
+        with_choices: bool,
+        store: Store,
+        on_workers: bool,
+    ) -> None:
+        self.profile, self.store = profile, store
+        self.begins_as = dashboard.QUEUED if on_workers else dashboard.RUNNING
+        self.cells = []
+        for seed in seeds:
+            self.cells += grid_module.grid_cells(replace(profile, seed=seed))
+            if with_choices:
+                self.cells += grid_module.open_choice_cells(replace(profile, seed=seed))
+
+    def begin(self, cell: Cell) -> None:
+        """A cell begins, or is handed to the workers."""
+        dashboard.mark(self.store, cell, self.begins_as)
+        self.write()
+
+    def end(self, cell: Cell, message: str, failed: bool) -> None:
+        """A cell is done, or failed."""
+        state = dashboard.FAILED if failed else dashboard.DONE
+        dashboard.mark(self.store, cell, state, message)
+        self.write()
+
+    def close(self) -> None:
+        """This process ends: nothing of it runs any more."""
+        dashboard.forget_running(self.store)
+        self.write()
+
+    def write(self) -> None:
+        """Write the page."""
+        rows = []
+        if "grid" in recorded.result_names():
+            rows = recorded.read_result("grid")["rows"]
+        path = recorded.FOLDER / "grid.html"
+        dashboard.write_dashboard(path, self.profile, self.cells, rows, self.store)
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -177,6 +232,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--url", help="share finished stages through an fsspec address instead of a folder"
     )
+    parser.add_argument(
+        "--page", action="store_true", help="write the page grid.html alone, and make nothing"
+    )
     return parser.parse_args(arguments)
 
 
@@ -189,14 +247,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     profile, only = get_profile(options.profile), tuple(name.lower() for name in options.only)
     stages = [TASKS[task] for task in options.task]
     seeds = profile.grid.seeds if options.seeds is None else options.seeds
-    with signals_raise_exit():  # a cluster that was started here ends with this process
-        for seed in seeds:
+    shown = sorted({*profile.grid.seeds, *seeds})
+    on_workers = bool(options.scheduler or options.workers)
+    page = Page(profile, shown, options.choices, store, on_workers)
+    page.write()
+    # a cluster that was started here ends with this process
+    with signals_raise_exit(), contextlib.closing(page):
+        for seed in () if options.page else seeds:
             cells, asked = chosen(replace(profile, seed=seed), only, options.choices, stages)
-            steps = work(cells, asked, store, options.scheduler, options.workers)
+            steps = work(cells, asked, store, options.scheduler, options.workers, page.begin)
             for cell, message, failed in steps:
                 print(
                     f"seed {seed}, {cell.table}, {cell.name}, {cell.stage}: {message}", flush=True
                 )
+                page.end(cell, message, failed)
                 any_failed = any_failed or failed
     return int(any_failed)
 

@@ -17,7 +17,7 @@ from cxrkit.config import profiles
 from cxrkit.config.vocabulary import FRAMINGS
 from cxrkit.evaluation.summaries import value_text
 from cxrkit.pipeline import stages
-from cxrkit.reproduction import runner
+from cxrkit.reproduction import claims, runner
 from cxrkit.shortcuts.within_source import comparison_table
 from cxrkit.storage import locations
 from cxrkit.storage.artifacts import key
@@ -129,6 +129,16 @@ def results() -> list[str]:
         "|---|---|---|---|",
     ]
     return [*lines, *(f"| {' | '.join(row)} |" for row in rows())]
+
+
+def paper_claims() -> list[str]:
+    """The paper's claims, and what holds here."""
+    table = claims.claims_frame()
+    lines = [f"| {' | '.join(table.columns)} |", "|---" * len(table.columns) + "|"]
+    lines += [f"| {' | '.join(row)} |" for row in table.to_numpy().tolist()]
+    note = claims.grid_note()
+    notes = [claims.claim_legend(), claims.compute_split()] + ([f"{note}."] if note else [])
+    return [*lines, "", " ".join(notes)]
 
 
 def lessons() -> list[str]:
@@ -537,6 +547,7 @@ def _triple(values: list[float], digits: int) -> str:
 # (document, name of the markers) -> lines of the table
 TABLES: dict[tuple[str, str], Callable[[], list[str]]] = {
     ("README.md", "results"): results,
+    ("README.md", "claims"): paper_claims,
     ("README.md", "lessons"): lessons,
     ("docs/virtual_hospitals.md", "true tokens"): true_tokens,
     ("docs/virtual_hospitals.md", "learnt corpus"): learnt_corpus,

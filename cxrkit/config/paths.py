@@ -32,3 +32,17 @@ def bundled(folder: str) -> Path:
     if own.is_dir() or other is None:
         return own
     return other / folder
+
+
+def lab_result(name: str) -> Path:
+    """File of a result of `benchmarks/`, such as "real_films": docs/lab of a checkout.
+
+    Args:
+        name: of the file, without its suffix.
+
+    Returns:
+        Where it lies, or would lie; an installed kit has a copy beside its modules.
+    """
+    root = checkout()
+    folder = root / "docs" / "lab" if root else PACKAGE / "lab"
+    return folder / f"{name}.json"

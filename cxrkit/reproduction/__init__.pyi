@@ -1,3 +1,8 @@
+from .claims import claim_legend as claim_legend
+from .claims import claim_notes as claim_notes
+from .claims import claims_frame as claims_frame
+from .claims import claims_table as claims_table
+from .claims import compute_split as compute_split
 from .comparisons import METRICS as METRICS
 from .comparisons import cell_costs as cell_costs
 from .comparisons import cell_metric as cell_metric
@@ -6,6 +11,7 @@ from .comparisons import conclusion as conclusion
 from .comparisons import measure_cell as measure_cell
 from .comparisons import over_seeds as over_seeds
 from .comparisons import post_training_effects as post_training_effects
+from .comparisons import recorded_rows as recorded_rows
 from .environment import Check as Check
 from .environment import examine as examine
 from .environment import provenance as provenance
@@ -53,7 +59,12 @@ __all__ = [
     "cell_costs",
     "default_workers",
     "cell_metric",
+    "claim_legend",
+    "claim_notes",
+    "claims_frame",
+    "claims_table",
     "compare_cells",
+    "compute_split",
     "conclusion",
     "describe_in_subprocess",
     "describe_plan",
@@ -71,6 +82,7 @@ __all__ = [
     "paper_rows",
     "post_training_effects",
     "provenance",
+    "recorded_rows",
     "read_lesson",
     "rehearsal_cells",
     "reproduce",

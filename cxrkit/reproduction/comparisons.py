@@ -7,7 +7,7 @@ choices that a trained model can be evaluated with, without another training.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from cxrkit.config.choices import Choices
 from cxrkit.config.sections import Profile, Training
 from cxrkit.data import lung_zones
 from cxrkit.data.datasets import external_or_test
-from cxrkit.evaluation import metrics, resampling
+from cxrkit.evaluation import metrics, resampling, trained_seeds
 from cxrkit.evaluation.summaries import metrics_of
 from cxrkit.models import factory
 from cxrkit.models.corpus_vit import CorpusViT
@@ -44,6 +44,13 @@ SIGNIFICANT = 0.05  # an adjusted p below it ranks two models
 FEWEST_SEEDS = 3  # that rank them
 POWER = 0.8  # chance to see the smallest effect that a study could have seen
 DRAWS = 1000  # of patients, for an interval
+MARGINS = {"auc": 0.01, "mse": 0.15}  # differences inside +-margin are too small to matter
+BETTER, WORSE, EQUIVALENT, OPEN = trained_seeds.CONCLUSIONS
+NOT_RUN = "not run"
+FLAT = 0.01  # improvement over the last quarter of a training that ended flat
+MOST_POINTS = 24  # of a curve that a row keeps
+CONVERGED, NOT_CONVERGED, NO_CURVE = "converged", "not converged", "no curve kept"
+CHANCE = 0.6  # a model whose AUC is below it has learnt next to nothing
 
 
 def mean_squared_error(y: np.ndarray, p: np.ndarray) -> float:
@@ -81,7 +88,8 @@ def measure_cell(cell: Cell, store: Store, against: Cell | None = None) -> dict[
 
     Returns:
         The metric with its interval by patient, the difference from `against` on the same images,
-        and the costs.
+        the curve of its training (`training_curve`), the version of the virtual hospitals where it
+        saw them, and the costs.
 
     Raises:
         ValueError: the two were evaluated on other images.
@@ -98,7 +106,10 @@ def measure_cell(cell: Cell, store: Store, against: Cell | None = None) -> dict[
         "metric": METRICS[cell.stage][0],
         **cell_metric(cell, store),
         **cell_costs(cell, store),
+        **training_curve(read_json(cell.folder(store) / "history.json")),
     }
+    if "virtual" in cell.profile.manifests:
+        row["hospitals"] = stages.stage_of("cohort").version
     if against is not None and against is not cell:
         fetch_finished(against, store)
         gap = compare_cells(cell, against, store)
@@ -262,6 +273,38 @@ def training_seconds(folder: Path, training: Training) -> float:
     return float(seconds)
 
 
+def training_curve(history: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """How a training went, and whether it was flat at its end.
+
+    It converged where the last quarter of its steps brought no more than FLAT: in the best score of
+    validation, where one was kept at MOST_POINTS / 4 steps or more, otherwise in the mean training
+    loss of a quarter, as a share of the loss at the start.
+
+    Args:
+        history: rows of a history.json, with `step`, `loss` and perhaps `score`.
+
+    Returns:
+        `curve`, at most MOST_POINTS "step:value" with a blank between; `curve_of`, "score" or
+        "loss"; and `converged`. {} for fewer than four points.
+    """
+    rows = [row for row in history if row.get("loss") is not None]
+    scored = [row for row in rows if row.get("score") is not None]
+    of, rows = ("score", scored) if len(scored) >= MOST_POINTS / 4 else ("loss", rows)
+    if len(rows) < 4:
+        return {}
+    steps, values = (np.array([row[name] for row in rows], float) for name in ("step", of))
+    last, before = steps > 0.75 * steps[-1], steps <= 0.75 * steps[-1]
+    if of == "score":
+        gained = values.max() - values[before].max()
+    else:
+        earlier = before & (steps > 0.5 * steps[-1])
+        earlier = earlier if earlier.any() else before
+        gained = (values[earlier].mean() - values[last].mean()) / abs(values[0] or 1)
+    parts = np.array_split(np.arange(len(rows)), min(MOST_POINTS, len(rows)))
+    points = [f"{steps[part[-1]]:.0f}:{values[part].mean():.3f}" for part in parts]
+    return {"curve": " ".join(points), "curve_of": of, "converged": bool(gained <= FLAT)}
+
+
 # over seeds
 
 
@@ -278,7 +321,10 @@ def over_seeds(rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
     Returns:
         Means over the seeds, the difference with a t interval over them, and p adjusted by Holm in
         each table. `compared` counts the seeds that have a difference: there is none where the cell
-        that a cell is compared with failed.
+        that a cell is compared with failed. `conclusion` is the word on the difference (`word_on`;
+        "" where nothing is compared), and `detectable` the smallest difference that so many seeds
+        would have shown (`smallest_effect`, for as many comparisons as the table has). `training`
+        is CONVERGED where all seeds say so, NOT_CONVERGED where one does not, else NO_CURVE.
     """
     table = pd.DataFrame([dict.fromkeys(DIFFERENCE, np.nan) | row for row in rows])
     lines = []
@@ -296,12 +342,40 @@ def over_seeds(rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
                 **dict(zip(DIFFERENCE, _mean(part, *DIFFERENCE))),
                 "p_value": _p_value(part["difference"].dropna()),
                 "standard_error": _standard_error(part),
+                "training": _training(part),
                 **part[list(COSTS)].min(),
             }
         )
     out = pd.DataFrame(lines)
-    out["holm"] = out.groupby("table")["p_value"].transform(lambda p: metrics.holm(p.to_numpy()))
+    by_table = out.groupby("table")["p_value"]
+    out["holm"] = by_table.transform(lambda p: metrics.holm(p.to_numpy()))
+    tests = by_table.transform("count")
+    out["conclusion"] = [word_on(row) for row in out.to_dict("records")]
+    out["detectable"] = [
+        smallest_effect(error, seeds, max(1, count))
+        for error, seeds, count in zip(out["standard_error"], out["compared"], tests, strict=True)
+    ]
     return out
+
+
+def word_on(row: Mapping[str, Any]) -> str:
+    """The word on a cell against the one that it is compared with.
+
+    Args:
+        row: of `over_seeds`, with `holm`.
+
+    Returns:
+        One of BETTER, WORSE, EQUIVALENT and OPEN, by MARGINS; "" where there is no difference.
+        Fewer than FEWEST_SEEDS seeds say nothing of the luck of a training: OPEN.
+    """
+    if not np.isfinite(row["difference"]):
+        return ""
+    if row["compared"] < FEWEST_SEEDS:
+        return OPEN
+    _, _, sign = METRICS[row["stage"]]
+    gain, *ends = (sign * row[name] for name in DIFFERENCE)
+    low, high = sorted(ends)
+    return trained_seeds.conclude(gain, low, high, row["holm"], MARGINS[row["metric"]])
 
 
 def _mean(part: pd.DataFrame, value: str, low: str, high: str) -> tuple[float, float, float]:
@@ -317,14 +391,33 @@ def _mean(part: pd.DataFrame, value: str, low: str, high: str) -> tuple[float, f
 
 
 def _mean_value(part: pd.DataFrame) -> tuple[float, float, float]:
-    """`_mean` of the metric; that of an AUC on the logit scale, so that it stays in [0, 1]."""
+    """`_mean` of the metric; the interval of an AUC is that of the logit scale: inside [0, 1].
+
+    The seeds of the grid have each their own patients, so that the variation between them holds
+    both levels. Seeds tested on the same patients need `trained_seeds.auc_of_seeds`.
+    """
     known = part["value"].dropna()
-    if part["metric"].iloc[0] != "auc" or len(known) < 2 or not known.between(0, 1).all():
+    if part["metric"].iloc[0] != "auc" or not len(known):
         return _mean(part, "value", "low", "high")
-    inside = known.clip(1e-6, 1 - 1e-6)
-    center = special.logit(inside)
+    if not known.between(0, 1).all():
+        raise ValueError(f"an AUC outside [0, 1]: {known.tolist()}")
+    if len(known) == 1:
+        value, *ends = _mean(part, "value", "low", "high")
+        low, high = np.clip(ends, 0, 1)
+        return value, float(low), float(high)
+    center = special.logit(known.clip(1e-6, 1 - 1e-6))
     _, low, high = _mean(pd.DataFrame({"value": center}), "value", "value", "value")
-    return known.mean(), float(special.expit(low)), float(special.expit(high))
+    value = float(known.mean())  # equal seeds at 0 or 1 leave an interval of one point beside it
+    return value, min(value, float(special.expit(low))), max(value, float(special.expit(high)))
+
+
+def _training(part: pd.DataFrame) -> str:
+    """Whether the trainings of all seeds ended flat, by what their rows hold."""
+    if "converged" not in part or part["converged"].isna().all():
+        return NO_CURVE
+    if (part["converged"] == False).any():  # noqa: E712 (NaN is neither)
+        return NOT_CONVERGED
+    return NO_CURVE if part["converged"].isna().any() else CONVERGED
 
 
 def _standard_error(part: pd.DataFrame) -> float:
@@ -348,9 +441,8 @@ def _p_value(differences: pd.Series) -> float:
 def conclusion(table: pd.DataFrame) -> str:
     """What a table of `over_seeds` shows: a sentence for each model that others are compared with.
 
-    The sentence names the models that it is ahead of, those that it is behind, both with an
-    adjusted p < 0.05 over three seeds or more, and those that it is not distinguishable from. Fewer
-    seeds rank none.
+    The sentence names the models that it is better than, worse than, equivalent to, and those where
+    that is undecided, by the words of `word_on`. Fewer than FEWEST_SEEDS seeds rank none.
 
     Args:
         table: rows of one stage.
@@ -364,20 +456,24 @@ def conclusion(table: pd.DataFrame) -> str:
     fewest = int(others["compared"].min())
     if fewest < FEWEST_SEEDS:
         return f"no ranking: fewer than three seeds ({fewest} of the least measured)"
-    sign = METRICS[table["stage"].iloc[0]][2]
-    gain = sign * others["difference"].where(others["holm"] < SIGNIFICANT, 0)
     sentences = []
     for name, part in others.groupby("against", sort=False):
-        gains = np.sign(gain[part.index])
+        turned = part["conclusion"].map(_turned)
         clauses = []
-        for words, direction in (("ahead of", -1), ("behind", 1), ("not distinguishable from", 0)):
-            cells = part.loc[gains == direction, "cell"]
+        for word, text in CLAUSES.items():
+            cells = part.loc[turned == word, "cell"]
             if len(cells):
-                clauses.append(f"{words} {' / '.join(cells)}")
+                clauses.append(f"{text} {' / '.join(cells)}")
         sentences.append(f"{name} is {'; '.join(clauses)}")
     return ". ".join(sentences)
 
 
+CLAUSES = {
+    BETTER: "better than",
+    WORSE: "worse than",
+    EQUIVALENT: "equivalent to",
+    OPEN: "undecided against",
+}
 BASELINES = ("ResNet-50", "ResNet-152", "DenseNet-121", "ViT", "hybrid ViT")
 ABLATIONS = (  # rows of Table 9 that depart from the proposed model
     "2 layers, 4 heads",
@@ -398,54 +494,68 @@ CLAIMS = {
     "table_9": ("Table 9", DIAGNOSIS, ABLATIONS),
     "table_10": ("Table 10", SEVERITY, ("ROI average pooling", "Brixia alone")),
 }
-YES, NO, OPEN = "yes", "no", "undecided"
+CLAIM_OF_ALL = {  # the claim on all rows of a table that depart from the proposed model
+    ("comparison", DIAGNOSIS): "table_7_fair",
+    ("comparison", SEVERITY): "table_8_fair",
+    ("ablation", DIAGNOSIS): "table_9",
+    ("ablation", SEVERITY): "table_10",
+}
 
 
 def conclusions(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
-    """Whether each claim of the paper holds here, decided by the numbers alone.
+    """The proposed model against all rivals of each claim, decided by the numbers alone.
 
-    It holds where the proposed model is better than each rival, with a p below SIGNIFICANT, by Holm
-    over the rivals of the claim, over FEWEST_SEEDS seeds or more. It does not where one rival is
-    better by the same test. Everything else is undecided.
+    It is better where it is better than each rival, with a p below SIGNIFICANT, by Holm over the
+    rivals of the claim, over FEWEST_SEEDS seeds or more. It is worse where one rival is better by
+    the same test. It is equivalent where it is better than each rival or equivalent to it (MARGINS)
+    and not better than all. Everything else is undecided.
 
     Args:
         table: of `over_seeds`.
 
     Returns:
-        Claim -> `value` (YES, NO or OPEN); `low` and `high`, the interval of the difference to the
-        closest rival, positive where the proposed model is better; and `why`. Claims of which no
-        rival was measured are left out.
+        Claim -> `value`, one of BETTER, WORSE, EQUIVALENT and OPEN; `closest`, the rival that is
+        ahead of the others; `gap`, the difference to it with both ends of its interval (`low` and
+        `high` too), positive where the proposed model is better; `detectable`, the smallest
+        difference that could have been seen; and `why`. Claims of which no rival was measured are
+        left out.
     """
     found = {}
     for claim, (name, stage, baselines) in CLAIMS.items():
-        rows = table[
-            (table["table"] == name)
-            & (table["stage"] == stage)
-            & table["cell"].isin(baselines)
-            & (table["against"] == PROPOSED)
-            & table["difference"].notna()
-        ]
-        if len(rows):
-            found[claim] = _conclusion(rows, stage, len(baselines))
+        rows = table[(table["table"] == name) & table["cell"].isin(baselines)]
+        leaf = proposed_against(rows, stage, len(baselines))
+        if leaf:
+            found[claim] = leaf
     return found
 
 
-def _conclusion(rows: pd.DataFrame, stage: str, baselines: int) -> dict[str, Any]:
-    """The conclusion on one claim, from the rows of its rivals that were measured."""
+def proposed_against(rows: pd.DataFrame, stage: str, baselines: int) -> dict[str, Any]:
+    """`conclusions` of one claim.
+
+    Args:
+        rows: of `over_seeds`, the rivals of the claim.
+        stage: DIAGNOSIS or SEVERITY.
+        baselines: rivals of the claim, measured or not.
+
+    Returns:
+        As the values of `conclusions`; {} where no rival was measured.
+    """
+    compared = rows["difference"].notna() & (rows["against"] == PROPOSED)
+    rows = rows[compared & (rows["stage"] == stage)]
+    if rows.empty:
+        return {}
     metric, _, sign = METRICS[stage]
     ahead = -sign * rows["difference"]  # of the proposed model
-    holm = pd.Series(metrics.holm(rows["p_value"].to_numpy()), rows.index)
-    ranked = (rows["compared"] >= FEWEST_SEEDS) & (holm < SIGNIFICANT)
-    value = OPEN
-    if (ranked & (ahead < 0)).any():
-        value = NO
-    elif len(rows) == baselines and (ranked & (ahead > 0)).all():
-        value = YES
-    closest = rows.loc[ahead.idxmin()]
+    ends = -sign * rows[list(DIFFERENCE[1:])].to_numpy(float)
+    holm = metrics.holm(rows["p_value"].to_numpy())
+    words = []
+    for row, p in zip(rows.to_dict("records"), holm, strict=True):
+        words.append(_turned(word_on(row | {"holm": p})))
+    nearest = int(np.argmin(ahead.to_numpy()))
+    low, high = sorted(ends[nearest].tolist())
+    closest = rows.iloc[nearest]
     seeds = int(rows["compared"].min())
     seen = smallest_effect(closest["standard_error"], seeds, baselines)
-    ends = -sign * closest[["difference_low", "difference_high"]].to_numpy(float)
-    low, high = (float(end) for end in sorted(ends))
     why = [
         f"closest: {closest['cell']}, {metric.upper()} {ahead.min():+.3f} (+ = ours is better)",
         f"{seeds} seeds" if seeds > 1 else "one seed, no ranking",
@@ -454,7 +564,29 @@ def _conclusion(rows: pd.DataFrame, stage: str, baselines: int) -> dict[str, Any
         why.append(f"smallest difference that this study could have seen: {seen:.3f}")
     if len(rows) < baselines:
         why.append(f"{len(rows)} of {baselines} rivals measured")
-    return {"value": value, "low": low, "high": high, "why": "; ".join(why)}
+    return {
+        "value": _word_on_all(words, baselines),
+        "gap": [float(ahead.iloc[nearest]), low, high],
+        "closest": closest["cell"],
+        "low": low,
+        "high": high,
+        "detectable": seen,
+        "why": "; ".join(why),
+    }
+
+
+def _turned(word: str) -> str:
+    """The word on A against B, from that on B against A."""
+    return {BETTER: WORSE, WORSE: BETTER}.get(word, word)
+
+
+def _word_on_all(words: list[str], baselines: int) -> str:
+    """One word on the proposed model, from those against each rival that was measured."""
+    if WORSE in words:
+        return WORSE
+    if OPEN in words or len(words) < baselines:
+        return OPEN
+    return EQUIVALENT if EQUIVALENT in words else BETTER
 
 
 def smallest_effect(standard_error: float, seeds: int, baselines: int) -> float:
@@ -550,41 +682,130 @@ def grid_metrics(
     Args:
         profile: whose cells are shown.
         store: where cells of this machine lie.
-        rows: recorded rows; those of other settings are left out.
+        rows: recorded rows.
 
     Returns:
-        {"comparison": {task: {cell: {metric: leaf}}}, "ablation": the same}, from the recorded rows
-        of the profile's own settings, otherwise from cells that are finished in the store; and
-        "conclusion": {"claims": {claim: {"holds": leaf}}}, from recorded rows alone.
+        {"comparison": {task: {cell: {metric: leaf}}}, "ablation": the same, the proposed model in
+        both}, from the recorded rows of the profile's own settings, otherwise from cells that are
+        finished in the store; where none of these is compared with the proposed model, from
+        recorded rows of other settings (`recorded_rows`), and each leaf says so. And "conclusion":
+        {"claims": {claim: {"holds": leaf}}}, from recorded rows alone.
     """
     out = {"comparison": {}, "ablation": {}, "conclusion": {}}
-    keys = set()
-    for seed in profile.grid.seeds:
-        keys |= {cell.key for cell in grid.grid_cells(replace(profile, seed=seed))}
-    own = [row for row in rows if row["profile"] == profile.name and row["key"] in keys]
-    summary = {}
-    if own:
-        whole = over_seeds(own)
-        for row in whole.to_dict("records"):
-            summary[row["cell"], row["stage"]] = row
-        leaves = {claim: {"holds": leaf} for claim, leaf in conclusions(whole).items()}
-        out["conclusion"]["claims"] = leaves
-    for cell in grid.grid_cells(profile):
-        leaf = _leaf(summary.get((cell.name, cell.stage)), cell, store)
-        if leaf is None:
-            continue
-        part = out["comparison" if cell.table in ("Table 7", "Table 8") else "ablation"]
-        task = "diagnosis" if cell.stage == DIAGNOSIS else "severity"
-        part.setdefault(task, {})[cell.name] = {METRICS[cell.stage][0]: leaf}
+    claims, cells = {}, grid.grid_cells(profile)
+    summaries, notes = recorded_rows(profile, rows)
+    for stage in (DIAGNOSIS, SEVERITY):
+        task = "diagnosis" if stage == DIAGNOSIS else "severity"
+        leaves = _live_leaves([cell for cell in cells if cell.stage == stage], store)
+        table, note = summaries.get(stage), notes.get(stage, "")
+        if table is not None and (not note or len(leaves) < 2):
+            shown = {row["cell"]: _leaf(row, note) for row in table.to_dict("records")}
+            leaves = shown if note else leaves | shown
+            for claim, leaf in conclusions(table).items():
+                why = "; ".join(filter(None, (note, leaf["why"])))
+                claims[claim] = {"holds": leaf | {"why": why}}
+        for cell in cells:
+            if cell.stage != stage or cell.name not in leaves:
+                continue
+            of_main_table = cell.table in ("Table 7", "Table 8")
+            parts = ["comparison" if of_main_table else "ablation"]
+            if cell.name == PROPOSED:
+                parts = ["comparison", "ablation"]
+            for part in parts:
+                leaf = leaves[cell.name]
+                if cell.name == PROPOSED:
+                    leaf = _against_all(leaf, claims.get(CLAIM_OF_ALL[part, stage], {}))
+                out[part].setdefault(task, {})[cell.name] = {METRICS[stage][0]: leaf}
+    if claims:
+        out["conclusion"]["claims"] = claims
     return out
 
 
-def _leaf(row: dict[str, Any] | None, cell: Cell, store: Store) -> dict[str, Any] | None:
-    """Value, interval and number of seeds of a cell; None where nothing was measured."""
-    if row is not None:
-        seeds = f"mean of {row['seeds']} seeds" if row["seeds"] > 1 else "one seed, no ranking"
-        leaf = {name: float(row[name]) for name in ("value", "low", "high")}
-        return {**leaf, "why": f"{seeds}, external hospitals"}
-    if (cell.folder(store) / "metrics.json").exists():
-        return {**cell_metric(cell, store), "why": "one seed, no ranking"}
-    return None
+def _against_all(leaf: dict[str, Any], claim: dict[str, Any]) -> dict[str, Any]:
+    """The leaf of the proposed model, with the word on it against all that it is compared with."""
+    if not claim:
+        return leaf | {"conclusion": OPEN, "than": "the others, of which none was measured"}
+    on_all = claim["holds"]
+    word = {name: on_all[name] for name in ("detectable", "gap")}
+    return leaf | word | {"conclusion": on_all["value"], "than": "all others"}
+
+
+def recorded_rows(
+    profile: Profile, rows: Iterable[dict[str, Any]]
+) -> tuple[dict[str, pd.DataFrame], dict[str, str]]:
+    """The recorded rows that speak of a profile, summarised over seeds.
+
+    Args:
+        profile: whose name the rows bear.
+        rows: of recorded_results/grid.json.
+
+    Returns:
+        Stage -> `over_seeds` of Tables 7 to 10: of the rows of the profile's own settings, where
+        one of them is compared with the proposed model; else of the rows of other settings, the
+        latest version of the virtual hospitals alone. Stage -> a note on these, "" for own ones.
+    """
+    of_profile = [row for row in rows if row["profile"] == profile.name]
+    if not of_profile:
+        return {}, {}
+    keys = set()
+    for seed in profile.grid.seeds:
+        keys |= {cell.key for cell in grid.grid_cells(replace(profile, seed=seed))}
+    tables, notes = {}, {}
+    for stage in (DIAGNOSIS, SEVERITY):
+        named = [row for row in of_profile if row["stage"] == stage]
+        named = [row for row in named if row["table"].startswith("Table")]
+        own = [row for row in named if row["key"] in keys]
+        if any("difference" in row for row in own):
+            tables[stage], notes[stage] = over_seeds(own), ""
+            continue
+        others = [row for row in named if row["key"] not in keys]
+        version = max((row.get("hospitals", 0) for row in others), default=0)
+        others = [row for row in others if row.get("hospitals", 0) == version]
+        if others:
+            tables[stage], notes[stage] = over_seeds(others), _note_on(version)
+        elif own:
+            tables[stage], notes[stage] = over_seeds(own), ""
+    return tables, notes
+
+
+def _note_on(version: int) -> str:
+    """What to know of rows of other settings; version 0 = of no virtual hospital, or unknown."""
+    present = stages.stage_of("cohort").version
+    if version in (0, present):
+        return "other settings, now changed"
+    return f"version {version} of the hospitals, now {present}"
+
+
+def _live_leaves(cells: Iterable[Cell], store: Store) -> dict[str, dict[str, Any]]:
+    """Leaves of the cells that are finished in a store; one seed ranks none of them."""
+    leaves = {}
+    for cell in cells:
+        if (cell.folder(store) / "metrics.json").exists():
+            leaves[cell.name] = {**cell_metric(cell, store), "why": "one seed, no ranking"}
+            if cell.name != PROPOSED:
+                leaves[cell.name] |= {"conclusion": OPEN, "than": cell.against}
+    return leaves
+
+
+def _leaf(row: dict[str, Any], note: str) -> dict[str, Any]:
+    """A row of `over_seeds` for the ledger: value, interval, word, and what to know."""
+    seeds = f"mean of {row['seeds']} seeds" if row["seeds"] > 1 else "one seed, no ranking"
+    why = [f"{seeds}, external hospitals", note, training_note(row)]
+    leaf = {name: float(row[name]) for name in ("value", "low", "high")}
+    if row["conclusion"]:
+        leaf |= {name: row[name] for name in ("conclusion", "detectable")}
+        leaf["gap"] = [float(row[name]) for name in DIFFERENCE]
+        leaf["than"] = row["against"]
+    return leaf | {"why": "; ".join(filter(None, why))}
+
+
+def training_note(row: Mapping[str, Any]) -> str:
+    """What a row of `over_seeds` says of its training, where a reader must know it."""
+    at_chance = row["metric"] == "auc" and row["value"] < CHANCE
+    if row["training"] == NOT_CONVERGED:
+        text = "not converged: the last quarter of its training still improved it"
+    elif row["training"] == CONVERGED:
+        text = CONVERGED if at_chance else ""
+    else:
+        text = f"whether it converged is unknown: {NO_CURVE}" if at_chance else ""
+    return f"at chance (AUC below {CHANCE}); {text}" if at_chance else text

@@ -13,7 +13,7 @@ import contextlib
 import copy
 import os
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -427,6 +427,7 @@ def run_cells(
     store: artifacts.Store,
     scheduler: str | None = None,
     workers: int = 0,
+    begun: Callable[[Cell], object] | None = None,
 ) -> Iterator[tuple[Cell, str | None]]:
     """Make the cells of a list.
 
@@ -440,6 +441,7 @@ def run_cells(
         store: where the artifacts go.
         scheduler: address of a Dask scheduler, such as "tcp://10.0.0.1:8786".
         workers: processes of one thread on this machine; 0 = none.
+        begun: called with each cell as it begins; on workers, as it is handed to them.
 
     Yields:
         (cell, None or what failed), each as soon as it is done; finished cells first.
@@ -453,9 +455,14 @@ def run_cells(
     for cell in finished:
         yield cell, None
     if rest and (scheduler or workers):
+        for cell in rest:
+            if begun:
+                begun(cell)
         yield from _run_on_cluster(rest, store, scheduler, workers)
         return
     for cell in rest:
+        if begun:
+            begun(cell)
         yield cell, make_stage(cell.stage, cell.profile, store)
 
 

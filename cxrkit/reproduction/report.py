@@ -23,7 +23,7 @@ from cxrkit.config import profiles
 from cxrkit.config.choices import OPEN_CHOICES
 from cxrkit.config.sections import Profile
 from cxrkit.config.settings_file import get_profile
-from cxrkit.reproduction import ledger, runner
+from cxrkit.reproduction import claims, comparisons, dashboard, ledger, runner
 from cxrkit.storage import artifacts, atomic, locations, recorded
 
 LESSONS = {  # SPEC 4: those that are missing are listed as not run
@@ -223,6 +223,14 @@ def number(value: Any) -> str:
     return str(value)
 
 
+def gap_text(gap: list[float] | None) -> str:
+    """A difference with its interval: "-0.066 [-0.085, -0.046]"; "" for none."""
+    if gap is None:
+        return ""
+    value, low, high = gap
+    return f"{value:+.3f} [{low:+.3f}, {high:+.3f}]"
+
+
 def brief(value: Any) -> str:
     """A value of a recorded result for print: `number`, and a blank for what is not known."""
     return "" if value is None or value != value else number(value)
@@ -284,6 +292,26 @@ def choice_effects() -> dict[str, str]:
     return effects
 
 
+def curve_rows(profile: Profile) -> list[dict[str, Any]]:
+    """The trainings of the grid that kept their curve, of a profile.
+
+    Args:
+        profile: whose name the recorded rows bear.
+
+    Returns:
+        table, cell, stage, seed, svg, curve_of, and training: converged or not.
+    """
+    found = []
+    for row in claims.recorded_grid():
+        if row["profile"] != profile.name or not row.get("curve"):
+            continue
+        training = comparisons.CONVERGED if row["converged"] else comparisons.NOT_CONVERGED
+        shown = {name: row[name] for name in ("table", "cell", "stage", "seed", "curve_of")}
+        svg = dashboard.curve_svg(row["curve"])
+        found.append(shown | {"svg": svg, "training": training})
+    return found
+
+
 def long_runs() -> list[dict[str, Any]]:
     """The recorded results of runs that no lesson repeats.
 
@@ -293,7 +321,7 @@ def long_runs() -> list[dict[str, Any]]:
     found = []
     for name in recorded.result_names():
         result = recorded.read_result(name)
-        table = pd.DataFrame(result["rows"])
+        table = pd.DataFrame(result["rows"]).drop(columns="curve", errors="ignore")
         found.append(
             {"name": name, "made": result["made"], "table": table.head(LONGEST), "rows": len(table)}
         )
@@ -320,7 +348,7 @@ def context(profile: Profile, root: Path, data: Path | None = None) -> dict[str,
     measured = ledger.measurements(root, profile, data)
     store = artifacts.Store(root, data)
     counted = ledger.dataset_counts(profile, store) | ledger.readers(profile, store)
-    rows = []
+    rows, lines = [], claims.claims_table()
     for row in ledger.ledger_table(measured | ledger.model_sizes(profile) | counted):
         rows.append(row | {"link": link_of(entries, row["lesson"], row["stage"])})
     made = []
@@ -333,11 +361,18 @@ def context(profile: Profile, root: Path, data: Path | None = None) -> dict[str,
         "synthetic": profile.manifests == ("virtual",),
         "lessons": entries,
         "origins": origins(entries),
+        "claims": lines,
+        "claim_notes": [*claims.claim_notes(lines), claims.compute_split()],
+        "claim_legend": claims.claim_legend(),
+        "grid_note": claims.grid_note(),
+        "margins": comparisons.MARGINS,
         "ledger": [(name, list(part)) for name, part in by_table],
         "metrics": {stage: ledger.flatten(metrics) for stage, metrics in measured.items()},
         "made": made,
         "datasets": dataset_tables(profile, root, data),
         "choices": open_choice_rows(profile),
+        "curves": curve_rows(profile),
+        "flat": comparisons.FLAT,
         "long_runs": long_runs(),
         "seconds": sum(entry.get("seconds", 0) for entry in entries),
         "missing": [entry["name"] for entry in entries if entry["status"] != "ran"],
@@ -353,7 +388,7 @@ def render(values: dict[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": number, "brief": brief}
+    environment.filters |= {"number": number, "brief": brief, "gap": gap_text}
     return environment.get_template("report.html.j2").render(values)
 
 

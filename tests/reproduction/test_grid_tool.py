@@ -2,6 +2,8 @@
 loses what others have reached.
 """
 
+import re
+
 import grid as tool
 import pytest
 
@@ -44,7 +46,9 @@ def grid(monkeypatch):
         def measure(cell, store, against=None):
             if cell.name in unmeasured:
                 raise FileNotFoundError("predictions.csv")
-            gap = {"difference": 0.1} if against not in (None, cell) else {}
+            gap = {}
+            if against not in (None, cell):
+                gap = dict.fromkeys(comparisons.DIFFERENCE, 0.1)
             return {
                 "profile": "demo",
                 "table": cell.table,
@@ -52,6 +56,10 @@ def grid(monkeypatch):
                 "stage": cell.stage,
                 "seed": 0,
                 "key": cell.key,
+                "against": cell.against,
+                "metric": "auc",
+                **dict.fromkeys(("value", "low", "high"), 0.8),
+                **dict.fromkeys(comparisons.COSTS, 1.0),
                 **gap,
             }
 
@@ -122,6 +130,35 @@ def test_a_cell_that_cannot_be_measured_fails_alone(grid, capsys):
         "ResNet-152, diagnosis_pa: not measured: FileNotFoundError: predictions.csv"
         in capsys.readouterr().out
     )
+
+
+def page_of(tmp_path):
+    """Cell -> what the page says of it, for diagnosis and seed 0."""
+    text = (tmp_path / "results" / "grid.html").read_text()
+    line = (
+        r'<tr><td>([^<]*)<br><span class="soft">diagnosis_pa</span></td>\s*'
+        r"<td[^>]*><b>(.*?)</b>(.*?)</td>"
+    )
+    rows = re.findall(line, text)
+    return {name: (state, rest) for name, state, rest in rows}
+
+
+def test_the_page_says_what_is_done_failed_and_not_run(grid, tmp_path):
+    grid(failing=["ResNet-50"])
+    found = page_of(tmp_path)
+    assert found["ResNet-152"][0] == found[PROPOSED][0] == "done"
+    assert "AUC 0.800 [0.800, 0.800]" in found["ResNet-152"][1]
+    assert found["ResNet-50"][0] == "failed" and "it broke" in found["ResNet-50"][1]
+    assert found["ViT"][0] == "not run"
+    grid()  # the next call makes it
+    assert page_of(tmp_path)["ResNet-50"][0] == "done"
+
+
+def test_the_page_alone_makes_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(grid_module, "run_cells", None)
+    assert tool.main(["--page"]) == 0
+    assert {state for state, _ in page_of(tmp_path).values()} == {"not run"}
+    assert recorded.result_names() == []
 
 
 def test_what_a_cell_is_compared_with_is_made_too_and_so_on():

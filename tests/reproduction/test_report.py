@@ -14,6 +14,7 @@ import pytest
 
 from cxrkit.config import choices, profiles, vocabulary
 from cxrkit.config.vocabulary import COLUMNS, ZONES
+from cxrkit.evaluation import trained_seeds
 from cxrkit.pipeline import stages, task_data
 from cxrkit.reproduction import ledger, report, runner
 from cxrkit.storage import artifacts, atomic, recorded
@@ -42,10 +43,10 @@ READ = {
     "CheXpert, films in all": "224,316",
     "channels of the corpus, at 16 x 16": "1024",
     # claims of the text (sections 5.5 and 5.6)
-    "the proposed model is better than all others in diagnosis": "yes",
-    "the proposed model is better than all others in severity": "yes",
-    "each part of the proposed model is better than what replaces it": "yes",
-    "maximum pooling, and a hospital beside Brixia, are better": "yes",
+    "the proposed model against all others in diagnosis": "better",
+    "the proposed model against all others in severity": "better",
+    "each part of the proposed model against what replaces it": "better",
+    "maximum pooling, and a hospital beside Brixia, against what replaces them": "better",
 }
 
 
@@ -192,6 +193,97 @@ def test_ours_stands_beside_the_paper_with_its_interval():
     )
     assert (mae["measured"], mae["interval"]) == (0.9, None)
     assert lines["severity, external hospital YNU: MSE"]["measured"] is None
+
+
+def words(lines, table):
+    return [line["conclusion"] for line in lines if line["table"] == table]
+
+
+def test_every_row_of_tables_4_to_10_ends_in_a_word():
+    """Also where nothing ran; no other table has words."""
+    known = {*trained_seeds.CONCLUSIONS, "not run"}
+    leaf = {"value": 0.9, "low": 0.8, "high": 0.95}
+    measured = ledger.grid_measurements(CHECKOUT / "artifacts", profiles.demo())
+    measured |= {"diagnosis_pa": {"sites": {"dogwood": {"auc": leaf}}}}
+    for lines in (ledger.ledger_table({}), ledger.ledger_table(measured)):
+        for number in range(4, 11):
+            found = words(lines, f"Table {number}")
+            assert found and set(found) <= known, number
+        others = {line["table"] for line in lines} - set(ledger.COMPARED)
+        assert {word for table in others for word in words(lines, table)} == {""}
+    assert set(words(ledger.ledger_table({}), "Table 7")) == {"not run"}
+    ran = [line for line in lines if line["table"] in ("Table 7", "Table 8")]
+    assert all(line["conclusion"] != "not run" for line in ran if line["measured"] is not None)
+
+
+def test_our_own_row_is_the_first_of_each_table_and_is_measured_against_all_others():
+    lines = ledger.ledger_table(ledger.grid_measurements(CHECKOUT / "artifacts", profiles.demo()))
+    for number in range(7, 11):
+        first = next(line for line in lines if line["table"] == f"Table {number}")
+        assert "proposed" in first["quantity"] or "without any change" in first["quantity"]
+        assert first["measured"] is not None and first["than"] == "all others"
+        assert first["gap"][1] <= first["gap"][0] <= first["gap"][2] and first["detectable"] > 0
+
+
+def test_no_interval_of_an_auc_leaves_0_to_1_in_the_ledger():
+    lines = ledger.ledger_table(ledger.measurements(CHECKOUT / "artifacts", profiles.demo()))
+    found = [line for line in lines if line["quantity"].endswith(": AUC") and line["interval"]]
+    assert len(found) >= 20
+    for line in found:
+        low, high = line["interval"]
+        assert 0 <= low <= line["measured"] <= high <= 1, line["quantity"]
+
+
+@pytest.mark.parametrize(
+    ("metric", "leaf", "word"),
+    [
+        ("auc", {"value": 0.9, "low": 0.8, "high": 0.95}, "better"),
+        ("auc", {"value": 0.5, "low": 0.495, "high": 0.505}, "equivalent"),
+        ("auc", {"value": 0.6, "low": 0.45, "high": 0.7}, "undecided"),
+        ("auc", {"value": 0.6, "low": None, "high": None}, "undecided"),
+        ("sensitivity", {"value": 0.7, "low": 0.65, "high": 0.75}, "worse"),
+        ("accuracy", {"value": 0.7, "low": 0.65, "high": 0.75}, "undecided"),
+        ("accuracy", {"value": 0.7, "low": 0.67, "high": 0.75}, "better"),
+    ],
+)
+def test_one_training_is_compared_with_a_model_without_skill(metric, leaf, word):
+    lines = ledger.ledger_table({"diagnosis_pa": {"sites": {"elm": {metric: leaf}}}})
+    line = next(line for line in lines if line["table"] == "Table 4" and line["measured"])
+    assert line["conclusion"] == word
+    if leaf["low"]:  # by hand: half widths, normal quantiles of 95 % and of four in five
+        seen = (1.96 + 0.8416) * (leaf["high"] - leaf["low"]) / 2 / 1.96
+        assert line["detectable"] == pytest.approx(seen, abs=1e-6)
+
+
+def test_an_error_is_compared_with_a_constant_guess_on_the_same_images():
+    mse = {"value": 1.5, "low": 1.2, "high": 1.8}
+    for guess, word in ((3.0, "better"), (1.0, "worse"), (1.7, "undecided")):
+        site = {"mse": mse, "constant": {"mse": {"value": guess}}}
+        lines = ledger.ledger_table({"severity": {"sites": {"elm": site}}})
+        line = next(line for line in lines if line["quantity"].endswith("CNUH: MSE"))
+        assert (line["conclusion"], line["than"]) == (word, "a constant guess")
+
+
+def test_on_the_papers_own_hospital_the_papers_number_is_the_measure():
+    mse = {"value": 1.2, "low": 1.0, "high": 1.4}
+    site = {"mse": mse, "constant": {"mse": {"value": 1.1}}}
+    lines = ledger.ledger_table({"severity": {"sites": {"CNUH": site}}})
+    line = next(line for line in lines if line["quantity"].endswith("CNUH: MSE"))
+    assert (line["conclusion"], line["than"]) == ("better", "the paper's number")
+    assert line["gap"] == pytest.approx([1.2 - 1.682, 1.0 - 1.682, 1.4 - 1.682])
+
+
+def test_curves_of_the_grid_are_shown_where_rows_keep_them(tmp_path, monkeypatch):
+    """A model at chance without a curve is called so; none is drawn that no row holds."""
+    assert "whether a model had converged is not known" in text_of(
+        report.write_report("demo", tmp_path).read_text()
+    )
+    row = {"profile": "demo", "table": "Table 7", "cell": "ViT", "stage": "diagnosis_pa"}
+    kept = {"seed": 0, "curve": "10:0.5 20:0.52", "curve_of": "score", "converged": True}
+    monkeypatch.setattr(report.claims, "recorded_grid", lambda: [row | kept, row | {"seed": 1}])
+    (found,) = report.curve_rows(profiles.demo())
+    assert found["training"] == "converged" and found["svg"].count("<polyline") == 1
+    assert report.curve_rows(profiles.mini()) == []
 
 
 def figure_cells(lesson):
@@ -443,9 +535,12 @@ def test_what_ran_what_failed_and_what_did_not_run(page):
 
 def test_numbers_stand_with_their_intervals(page):
     text = text_of(page)
-    assert "external hospital CNUH: MSE 1.682 ? 1.250 1.000 – 1.500 ours: dogwood; the same" in text
-    assert "external hospital YNU: MSE 1.677 ? not run" in text
-    assert "PA films, external hospital CNUH: AUC not available not run" in text
+    assert (
+        "external hospital CNUH: MSE 1.682 ? 1.250 1.000 – 1.500 undecided against a constant "
+        "guess ours: dogwood; the same" in text
+    )
+    assert "external hospital YNU: MSE 1.677 ? not run not run" in text
+    assert "PA films, external hospital CNUH: AUC not available not run not run" in text
     assert "sites.dogwood.mse 1.250 1.000 – 1.500 1,234" in text
 
 
