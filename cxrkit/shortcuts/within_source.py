@@ -38,7 +38,7 @@ class TwoClasses(NamedTuple):
 INTERNAL = TwoClasses("nih_cxr14", "normal", "other_infection")  # evaluated by folds
 EXTERNAL = TwoClasses("cohen", "other_infection", "covid19")  # where it trains nothing
 # evaluated by folds where they train
-TAUGHT = (
+TRAINING_SOURCES = (
     EXTERNAL,
     TwoClasses("kermany_224", "normal", "other_infection"),
     TwoClasses("shenzhen", "normal", "other_infection"),
@@ -279,7 +279,7 @@ def report(
 
     Returns:
         `internal` (`within_internal_source`), `external` (`within_external_source`), `by_source`,
-        for each of TAUGHT that trains what `internal` is for the NIH, and `source_alone`, the macro
+        for each of TRAINING_SOURCES what `internal` is for the NIH, and `source_alone`, the macro
         AUC of guessing by the source, over all images of the profile.
         Where the model sees nothing but lungs, these trivial models see whole images, those of
         `internal_lungs` see what the model sees, and `probes` holds `source_probes` (all images
@@ -293,12 +293,12 @@ def report(
     if inside:
         found["internal"] = within_internal_source(with_original_images(folds), profile, store)
     found["source_alone"] = source_class_table(every_image)[1]
-    taught = [classes for classes in TAUGHT if has_both_classes(folds, classes)]
-    if taught:
+    sources = [classes for classes in TRAINING_SOURCES if has_both_classes(folds, classes)]
+    if sources:
         whole = with_original_images(folds)
         found["by_source"] = {
             classes.source: within_internal_source(whole, profile, store, classes)
-            for classes in taught
+            for classes in sources
         }
     if has_both_classes(external, EXTERNAL):
         found["external"] = within_external_source(

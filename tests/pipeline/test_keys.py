@@ -9,6 +9,7 @@ from cxrkit.config import profiles, sections
 from cxrkit.config.sections import optional, renamed
 from cxrkit.pipeline import keys, stages
 from cxrkit.storage.artifacts import key
+from tests.fakes.real_profiles import begins_as_virtual
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ def test_renamed_fields_of_the_profile_enter_under_their_first_name(stage, old, 
 
 
 def test_renamed_fields_that_are_optional_enter_under_their_first_name():
-    mini = profiles.mini()
+    mini = begins_as_virtual()
     found = stages.settings(mini, "diagnosis_pa")
     assert found["sources.together"] and found["sources.aside"] == ("cohen", "cxnet")
     own = replace(mini, sources=replace(mini.sources, class_mask="own"))

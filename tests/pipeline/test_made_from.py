@@ -18,6 +18,7 @@ from cxrkit.pipeline.made_from import MissingData
 from cxrkit.pipeline.stages import Need, Stage
 from cxrkit.storage.artifacts import Store
 from cxrkit.storage.atomic import read_json, write_json
+from tests.fakes.real_profiles import begins_as_virtual
 from tests.pipeline.test_stages import PROFILES
 
 LOCAL = replace(profiles.demo(), name="ours", manifests=("local",))
@@ -272,7 +273,9 @@ def test_stages_of_virtual_patients_have_the_keys_they_had(tmp_path):
         assert stages.folder_of(demo, name, store) == expected
     mini = profiles.mini()
     assert stages.data_digest(mini, "marker_study", store) == ""
-    assert stages.used_tasks(mini, "severity") == ("diagnosis", "lungs", "severity")
+    assert stages.used_tasks(mini, "severity") == ("diagnosis", "findings", "lungs", "severity")
+    own = begins_as_virtual()
+    assert stages.used_tasks(own, "severity") == ("diagnosis", "lungs", "severity")
 
 
 def test_masks_are_made_again_for_other_pixels(store, tmp_path):

@@ -31,6 +31,7 @@ from cxrkit.tasks import diagnosis
 from cxrkit.training import checkpoint
 from cxrkit.training import loop as loop_module
 from tests.fakes import processes
+from tests.fakes.real_profiles import begins_as_virtual
 
 pytestmark = pytest.mark.usefixtures("few_draws")
 SIZE = 64
@@ -135,7 +136,7 @@ def test_a_rehearsal_trains_shortly_and_leaves_the_backbone_alone():
 
 
 def test_on_real_films_only_a_model_with_the_same_weights_begins_as_that_of_the_virtual_hospitals():
-    profile = profiles.mini()
+    profile = begins_as_virtual()
     kept = {cell.name for cell in grid_module.grid_cells(profile) if cell.profile.sources.virtual}
     assert kept == {
         cell.name for cell in grid_module.grid_cells(profile) if cell.profile.severity.virtual
@@ -206,10 +207,10 @@ def test_what_the_grid_trains_beside_the_own_models():
 
 
 def test_weights_of_the_virtual_hospitals_count_in_the_budget():
-    """The models of mini begin as those of the demo: their trainings count, a backbone of mini that
-    gave them nothing does not.
+    """Models that begin as those of the demo: the demo's trainings count, a backbone of their own
+    that gave them nothing does not.
     """
-    profile = profiles.mini()
+    profile = begins_as_virtual()
     learnt = {
         stage: comparisons.earlier_trainings(Cell("Table 7", PROPOSED, stage, profile))
         for stage in (DIAGNOSIS, SEVERITY)
