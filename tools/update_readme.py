@@ -155,6 +155,16 @@ def lessons() -> list[str]:
     ]
 
 
+def lessons_table() -> list[str]:
+    """Memory and time of each lesson: tools/record_lessons.py."""
+    rows = read_result("demo_lessons")["rows"]
+    cells = {"lesson": [row["lesson"].split("_")[0] for row in rows]}
+    cells["GB"] = [f"{row['peak_gb']:.2f}" for row in rows]
+    cells["seconds"] = [f"{row['seconds']:.0f}" for row in rows]
+    lines = [f"| {name} | {' | '.join(values)} |" for name, values in cells.items()]
+    return [lines[0], "|---" * (len(rows) + 1) + "|", *lines[1:]]
+
+
 def by_row(
     name: str, label: str, column: str, cells: list[str]
 ) -> Iterator[tuple[str, dict[str, Any], str]]:
@@ -559,6 +569,7 @@ TABLES: dict[tuple[str, str], Callable[[], list[str]]] = {
     ("docs/mini.md", "readers"): readers,
     ("docs/mini.md", "unscored"): unscored,
     ("docs/mini.md", "framings"): framings,
+    ("docs/teaching.md", "lessons"): lessons_table,
     ("docs/predict.md", "usable"): usable,
     ("docs/site.md", "figures"): site_figures,
     ("docs/severity.md", "designs"): severity_designs,

@@ -435,7 +435,7 @@ def compare_with_best(
         draws: Draws of patients.
 
     Returns:
-        `rival` (the name of the best baseline), `difference`, `low`, `high`, `p_value`, and
+        `baseline` (the name of the best one), `difference`, `low`, `high`, `p_value`, and
         `values` (the statistic of each baseline).
     """
     values = {name: float(statistic(y, scores)) for name, scores in baselines.items()}

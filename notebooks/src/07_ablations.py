@@ -344,8 +344,7 @@ with pd.option_context("display.max_colwidth", None):
     display(reproduction.claims_frame())
 print(reproduction.claim_legend())
 print(reproduction.compute_split())
-
-# %%
+print()
 for name, part in table.groupby("table", sort=False):
     print(f"{name}: {reproduction.conclusion(part)}")
 print()

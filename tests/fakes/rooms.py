@@ -32,6 +32,8 @@ PROFILE = replace(
     transformer=sections.ViT(embed_dim=32, depth=2, num_heads=2),
     segmenter=replace(profiles.demo().segmenter, size=SIZE, widths=(4, 8)),
 )
+# a few films for an example
+SMALL = replace(PROFILE, cohort=replace(PROFILE.cohort, diagnosis=6, severity=9))
 TASKS = {
     "backbone": FindingsTask,
     "diagnosis_pa": DiagnosisTask,
@@ -41,13 +43,14 @@ TASKS = {
 }
 
 
-def fill(root):
+def fill(root, profile=PROFILE):
     """Put what `Room` loads into a store.
 
     The weights are random, and the predictions give a third to every diagnosis.
 
     Args:
         root: folder of the store.
+        profile: PROFILE, or one with another cohort.
 
     Returns:
         The store.
@@ -56,16 +59,16 @@ def fill(root):
     # one worker, in this process: others would import torch anew
     store.load_or_make(
         "cohort",
-        stages.settings(PROFILE, "cohort"),
-        lambda part: cohort.draw_cohort(part, PROFILE.cohort, PROFILE.seed, workers=1),
+        stages.settings(profile, "cohort"),
+        lambda part: cohort.draw_cohort(part, profile.cohort, profile.seed, workers=1),
     )
-    table = Run(PROFILE, root).images("diagnosis")
+    table = Run(profile, root).images("diagnosis")
     table["part"] = table["split"].mask(table["external"].astype(bool), "external")
     for number, (stage, task) in enumerate(TASKS.items()):
-        folder = stages.folder_of(PROFILE, stage, store)
+        folder = stages.folder_of(profile, stage, store)
         folder.mkdir()
         torch.manual_seed(number)
-        state = task(PROFILE, store).network().state_dict()
+        state = task(profile, store).network().state_dict()
         checkpoint.save_tensors(folder / "weights.safetensors", state)
         view = stage[-2:].upper()
         third = pd.DataFrame(1 / 3, table.index, PROBABILITIES)

@@ -1,6 +1,7 @@
 """Packaging: what is required, what is optional, and what a wheel says and holds."""
 
 import ast
+import json
 import re
 import subprocess
 import sys
@@ -193,6 +194,42 @@ def test_nothing_of_colabs_kernel_would_be_replaced():
 
 def test_colab_runs_a_python_that_the_kit_accepts():
     assert project()["requires-python"] == ">=3.11", "Colab: 3.12"
+
+
+def first_cell():
+    """What the cell for Colab in docs/teaching.md asks pip for."""
+    text = (CHECKOUT / "docs" / "teaching.md").read_text()
+    return [Requirement(line) for line in re.findall(r'%pip install --quiet "(.+)"', text)]
+
+
+def test_the_first_cell_for_colab_installs_the_kit_and_its_models_alone():
+    """With an extra, pip would replace the kernel that runs the cell."""
+    assert [(need.name, need.extras) for need in first_cell()] == [
+        ("cxrkit", set()),
+        ("cxrkit-models", set()),
+    ]
+    models = tomllib.loads((CHECKOUT / "packages/cxrkit-models/pyproject.toml").read_text())
+    assert names_of(models["project"]["dependencies"]) == {"cxrkit"}
+
+
+LESSON_SOURCES = sorted((CHECKOUT / "notebooks" / "src").glob("*.py"))
+
+
+@pytest.mark.parametrize("lesson", [path.stem for path in LESSON_SOURCES])
+def test_a_lesson_installs_nothing_and_imports_what_colab_has(lesson):
+    source = (CHECKOUT / "notebooks" / "src" / f"{lesson}.py").read_text()
+    assert not re.search(r"^[# ]*[%!] *(pip|conda)|\bpip install", source, re.M)
+    assert distributions(imported(ast.parse(source))) <= set(colab())
+
+
+def test_the_rehearsal_for_colab_replaced_nothing_and_ran_every_lesson():
+    """`tools/colab_rehearsal.py`, with the versions of the list."""
+    found = json.loads((CHECKOUT / "docs" / "lab" / "colab_rehearsal.json").read_text())
+    assert found["changed_by_the_kit"] == []
+    assert [row["lesson"] for row in found["rows"]] == [path.stem for path in LESSON_SOURCES]
+    assert [row for row in found["rows"] if not row["passed"]] == []
+    for name in ("torch", "numpy", "pandas", "ipython", "ipywidgets"):
+        assert found["made"][name].partition("+")[0] == colab()[name].partition("+")[0]
 
 
 # lists that repeat the requirements
