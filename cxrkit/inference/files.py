@@ -446,7 +446,7 @@ def calibration_text(models: Models) -> str:
     """
     lines = [
         f"{stage}: {calibration_statement(part.metrics)}\n"
-        for stage, part in models.parts.items()
+        for stage, part in models.networks.items()
         if stage.startswith("diagnosis")
     ]
     return "".join(dict.fromkeys(lines))
