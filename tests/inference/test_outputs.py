@@ -21,7 +21,7 @@ from cxrkit.config.vocabulary import DIAGNOSES
 from cxrkit.data.images import ImageError
 from cxrkit.inference import files, outputs, predictor, search
 
-MODELS = SimpleNamespace(digest=lambda: "made-up", about="made-up models\n", parts={})
+MODELS = SimpleNamespace(digest=lambda: "made-up", about="made-up models\n", parts={}, networks={})
 NEVER = "no image"  # content of a file that fails
 
 
