@@ -25,6 +25,7 @@ from cxrkit.config.settings_file import get_profile
 from cxrkit.config.vocabulary import known
 from cxrkit.data import fetching, manifests
 from cxrkit.data.cache import cached_images
+from cxrkit.data.datasets import external_or_test
 from cxrkit.pipeline import makers, stages
 from cxrkit.pipeline.derived import with_masks
 from cxrkit.pipeline.makers import StageInputs
@@ -119,6 +120,16 @@ class Result:
     def external(self) -> pd.DataFrame:
         """The predictions for images of sites that no training saw."""
         return self._part(self.predictions["external"].astype(bool))
+
+    @property
+    def unseen_part(self) -> str:
+        """Whose predictions say most: "external", or "test" where every site trains."""
+        return "external" if self.predictions["external"].astype(bool).any() else "test"
+
+    @property
+    def unseen(self) -> pd.DataFrame:
+        """The predictions for images of external sites, or, where every site trains, of test."""
+        return external_or_test(self.predictions)
 
     @property
     def validation(self) -> pd.DataFrame:

@@ -158,7 +158,7 @@ print(
 # The paper shows such examples and calls them plausible. Looking is not measuring: keep that in mind until the benchmark below.
 
 # %% tags=["report", "story"]
-outside = run.diagnosis(view).external  # with what the model said of each
+outside = run.diagnosis(view).unseen  # with what the model said of each
 p = outside[tasks.diagnosis.PROBABILITIES].to_numpy()
 typical = explain.typical_images(p, tasks.diagnosis.codes(outside))
 chosen, truth = outside.iloc[typical], None

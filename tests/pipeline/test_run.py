@@ -72,6 +72,10 @@ def test_a_model_its_predictions_and_its_metrics(run):
     assert found.external["external"].all() and (found.validation["split"] == "val").all()
     assert len(found.external) == (table["part"] == "external").sum()
     assert len(found.validation) == (table["part"] == "val").sum()
+    assert found.unseen_part == "external" and found.unseen.equals(found.external)
+    found.predictions = table.assign(external=False)  # as where every source trains
+    assert found.unseen_part == "test" and (found.unseen["split"] == "test").all()
+    found.predictions = table
     assert "diagnosis_pa-" in repr(found) and "demo" in repr(run)
     with pytest.raises(ValueError, match="unknown view 'lateral'; known: .*AP.*PA"):
         run.diagnosis("lateral")
