@@ -20,13 +20,14 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, ImageChops
 from playwright.sync_api import Page, sync_playwright
 
 ROOT = Path(__file__).resolve().parent.parent
 IMAGES = ROOT / "docs" / "img"
 SECONDS = 300  # within which the server and the page must answer
 WIDTHS = {"severity": 1000, "tokens": 1300}  # px of the window
+HEIGHT = 1800  # px of the window: the page must not scroll
 CELL = "cell in row 5, column 3"
 
 
@@ -82,12 +83,27 @@ def choose(page: Page, film: str) -> None:
         changed(page, lambda: films.select_option(index=number))
 
 
+def trimmed(picture: Image.Image) -> Image.Image:
+    """The picture without its white borders, but for a few pixels."""
+    white = Image.new("RGB", picture.size, "white")
+    left, top, right, bottom = ImageChops.difference(picture, white).getbbox()
+    pad = 8
+    return picture.crop(
+        (
+            max(0, left - pad),
+            max(0, top - pad),
+            min(picture.width, right + pad),
+            min(picture.height, bottom + pad),
+        )
+    )
+
+
 def draw(page: Page, film: str) -> None:
     """Take both pictures of a film of the list."""
     page.wait_for_selector(".cxr-room img", timeout=1000 * SECONDS)
     choose(page, film)
     for panel in ("severity", "tokens"):
-        page.set_viewport_size({"width": WIDTHS[panel], "height": 1000})
+        page.set_viewport_size({"width": WIDTHS[panel], "height": HEIGHT})
         button = page.get_by_role("button", name=panel, exact=True)
         if "mod-active" not in (button.get_attribute("class") or ""):
             changed(page, button.click)
@@ -97,7 +113,7 @@ def draw(page: Page, film: str) -> None:
             changed(page, page.get_by_title(CELL).click)
         path = IMAGES / f"room_{panel}.png"
         page.locator(".cxr-room").first.screenshot(path=path)
-        Image.open(path).convert("RGB").save(path, optimize=True)
+        trimmed(Image.open(path).convert("RGB")).save(path, optimize=True)
         print(path)
 
 
@@ -117,7 +133,7 @@ def main() -> None:
         with sync_playwright() as play:
             path = os.environ.get("CXRKIT_CHROMIUM")
             browser = play.chromium.launch(executable_path=path, args=["--no-sandbox"])
-            page = browser.new_page(viewport={"width": WIDTHS["severity"], "height": 1000})
+            page = browser.new_page(viewport={"width": WIDTHS["severity"], "height": HEIGHT})
             page.set_default_timeout(60_000)
             page.goto(address, timeout=1000 * SECONDS)
             draw(page, options.film)
