@@ -289,6 +289,7 @@ def mini() -> Profile:
         severity=Severity(
             frozen=True, healthy="zeros", healthy_datasets=("nih_cxr14", "kermany", "kermany_224")
         ),
+        saliency_images=24,  # occlusion covers 400 cells of each, one after another
         grid=replace(demo().grid, alone=("cohen",), choices=choices),
         severity_training=Training(
             "adamw",

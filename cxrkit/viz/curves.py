@@ -418,7 +418,7 @@ def plot_matrix(
     at 0: orange above, purple below.
 
     Args:
-        frames: name -> table; all of one shape. NaN is shown as "-".
+        frames: name -> table. NaN is shown as "-".
         title: above all.
         unit: of the numbers, for the colour bar.
         low: lower end of the scale, by default the smallest number.
@@ -434,7 +434,8 @@ def plot_matrix(
     if low < 0 < high:
         colours, high = "PuOr_r", max(-low, high)
         low = -high
-    height, width = next(iter(frames.values())).shape
+    height = max(len(frame) for frame in frames.values())
+    width = max(len(frame.columns) for frame in frames.values())
     figure = StyledFigure(
         figsize=((1.0 * width + 1.8) * len(frames) + 1.2, 0.75 * height + 2.1),
         layout="constrained",
@@ -444,7 +445,8 @@ def plot_matrix(
         numbers = frame.to_numpy(float)
         shown = axis.imshow(numbers, cmap=colours, vmin=low, vmax=high, aspect="auto")
         _write_values(axis, frame, shown)
-        axis.set(title=name, xlabel=columns, xticks=range(width), yticks=range(height))
+        axis.set(title=name, xlabel=columns)
+        axis.set(xticks=range(len(frame.columns)), yticks=range(len(frame)))
         long_names = max(len(str(name)) for name in frame.columns) > 3
         axis.set_xticklabels(
             frame.columns,

@@ -113,6 +113,16 @@ def test_a_matrix_writes_its_numbers_and_shares_one_scale():
     assert [axis.images[0].get_clim() for axis in figure.axes[:2]] == [(0.125, 0.9)] * 2
 
 
+def test_matrices_of_different_shapes_have_their_own_names():
+    """PA films come from two hospitals, AP films from three."""
+    two, three = (
+        pd.DataFrame(np.eye(n), list("abc")[:n], list("abc")[:n], dtype=float) for n in (2, 3)
+    )
+    figure = curves.plot_matrix({"PA": two, "AP": three}, "title", "sensitivity")
+    names = [[text.get_text() for text in axis.get_xticklabels()] for axis in figure.axes[:2]]
+    assert names == [["a", "b"], ["a", "b", "c"]]
+
+
 def test_attention_frames_the_cell_that_looks():
     attention = np.zeros((2, 4, 4))
     attention[0, 1, 2] = attention[1, 3, 0] = 1
