@@ -290,7 +290,10 @@ def mini() -> Profile:
             frozen=True, healthy="zeros", healthy_datasets=("nih_cxr14", "kermany", "kermany_224")
         ),
         saliency_images=24,  # occlusion covers 400 cells of each, one after another
-        grid=replace(demo().grid, alone=("cohen",), choices=choices),
+        # baselines are slow at 320 px: one step shows that they run
+        grid=replace(
+            demo().grid, alone=("cohen",), choices=choices, steps=1, max_images=6, batch=2
+        ),
         severity_training=Training(
             "adamw",
             lr=1e-3,
