@@ -229,7 +229,7 @@ def plot_cost(
     """What each model reaches, with its interval, and beside it what it costs.
 
     Args:
-        rows: columns label, value, low, high and the one named by `cost`.
+        rows: columns label, value, low, high and the one named by `cost`; NaN = not known.
         cost: name of the column of costs, with its unit.
         title: above both panels.
         unit: of the values.
@@ -240,9 +240,11 @@ def plot_cost(
     y = np.arange(len(rows))
     left.hlines(y, rows["low"], rows["high"], color=BLUE, linewidth=2.5)
     left.plot(rows["value"], y, "o", color=BLUE, markersize=8)
-    bars = right.barh(y, rows[cost], color=ORANGE)
-    right.bar_label(bars, fmt="%.3g", padding=3, fontsize=10)
-    right.set_xlim(0, 1.15 * rows[cost].max())
+    bars = right.barh(y, rows[cost].fillna(0), color=ORANGE)
+    labels = ["not known" if np.isnan(value) else f"{value:.3g}" for value in rows[cost]]
+    right.bar_label(bars, labels, padding=3, fontsize=10)
+    most = rows[cost].max()
+    right.set_xlim(0, 1.15 * most if most > 0 else 1)
     left.set(xlabel=f"{unit} (bars: 95 % intervals)", yticks=y)
     left.set_yticklabels(rows["label"])
     left.grid(axis="x", alpha=0.3)

@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from cxrkit.pipeline.run import Run
+from cxrkit.teaching import exercises
 from tests.conftest import CHECKOUT
 from tests.fakes import rooms
 from tests.repository.test_architecture import PACKAGES
@@ -133,6 +134,8 @@ GIVEN = {"reading_room": a_finished_run}  # page -> what makes the names that it
 def test_examples_of_the_pages_say_what_they_show(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CXRKIT_STORE", str(tmp_path / "store"))
+    # a page begins as a new session, whatever hints other tests have asked for
+    monkeypatch.setattr(exercises, "_hints_given", {})
     path = CHECKOUT / "docs" / "api" / f"{page}.md"
     names = GIVEN[page](tmp_path / "given") if page in GIVEN else {}
     text = path.read_text("utf-8").replace("```", "")

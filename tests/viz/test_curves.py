@@ -113,6 +113,17 @@ def test_a_matrix_writes_its_numbers_and_shares_one_scale():
     assert [axis.images[0].get_clim() for axis in figure.axes[:2]] == [(0.125, 0.9)] * 2
 
 
+def test_costs_that_nobody_knows_are_named_so():
+    rows = pd.DataFrame(
+        {"label": ["a", "b"], "value": 0.5, "low": 0.4, "high": 0.6, "s": [20.0, np.nan]}
+    )
+    figure = curves.plot_cost(rows, "s", "title", "AUC")
+    assert {"20", "not known"} <= {text.get_text() for text in figure.axes[1].texts}
+    assert figure.axes[1].get_xlim() == (0, 23)
+    nothing = curves.plot_cost(rows.assign(s=np.nan), "s", "title", "AUC")
+    assert nothing.axes[1].get_xlim() == (0, 1)
+
+
 def test_matrices_of_different_shapes_have_their_own_names():
     """PA films come from two hospitals, AP films from three."""
     two, three = (
