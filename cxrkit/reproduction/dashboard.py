@@ -15,12 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import filelock
-import jinja2
 import numpy as np
 import psutil
 
 from cxrkit.config.sections import Profile
-from cxrkit.reproduction import comparisons
+from cxrkit.reproduction import comparisons, templates
 from cxrkit.reproduction.comparisons import NOT_RUN
 from cxrkit.reproduction.grid import Cell
 from cxrkit.storage.artifacts import Store
@@ -232,12 +231,5 @@ def write_dashboard(
         rows: recorded.
         store: of the grid.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    template = environment.get_template("dashboard.html.j2")
-    write_atomic(path, template.render(context(profile, cells, rows, store)))
+    values = context(profile, cells, rows, store)
+    write_atomic(path, templates.render("dashboard.html.j2", values))

@@ -13,7 +13,6 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import nbformat
 import pandas as pd
 from nbformat import NotebookNode
@@ -23,7 +22,7 @@ from cxrkit.config import profiles
 from cxrkit.config.choices import OPEN_CHOICES
 from cxrkit.config.sections import Profile
 from cxrkit.config.settings_file import get_profile
-from cxrkit.reproduction import claims, comparisons, dashboard, ledger, runner
+from cxrkit.reproduction import claims, comparisons, dashboard, ledger, runner, templates
 from cxrkit.storage import artifacts, atomic, locations, recorded
 
 LESSONS = {  # SPEC 4: those that are missing are listed as not run
@@ -381,15 +380,8 @@ def context(profile: Profile, root: Path, data: Path | None = None) -> dict[str,
 
 def render(values: dict[str, Any]) -> str:
     """The page as HTML text; every value is escaped."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"number": number, "brief": brief, "gap": gap_text}
-    return environment.get_template("report.html.j2").render(values)
+    filters = {"number": number, "brief": brief, "gap": gap_text}
+    return templates.render("report.html.j2", values, filters)
 
 
 def write_report(
