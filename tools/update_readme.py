@@ -15,6 +15,7 @@ import pandas as pd
 
 from cxrkit.config import profiles
 from cxrkit.config.vocabulary import FRAMINGS
+from cxrkit.evaluation.localisation import MEASURES
 from cxrkit.evaluation.summaries import value_text
 from cxrkit.pipeline import stages
 from cxrkit.reproduction import claims, runner
@@ -245,20 +246,14 @@ def severity_priors() -> list[str]:
 
 def real_lesions() -> list[str]:
     """The severity map on films of Cohen's whose lesions radiologists outlined."""
-    names = {
-        "auprc": MAP["auprc"],
-        "chance": MAP["chance"],
-        "pointing": MAP["pointing"],
-        "pointing_chance": MAP["pointing_chance"],
-    }
     rows = {
         row["map"]: row
         for row in read_result("severity_lesions")["rows"]
         if row["profile"] == "mini"
     }
     lines = ["| measure | n | value |", "|---" * 3 + "|"]
-    for name, label in names.items():
-        lines.append(f"| {label} | {rows[name]['n']} | {value_text(rows[name])} |")
+    for name in MEASURES:
+        lines.append(f"| {MAP[name]} | {rows[name]['n']} | {value_text(rows[name])} |")
     return lines
 
 

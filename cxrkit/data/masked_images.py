@@ -39,6 +39,11 @@ def cover(images: np.ndarray, covered: np.ndarray) -> np.ndarray:
     return images
 
 
+def _fit(mask: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """A mask at the size of its image."""
+    return cv2.resize(mask, tuple(shape[1::-1]), interpolation=cv2.INTER_NEAREST)
+
+
 def only_lungs(pixels: np.ndarray, mask: np.ndarray, stretch: str = "robust") -> np.ndarray:
     """An image that is black outside of a lung mask.
 
@@ -59,7 +64,7 @@ def only_lungs(pixels: np.ndarray, mask: np.ndarray, stretch: str = "robust") ->
         uint8 (H, W).
     """
     grey = pixels if pixels.dtype == np.uint8 else preprocessing.to_uint8(pixels, stretch)
-    lung = cv2.resize(mask, grey.shape[::-1], interpolation=cv2.INTER_NEAREST) == 255
+    lung = _fit(mask, grey.shape) == 255
     return np.where(lung, grey, np.uint8(0)) if lung.any() else grey
 
 
@@ -79,7 +84,7 @@ def lung_box(mask: np.ndarray, shape: Sequence[int]) -> tuple[slice, slice]:
         >>> lung_box(mask, (100, 100))
         (slice(17, 63, None), slice(25, 95, None))
     """
-    lung = cv2.resize(mask, tuple(shape[1::-1]), interpolation=cv2.INTER_NEAREST) == 255
+    lung = _fit(mask, shape) == 255
     if not lung.any():
         return slice(0, shape[0]), slice(0, shape[1])
     box = []
@@ -134,11 +139,6 @@ def crop_images(folder: Path, table: pd.DataFrame) -> pd.DataFrame:
             )
         rows.append(names)
     return pd.DataFrame(rows).reindex(columns=["path", "lung_mask", "lesion_mask"])
-
-
-def _fit(mask: np.ndarray, shape: Sequence[int]) -> np.ndarray:
-    """A mask at the size of its image."""
-    return cv2.resize(mask, tuple(shape[1::-1]), interpolation=cv2.INTER_NEAREST)
 
 
 def blacken(folder: Path, table: pd.DataFrame, stretch: str = "robust") -> None:

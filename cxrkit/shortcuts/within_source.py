@@ -150,6 +150,12 @@ def model_scores(rows: pd.DataFrame, classes: TwoClasses) -> np.ndarray:
     return log_ratio(p, classes.positive, classes.negative)
 
 
+def _in_shared_band(groups: pd.Series) -> pd.Series:
+    """Whether the number of each patient of the NIH is one that both classes have."""
+    number = groups.str.extract(r"(\d+)", expand=False).astype(int)
+    return number.between(*SHARED_NUMBERS)
+
+
 def within_internal_source(
     predictions: pd.DataFrame,
     profile: Profile,
@@ -182,8 +188,7 @@ def within_internal_source(
     for view in sorted(rows["view"].dropna().unique(), reverse=True):
         parts[view] = rows["view"] == view
         if classes == INTERNAL:
-            number = rows["group_id"].str.extract(r"(\d+)", expand=False).astype(int)
-            parts[f"{view}, shared band"] = parts[view] & number.between(*SHARED_NUMBERS)
+            parts[f"{view}, shared band"] = parts[view] & _in_shared_band(rows["group_id"])
     out = {}
     for label, chosen in parts.items():
         at = np.flatnonzero(chosen)
