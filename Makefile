@@ -108,7 +108,7 @@ margins: $(INSTALLED)
 quality-model: $(INSTALLED)
 	$(BIN)/python tools/fit_quality_model.py --mirror "$(MIRROR)"
 
-# CELLS are beginnings of names; GRID_ARGS such as "--workers 2", "--seeds 0", "--task severity", "--choices" (tools/grid.py --help).
+# CELLS are names or beginnings of names; GRID_ARGS such as "--workers 2", "--seeds 0", "--task severity", "--choices" (tools/grid.py --help).
 grid: $(INSTALLED)
 	$(BIN)/python tools/grid.py $(CELLS) $(GRID_ARGS)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -35,7 +35,7 @@ def chosen(
 
     Args:
         profile: with the seed.
-        only: beginnings of names in lowercase; () = all.
+        only: names in lowercase, or beginnings of names; () = all.
         with_choices: also every other value of the open choices.
         stages: those whose cells are meant.
 
@@ -45,9 +45,9 @@ def chosen(
     cells = grid_module.grid_cells(profile)
     if with_choices:
         cells += grid_module.open_choice_cells(profile)
-    asked = []
+    asked, names = [], {cell.name.lower() for cell in cells}
     for cell in cells:
-        if cell.stage in stages and (not only or cell.name.lower().startswith(only)):
+        if cell.stage in stages and (not only or _is_meant(cell.name.lower(), only, names)):
             asked.append(cell)
     named, needed, waiting = _by_name(cells), set(), list(asked)
     while waiting:
@@ -56,6 +56,11 @@ def chosen(
             needed.add(cell)
             waiting.append(named[cell.stage, cell.against])
     return [cell for cell in cells if cell in needed], asked
+
+
+def _is_meant(name: str, only: Sequence[str], names: Collection[str]) -> bool:
+    """Whether one of `only` is this name, or the beginning of it and no whole name itself."""
+    return any(name == one or (one not in names and name.startswith(one)) for one in only)
 
 
 def _by_name(cells: Sequence[Cell]) -> dict[tuple[str, str], Cell]:
@@ -211,7 +216,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "only",
         nargs="*",
         metavar="CELL",
-        help=f"beginnings of names, such as ResNet or 'SimCLR: {grid_module.PROPOSED}' [all]",
+        help="whole names, such as ViT, or beginnings of several, such as ResNet or SimCLR [all]",
     )
     parser.add_argument("--profile", default="demo", help="name, or path of a settings file")
     parser.add_argument("--seeds", nargs="*", type=int, help="[those of the profile]")

@@ -166,3 +166,10 @@ def test_what_a_cell_is_compared_with_is_made_too_and_so_on():
     assert [cell.name for cell in cells] == [PROPOSED, "ViT", "SimCLR: ViT"] and [
         cell.name for cell in asked
     ] == ["SimCLR: ViT"]
+
+
+def test_a_whole_name_means_that_cell_and_a_beginning_means_all_that_begin_so():
+    asked = tool.chosen(profiles.demo(), ("hybrid vit", "resnet"), False, [DIAGNOSIS])[1]
+    assert [cell.name for cell in asked] == ["ResNet-50", "ResNet-152", "hybrid ViT"]
+    asked = tool.chosen(profiles.demo(), ("hybrid",), False, [DIAGNOSIS])[1]
+    assert [cell.name for cell in asked] == ["hybrid ViT", "hybrid ViT, from findings"]
