@@ -26,7 +26,7 @@
 #   make gpu-check            ten minutes on one card: every training's update, memory, speed, two processes (docs/cluster.md)
 #   PYTHON=python3.12 make .. another interpreter          FORCE=1 make .. again, though up to date
 #   FRESH=1 make demo         train everything here; take no finished stage that comes with the kit
-#   JOBS=2 make demo          make the stages first, two at a time, each on one core
+#   JOBS=2 make demo          make the stages first, two at a time, then the lessons, each on one core
 #   PROFILE=quick make ..     another profile for demo, report and verify; quick trains all of it in minutes, and shows no finding:
 #                             make demo PROFILE=quick FRESH=1 JOBS=2
 #   PIP_ARGS=.. make ..       more options for pip, e.g. the index of PyTorch's CPU wheels (README)

@@ -422,8 +422,9 @@ def leakage(names: tuple[str, ...], root: Path | None) -> None:
     type=click.IntRange(1),
     default=None,
     metavar="N",
-    help="First make the stages that the lessons open, N at a time, each in a process of one "
-    "thread [default: each lesson makes its own].",
+    help="First make the stages that the lessons open, N at a time, then run the lessons, N at a "
+    "time, each in a process of one thread [default: each lesson makes its own; where "
+    "nothing is to be trained, two lessons at a time on a machine with two cores and 4 GB free].",
 )
 @click.option("--force", is_flag=True, help="Run lessons again that are up to date.")
 @FRESH
@@ -520,7 +521,7 @@ def stage(
     from cxrkit.training import distributed
 
     asked = chosen_profile(profile, assignments, choices)
-    store = Store(out, data_dir, wait=-1)
+    store = Store(out, data_dir)
     try:
         stages.stage_of(name)
         with contextlib.redirect_stdout(sys.stderr):  # the folder alone goes to a script

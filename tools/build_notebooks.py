@@ -22,7 +22,7 @@ import numpy as np
 from nbformat import NotebookNode
 from PIL import Image
 
-from cxrkit.reproduction import runner
+from cxrkit.reproduction import execution, runner
 from cxrkit.storage import atomic
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -287,12 +287,12 @@ def build(source: Path, target: Path) -> None:
 
     Raises:
         ValueError: it breaks a rule; nothing is written.
-        runner.LessonFailed: it did not run.
+        execution.LessonFailed: it did not run.
     """
     lesson = runner.read_lesson(source)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / target.name
-        runner.execute_notebook(lesson, path, {}, 60 * MINUTES)
+        execution.execute_notebook(lesson, path, {}, 60 * MINUTES)
         built = strip(nbformat.read(path, as_version=4))
     wrong = problems(built, lesson)
     if wrong:
@@ -337,7 +337,7 @@ def handle(source: Path, options: argparse.Namespace) -> list[str]:
         elif options.force or state(source, target):
             build(source, target)
             print(f"{source.stem}: built")
-    except (runner.LessonFailed, ValueError) as error:
+    except (execution.LessonFailed, ValueError) as error:
         return [str(error)]
     return []
 

@@ -246,7 +246,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status 1 if a cell failed."""
     options = parse(arguments)
-    store, any_failed = Store(wait=-1), False
+    store, any_failed = Store(), False
     if options.url:
         store = remote.RemoteStore(options.url, store.root)
     profile, only = get_profile(options.profile), tuple(name.lower() for name in options.only)

@@ -15,6 +15,8 @@ from .comparisons import recorded_rows as recorded_rows
 from .environment import Check as Check
 from .environment import examine as examine
 from .environment import provenance as provenance
+from .execution import LessonFailed as LessonFailed
+from .execution import execute_notebook as execute_notebook
 from .grid import DIAGNOSIS as DIAGNOSIS
 from .grid import PROPOSED as PROPOSED
 from .grid import SEVERITY as SEVERITY
@@ -37,8 +39,6 @@ from .plan import describe_in_subprocess as describe_in_subprocess
 from .plan import describe_plan as describe_plan
 from .report import write_report as write_report
 from .runner import CannotRun as CannotRun
-from .runner import LessonFailed as LessonFailed
-from .runner import execute_notebook as execute_notebook
 from .runner import lesson_sources as lesson_sources
 from .runner import read_lesson as read_lesson
 from .runner import reproduce as reproduce

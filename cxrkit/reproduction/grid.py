@@ -10,7 +10,6 @@ each with its own patients.
 from __future__ import annotations
 
 import contextlib
-import copy
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -483,9 +482,6 @@ def _run_on_cluster(
             "OMP_WAIT_POLICY": "PASSIVE",
         },
     }
-    # two tasks may need the same masks, which no stage stands for: one waits for the other
-    store = copy.copy(store)
-    store.wait = -1
     with dask.config.set(settings), contextlib.ExitStack() as stack:
         cluster = scheduler
         if not scheduler:

@@ -11,25 +11,25 @@ import importlib.metadata
 import os
 import re
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import filelock
 import jupytext
 import nbformat
-import papermill
-import pydantic
+import torch
 from nbformat import NotebookNode
 
 from cxrkit.config import paths
 from cxrkit.config.sections import Profile
 from cxrkit.config.settings_file import SUFFIXES, get_profile
 from cxrkit.pipeline import stages
-from cxrkit.reproduction import environment, side_by_side
-from cxrkit.reproduction.watch import Watch, call_in_subprocess, signals_raise_exit
+from cxrkit.reproduction import environment, execution, side_by_side
+from cxrkit.reproduction.watch import call_in_subprocess
+from cxrkit.simulation import cohort
 from cxrkit.storage import artifacts, atomic, locations
 
 METADATA = {
@@ -37,29 +37,12 @@ METADATA = {
     "language_info": {"name": "python"},
 }
 SEVERITY_LESSON, ALTERNATION = "06_severity", "alternation"
+LESSON_BYTES = 2e9  # memory that one lesson may need
 BLANK = {"code": "# your solution", "markdown": "*Your answer.*"}
 
 
 class CannotRun(Exception):
     """No lesson can start; the message names the problem and the next step."""
-
-
-class LessonFailed(Exception):
-    """One lesson stopped; the message says where, and which file shows it."""
-
-
-class Parameters(pydantic.BaseModel, extra="forbid"):
-    """All that the `parameters` cell of a lesson may declare.
-
-    papermill itself only warns about a misspelt name.
-    """
-
-    profile: str = "demo"
-    out: str | None = None
-    mirror: str | None = None
-    data: str | None = None
-    scheduler: str | None = None
-    workers: int | None = None
 
 
 # the sources of lessons
@@ -156,25 +139,6 @@ def solutions_of(path: Path) -> dict[str, str]:
     return {exercise_of(cell.metadata.get("tags", [])): cell.source for cell in cells}
 
 
-def declared_parameters(notebook: NotebookNode) -> set[str]:
-    """Names in the `parameters` cell of a lesson.
-
-    Raises:
-        ValueError: a name that no lesson may have.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "lesson.ipynb"
-        nbformat.write(notebook, path)
-        names = set(papermill.inspect_notebook(str(path)))
-    known = list(Parameters.model_fields)
-    unknown = sorted(names.difference(known))
-    if unknown:
-        raise ValueError(
-            f"parameters cell declares {', '.join(unknown)}; known: {', '.join(known)}"
-        )
-    return names
-
-
 # what a run depends on
 
 
@@ -212,84 +176,82 @@ def fingerprint(notebook: NotebookNode, parameters: dict[str, Any]) -> str:
 # one lesson
 
 
-def execute_notebook(
-    notebook: NotebookNode, path: Path, parameters: dict[str, Any], seconds: float
-) -> tuple[float, int]:
-    """Run a notebook through papermill.
+@dataclass(frozen=True)
+class Lesson:
+    """A lesson and all that it is run with.
 
-    The output appears under its name only if every cell ran; otherwise it is kept as
-    `<stem>.failed.ipynb`. The kernel, and whatever its cells have started, ends with this call,
-    also when the call is interrupted by Ctrl-C, SIGTERM or SIGHUP.
+    Attributes:
+        notebook: without outputs.
+        output: where the executed notebook goes; its record lies beside it.
+        given: values of the parameters that it declares.
+        fingerprint: equal ones show the same.
+    """
+
+    notebook: NotebookNode
+    output: Path
+    given: dict[str, Any]
+    fingerprint: str
+
+    @property
+    def note(self) -> Path:
+        """Where its record lies."""
+        return self.output.with_suffix(".json")
+
+    def record(self) -> dict[str, Any] | None:
+        """Its record where nothing has changed since it ran, else None."""
+        if not self.output.exists() or not self.note.exists():
+            return None
+        record = atomic.read_json(self.note)
+        return record if record["fingerprint"] == self.fingerprint else None
+
+    def begin(self, seconds: float) -> tuple[NotebookNode, Path, dict[str, Any], float]:
+        """The arguments of `execution.execute_notebook`; an older record goes.
+
+        Args:
+            seconds: the deadline.
+        """
+        self.note.unlink(missing_ok=True)
+        return self.notebook, self.output, self.given, seconds
+
+    def keep(self, elapsed: float, peak: int) -> dict[str, Any]:
+        """Write the record of a run that ended well.
+
+        Args:
+            elapsed: seconds that it took.
+            peak: bytes of its processes.
+
+        Returns:
+            The record: fingerprint, parameters, seconds, peak_gb, provenance.
+        """
+        record = {
+            "fingerprint": self.fingerprint,
+            "parameters": self.given,
+            "seconds": round(elapsed, 1),
+            "peak_gb": round(peak / environment.GB, 2),
+            "provenance": environment.provenance(),
+        }
+        atomic.write_json(self.note, record)
+        return record
+
+
+def prepare(source: Path, folder: Path, parameters: dict[str, Any], solved: bool = False) -> Lesson:
+    """Read a lesson that is to run.
 
     Args:
-        notebook: without outputs.
-        path: of the output.
-        parameters: values for names that its `parameters` cell declares.
-        seconds: the deadline.
-
-    Returns:
-        Seconds that it took, and peak bytes of its processes.
-
-    Raises:
-        LessonFailed: a cell raised, the kernel died, or the deadline came.
-        ValueError: a parameter that the notebook does not declare.
+        source: percent source.
+        folder: where the executed notebook and its record go.
+        parameters: of the run; the lesson gets those that it declares.
+        solved: with the solutions of its exercises.
     """
-    declared = declared_parameters(notebook)
-    unknown = sorted(set(parameters) - declared)
-    if unknown:
-        raise ValueError(
-            f"{path.stem} has no parameter {', '.join(unknown)}; it declares: {sorted(declared)}"
-        )
-    running = path.with_name(f".{path.stem}.running.ipynb")
-    failed = path.with_suffix(".failed.ipynb")
-    for stale in (path, failed, running):
-        stale.unlink(missing_ok=True)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # otherwise each kernel warns about frozen modules
-    os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
-    try:
-        with signals_raise_exit(), Watch(seconds) as watch:
-            error = _run_cells(notebook, running, parameters, path.parent)
-        if error is None:
-            running.replace(path)
-            return watch.elapsed, watch.peak
-        reason = error_summary(error)
-        if watch.expired:
-            reason = f"stopped at its deadline of {seconds / 60:g} minutes"
-        if running.exists():
-            running.replace(failed)
-            reason = f"{reason} (see {failed})"
-        raise LessonFailed(f"{path.stem}: {reason}") from error
-    finally:
-        running.unlink(missing_ok=True)  # that of a run that was interrupted
-
-
-def _run_cells(
-    notebook: NotebookNode, path: Path, parameters: dict[str, Any], folder: Path
-) -> Exception | None:
-    """Run a notebook in a kernel that works in `folder`, into `path`; what stopped it, or None."""
-    try:
-        papermill.execute_notebook(
-            notebook,
-            str(path),
-            parameters,
-            kernel_name="python3",
-            progress_bar=False,
-            start_timeout=180,
-            cwd=str(folder),
-            extra_arguments=["--log-level=40"],
-        )
-    except Exception as error:  # an error in a cell, a dead kernel, or one that never started
-        return error
-    return None
-
-
-def error_summary(error: Exception) -> str:
-    """One line for an exception of papermill or nbclient."""
-    if isinstance(error, papermill.PapermillExecutionError):
-        return f"cell In [{error.exec_count}] raised {error.ename}: {error.evalue}"
-    lines = str(error).strip().splitlines() or [""]
-    return f"{type(error).__name__}: {lines[0]}"
+    notebook = read_lesson(source, solved)
+    declared = execution.declared_parameters(notebook)
+    given = {
+        name: value for name, value in parameters.items() if value is not None and name in declared
+    }
+    places = ("out", "data", "mirror")  # where things lie changes nothing that a lesson shows
+    settings = {name: value for name, value in given.items() if name not in places}
+    current = fingerprint(notebook, settings | _outside(parameters))
+    return Lesson(notebook, folder / f"{source.stem}.ipynb", given, current)
 
 
 def run_lesson(
@@ -311,35 +273,16 @@ def run_lesson(
         solved: with the solutions of its exercises.
 
     Returns:
-        The record (fingerprint, parameters, seconds, peak_gb, provenance), and whether it ran.
+        Its record (`Lesson.keep`), and whether it ran.
 
     Raises:
-        LessonFailed: as `execute_notebook`.
+        LessonFailed: as `execution.execute_notebook`.
     """
-    lesson = read_lesson(source, solved)
-    output, note = folder / f"{source.stem}.ipynb", folder / f"{source.stem}.json"
-    declared = declared_parameters(lesson)
-    given = {
-        name: value for name, value in parameters.items() if value is not None and name in declared
-    }
-    places = ("out", "data", "mirror")  # where things lie changes nothing that a lesson shows
-    settings = {name: value for name, value in given.items() if name not in places}
-    current = fingerprint(lesson, settings | _outside(parameters))
-    if not force and output.exists() and note.exists():
-        record = atomic.read_json(note)
-        if record["fingerprint"] == current:
-            return record, False
-    note.unlink(missing_ok=True)
-    elapsed, peak = execute_notebook(lesson, output, given, seconds)
-    record = {
-        "fingerprint": current,
-        "parameters": given,
-        "seconds": round(elapsed, 1),
-        "peak_gb": round(peak / environment.GB, 2),
-        "provenance": environment.provenance(),
-    }
-    atomic.write_json(note, record)
-    return record, True
+    lesson = prepare(source, folder, parameters, solved)
+    record = None if force else lesson.record()
+    if record is not None:
+        return record, False
+    return lesson.keep(*execution.execute_notebook(*lesson.begin(seconds))), True
 
 
 def _outside(parameters: dict[str, Any]) -> dict[str, Any]:
@@ -374,14 +317,15 @@ def reproduce(
     """Run the lessons for a profile into `<root>/runs/<name of the profile>`.
 
     Args:
-        parameters: values of `Parameters`. `profile` is a name or the path of a settings file;
-            `data`, the folder of the full datasets, reaches the lessons as CXRKIT_DATA.
+        parameters: values of `execution.Parameters`. `profile` is a name or the path of a settings
+            file; `data`, the folder of the full datasets, reaches the lessons as CXRKIT_DATA.
         root: the store; default `locations.default_root()`.
         only: numbers or names of lessons; () = all.
         force: run lessons again that are up to date.
         say: called with each line of progress.
-        jobs: so many stages are made at a time, before the lessons; 0 = each by the lesson that
-            opens it first.
+        jobs: so many stages are made at a time, then so many lessons are run at a time; 0 = each
+            stage is made by the lesson that opens it first, and lessons run one after the other,
+            or `lessons_at_a_time` where nothing is to be trained.
 
     Returns:
         The names of the lessons that failed, and of the stage that lesson 06 is followed by
@@ -392,12 +336,12 @@ def reproduce(
         ValueError: an unknown profile, lesson or parameter.
     """
     root = Path(root).resolve() if root else locations.default_root()
-    given = Parameters(**{**parameters, "out": str(root)}).model_dump()
+    given = execution.Parameters(**{**parameters, "out": str(root)}).model_dump()
     locations.fix_environment()
     if given["data"]:
         given["data"] = str(Path(given["data"]).resolve())
         os.environ["CXRKIT_DATA"] = given["data"]  # a kernel inherits it
-    profile, lessons, failed = get_profile(given["profile"]), lesson_sources(only), []
+    profile, lessons = get_profile(given["profile"]), lesson_sources(only)
     if given["profile"].endswith(SUFFIXES):
         given["profile"] = str(Path(given["profile"]).resolve())  # kernels work in another folder
     _refuse_blocked(root)
@@ -406,47 +350,105 @@ def reproduce(
     refuse_unused(given, lessons)
     with exclusive_folder(root / "runs" / profile.name) as folder:
         atomic.remove_leftovers(folder)
-        if jobs:
-            store = artifacts.Store(root, given["data"] or given["mirror"])
-            _make_stages(profile, store, lessons, jobs, folder, say)
-        for number, source in enumerate(lessons, 1):
-            left = ", ".join(path.stem for path in lessons[number:]) or "nothing"
-            say(f"[{number}/{len(lessons)}] {source.stem} ... (then: {left})")
-            try:
-                record, ran = run_lesson(source, folder, given, 60 * profile.lesson_minutes, force)
-            except LessonFailed as error:
-                failed.append(source.stem)
-                say(f"    FAILED {error}")
-            else:
-                _say_cost(record, ran, say)
-            if source.stem == SEVERITY_LESSON and profile.severity.alternation:
-                store = artifacts.Store(root, given["data"] or given["mirror"])
-                failed += _held_out_in_turn(profile, store, say)
+        store = artifacts.Store(root, given["data"] or given["mirror"])
+        names = [path.stem for path in lessons]
+        steps = side_by_side.steps_of(profile, store, names)
+        if steps and jobs:  # a stage that fails is tried again by its lesson
+            say(f"{len(steps)} stages, {jobs} at a time; their progress: {folder / 'stages'}")
+            side_by_side.make(steps, store, jobs, folder / "stages", stages.resolve, say)
+        to_train = any(step.stage != "cohort" for step in steps.values())  # films are drawn quickly
+        at_once = jobs or (1 if to_train else lessons_at_a_time())
+        seconds = 60 * profile.lesson_minutes
+        if min(at_once, len(lessons)) == 1:
+
+            def run(source: Path) -> tuple[dict[str, Any], bool]:
+                return run_lesson(source, folder, given, seconds, force)
+
+            failed = _run_in_turn(lessons, run, say)
+        else:
+            ready = {path.stem: prepare(path, folder, given) for path in lessons}
+            failed = _run_side_by_side(ready, at_once, seconds, force, say)
+        if SEVERITY_LESSON in names and profile.severity.alternation:
+            failed += _held_out_in_turn(profile, store, say)
     return failed
 
 
-def _make_stages(
-    profile: Profile,
-    store: artifacts.Store,
+def lessons_at_a_time() -> int:
+    """How many lessons this machine runs side by side: two, if cores and memory suffice.
+
+    One beside a card, which all would share.
+    """
+    if torch.cuda.is_available():
+        return 1
+    by_memory = int(cohort.available_memory() // LESSON_BYTES)
+    return max(1, min(2, os.cpu_count() or 1, by_memory))
+
+
+def _run_in_turn(
     lessons: Sequence[Path],
-    jobs: int,
-    folder: Path,
+    run: Callable[[Path], tuple[dict[str, Any], bool]],
     say: Callable[[str], object],
-) -> None:
-    """Make what the lessons open, side by side. A stage that fails is tried again by its lesson."""
-    store.wait = -1  # two stages may need the same masks
-    steps = side_by_side.steps_of(profile, store, [path.stem for path in lessons])
-    if steps:
-        say(f"{len(steps)} stages, {jobs} at a time; their progress: {folder / 'stages'}")
-        side_by_side.make(steps, store, jobs, folder / "stages", stages.resolve, say)
+) -> list[str]:
+    """Run one lesson after the other; the names of those that failed."""
+    failed, names = [], [path.stem for path in lessons]
+    for number, source in enumerate(lessons, 1):
+        left = ", ".join(names[number:]) or "nothing"
+        say(f"[{number}/{len(names)}] {source.stem} ... (then: {left})")
+        try:
+            record, ran = run(source)
+        except execution.LessonFailed as error:
+            failed.append(source.stem)
+            say(f"    FAILED {error}")
+        else:
+            say(f"    {_cost(record) if ran else _up_to_date(record)}")
+    return failed
 
 
-def _say_cost(record: dict[str, Any], ran: bool, say: Callable[[str], object]) -> None:
-    cost = f"{record['seconds']:.0f} s, {record['peak_gb']:.2f} GB"
-    if ran:
-        say(f"    ran in {cost}")
-    else:
-        say(f"    up to date (ran in {cost}; --force runs it again)")
+def _run_side_by_side(
+    lessons: dict[str, Lesson],
+    at_once: int,
+    seconds: float,
+    force: bool,
+    say: Callable[[str], object],
+) -> list[str]:
+    """Run lessons in processes of their own, each on one core; the names of those that failed."""
+    failed, tasks, ended = [], {}, 0
+
+    def tell(name: str, text: str) -> None:
+        nonlocal ended
+        ended += 1
+        say(f"[{ended}/{len(lessons)}] {name}: {text}")
+
+    def keep(one: side_by_side.Ended) -> None:
+        under_way = f" (running: {', '.join(one.running)})" if one.running else ""
+        if one.error is None:
+            text = _cost(lessons[one.name].keep(*one.result))
+        elif isinstance(one.error, execution.LessonFailed | ChildProcessError):
+            failed.append(one.name)
+            text = f"FAILED {one.error}"
+        else:
+            raise one.error
+        tell(one.name, text + under_way)
+
+    for name, lesson in lessons.items():
+        record = None if force else lesson.record()
+        if record is not None:
+            tell(name, _up_to_date(record))
+        else:
+            call = lesson.begin(seconds)
+            tasks[name] = side_by_side.Task(execution.execute_notebook, call)
+    if tasks:
+        say(f"{at_once} lessons at a time, each on one core: {', '.join(tasks)}")
+    side_by_side.run(tasks, {}, at_once, keep)
+    return sorted(failed)
+
+
+def _cost(record: dict[str, Any]) -> str:
+    return f"ran in {record['seconds']:.0f} s, {record['peak_gb']:.2f} GB"
+
+
+def _up_to_date(record: dict[str, Any]) -> str:
+    return f"up to date ({_cost(record)}; --force runs it again)"
 
 
 def _held_out_in_turn(
@@ -516,7 +518,7 @@ def refuse_unused(parameters: dict[str, Any], lessons: Iterable[Path]) -> None:
     """
     taken = set()
     for source in lessons:
-        taken |= declared_parameters(read_lesson(source))
+        taken |= execution.declared_parameters(read_lesson(source))
     unused = []
     for name, value in parameters.items():
         if value is not None and name not in taken and name != "data":

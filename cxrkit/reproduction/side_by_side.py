@@ -1,7 +1,7 @@
-"""Side by side: what lessons need is made before them, independent stages at the same time.
+"""Side by side: stages, or lessons, as many at a time as there are cores.
 
 A lesson makes its stages one after the other, and a training of the demo keeps one core busy. Here
-each stage has a process of one thread, and begins as soon as all that it depends on is finished.
+each has a process of one thread, and begins as soon as all that it depends on is finished.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ import contextlib
 import graphlib
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import cache
 from multiprocessing import connection
 from pathlib import Path
@@ -37,7 +37,7 @@ STAGES_OF_LESSON = {
     "08": ("cohort", "diagnosis_pa", "marker_study"),
     "09": ("cohort", "backbone", "segmenter", "diagnosis_pa", "diagnosis_ap", "severity"),
 }
-# of a process that makes a stage: its progress goes to a file, a line in ten seconds
+# of a process of its own: its progress goes to a file, a line in ten seconds
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "TQDM_MININTERVAL": "10"}
 
 
@@ -108,66 +108,131 @@ def make(
         The names of the artifacts that could not be made, or that depend on one of these.
     """
     logs.mkdir(parents=True, exist_ok=True)
-    order = graphlib.TopologicalSorter({name: step.before for name, step in steps.items()})
-    order.prepare()
-    rank, waiting, made, ended = _ranks(steps), [], set(), 0
-    running: dict[connection.Connection, _Running] = {}
-    with watch.signals_raise_exit(), contextlib.ExitStack() as stack:
-        stack.callback(lambda: watch.end([one.process for one in running.values()]))
-        while True:
-            waiting = sorted([*waiting, *order.get_ready()], key=rank.__getitem__)
-            while waiting and len(running) < jobs:
-                name = waiting.pop()
-                receiver, one = _start(name, steps[name], store, logs, function)
-                running[receiver] = one
-            if not running:
-                return sorted(steps.keys() - made)  # also those after a stage that failed
-            for receiver in connection.wait(list(running)):
-                one = running[receiver]
-                error, _ = watch.answer_of(one.process, receiver)
-                del running[receiver]
-                ended += 1
-                say(f"    [{ended}/{len(steps)}] {steps[one.name].stage}: {one.describe(error)}")
-                if error is None:
-                    made.add(one.name)
-                    order.done(one.name)
+    tasks, before, made, ended = {}, {}, set(), 0
+    for name, step in steps.items():
+        arguments = (step.profile, step.stage, store)
+        tasks[name] = Task(function, arguments, logs / f"{name}.log")
+        before[name] = step.before
+
+    def tell(one: Ended) -> None:
+        nonlocal ended
+        ended += 1
+        text = f"made in {one.seconds:.0f} s"
+        if one.error is None:
+            made.add(one.name)
+        else:
+            text = f"FAILED {type(one.error).__name__}: {one.error} (see {tasks[one.name].log})"
+        say(f"    [{ended}/{len(steps)}] {steps[one.name].stage}: {text}")
+
+    run(tasks, before, jobs, tell)
+    return sorted(steps.keys() - made)  # also those after a stage that failed
+
+
+@dataclass(frozen=True)
+class Task:
+    """A call for a process of its own.
+
+    Attributes:
+        function: one that can be pickled.
+        arguments: that can be pickled.
+        log: file for what it prints; None = where this process prints.
+    """
+
+    function: Callable[..., Any]
+    arguments: tuple[Any, ...]
+    log: Path | None = None
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a task ended.
+
+    Attributes:
+        name: of the task.
+        error: what it raised, or None.
+        result: what it returned, or None.
+        seconds: that it took.
+        running: names of the tasks under way.
+    """
+
+    name: str
+    error: Exception | None
+    result: Any
+    seconds: float
+    running: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class _Running:
-    """A process that makes an artifact."""
+    """A task under way."""
 
     name: str
     process: watch.Process
-    log: Path
     began: float
 
-    def describe(self, error: Exception | None) -> str:
-        """How it ended, in one line."""
-        if error is None:
-            return f"made in {time.monotonic() - self.began:.0f} s"
-        return f"FAILED {type(error).__name__}: {error} (see {self.log})"
+
+def run(
+    tasks: Mapping[str, Task],
+    before: Mapping[str, Iterable[str]],
+    jobs: int,
+    tell: Callable[[Ended], object],
+) -> None:
+    """Run tasks, as many at a time as there are jobs, each in a process of one thread.
+
+    Where this call is interrupted (Ctrl-C, SIGTERM, SIGHUP), all processes get SIGTERM and end.
+
+    Args:
+        tasks: by name. Those that most others wait for begin first, then in their order.
+        before: name of a task -> those that it waits for. One of them failed: it does not run.
+        jobs: processes at a time.
+        tell: called with each task as it ends; those that it makes room for have begun by then.
+    """
+    order = graphlib.TopologicalSorter({name: before.get(name, ()) for name in tasks})
+    order.prepare()
+    rank, position, waiting = _ranks(tasks, before), list(tasks).index, []
+    running: dict[connection.Connection, _Running] = {}
+    ended: list[Ended] = []
+    with watch.signals_raise_exit(), contextlib.ExitStack() as stack:
+        stack.callback(lambda: watch.end([one.process for one in running.values()]))
+        while True:
+            waiting += order.get_ready()
+            waiting.sort(key=lambda name: (-rank[name], position(name)))
+            while waiting and len(running) < jobs:
+                name = waiting.pop(0)
+                receiver, running_one = _start(name, tasks[name])
+                running[receiver] = running_one
+            names = tuple(one.name for one in running.values())
+            for one in ended:
+                tell(replace(one, running=names))
+            ended.clear()
+            if not running:
+                return
+            for receiver in connection.wait(list(running)):
+                one = running.pop(receiver)
+                error, result = watch.answer_of(one.process, receiver)
+                seconds = time.monotonic() - one.began
+                ended.append(Ended(one.name, error, result, seconds, ()))
+                if error is None:
+                    order.done(one.name)
 
 
-def _start(
-    name: str, step: Step, store: Store, logs: Path, function: Callable[..., Any]
-) -> tuple[connection.Connection, _Running]:
-    """Begin to make an artifact; the end of a pipe that its answer comes through."""
-    log, began = logs / f"{name}.log", time.monotonic()
+def _start(name: str, task: Task) -> tuple[connection.Connection, _Running]:
+    """Begin a task; the end of a pipe that its answer comes through."""
+    began = time.monotonic()
     with _environment():
-        process, receiver = watch.start(function, step.profile, step.stage, store, log=log)
-    return receiver, _Running(name, process, log, began)
+        process, receiver = watch.start(task.function, *task.arguments, log=task.log)
+    return receiver, _Running(name, process, began)
 
 
-def _ranks(steps: dict[str, Step]) -> dict[str, int]:
-    """How many stages, one after the other, wait for each: the longest chain begins first."""
+def _ranks(names: Iterable[str], before: Mapping[str, Iterable[str]]) -> dict[str, int]:
+    """How many tasks, one after the other, wait for each."""
 
     @cache
     def rank(name: str) -> int:
-        after = [other for other, step in steps.items() if name in step.before]
+        after = [other for other, needed in before.items() if name in needed]
         return 1 + max(map(rank, after), default=0)
 
-    return {name: rank(name) for name in steps}
+    return {name: rank(name) for name in names}
 
 
 @contextlib.contextmanager

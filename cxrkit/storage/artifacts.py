@@ -8,11 +8,10 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import filelock
-
 from cxrkit.storage import integrity, locations, provenance
 from cxrkit.storage.atomic import remove_leftovers, write_atomic, write_json
 from cxrkit.storage.integrity import is_artifact
+from cxrkit.storage.locks import announced_lock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -59,19 +58,16 @@ class Store:
         root: the folder, absolute.
         layer: folder of the artifacts that come with the kit; None = none is taken from there.
         data: folder of the real images; None = where `cxrkit data fetch` puts them.
-        wait: seconds to wait for another process that makes the same artifact; -1 = no limit.
     """
 
     def __init__(
         self,
         root: str | os.PathLike | None = None,
         data: str | os.PathLike | None = None,
-        wait: float = 0,
     ) -> None:
         self.root = Path(root).expanduser().resolve() if root else locations.default_root()
         # absolute at once: the working directory may change
         self.data = Path(data).expanduser().resolve() if data else None
-        self.wait = wait
         self.layer = locations.shipped_root()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -147,7 +143,7 @@ class Store:
         data: str = "",
         whole: bool = False,
     ) -> Path:
-        """Folder of a finished stage.
+        """Folder of a finished stage. Where another process makes it, this one waits and says so.
 
         Args:
             stage: name of the stage.
@@ -158,8 +154,6 @@ class Store:
 
         Raises:
             DamagedArtifact: the artifact is not as it was made.
-            RuntimeError: another process makes the same artifact, and is not done after `wait`
-                seconds.
         """
         done = self.folder(stage, settings, data)
         if whole and provenance.lacks_weights(done):
@@ -171,22 +165,13 @@ class Store:
             return done
         part = done.with_name(done.name + ".part")
         part.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(done.with_name(done.name + ".lock"))
-        try:
-            lock.acquire(timeout=self.wait)
-        except filelock.Timeout:
-            raise RuntimeError(
-                f"{done.name} is being made by another process; wait for it, "
-                "or set CXRKIT_STORE to another folder"
-            ) from None
-        try:
+        lock, maker = done.with_name(done.name + ".lock"), "the process that makes"
+        with announced_lock(lock, f"{maker} {done.name} in {self.root}", stacklevel=4):
             if not done.exists():
                 part.mkdir(exist_ok=True)  # the one that was waited for may have been deleted since
                 remove_leftovers(part)
                 self._fill(part, done.name, settings, make)
                 os.replace(part, done)
-        finally:
-            lock.release()
         return done
 
     def _fill(self, part: Path, name: str, settings: Any, make: Callable[[Path], Any]) -> None:

@@ -34,9 +34,8 @@ class RemoteStore(Store):
         url: str,
         root: str | os.PathLike | None = None,
         data: str | os.PathLike | None = None,
-        wait: float = -1,
     ) -> None:
-        super().__init__(root, data, wait)
+        super().__init__(root, data)
         self.url = url.rstrip("/")
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -33,6 +33,31 @@ def call(*arguments):
 
 
 @pytest.mark.integration
+def test_lessons_that_have_nothing_to_make_run_side_by_side(lessons, tmp_path, monkeypatch):
+    monkeypatch.setattr(runner, "lessons_at_a_time", lambda: 2)
+    waits = "import time, pathlib\nuntil = time.monotonic() + 60\n"
+    other_has_begun = (
+        "while not pathlib.Path(f'{out}/%s').exists():\n    assert time.monotonic() < until\n"
+    )
+    for name, other in (("10_first", "11_second"), ("11_second", "10_first")):
+        begins = f"pathlib.Path(f'{{out}}/{name}').touch()\n"
+        (lessons / f"{name}.py").write_text(lesson(code(waits + begins + other_has_begun % other)))
+    (lessons / "12_third.py").write_text(lesson(code("raise ValueError('no such film')")))
+    result = call("reproduce", "--out", tmp_path / "store")
+    assert result.exit_code == 1, "the third fails, and the others go on"
+    lines = result.output.splitlines()
+    assert lines[0] == ("3 lessons, 2 at a time, each on one core: 10_first, 11_second, 12_third")
+    for line, number in zip(lines[1:4], (1, 2, 3)):
+        assert line.startswith(f"[{number}/3] ")
+    assert "12_third" in lines[1] and "(running: " in lines[1] and "(running" not in lines[3]
+    assert "12_third: FAILED 12_third: cell In [" in result.output
+    assert "raised ValueError: no such film" in result.output
+    assert "failed: 12_third" in result.output
+    again = call("reproduce", "--out", tmp_path / "store")
+    assert again.output.count("up to date (ran in ") == 2
+
+
+@pytest.mark.integration
 def test_reproduce_runs_every_lesson_and_writes_the_report(lessons, tmp_path):
     (lessons / "00_first.py").write_text(lesson(CHECKED, FIGURE))
     (lessons / "01_second.py").write_text(lesson(code("print(profile, out)")))

@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from cxrkit.config import paths
-from cxrkit.reproduction import runner
+from cxrkit.reproduction import execution, runner
 from tests.conftest import CHECKOUT
 from tests.fakes.lessons import CHECKED, SOLUTION, code, lesson, markdown
 
@@ -305,7 +305,7 @@ def test_a_second_run_is_skipped_until_something_changes(tmp_path, monkeypatch):
     assert not ran and again == first
     # what decides is tested, not papermill once more
     monkeypatch.setattr(
-        runner,
+        execution,
         "execute_notebook",
         lambda notebook, path, given, seconds: (path.write_text("ran"), (1.0, 1))[1],
     )
@@ -321,7 +321,7 @@ def test_a_lesson_runs_again_where_its_images_have_changed_and_not_where_they_li
 ):
     """The record holds the data, not their place."""
     monkeypatch.setattr(
-        runner,
+        execution,
         "execute_notebook",
         lambda notebook, path, given, seconds: (path.write_text("ran"), (1.0, 1))[1],
     )
@@ -388,7 +388,7 @@ def test_parameters_arrive(tmp_path):
 )
 def test_a_failed_lesson_is_kept_and_named_and_stale_results_go(tmp_path, cell, message):
     _, _, folder = run(lesson(), tmp_path)
-    with pytest.raises(runner.LessonFailed, match=message) as caught:
+    with pytest.raises(execution.LessonFailed, match=message) as caught:
         run(lesson(code(cell)), tmp_path)
     assert "00_made_up.failed.ipynb" in str(caught.value)
     assert [path.name for path in folder.iterdir()] == ["00_made_up.failed.ipynb"]
@@ -397,7 +397,7 @@ def test_a_failed_lesson_is_kept_and_named_and_stale_results_go(tmp_path, cell, 
 
 def test_a_lesson_ends_at_its_deadline_even_if_it_ignores_interrupts(tmp_path):
     deaf = "import signal, time\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\ntime.sleep(300)"
-    with pytest.raises(runner.LessonFailed, match="deadline of 0.05 minutes"):
+    with pytest.raises(execution.LessonFailed, match="deadline of 0.05 minutes"):
         run(lesson(code(deaf)), tmp_path, seconds=3)
 
 
@@ -414,12 +414,12 @@ def test_an_unknown_parameter_is_refused(tmp_path):
     notebook = tmp_path / "00_made_up.py"
     notebook.write_text(lesson())
     with pytest.raises(ValueError, match="no parameter profil; it declares"):
-        runner.execute_notebook(
+        execution.execute_notebook(
             runner.read_lesson(notebook), tmp_path / "out.ipynb", {"profil": "demo"}, 60
         )
     with pytest.raises(ValueError, match="profil"):
         runner.reproduce({"profil": "demo"}, root=tmp_path)
     notebook.write_text(lesson(parameters='profile = "demo"\nout = None\nsteps = 5'))
     with pytest.raises(ValueError, match="declares steps; known"):
-        runner.declared_parameters(runner.read_lesson(notebook))
+        execution.declared_parameters(runner.read_lesson(notebook))
     assert not (tmp_path / "out.ipynb").exists()

@@ -23,7 +23,7 @@ from cxrkit.config.sections import Training
 from cxrkit.config.vocabulary import FINDINGS
 from cxrkit.data import datasets, images, manifests, masks
 from cxrkit.pipeline import stages, task_data
-from cxrkit.reproduction import grid, plan, runner
+from cxrkit.reproduction import execution, grid, plan
 from cxrkit.storage.artifacts import Store
 from cxrkit.storage.atomic import read_json
 from cxrkit.training import devices
@@ -425,7 +425,7 @@ def test_films_that_a_table_lists_and_the_disk_lacks_are_counted(tmp_path, few):
 )
 def test_parameter_files_fit_every_lesson(path):
     given = yaml.safe_load(path.read_text())
-    assert profiles.get(runner.Parameters(**given).profile)
+    assert profiles.get(execution.Parameters(**given).profile)
     for lesson in sorted((CHECKOUT / "notebooks").glob("0*.ipynb")):
         assert set(given) <= set(papermill.inspect_notebook(str(lesson)))
 

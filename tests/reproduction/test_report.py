@@ -16,7 +16,7 @@ from cxrkit.config import choices, profiles, vocabulary
 from cxrkit.config.vocabulary import COLUMNS, ZONES
 from cxrkit.evaluation import trained_seeds
 from cxrkit.pipeline import stages, task_data
-from cxrkit.reproduction import ledger, report, runner
+from cxrkit.reproduction import execution, ledger, report, runner
 from cxrkit.storage import artifacts, atomic, recorded
 from tests.conftest import CHECKOUT
 from tests.fakes import trees
@@ -489,7 +489,7 @@ def page(save, tmp_path_factory):
     runner.run_lesson(source, root / "runs" / "demo", {"profile": "demo"}, 60)
     bad = root / "01_preprocessing.py"
     bad.write_text(lesson(code("1 / 0")))
-    with pytest.raises(runner.LessonFailed):
+    with pytest.raises(execution.LessonFailed):
         runner.run_lesson(bad, root / "runs" / "demo", {"profile": "demo"}, 60)
     save(
         root,

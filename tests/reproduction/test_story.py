@@ -6,7 +6,7 @@ from click.testing import CliRunner
 
 from cxrkit.cli import main
 from cxrkit.config import paths
-from cxrkit.reproduction import runner, story, student_copies
+from cxrkit.reproduction import execution, runner, story, student_copies
 from tests.conftest import CHECKOUT
 from tests.fakes.lessons import code, lesson, markdown
 
@@ -77,7 +77,7 @@ def test_a_story_keeps_what_its_cells_need_and_nothing_else(tmp_path):
     assert [cell.source for cell in story.visible(found) if cell.cell_type == "code"] == [
         "print(math.sqrt(values[0] ** 2))"
     ]
-    runner.execute_notebook(found, tmp_path / "out.ipynb", {"profile": "mini"}, 60)
+    execution.execute_notebook(found, tmp_path / "out.ipynb", {"profile": "mini"}, 60)
     outputs = nbformat.read(tmp_path / "out.ipynb", 4).cells[-2].outputs
     assert outputs[0].text == "2.0\n"
 

@@ -7,7 +7,7 @@ import time
 import psutil
 import pytest
 
-from cxrkit.reproduction import runner, watch
+from cxrkit.reproduction import execution, runner, watch
 from tests.fakes import calls, processes
 from tests.fakes.lessons import code, lesson
 
@@ -31,7 +31,7 @@ def write_lesson(folder, ending):
 def execute(folder, seconds=120):
     """Run that lesson."""
     notebook = runner.read_lesson(folder / "00_made_up.py")
-    return runner.execute_notebook(notebook, folder / "runs" / "00_made_up.ipynb", {}, seconds)
+    return execution.execute_notebook(notebook, folder / "runs" / "00_made_up.ipynb", {}, seconds)
 
 
 def wait_for(path, seconds=60):
@@ -82,7 +82,7 @@ def test_what_a_lesson_started_ends_with_it(tmp_path, ending, message):
     if message is None:
         execute(tmp_path)
     else:
-        with pytest.raises(runner.LessonFailed, match=message):
+        with pytest.raises(execution.LessonFailed, match=message):
             execute(tmp_path)
     pids = wait_for(tmp_path / "pids.txt", seconds=0.1)
     assert len(pids) == 2 and not running(pids)
@@ -92,7 +92,7 @@ def test_what_a_lesson_started_ends_with_it(tmp_path, ending, message):
 @pytest.mark.integration
 def test_the_deadline_ends_what_a_lesson_started_too(tmp_path):
     write_lesson(tmp_path, "time.sleep(300)")
-    with pytest.raises(runner.LessonFailed, match="deadline"):
+    with pytest.raises(execution.LessonFailed, match="deadline"):
         execute(tmp_path, seconds=8)
     assert not running(wait_for(tmp_path / "pids.txt", seconds=0.1))
 

@@ -68,19 +68,23 @@ def test_a_failed_make_leaves_no_artifact_and_keeps_what_it_had(tmp_path):
     assert found == ["step 10"], "the next call goes on from the checkpoint"
 
 
-def test_two_processes_do_not_make_the_same_artifact(tmp_path):
+def test_a_process_waits_for_another_that_makes_the_same_artifact_and_says_so(tmp_path):
     store = artifacts.Store(tmp_path)
     folder = store.folder("backbone", SETTINGS)
+    code = (
+        "import functools, sys; from cxrkit.storage import artifacts, locks\n"
+        "artifacts.announced_lock = functools.partial(locks.announced_lock, patience=0.1)\n"
+        f"artifacts.Store(sys.argv[1]).load_or_make('backbone', {SETTINGS!r}, lambda folder: None)"
+    )
     with filelock.FileLock(folder.with_name(folder.name + ".lock")):
-        code = (
-            "import sys; from cxrkit.storage.artifacts import Store\n"
-            f"Store(sys.argv[1]).load_or_make('backbone', {SETTINGS!r}, lambda folder: None)"
+        process = subprocess.Popen(
+            [sys.executable, "-c", code, tmp_path], stderr=subprocess.PIPE, text=True
         )
-        result = subprocess.run(
-            [sys.executable, "-c", code, tmp_path], capture_output=True, text=True
-        )
-    assert result.returncode == 1 and "being made by another process; wait for it" in result.stderr
-    assert not folder.exists()
+        line = process.stderr.readline()
+        assert f"waiting for the process that makes {folder.name} in {tmp_path}" in line
+        assert process.poll() is None and not folder.exists()
+    process.communicate(timeout=60)
+    assert process.returncode == 0 and folder.exists()
 
 
 def test_write_atomic_replaces_whole_files_only(tmp_path, monkeypatch):
