@@ -25,7 +25,8 @@ from cxrkit.storage import recorded, remote
 from cxrkit.storage.artifacts import Store
 
 TASKS = {"diagnosis": grid_module.DIAGNOSIS, "severity": grid_module.SEVERITY}
-SAME_CELL = ("profile", "table", "cell", "stage", "seed")  # fields that name a row
+# fields that name a row
+SAME_CELL = ("profile", "table", "cell", "stage", "seed", "hospitals")
 
 
 def chosen(
@@ -71,6 +72,9 @@ def _by_name(cells: Sequence[Cell]) -> dict[tuple[str, str], Cell]:
 def keep(row: dict[str, Any], store: Store, same_settings: bool = True) -> None:
     """Record a row in the place of an older one of the same cell and seed, one process at a time.
 
+    Rows of an earlier version of the virtual hospitals stay: they are what is known of a cell until
+    enough seeds of this version are done (`comparisons.recorded_rows`).
+
     A cell that was not asked for, but made for others to be compared with, does not replace one of
     the same settings: the differences beside it were taken from that one. A row without the
     difference that it should have does not either.
@@ -86,7 +90,7 @@ def keep(row: dict[str, Any], store: Store, same_settings: bool = True) -> None:
             rows = recorded.read_result("grid")["rows"]
         others = []
         for other in rows:
-            if any(other[name] != row[name] for name in SAME_CELL):
+            if any(other.get(name) != row.get(name) for name in SAME_CELL):
                 others.append(other)
             elif not same_settings and other["key"] == row["key"]:
                 return

@@ -37,6 +37,7 @@ from .summaries import sites_of as sites_of
 from .trained_seeds import auc_difference_of_seeds as auc_difference_of_seeds
 from .trained_seeds import auc_of_seeds as auc_of_seeds
 from .trained_seeds import conclude as conclude
+from .trained_seeds import mean_of_seeds as mean_of_seeds
 
 __all__ = [
     "border",

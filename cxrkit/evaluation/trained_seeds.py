@@ -10,10 +10,12 @@ S seeds, n rows, G groups.
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy import optimize, special
 
 from cxrkit.evaluation import metrics
 from cxrkit.evaluation.resampling import LIMITS
@@ -143,6 +145,59 @@ def auc_difference_of_seeds(
         "low": float(low),
         "high": float(high),
         "p_value": float(min(1, 2 * tail)),
+    }
+
+
+def mean_of_seeds(values: ArrayLike, errors: ArrayLike) -> dict[str, float]:
+    """Mean over seeds that each have patients of their own, with its interval over both.
+
+    The bootstrap of two levels, without drawing. Level one takes S of the seeds with replacement,
+    their deviations stretched as in `draw_seeds`; level two moves each taken seed by the normal law
+    of its patients. So the mean has a mixture of normal laws, one for each choice of seeds, whose
+    quantiles are found exactly.
+
+    The spread of the seeds holds that of their patients too, so the interval is on the safe side
+    unless trainings differ far more than patients make them: with three seeds a 95 % interval
+    covers in 99 of 100 studies where trainings do not differ at all, 95 where they differ as much
+    as patients do, 90 where twice as much. A t interval covers in 95 of 100 and is 1.4 to 2 times
+    as wide (tests/evaluation/test_trained_seeds.py).
+
+    Args:
+        values: of each seed, (S,).
+        errors: standard errors over the patients of each seed, (S,).
+
+    Returns:
+        value, low, high (95 %), the standard_error and the two-sided p_value of 0.
+
+    Raises:
+        ValueError: the two have different lengths, or more than ten seeds.
+    """
+    x, sd = np.asarray(values, float), np.asarray(errors, float)
+    if x.shape != sd.shape or x.ndim != 1 or not 1 <= len(x) <= 10:
+        raise ValueError(f"values {x.shape} and errors {sd.shape}: one of each for 1 to 10 seeds")
+    n_seeds, mean = len(x), x.mean()
+    stretch = math.sqrt(n_seeds / (n_seeds - 1)) if n_seeds > 1 else 0.0
+    taken = np.array(list(itertools.combinations_with_replacement(range(n_seeds), n_seeds)))
+    times = (taken[:, :, None] == np.arange(n_seeds)).sum(axis=1)  # (choices, S)
+    ways = math.factorial(n_seeds) / special.factorial(times).prod(axis=1)
+    weights = ways / ways.sum()
+    centers = mean + stretch * (times @ x / n_seeds - mean)
+    spreads = np.maximum(np.sqrt(times @ sd**2) / n_seeds, 1e-12)
+
+    def below(limit: float) -> float:
+        return float(weights @ special.ndtr((limit - centers) / spreads))
+
+    span = float(np.ptp(centers) + 10 * spreads.max())
+    ends = [
+        optimize.brentq(lambda t, p=p: below(t) - p / 100, mean - span, mean + span) for p in LIMITS
+    ]
+    variance = weights @ ((centers - mean) ** 2 + spreads**2)
+    return {
+        "value": float(mean),
+        "low": float(ends[0]),
+        "high": float(ends[1]),
+        "standard_error": math.sqrt(variance),
+        "p_value": min(1.0, 2 * min(below(0.0), 1 - below(0.0))),
     }
 
 

@@ -319,16 +319,18 @@ def over_seeds(rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
         rows: of any cells and seeds.
 
     Returns:
-        Means over the seeds, the difference with a t interval over them, and p adjusted by Holm in
-        each table. `compared` counts the seeds that have a difference: there is none where the cell
-        that a cell is compared with failed. `conclusion` is the word on the difference (`word_on`;
-        "" where nothing is compared), and `detectable` the smallest difference that so many seeds
-        would have shown (`smallest_effect`, for as many comparisons as the table has). `training`
-        is CONVERGED where all seeds say so, NOT_CONVERGED where one does not, else NO_CURVE.
+        Means over the seeds and the difference, with intervals over seeds and patients
+        (`trained_seeds.mean_of_seeds`), and p adjusted by Holm in each table. `compared` counts the
+        seeds that have a difference: there is none where the cell that a cell is compared with
+        failed. `conclusion` is the word on the difference (`word_on`; "" where nothing is
+        compared), and `detectable` the smallest difference that so many seeds would have shown
+        (`smallest_effect`, for as many comparisons as the table has). `training` is CONVERGED where
+        all seeds say so, NOT_CONVERGED where one does not, else NO_CURVE.
     """
     table = pd.DataFrame([dict.fromkeys(DIFFERENCE, np.nan) | row for row in rows])
     lines = []
     for (name, cell, stage), part in table.groupby(["table", "cell", "stage"], sort=False):
+        gap = _mean(part, *DIFFERENCE)
         lines.append(
             {
                 "table": name,
@@ -339,9 +341,9 @@ def over_seeds(rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
                 "seeds": len(part),
                 **dict(zip(("value", "low", "high"), _mean_value(part))),
                 "compared": part["difference"].count(),
-                **dict(zip(DIFFERENCE, _mean(part, *DIFFERENCE))),
-                "p_value": _p_value(part["difference"].dropna()),
-                "standard_error": _standard_error(part),
+                **dict(zip(DIFFERENCE, (gap["value"], gap["low"], gap["high"]))),
+                "p_value": gap["p_value"],
+                "standard_error": gap["standard_error"],
                 "training": _training(part),
                 **part[list(COSTS)].min(),
             }
@@ -378,37 +380,39 @@ def word_on(row: Mapping[str, Any]) -> str:
     return trained_seeds.conclude(gain, low, high, row["holm"], MARGINS[row["metric"]])
 
 
-def _mean(part: pd.DataFrame, value: str, low: str, high: str) -> tuple[float, float, float]:
-    """Mean of a column over seeds and its t interval; one seed keeps its own interval."""
+def _mean(part: pd.DataFrame, value: str, low: str, high: str) -> dict[str, float]:
+    """`trained_seeds.mean_of_seeds` of a column; one seed keeps its own interval.
+
+    Fewer than FEWEST_SEEDS seeds have no p-value.
+    """
     known = part.dropna(subset=[value])
-    x = known[value].to_numpy(float)
+    x, ends = known[value].to_numpy(float), known[[low, high]].to_numpy(float)
+    names = ("value", "low", "high", "standard_error", "p_value")
     if not len(x):
-        return np.nan, np.nan, np.nan
+        return dict.fromkeys(names, np.nan)
+    errors = (ends[:, 1] - ends[:, 0]) / (2 * metrics.Z95)
     if len(x) == 1:
-        return tuple(known[[value, low, high]].iloc[0])
-    half = stats.t.ppf(0.975, len(x) - 1) * x.std(ddof=1) / len(x) ** 0.5
-    return x.mean(), x.mean() - half, x.mean() + half
+        return dict(zip(names, (x[0], *ends[0], errors[0], np.nan), strict=True))
+    found = trained_seeds.mean_of_seeds(x, errors)
+    return found if len(x) >= FEWEST_SEEDS else found | {"p_value": np.nan}
 
 
 def _mean_value(part: pd.DataFrame) -> tuple[float, float, float]:
-    """`_mean` of the metric; the interval of an AUC is that of the logit scale: inside [0, 1].
-
-    The seeds of the grid have each their own patients, so that the variation between them holds
-    both levels. Seeds tested on the same patients need `trained_seeds.auc_of_seeds`.
-    """
+    """`_mean` of the metric; the interval of an AUC is that of the logit scale: inside [0, 1]."""
     known = part["value"].dropna()
+    found = _mean(part, "value", "low", "high")
     if part["metric"].iloc[0] != "auc" or not len(known):
-        return _mean(part, "value", "low", "high")
+        return found["value"], found["low"], found["high"]
     if not known.between(0, 1).all():
         raise ValueError(f"an AUC outside [0, 1]: {known.tolist()}")
     if len(known) == 1:
-        value, *ends = _mean(part, "value", "low", "high")
-        low, high = np.clip(ends, 0, 1)
-        return value, float(low), float(high)
-    center = special.logit(known.clip(1e-6, 1 - 1e-6))
-    _, low, high = _mean(pd.DataFrame({"value": center}), "value", "value", "value")
+        low, high = np.clip((found["low"], found["high"]), 0, 1)
+        return found["value"], float(low), float(high)
+    columns = part[["value", "low", "high"]].dropna(subset="value")
+    on_logits = _mean(special.logit(columns.clip(1e-6, 1 - 1e-6)), "value", "low", "high")
+    low, high = special.expit((on_logits["low"], on_logits["high"]))
     value = float(known.mean())  # equal seeds at 0 or 1 leave an interval of one point beside it
-    return value, min(value, float(special.expit(low))), max(value, float(special.expit(high)))
+    return value, min(value, float(low)), max(value, float(high))
 
 
 def _training(part: pd.DataFrame) -> str:
@@ -418,24 +422,6 @@ def _training(part: pd.DataFrame) -> str:
     if (part["converged"] == False).any():  # noqa: E712 (NaN is neither)
         return NOT_CONVERGED
     return NO_CURVE if part["converged"].isna().any() else CONVERGED
-
-
-def _standard_error(part: pd.DataFrame) -> float:
-    """Standard error of the mean difference over seeds; of one seed that over patients."""
-    known = part.dropna(subset=["difference"])
-    if len(known) > 1:
-        return float(known["difference"].std(ddof=1) / len(known) ** 0.5)
-    if len(known) == 1:
-        low, high = known.iloc[0][["difference_low", "difference_high"]]
-        return float((high - low) / (2 * metrics.Z95))
-    return np.nan
-
-
-def _p_value(differences: pd.Series) -> float:
-    """Two-sided t test of the mean difference over seeds; NaN for fewer than FEWEST_SEEDS."""
-    if len(differences) < FEWEST_SEEDS:
-        return np.nan
-    return float(stats.ttest_1samp(differences, 0).pvalue)
 
 
 def conclusion(table: pd.DataFrame) -> str:
@@ -592,7 +578,7 @@ def _word_on_all(words: list[str], baselines: int) -> str:
 def smallest_effect(standard_error: float, seeds: int, baselines: int) -> float:
     """The difference that a study of this size sees in four of five repetitions (POWER).
 
-    By the t test over seeds, with Bonferroni's share of the error for each rival.
+    By the normal law, with Bonferroni's share of the error for each rival.
 
     Args:
         standard_error: of the mean difference.
@@ -604,8 +590,7 @@ def smallest_effect(standard_error: float, seeds: int, baselines: int) -> float:
     """
     if seeds < FEWEST_SEEDS:
         return np.nan
-    t = stats.t(seeds - 1)
-    factor = t.ppf(1 - SIGNIFICANT / 2 / baselines) + t.ppf(POWER)
+    factor = stats.norm.ppf(1 - SIGNIFICANT / 2 / baselines) + stats.norm.ppf(POWER)
     return float(factor * standard_error)
 
 
@@ -741,8 +726,9 @@ def recorded_rows(
 
     Returns:
         Stage -> `over_seeds` of Tables 7 to 10: of the rows of the profile's own settings, where
-        one of them is compared with the proposed model; else of the rows of other settings, the
-        latest version of the virtual hospitals alone. Stage -> a note on these, "" for own ones.
+        FEWEST_SEEDS seeds of them are compared; else of the rows of other settings, the latest
+        version of the virtual hospitals alone; own rows of fewer seeds where there are no others.
+        Stage -> a note on those of other settings, "" for own ones.
     """
     of_profile = [row for row in rows if row["profile"] == profile.name]
     if not of_profile:
@@ -755,7 +741,8 @@ def recorded_rows(
         named = [row for row in of_profile if row["stage"] == stage]
         named = [row for row in named if row["table"].startswith("Table")]
         own = [row for row in named if row["key"] in keys]
-        if any("difference" in row for row in own):
+        compared = {row["seed"] for row in own if "difference" in row}
+        if len(compared) >= FEWEST_SEEDS:
             tables[stage], notes[stage] = over_seeds(own), ""
             continue
         others = [row for row in named if row["key"] not in keys]

@@ -251,7 +251,21 @@ def grid_cells(profile: sections.Profile) -> list[Cell]:
     rows.append(Cell("Table 10", "ROI average pooling", SEVERITY, average))
     if profile.grid.alone:
         rows.append(Cell("Table 10", "Brixia alone", SEVERITY, alone))
-    return rows
+    return [replace(cell, profile=_from_scratch(cell.profile)) for cell in rows]
+
+
+def _from_scratch(profile: sections.Profile) -> sections.Profile:
+    """The profile whose diagnosis has the budget of random weights, where it begins with them.
+
+    A model that begins with the findings has had the steps of their training before.
+    """
+    grid, training = profile.grid, profile.transformer_training
+    if profile.variant.initial_weights != "random":
+        return profile
+    longer = replace(
+        training, steps=grid.scratch_steps or training.steps, lr=grid.scratch_lr or training.lr
+    )
+    return replace(profile, transformer_training=longer)
 
 
 def open_choice_cells(profile: sections.Profile) -> list[Cell]:

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from cxrkit.evaluation import metrics, trained_seeds
 
@@ -84,6 +85,46 @@ def test_difference_is_paired_by_seed_and_patient(test_set, rng):
     )
     with pytest.raises(ValueError, match="not paired"):
         trained_seeds.auc_difference_of_seeds(y, scores, worse[:2], groups)
+
+
+def test_mean_of_seeds_is_the_bootstrap_that_is_drawn(rng):
+    """Seeds drawn with replacement and stretched, then the patients of each, 400,000 times."""
+    values, errors = np.array([0.03, -0.01, 0.05, 0.02]), np.array([0.02, 0.01, 0.015, 0.03])
+    found = trained_seeds.mean_of_seeds(values, errors)
+    taken = rng.integers(4, size=(400_000, 4))
+    seeds = values.mean() + math.sqrt(4 / 3) * (values[taken].mean(axis=1) - values.mean())
+    drawn = seeds + (errors[taken] * rng.normal(size=taken.shape)).mean(axis=1)
+    assert found["value"] == pytest.approx(values.mean())
+    for name, percent in (("low", 2.5), ("high", 97.5)):
+        assert found[name] == pytest.approx(np.percentile(drawn, percent), abs=3e-4)
+    assert found["standard_error"] == pytest.approx(drawn.std(), rel=0.01)
+    assert found["p_value"] == pytest.approx(2 * (drawn < 0).mean(), rel=0.05)
+
+
+def test_mean_of_one_seed_is_the_interval_of_its_patients():
+    found = trained_seeds.mean_of_seeds([0.1], [0.02])
+    assert found["low"] == pytest.approx(0.1 - 1.959964 * 0.02, abs=1e-6)
+    assert found["high"] == pytest.approx(0.1 + 1.959964 * 0.02, abs=1e-6)
+    sure = trained_seeds.mean_of_seeds([0.1, 0.1, 0.1], [0, 0, 0])
+    assert sure["low"] == pytest.approx(0.1) == sure["high"]
+    assert sure["p_value"] == pytest.approx(0)
+    for values, errors in (([], []), ([1.0], [1.0, 2.0]), (np.zeros(11), np.zeros(11))):
+        with pytest.raises(ValueError, match="for 1 to 10 seeds"):
+            trained_seeds.mean_of_seeds(values, errors)
+
+
+@pytest.mark.parametrize(("trainings", "covers"), [(0, 0.985), (1, 0.95), (2, 0.90), (4, 0.83)])
+def test_how_often_the_interval_of_three_seeds_holds_the_truth(rng, trainings, covers):
+    """`trainings` is how much trainings differ, as a multiple of what patients do."""
+    held, width, width_of_t = [], [], []
+    for _ in range(1500):
+        values = trainings * rng.normal(size=3) + rng.normal(size=3)
+        found = trained_seeds.mean_of_seeds(values, np.ones(3))
+        held.append(found["low"] < 0 < found["high"])
+        width.append(found["high"] - found["low"])
+        width_of_t.append(2 * stats.t.ppf(0.975, 2) * values.std(ddof=1) / math.sqrt(3))
+    assert np.mean(held) == pytest.approx(covers, abs=0.02)
+    assert 1.3 < np.mean(width_of_t) / np.mean(width) < 2.3
 
 
 @pytest.mark.parametrize(

@@ -90,6 +90,10 @@ def test_a_row_replaces_that_of_its_cell_and_seed():
         (1, 2),
         (0, 5),
     ], "other settings: the old row is stale"
+    tool.keep(ROW | {"value": 6, "key": "c", "hospitals": 4}, store, True)
+    assert [row["value"] for row in recorded.read_result("grid")["rows"]] == [2, 5, 6], (
+        "a row of another version of the hospitals stays"
+    )
 
 
 def test_every_cell_is_written_when_none_fails(grid, capsys):
