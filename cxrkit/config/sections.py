@@ -310,7 +310,6 @@ class Grid:
     middle: ViT = ViT(depth=4, num_heads=8)  # "4 layers, 8 heads"
     initial_weights: str = "imagenet"  # of the baselines
     scratch_steps: int = 0  # of a diagnosis that begins with random weights; 0 = as the others
-    scratch_lr: float = 0.0  # its learning rate; 0 = as the others
     # SimCLR
     pretraining: Training = Training(
         "adam", lr=3e-4, batch=64, steps=10_000, schedule="cosine", warmup=500

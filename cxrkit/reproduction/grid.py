@@ -262,9 +262,7 @@ def _from_scratch(profile: sections.Profile) -> sections.Profile:
     grid, training = profile.grid, profile.transformer_training
     if profile.variant.initial_weights != "random":
         return profile
-    longer = replace(
-        training, steps=grid.scratch_steps or training.steps, lr=grid.scratch_lr or training.lr
-    )
+    longer = replace(training, steps=grid.scratch_steps or training.steps)
     return replace(profile, transformer_training=longer)
 
 
