@@ -245,9 +245,9 @@ viz.plot_forest(
 )
 
 # %% [markdown]
-# But a patient interval knows nothing of the luck of *training*. So every seed draws new patients and new weights, and the difference is
-# tested over seeds. With three of them a t interval is wide, as it should be. And ten comparisons at 5 % give a false "better" in four of
-# ten papers: Holm multiplies the smallest p by their number, the next by one fewer, and so on.
+# But a patient interval knows nothing of the luck of *training*. So every seed draws new patients and new weights, and the interval has two
+# levels: seeds are drawn with replacement, then the patients of each. And ten comparisons at 5 % give a false "better" in four of ten papers:
+# Holm multiplies the smallest p by their number, the next by one fewer, and so on.
 
 # %% tags=["story"]
 p = np.array([0.012, 0.20, 0.004, 0.03])
@@ -356,9 +356,9 @@ for note in reproduction.claim_notes():
 # gave the findings to its own model alone, and so it could not tell the two apart: the transformer, and what it was given. The row *from
 # findings* can. And look at `training`: who is better than a model at chance has shown little, unless that model is known to have converged.
 #
-# **Three seeds are few.** With two degrees of freedom and many comparisons Holm asks for a very small p of the first, so that a large
-# difference of the means may still be "undecided". More seeds may settle it (`make grid` with more of them in `grid.seeds` of the
-# profile, which this lesson reads). A difference that three seeds cannot carry is not shown to be absent: that is what "equivalent" says.
+# **Three seeds are few.** They say little of how far trainings differ, and with many comparisons Holm asks for a very small p of the first, so
+# that a large difference of the means may still be "undecided". More seeds may settle it (`make grid` with more of them in `grid.seeds` of
+# the profile, which this lesson reads). A difference that three seeds cannot carry is not shown to be absent: that is what "equivalent" says.
 
 # %% [markdown]
 # ## What it costs
