@@ -474,6 +474,33 @@ def usable() -> list[str]:
     return lines
 
 
+def removal() -> list[str]:
+    """Deletion, insertion and saturation on real films: tools/saliency_real.py."""
+    found = read_result("saliency_real")
+    table = pd.DataFrame(found["rows"]).set_index(["method", "criterion"])
+    counts = table["n"].groupby("criterion").max()
+    names = {"deletion": "less", "insertion": "more", "saturation": "less"}
+    head = [f"{name} ({better} is better)" for name, better in names.items()]
+    lines = [f"| method | {' | '.join(head)} |", "|---" * (1 + len(names)) + "|"]
+    for method in dict.fromkeys(name for name, _ in table.index):
+        cells = []
+        for criterion in names:
+            if (method, criterion) not in table.index:
+                cells.append("")
+                continue
+            row = table.loc[(method, criterion)]
+            word = row["ahead_conclusion"]
+            text = _triple(row[["value", "low", "high"]].tolist(), 3)
+            cells.append(text if pd.isna(word) else f"{text}, {word}")
+        lines.append(f"| {' | '.join((method, *cells))} |")
+    saturated = int(counts.get("saturation", 0))
+    return [
+        f"{found['made']['films']} films; saturation: {saturated} of them with p of at least 0.9.",
+        "",
+        *lines,
+    ]
+
+
 def attention_pays() -> list[str]:
     """Models of the same true tokens over arrangement and training films."""
     path = ROOT / "docs" / "lab" / "attention_pays.json"
@@ -567,6 +594,7 @@ TABLES: dict[tuple[str, str], Callable[[], list[str]]] = {
     ("docs/teaching.md", "lessons"): lessons_table,
     ("docs/predict.md", "usable"): usable,
     ("docs/site.md", "figures"): site_figures,
+    ("docs/explain.md", "removal"): removal,
     ("docs/severity.md", "designs"): severity_designs,
     ("docs/severity.md", "external hospitals"): severity_external,
     ("docs/severity.md", "priors"): severity_priors,

@@ -22,7 +22,7 @@ from cxrkit.simulation import cohort as virtual_hospitals
 from cxrkit.storage import provenance
 from cxrkit.storage.artifacts import Store
 from cxrkit.storage.atomic import read_json, write_json
-from cxrkit.tasks import contrastive, diagnosis, reader_study, severity
+from cxrkit.tasks import contrastive, diagnosis, reader_study, severity, severity_choices
 from cxrkit.tasks.contrastive import ContrastiveTask
 from cxrkit.tasks.diagnosis import DiagnosisTask
 from cxrkit.tasks.findings import FindingsTask
@@ -394,6 +394,14 @@ def make_severity(folder: Path, profile: Profile, inputs: StageInputs) -> None:
         more["outlined"] = task.compare_lesions(task.load(folder), outlined)
     if more:
         write_json(folder / "metrics.json", {**metrics, **more})
+
+
+def make_severity_choices(folder: Path, profile: Profile, inputs: StageInputs) -> None:
+    """Evaluate the severity model with other values of the choices that need no training."""
+    table = external_or_test(inputs.images(profile, "severity"))
+    table = with_masks(profile, table, inputs.store, inputs["segmenter"])
+    task = SeverityTask(profile, inputs.store)
+    severity_choices.make(folder, task, task.load(inputs["severity"]), table)
 
 
 def outlined_images(profile: Profile, inputs: StageInputs, table: pd.DataFrame) -> pd.DataFrame:

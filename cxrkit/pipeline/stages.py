@@ -182,6 +182,15 @@ def needs_of_severity(profile: Profile) -> list[Need]:
     return needs + _needs_of_initial_weights(profile, keyed=False, virtual_key="begins as")
 
 
+def needs_of_severity_choices(profile: Profile) -> list[Need]:
+    """The severity model, images, and their lungs."""
+    return [
+        _cohort(profile, key=""),
+        Need("segmenter", "segmenter", profile),
+        Need("severity", "severity", profile, "after severity"),
+    ]
+
+
 def needs_of_alternation(profile: Profile) -> list[Need]:
     """One severity model for each hospital that is held out in turn."""
     needs = []
@@ -419,6 +428,13 @@ _TABLE = (
         version=3,
     ),
     Stage("severity", SEVERITY, makers.make_severity, needs_of_severity, severity_images),
+    Stage(
+        "severity_choices",
+        (),
+        makers.make_severity_choices,
+        needs_of_severity_choices,
+        severity_images,
+    ),
     Stage("alternation", (), makers.make_alternation, needs_of_alternation, no_images),
     Stage("marker_study", ("seed",), makers.make_marker_study, needs_of_marker_study, no_images),
 )

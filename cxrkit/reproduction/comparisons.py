@@ -14,29 +14,24 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from scipy import special, stats
+from sklearn.metrics import mean_squared_error
 from torch import nn
 
 from cxrkit.config import profiles
-from cxrkit.config.choices import Choices
 from cxrkit.config.sections import Profile, Training
-from cxrkit.data import lung_zones
 from cxrkit.data.datasets import external_or_test
 from cxrkit.evaluation import metrics, resampling, trained_seeds
 from cxrkit.evaluation.summaries import metrics_of
 from cxrkit.models import factory
 from cxrkit.models.corpus_vit import CorpusViT
 from cxrkit.pipeline import stages
-from cxrkit.pipeline.derived import with_masks
-from cxrkit.pipeline.task_data import images_for
 from cxrkit.reproduction import grid
 from cxrkit.reproduction.grid import DIAGNOSIS, PROPOSED, SEVERITY, Cell
 from cxrkit.storage.artifacts import Store
 from cxrkit.storage.atomic import read_json
 from cxrkit.tasks import diagnosis, severity
-from cxrkit.tasks.severity import SeverityTask
-from cxrkit.training import loop, memory
+from cxrkit.training import memory
 
 DIFFERENCE = ("difference", "difference_low", "difference_high")
 COSTS = ("parameters", "steps", "seconds", "seconds_before", "memory_gb")
@@ -51,11 +46,6 @@ FLAT = 0.01  # improvement over the last quarter of a training that ended flat
 MOST_POINTS = 24  # of a curve that a row keeps
 CONVERGED, NOT_CONVERGED, NO_CURVE = "converged", "not converged", "no curve kept"
 CHANCE = 0.6  # a model whose AUC is below it has learnt next to nothing
-
-
-def mean_squared_error(y: np.ndarray, p: np.ndarray) -> float:
-    """MSE of scores: (n,), (n,) -> scalar."""
-    return float(np.mean((y - p) ** 2))
 
 
 # stage -> metric in its metrics.json, statistic of truth and prediction, and the sign of "better"
@@ -596,11 +586,9 @@ def smallest_effect(standard_error: float, seeds: int, baselines: int) -> float:
 
 # choices that need no training
 
-POST_TRAINING_CHOICES = ("zone_height", "zone_origin", "lung_sides", "severity_score")
-
 
 def post_training_effects(profile: Profile, store: Store) -> list[dict[str, Any]]:
-    """The trained severity model, evaluated with each other value of POST_TRAINING_CHOICES.
+    """The trained severity model, evaluated with other values of `severity_choices.CHOICES`.
 
     Args:
         profile: whose severity model is evaluated; it is made where it is missing.
@@ -609,51 +597,13 @@ def post_training_effects(profile: Profile, store: Store) -> list[dict[str, Any]
     Returns:
         Rows choice, value, low, high: the change of the MSE on external images.
     """
-    model, maps, inside, table = _severity_maps(profile, store)
-    truth, groups = severity.true_scores(table, profile.choices), table["group_id"].to_numpy()
-
-    def score(choices: Choices) -> np.ndarray:
-        pooling = profile.variant.pooling
-        raw = lung_zones.roi_pool(maps, inside, pooling, choices)
-        arrays = severity.calibrated(model, raw).numpy()  # (n, 3, 2)
-        return lung_zones.severity_score(arrays, choices.severity_score)  # (n,)
-
-    own, rows = score(profile.choices), []
-    for name, other in profiles.ablations(profile).items():
-        if name.partition("=")[0] not in POST_TRAINING_CHOICES:
-            continue
-        gap = resampling.paired_bootstrap(
-            mean_squared_error, truth, score(other.choices), own, groups=groups, draws=DRAWS
-        )
+    found = read_json(stages.resolve(profile, "severity_choices", store) / "metrics.json")
+    rows = []
+    for name, changed in found["choices"].items():
         rows.append(
-            {"choice": name, "value": gap["difference"], "low": gap["low"], "high": gap["high"]}
+            {"choice": name} | {end: changed["mse"][end] for end in ("value", "low", "high")}
         )
     return rows
-
-
-def _severity_maps(
-    profile: Profile, store: Store
-) -> tuple[nn.Module, torch.Tensor, torch.Tensor, pd.DataFrame]:
-    """Severity maps of external images, 0 outside the lungs.
-
-    Returns:
-        The model, on the CPU; maps (n, 1, H, W); lungs, bool (n, H, W); the table of the n images.
-    """
-    cohort = None
-    if "virtual" in profile.manifests:
-        cohort = stages.resolve(profile, "cohort", store)
-    table = external_or_test(images_for(profile, "severity", store, cohort))
-    table = with_masks(profile, table, store, stages.resolve(profile, "segmenter", store))
-    task = SeverityTask(profile, store)
-    model = task.load(stages.resolve(profile, "severity", store))
-
-    def forward(model: nn.Module, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        severity_map = severity.read_severity(model, batch, profile.choices)["severity_map"]
-        return {"map": severity_map, "mask": batch["lung_mask"]}
-
-    found = loop.evaluate(model, task.dataset(table), ("map", "mask"), forward=forward)
-    inside = severity.inside_lungs(found["mask"], found["map"].shape[-2:])  # (n, H, W)
-    return model.cpu(), found["map"] * inside[:, None], inside, table
 
 
 # for the ledger

@@ -33,7 +33,7 @@ STAGES_OF_LESSON = {
     "04": ("cohort", "diagnosis_pa", "diagnosis_ap", "marker_study"),
     "05": ("cohort", "diagnosis_pa", "diagnosis_ap", "saliency_benchmark"),
     "06": ("cohort", "segmenter", "severity"),
-    "07": ("cohort", "diagnosis_pa", "severity"),
+    "07": ("cohort", "diagnosis_pa", "severity", "severity_choices"),
     "08": ("cohort", "diagnosis_pa", "marker_study"),
     "09": ("cohort", "backbone", "segmenter", "diagnosis_pa", "diagnosis_ap", "severity"),
 }

@@ -118,7 +118,7 @@ def test_the_steps_of_lessons_are_what_is_missing(tmp_path):
     everything = side_by_side.steps_of(DEMO, store)
     assert names_of(everything) == {
         *("cohort", "backbone", "segmenter", "diagnosis_pa", "diagnosis_ap", "severity"),
-        *("saliency_benchmark", "marker_study"),
+        *("saliency_benchmark", "severity_choices", "marker_study"),
     }
     for name, step in everything.items():
         expected = {
