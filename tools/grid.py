@@ -17,7 +17,7 @@ import filelock
 
 from cxrkit.config.sections import Profile
 from cxrkit.config.settings_file import get_profile
-from cxrkit.reproduction import comparisons, dashboard, environment
+from cxrkit.reproduction import dashboard, environment, grid_rows
 from cxrkit.reproduction import grid as grid_module
 from cxrkit.reproduction.grid import Cell
 from cxrkit.reproduction.watch import signals_raise_exit
@@ -73,14 +73,14 @@ def keep(row: dict[str, Any], store: Store, same_settings: bool = True) -> None:
     """Record a row in the place of an older one of the same cell and seed, one process at a time.
 
     Rows of an earlier version of the virtual hospitals stay: they are what is known of a cell until
-    enough seeds of this version are done (`comparisons.recorded_rows`).
+    enough seeds of this version are done (`grid_leaves.recorded_rows`).
 
     A cell that was not asked for, but made for others to be compared with, does not replace one of
     the same settings: the differences beside it were taken from that one. A row without the
     difference that it should have does not either.
 
     Args:
-        row: of `comparisons.measure_cell`.
+        row: of `grid_rows.measure_cell`.
         store: its folder holds the lock.
         same_settings: whether the row also replaces one of the same settings.
     """
@@ -111,7 +111,7 @@ def record(cell: Cell, against: Cell | None, store: Store, asked: bool) -> str |
         None, or what failed here.
     """
     try:
-        row = comparisons.measure_cell(cell, store, against)
+        row = grid_rows.measure_cell(cell, store, against)
         origin = environment.provenance()
         row |= {name: origin[name] for name in ("commit", "date")}
         keep(row, store, same_settings=asked and against is not None)

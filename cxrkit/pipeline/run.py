@@ -330,6 +330,11 @@ class Run:
         return self.result("saliency_benchmark")
 
     @cached_property
+    def severity_choices(self) -> Result:
+        """The severity model, evaluated with other values of choices that need no training."""
+        return self.result("severity_choices")
+
+    @cached_property
     def marker_study(self) -> Result:
         """The confounder sweep on the virtual hospitals."""
         return self.result("marker_study")

@@ -3,15 +3,8 @@ from .claims import claim_notes as claim_notes
 from .claims import claims_frame as claims_frame
 from .claims import claims_table as claims_table
 from .claims import compute_split as compute_split
-from .comparisons import METRICS as METRICS
-from .comparisons import cell_costs as cell_costs
-from .comparisons import cell_metric as cell_metric
-from .comparisons import compare_cells as compare_cells
 from .comparisons import conclusion as conclusion
-from .comparisons import measure_cell as measure_cell
 from .comparisons import over_seeds as over_seeds
-from .comparisons import post_training_effects as post_training_effects
-from .comparisons import recorded_rows as recorded_rows
 from .environment import Check as Check
 from .environment import examine as examine
 from .environment import provenance as provenance
@@ -31,6 +24,12 @@ from .grid import open_choice_cells as open_choice_cells
 from .grid import rehearsal_cells as rehearsal_cells
 from .grid import run_cells as run_cells
 from .grid import vary as vary
+from .grid_leaves import recorded_rows as recorded_rows
+from .grid_rows import METRICS as METRICS
+from .grid_rows import cell_costs as cell_costs
+from .grid_rows import cell_metric as cell_metric
+from .grid_rows import compare_cells as compare_cells
+from .grid_rows import measure_cell as measure_cell
 from .ledger import ledger_table as ledger_table
 from .ledger import measurements as measurements
 from .ledger import paper_rows as paper_rows
@@ -80,7 +79,6 @@ __all__ = [
     "open_choice_cells",
     "over_seeds",
     "paper_rows",
-    "post_training_effects",
     "provenance",
     "recorded_rows",
     "read_lesson",

@@ -19,7 +19,7 @@ from cxrkit.config.sections import Profile
 from cxrkit.evaluation import metrics, trained_seeds
 from cxrkit.evaluation.summaries import metrics_of
 from cxrkit.pipeline import stages
-from cxrkit.reproduction import comparisons, grid
+from cxrkit.reproduction import comparisons, grid, grid_leaves, grid_rows
 from cxrkit.reproduction.comparisons import BETTER, EQUIVALENT, NOT_RUN, OPEN
 from cxrkit.reproduction.grid import DIAGNOSIS, FROM_FINDINGS, SEVERITY
 from cxrkit.simulation.hospital import ARRANGEMENT
@@ -113,7 +113,7 @@ def evidence_of_grid(
     Args:
         claim: with cells.
         profile: demo for virtual hospitals, mini for public films.
-        tables: of `comparisons.recorded_rows`.
+        tables: of `grid_leaves.recorded_rows`.
         notes: of the same.
     """
     if claim.stage not in tables:
@@ -131,7 +131,7 @@ def evidence_of_grid(
     return Evidence(
         found["value"],
         tuple(found["gap"]),
-        comparisons.METRICS[claim.stage][0].upper(),
+        grid_rows.METRICS[claim.stage][0].upper(),
         "; ".join(filter(None, why)),
         seen if math.isfinite(seen) else None,
         "recorded_results/grid.json",
@@ -148,7 +148,7 @@ def weak_baselines(baselines: pd.DataFrame) -> str:
     """
     parts = []
     for row in baselines.to_dict("records"):
-        at_chance = row["metric"] == "auc" and row["value"] < comparisons.CHANCE
+        at_chance = row["metric"] == "auc" and row["value"] < grid_leaves.CHANCE
         if at_chance:
             parts.append(f"{row['cell']} at chance, {row['training']}")
         elif row["training"] == comparisons.NOT_CONVERGED:
@@ -165,7 +165,7 @@ def grid_note(rows: list[dict[str, Any]] | None = None) -> str:
     rows = recorded_grid() if rows is None else rows
     facts = []
     for profile in (profiles.demo(), profiles.mini()):
-        tables, notes = comparisons.recorded_rows(profile, rows)
+        tables, notes = grid_leaves.recorded_rows(profile, rows)
         for stage, table in tables.items():
             without = int((table["training"] == comparisons.NO_CURVE).sum())
             text = f"of {without} of {len(table)} cells no curve was kept" if without else ""
@@ -436,7 +436,7 @@ def claims_table(rows: list[dict[str, Any]] | None = None) -> list[dict[str, Any
     rows = recorded_grid() if rows is None else rows
     grids = {}
     for images, profile in (("virtual", profiles.demo()), ("public", profiles.mini())):
-        grids[images] = (profile, *comparisons.recorded_rows(profile, rows))
+        grids[images] = (profile, *grid_leaves.recorded_rows(profile, rows))
     lines = []
     for claim in CLAIMS:
         found = {}

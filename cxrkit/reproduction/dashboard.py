@@ -19,7 +19,7 @@ import numpy as np
 import psutil
 
 from cxrkit.config.sections import Profile
-from cxrkit.reproduction import comparisons, templates
+from cxrkit.reproduction import comparisons, grid_rows, templates
 from cxrkit.reproduction.comparisons import NOT_RUN
 from cxrkit.reproduction.grid import Cell
 from cxrkit.storage.artifacts import Store
@@ -136,7 +136,7 @@ def _of_row(row: dict[str, Any], cell: Cell, store: Store) -> dict[str, Any]:
     """The entry of a recorded row."""
     kept, history = row, cell.folder(store) / "history.json"
     if "curve" not in row and history.exists():
-        kept = comparisons.training_curve(read_json(history))
+        kept = grid_rows.training_curve(read_json(history))
     text = f"{row['metric'].upper()} {row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
     note = comparisons.NO_CURVE
     if kept.get("curve"):
@@ -147,7 +147,7 @@ def _of_row(row: dict[str, Any], cell: Cell, store: Store) -> dict[str, Any]:
 
 
 def curve_svg(curve: str) -> str:
-    """A curve of `comparisons.training_curve` as an SVG element; "" for none.
+    """A curve of `grid_rows.training_curve` as an SVG element; "" for none.
 
     Args:
         curve: "step:value" with a blank between.

@@ -443,7 +443,7 @@ def run_cells(
     """Make the cells of a list.
 
     On a cluster every worker needs the same store: a shared folder, or `RemoteStore`, where a
-    finished cell may lie at the address alone (`comparisons.fetch_finished` copies it here).
+    finished cell may lie at the address alone (`grid_rows.fetch_finished` copies it here).
     Workers that offer the resource GPU get one task for each GPU. A task whose worker dies goes to
     another worker, which resumes its training from the last checkpoint.
 

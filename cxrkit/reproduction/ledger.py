@@ -24,7 +24,7 @@ from cxrkit.evaluation import trained_seeds
 from cxrkit.evaluation.summaries import sites_of
 from cxrkit.models import factory
 from cxrkit.pipeline import stages, task_data
-from cxrkit.reproduction import comparisons, grid, paper_cells
+from cxrkit.reproduction import comparisons, grid, grid_leaves, paper_cells
 from cxrkit.storage import recorded
 from cxrkit.storage.artifacts import Store
 from cxrkit.storage.atomic import read_json
@@ -498,7 +498,7 @@ def grid_measurements(root: Path, profile: Profile) -> dict[str, dict[str, Any]]
     """
     rows = recorded.read_result("grid")["rows"] if "grid" in recorded.result_names() else []
     out = {}
-    for part, tasks in comparisons.grid_metrics(profile, Store(root), rows).items():
+    for part, tasks in grid_leaves.grid_metrics(profile, Store(root), rows).items():
         for task, cells in tasks.items():
             of_task = {slug(name): leaf for name, leaf in cells.items()}
             out.setdefault(part, {})[task] = of_task

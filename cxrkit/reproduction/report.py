@@ -22,7 +22,7 @@ from cxrkit.config import profiles
 from cxrkit.config.choices import OPEN_CHOICES
 from cxrkit.config.sections import Profile
 from cxrkit.config.settings_file import get_profile
-from cxrkit.reproduction import claims, comparisons, dashboard, ledger, runner, templates
+from cxrkit.reproduction import claims, comparisons, dashboard, grid_rows, ledger, runner, templates
 from cxrkit.storage import artifacts, atomic, locations, recorded
 
 LESSONS = {  # SPEC 4: those that are missing are listed as not run
@@ -371,7 +371,7 @@ def context(profile: Profile, root: Path, data: Path | None = None) -> dict[str,
         "datasets": dataset_tables(profile, root, data),
         "choices": open_choice_rows(profile),
         "curves": curve_rows(profile),
-        "flat": comparisons.FLAT,
+        "flat": grid_rows.FLAT,
         "long_runs": long_runs(),
         "seconds": sum(entry.get("seconds", 0) for entry in entries),
         "missing": [entry["name"] for entry in entries if entry["status"] != "ran"],

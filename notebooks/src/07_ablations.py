@@ -431,7 +431,8 @@ def plot_moved(rows, title, unit):
     return viz.plot_forest(table, f"How much a choice moves {title}", unit, 0, synthetic, digits=3)
 
 
-read = reproduction.post_training_effects(run.profile, run.store)
+evaluated = run.severity_choices.metrics["choices"]
+read = [{"choice": name, **effect["mse"]} for name, effect in evaluated.items()]
 again = moved(reproduction.SEVERITY)
 groups = ["evaluated again"] * len(read) + ["trained again"] * len(again)
 rows = [row | {"group": group} for row, group in zip(read + again, groups, strict=True)]

@@ -43,7 +43,6 @@ NOT_SHOWN = {
     "explain.through_backbone": "needs a trained backbone: lesson 05",
     "reproduction.CannotRun": "what `reproduce` raises",
     "reproduction.describe_in_subprocess": "`describe_plan` in a process of its own",
-    "reproduction.post_training_effects": "needs a trained severity model: lesson 07",
     "reproduction.reproduce": "runs whole lessons: README.md",
     "shortcuts.source_probes": "fits many linear models: tests/shortcuts",
     "shortcuts.trivial_probes": "fits many linear models: tests/shortcuts",

@@ -8,7 +8,7 @@ import pytest
 
 from cxrkit.config import paths, profiles
 from cxrkit.evaluation import trained_seeds
-from cxrkit.reproduction import claims, comparisons, grid, report
+from cxrkit.reproduction import claims, grid, grid_rows, report
 from cxrkit.reproduction.grid import DIAGNOSIS, PROPOSED, SEVERITY
 from cxrkit.storage import recorded
 
@@ -35,7 +35,7 @@ def row(cell, seed, difference, key="other", metric="auc", **more):
         "difference": difference,
         "difference_low": difference - 0.002,
         "difference_high": difference + 0.002,
-        **dict.fromkeys(comparisons.COSTS, 3600.0),
+        **dict.fromkeys(grid_rows.COSTS, 3600.0),
         **more,
     }
 
@@ -44,7 +44,7 @@ def rows_of(differences, **more):
     """Rows of three seeds of every cell; the difference by the name of the cell, otherwise 0."""
     found = []
     for cell in grid.grid_cells(profiles.demo()):
-        metric = comparisons.METRICS[cell.stage][0]
+        metric = grid_rows.METRICS[cell.stage][0]
         if cell.name == PROPOSED:
             continue
         for seed, noise in enumerate(STEADY):

@@ -8,7 +8,7 @@ import psutil
 import pytest
 
 from cxrkit.config import profiles
-from cxrkit.reproduction import comparisons, dashboard, grid
+from cxrkit.reproduction import dashboard, grid, grid_rows
 from cxrkit.storage import artifacts, atomic
 
 DEMO = profiles.demo()
@@ -39,7 +39,7 @@ def row_of(cell, **more):
         "value": 0.8,
         "low": 0.7,
         "high": 0.9,
-        **dict.fromkeys(comparisons.COSTS, 1.0),
+        **dict.fromkeys(grid_rows.COSTS, 1.0),
         **more,
     }
 
@@ -119,7 +119,7 @@ def test_the_word_of_a_cell_stands_beside_it(store, tmp_path):
     for seed, noise in enumerate((-0.001, 0.0, 0.001)):
         for cell in grid.grid_cells(replace(DEMO, seed=seed)):
             if cell.name in names and cell.table == "Table 7":
-                less = dict.fromkeys(comparisons.DIFFERENCE, -0.1 + noise)
+                less = dict.fromkeys(grid_rows.DIFFERENCE, -0.1 + noise)
                 more = {} if cell.name == grid.PROPOSED else less
                 rows.append(row_of(cell, **more))
     shown = [cell for seed in (0, 1, 2) for cell in grid.grid_cells(replace(DEMO, seed=seed))]

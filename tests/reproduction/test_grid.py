@@ -24,7 +24,7 @@ from cxrkit.data import datasets
 from cxrkit.evaluation import metrics, trained_seeds
 from cxrkit.models import factory
 from cxrkit.pipeline import stages, task_data
-from cxrkit.reproduction import comparisons, ledger
+from cxrkit.reproduction import comparisons, grid_leaves, grid_rows, ledger
 from cxrkit.reproduction import grid as grid_module
 from cxrkit.reproduction.grid import DIAGNOSIS, PROPOSED, SEVERITY, Cell
 from cxrkit.storage import artifacts, recorded, remote
@@ -185,7 +185,8 @@ def test_what_is_upstream_is_what_the_key_holds():
 
 def test_what_the_grid_trains_beside_the_own_models():
     """Demo: the average-pooled backbone, a ResNet that learns findings, three SimCLR, and a model a
-    cell save for the proposed model in both tasks.
+    cell save for the proposed model in both tasks; eight begin with random weights, and have the
+    steps of a backbone.
     """
     profile = profiles.demo()
     found = grid_module.extra_trainings(replace(profile, grid=replace(profile.grid, steps=0)))
@@ -195,8 +196,8 @@ def test_what_the_grid_trains_beside_the_own_models():
     )
     assert kinds == {
         profile.severity_training.steps: models[SEVERITY],
-        profile.transformer_training.steps: models[DIAGNOSIS],
-        profile.backbone_training.steps: 2,
+        profile.transformer_training.steps: models[DIAGNOSIS] - 8,
+        profile.backbone_training.steps: 2 + 8,
         profile.grid.pretraining.steps: 3,
     }
     dry = profiles.get("paper+dry")
@@ -213,7 +214,7 @@ def test_weights_of_the_virtual_hospitals_count_in_the_budget():
     """
     profile = begins_as_virtual()
     learnt = {
-        stage: comparisons.earlier_trainings(Cell("Table 7", PROPOSED, stage, profile))
+        stage: grid_rows.earlier_trainings(Cell("Table 7", PROPOSED, stage, profile))
         for stage in (DIAGNOSIS, SEVERITY)
     }
     home = replace(profiles.demo(), seed=profile.seed)
@@ -274,7 +275,7 @@ def test_a_failed_cell_is_reported_and_the_rest_goes_on(tmp_path, images):
         "ValueError: the ViT reads pixels: it has no feature extractor"
         in found["ViT from findings"]
     )
-    rows = [comparisons.measure_cell(cell, store, grid[0]) for cell in (grid[0], grid[2])]
+    rows = [grid_rows.measure_cell(cell, store, grid[0]) for cell in (grid[0], grid[2])]
     own, other = (
         datasets.split_parts(store.read_table(cell.folder(store) / "predictions.csv"))["test"]
         for cell in (grid[0], grid[2])
@@ -398,13 +399,13 @@ def test_a_cell_that_a_worker_made_in_a_root_of_its_own_is_seen_and_measured_her
         and not leader.root.exists()
     )
     proposed, frozen = (
-        comparisons.measure_cell(grid[0], leader),
-        comparisons.measure_cell(grid[1], leader, grid[0]),
+        grid_rows.measure_cell(grid[0], leader),
+        grid_rows.measure_cell(grid[1], leader, grid[0]),
     )
-    assert (
-        proposed == comparisons.measure_cell(grid[0], worker) and proposed["seconds_before"] > 0
-    ), "the backbone's seconds count"
-    assert frozen == comparisons.measure_cell(grid[1], worker, grid[0]) and "difference" in frozen
+    assert proposed == grid_rows.measure_cell(grid[0], worker) and proposed["seconds_before"] > 0, (
+        "the backbone's seconds count"
+    )
+    assert frozen == grid_rows.measure_cell(grid[1], worker, grid[0]) and "difference" in frozen
     assert not leader.has("images", {"a": 1}) and not leader.fetch("backbone", {"a": 1}).exists()
 
 
@@ -587,7 +588,7 @@ def kill_the_busy(client, checkpoint_file, killed):
 
 
 def rows(differences, cell="ViT", table="Table 7", stage=DIAGNOSIS):
-    costs = dict.fromkeys(comparisons.COSTS, 1.0)
+    costs = dict.fromkeys(grid_rows.COSTS, 1.0)
     return [
         {
             "table": table,
@@ -640,7 +641,7 @@ def test_a_seed_without_a_difference_counts_for_the_value_alone():
     """Where what a cell is compared with failed, in one seed or in all."""
     three, one = rows([-0.02, -0.03, -0.04]), rows([-0.02])
     for row in (three[2], one[0]):
-        for name in comparisons.DIFFERENCE:
+        for name in grid_rows.DIFFERENCE:
             del row[name]
     mean, alone = comparisons.over_seeds(three), comparisons.over_seeds(one)
     assert mean.loc[0, ["seeds", "compared"]].tolist() == [3, 2] and mean.loc[
@@ -741,7 +742,7 @@ def test_an_auc_outside_0_to_1_is_refused():
     ],
 )
 def test_a_row_ends_in_one_of_four_words(differences, stage, word):
-    metric = comparisons.METRICS[stage][0]
+    metric = grid_rows.METRICS[stage][0]
     listed = [{**r, "metric": metric} for r in rows(differences, stage=stage)]
     found = comparisons.over_seeds(listed).iloc[0]
     assert found["conclusion"] == word
@@ -788,7 +789,7 @@ def test_whether_a_training_ended_flat(values, of, converged):
     history = []
     for step, value in enumerate(values, start=1):
         history.append({"step": 10 * step, "loss": 1.0} | {of: value})
-    found = comparisons.training_curve(history)
+    found = grid_rows.training_curve(history)
     assert (found["converged"], found["curve_of"]) == (converged, of)
     points = [pair.split(":") for pair in found["curve"].split()]
     assert [float(value) for _, value in points] == pytest.approx(values, abs=1e-3)
@@ -797,11 +798,11 @@ def test_whether_a_training_ended_flat(values, of, converged):
 
 def test_a_long_curve_is_thinned_and_a_short_one_says_nothing():
     history = [{"step": step, "loss": 1 / step} for step in range(1, 1001)]
-    curve = comparisons.training_curve(history)["curve"].split()
-    assert len(curve) == comparisons.MOST_POINTS and curve[-1].startswith("1000:")
-    assert comparisons.training_curve(history[:3]) == {}
+    curve = grid_rows.training_curve(history)["curve"].split()
+    assert len(curve) == grid_rows.MOST_POINTS and curve[-1].startswith("1000:")
+    assert grid_rows.training_curve(history[:3]) == {}
     gone = [{"step": step, "loss": None} for step in range(1, 9)]
-    assert comparisons.training_curve(gone) == {}
+    assert grid_rows.training_curve(gone) == {}
 
 
 @pytest.mark.parametrize(
@@ -820,7 +821,7 @@ def test_a_cell_converged_where_every_seed_did(flags, word):
             row["converged"] = flag
     found = comparisons.over_seeds(listed).iloc[0]
     assert found["training"] == word
-    note = comparisons.training_note(found)
+    note = grid_leaves.training_note(found)
     assert note.startswith("at chance") == (word != "not converged") or "at chance" in note
     assert ("unknown" in note) == (word == "no curve kept")
 
@@ -888,4 +889,4 @@ def test_cells_of_other_films_are_not_compared(tmp_path):
             }
         ).to_csv(folder / "predictions.csv")
     with pytest.raises(ValueError, match="ViT and proposed were not evaluated on the same images"):
-        comparisons.compare_cells(b, a, artifacts.Store(tmp_path))
+        grid_rows.compare_cells(b, a, artifacts.Store(tmp_path))

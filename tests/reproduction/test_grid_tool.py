@@ -8,7 +8,7 @@ import grid as tool
 import pytest
 
 from cxrkit.config import profiles
-from cxrkit.reproduction import comparisons, environment
+from cxrkit.reproduction import environment, grid_rows
 from cxrkit.reproduction import grid as grid_module
 from cxrkit.reproduction.grid import DIAGNOSIS, PROPOSED
 from cxrkit.storage import artifacts, recorded
@@ -48,7 +48,7 @@ def grid(monkeypatch):
                 raise FileNotFoundError("predictions.csv")
             gap = {}
             if against not in (None, cell):
-                gap = dict.fromkeys(comparisons.DIFFERENCE, 0.1)
+                gap = dict.fromkeys(grid_rows.DIFFERENCE, 0.1)
             return {
                 "profile": "demo",
                 "table": cell.table,
@@ -59,12 +59,12 @@ def grid(monkeypatch):
                 "against": cell.against,
                 "metric": "auc",
                 **dict.fromkeys(("value", "low", "high"), 0.8),
-                **dict.fromkeys(comparisons.COSTS, 1.0),
+                **dict.fromkeys(grid_rows.COSTS, 1.0),
                 **gap,
             }
 
         monkeypatch.setattr(grid_module, "run_cells", run)
-        monkeypatch.setattr(comparisons, "measure_cell", measure)
+        monkeypatch.setattr(grid_rows, "measure_cell", measure)
         status = tool.main(["ResNet", "--seeds", "0", "--task", "diagnosis"])
         return status, {row["cell"]: row for row in recorded.read_result("grid")["rows"]}
 
