@@ -36,6 +36,16 @@ LABELS = {
 }
 
 
+# the films of `classroom`: (dataset, diagnosis) -> how many
+CLASSROOM = {
+    ("hannover", "covid19"): 20,
+    ("kermany", "normal"): 10,
+    ("kermany", "other_infection"): 10,
+    ("nih_cxr14", "normal"): 10,
+    ("nih_cxr14", "other_infection"): 10,
+}
+
+
 def manifest_rows(spec: schema.Manifest, table: pd.DataFrame) -> pd.DataFrame:
     """Rows of the prepared copy as rows of the manifest.
 
@@ -78,6 +88,46 @@ def manifest_rows(spec: schema.Manifest, table: pd.DataFrame) -> pd.DataFrame:
     return rows.drop(columns=left_out).sort_values("path")
 
 
+def classroom_rows() -> pd.DataFrame:
+    """Rows of `classroom`: of CLASSROOM's datasets, one film of each patient.
+
+    Films of the test split come first, then by name.
+
+    Raises:
+        ValueError: a dataset has too few patients.
+    """
+    parts, taken = [], set()
+    for (name, diagnosis), count in CLASSROOM.items():
+        spec, table = schema.load(name), manifests.image_list(name)
+        if "findings" in table:
+            sick = table["findings"].str.lower().str.contains("pneumonia")
+            table = table[sick == (diagnosis != "normal")]
+        table = table.assign(later=table["split"] != "test").sort_values(["later", "path"])
+        table = table[~table["group_id"].isin(taken)].drop_duplicates("group_id").head(count)
+        taken |= set(table["group_id"])
+        if len(table) < count:
+            raise ValueError(f"{name}: {len(table)} patients with {diagnosis}, not {count}")
+        file = table["path"].map(posixpath.basename)
+        parts.append(
+            pd.DataFrame(
+                {
+                    "path": "images/" + name + "_" + file,
+                    "source": next(iter(spec.sources)),
+                    "source_path": table.get("source_path", file).replace("", pd.NA).fillna(file),
+                    "sha256": table["sha256"],
+                    "sha256_source": table.get("sha256_source", ""),
+                    "bytes": table["bytes"],
+                    "prepared": table.get("prepared", ""),
+                    "group_id": table["group_id"],
+                    "split": table["split"],
+                    "view": table.get("view", spec.constants.get("view", "")),
+                    "diagnosis": diagnosis,
+                }
+            )
+        )
+    return pd.concat(parts).sort_values("path")
+
+
 def main() -> None:
     """Write the CSV of each source of the copy and say how many bytes it has."""
     parser = argparse.ArgumentParser(
@@ -88,9 +138,15 @@ def main() -> None:
     for name in LABELS:
         table = pd.read_csv(options.copy / name / "labels.csv", dtype=str)
         rows = manifest_rows(schema.load(name), table)
-        text = rows.to_csv(index=False, lineterminator="\n")
-        write_atomic(schema.manifest_dir() / f"{name}.csv", text)
-        print(f"{name}: {len(table)} images, {len(text)} bytes")
+        write(name, rows)
+    write("classroom", classroom_rows())
+
+
+def write(name: str, rows: pd.DataFrame) -> None:
+    """Write the CSV of a dataset and say how many bytes it has."""
+    text = rows.to_csv(index=False, lineterminator="\n")
+    write_atomic(schema.manifest_dir() / f"{name}.csv", text)
+    print(f"{name}: {len(rows)} images, {len(text)} bytes")
 
 
 if __name__ == "__main__":

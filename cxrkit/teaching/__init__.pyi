@@ -1,3 +1,4 @@
+from .classroom import classroom_films as classroom_films
 from .exercises import Exercise as Exercise
 from .exercises import Outcome as Outcome
 from .exercises import check as check
@@ -21,6 +22,7 @@ __all__ = [
     "Observation",
     "Outcome",
     "check",
+    "classroom_films",
     "glossary",
     "draw_marks",
     "list_exercises",

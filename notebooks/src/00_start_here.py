@@ -56,7 +56,7 @@ import pandas as pd
 from scipy import ndimage
 
 from cxrkit import Run, data, simulation, viz
-from cxrkit.teaching import check, glossary, hint, what_to_see  # noqa: F401
+from cxrkit.teaching import check, classroom_films, glossary, hint, what_to_see  # noqa: F401
 
 run = Run(profile, out)
 print(
@@ -373,6 +373,25 @@ viz.explore(
 # **What you should have seen.** A film as the other lessons find it, and with *truth* on its lungs, its lesion and its zones. Switch the truth off first,
 # look for the lesion, and only then switch it on again.
 #
+# ## The same on real films
+#
+# `cxrkit data fetch classroom` gets 60 films that may be shown to a class, each from its public address: 20 normal, 20 pneumonia, 20 COVID-19.
+# Where they are, they stand here. Before you compare: the COVID-19 films come from one hospital, and half of the others show children.
+
+# %%
+real = classroom_films()
+if real is not None:
+    shown = [real[real.diagnosis == name].iloc[::5] for name in data.DIAGNOSES]
+    pictures = [[data.load_image(path).pixels for path in part.path] for part in shown]
+    names = [name.replace("_", "\n") for name in data.DIAGNOSES]
+    sheet = viz.plot_sheet(pictures, names, [""] * len(pictures[0]), "Real films", synthetic=False)
+    display(viz.stamp(sheet, "real films, research and teaching only"))
+    what_to_see(
+        f"{len(real)} real films. What tells the rows apart is not the disease alone: age, machine "
+        "and frame differ from source to source. A model may learn those (lesson 08)."
+    )
+
+# %% [markdown]
 # ## Exercises
 #
 # `check` says right, or what is wrong; `hint("00.1")` helps, a little more each time (three times).
