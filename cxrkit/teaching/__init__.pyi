@@ -1,4 +1,4 @@
-from .classroom import classroom_films as classroom_films
+from .classroom import classroom_images as classroom_images
 from .exercises import Exercise as Exercise
 from .exercises import Outcome as Outcome
 from .exercises import check as check
@@ -22,7 +22,7 @@ __all__ = [
     "Observation",
     "Outcome",
     "check",
-    "classroom_films",
+    "classroom_images",
     "glossary",
     "draw_marks",
     "list_exercises",

@@ -11,7 +11,7 @@ from cxrkit.data import manifests
 NAME = "classroom"
 
 
-def classroom_films(root: str | Path | None = None) -> pd.DataFrame | None:
+def classroom_images(root: str | Path | None = None) -> pd.DataFrame | None:
     """The films of the classroom set that are here; without any, it says how to get them.
 
     Args:

@@ -56,7 +56,7 @@ import pandas as pd
 from scipy import ndimage
 
 from cxrkit import Run, data, simulation, viz
-from cxrkit.teaching import check, classroom_films, glossary, hint, what_to_see  # noqa: F401
+from cxrkit.teaching import check, classroom_images, glossary, hint, what_to_see  # noqa: F401
 
 run = Run(profile, out)
 print(
@@ -379,7 +379,7 @@ viz.explore(
 # Where they are, they stand here. Before you compare: the COVID-19 films come from one hospital, and half of the others show children.
 
 # %%
-real = classroom_films()
+real = classroom_images()
 if real is not None:
     shown = [real[real.diagnosis == name].iloc[::5] for name in data.DIAGNOSES]
     pictures = [[data.load_image(path).pixels for path in part.path] for part in shown]

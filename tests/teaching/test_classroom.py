@@ -8,7 +8,7 @@ import pytest
 
 from cxrkit.cli import main
 from cxrkit.data import manifests, schema
-from cxrkit.teaching import classroom_films
+from cxrkit.teaching import classroom_images
 
 SOURCES = ("hannover", "kermany", "nih_cxr14")
 
@@ -47,7 +47,7 @@ def test_its_diagnoses_are_those_of_the_datasets():
 
 
 def test_without_films_it_says_how_to_get_them(tmp_path, capsys):
-    assert classroom_films(tmp_path) is None
+    assert classroom_images(tmp_path) is None
     assert "run `cxrkit data fetch classroom`" in capsys.readouterr().out
 
 
@@ -56,7 +56,7 @@ def test_the_films_that_are_here_are_found(tmp_path):
     for path in first:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         Path(path).write_bytes(b"film")
-    assert classroom_films(tmp_path)["path"].tolist() == list(first)
+    assert classroom_images(tmp_path)["path"].tolist() == list(first)
 
 
 @pytest.mark.integration
@@ -69,4 +69,4 @@ def test_it_is_fetched_and_verified(mirror, tmp_path):
     arguments = ["data", "fetch", "classroom", "--mirror", str(copy.parent)]
     with pytest.raises(SystemExit) as end:
         main([*arguments, "--root", str(tmp_path / "data")])
-    assert end.value.code == 0 and len(classroom_films(tmp_path / "data")) == 60
+    assert end.value.code == 0 and len(classroom_images(tmp_path / "data")) == 60
