@@ -8,6 +8,7 @@ says.
 
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from cxrkit.config.vocabulary import FRAMINGS
 from cxrkit.evaluation.localisation import MEASURES
 from cxrkit.evaluation.summaries import value_text
 from cxrkit.pipeline import stages
-from cxrkit.reproduction import claims, runner
+from cxrkit.reproduction import claims, comparisons, grid, runner
+from cxrkit.reproduction.grid_rows import DIFFERENCE
 from cxrkit.shortcuts.within_source import comparison_table
 from cxrkit.storage import locations
 from cxrkit.storage.artifacts import key
@@ -501,6 +503,33 @@ def removal() -> list[str]:
     ]
 
 
+def baselines() -> list[str]:
+    """Rows of Table 7 that are of the present settings, however many seeds of them there are."""
+    demo = profiles.demo()
+    keys = set()
+    for seed in demo.grid.seeds:
+        keys |= {cell.key for cell in grid.grid_cells(replace(demo, seed=seed))}
+    rows = [row for row in read_result("grid")["rows"] if row["key"] in keys]
+    rows = [row for row in rows if row["table"] == "Table 7"]
+    head = ("model", "seeds", "AUC", "minus the proposed model", "steps", "training", "minutes")
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    if not rows:
+        return [*lines, "| none yet |" + " |" * (len(head) - 1)]
+    for row in comparisons.over_seeds(rows).to_dict("records"):
+        own = row["cell"] == grid.PROPOSED
+        cells = (
+            f"**{row['cell']}**" if own else row["cell"],
+            f"{row['seeds']}",
+            _triple([row["value"], row["low"], row["high"]], 3),
+            "" if own else _triple([row[name] for name in DIFFERENCE], 3),
+            f"{row['steps']:.0f}",
+            row["training"],
+            f"{row['seconds'] / 60:.0f}",
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
 def attention_pays() -> list[str]:
     """Models of the same true tokens over arrangement and training films."""
     path = ROOT / "docs" / "lab" / "attention_pays.json"
@@ -595,6 +624,7 @@ TABLES: dict[tuple[str, str], Callable[[], list[str]]] = {
     ("docs/predict.md", "usable"): usable,
     ("docs/site.md", "figures"): site_figures,
     ("docs/explain.md", "removal"): removal,
+    ("docs/virtual_hospitals.md", "baselines"): baselines,
     ("docs/severity.md", "designs"): severity_designs,
     ("docs/severity.md", "external hospitals"): severity_external,
     ("docs/severity.md", "priors"): severity_priors,
