@@ -55,6 +55,16 @@ class Schematic:
             'marker-end="url(#head)"/>'
         )
 
+    def line(
+        self, points: Sequence[tuple[float, float]], colour: str, dashed: bool = False
+    ) -> None:
+        """A line along the points."""
+        path = " ".join(f"{x:g},{y:.1f}" for x, y in points)
+        dashes = ' stroke-dasharray="6 4"' if dashed else ""
+        self.parts.append(
+            f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"{dashes}/>'
+        )
+
     def grid(self, x: float, y: float, side: float, cells: int, dark: Sequence[int] = ()) -> None:
         """A square grid of cells at (x, y); the cells numbered in `dark` are filled."""
         step = side / cells

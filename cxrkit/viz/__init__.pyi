@@ -21,6 +21,7 @@ from .overlays import plot_severity as plot_severity
 from .overlays import plot_styles as plot_styles
 from .overlays import plot_zone_lines as plot_zone_lines
 from .sliders import explore as explore
+from .sliders import run_on_click as run_on_click
 from .style import BLUE as BLUE
 from .style import GREEN as GREEN
 from .style import ORANGE as ORANGE
@@ -90,6 +91,7 @@ __all__ = [
     "plot_sweep",
     "plot_zone_lines",
     "roc_curve",
+    "run_on_click",
     "show_image",
     "show_zones",
     "source_class_table",

@@ -26,7 +26,7 @@ import pandas as pd
 import torch
 
 from cxrkit import Run, data, evaluation, models, reproduction, tasks, viz
-from cxrkit.teaching import check, hint, what_to_see  # noqa: F401
+from cxrkit.teaching import check, hint, schematic, train_yourself, what_to_see  # noqa: F401
 
 run = Run(profile, out, mirror)
 # what follows needs truth, which only virtual films have
@@ -142,6 +142,9 @@ print(inspect.getsource(models.Classifier.forward))
 # %% [markdown]
 # One stage call trains it on PA and AP films of three hospitals, or loads it: those of the severity ward, and the COVID-19 and normal films
 # of the diagnosis ward. No lesion is shown to it.
+#
+# **Train it yourself, 60 seconds.** The curve below is stored. The button trains the same model, from the classifier of lesson 04 on, with
+# some of the films, and draws its losses on them and on validation films.
 
 # %%
 result, model, task = run.severity.metrics, run.severity.model, run.severity.task
@@ -152,10 +155,13 @@ synthetic = predictions.dataset.eq("virtual").all()
 history = run.severity.history
 title = "Loss on six values while training"
 display(viz.plot_history({"severity": history}, title, synthetic=synthetic))
-what_to_see(
+seen = what_to_see(
     f"The loss goes from {history[0]['loss']:.2f} to {history[-1]['loss']:.2f}.",
     "These are the films that it trains on. Whether it has learnt anything of use, only other films say.",
 )
+weights = (run.backbone.model.state_dict(), run.diagnosis("PA").model.state_dict())
+weights = weights if run.profile.choices.severity_start == "classifier" else weights[:1]
+display(seen, train_yourself(task, run.severity_images, model, weights))
 
 # %% [markdown]
 # ## Tokens decide, pixels place

@@ -283,7 +283,9 @@ def test_scores_agree_with_the_metrics_of_one_table(columns):
 
 def test_the_second_reader_stands_beside_a_constant_at_both_readings_of_a_zone():
     """Two films: (2, 1, 0, ...) and nothing; the second reader calls the first zone 1."""
-    table = pd.DataFrame(0.0, index=range(3), columns=[*BRIXIA, *SECOND])
+    table = pd.DataFrame(0.0, index=range(3), columns=[*BRIXIA, *SECOND]).assign(
+        **dict.fromkeys(ZONES, np.nan)
+    )
     table.loc[0, list(BRIXIA[:2])] = 2.0, 1.0
     table.loc[0, SECOND[0]] = 1.0
     table.loc[2, list(SECOND)] = np.nan  # one reader alone: left out
