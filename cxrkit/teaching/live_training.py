@@ -70,7 +70,8 @@ def draw_curves(train: Sequence[Point], val: Sequence[Point], reference: float) 
     left, below = EDGE
     page = Schematic(width, height, "Loss while you train")
     last = max([step for step, _ in [*train, *val]] + [1])
-    top = 1.1 * max([loss for _, loss in [*train, *val]] + [reference])
+    peak = max([loss for _, loss in [*train, *val]] + [reference])
+    top = 1.2 * peak
 
     def place(step: float, loss: float) -> tuple[float, float]:
         return left + (width - left - 160) * step / last, (height - below) * (1 - loss / top)
@@ -79,7 +80,8 @@ def draw_curves(train: Sequence[Point], val: Sequence[Point], reference: float) 
     page.line([place(0, reference), place(last, reference)], "#666666", dashed=True)
     for points, colour in ((train, BLUE), (val, ORANGE)):
         page.line([place(*point) for point in points], colour)
-    for value in (0, top / 2, top / 1.1):
+    page.text(left + 8, 10, "loss", 12, "start")
+    for value in (0, peak / 2, peak):
         page.text(left - 6, place(0, value)[1], f"{value:.2g}", 12, "end")
     page.text(place(last / 2, 0)[0], height - 12, f"step, 0 to {last}", 12)
     names = (("training", BLUE), ("validation", ORANGE), ("reference model,", "#666666"))

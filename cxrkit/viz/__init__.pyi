@@ -16,6 +16,7 @@ from .overlays import plot_attention as plot_attention
 from .overlays import plot_findings as plot_findings
 from .overlays import plot_markers as plot_markers
 from .overlays import plot_masks as plot_masks
+from .overlays import plot_methods as plot_methods
 from .overlays import plot_saliency as plot_saliency
 from .overlays import plot_severity as plot_severity
 from .overlays import plot_styles as plot_styles
@@ -80,6 +81,7 @@ __all__ = [
     "plot_markers",
     "plot_masks",
     "plot_matrix",
+    "plot_methods",
     "plot_model_lines",
     "plot_roc",
     "plot_saliency",

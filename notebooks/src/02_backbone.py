@@ -513,18 +513,14 @@ if run.recorded("seeds_backbone"):
 # ## The corpus
 #
 # What goes on to the transformer is not the ten answers but the map before them, here 8x8 cells of 184 features, in the paper 16x16 of
-# 1,024. Eight of its channels, those that vary most on this film:
+# 1,024. Four of its channels, those that vary most on this film:
 
 # %% tags=["report", "story"]
 features = output["features"][0].numpy()  # (C, h, w)
-most = features.std(axis=(1, 2)).argsort()[::-1][:8]
+most = features.std(axis=(1, 2)).argsort()[::-1][:4]
 heats = features[most] / features[most].max(axis=(1, 2), keepdims=True)
-figure, axes = viz.grid(
-    2,
-    4,
-    size=2.1,
-    title=f"Eight of {len(features)} channels of the corpus, each to its own maximum",
-)
+title = f"Four of {len(features)} channels of the corpus, each to its own maximum"
+figure, axes = viz.grid(1, 4, size=3.8, title=title)
 for axis, channel, heat in zip(axes.ravel(), most, heats, strict=True):
     drawn = viz.overlay_map(axis, images[0], heat, f"channel {channel}", top=1)
 figure.colorbar(drawn, ax=axes, shrink=0.8, label="feature (0 to its maximum)")

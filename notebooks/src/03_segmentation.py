@@ -43,9 +43,13 @@ run = Run(profile, out, mirror)
 # %%
 task = run.segmenter.task
 table = tasks.segmentation.assign_roles(run.profile, run.segmenter_images)
-pd.crosstab(table["role"].replace("", "not used"), table["diagnosis"])
+display(pd.crosstab(table["role"].replace("", "not used"), table["diagnosis"]))
+schematic("adain")
 
 # %% [markdown]
+# **What you should have seen.** Upper line: the image loses its own contrast and takes a new one. Lower line: two numbers for each channel say
+# which. They do not depend on the place in the image, so no edge can move.
+#
 # ## AdaIN in five lines
 #
 # Instance normalisation gives every channel of every image mean 0 and standard deviation 1: contrast and brightness are forgotten, shapes
@@ -95,8 +99,11 @@ viz.plot_steps(grey, [f"gamma {g}, beta {b}" for g, b in styles], "One film, fiv
 print(inspect.getsource(models.Generator.forward))
 print(inspect.getsource(tasks.segmentation.teacher_logits))
 print(inspect.getsource(models.Generator.segment))
+schematic("distillation")
 
 # %% [markdown]
+# **What you should have seen.** One generator stands twice in the upper way. The lower way is shorter, and never sees a mask of an abnormal film.
+#
 # Training is a game in two stages. **Stage 1**: a *discriminator* learns to tell real films of a domain from made ones, the generator to
 # fool it, and a film that goes there and *back* must come back (`cycle`). At the same time the generator segments the lungs of normal films.
 # **Stage 2**: the *teacher* makes an abnormal film normal and segments its lungs; the *student* learns to segment the same in one pass, with a
@@ -188,12 +195,9 @@ def carried(number, steps):
 
 
 # %% tags=["report", "story"]
-steps = (0.0, 0.5, 1.0)
-
-
 def slide(number, style):
-    images = carried(number, (*steps, style))
-    names = ["abnormal", "half way", "normal", f"style {style:.1f}"]
+    images = carried(number, (0.0, 1.0, style))
+    names = ["abnormal", "normal", f"style {style:.1f}"]
     return viz.plot_styles(
         inputs[number, 0].numpy(),
         images,
@@ -202,7 +206,7 @@ def slide(number, style):
     )
 
 
-display(slide(0, 1.0))
+display(slide(0, 0.5))
 apart = np.abs(np.diff(carried(0, (0.0, 1.0)), axis=0)).mean() * 127.5
 what_to_see(
     f"From the style of ill films to that of normal ones the film changes by {apart:.1f} grey levels of "
@@ -210,13 +214,13 @@ what_to_see(
 )
 
 # %%
-viz.explore(slide, start={"style": 1.0}, number=list(range(len(samples))), style=(-0.5, 1.5, 0.1))
+viz.explore(slide, start={"style": 0.5}, number=list(range(len(samples))), style=(-0.5, 1.5, 0.1))
 
 # %% [markdown]
 # ## Under-segmentation, seen
 #
 # Of the 40 test films with the densest lungs, the six on which the U-Net trained on normal lungs does *worst*. They were chosen to show its
-# failure; beside it any other network looks good. Therefore go by the table of all films below, not by these. Lungs as rendered (the truth of the
+# failure; beside it any other network looks good. Therefore go by the table of all films below, not by these. The three worst are shown. Lungs as rendered (the truth of the
 # virtual hospitals), as segmented by that U-Net, and by the AdaIN student, which has seen no mask of an abnormal lung either.
 
 # %% tags=["report", "story"]
@@ -228,7 +232,8 @@ lungs = {
     "AdaIN student": task.segment(student, samples),
 }
 shares = [f"{100 * share:.0f} % opaque" for share in worst["opaque"]]
-display(viz.plot_masks(images, lungs, shares, "Lungs full of pneumonia"))
+first = {name: masks[:3] for name, masks in lungs.items()}
+display(viz.plot_masks(images[:3], first, shares[:3], "Lungs full of pneumonia"))
 six = predictions[predictions["path"].isin(worst["path"])].groupby("network")["missed"].mean()
 what_to_see(
     f"Of the lesions of these six films the U-Net leaves out {six['unet_normal']:.0%}, the student "

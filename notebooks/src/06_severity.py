@@ -72,14 +72,13 @@ what_to_see(
 torch.manual_seed(0)
 toy_map, toy_lungs = torch.rand(1, 1, 12, 8).round(decimals=1), np.zeros((1, 12, 8), bool)
 toy_lungs[0, :, 1:4] = toy_lungs[0, :, 5:7] = True
-pd.DataFrame(
-    data.roi_pool(toy_map, toy_lungs)[0].numpy(),
-    ["upper", "middle", "lower"],
-    ["patient's right", "patient's left"],
-)
+array = data.roi_pool(toy_map, toy_lungs)[0].numpy()
+sides = ["patient's right", "patient's left"]
+display(pd.DataFrame(array, ["upper", "middle", "lower"], sides))
+schematic("zones")
 
 # %% [markdown]
-# With $M$ the map and $Z_{ij}$ the pixels of the zone in line $i$ on side $j$, the array is $a_{ij} = \max_{p \in Z_{ij}} M_p$.
+# **What you should have seen.** Of each zone of the map one value is left, the largest. With $M$ the map and $Z_{ij}$ the pixels of the zone in line $i$ on side $j$, the array is $a_{ij} = \max_{p \in Z_{ij}} M_p$.
 #
 # ### Exercise 06.1 (core): ROI max-pooling
 #
@@ -275,10 +274,10 @@ for site, part in sites.items():
         for name, one in found_at.items()
     }
     table[site][constant] = f"{part['constant']['mse']['value']:.2f}"
-for row in reproduction.paper_rows():
-    if row.table == "Table 6":
-        line = table.setdefault(f"the paper: {row.hospital}", {})
-        line[row.key.split(".")[-1].upper()] = row.paper
+for each in reproduction.paper_rows():
+    if each.table == "Table 6":
+        line = table.setdefault(f"the paper: {each.hospital}", {})
+        line[each.key.split(".")[-1].upper()] = each.paper
         if {"MSE", "R2"} <= set(line):
             line[constant] = f"{float(line['MSE']) / (1 - float(line['R2'])):.2f}"
 display(pd.DataFrame(table).T)
