@@ -164,8 +164,8 @@ display(seen, train_yourself(task, normal, unet))
 # %% [markdown]
 # ## The same chest, carried to normal and back
 #
-# The style slider: 0 is a style of the abnormal domain, 1 one of the normal domain. The lower row shows what changed. After so
-# short a training expect little: the film comes out with faint blocks, the columns differ by little, and the opacity stays. That agrees
+# The style slider: 0 is a style of the abnormal domain, 1 one of the normal domain; a style between them was never trained. The lower row
+# shows what changed. After so short a training expect little: the film comes out with blocks, and the opacity stays. That agrees
 # with a discriminator that guesses.
 #
 # A trap on the way: the style comes from a small network (*mapping network*) that turns a list of numbers (*latent*) into the means and spreads of
