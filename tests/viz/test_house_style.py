@@ -178,6 +178,7 @@ FIGURES = {
     "plot_masks": lambda: overlays.plot_masks(
         FILM[None].repeat(3, 0), {k: LUNG[None].repeat(3, 0) for k in "abc"}, list("abc"), "t"
     ),
+    "plot_steps": lambda: style.plot_steps([FILM] * 4, list("abcd"), "t"),
     "plot_styles": lambda: overlays.plot_styles(FILM, FILM[None].repeat(3, 0), list("abc"), "t"),
 }
 
