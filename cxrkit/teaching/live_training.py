@@ -99,7 +99,7 @@ class LiveTraining:
         task: its loss, first weights and images.
         table: images with `split` and `external`; those of train and val are used.
         reference: the finished model.
-        initial_weights: state dicts that the model begins with.
+        initial_weights: called at the click, gives state dicts that the model begins with.
         seconds: that it may train; reading the images comes before.
         images: that train, drawn at random; half as many validate.
 
@@ -114,7 +114,7 @@ class LiveTraining:
         task: Task,
         table: pd.DataFrame,
         reference: nn.Module,
-        initial_weights: Sequence[State],
+        initial_weights: Callable[[], Sequence[State]],
         seconds: float,
         images: int,
     ) -> None:
@@ -132,7 +132,7 @@ class LiveTraining:
     def run(self, show: Show, stopped: Stopped) -> None:
         """Read the images, train until the time is up or `stopped()`, show curves meanwhile."""
         self.train, self.val = [], []
-        model = self.task.initialise(self.initial_weights).to(device_of(self.reference))
+        model = self.task.initialise(self.initial_weights()).to(device_of(self.reference))
         self.model = model
         with contextlib.suppress(_OutOfTime):
             data = self._read(model, show, stopped)
@@ -228,7 +228,7 @@ def train_yourself(
     task: Task,
     table: pd.DataFrame,
     reference: nn.Module,
-    initial_weights: Sequence[State] = (),
+    initial_weights: Callable[[], Sequence[State]] = tuple,
     seconds: float = SECONDS,
     images: int = IMAGES,
 ) -> Box:

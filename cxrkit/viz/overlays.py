@@ -53,7 +53,7 @@ def _first(i: int, text: str) -> str:
     return text if i == 0 else ""
 
 
-def _film_panels(
+def _image_panels(
     count: int, title: str, columns: int = IN_ROW, size: float = SIDE
 ) -> tuple[Figure, list[Axes]]:
     """A figure of panels in rows of `columns`; those that are left over are taken away."""
@@ -176,13 +176,13 @@ def plot_methods(
         lesion: bool (S, S), outlined in blue.
         stamped: what the images are, for the corner of the figure.
     """
-    figure, (film, *panels) = _film_panels(len(names) + 1, title)
-    show_image(film, image, "film")
+    figure, (plain, *panels) = _image_panels(len(names) + 1, title)
+    show_image(plain, image, "film")
     if lesion is not None:
-        outline_mask(film, lesion, SKY, TRUE)
+        outline_mask(plain, lesion, SKY, TRUE)
     for axis, heat, name in zip(panels, np.asarray(maps), names, strict=True):
         shown = overlay_map(axis, image, heat, name, lesion)
-    figure.colorbar(shown, ax=[film, *panels], shrink=0.5, label="0 to the map's maximum")
+    figure.colorbar(shown, ax=[plain, *panels], shrink=0.5, label="0 to the map's maximum")
     legend_below(figure)
     return stamp(figure, stamped)
 
@@ -212,7 +212,7 @@ def plot_attention(
     heads = [*attention, attention.mean(0)]
     side = image.shape[0] / attention.shape[1]
     edge = image.shape[0] - 0.5
-    figure, panels = _film_panels(len(heads) + 1, title, columns=3)
+    figure, panels = _image_panels(len(heads) + 1, title, columns=3)
     first, *others = panels
     show_image(first, image, "the class token looks" if cell is None else "the framed cell looks")
     for i, (axis, head) in enumerate(zip(others, heads, strict=True)):
@@ -257,7 +257,7 @@ def plot_findings(
         title: above all.
         stamped: what the images are, for the corner of the figure.
     """
-    figure, panels = _film_panels(len(names), title)
+    figure, panels = _image_panels(len(names), title)
     for k, (axis, name) in enumerate(zip(panels, names, strict=True)):
         mask = None if truth is None else truth[k]
         shown = overlay_map(axis, image, maps[k], f"{name}: {probabilities[k]:.2f}", mask, top=1)

@@ -373,6 +373,8 @@ def plot_steps(
     for axis in axes[1]:
         axis.set_ylim(0, highest)
     axes[1, 0].set_ylabel("share of pixels")
+    for axis in axes[1, 1:]:  # the scale is that of the first
+        axis.tick_params(labelleft=False)
     figure.suptitle(title)
     return stamp(figure, stamped)
 

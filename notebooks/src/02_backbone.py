@@ -266,8 +266,9 @@ seen = what_to_see(
     "network can learn its training films by heart (*over-fitting*), and only films that it never "
     "saw can show it: the larger the second number is beside the first, the more of that there is.",
 )
-frozen = (model.state_dict(),) if run.profile.backbone.frozen else ()
-display(seen, train_yourself(run.backbone.task, table, model, frozen))
+frozen = run.profile.backbone.frozen  # then it keeps these features
+start = [model.state_dict()] if frozen else []
+display(seen, train_yourself(run.backbone.task, table, model, lambda: start))
 
 # %% [markdown]
 # ## Evaluated on hospitals never seen

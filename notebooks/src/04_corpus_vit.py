@@ -244,8 +244,8 @@ pd.DataFrame(
 title, score = "Training on the internal hospitals", "macro AUC on validation"
 histories = {view: result.history for view, result in results.items()}
 display(viz.plot_history(histories, title, score, synthetic))
-pa_films, weights = tasks.diagnosis.of_view(images, "PA"), run.backbone.model.state_dict()
-train_yourself(results["PA"].task, pa_films, results["PA"].model, (weights,))
+pa, table = results["PA"], tasks.diagnosis.of_view(images, "PA")
+train_yourself(pa.task, table, pa.model, lambda: [run.backbone.model.state_dict()])
 
 # %% [markdown]
 # **What you should have seen.** The loss falls quickly, then slowly; the score on patients of other films follows it. The weights that count are

@@ -158,9 +158,16 @@ seen = what_to_see(
     f"The loss goes from {history[0]['loss']:.2f} to {history[-1]['loss']:.2f}.",
     "These are the films that it trains on. Whether it has learnt anything of use, only other films say.",
 )
-weights = (run.backbone.model.state_dict(), run.diagnosis("PA").model.state_dict())
-weights = weights if run.profile.choices.severity_start == "classifier" else weights[:1]
-display(seen, train_yourself(task, run.severity_images, model, weights))
+
+
+def first_weights():
+    weights = [run.backbone.model.state_dict()]
+    if run.profile.choices.severity_start == "classifier":
+        weights.append(run.diagnosis("PA").model.state_dict())
+    return weights
+
+
+display(seen, train_yourself(task, run.severity_images, model, first_weights))
 
 # %% [markdown]
 # ## Tokens decide, pixels place

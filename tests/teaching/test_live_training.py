@@ -61,12 +61,12 @@ def numbers():
     return pd.DataFrame({"x": x, "y": 2 * x, "split": split, "external": split == "test"})
 
 
-def button(seconds, task=Slope):
+def button(seconds, task=Slope, weights=tuple):
     reference = nn.Linear(1, 1)
     nn.init.constant_(reference.weight, 2.0)
     nn.init.constant_(reference.bias, 0.1)
     task = task(profiles.demo(), device=torch.device("cpu"))
-    return teaching.train_yourself(task, numbers(), reference, seconds=seconds, images=16)
+    return teaching.train_yourself(task, numbers(), reference, weights, seconds, images=16)
 
 
 def end(box):
@@ -77,7 +77,7 @@ def end(box):
 
 def test_nothing_is_trained_before_the_click():
     threads = threading.active_count()
-    box = button(60)
+    box = button(60, weights=lambda: pytest.fail("the weights were asked for"))
     assert box.thread is None and box.training.model is None and box.picture.value == ""
     assert threading.active_count() == threads
     assert box.start.description == "Train it yourself, 60 seconds"
@@ -109,6 +109,14 @@ def test_it_can_be_stopped_and_started_again():
         assert box.start.disabled
         box.stop.click()
         end(box)
+
+
+def test_it_begins_with_the_weights_that_it_is_given():
+    weights = {"weight": torch.tensor([[2.0]]), "bias": torch.tensor([0.0])}
+    box = button(0.2, weights=lambda: [weights])
+    box.start.click()
+    end(box)
+    assert box.training.val[0] == (0, pytest.approx(0, abs=1e-9))
 
 
 def test_an_error_is_shown_and_leaves_the_button():
