@@ -223,6 +223,11 @@ class Run:
         return makers.diagnosis_images(self.profile, self._inputs("diagnosis"))[0]
 
     @cached_property
+    def severity_images(self) -> pd.DataFrame:
+        """Images of the severity model, internal and external, with the masks of its lungs."""
+        return makers.masked_severity_images(self.profile, self._inputs("severity"))
+
+    @cached_property
     def segmenter_images(self) -> pd.DataFrame:
         """Images with a lung mask or a diagnosis, as the segmenter trains on them."""
         return makers.segmenter_images(self.profile, self._inputs("segmenter"))

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cxrkit.config.choices import OPEN_CHOICES
+from cxrkit.config.choices import OPEN_CHOICES, Choices
 from cxrkit.evaluation import linear_probe, resampling
 from cxrkit.tasks import severity
 from cxrkit.tasks.severity import SeverityTask
@@ -96,6 +96,36 @@ def compare(predictions: pd.DataFrame) -> dict[str, Any]:
         for name in compared
     }
     return out
+
+
+def second_reader_errors(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """How far two radiologists lie apart, beside a constant guess, at every reading of a zone.
+
+    Args:
+        table: images that two of them scored (`brixia_*` and `brixia2_*`); others are left out.
+
+    Returns:
+        Two rows for each threshold of a zone (choice 1): `threshold`, `guess` ("second reader" or
+        "constant guess"), and the MSE of the 0-6 score against the first radiologist as `value`,
+        `low`, `high` and `n`.
+
+    Raises:
+        ValueError: no image was scored by both.
+    """
+    rows = []
+    for threshold in OPEN_CHOICES["brixia_threshold"][1]:
+        choices = Choices(brixia_threshold=threshold)
+        first = severity.true_scores(table, choices)
+        second = severity.second_reader_scores(table, choices)
+        both = ~np.isnan(first) & ~np.isnan(second)
+        if not both.any():
+            raise ValueError("no image of the table was scored by two radiologists")
+        truth, groups = first[both], table["group_id"].to_numpy()[both]
+        constant = np.full(len(truth), truth.mean())
+        for name, guess in (("second reader", second[both]), ("constant guess", constant)):
+            mse = severity.errors(truth, guess, groups)["mse"]
+            rows.append({"threshold": threshold, "guess": name, **mse})
+    return rows
 
 
 def run(task: SeverityTask, folder: Path, inputs: Inputs) -> dict[str, Any]:

@@ -6,6 +6,8 @@ from .exercises import hint as hint
 from .exercises import list_exercises as list_exercises
 from .glossary import GLOSSARY as GLOSSARY
 from .glossary import glossary as glossary
+from .live_training import LiveTraining as LiveTraining
+from .live_training import train_yourself as train_yourself
 from .observations import Observation as Observation
 from .observations import what_to_see as what_to_see
 from .schematics import SCHEMATICS as SCHEMATICS
@@ -19,6 +21,7 @@ __all__ = [
     "GLOSSARY",
     "SCHEMATICS",
     "Exercise",
+    "LiveTraining",
     "Observation",
     "Outcome",
     "check",
@@ -29,5 +32,6 @@ __all__ = [
     "hint",
     "schematic",
     "share_on_pair",
+    "train_yourself",
     "what_to_see",
 ]

@@ -55,6 +55,16 @@ class Schematic:
             'marker-end="url(#head)"/>'
         )
 
+    def line(
+        self, points: Sequence[tuple[float, float]], colour: str, dashed: bool = False
+    ) -> None:
+        """A line along the points."""
+        path = " ".join(f"{x:g},{y:.1f}" for x, y in points)
+        dashes = ' stroke-dasharray="6 4"' if dashed else ""
+        self.parts.append(
+            f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"{dashes}/>'
+        )
+
     def grid(self, x: float, y: float, side: float, cells: int, dark: Sequence[int] = ()) -> None:
         """A square grid of cells at (x, y); the cells numbered in `dark` are filled."""
         step = side / cells
@@ -174,11 +184,110 @@ def pcam() -> Schematic:
     return page
 
 
+def adain() -> Schematic:
+    """Adaptive instance normalisation: an image forgets its contrast and takes that of a style."""
+    page = Schematic(880, 170, "Adaptive instance normalisation (AdaIN)")
+    page.box(10, 30, 90, 50, ("x", "one channel"), "data")
+    page.arrow((100, 55), (140, 55))
+    page.box(
+        140,
+        30,
+        190,
+        50,
+        ("(x - μ) / √(σ² + 10⁻⁵)", "mean 0, spread 1"),
+    )
+    page.arrow((330, 55), (420, 55))
+    page.box(420, 30, 190, 50, ("(1 + γ) · + β", "new spread, new mean"))
+    page.arrow((610, 55), (660, 55))
+    page.box(660, 30, 120, 50, ("y", "the same shapes"), "answer")
+    page.box(10, 110, 110, 50, ("latent", "random numbers"), "data")
+    page.arrow((120, 135), (170, 135))
+    page.box(170, 110, 150, 50, ("mapping network", "for each domain"), "weights")
+    page.arrow((320, 135), (420, 135))
+    page.box(420, 110, 190, 50, ("style", "γ and β of each channel"), "data")
+    page.arrow((515, 110), (515, 80))
+    return page
+
+
+def distillation() -> Schematic:
+    """The teacher segments an abnormal film by way of a normal one; the student does it at once."""
+    page = Schematic(880, 190, "Teacher and student of the AdaIN segmenter")
+    page.box(10, 70, 110, 50, ("abnormal film", "no mask known"), "data")
+    page.arrow((120, 85), (160, 50))
+    page.box(160, 20, 150, 50, ("generator", "style: normal"), "weights")
+    page.arrow((310, 45), (350, 45))
+    page.box(350, 20, 120, 50, ("normal film", "made"), "data")
+    page.arrow((470, 45), (510, 45))
+    page.box(510, 20, 150, 50, ("the same generator", "no style"), "weights")
+    page.arrow((660, 45), (700, 45))
+    page.box(700, 20, 170, 50, ("mask of the teacher", "1 x H x W"), "answer")
+    page.arrow((120, 105), (160, 145))
+    page.box(160, 120, 500, 50, ("student", "one pass, with a code of its own"), "weights")
+    page.arrow((660, 145), (700, 145))
+    page.box(700, 120, 170, 50, ("mask of the student", "1 x H x W"), "answer")
+    page.arrow((785, 70), (785, 120))
+    page.text(800, 95, "learns from", 12, "start")
+    return page
+
+
+def relevance() -> Schematic:
+    """Relevance walks back from a logit to the tokens."""
+    page = Schematic(880, 200, "Relevance walks back from a logit to the tokens")
+    forward = (("tokens", "T x D"), ("block 1", "attention A"), ("block 2", "attention A"))
+    for x, words in zip((60, 240, 440), forward, strict=True):
+        page.box(x, 25, 130, 50, words, "data" if x == 60 else "weights")
+    page.box(640, 25, 90, 50, ("head",), "weights")
+    page.box(780, 25, 90, 50, ("logit",), "answer")
+    for left, right in ((190, 240), (370, 440), (570, 640), (730, 780)):
+        page.arrow((left, 50), (right, 50))
+    page.box(780, 125, 90, 50, ("R = 1",), "data")
+    page.box(640, 125, 90, 50, ("Rᵢ of Rₒ", "linear rule"))
+    page.box(440, 125, 130, 50, ("C₂, I + C₂", "T x T"))
+    page.box(240, 125, 130, 50, ("C₁, I + C₁", "T x T"))
+    page.box(10, 125, 180, 50, ("(I + C₂)(I + C₁)", "row of the class token"), "answer")
+    for right, left in ((780, 730), (640, 570), (440, 370), (240, 190)):
+        page.arrow((right, 150), (left, 150))
+    page.arrow((825, 75), (825, 125))
+    for x in (305, 505):
+        page.arrow((x, 75), (x, 125))
+        page.text(x + 8, 100, "A: gradient times R", 11, "start")
+    return page
+
+
+def zones() -> Schematic:
+    """From the tokens to a map, six zones and the severity."""
+    page = Schematic(880, 220, "Zones and ROI max-pooling")
+    page.box(10, 90, 80, 50, ("tokens", "h x w"), "data")
+    page.arrow((90, 115), (115, 115))
+    page.box(115, 90, 120, 50, ("convolutions", "larger maps"), "weights")
+    page.arrow((235, 115), (260, 115))
+    page.box(260, 90, 130, 50, ("map M", "sigmoid, lungs only"), "data")
+    page.arrow((390, 115), (430, 115))
+    page.text(485, 22, "zones of M")
+    page.text(695, 22, "array, 3 x 2")
+    for i, row in enumerate("₁₂₃"):
+        for j, column in enumerate("₁₂"):
+            name = row + column
+            page.box(430 + 57 * j, 40 + 52 * i, 52, 46, (f"Z{name}",), "data")
+            page.box(640 + 57 * j, 40 + 52 * i, 52, 46, (f"a{name}",), "data")
+    page.arrow((541, 115), (640, 115))
+    page.text(590, 100, "max over Z", 12)
+    page.text(695, 208, "label: 0 or 1 each", 12)
+    page.arrow((751, 115), (780, 115))
+    page.box(780, 90, 95, 50, ("severity", "sum, 0 to 6"), "answer")
+    page.text(485, 208, "patient's right, left", 12)
+    return page
+
+
 SCHEMATICS: dict[str, Callable[[], Schematic]] = {
     "pipeline": pipeline,
     "one_head": one_head,
     "several_heads": several_heads,
     "pcam": pcam,
+    "adain": adain,
+    "distillation": distillation,
+    "relevance": relevance,
+    "zones": zones,
 }
 
 

@@ -16,11 +16,13 @@ from .overlays import plot_attention as plot_attention
 from .overlays import plot_findings as plot_findings
 from .overlays import plot_markers as plot_markers
 from .overlays import plot_masks as plot_masks
+from .overlays import plot_methods as plot_methods
 from .overlays import plot_saliency as plot_saliency
 from .overlays import plot_severity as plot_severity
 from .overlays import plot_styles as plot_styles
 from .overlays import plot_zone_lines as plot_zone_lines
 from .sliders import explore as explore
+from .sliders import run_on_click as run_on_click
 from .style import BLUE as BLUE
 from .style import GREEN as GREEN
 from .style import ORANGE as ORANGE
@@ -79,6 +81,7 @@ __all__ = [
     "plot_markers",
     "plot_masks",
     "plot_matrix",
+    "plot_methods",
     "plot_model_lines",
     "plot_roc",
     "plot_saliency",
@@ -90,6 +93,7 @@ __all__ = [
     "plot_sweep",
     "plot_zone_lines",
     "roc_curve",
+    "run_on_click",
     "show_image",
     "show_zones",
     "source_class_table",

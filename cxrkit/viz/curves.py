@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 LINES = (BLUE, RED, GREEN, ORANGE, PINK, SKY)  # of models or hospitals, in order
 CASCADE_COLOURS = (RED, BLUE, GREEN, ORANGE, SKY, PINK)
 PANELS_IN_ROW = 3  # of the benchmark
+MOST_INSIDE = 3  # curves of a training whose legend finds room between them
 SCORED = Mapping[str, tuple[np.ndarray, np.ndarray]]  # name -> (labels 0 or 1, scores), (n,) each
 
 
@@ -170,7 +171,10 @@ def plot_history(
         axis.set(xlabel="step", ylabel=labels[key])
         if key == "loss":
             axis.set_ylim(0, None)
-    axes[0].legend(frameon=False)
+    if len(histories) > MOST_INSIDE:
+        legend_below(figure, framed=False)
+    else:
+        axes[0].legend(frameon=False)
     return _finish(figure, title, synthetic)
 
 

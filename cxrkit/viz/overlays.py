@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from matplotlib.cm import ScalarMappable
     from matplotlib.figure import Figure
 
+SIDE = 3.8  # inches of a panel, so that a film has at least 256 px beside titles and colour bar
+IN_ROW = 4  # panels of one film
 COVER = 0.6  # opacity of a map over its film
 TINY = 1e-12  # keeps a map of zeros from being divided by zero
 SQUARE = np.array([(0, 0), (0, 1), (1, 1), (1, 0), (0, 0)])  # x, y of the corners of one cell
@@ -49,6 +51,18 @@ COVERED = 0.01  # share of a zone from which a lesion counts as in it
 def _first(i: int, text: str) -> str:
     """A title for the first row of panels only."""
     return text if i == 0 else ""
+
+
+def _image_panels(
+    count: int, title: str, columns: int = IN_ROW, size: float = SIDE
+) -> tuple[Figure, list[Axes]]:
+    """A figure of panels in rows of `columns`; those that are left over are taken away."""
+    columns = min(count, columns)
+    figure, axes = grid(-(-count // columns), columns, size=size, title=title)
+    panels = list(axes.ravel())
+    for axis in panels[count:]:
+        axis.remove()
+    return figure, panels[:count]
 
 
 def _opacity(share: np.ndarray) -> np.ndarray:
@@ -122,7 +136,7 @@ def plot_saliency(
     """
     maps = np.asarray(maps)
     count = maps.shape[1]
-    figure, axes = grid(len(images), count + 1, size=2.3 if count > 1 else 3.95, title=title)
+    figure, axes = grid(len(images), count + 1, size=SIDE if count > 1 else 3.95, title=title)
     for i, (image, row) in enumerate(zip(images, maps, strict=True)):
         lesion = None if lesions is None else lesions[i]
         top = max(float(row.max()), TINY) if shared else None
@@ -139,6 +153,36 @@ def plot_saliency(
                 axes[i, j + 1].set_xlabel(f"size {shares[j]:.2g}")
     label = f"{quantity} (0 to the film's maximum)" if shared else "0 to the map's maximum"
     figure.colorbar(shown, ax=axes[:, -1], shrink=0.8, label=label)
+    legend_below(figure)
+    return stamp(figure, stamped)
+
+
+@figure_style()
+def plot_methods(
+    image: np.ndarray,
+    maps: np.ndarray,
+    names: Sequence[str],
+    title: str,
+    lesion: np.ndarray | None = None,
+    stamped: str = "synthetic",
+) -> Figure:
+    """One image and its maps by several methods, each map scaled to its own maximum.
+
+    Args:
+        image: uint8 (S, S).
+        maps: (m, h, w).
+        names: m names.
+        title: above all.
+        lesion: bool (S, S), outlined in blue.
+        stamped: what the images are, for the corner of the figure.
+    """
+    figure, (plain, *panels) = _image_panels(len(names) + 1, title)
+    show_image(plain, image, "film")
+    if lesion is not None:
+        outline_mask(plain, lesion, SKY, TRUE)
+    for axis, heat, name in zip(panels, np.asarray(maps), names, strict=True):
+        shown = overlay_map(axis, image, heat, name, lesion)
+    figure.colorbar(shown, ax=[plain, *panels], shrink=0.5, label="0 to the map's maximum")
     legend_below(figure)
     return stamp(figure, stamped)
 
@@ -168,8 +212,8 @@ def plot_attention(
     heads = [*attention, attention.mean(0)]
     side = image.shape[0] / attention.shape[1]
     edge = image.shape[0] - 0.5
-    figure, axes = grid(1, len(heads) + 1, size=2.7, title=title)
-    first, *others = axes[0]
+    figure, panels = _image_panels(len(heads) + 1, title, columns=3)
+    first, *others = panels
     show_image(first, image, "the class token looks" if cell is None else "the framed cell looks")
     for i, (axis, head) in enumerate(zip(others, heads, strict=True)):
         show_image(axis, image, f"head {i + 1}" if i < len(attention) else "mean")
@@ -184,10 +228,10 @@ def plot_attention(
     if cell is not None:
         row, column = cell
         x, y = ((SQUARE + (column, row)) * side - 0.5).T
-        for axis in axes[0]:
+        for axis in panels:
             axis.plot(x, y, color="white", linewidth=2.2)
     shown = colours_on_image("viridis", COVER, attention.max())
-    figure.colorbar(shown, ax=axes[0, -1], shrink=0.7, label="times an even share")
+    figure.colorbar(shown, ax=panels, shrink=0.7, label="times an even share")
     return stamp(figure, stamped)
 
 
@@ -201,7 +245,7 @@ def plot_findings(
     title: str,
     stamped: str = "synthetic",
 ) -> Figure:
-    """The map of each finding over one image, in two rows, on one scale from 0 to 1.
+    """The map of each finding over one image, on one scale from 0 to 1.
 
     Args:
         image: uint8 (S, S).
@@ -213,19 +257,15 @@ def plot_findings(
         title: above all.
         stamped: what the images are, for the corner of the figure.
     """
-    columns = (len(names) + 1) // 2
-    figure, axes = grid(2, columns, size=2.3, title=title)
-    panels = list(axes.ravel())
-    for k, (axis, name) in enumerate(zip(panels, names, strict=False)):
+    figure, panels = _image_panels(len(names), title)
+    for k, (axis, name) in enumerate(zip(panels, names, strict=True)):
         mask = None if truth is None else truth[k]
         shown = overlay_map(axis, image, maps[k], f"{name}: {probabilities[k]:.2f}", mask, top=1)
         if mask is not None and mask.any():
             axis.set_title(axis.get_title(), color=BLUE, weight="bold")
-    for axis in panels[len(names) :]:
-        axis.remove()
     figure.colorbar(
         shown,
-        ax=panels[: len(names)],
+        ax=panels,
         shrink=0.8,
         label="probability of the finding in a cell (0 to 1)",
     )
@@ -250,7 +290,7 @@ def plot_masks(
         title: above all.
         stamped: what the images are, for the corner of the figure.
     """
-    figure, axes = grid(len(images), len(masks) + 1, size=2.5, title=title)
+    figure, axes = grid(len(images), len(masks) + 1, size=SIDE, title=title)
     for i, image in enumerate(images):
         show_image(axes[i, 0], image, _first(i, "film"))
         axes[i, 0].set_ylabel(row_names[i])
@@ -279,7 +319,7 @@ def plot_styles(
         mask: bool (S, S), outlined on the changes.
         stamped: what the images are, for the corner of the figure.
     """
-    figure, axes = grid(2, len(translated) + 1, size=2.2, title=title)
+    figure, axes = grid(2, len(translated) + 1, size=SIDE, title=title)
     change = np.asarray(translated) - image  # (n, S, S)
     top = max(float(np.abs(change).max()), 1e-6)
     show_image(axes[0, 0], image, "film", vmin=-1, vmax=1)
@@ -324,7 +364,7 @@ def plot_severity(
         lesions: true extent, bool (n, S, S), outlined in blue.
         stamped: what the images are, for the corner of the figure.
     """
-    figure, axes = grid(len(images), 4, size=2.9, title=title)
+    figure, axes = grid(len(images), 4, size=SIDE, title=title)
     for i, (image, lung, array) in enumerate(zip(images, lungs, arrays, strict=True)):
         plain, heat, contour, zone = axes[i]
         large = cv2.resize(maps[i], image.shape[::-1], interpolation=cv2.INTER_LINEAR)  # (S, S)

@@ -6,6 +6,7 @@ A lesson also calls the plain function once, so that a page without a kernel sho
 from __future__ import annotations
 
 import html
+import threading
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 WIDE = {"description_width": "initial"}  # shows a long description whole
+
+
+class Box(ipywidgets.VBox):
+    """Widgets in a column; those that a caller needs are its attributes."""
 
 
 def _control(name: str, values: Any) -> ipywidgets.ValueWidget:
@@ -38,6 +43,12 @@ def _control(name: str, values: Any) -> ipywidgets.ValueWidget:
         continuous_update=False,
         style=WIDE,
     )
+
+
+def _said(error: Exception) -> str:
+    """An error for the reader: a widget that fails in silence looks frozen."""
+    text = f"{type(error).__name__}: {html.escape(str(error))}"
+    return f"<b style='color:{style_module.RED}'>{text}</b>"
 
 
 def explore(
@@ -75,9 +86,7 @@ def explore(
             picture.value = draw(**arguments)
             message.value = ""
         except Exception as error:
-            # shown to the reader: a widget that fails in silence looks frozen
-            text = f"{type(error).__name__}: {html.escape(str(error))}"
-            message.value = f"<b style='color:{style_module.RED}'>{text}</b>"
+            message.value = _said(error)
 
     for widget in widgets.values():
         widget.observe(refresh, names="value")
@@ -87,4 +96,50 @@ def explore(
     box.controls = widgets
     box.picture = picture
     box.message = message
+    return box
+
+
+def run_on_click(
+    name: str, work: Callable[[Callable[[str, str], None], Callable[[], bool]], None]
+) -> Box:
+    """A button that starts work which takes a while, and one that stops it.
+
+    The work runs in a thread of its own, so the other cells of a notebook can be run meanwhile and
+    the stop is heard. Nothing runs before the click. An exception is shown below the buttons.
+
+    Args:
+        name: on the button.
+        work: called with show(picture, message), the picture an SVG and the message HTML, and with
+            stopped() -> whether the reader has asked for an end.
+
+    Returns:
+        A widget with `.start` and `.stop` (Button), `.picture` and `.message` (HTML), and
+        `.thread`, None before the first click.
+    """
+    start = ipywidgets.Button(description=name, button_style="primary", layout={"width": "auto"})
+    stop = ipywidgets.Button(description="Stop", disabled=True)
+    message, picture = ipywidgets.HTML(), ipywidgets.HTML()
+    box = Box([ipywidgets.HBox([start, stop]), message, picture])
+    asked = threading.Event()
+
+    def show(svg: str, text: str) -> None:
+        picture.value, message.value = svg, text
+
+    def run() -> None:
+        try:
+            work(show, asked.is_set)
+        except Exception as error:
+            message.value = _said(error)
+        finally:
+            start.disabled, stop.disabled = False, True
+
+    def begin(_: ipywidgets.Button) -> None:
+        asked.clear()
+        start.disabled, stop.disabled = True, False
+        box.thread = threading.Thread(target=run, daemon=True)
+        box.thread.start()
+
+    start.on_click(begin)
+    stop.on_click(lambda _: asked.set())
+    box.start, box.stop, box.picture, box.message, box.thread = start, stop, picture, message, None
     return box

@@ -42,6 +42,7 @@ PINK = "#CC79A7"
 
 # rows upper to lower, columns patient's right, left
 ZONE_COLOURS = ((BLUE, ORANGE), (SKY, YELLOW), (GREEN, PINK))
+FEW_STEPS = 4  # images in a row that can be large
 INVOLVED = 0.5  # a zone from this value on is filled
 
 STYLE = {
@@ -307,7 +308,7 @@ def plot_image(patient: Patient, truth: bool = True) -> Figure:
 def plot_series(visits: Sequence[Patient], title: str = "Follow-up") -> Figure:
     """Images of one virtual patient in the order of visits, and below them severity over time."""
     numbers = range(1, len(visits) + 1)
-    figure = StyledFigure(figsize=(3.0 * len(visits), 4.6), layout="constrained")
+    figure = StyledFigure(figsize=(3.4 * len(visits), 5.1), layout="constrained")
     halves = figure.subfigures(2, 1, squeeze=False, height_ratios=(3, 1.6))
     top, bottom = halves[:, 0]
     axes = top.subplots(1, len(visits), squeeze=False)[0]
@@ -360,7 +361,8 @@ def plot_steps(
         title: above all.
         stamped: what the images are, for the corner of the figure.
     """
-    figure = StyledFigure(figsize=(2.7 * len(images), 4.4), layout="constrained")
+    side, height = (3.8, 5.9) if len(images) <= FEW_STEPS else (2.7, 4.4)
+    figure = StyledFigure(figsize=(side * len(images), height), layout="constrained")
     axes = figure.subplots(2, len(images), squeeze=False, height_ratios=(3, 1))
     for axis, below, image, name in zip(axes[0], axes[1], images, names, strict=True):
         show_image(axis, image, name, vmin=0, vmax=255)
@@ -371,6 +373,8 @@ def plot_steps(
     for axis in axes[1]:
         axis.set_ylim(0, highest)
     axes[1, 0].set_ylabel("share of pixels")
+    for axis in axes[1, 1:]:  # the scale is that of the first
+        axis.tick_params(labelleft=False)
     figure.suptitle(title)
     return stamp(figure, stamped)
 

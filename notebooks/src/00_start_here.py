@@ -188,7 +188,7 @@ rng = np.random.default_rng(0)
 integral = chests["PA"].integrals.sum(axis=0)
 signal = simulation.detect(integral, simulation.Detector(), rng)
 figure, axes = viz.grid(
-    1, 4, size=3.0, title="From photons to a film, and the same chest in three hospitals"
+    1, 4, size=3.7, title="From photons to a film, and the same chest in three hospitals"
 )
 viz.show_image(axes[0, 0], signal, "log of what arrives")
 for axis, name in zip(axes[0, 1:], ("alder", "elm", "fir"), strict=True):

@@ -26,7 +26,7 @@ import pandas as pd
 import torch
 
 from cxrkit import Run, data, models, tasks, viz
-from cxrkit.teaching import check, hint, what_to_see  # noqa: F401
+from cxrkit.teaching import check, hint, schematic, train_yourself, what_to_see  # noqa: F401
 
 run = Run(profile, out, mirror)
 
@@ -43,9 +43,13 @@ run = Run(profile, out, mirror)
 # %%
 task = run.segmenter.task
 table = tasks.segmentation.assign_roles(run.profile, run.segmenter_images)
-pd.crosstab(table["role"].replace("", "not used"), table["diagnosis"])
+display(pd.crosstab(table["role"].replace("", "not used"), table["diagnosis"]))
+schematic("adain")
 
 # %% [markdown]
+# **What you should have seen.** Upper line: the image loses its own contrast and takes a new one. Lower line: two numbers for each channel say
+# which. They do not depend on the place in the image, so no edge can move.
+#
 # ## AdaIN in five lines
 #
 # Instance normalisation gives every channel of every image mean 0 and standard deviation 1: contrast and brightness are forgotten, shapes
@@ -70,19 +74,19 @@ def adain(x, gamma, beta):
 check("03.1", adain)
 
 # %% [markdown]
-# On a film (one channel): the same picture under five styles. Nothing moved; only mean and spread are new. Inside the network the same
+# On a film (one channel): the same picture under four styles. Nothing moved; only mean and spread are new. Inside the network the same
 # happens to dozens of channels, some of which mean "opacity".
 
 # %% tags=["story"]
 image = task.dataset(table[:1], size=run.profile.image_size)[0]["image"][
     None
 ]  # (1, 1, S, S), -1 to 1
-styles = [(-0.6, 0.0), (-0.6, 0.5), (-0.6, -0.5), (-0.8, 0.0), (-0.3, 0.0)]
+styles = [(-0.6, 0.0), (-0.6, 0.5), (-0.8, 0.0), (-0.3, 0.0)]
 shown = [
     models.adain(image, *(torch.tensor([[v]]) for v in style))[0, 0].numpy() for style in styles
 ]
 grey = [np.uint8(np.clip((picture + 1) * 127.5, 0, 255)) for picture in shown]
-viz.plot_steps(grey, [f"gamma {g}, beta {b}" for g, b in styles], "One film, five styles")
+viz.plot_steps(grey, [f"gamma {g}, beta {b}" for g, b in styles], "One film, four styles")
 
 # %% [markdown]
 # **What you should have seen.** Every edge is where it was. Gamma stretches or flattens the greys, beta makes all of them brighter or darker.
@@ -95,8 +99,11 @@ viz.plot_steps(grey, [f"gamma {g}, beta {b}" for g, b in styles], "One film, fiv
 print(inspect.getsource(models.Generator.forward))
 print(inspect.getsource(tasks.segmentation.teacher_logits))
 print(inspect.getsource(models.Generator.segment))
+schematic("distillation")
 
 # %% [markdown]
+# **What you should have seen.** One generator stands twice in the upper way. The lower way is shorter, and never sees a mask of an abnormal film.
+#
 # Training is a game in two stages. **Stage 1**: a *discriminator* learns to tell real films of a domain from made ones, the generator to
 # fool it, and a film that goes there and *back* must come back (`cycle`). At the same time the generator segments the lungs of normal films.
 # **Stage 2**: the *teacher* makes an abnormal film normal and segments its lungs; the *student* learns to segment the same in one pass, with a
@@ -118,6 +125,9 @@ print(
 #
 # One call: both stages, then two plain U-Nets. One sees the same normal masks and nothing else; the other is also given the masks of
 # abnormal films, which is what the method tries to do without.
+#
+# **Train it yourself, 60 seconds.** The curves below are stored. The button trains the U-Net that sees normal masks alone, from random weights,
+# and draws its losses on films that it trains on and on validation films.
 
 # %%
 folder = run.segmenter.folder
@@ -138,19 +148,24 @@ parts = {
     for key, name in shares.items()
     if key in history["teacher"][0]
 }
-display(viz.plot_history(parts, "Stage 1: four of its losses"))
+parts["U-Net: segmenting"] = history["unet_normal"]
+display(viz.plot_history(parts, "Four losses of stage 1, and that of the U-Net"))
 last = {name: rows[-1]["loss"] for name, rows in parts.items()}
-what_to_see(
+seen = what_to_see(
     f"Where the losses end: {', '.join(f'{name} {value:.2f}' for name, value in last.items())}.",
     f"A discriminator that guesses has a loss of log 2 = {np.log(2):.2f} for real and for made films. "
     "If its losses stay there, the generator learns nothing about disease from it.",
 )
+# masked normal films of train and val
+normal = table[table["role"].isin(["normal", "val"]) & table["diagnosis"].eq("normal")]
+normal = normal[normal["lung_mask"].notna()]
+display(seen, train_yourself(task, normal, unet))
 
 # %% [markdown]
 # ## The same chest, carried to normal and back
 #
-# The style slider: 0 is a style of the abnormal domain, 1 one of the normal domain. The lower row shows what changed. After so
-# short a training expect little: the film comes out with faint blocks, the columns differ by little, and the opacity stays. That agrees
+# The style slider: 0 is a style of the abnormal domain, 1 one of the normal domain; a style between them was never trained. The lower row
+# shows what changed. After so short a training expect little: the film comes out with blocks, and the opacity stays. That agrees
 # with a discriminator that guesses.
 #
 # A trap on the way: the style comes from a small network (*mapping network*) that turns a list of numbers (*latent*) into the means and spreads of
@@ -180,12 +195,9 @@ def carried(number, steps):
 
 
 # %% tags=["report", "story"]
-steps = (0.0, 0.5, 1.0)
-
-
 def slide(number, style):
-    images = carried(number, (*steps, style))
-    names = ["abnormal", "half way", "normal", f"style {style:.1f}"]
+    images = carried(number, (0.0, 1.0, style))
+    names = ["abnormal", "normal", f"style {style:.1f}"]
     return viz.plot_styles(
         inputs[number, 0].numpy(),
         images,
@@ -194,7 +206,7 @@ def slide(number, style):
     )
 
 
-display(slide(0, 1.0))
+display(slide(0, 0.5))
 apart = np.abs(np.diff(carried(0, (0.0, 1.0)), axis=0)).mean() * 127.5
 what_to_see(
     f"From the style of ill films to that of normal ones the film changes by {apart:.1f} grey levels of "
@@ -202,13 +214,13 @@ what_to_see(
 )
 
 # %%
-viz.explore(slide, start={"style": 1.0}, number=list(range(len(samples))), style=(-0.5, 1.5, 0.1))
+viz.explore(slide, start={"style": 0.5}, number=list(range(len(samples))), style=(-0.5, 1.5, 0.1))
 
 # %% [markdown]
 # ## Under-segmentation, seen
 #
 # Of the 40 test films with the densest lungs, the six on which the U-Net trained on normal lungs does *worst*. They were chosen to show its
-# failure; beside it any other network looks good. Therefore go by the table of all films below, not by these. Lungs as rendered (the truth of the
+# failure; beside it any other network looks good. Therefore go by the table of all films below, not by these. The three worst are shown. Lungs as rendered (the truth of the
 # virtual hospitals), as segmented by that U-Net, and by the AdaIN student, which has seen no mask of an abnormal lung either.
 
 # %% tags=["report", "story"]
@@ -220,7 +232,8 @@ lungs = {
     "AdaIN student": task.segment(student, samples),
 }
 shares = [f"{100 * share:.0f} % opaque" for share in worst["opaque"]]
-display(viz.plot_masks(images, lungs, shares, "Lungs full of pneumonia"))
+first = {name: masks[:3] for name, masks in lungs.items()}
+display(viz.plot_masks(images[:3], first, shares[:3], "Lungs full of pneumonia"))
 six = predictions[predictions["path"].isin(worst["path"])].groupby("network")["missed"].mean()
 what_to_see(
     f"Of the lesions of these six films the U-Net leaves out {six['unet_normal']:.0%}, the student "

@@ -26,7 +26,7 @@ import pandas as pd
 import torch
 
 from cxrkit import Run, data, explain, tasks, viz
-from cxrkit.teaching import check, hint, what_to_see  # noqa: F401
+from cxrkit.teaching import check, hint, schematic, what_to_see  # noqa: F401
 
 run = Run(profile, out, mirror)
 # real films have no annotated lesions
@@ -79,11 +79,13 @@ check("05.1", share_out)
 # %%
 for kind, rule in explain.RULES.items():
     print(f"{kind.__name__:10} {rule.__name__:12} {rule.__doc__.splitlines()[0]}")
+schematic("relevance")
 
 # %% [markdown]
-# At each block the relevance of the attention matrix is multiplied by its gradient, negative products are dropped and the heads averaged:
-# the matrix C. A token keeps what it has and takes what C gives it, so block after block is `I + C`; the class token's row of the product
-# is the map. A class token and two cells make three tokens:
+# **What you should have seen.** The upper line computes, from left to right; the lower one walks back. With $A$ the attention matrix of a block:
+# at each block the relevance of $A$ is multiplied by its gradient, negative products are dropped and the heads averaged:
+# the matrix $C$. A token keeps what it has and takes what $C$ gives it, so block after block is $I + C$, with $I$ the identity; the class
+# token's row of the product $(I + C_2)(I + C_1)$ is the map. A class token and two cells make three tokens:
 
 # %%
 torch.manual_seed(4)
@@ -203,20 +205,18 @@ def look(image, method, explained, start_layer):
     )
 
 
-kinds, two = list(explain.METHODS), [0, len(images) // 2]
-sites = list(images.site.iloc[two])
-title = "Saliency for COVID-19, two films"
-for part in (kinds[:7], kinds[7:]):
-    maps = [
-        explain.METHODS[name](model.transformer, seen.corpus[two], explain.COVID) for name in part
-    ]
-    heat, labels = torch.stack(maps, 1), [name.replace("_", " ") for name in part]
-    display(
-        viz.plot_saliency(pixels[two], heat, sites, labels, title, lesion[two], stamped=stamped)
-    )
+middle = len(images) // 2
+one = slice(middle, middle + 1)
+maps = {
+    name.replace("_", " "): method(model.transformer, seen.corpus[one], explain.COVID)[0]
+    for name, method in explain.METHODS.items()
+}
+title = f"Saliency for COVID-19, a film of {images.site[middle]}"
+heat = torch.stack(list(maps.values()))  # (methods, h, w)
+viz.plot_methods(pixels[middle], heat, list(maps), title, lesion[middle], stamped)
 
 # %% [markdown]
-# **What you should have seen.** All methods answer the same question on the same films, and they do not agree. Every map has a bright spot, also that of
+# **What you should have seen.** All methods answer the same question on the same film, and they do not agree. Every map has a bright spot, also that of
 # *random*: a bright spot is no sign that a method is right.
 
 # %% tags=["story"]

@@ -281,6 +281,28 @@ def test_scores_agree_with_the_metrics_of_one_table(columns):
     assert "second_reader" not in out
 
 
+def test_the_second_reader_stands_beside_a_constant_at_both_readings_of_a_zone():
+    """Two films: (2, 1, 0, ...) and nothing; the second reader calls the first zone 1."""
+    table = pd.DataFrame(0.0, index=range(3), columns=[*BRIXIA, *SECOND]).assign(
+        **dict.fromkeys(ZONES, np.nan)
+    )
+    table.loc[0, list(BRIXIA[:2])] = 2.0, 1.0
+    table.loc[0, SECOND[0]] = 1.0
+    table.loc[2, list(SECOND)] = np.nan  # one reader alone: left out
+    table["group_id"] = ["a", "b", "c"]
+    rows = {
+        (row["threshold"], row["guess"]): row for row in reader_study.second_reader_errors(table)
+    }
+    assert list(rows) == [
+        (t, guess) for t in (1, 2) for guess in ("second reader", "constant guess")
+    ]
+    # scores at >= 1: first 2, 0, second 1, 0; at >= 2: first 1, 0, second 0, 0
+    values = [row["value"] for row in rows.values()]
+    assert values == [0.5, 1.0, 0.5, 0.25] and all(row["n"] == 2 for row in rows.values())
+    with pytest.raises(ValueError, match="two radiologists"):
+        reader_study.second_reader_errors(table[2:])
+
+
 def test_second_reader_is_evaluated_where_there_is_one():
     table, _ = predicted_table(8)
     table[list(ZONES)] = np.nan

@@ -160,24 +160,29 @@ def pixels_of_films(figure):
     return min(sides)
 
 
-# px of a film that a figure must reach; below LARGE those that have more films in a row
-LARGE = 256
+LARGE = 256  # px of a film that a figure must reach
 FIGURES = {
-    "plot_zone_lines": (
-        lambda: overlays.plot_zone_lines(FILM, LUNG, LUNG[:, ::-1], LESION, 0.3, 0.6, False, "t"),
-        LARGE,
+    "plot_zone_lines": lambda: overlays.plot_zone_lines(
+        FILM, LUNG, LUNG[:, ::-1], LESION, 0.3, 0.6, False, "t"
     ),
-    "plot_saliency, one map": (lambda: saliency(1), LARGE),
-    "plot_saliency": (lambda: saliency(3, 3), 150),
-    "plot_severity": (severity, 185),
-    "plot_attention": (
-        lambda: overlays.plot_attention(FILM, np.ones((2, 4, 4)), (1, 1), "t"),
-        180,
+    "plot_saliency, one map": lambda: saliency(1),
+    "plot_saliency": lambda: saliency(3, 3),
+    "plot_severity": severity,
+    "plot_attention": lambda: overlays.plot_attention(FILM, np.ones((4, 4, 4)), (1, 1), "t"),
+    "plot_methods": lambda: overlays.plot_methods(
+        FILM, np.ones((13, 4, 4)), list("abcdefghijklm"), "t"
     ),
+    "plot_findings": lambda: overlays.plot_findings(
+        FILM, np.ones((10, 4, 4)), list("abcdefghij"), [0.5] * 10, None, "t"
+    ),
+    "plot_masks": lambda: overlays.plot_masks(
+        FILM[None].repeat(3, 0), {k: LUNG[None].repeat(3, 0) for k in "abc"}, list("abc"), "t"
+    ),
+    "plot_steps": lambda: style.plot_steps([FILM] * 4, list("abcd"), "t"),
+    "plot_styles": lambda: overlays.plot_styles(FILM, FILM[None].repeat(3, 0), list("abc"), "t"),
 }
 
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_films_are_large(name):
-    draw, least = FIGURES[name]
-    assert pixels_of_films(draw()) >= least
+    assert pixels_of_films(FIGURES[name]()) >= LARGE
