@@ -152,9 +152,10 @@ def lessons() -> list[str]:
         f"{runner.number_of(row.lesson)} {row.seconds:.0f} s"
         for row in rows.itertuples(index=False)
     )
+    made = found["made"]
     return [
-        f"Opened for the first time on {found['made']['cores']} cores: {each}; "
-        f"{rows['seconds'].sum() / 60:.0f} minutes in all, at most {rows['peak_gb'].max():.1f} GB."
+        f"`make demo` from an empty store on {made['cores']} cores, two lessons at a time: {each}; "
+        f"all of them in {made['seconds']} s, at most {rows['peak_gb'].max():.1f} GB each."
     ]
 
 

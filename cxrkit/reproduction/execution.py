@@ -120,7 +120,7 @@ def _run_cells(
             progress_bar=False,
             start_timeout=180,
             cwd=str(folder),
-            extra_arguments=["--log-level=40"],
+            extra_arguments=["--log-level=50"],  # it is interrupted at its end, and would say so
         )
     except Exception as error:  # an error in a cell, a dead kernel, or one that never started
         return error
