@@ -353,6 +353,10 @@ def _with_text(
     return nbformat.v4.new_notebook(cells=cells, metadata=nbformat.from_dict(story.metadata))
 
 
+# a figure is seen whole, with its sentence below
+WHOLE_FIGURES = "<style>.reveal .slides img { max-height: 58vh; width: auto; }</style>\n"
+
+
 def slides_html(lesson: NotebookNode) -> str:
     """The slides of a lesson as one page of reveal.js.
 
@@ -371,4 +375,5 @@ def slides_html(lesson: NotebookNode) -> str:
     exporter = SlidesExporter(config=config)
     exporter.exclude_input_prompt = exporter.exclude_output_prompt = True
     exporter.reveal_scroll = True
-    return exporter.from_notebook_node(deck_of(lesson))[0]
+    page = exporter.from_notebook_node(deck_of(lesson))[0]
+    return page.replace("</head>", f"{WHOLE_FIGURES}</head>", 1)

@@ -124,6 +124,7 @@ def test_slides_have_one_page_for_each_figure_of_the_story():
     whole = student_copies.as_built(CHECKOUT / "notebooks" / "src" / "08_shortcuts.py")
     figures = [c for c in whole.cells if story.STORY in c.metadata.get("tags", [])]
     page = story.slides_html(whole)
+    assert page.index(story.WHOLE_FIGURES) < page.index("</head>")
     slides = len(figures) + 2  # and the title and the take-away
     # reveal.js: one column of one section for each slide
     assert page.count("<section") == page.count("</section") == 2 * slides
