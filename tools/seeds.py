@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 
+from cxrkit import explain
 from cxrkit.config import profiles
 from cxrkit.evaluation import resampling
 from cxrkit.evaluation.summaries import metrics_of, sites_of
-from cxrkit.explain import saliency_benchmark
+from cxrkit.explain import methods
 from cxrkit.pipeline import stages
 from cxrkit.pipeline.run import Run
 from cxrkit.reproduction import environment
@@ -111,21 +112,31 @@ def study_marker(run: Run) -> Rows:
 
 
 def study_saliency(run: Run) -> Rows:
-    """Pointing game of the saliency maps, within one cell and at the cell itself.
+    """Pointing game of the saliency maps: within one cell, at the cell itself, and the same for the
+    quarter of the images with the smallest lesions.
 
-    Beside each method stands how far relevance is ahead of it.
+    Beside each method stands how far the default method is ahead of it.
     """
-    rows = run.saliency_benchmark.table("rows.csv")
-    found = saliency_benchmark.summarise(rows).set_index(["criterion", "method"])
+    rows = run.saliency_benchmark.table("rows.csv").set_index(["view", "image"], drop=False)
+    areas = rows.loc[(rows["criterion"] == "lesion") & (rows["method"] == "chance"), "value"]
+    small = areas.index[areas <= areas.quantile(0.25)]
+    parts = {
+        "pointing": rows[rows["criterion"] == "pointing"],
+        "touching": rows[rows["criterion"] == "touching"],
+    }
+    parts["touching, small lesions"] = parts["touching"].loc[small]
     out = []
-    for criterion in ("pointing", "touching"):
-        ahead = saliency_benchmark.paired_differences(rows, "relevance", criterion)
-        for method in found.loc[criterion].index:
-            summary = found.loc[criterion, method][["value", "low", "high", "n"]]
-            row = {"criterion": criterion, "method": method, **summary.to_dict()}
+    for name, part in parts.items():
+        criterion = name.partition(",")[0]
+        part = part.reset_index(drop=True)
+        found = explain.summarise(part).set_index("method")
+        ahead = explain.paired_differences(part, methods.DEFAULT_METHOD, criterion)
+        for method in found.index:
+            summary = found.loc[method][["value", "low", "high", "n"]]
+            row = {"criterion": name, "method": method, **summary.to_dict()}
             if method in ahead.index:
-                for name in ("difference", "low", "high"):
-                    row[f"ahead_{name}"] = ahead.loc[method, name]
+                for end in ("difference", "low", "high"):
+                    row[f"ahead_{end}"] = ahead.loc[method, end]
             out.append(row)
     return out
 

@@ -55,6 +55,10 @@ TOKEN_ROWS = {
     "trained with even attention": ("minus trained with even attention", "reported"),
     "tokens shuffled at test": ("cost of shuffling", "at least 0.25"),
 }
+POINTING = {  # of tools/seeds.py
+    "touching": "all",
+    "touching, small lesions": "quarter with the smallest lesions",
+}
 REAL_MODELS = ("corpus ViT", "linear probe", "thumbnails")  # of benchmarks/real_films.py
 QUESTIONS = {"inside": "the source has taught", "across": "left out"}
 FRAMED = {"whole": "whole films", "crop": "box around the lungs", "lungs": "lungs alone"}
@@ -504,6 +508,30 @@ def removal() -> list[str]:
     ]
 
 
+def pointing() -> list[str]:
+    """Share of films whose hottest point lies on the lesion, by seed: tools/seeds.py."""
+    found = read_result("seeds_saliency_benchmark")
+    if found["made"]["hospitals"] != stages.stage_of("cohort").version:
+        return [
+            "Not measured on the present hospitals yet (`make seeds STUDY=saliency_benchmark`)."
+        ]
+    rows = pd.DataFrame(found["rows"])
+    asked = [name for name in rows["criterion"].unique() if name.startswith("touching")]
+    seeds = sorted(rows["seed"].unique())
+    head = [f"{POINTING[name]}, seed {seed}" for name in asked for seed in seeds]
+    lines = [f"| method | {' | '.join(head)} |", "|---" * (1 + len(head)) + "|"]
+    table = rows.pivot_table(index="method", columns=["criterion", "seed"], values="value")
+    for method in table.mean(axis=1).sort_values(ascending=False).index:
+        cells = [f"{table.loc[method, (name, seed)]:.2f}" for name in asked for seed in seeds]
+        lines.append(f"| {method} | {' | '.join(cells)} |")
+    films = rows.groupby(["criterion", "seed"])["n"].max()
+    counts = "; ".join(
+        f"{POINTING[name]}: " + ", ".join(f"{films[name, seed]:.0f}" for seed in seeds)
+        for name in asked
+    )
+    return [*lines, "", f"Films of each seed, {counts}."]
+
+
 def baselines() -> list[str]:
     """Rows of Table 7 that are of the present settings, however many seeds of them there are."""
     demo = profiles.demo()
@@ -625,6 +653,7 @@ TABLES: dict[tuple[str, str], Callable[[], list[str]]] = {
     ("docs/predict.md", "usable"): usable,
     ("docs/site.md", "figures"): site_figures,
     ("docs/explain.md", "removal"): removal,
+    ("docs/explain.md", "pointing"): pointing,
     ("docs/virtual_hospitals.md", "baselines"): baselines,
     ("docs/severity.md", "designs"): severity_designs,
     ("docs/severity.md", "external hospitals"): severity_external,

@@ -332,7 +332,9 @@ if run.recorded("seeds_saliency_benchmark"):
         .assign(label=lambda t: t["method"].str.replace("_", " "))
     )
     hit_rates = hit_rates[
-        hit_rates["method"].isin(["relevance", "raw_attention", "rollout", "gradcam", "chance"])
+        hit_rates["method"].isin(
+            ["attnlrp", "relevance", "raw_attention", "rollout", "gradcam", "chance"]
+        )
     ]
     display(
         viz.plot_forest(
