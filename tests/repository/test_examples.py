@@ -46,6 +46,8 @@ NOT_SHOWN = {
     "reproduction.reproduce": "runs whole lessons: README.md",
     "shortcuts.source_probes": "fits many linear models: tests/shortcuts",
     "shortcuts.trivial_probes": "fits many linear models: tests/shortcuts",
+    "teaching.LiveTraining": "needs a trained model and its films: lessons 02 to 06",
+    "teaching.train_yourself": "needs a trained model and its films: lessons 02 to 06",
     "storage.write_result": "writes into the package",
 }
 
