@@ -57,7 +57,7 @@ TOKEN_ROWS = {
 }
 POINTING = {  # of tools/seeds.py
     "touching": "all",
-    "touching, small lesions": "quarter with the smallest lesions",
+    "touching, small lesions": "small",
 }
 REAL_MODELS = ("corpus ViT", "linear probe", "thumbnails")  # of benchmarks/real_films.py
 QUESTIONS = {"inside": "the source has taught", "across": "left out"}
@@ -516,7 +516,11 @@ def pointing() -> list[str]:
         f"{POINTING[name]}: " + ", ".join(f"{films[name, seed]:.0f}" for seed in seeds)
         for name in asked
     )
-    return [*lines, "", f"Films of each seed, {counts}."]
+    return [
+        *lines,
+        "",
+        f"Small: the quarter with the smallest lesions. Films of each seed, {counts}.",
+    ]
 
 
 def baselines() -> list[str]:
