@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -95,9 +96,9 @@ def recorded_rows(
 
     Returns:
         Stage -> `over_seeds` of Tables 7 to 10: of the rows of the profile's own settings, where
-        FEWEST_SEEDS seeds of them are compared; else of the rows of other settings, the latest
-        version of the virtual hospitals alone; own rows of fewer seeds where there are no others.
-        Stage -> a note on those of other settings, "" for own ones.
+        these compare each cell over FEWEST_SEEDS seeds that rows of other settings compare; else of
+        the latter, the latest version of the virtual hospitals alone. Stage -> a note on those of
+        other settings, "" for own ones.
     """
     of_profile = [row for row in rows if row["profile"] == profile.name]
     if not of_profile:
@@ -110,18 +111,20 @@ def recorded_rows(
         named = [row for row in of_profile if row["stage"] == stage]
         named = [row for row in named if row["table"].startswith("Table")]
         own = [row for row in named if row["key"] in keys]
-        compared = {row["seed"] for row in own if "difference" in row}
-        if len(compared) >= FEWEST_SEEDS:
-            tables[stage], notes[stage] = over_seeds(own), ""
-            continue
         others = [row for row in named if row["key"] not in keys]
         version = max((row.get("hospitals", 0) for row in others), default=0)
         others = [row for row in others if row.get("hospitals", 0) == version]
-        if others:
-            tables[stage], notes[stage] = over_seeds(others), _note_on(version)
-        elif own:
+        if own and _compared(others) <= _compared(own, FEWEST_SEEDS):
             tables[stage], notes[stage] = over_seeds(own), ""
+        elif others:
+            tables[stage], notes[stage] = over_seeds(others), _note_on(version)
     return tables, notes
+
+
+def _compared(rows: Iterable[Mapping[str, Any]], seeds: int = 1) -> set[str]:
+    """Names of the cells that are compared over so many seeds or more."""
+    counts = Counter(row["cell"] for row in rows if "difference" in row)
+    return {cell for cell, count in counts.items() if count >= seeds}
 
 
 def _note_on(version: int) -> str:
