@@ -7,6 +7,7 @@ import os
 import random
 import shutil
 import signal
+import threading
 import time
 from types import SimpleNamespace
 
@@ -15,6 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from tqdm import tqdm
 
 from cxrkit import cli
 from cxrkit.config.vocabulary import DIAGNOSES
@@ -256,8 +258,16 @@ def test_two_processes_do_not_write_to_one_folder(films, tmp_path):
 
 
 def in_a_process(work, *arguments):
-    """A forked process that runs `work`; it prints nothing."""
-    process = multiprocessing.get_context("fork").Process(target=work, args=arguments)
+    """A forked process that runs `work`; it prints nothing.
+
+    The lock of tqdm is shared with it, and would stay locked where it is killed in the middle.
+    """
+
+    def run_with_own_lock():
+        tqdm.set_lock(threading.RLock())
+        work(*arguments)
+
+    process = multiprocessing.get_context("fork").Process(target=run_with_own_lock)
     process.start()
     return process
 
