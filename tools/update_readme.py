@@ -8,7 +8,6 @@ says.
 
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from cxrkit.evaluation.localisation import MEASURES
 from cxrkit.evaluation.summaries import value_text
 from cxrkit.pipeline import stages
 from cxrkit.reproduction import claims, comparisons, grid, runner
+from cxrkit.reproduction.grid_leaves import own_keys
 from cxrkit.reproduction.grid_rows import DIFFERENCE
 from cxrkit.shortcuts.within_source import comparison_table
 from cxrkit.storage import locations
@@ -146,7 +146,7 @@ def lessons() -> list[str]:
     made = found["made"]
     return [
         f"`make demo` from an empty store on {made['cores']} cores, two lessons at a time: {each}; "
-        f"all of them in {made['seconds']} s, at most {rows['peak_gb'].max():.1f} GB each."
+        f"all of them in {made['seconds']} s, at most {rows['peak_gb'].max():.2f} GB each."
     ]
 
 
@@ -525,10 +525,7 @@ def pointing() -> list[str]:
 
 def baselines() -> list[str]:
     """Rows of Table 7 that are of the present settings, however many seeds of them there are."""
-    demo = profiles.demo()
-    keys = set()
-    for seed in demo.grid.seeds:
-        keys |= {cell.key for cell in grid.grid_cells(replace(demo, seed=seed))}
+    keys = own_keys(profiles.demo())
     rows = [row for row in read_result("grid")["rows"] if row["key"] in keys]
     rows = [row for row in rows if row["table"] == "Table 7"]
     head = ("model", "seeds", "AUC", "minus the proposed model", "steps", "training", "minutes")

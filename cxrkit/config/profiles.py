@@ -145,7 +145,7 @@ def demo() -> Profile:
             small=ViT(64, 1, 2, initialisation="narrow"),
             middle=ViT(64, 2, 4, initialisation="narrow"),
             initial_weights="random",
-            scratch_steps=6000,  # as the findings take; with 1500 most rivals stay at chance
+            scratch_steps=6000,  # as the findings take
             alone=("alder",),
             steps=8,
             max_images=40,

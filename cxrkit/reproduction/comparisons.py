@@ -297,7 +297,7 @@ def _word_on_all(words: list[str], baselines: int) -> str:
 def smallest_effect(standard_error: float, seeds: int, baselines: int) -> float:
     """The difference that a study of this size sees in four of five repetitions (POWER).
 
-    By the normal law, with Bonferroni's share of the error for each rival.
+    By the normal law, with Bonferroni's share of the error for each baseline.
 
     Args:
         standard_error: of the mean difference.

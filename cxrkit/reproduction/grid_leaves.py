@@ -103,10 +103,7 @@ def recorded_rows(
     of_profile = [row for row in rows if row["profile"] == profile.name]
     if not of_profile:
         return {}, {}
-    keys = set()
-    for seed in profile.grid.seeds:
-        keys |= {cell.key for cell in grid.grid_cells(replace(profile, seed=seed))}
-    tables, notes = {}, {}
+    keys, tables, notes = own_keys(profile), {}, {}
     for stage in (DIAGNOSIS, SEVERITY):
         named = [row for row in of_profile if row["stage"] == stage]
         named = [row for row in named if row["table"].startswith("Table")]
@@ -119,6 +116,14 @@ def recorded_rows(
         elif others:
             tables[stage], notes[stage] = over_seeds(others), _note_on(version)
     return tables, notes
+
+
+def own_keys(profile: Profile) -> set[str]:
+    """Keys of all cells of the grid of a profile, of each of its seeds."""
+    keys = set()
+    for seed in profile.grid.seeds:
+        keys |= {cell.key for cell in grid.grid_cells(replace(profile, seed=seed))}
+    return keys
 
 
 def _compared(rows: Iterable[Mapping[str, Any]], seeds: int = 1) -> set[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib.metadata
+import itertools
 import os
 import re
 import sys
@@ -380,8 +381,7 @@ def lessons_at_a_time() -> int:
     """
     if torch.cuda.is_available():
         return 1
-    by_memory = int(cohort.available_memory() // LESSON_BYTES)
-    return max(1, min(2, os.cpu_count() or 1, by_memory))
+    return cohort.fitting_workers(2, LESSON_BYTES)
 
 
 def _run_in_turn(
@@ -412,12 +412,10 @@ def _run_side_by_side(
     say: Callable[[str], object],
 ) -> list[str]:
     """Run lessons in processes of their own, each on one core; the names of those that failed."""
-    failed, tasks, ended = [], {}, 0
+    failed, tasks, ended = [], {}, itertools.count(1)
 
     def tell(name: str, text: str) -> None:
-        nonlocal ended
-        ended += 1
-        say(f"[{ended}/{len(lessons)}] {name}: {text}")
+        say(f"[{next(ended)}/{len(lessons)}] {name}: {text}")
 
     def keep(one: side_by_side.Ended) -> None:
         under_way = f" (running: {', '.join(one.running)})" if one.running else ""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import graphlib
+import itertools
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -108,21 +109,19 @@ def make(
         The names of the artifacts that could not be made, or that depend on one of these.
     """
     logs.mkdir(parents=True, exist_ok=True)
-    tasks, before, made, ended = {}, {}, set(), 0
+    tasks, before, made, ended = {}, {}, set(), itertools.count(1)
     for name, step in steps.items():
         arguments = (step.profile, step.stage, store)
         tasks[name] = Task(function, arguments, logs / f"{name}.log")
         before[name] = step.before
 
     def tell(one: Ended) -> None:
-        nonlocal ended
-        ended += 1
         text = f"made in {one.seconds:.0f} s"
         if one.error is None:
             made.add(one.name)
         else:
             text = f"FAILED {type(one.error).__name__}: {one.error} (see {tasks[one.name].log})"
-        say(f"    [{ended}/{len(steps)}] {steps[one.name].stage}: {text}")
+        say(f"    [{next(ended)}/{len(steps)}] {steps[one.name].stage}: {text}")
 
     run(tasks, before, jobs, tell)
     return sorted(steps.keys() - made)  # also those after a stage that failed

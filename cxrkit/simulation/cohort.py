@@ -260,9 +260,14 @@ def draw_cohort(
     _finish(folder, [pd.read_csv(file) for file in files])
 
 
-def fitting_workers(jobs: int) -> int:
-    """Number of processes that draw: at most one a job and a core, and as fit into memory."""
-    fitting = int(available_memory() // BYTES_PER_WORKER)
+def fitting_workers(jobs: int, bytes_each: float = BYTES_PER_WORKER) -> int:
+    """Number of processes: at most one a job and a core, and as fit into memory; at least one.
+
+    Args:
+        jobs: what there is to do.
+        bytes_each: memory of a process; by default of one that draws.
+    """
+    fitting = int(available_memory() // bytes_each)
     return max(1, min(os.cpu_count() or 1, jobs, fitting))
 
 

@@ -165,8 +165,9 @@ class Store:
             return done
         part = done.with_name(done.name + ".part")
         part.mkdir(parents=True, exist_ok=True)
-        lock, maker = done.with_name(done.name + ".lock"), "the process that makes"
-        with announced_lock(lock, f"{maker} {done.name} in {self.root}", stacklevel=4):
+        lock = done.with_name(done.name + ".lock")
+        maker = f"the process that makes {done.name} in {self.root}"
+        with announced_lock(lock, maker, stacklevel=4):
             if not done.exists():
                 part.mkdir(exist_ok=True)  # the one that was waited for may have been deleted since
                 remove_leftovers(part)

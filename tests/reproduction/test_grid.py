@@ -311,9 +311,9 @@ def test_what_begins_with_random_weights_has_a_budget_of_its_own():
             assert cell.profile.variant.initial_weights == "random"
         else:
             assert cell.key == plain[name].key
-    rivals = {"ResNet-50", "ResNet-152", "DenseNet-121", "ViT", "hybrid ViT"}
+    baselines = {"ResNet-50", "ResNet-152", "DenseNet-121", "ViT", "hybrid ViT"}
     simclr = {"SimCLR: ViT", "SimCLR: hybrid ViT"}
-    assert scratch == rivals | simclr | {f"{PROPOSED}, from scratch"}
+    assert scratch == baselines | simclr | {f"{PROPOSED}, from scratch"}
 
 
 def test_of_two_that_make_an_artifact_one_waits_for_the_other(tmp_path):
@@ -855,7 +855,7 @@ def test_whether_a_claim_holds_is_decided_by_its_rivals(better, last, value):
 
 
 def test_the_smallest_effect_by_hand():
-    """One rival: z of 0.975 and of 0.8 are 1.9600 and 0.8416."""
+    """One baseline: z of 0.975 and of 0.8 are 1.9600 and 0.8416."""
     seen = comparisons.smallest_effect(0.01, 3, 1)
     assert seen == pytest.approx(0.028016, abs=1e-6)
     assert comparisons.smallest_effect(0.01, 3, 5) > seen
