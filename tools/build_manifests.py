@@ -94,14 +94,16 @@ def classroom_rows() -> pd.DataFrame:
     Films of the test split come first, then by name.
 
     Raises:
-        ValueError: a dataset has too few patients.
+        ValueError: a dataset has no list, or too few patients.
     """
     parts, taken = [], set()
     for (name, diagnosis), count in CLASSROOM.items():
-        spec, table = schema.load(name), manifests.image_list(name)
-        if "findings" in table:
-            sick = table["findings"].str.lower().str.contains("pneumonia")
-            table = table[sick == (diagnosis != "normal")]
+        source, table = next(iter(schema.load(name).sources)), manifests.image_list(name)
+        if table is None:
+            raise ValueError(f"{name} has no list of public images")
+        labels = manifests.read_manifest(name)  # row by row as the list
+        table = table.assign(view=labels["view"], diagnosis=labels["diagnosis"])
+        table = table[table["diagnosis"] == diagnosis]
         table = table.assign(later=table["split"] != "test").sort_values(["later", "path"])
         table = table[~table["group_id"].isin(taken)].drop_duplicates("group_id").head(count)
         taken |= set(table["group_id"])
@@ -112,7 +114,7 @@ def classroom_rows() -> pd.DataFrame:
             pd.DataFrame(
                 {
                     "path": "images/" + name + "_" + file,
-                    "source": next(iter(spec.sources)),
+                    "source": source,
                     "source_path": table.get("source_path", file).replace("", pd.NA).fillna(file),
                     "sha256": table["sha256"],
                     "sha256_source": table.get("sha256_source", ""),
@@ -120,7 +122,7 @@ def classroom_rows() -> pd.DataFrame:
                     "prepared": table.get("prepared", ""),
                     "group_id": table["group_id"],
                     "split": table["split"],
-                    "view": table.get("view", spec.constants.get("view", "")),
+                    "view": table["view"],
                     "diagnosis": diagnosis,
                 }
             )

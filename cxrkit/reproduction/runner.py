@@ -417,8 +417,8 @@ def _run_side_by_side(
     def tell(name: str, text: str) -> None:
         say(f"[{next(ended)}/{len(lessons)}] {name}: {text}")
 
-    def keep(one: side_by_side.Ended) -> None:
-        under_way = f" (running: {', '.join(one.running)})" if one.running else ""
+    def keep(one: side_by_side.Ended, running: list[str]) -> None:
+        under_way = f" (running: {', '.join(running)})" if running else ""
         if one.error is None:
             text = _cost(lessons[one.name].keep(*one.result))
         elif isinstance(one.error, execution.LessonFailed | ChildProcessError):

@@ -12,7 +12,7 @@ import itertools
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from multiprocessing import connection
 from pathlib import Path
@@ -115,7 +115,7 @@ def make(
         tasks[name] = Task(function, arguments, logs / f"{name}.log")
         before[name] = step.before
 
-    def tell(one: Ended) -> None:
+    def tell(one: Ended, running: list[str]) -> None:
         text = f"made in {one.seconds:.0f} s"
         if one.error is None:
             made.add(one.name)
@@ -151,14 +151,12 @@ class Ended:
         error: what it raised, or None.
         result: what it returned, or None.
         seconds: that it took.
-        running: names of the tasks under way.
     """
 
     name: str
     error: Exception | None
     result: Any
     seconds: float
-    running: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -174,7 +172,7 @@ def run(
     tasks: Mapping[str, Task],
     before: Mapping[str, Iterable[str]],
     jobs: int,
-    tell: Callable[[Ended], object],
+    tell: Callable[[Ended, list[str]], object],
 ) -> None:
     """Run tasks, as many at a time as there are jobs, each in a process of one thread.
 
@@ -184,7 +182,8 @@ def run(
         tasks: by name. Those that most others wait for begin first, then in their order.
         before: name of a task -> those that it waits for. One of them failed: it does not run.
         jobs: processes at a time.
-        tell: called with each task as it ends; those that it makes room for have begun by then.
+        tell: called with each task as it ends, and with the names of those under way; those that
+            it makes room for have begun by then.
     """
     order = graphlib.TopologicalSorter({name: before.get(name, ()) for name in tasks})
     order.prepare()
@@ -200,9 +199,9 @@ def run(
                 name = waiting.pop(0)
                 receiver, running_one = _start(name, tasks[name])
                 running[receiver] = running_one
-            names = tuple(one.name for one in running.values())
+            names = [one.name for one in running.values()]
             for one in ended:
-                tell(replace(one, running=names))
+                tell(one, names)
             ended.clear()
             if not running:
                 return
@@ -210,7 +209,7 @@ def run(
                 one = running.pop(receiver)
                 error, result = watch.answer_of(one.process, receiver)
                 seconds = time.monotonic() - one.began
-                ended.append(Ended(one.name, error, result, seconds, ()))
+                ended.append(Ended(one.name, error, result, seconds))
                 if error is None:
                     order.done(one.name)
 
