@@ -10,6 +10,7 @@
 #   make test-slow            the slow tests: whole dry runs at full size, a browser (hours)
 #   make lint                 ruff check, ruff format, types
 #   make docs                 the documentation as pages: build/docs (built offline; CXRKIT_JUPYTERHUB=ADDRESS adds a launch button)
+#   make twins [LESSON=09]    the lessons that show real films, for make docs: it needs the classroom set (cxrkit data fetch classroom)
 #   make wheels               both packages in dist/, checked and installed into a clean environment (docs/release.md)
 #   make oracles              the tests against public implementations that are too large for CI
 #   make mini [MIRROR=DIR]    every lesson on real public films
@@ -59,7 +60,7 @@ export PYDEVD_DISABLE_FILE_VALIDATION ?= 1
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo mini report lab room site site-test notebooks exercises test test-all test-slow oracles lint seeds \
-	segmenter severity weights ship verify margins quality-model grid gpu-check docs wheels doctor clean distclean
+	segmenter severity weights ship verify margins quality-model grid gpu-check docs twins wheels doctor clean distclean
 
 help:
 	@awk '!/^#/ { exit } { sub(/^# ?/, ""); print }' Makefile
@@ -174,6 +175,10 @@ lint: $(INSTALLED)
 	$(BIN)/python -m basedpyright --pythonpath $(BIN)/python
 
 # Without a warning: a dead link inside the documentation is one.
+# The lessons that show real films, run where the classroom set is, for the documentation.
+twins: $(INSTALLED)
+	$(BIN)/python tools/real_twins.py $(LESSON)
+
 docs: $(INSTALLED)
 	$(pip_install) -e ".[dev,docs,croissant]"
 	$(BIN)/python -m sphinx -q -W --keep-going -c docs -b html -d build/doctrees . build/docs

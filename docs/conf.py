@@ -29,6 +29,7 @@ version = release = cxrkit.__version__
 
 root_doc = "docs/index"
 include_patterns = ["docs/**.md", "notebooks/*.ipynb", "MODEL_CARD.md", "CONTRIBUTING.md"]
+include_patterns += ["docs/real_films/*.ipynb"]  # where `make twins` was run
 include_patterns += ["CHANGELOG.md", "SECURITY.md"]
 # README.md in docs is the same start for readers of the forge. The folders hold no page.
 exclude_patterns = [

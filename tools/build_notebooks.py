@@ -39,7 +39,7 @@ MINUTES = 30  # that a lesson may take
 MAX_BYTES = 3_500_000  # of all committed lessons together
 COLOURS = 64  # of a figure of lines
 MAX_COLOUR_ERROR = 2.0  # root mean square, in grey levels
-JPEG_QUALITY = 52  # of a figure with films
+JPEG_QUALITY = 48  # of a figure with films
 JPEG_GAIN = 0.9  # a JPEG is taken where it has less than this share of the bytes of the PNG
 
 

@@ -23,6 +23,7 @@ from cxrkit.viz.style import (
     RED,
     SKY,
     YELLOW,
+    StyledFigure,
     colours_on_image,
     figure_style,
     grid,
@@ -450,7 +451,9 @@ def plot_markers(
         title: above all.
         stamped: what the images are, for the corner of the figure.
     """
-    figure, axes = grid(2, len(images), size=2.9, title=title, height_ratios=(2, 1))
+    figure = StyledFigure(figsize=(3.6 * len(images), 5.8), layout="constrained")
+    axes = figure.subplots(2, len(images), squeeze=False, height_ratios=(5, 2))
+    figure.suptitle(title)
     positions = range(len(classes))
     for j, (image, row, name) in enumerate(zip(images, p, names, strict=True)):
         axis, below = axes[:, j]

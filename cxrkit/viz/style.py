@@ -42,7 +42,7 @@ PINK = "#CC79A7"
 
 # rows upper to lower, columns patient's right, left
 ZONE_COLOURS = ((BLUE, ORANGE), (SKY, YELLOW), (GREEN, PINK))
-FEW_STEPS = 4  # images in a row that can be large
+IN_A_ROW = 4  # images in a row that a page can show large
 INVOLVED = 0.5  # a zone from this value on is filled
 
 STYLE = {
@@ -276,7 +276,7 @@ def plot_sheet(
         title: above the sheet.
         synthetic: whether the images are of virtual patients; the figure then says so.
     """
-    figure, axes = grid(len(row_names), len(column_names), size=1.9, title=title)
+    figure, axes = grid(len(row_names), len(column_names), size=3.6, title=title)
     for i, line in enumerate(images):
         for j, image in enumerate(line):
             show_image(axes[i, j], image, column_names[j] if i == 0 else "")
@@ -287,7 +287,7 @@ def plot_sheet(
 @figure_style()
 def plot_image(patient: Patient, truth: bool = True) -> Figure:
     """The image of a virtual patient; with `truth`, beside it lungs, lesion and zones."""
-    figure, axes = grid(1, 3 if truth else 1, size=3.6)
+    figure, axes = grid(1, 3 if truth else 1, size=4.2)
     show_image(axes[0, 0], patient.image, f"{patient.patient_id}, {patient.view}")
     if truth:
         right, left = patient.lungs
@@ -308,8 +308,8 @@ def plot_image(patient: Patient, truth: bool = True) -> Figure:
 def plot_series(visits: Sequence[Patient], title: str = "Follow-up") -> Figure:
     """Images of one virtual patient in the order of visits, and below them severity over time."""
     numbers = range(1, len(visits) + 1)
-    figure = StyledFigure(figsize=(3.4 * len(visits), 5.1), layout="constrained")
-    halves = figure.subfigures(2, 1, squeeze=False, height_ratios=(3, 1.6))
+    figure = StyledFigure(figsize=(3.8 * len(visits), 6.2), layout="constrained")
+    halves = figure.subfigures(2, 1, squeeze=False, height_ratios=(3, 1.3))
     top, bottom = halves[:, 0]
     axes = top.subplots(1, len(visits), squeeze=False)[0]
     for number, axis, visit in zip(numbers, axes, visits, strict=True):
@@ -353,7 +353,7 @@ def plot_bars(
 def plot_steps(
     images: Sequence[np.ndarray], names: Sequence[str], title: str, stamped: str = "synthetic"
 ) -> Figure:
-    """Images in a row, and below each its histogram: the share of pixels per 8 grey levels.
+    """Images side by side, and below each its histogram: the share of pixels per 8 grey levels.
 
     Args:
         images: each (H, W), grey from 0 to 255.
@@ -361,20 +361,26 @@ def plot_steps(
         title: above all.
         stamped: what the images are, for the corner of the figure.
     """
-    side, height = (3.8, 5.9) if len(images) <= FEW_STEPS else (2.7, 4.4)
-    figure = StyledFigure(figsize=(side * len(images), height), layout="constrained")
-    axes = figure.subplots(2, len(images), squeeze=False, height_ratios=(3, 1))
-    for axis, below, image, name in zip(axes[0], axes[1], images, names, strict=True):
+    rows = -(-len(images) // IN_A_ROW)
+    columns = -(-len(images) // rows)
+    figure = StyledFigure(figsize=(3.8 * columns, 5.5 * rows + 0.4), layout="constrained")
+    axes = figure.subplots(2 * rows, columns, squeeze=False, height_ratios=(3, 1) * rows)
+    films, histograms = axes[::2].ravel(), axes[1::2].ravel()
+    for axis in [*films[len(images) :], *histograms[len(images) :]]:
+        axis.set_axis_off()
+    histograms = histograms[: len(images)]
+    for axis, below, image, name in zip(films, histograms, images, names, strict=False):
         show_image(axis, image, name, vmin=0, vmax=255)
         counts, edges = np.histogram(image, 32, (0, 256))
         below.bar(edges[:-1], counts / image.size, width=8, align="edge", color=BLUE)
         below.set(xlabel="grey level", xticks=(0, 128, 255))
-    highest = max(axis.get_ylim()[1] for axis in axes[1])
-    for axis in axes[1]:
+    highest = max(axis.get_ylim()[1] for axis in histograms)
+    for number, axis in enumerate(histograms):
         axis.set_ylim(0, highest)
-    axes[1, 0].set_ylabel("share of pixels")
-    for axis in axes[1, 1:]:  # the scale is that of the first
-        axis.tick_params(labelleft=False)
+        if number % columns:  # the scale is that of the first of the row
+            axis.tick_params(labelleft=False)
+        else:
+            axis.set_ylabel("share of pixels")
     figure.suptitle(title)
     return stamp(figure, stamped)
 

@@ -24,8 +24,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from cxrkit import Run, reading_room, tasks, viz
-from cxrkit.teaching import check, hint, what_to_see  # noqa: F401
+from cxrkit import Run, inference, reading_room, tasks, viz
+from cxrkit.teaching import check, classroom_images, hint, what_to_see  # noqa: F401
 
 run = Run(profile, out, mirror)
 
@@ -279,6 +279,32 @@ else:
 # %% tags=["room"]
 page = reading_room.ReadingRoom(room)
 page.page
+
+# %% [markdown]
+# ## Real films, read by the models for them
+#
+# `cxrkit predict` reads real films with models that learnt from real ones. Where the classroom set of lesson 00 is, one film of each diagnosis
+# stands here as `predict` draws it: film, severity map, lungs with their zones, and a white line around what the map calls a lesion. These patients
+# taught no model, but others of the same three hospitals did: this shows what the models do, and is no measure of it. `MODEL_CARD.md` has those.
+
+# %%
+real = classroom_images()
+if real is not None:
+    models = inference.load_models()
+    ones = real[real.split == "test"].drop_duplicates("diagnosis")
+    read = [inference.predict(path, models) for path in ones.path]
+    titles = []
+    for truth, one in zip(ones.diagnosis, read, strict=True):
+        likely = max(one.probs, key=one.probs.get)
+        says = f"says {likely} {one.probs[likely]:.2f}, severity {one.severity:.1f}"
+        titles.append(f"{truth}\n{says}".replace("_", " "))
+    overlays = [one.overlay for one in read]
+    sheet = viz.plot_sheet([overlays], [""], titles, "Real films", synthetic=False)
+    display(viz.stamp(sheet, "real films, research and teaching only"))
+    what_to_see(
+        f"Scores of {', '.join(f'{one.severity:.1f}' for one in read)}: does the film without disease "
+        "have the lowest? A score is no finding, and no number here is about the patient's health.",
+    )
 
 # %% [markdown]
 # ## Read before the model does

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
+from cxrkit import simulation
 from cxrkit.config import paths
 from cxrkit.viz import curves, overlays, style
 
@@ -24,6 +25,7 @@ LUNG = np.zeros((S, S), bool)
 LUNG[10:50, 8:28] = LUNG[10:50, 36:56] = True
 LESION = np.zeros((S, S), bool)
 LESION[30:40, 12:20] = True
+PATIENT = simulation.Hospital("dogwood", ward="severity")[0]
 
 
 # colours have names only in legends
@@ -179,6 +181,14 @@ FIGURES = {
         FILM[None].repeat(3, 0), {k: LUNG[None].repeat(3, 0) for k in "abc"}, list("abc"), "t"
     ),
     "plot_steps": lambda: style.plot_steps([FILM] * 4, list("abcd"), "t"),
+    "plot_steps, two rows": lambda: style.plot_steps([FILM] * 6, list("abcdef"), "t"),
+    "plot_sheet": lambda: style.plot_sheet([[FILM] * 3] * 3, list("abc"), list("abc"), "t"),
+    "plot_image": lambda: style.plot_image(PATIENT),
+    "plot_image, alone": lambda: style.plot_image(PATIENT, truth=False),
+    "plot_series": lambda: style.plot_series([PATIENT] * 3),
+    "plot_markers": lambda: overlays.plot_markers(
+        FILM[None].repeat(3, 0), np.eye(3), list("abc"), list("abc"), "t"
+    ),
     "plot_styles": lambda: overlays.plot_styles(FILM, FILM[None].repeat(3, 0), list("abc"), "t"),
 }
 
