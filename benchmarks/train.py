@@ -1,7 +1,7 @@
 """A training against its own bare model step.
 
     python benchmarks/train.py [--profile demo] [--task backbone diagnosis] [--steps 20] [--batch N]
-    [--workers N] [--compile]
+    [--workers N] [--compile] [--amp bf16]
 
 Printed are images/s of both, their ratio, and the share of the time lost to input. The bare step
 repeats one batch that lies on the device already; the training draws shuffled, augmented batches
@@ -107,6 +107,7 @@ def make_run(
         batch=asked.batch or measured.training.batch,
         accumulate=1,
         eval_every=0,
+        amp=asked.amp or measured.training.amp,
     )
     network = torch.compile(measured.network) if asked.compile else measured.network
     loop.train_mode(network)
@@ -155,6 +156,7 @@ def read_arguments() -> argparse.Namespace:
         "--workers", type=int, default=None, help="[default: 0 on a CPU, 8 beside a GPU]"
     )
     parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--amp", choices=devices.PRECISIONS, help="instead of the profile's")
     return parser.parse_args()
 
 

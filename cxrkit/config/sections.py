@@ -83,7 +83,7 @@ class Training:
     # takes all of them
     micro_batch: int = costs_only(0)
     ema: float = 0.0  # decay of the moving average of the weights; 0 = none
-    amp: str = "auto"  # auto, bf16, fp16, off; never used on a CPU
+    amp: str = "auto"  # auto, bf16, fp16, off; a CPU knows bf16 alone, and auto is off there
     # CPU threads of torch; 0 = its default. Small images train faster on one thread, because a
     # second one waits more than it works.
     threads: int = 0

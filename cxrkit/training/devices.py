@@ -10,7 +10,8 @@ from torch import nn
 
 from cxrkit.config.vocabulary import known
 
-# `Training.amp` -> type of the fast operations on CUDA; None = bf16 where the GPU has it, else fp16
+# `Training.amp` -> type of the fast operations; None = bf16 on a GPU that has it, fp16 on another
+# one, and float32 on a CPU
 PRECISIONS = {"auto": None, "bf16": torch.bfloat16, "fp16": torch.float16, "off": torch.float32}
 
 
@@ -49,7 +50,11 @@ def device_of(model: nn.Module) -> torch.device:
 def precision(
     amp: str, device: torch.device
 ) -> tuple[Callable[[], contextlib.AbstractContextManager], torch.amp.GradScaler]:
-    """Mixed precision on CUDA, float32 on any other device.
+    """Mixed precision on CUDA, and on a CPU for "bf16" alone; elsewhere float32.
+
+    A CPU with bf16 instructions (`lscpu` names avx512_bf16 or amx_bf16) trains faster by them, as
+    `python benchmarks/train.py --amp bf16` measures; others emulate them slowly. So only a profile
+    that names "bf16" gets it there.
 
     Args:
         amp: A key of `PRECISIONS`.
@@ -63,6 +68,9 @@ def precision(
         ValueError: For an unknown `amp`.
     """
     dtype = PRECISIONS[known(amp, PRECISIONS, "amp")]
+    if device.type == "cpu" and dtype == torch.bfloat16:
+        autocast = functools.partial(torch.autocast, "cpu", dtype=dtype)
+        return autocast, torch.amp.GradScaler(enabled=False)
     if device.type != "cuda" or amp == "off":
         return contextlib.nullcontext, torch.amp.GradScaler(enabled=False)
     if dtype is None:

@@ -198,12 +198,20 @@ def test_loop_is_the_loop_anyone_would_write(name, make):
     torch.testing.assert_close(trained.state_dict(), plain.state_dict(), rtol=1e-6, atol=1e-7)
 
 
-def test_no_mixed_precision_on_a_cpu():
-    for amp in devices.PRECISIONS:
-        autocast, scaler = devices.precision(amp, CPU)
-        with autocast():
-            assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
-        assert not scaler.is_enabled()
+@pytest.mark.parametrize("amp", list(devices.PRECISIONS))
+def test_a_cpu_mixes_precision_only_where_bf16_is_named(amp):
+    autocast, scaler = devices.precision(amp, CPU)
+    with autocast():
+        product = torch.ones(2, 2) @ torch.ones(2, 2)
+    assert product.dtype == (torch.bfloat16 if amp == "bf16" else torch.float32)
+    assert not scaler.is_enabled()
+
+
+def test_bf16_finds_the_same_weights_and_keeps_them_in_float32():
+    model = linear()
+    fit(model, linear_data(), Training(optimizer="sgd", lr=0.05, batch=16, steps=200, amp="bf16"))
+    assert model.weight.dtype == torch.float32
+    torch.testing.assert_close(model.weight, torch.tensor([[1.0, -2.0, 0.5]]), rtol=0, atol=0.02)
 
 
 def test_loss_scaling_trains_skips_overflow_and_survives_a_restart(monkeypatch, tmp_path):
