@@ -2,15 +2,19 @@
 
     python benchmarks/attention_pays.py --out docs/lab/attention_pays.json \
         --figure docs/img/attention_pays.png
+    python benchmarks/attention_pays.py --tokens corpus --out docs/lab/attention_pays_corpus.json \
+        --figure docs/img/attention_pays_corpus.png
     python benchmarks/attention_pays.py --out first.json --seeds 0 --minutes 20
 
 The patients are those of the virtual hospitals, PA, with an infection; the question is COVID-19
-against other infections. The tokens are cells of the *true* lesion's shadow, as a perfect detector
-of local appearance would give them: nothing of them names a disease or a kind of lesion. So texture
-can tell at arrangement 0, and places alone at arrangement 1. Every model reads the same tokens
-with the same recipe and the same cap of steps; the learning rate of each is chosen on internal
-hospitals at the default arrangement. A seed draws training hospitals and trains anew. All are
-tested on the same patients of a hospital whose CT no training saw.
+against other infections. By default the tokens are cells of the *true* lesion's shadow, as a
+perfect detector of local appearance would give them: nothing of them names a disease or a kind of
+lesion. So texture can tell at arrangement 0, and places alone at arrangement 1. With `--tokens
+corpus` they are the corpus of the demo's backbone, which has to find the lesions in films of the
+same patients; these are swept over the arrangement alone. Every model reads the same tokens with
+the same recipe and the same cap of steps; the learning rate of each is chosen on internal hospitals
+at the default arrangement. A seed draws training hospitals and trains anew; the backbone stays. All
+are tested on the same patients of a hospital whose CT no training saw.
 
 A row is written when its training ends, and a run that is started again goes on where it was. With
 `--minutes` no training begins after that much CPU time; what is missing then stays "not run".
@@ -35,8 +39,9 @@ from scipy import stats
 from torch import nn
 from torch.nn import functional as F
 
-from cxrkit import viz
+from cxrkit import Run, viz
 from cxrkit.config.profiles import demo
+from cxrkit.data.preprocessing import preprocess
 from cxrkit.evaluation import metrics, trained_seeds
 from cxrkit.models import CorpusViT
 from cxrkit.models.baselines import PooledHead
@@ -144,14 +149,45 @@ def true_tokens(hospital: Hospital, i: int) -> np.ndarray:
     return lesion_tokens(extent, chest.right | chest.left)
 
 
-def draw_site(
-    site: str, seed: int, split: str, n: int, tokens_of: Callable[[Hospital, int], np.ndarray]
-) -> Tokens:
+class Source(NamedTuple):
+    """Where tokens come from."""
+
+    name: str
+    size: int  # px of the films that the hospital draws
+    channels: tuple[str, ...]
+    images: tuple[int, ...]  # that train, of the second sweep
+    tokens: Callable[[Hospital, int], np.ndarray]  # film i of a hospital -> (C, CELLS, CELLS)
+
+
+TRUE = Source("true lesions", SIZE, CHANNELS, IMAGES, true_tokens)
+
+
+def corpus_of_demo(store: str | None = None) -> Source:
+    """The corpus of the demo's backbone, whose films are prepared as the demo prepares them.
+
+    Args:
+        store: folder of artifacts; default as everywhere.
+    """
+    run = Run("demo", store)
+    profile, features = run.profile, run.backbone.model.features.eval()
+
+    @torch.no_grad()
+    def tokens(hospital: Hospital, i: int) -> np.ndarray:
+        image = preprocess(hospital[i].image, profile.image_size, profile.choices)
+        return features(torch.from_numpy(image)[None, None])[0].numpy()
+
+    size = profile.image_size
+    shape = features(torch.zeros(1, 1, size, size)).shape
+    channels = tuple(f"feature {k}" for k in range(shape[1]))
+    return Source("demo's corpus", profile.cohort.size, channels, (USUAL_IMAGES,), tokens)
+
+
+def draw_site(site: str, seed: int, split: str, n: int, source: Source) -> Tokens:
     """Tokens of the first n patients of a site and split, in the order of their numbers."""
     worlds = {}
     for arrangement in {0.0, 1.0, *ARRANGEMENTS}:
         worlds[arrangement] = Hospital(
-            site, seed, n=100 * n + 2000, size=SIZE, arrangement=arrangement
+            site, seed, n=100 * n + 2000, size=source.size, arrangement=arrangement
         )
     chosen = choose_patients(worlds[0.0], split, n)
     by_body = sorted(chosen, key=lambda i: worlds[0.0].body_of(worlds[0.0].patient_of(i)[0]))
@@ -161,18 +197,16 @@ def draw_site(
         is_arranged = [conditions[at] == conditions[1.0] for at in ARRANGEMENTS]
         body = worlds[0.0].body_of(worlds[0.0].patient_of(i)[0])
         is_covid = conditions[0.0].diagnosis == "covid19"
-        own, arranged = (tokens_of(worlds[at], i) for at in (0.0, 1.0))
+        own, arranged = (source.tokens(worlds[at], i) for at in (0.0, 1.0))
         rows[i] = (own, arranged, is_arranged, int(is_covid), f"{site}-body{body:02d}")
     columns = zip(*(rows[i] for i in chosen), strict=True)
     own, arranged, is_arranged, covid, groups = (np.array(column) for column in columns)
     return Tokens(own.astype(np.float32), arranged.astype(np.float32), is_arranged, covid, groups)
 
 
-def draw_internal(
-    seed: int, split: str, n: int, tokens_of: Callable[[Hospital, int], np.ndarray]
-) -> Tokens:
+def draw_internal(seed: int, split: str, n: int, source: Source) -> Tokens:
     """Tokens of n patients of the internal sites, taken in turn."""
-    parts = [draw_site(site, seed, split, n // len(INTERNAL), tokens_of) for site in INTERNAL]
+    parts = [draw_site(site, seed, split, n // len(INTERNAL), source) for site in INTERNAL]
     merged = []
     for columns in zip(*parts, strict=True):
         merged.append(np.stack(columns, axis=1).reshape(n, *columns[0].shape[1:]))
@@ -364,21 +398,21 @@ class Cell(NamedTuple):
     rate: float | None = None  # None = the one that the search chose
 
 
-def settings() -> list[tuple[float, int]]:
+def settings(images: tuple[int, ...] = IMAGES) -> list[tuple[float, int]]:
     """Arrangement and training images of each setting: both sweeps, the usual one once."""
     found = [(arrangement, USUAL_IMAGES) for arrangement in ARRANGEMENTS]
-    return found + [(ARRANGEMENT, n) for n in IMAGES if n != USUAL_IMAGES]
+    return found + [(ARRANGEMENT, n) for n in images if n != USUAL_IMAGES]
 
 
-def cells(seeds: tuple[int, ...]) -> Iterator[Cell]:
+def cells(seeds: tuple[int, ...], images: tuple[int, ...] = IMAGES) -> Iterator[Cell]:
     """The search, then everything with the first seed, then with the next."""
     for model in MODELS:
         for rate in RATES:
             yield Cell(ARRANGEMENT, USUAL_IMAGES, SEEDS[0], model, rate)
     for seed in seeds:
-        for arrangement, images in settings():
+        for arrangement, n in settings(images):
             for model in MODELS:
-                yield Cell(arrangement, images, seed, model)
+                yield Cell(arrangement, n, seed, model)
 
 
 def chosen_rate(rows: list[dict[str, Any]], model: str) -> float:
@@ -483,8 +517,8 @@ def rounded(values: dict[str, Any]) -> dict[str, float]:
     return {k: round(v, 4) for k, v in values.items() if isinstance(v, float)}
 
 
-def figure_of(aucs: list[dict[str, Any]]) -> Figure:
-    """The AUC of each model over both sweeps."""
+def figure_of(aucs: list[dict[str, Any]], source: str = TRUE.name) -> Figure:
+    """The AUC of each model over the sweeps that were run, on tokens of a source (its name)."""
     rows = pd.DataFrame(aucs)
     by_arrangement = rows[rows["images"] == USUAL_IMAGES]
     by_images = rows[rows["arrangement"] == ARRANGEMENT]
@@ -494,21 +528,22 @@ def figure_of(aucs: list[dict[str, Any]]) -> Figure:
         ),
         f"training films, arrangement {ARRANGEMENT}": by_images.assign(x=by_images["images"]),
     }
-    title = "COVID-19 against other infections, tokens of the true lesions"
+    panels = {name: part for name, part in panels.items() if part["x"].nunique() > 1}
+    title = f"COVID-19 against other infections, tokens of the {source}"
     return viz.plot_model_lines(panels, title, "AUC at a hospital of another CT", chance=0.5)
 
 
 # command
 
 
-def recipe() -> dict[str, Any]:
+def recipe(source: Source) -> dict[str, Any]:
     """What all trainings share."""
     weights = {}
     for name, make in MODELS.items():
-        model = make(len(CHANNELS))
+        model = make(len(source.channels))
         weights[name] = sum(one.numel() for one in model.parameters() if one.requires_grad)
     return {
-        "tokens": {"cells": CELLS, "channels": list(CHANNELS)},
+        "tokens": {"of": source.name, "cells": CELLS, "channels": list(source.channels)},
         "weights": weights,
         "batch": BATCH,
         "cap, steps": MAX_STEPS,
@@ -522,20 +557,21 @@ def recipe() -> dict[str, Any]:
 
 
 def run(
-    out: Path, work: Path, seeds: tuple[int, ...], tokens_of: Callable, minutes: float = np.inf
+    out: Path, work: Path, seeds: tuple[int, ...], source: Source, minutes: float = np.inf
 ) -> dict[str, Any]:
     """Train what is missing in a file, write each row as it ends, and conclude."""
     begun = time.process_time()
     external = keep(
         work / "external.npz",
-        lambda: draw_site(EXTERNAL, EXTERNAL_SEED, "test", EXTERNAL_IMAGES, tokens_of),
+        lambda: draw_site(EXTERNAL, EXTERNAL_SEED, "test", EXTERNAL_IMAGES, source),
     )
     found = read_json(out) if out.exists() else {"rows": [], "aucs": [], "differences": []}
+    option = "" if source is TRUE else " --tokens corpus"
     found = {
         **found,  # rows, and the conclusions of the last run that ended
-        "command": "python benchmarks/attention_pays.py",
+        "command": f"python benchmarks/attention_pays.py{option}",
         **environment.provenance(),
-        "recipe": recipe(),
+        "recipe": recipe(source),
         "external": {
             "site": EXTERNAL,
             "covid": "".join(str(one) for one in external.covid),
@@ -543,7 +579,7 @@ def run(
         },
     }
     done = {cell_of(row) for row in found["rows"]}
-    missing = [cell for cell in cells(seeds) if cell not in done]
+    missing = [cell for cell in cells(seeds, source.images) if cell not in done]
     internal: dict[int, tuple[Tokens, Tokens]] = {}
     for number, cell in enumerate(missing, start=1):
         if time.process_time() - begun > 60 * minutes:
@@ -552,7 +588,7 @@ def run(
         row = searched(cell, found["rows"])
         if row is None:
             if cell.seed not in internal:
-                internal = {cell.seed: internal_tokens(work, cell.seed, tokens_of)}
+                internal = {cell.seed: internal_tokens(work, cell.seed, source)}
             row = measure(cell, found["rows"], *internal[cell.seed], external)
         found["rows"].append(row)
         write_json(out, found)
@@ -581,12 +617,11 @@ def measure(
     return {**row, "CPU seconds": round(time.process_time() - start, 1)}
 
 
-def internal_tokens(work: Path, seed: int, tokens_of: Callable) -> tuple[Tokens, Tokens]:
+def internal_tokens(work: Path, seed: int, source: Source) -> tuple[Tokens, Tokens]:
     """Training and validation tokens of a seed."""
-    train = keep(
-        work / f"train{seed}.npz", lambda: draw_internal(seed, "train", max(IMAGES), tokens_of)
-    )
-    val = keep(work / f"val{seed}.npz", lambda: draw_internal(seed, "val", VAL_IMAGES, tokens_of))
+    most = max(source.images)
+    train = keep(work / f"train{seed}.npz", lambda: draw_internal(seed, "train", most, source))
+    val = keep(work / f"val{seed}.npz", lambda: draw_internal(seed, "val", VAL_IMAGES, source))
     return train, val
 
 
@@ -604,16 +639,20 @@ def main() -> None:
     """Run the sweep."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--work", type=Path, default=Path("artifacts/attention_pays"))
+    parser.add_argument("--tokens", choices=("true", "corpus"), default="true")
+    parser.add_argument("--store", help="folder of artifacts, for the backbone of the demo")
+    parser.add_argument("--work", type=Path, help="[artifacts/attention_pays_<tokens>]")
     parser.add_argument("--figure", type=Path, help="PNG to draw")
     parser.add_argument("--minutes", type=float, default=np.inf, help="of CPU time")
     parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
     options = parser.parse_args()
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
-    found = run(options.out, options.work, tuple(options.seeds), true_tokens, options.minutes)
+    source = TRUE if options.tokens == "true" else corpus_of_demo(options.store)
+    work = options.work or Path(f"artifacts/attention_pays_{options.tokens}")
+    found = run(options.out, work, tuple(options.seeds), source, options.minutes)
     if options.figure and found["aucs"]:
-        write_atomic(options.figure, viz.to_png(figure_of(found["aucs"])))
+        write_atomic(options.figure, viz.to_png(figure_of(found["aucs"], source.name)))
     for line in found["differences"]:
         print(line)
 

@@ -2,12 +2,15 @@
 
 import importlib.util
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from matplotlib.text import Text
 
+from cxrkit.config.profiles import demo
+from cxrkit.data.preprocessing import preprocess
 from cxrkit.evaluation import metrics, trained_seeds
 from cxrkit.simulation import disease
 from cxrkit.simulation.hospital import Hospital
@@ -63,9 +66,12 @@ def arrangement_of(hospital, i):
     return np.full((1, 8, 8), hospital.arrangement)
 
 
+ARRANGEMENT_OF = sweep.TRUE._replace(channels=("arrangement",), tokens=arrangement_of)
+
+
 @pytest.fixture(scope="module")
 def train():
-    return sweep.draw_internal(0, "train", 45, arrangement_of)
+    return sweep.draw_internal(0, "train", 45, ARRANGEMENT_OF)
 
 
 def test_patients_are_those_of_the_hospital_at_each_arrangement(train):
@@ -84,7 +90,7 @@ def test_patients_are_those_of_the_hospital_at_each_arrangement(train):
 def test_sites_take_turns_and_no_anatomy_is_in_two_splits(train):
     sites = [name.split("-")[0] for name in train.groups]
     assert sites[:6] == [*sweep.INTERNAL, *sweep.INTERNAL]
-    val = sweep.draw_internal(0, "val", 15, arrangement_of)
+    val = sweep.draw_internal(0, "val", 15, ARRANGEMENT_OF)
     assert not set(train.groups) & set(val.groups)
     assert sweep.EXTERNAL not in sites
 
@@ -98,6 +104,25 @@ def test_chosen_patients_have_an_infection_and_a_pa_film():
         assert hospital.condition_of(i).diagnosis != "normal"
     with pytest.raises(ValueError, match="alder has"):
         sweep.choose_patients(hospital, "val", 400)
+
+
+def test_tokens_of_the_corpus_are_what_the_backbone_makes_of_a_film(monkeypatch):
+    """Each cell is the mean grey of the prepared film there: a backbone that can be read off."""
+
+    class FakeRun:
+        profile = demo()
+
+        def __init__(self, *_):
+            pooling = torch.nn.AvgPool2d(16)
+            self.backbone = SimpleNamespace(model=SimpleNamespace(features=pooling))
+
+    monkeypatch.setattr(sweep, "Run", FakeRun)
+    source = sweep.corpus_of_demo()
+    assert source.channels == ("feature 0",) and source.images == (sweep.USUAL_IMAGES,)
+    hospital = Hospital("alder", n=10, size=source.size)
+    film = preprocess(hospital[3].image, 128, demo().choices)  # (128, 128)
+    means = film.reshape(8, 16, 8, 16).mean((1, 3))
+    np.testing.assert_allclose(source.tokens(hospital, 3)[0], means, atol=1e-5)
 
 
 def test_tokens_come_from_a_file_the_second_time(train, tmp_path):
@@ -169,6 +194,7 @@ def test_first_comes_the_search_then_one_seed_of_everything():
     assert {cell.seed for cell in first} == {0} and {cell.seed for cell in second} == {1}
     assert {(cell.arrangement, cell.images) for cell in first} == set(sweep.settings())
     assert len(sweep.ARRANGEMENTS) >= 5 and len(sweep.MODELS) >= 5
+    assert [n for _, n in sweep.settings((720,))] == [720] * len(sweep.ARRANGEMENTS)
 
 
 @pytest.fixture
@@ -183,7 +209,7 @@ def small(monkeypatch):
     models = (sweep.PROPOSED, "linear on the mean token")
     monkeypatch.setattr(sweep, "MODELS", {name: sweep.MODELS[name] for name in models})
     monkeypatch.setattr(sweep, "RATES", (1e-3, 3e-3))
-    monkeypatch.setattr(sweep, "settings", lambda: [(0.7, 720), (1.0, 720)])
+    monkeypatch.setattr(sweep, "settings", lambda *_: [(0.7, 720), (1.0, 720)])
     monkeypatch.setattr(sweep, "draw_site", lambda *_: tokens[2])
     monkeypatch.setattr(sweep, "draw_internal", lambda seed, split, *_: tokens[split == "val"])
     trainings = []
@@ -211,24 +237,24 @@ def test_a_run_goes_on_where_it_was_and_ends_in_words(small, tmp_path, monkeypat
 
     monkeypatch.setattr(sweep, "measure", fails)
     with pytest.raises(KeyboardInterrupt):
-        sweep.run(out, tmp_path, (0, 1), None)
+        sweep.run(out, tmp_path, (0, 1), sweep.TRUE)
     kept = read_json(out)["rows"]
     # four of the search, its two winners once more without a training, one of arrangement 1
     assert len(kept) == 7 and len(small) == 5
     monkeypatch.setattr(sweep, "measure", whole)
-    found = sweep.run(out, tmp_path, (0, 1), None)
+    found = sweep.run(out, tmp_path, (0, 1), sweep.TRUE)
     assert read_json(out)["rows"][:7] == kept
     assert len(small) == 10  # four of the search, two of seed 0 at arrangement 1, four of seed 1
     assert {row["rate"] for row in found["rows"] if not row["search"]} == {1e-3}
     words = {(line["arrangement"], line["conclusion"]) for line in found["differences"]}
     assert words == {(0.7, "better"), (1.0, "better")}
     assert all(line["seeds"] == 2 for line in found["aucs"] + found["differences"])
-    sweep.run(out, tmp_path, (0, 1), None)
+    sweep.run(out, tmp_path, (0, 1), sweep.TRUE)
     assert len(small) == 10
 
 
 def test_what_has_no_time_left_is_not_run(small, tmp_path, capsys):
-    found = sweep.run(tmp_path / "sweep.json", tmp_path, (0,), None, minutes=-1)
+    found = sweep.run(tmp_path / "sweep.json", tmp_path, (0,), sweep.TRUE, minutes=-1)
     assert found["rows"] == found["aucs"] == found["differences"] == small == []
     assert "8 trainings were not run" in capsys.readouterr().out
 
@@ -250,7 +276,7 @@ def test_recorded_aucs_are_those_of_the_recorded_ranks(recorded):
 
 
 def test_recorded_words_follow_from_the_rows(recorded, monkeypatch):
-    monkeypatch.setattr(sweep, "settings", lambda: [(sweep.ARRANGEMENT, sweep.USUAL_IMAGES)])
+    monkeypatch.setattr(sweep, "settings", lambda *_: [(sweep.ARRANGEMENT, sweep.USUAL_IMAGES)])
     aucs, differences = sweep.results(recorded)
     assert len(aucs) == len(sweep.MODELS) and len(differences) == len(sweep.MODELS) - 1
     for line in aucs:
