@@ -8,6 +8,7 @@ says.
 
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -350,17 +351,23 @@ def real_films() -> list[str]:
     lines = []
     for question, text in QUESTIONS.items():
         lines += ["", f"| {text}: {' | '.join(heads)} |", "|---" * len(heads) + "|"]
-        for row in found[question]["pairs"]:
-            classes = ", ".join(
-                f"{count} {name.replace('_', ' ')}"
-                for name, count in zip(row["classes"], row["films"], strict=True)
-            )
-            areas = [value_text(row[name]) for name in REAL_MODELS]
-            less = [_difference(row[f"minus {name}"]) for name in REAL_MODELS[1:]]
-            lines.append(f"| {row['source']} | {classes} | {' | '.join(areas + less)} |")
+        lines += [_pair_line(row, row["source"]) for row in found[question]["pairs"]]
         means = " | ".join(f"**{found[question]['mean'][name]:.2f}**" for name in REAL_MODELS)
         lines.append(f"| mean | | {means} | | |")
+        read = found[question]["read by radiologists"]
+        lines.append(_pair_line(read, f"{read['source']}, read by radiologists"))
     return lines[1:]
+
+
+def _pair_line(row: dict[str, Any], name: str) -> str:
+    """Two classes of a source as a line: films, AUC of each model, and the differences."""
+    classes = ", ".join(
+        f"{count} {label.replace('_', ' ')}"
+        for label, count in zip(row["classes"], row["films"], strict=True)
+    )
+    areas = [value_text(row[model]) for model in REAL_MODELS]
+    less = [_difference(row[f"minus {model}"]) for model in REAL_MODELS[1:]]
+    return f"| {name} | {classes} | {' | '.join(areas + less)} |"
 
 
 def framings() -> list[str]:
@@ -547,9 +554,9 @@ def baselines() -> list[str]:
     return lines
 
 
-def attention_pays() -> list[str]:
-    """Models of the same true tokens over arrangement and training films."""
-    path = ROOT / "docs" / "lab" / "attention_pays.json"
+def attention_pays(name: str = "attention_pays") -> list[str]:
+    """Models of the same tokens over arrangement and training films, from docs/lab/<name>.json."""
+    path = ROOT / "docs" / "lab" / f"{name}.json"
     found = read_json(path) if path.exists() else {}
     if not found.get("aucs"):
         return [f"The sweep was {NOT_RUN}."]
@@ -567,7 +574,7 @@ def attention_pays() -> list[str]:
         rows = part.set_index("minus").to_dict("index")
         cells = [_sweep_cell(rows.get(model), "difference") for model in others]
         lines.append(f"| {at} | {' | '.join(cells)} |")
-    picture = "![AUC of six models over arrangement and training films](img/attention_pays.png)"
+    picture = f"![AUC of six models over arrangement and training films](img/{name}.png)"
     return [picture, "", *lines, "", *(f"- {one}" for one in _sweep_facts(found, aucs))]
 
 
@@ -630,6 +637,9 @@ TABLES: dict[tuple[str, str], Callable[[], list[str]]] = {
     ("docs/virtual_hospitals.md", "true tokens"): true_tokens,
     ("docs/virtual_hospitals.md", "learnt corpus"): learnt_corpus,
     ("docs/virtual_hospitals.md", "attention pays"): attention_pays,
+    ("docs/virtual_hospitals.md", "attention pays, corpus"): partial(
+        attention_pays, "attention_pays_corpus"
+    ),
     ("docs/lungs.md", "real films"): real_lungs,
     ("docs/mini.md", "inside"): inside_sources,
     ("docs/mini.md", "sources"): real_films,

@@ -149,7 +149,7 @@ def _secondary_capture(
     dataset.SeriesNumber, dataset.InstanceNumber = 9000 + number, 1
     dataset.SeriesDescription, dataset.ImageComments = description, NOTICE
     dataset.ImageType, dataset.PatientOrientation = ["DERIVED", "SECONDARY"], ["L", "F"]
-    dataset.BodyPartExamined, dataset.Laterality = "CHEST", ""
+    dataset.BodyPartExamined = "CHEST"  # which is not paired: no Laterality
     dataset.Rows, dataset.Columns = pixels.shape[:2]
     dataset.SamplesPerPixel = 3 if pixels.ndim == 3 else 1
     dataset.PhotometricInterpretation = "RGB" if pixels.ndim == 3 else "MONOCHROME2"
@@ -239,6 +239,7 @@ def _segmentation(
         omit_empty_frames=False,
         series_description="Lungs and severity map",
     )
+    made.PatientOrientation = source.get("PatientOrientation") or ""  # unknown: empty, not absent
     return made
 
 

@@ -529,9 +529,10 @@ def compute_split(rows: list[dict[str, Any]] | None = None) -> str:
     parts = ", ".join(f"{name} {value:.1f}" for name, value in ordered)
     total = sum(hours.values())
     text = f"Hours of training of the {len(rows)} recorded cells: {total:.1f} ({parts})."
-    sweep = paths.lab_result("attention_pays")
-    if sweep.exists():
-        text += f" Of the sweep of tokens: {read_json(sweep)['CPU seconds'] / 3600:.1f}."
+    sweeps = [paths.lab_result(name) for name in ("attention_pays", "attention_pays_corpus")]
+    seconds = [read_json(path)["CPU seconds"] for path in sweeps if path.exists()]
+    if seconds:
+        text += f" Of the sweeps of tokens: {sum(seconds) / 3600:.1f}."
     return text
 
 

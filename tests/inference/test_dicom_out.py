@@ -1,6 +1,8 @@
 """DICOM files of a prediction: opened by pydicom, held against the tables of the standard."""
 
 import io
+import shutil
+import subprocess
 
 import numpy as np
 import pandas as pd
@@ -58,6 +60,27 @@ def check_modules(dataset):
         if not module.endswith(("functional-groups", "sr-document-content")):
             tables.check_required_attributes(dataset, module)
     return modules
+
+
+@pytest.mark.skipif(not shutil.which("dciodvfy"), reason="needs dciodvfy of dicom3tools")
+@pytest.mark.parametrize("kept", [False, True])
+def test_another_validator_finds_no_error(tmp_path, kept):
+    """dciodvfy knows the conditions that the tables of `check_modules` leave out."""
+    needs_highdicom()
+    header = None
+    if kept:
+        study = pydicom.uid.generate_uid()
+        path = dicom(
+            tmp_path / "a.dcm", np.ones((H, W), np.uint16), StudyInstanceUID=study, **NAMED
+        )
+        header = dicom_tags.read_header(path)
+    for kind, dataset in datasets(header=header).items():
+        file = tmp_path / f"{kind}.dcm"
+        dataset.save_as(file)
+        said = subprocess.run(["dciodvfy", file], capture_output=True, text=True, timeout=60)
+        errors = [line for line in said.stderr.splitlines() if line.startswith(("Error", "Abort"))]
+        assert not errors, (kind, errors)
+        assert "SCImage" in said.stderr or kind in ("seg", "sr")  # it knew what it read
 
 
 def test_secondary_captures_need_pydicom_alone(monkeypatch):

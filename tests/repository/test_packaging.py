@@ -130,7 +130,7 @@ def test_the_lessons_are_an_extra_that_development_takes_in():
     extras = project()["optional-dependencies"]
     assert names_of(extras["lessons"]) >= LESSONS
     assert not names_of(project()["dependencies"]) & (LESSONS | KERNEL)
-    assert "cxrkit[lessons,dicom,cluster,onnx,lite]" in extras["dev"]
+    assert "cxrkit[lessons,dicom-out,cluster,onnx,lite]" in extras["dev"]
 
 
 WITHOUT_LESSONS = """

@@ -245,7 +245,9 @@ def test_hours_are_those_of_the_rows(lab):
     assert f"of the {count} recorded cells: {count:.1f} (" in text and "Table 10" in text
     assert claims.compute_split([]) == "The grid was not run."
     lab("attention_pays", {"CPU seconds": 7200})
-    assert "sweep of tokens: 2.0" in claims.compute_split(rows)
+    assert "sweeps of tokens: 2.0" in claims.compute_split(rows)
+    lab("attention_pays_corpus", {"CPU seconds": 1800})
+    assert "sweeps of tokens: 2.5" in claims.compute_split(rows)
 
 
 def test_the_frame_and_the_notes_hold_every_number():
