@@ -451,7 +451,7 @@ def plot_markers(
         title: above all.
         stamped: what the images are, for the corner of the figure.
     """
-    figure = StyledFigure(figsize=(3.6 * len(images), 5.8), layout="constrained")
+    figure = StyledFigure(figsize=(3.6 * len(images), 6.2), layout="constrained")
     axes = figure.subplots(2, len(images), squeeze=False, height_ratios=(5, 2))
     figure.suptitle(title)
     positions = range(len(classes))
