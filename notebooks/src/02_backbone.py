@@ -448,9 +448,7 @@ def look(image, finding, show):
         drawn,
         ax=axes[0, 1],
         shrink=0.8,
-        label="of the finding"
-        if show == "probability"
-        else f"as a share of {top:.2f}, the largest",
+        label="of the finding" if show == "probability" else f"as a share of {top:.2f}",
     )
     viz.legend_below(figure)
     return viz.stamp(figure, stamped)

@@ -67,7 +67,8 @@ def test_a_section_of_which_nothing_is_compared_is_found(tmp_path):
     source = tmp_path / "00_made_up.py"
     titles = [markdown(f"Text.\n\n## {name}\n\nText.\n\n### Part") for name in "ABCDE"]
     plain, again = code("print(1)"), code("print(2)")
-    cells = [titles[0], CHECKED, plain, titles[1], plain, again, titles[2], SOLUTION, titles[3]]
+    exercise = code("x = ...", "exercise", "00.1")
+    cells = [titles[0], CHECKED, plain, titles[1], plain, again, titles[2], exercise, titles[3]]
     source.write_text(lesson(*cells, titles[4], again, CHECKED))
     assert unchecked(runner.read_lesson(source)) == {"B"}
 
