@@ -173,7 +173,8 @@ print(
 # %%
 # NBVAL_CHECK_OUTPUT
 sizes = run.virtual.profile.backbone
-figure, axes = viz.grid(1, 2, size=4.2, title="What one cell of the corpus sees")
+torch.manual_seed(0)
+figure, axes = viz.grid(1, 2, size=3.2, title="What one cell of the corpus sees")
 for axis, kernels in zip(axes[0], (sizes.kernels, (3, 3, 3, 3)), strict=True):
     network = models.build_backbone(
         replace(run.virtual.profile, backbone=replace(sizes, kernels=kernels))
@@ -181,7 +182,7 @@ for axis, kernels in zip(axes[0], (sizes.kernels, (3, 3, 3, 3)), strict=True):
     field = models.receptive_field(network.features, 4 * side)  # (4 S, 4 S)
     width = int((field > 0).any(dim=0).sum())
     print(f"kernels {kernels}: wider than the film: {width > side}")
-    title = f"kernels {kernels}: sees {width} px, film {side} px"
+    title = f"sees {width} px; film {side} px"
     viz.show_image(axis, field.sqrt(), title, cmap="magma", vmin=0, vmax=1)
     for edge, colour, name in ((side, "white", "a film"), (sizes.stride, "yellow", "the cell")):
         low = 2 * side + sizes.stride / 2 - edge / 2
@@ -278,7 +279,7 @@ for part, rows in scored.groupby("part"):
     far[part] = np.nanmean(np.logaddexp(0, z) - rows[list(data.FINDINGS)].to_numpy() * z)
 said = ", ".join(f"{loss:.3f} ({part})" for part, loss in far.items())
 seen = what_to_see(
-    f"The loss of the training films ends at {history[-1]['loss']:.3f}; of films never seen it is: {said}.",
+    f"The loss of the training films ends at {history[-1]['loss']:.3f}; of films not trained on it is: {said}.",
     "A falling curve of the *training* films does not say that the network gets better on others. A "
     "network can learn its training films by heart (*over-fitting*): then films of other patients "
     "have a larger loss. What the external films have beyond those of *test* comes from the hospital.",
@@ -374,8 +375,9 @@ trained = {key.replace("_", " "): parts["train"][key].mean() for key in shown}
 said = [f"{k} {p.mean():.0%}, {y.mean():.0%}, {trained[k]:.0%}" for k, (y, p) in scores.items()]
 what_to_see(
     f"Mean probability, prevalence here and in training: {'; '.join(said)}.",
-    "Where a curve lies below the diagonal, the network promises more than comes true. If the mean "
-    "probability is near the prevalence of training instead of that of here, the hospital explains it.",
+    "Where a curve lies below the diagonal, the network promises more than comes true. If the two "
+    "prevalences are alike, another share of ill films is not the cause: the network is too sure of "
+    "itself on films that look unlike those of training.",
 )
 
 # %% [markdown]

@@ -609,12 +609,11 @@ else:
 # %% [markdown]
 # ## Real films
 #
-# With `mirror` set: the models of the virtual hospitals on real films of the NIH, normal or pneumonia. They have never seen a real film,
-# and a low number is the honest one. The profile `mini` trains on real films, and they have a trap of their own: hospital and diagnosis
-# are tied together, and whoever can tell the hospital seems to tell the disease. So the real diagnosis is evaluated by *comparisons inside one
-# source*, and against models that see no disease: thumbnails of 16x16 px, raw or equalised, mean and spread of the grey, bytes of the
-# file. The best of them is refitted on the same films and folds; only a gain whose interval leaves zero out counts. "Shared band": patient
-# numbers that both classes of the NIH have. Cohen's collection trains nothing.
+# With `mirror` set, the models of the virtual hospitals read NIH films, normal or pneumonia. They have never seen a real film: expect little.
+# The profile `mini` trains on real films, where most sources have mostly one diagnosis, so that whoever can tell the source seems to tell
+# the disease. There the diagnosis is evaluated *inside one source*, against models that see no disease (thumbnails, mean and spread of the
+# grey, bytes of the file), fitted on the same films and folds; only a gain whose interval leaves 0 out counts. "Shared band" means patients
+# with numbers that both classes of the NIH have. Cohen's collection trains nothing.
 
 # %%
 # NBVAL_CHECK_OUTPUT
