@@ -29,6 +29,7 @@ from cxrkit import Run, data, models, tasks, viz
 from cxrkit.teaching import check, hint, schematic, train_yourself, what_to_see  # noqa: F401
 
 run = Run(profile, out, mirror)
+task = run.segmenter.task
 
 # %% [markdown]
 # ## The problem
@@ -41,7 +42,7 @@ run = Run(profile, out, mirror)
 # as abnormal ones: a small network cannot tell them from normal films, so there would be nothing to learn from the difference.
 
 # %%
-task = run.segmenter.task
+# NBVAL_CHECK_OUTPUT
 table = tasks.segmentation.assign_roles(run.profile, run.segmenter_images)
 display(pd.crosstab(table["role"].replace("", "not used"), table["diagnosis"]))
 schematic("adain")
