@@ -89,8 +89,8 @@ shown = [
 ]
 made = all(np.isclose(x.mean(), b, atol=1e-3) for x, (_, b) in zip(shown, styles, strict=True))
 print("beta is the mean of the film:", made)
-made = all(np.isclose(x.std(), -g, rtol=1e-3) for x, (g, _) in zip(shown, styles, strict=True))
-print("the size of gamma is its spread:", made)
+made = all(np.isclose(x.std(), 1 + g, atol=1e-3) for x, (g, _) in zip(shown, styles, strict=True))
+print("1 + gamma is its spread:", made)
 grey = [np.uint8(np.clip((picture + 1) * 127.5, 0, 255)) for picture in shown]
 viz.plot_steps(grey, [f"gamma {g}, beta {b}" for g, b in styles], "One film, four styles")
 

@@ -418,8 +418,8 @@ peak = np.array(np.unravel_index(int(fine[0].argmax()), fine[0].shape))
 cell = np.array(np.unravel_index(int(strongest[0].argmax()), strongest[0].shape))
 step = fine.shape[-1] / strongest.shape[-1]  # pixels of a cell
 what_to_see(
-    f"The brightest pixel lies less than {np.linalg.norm(peak - (cell + 0.5) * step) // step + 1:.0f} "
-    f"widths of a cell ({step:.0f} px) from the middle of the strongest cell.",
+    f"The brightest pixel lies within {np.ceil(np.linalg.norm(peak - (cell + 0.5) * step) / step) * step:.0f} "
+    f"px of the middle of the strongest cell, which is {step:.0f} px wide.",
     "A convolution reads edges, also of pixels beside the cell; so the two maps need not agree.",
 )
 
