@@ -14,8 +14,11 @@ class Observation:
     def __repr__(self) -> str:
         return self.text
 
-    def _repr_markdown_(self) -> str:
-        return self.text
+    def _ipython_display_(self) -> None:
+        """Show it as Markdown alone: IPython would add the same sentences as plain text."""
+        from IPython.display import publish_display_data
+
+        publish_display_data({"text/markdown": self.text})
 
 
 def what_to_see(*sentences: str) -> Observation:

@@ -49,6 +49,7 @@ out = None
 # | 09 | show me | the reading room |
 
 # %%
+# NBVAL_CHECK_OUTPUT
 import inspect
 
 import numpy as np
@@ -98,6 +99,7 @@ viz.stamp(figure, "from a chest CT of LIDC-IDRI (CC BY 3.0)")
 # one behind the other multiply, so their $\mu L$ *add*: all that a film can know of a ray is one sum. Two slabs, by hand:
 
 # %%
+# NBVAL_CHECK_OUTPUT
 # attenuation in 1/mm, thickness in mm: soft tissue, then lung
 slabs = np.array([[0.020, 40.0], [0.003, 100.0]])
 one_by_one = 1.0
@@ -210,6 +212,7 @@ viz.stamp(figure)
 # *vanish* inside the opacity and why it stops sharply at a fissure, as on real films.
 
 # %% tags=["story"]
+# NBVAL_CHECK_OUTPUT
 chest = chests["PA"]
 pneumonia = simulation.Lesion(
     "consolidation", (198.0, 140.0, 100.0), (45.0, 45.0, 45.0), (1,), 30.0, 0.4, 1
@@ -221,6 +224,8 @@ figure, axes = viz.grid(
 viz.show_image(axes[0, 0], integral, "before")
 viz.show_image(axes[0, 1], added, "what the disease adds", cmap="magma")
 viz.show_image(axes[0, 2], integral + added, "after")
+print("the disease only adds attenuation:", bool(added.min() >= 0))
+print("and nothing to the other lung:", bool((added[chest.left] == 0).all()))
 viz.stamp(figure)
 
 # %% [markdown]
@@ -356,10 +361,13 @@ viz.plot_series([simulation.from_url(url) for url in visits.url])
 
 
 # %%
+# NBVAL_CHECK_OUTPUT
 def example(site, ward, number, truth):
     return viz.plot_image(simulation.Hospital(site, ward=ward)[number], truth)
 
 
+twice = [simulation.Hospital("dogwood")[3].image for _ in range(2)]
+print("drawn twice, the same film pixel for pixel:", np.array_equal(*twice))
 example("dogwood", "diagnosis", 3, True)
 
 # %%
@@ -449,6 +457,7 @@ check("00.3", mean_of_each_kind)
 # Every word of the trade is explained where it is first needed. This table says where:
 
 # %%
+# NBVAL_CHECK_OUTPUT
 glossary()
 
 # %% [markdown]

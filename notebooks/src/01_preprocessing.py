@@ -37,6 +37,7 @@ drawn = run.virtual.cohort
 # display software do.
 
 # %% tags=["report", "story"]
+# NBVAL_CHECK_OUTPUT
 normal = drawn.table[
     (drawn.table.diagnosis == "normal")
     & (drawn.table.ward == "diagnosis")
@@ -44,6 +45,8 @@ normal = drawn.table[
 ]
 rows = [int(normal[normal.site == site].index[0]) for site in simulation.SITES]
 films = drawn.images[rows]  # (6, S, S)
+greys = films.mean(axis=(1, 2))
+print("mean greys over 40 levels apart:", bool(np.ptp(greys) > 40))
 viz.plot_steps(
     list(films),
     list(simulation.SITES),
@@ -59,6 +62,7 @@ viz.plot_steps(
 # Replace every grey level by the share of pixels that are at most as bright, spread over 0 to 255. Six pixels are enough to see it:
 
 # %% tags=["story"]
+# NBVAL_CHECK_OUTPUT
 toy = np.array([[10, 10, 20], [20, 20, 200]], np.uint8)
 counts = np.bincount(toy.ravel(), minlength=256)
 below = counts.cumsum()  # pixels at most as bright
@@ -95,6 +99,7 @@ check("01.1", equalise)
 # the mean of several draws varies less than one; a structure of several pixels keeps nearly all of its contrast.
 
 # %%
+# NBVAL_CHECK_OUTPUT
 kernel = np.outer([1, 2, 1], [1, 2, 1]) / 16
 dot = np.zeros((5, 5), np.float32)
 dot[2, 2] = 16
@@ -157,6 +162,7 @@ print(
 
 
 # %%
+# NBVAL_CHECK_OUTPUT
 def describe(image):
     """uint8 (H, W) -> three descriptions of a film, by name."""
     return {
@@ -172,6 +178,8 @@ hospital = thirty.site.astype("category").cat.codes.to_numpy(int)
 anatomy = thirty.group_id.to_numpy()
 fold = evaluation.assign_folds(anatomy, 3)  # whole anatomies
 chance = 1 / len(simulation.SITES)
+shared = pd.Series(fold).groupby(anatomy).nunique() > 1
+print(f"{len(thirty)} films; anatomies in two folds: {shared.sum()}")
 named = {}  # description, step -> probability of each hospital (n, 6)
 for step, films_of_step in {"raw": pixels, "equalised": [data.equalize(i) for i in pixels]}.items():
     described = [describe(image) for image in films_of_step]
@@ -220,6 +228,7 @@ what_to_see(
 # films are square, so here is one with its top cut off.
 
 # %%
+# NBVAL_CHECK_OUTPUT
 for name in ("resize", "order", "normalize"):
     question, values = data.OPEN_CHOICES[name]
     print(f"{question}: " + "; ".join(f"{value} = {text}" for value, text in values.items()))
@@ -252,6 +261,7 @@ print(
 
 
 # %%
+# NBVAL_CHECK_OUTPUT
 def look(site, pixels, passes, equalise):
     image = films[list(simulation.SITES).index(site)]
     seen = data.equalize(image) if equalise else image
@@ -264,6 +274,8 @@ def look(site, pixels, passes, equalise):
     )
 
 
+same = data.resize(films[0], len(films[0]))
+print("every knob at rest leaves the film as it is:", np.array_equal(same, films[0]))
 look("fir", 64, 2, True)
 
 # %%
@@ -286,6 +298,7 @@ viz.explore(
 # scores.
 
 # %%
+# NBVAL_CHECK_OUTPUT
 if mirror:
     with tempfile.TemporaryDirectory() as folder:
         failures = data.fetch("cohen", folder, mirror, say=lambda text: None)

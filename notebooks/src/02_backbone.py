@@ -6,7 +6,7 @@
 # the Vision Transformer of lesson 04 reads.
 #
 # **Afterwards you can** write PCAM and say what it does to a gradient; read an AUC with its interval; measure what a cell of a feature map can
-# see; and tell a map that points from a map that convinces. **Before it:** convolutions, the sigmoid, gradient descent; lessons 00 and 01.
+# see; and say when a map of a finding may be believed. **Before it:** convolutions, the sigmoid, gradient descent; lessons 00 and 01.
 #
 # **Paper.** Park et al. 2021, sections 3.1 and 4; PCAM is from Ye et al. 2020. **Time to teach:** 75 minutes, 30 of them for the
 # exercises. **Time to run:** half a minute on two CPU cores: the trained network comes with the kit.
@@ -37,6 +37,7 @@ run = Run(profile, out, mirror)
 names = viz.finding_names()
 table = run.images("findings")
 stamped = "synthetic" if table["dataset"].eq("virtual").all() else "research use only"
+model, found = run.backbone.model, run.backbone.metrics  # trained, and what was measured of it
 schematic("pcam")
 
 # %% [markdown]
@@ -45,16 +46,17 @@ schematic("pcam")
 #
 # ## PCAM, by your own hand
 #
-# A network ends in a map of cells, each with C features. To say yes or no it must pool the cells. The plain mean treats a cell of the
-# collapsed lung like one of the shoulder. PCAM asks each cell first, with the *same* 1x1 convolution that will answer for the film: the
-# probability of the finding in the cell is the weight of the cell. With $l_{kij}$ the logit of finding $k$ in cell $(i, j)$ and $x_{ij}$
-# the features of the cell:
+# A network ends in a map of h x w cells, each with C numbers, its *features*. To say yes or no of the whole film it must *pool* the cells: make
+# one list of features out of many. The plain mean treats a cell of the collapsed lung like one of the shoulder. PCAM lets the cells differ. A
+# 1x1 convolution, which is one weighted sum of the C features, the same for every cell, gives the logit of the finding in each cell. The
+# larger the probability there, the larger the weight of the cell. The same weighted sum, taken of the pooled features, then answers for
+# the film. With $l_{kij}$ the logit of finding $k$ in cell $(i, j)$ and $x_{ij}$ the features of the cell:
 #
 # $$p_{kij} = \frac{1}{1 + e^{-l_{kij}}},\qquad w_{kij} = \frac{p_{kij}}{\sum_{ij} p_{kij}},\qquad \text{pooled}_k = \sum_{ij} w_{kij}\, x_{ij}$$
 #
 # ### Exercise 02.1 (core)
 #
-# Write it for B films and K findings at once. `check` compares your function with the package's on maps drawn anew;
+# Write it for B films and K findings at once, so that it returns the pooled features (B, K, C). `check` compares your function with the package's on maps drawn anew;
 # `hint("02.1")` helps, a little more each time (three times).
 
 
@@ -69,10 +71,11 @@ def pcam(features, logit_map):
 check("02.1", pcam)
 
 # %% [markdown]
-# The package writes the weight as a softmax of log-probabilities: the same number, but finite where the quotient is 0/0. A toy map of
-# one finding, with two cells that are sure and one that is not, goes through it:
+# The package writes the weight as a softmax of log-probabilities: the same number, but finite where the quotient is 0/0 (all probabilities
+# too small for the computer). A toy map goes through it: two cells are sure of the finding (logit 2), one cannot say (0), thirteen see nothing (-2).
 
 # %%
+# NBVAL_CHECK_OUTPUT
 print(inspect.getsource(models.pcam_weights), inspect.getsource(models.pcam_pool), sep="\n")
 logit_map = torch.full((1, 1, 4, 4), -2.0)  # (B, K, h, w)
 logit_map[0, 0, 2:, 1], logit_map[0, 0, 1, 2] = 2.0, 0.0
@@ -91,18 +94,24 @@ print(
 # %% [markdown]
 # ## What PCAM does to the gradient
 #
-# The convolution is linear, so the film's logit is the weighted mean L of the cells' logits l. Under the plain mean every cell hears the
-# same, 1/16. Under PCAM, with p the probability of a cell and w its weight, the derivative is `w (1 + (1 - p)(l - L))`: the cells that
-# found something hear most. A cell that found so little that (1 - p)(L - l) exceeds 1 is pushed the *other* way, because a louder one would
-# steal weight.
+# Training changes the network along a gradient: how much would the film's logit rise if the logit of a cell rose? The convolution is linear, so
+# the film's logit $L$ is the weighted mean of the cells' logits $l$. Under the plain mean every cell has the same gradient, 1/16. Under PCAM,
+# with $p$ the probability of a cell and $w$ its weight, it is
+#
+# $$\frac{\partial L}{\partial l} = w \, \bigl(1 + (1 - p)(l - L)\bigr)$$
+#
+# The cells that found something have the largest. Where $(1 - p)(L - l)$ exceeds 1 the gradient is *negative*: if such a cell believed a
+# little more, it would take weight from the cells that found something, and the film's logit would fall.
 
 # %%
+# NBVAL_CHECK_OUTPUT
 cells = logit_map.clone().requires_grad_()
 film_logit = (models.pcam_weights(cells) * cells).sum()
 film_logit.backward()
 L = film_logit.detach()
 torch.testing.assert_close(cells.grad, weight * (1 + (1 - probability) * (logit_map - L)))
 
+print(f"cells with a negative gradient: {(cells.grad < 0).sum()} of 16")
 figure, axes = viz.grid(1, 4, size=3.1, title="One finding on a 4x4 map")
 shown = {
     "logit of each cell": logit_map,
@@ -117,18 +126,20 @@ for axis, (title, values) in zip(axes[0], shown.items(), strict=True):
 figure
 
 # %% [markdown]
-# **What you should have seen.** Weight and gradient lie on the two sure cells; the gradient of the silent cells is slightly below 0. Under the mean
-# each of the sixteen hears the same.
+# **What you should have seen.** Weight and gradient are largest in the two sure cells and smaller in the one that cannot say. In the thirteen
+# others the weight is small but not 0, and the gradient is slightly below 0. Under the mean all sixteen have the same.
 #
 # ## The network
 #
-# DenseNet features, a ReLU, one 1x1 convolution. `features` is the corpus.
+# A *DenseNet* (each layer of a block reads the outputs of all layers before it in the block), a ReLU (negative numbers become 0), one 1x1
+# convolution. `features` is the corpus. In `forward`, see where the logit map, the weights and the pooled logits come from.
 
 # %%
 print(inspect.getsource(models.Backbone))
 
 # %% [markdown]
-# Sizes are values of a profile. The paper's backbone stands here without memory or weights, on torch's `meta` device:
+# Sizes are values of a *profile*: `demo` is small, `paper` is the paper's. The paper's backbone is built here on torch's `meta` device, where a
+# network has shapes but no numbers:
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -154,21 +165,24 @@ print(
 # ## What a cell can see
 #
 # A cell of the corpus stands for a square of the film, but it *sees* more: every 3x3 convolution lets it look one step further. Its
-# **receptive field** is measured, not computed by rules: which pixels have a gradient on the features of the middle cell? On the left
-# is the demo's backbone, whose late blocks have 1x1 convolutions only. On the right are the same sizes with 3x3 convolutions throughout,
-# as DenseNet-121 has them. There every cell has seen the whole film, and a transformer that compares cells could learn nothing from the
-# comparison that one cell does not know already (lesson 04 comes back to it).
+# **receptive field**, the pixels that can change its features, is measured here and not computed by rules: which pixels have a gradient on the
+# features of the middle cell? On the left is the demo's backbone: the convolutions of its four blocks are 3x3, 3x3, 1x1 and 1x1. On the right
+# they are 3x3 throughout, as in DenseNet-121. There every cell can see the whole film. Then a transformer, which compares cells (lesson 04),
+# learns nothing from the comparison that one cell could not know by itself. The picture is four films wide; the brighter, the larger the gradient.
 
 # %%
+# NBVAL_CHECK_OUTPUT
 sizes = run.virtual.profile.backbone
-figure, axes = viz.grid(1, 2, size=4.2, title="What one cell of the corpus sees")
+torch.manual_seed(0)
+figure, axes = viz.grid(1, 2, size=3.2, title="What one cell of the corpus sees")
 for axis, kernels in zip(axes[0], (sizes.kernels, (3, 3, 3, 3)), strict=True):
     network = models.build_backbone(
         replace(run.virtual.profile, backbone=replace(sizes, kernels=kernels))
     )
     field = models.receptive_field(network.features, 4 * side)  # (4 S, 4 S)
     width = int((field > 0).any(dim=0).sum())
-    title = f"kernels {kernels}: {width} px of {side}"
+    print(f"kernels {kernels}: wider than the film: {width > side}")
+    title = f"sees {width} px; film {side} px"
     viz.show_image(axis, field.sqrt(), title, cmap="magma", vmin=0, vmax=1)
     for edge, colour, name in ((side, "white", "a film"), (sizes.stride, "yellow", "the cell")):
         low = 2 * side + sizes.stride / 2 - edge / 2
@@ -177,15 +191,18 @@ viz.legend_below(figure)
 figure
 
 # %% [markdown]
-# **What you should have seen.** On the left the bright spot is little larger than the cell and ends inside the film. On the right it covers
-# more than the film.
+# **What you should have seen.** On the left the spot is a few cells wide and ends inside the film. On the right it is wider than the film; its
+# edge is faint, because far pixels change the features little.
 #
 # ## Labels that nobody is sure of
 #
-# CheXpert's labels were read from reports by a program: 1, 0, blank (not mentioned) and -1 (the report hedges). What a -1 means is one of
-# the paper's open questions (choice 14). A made-up row that hedges everything but the effusion, in the four interpretations:
+# The labels of CheXpert, the public films that the paper's backbone learnt from, were read from reports by a program: 1, 0, blank (not
+# mentioned, read as 0) and -1 (the report is not sure). The paper does not say what it makes of a -1. The kit names four answers (choice 14):
+# *mixed* (1 for edema and atelectasis, 0 for the others), *ignore* (unknown), *zeros* and *ones*. A made-up row that is sure of nothing but
+# the effusion:
 
 # %%
+# NBVAL_CHECK_OUTPUT
 columns = (
     "No Finding,Cardiomegaly,Lung Opacity,Edema,Consolidation,Pneumonia,Atelectasis,"
     "Pneumothorax,Pleural Effusion,Support Devices"
@@ -208,21 +225,22 @@ answers = {
 pd.DataFrame({"in the file": row[3:], **answers}, index=names)
 
 # %% [markdown]
-# Virtual patients have no such trouble: we know what we put into them. Unknown labels (NaN) take no part in the loss.
-
-# %% [markdown]
+# Each column is another training set made of the same report. Virtual patients have no such trouble: we know what we put into them. Unknown
+# labels (NaN) take no part in the loss.
+#
 # ## One step of training, by your own hand
 #
 # *Training* repeats one step: take a few films (a *batch*), compute the loss, and move every weight a little against its gradient. The loss here is the
 # *cross-entropy*: minus the logarithm of the probability that the model gave to what is true, the mean over the films. How far a step goes is the
-# *learning rate*: too small and nothing happens, too large and the loss jumps. For a model with one weight for each feature, with $p_i$ the
-# probability of film $i$, $y_i$ its label, $x_i$ its features and $\eta$ the learning rate:
+# *learning rate*: too small and nothing happens, too large and the loss jumps. The smallest model has one weight for each feature; here $w$ is
+# the list of them (above it was the weight of a cell). With $p_i$ the probability of film $i$ of $n$, $y_i$ its label, $x_i$ its features and
+# $\eta$ the learning rate:
 #
-# $$p_i = \frac{1}{1 + e^{-w \cdot x_i}},\qquad \frac{\partial L}{\partial w} = \frac{1}{n} \sum_i (p_i - y_i)\, x_i,\qquad w \leftarrow w - \eta\, \frac{\partial L}{\partial w}$$
+# $$p_i = \frac{1}{1 + e^{-w \cdot x_i}},\qquad g = \frac{\partial\, \text{loss}}{\partial w} = \frac{1}{n} \sum_i (p_i - y_i)\, x_i,\qquad w \leftarrow w - \eta\, g$$
 #
 # ### Exercise 02.5 (core): one step
 #
-# Write it. `check` compares with torch's own gradient and optimiser; `hint("02.5")` helps. The loop of this kit, `training.fit`, does the same with
+# Write one such step; it returns the new weights. `check` compares with torch's own gradient and optimiser; `hint("02.5")` helps. The loop of this kit, `training.fit`, does the same with
 # a better optimiser, a learning rate that rises and falls, and a checkpoint now and then.
 
 
@@ -237,34 +255,34 @@ check("02.5", one_step)
 # %% [markdown]
 # ## Training
 #
-# An **AUC** is the chance that a film with the finding gets a larger score than one without: 0.5 is a guess, 1 is perfect order. One
-# stage call. It trains on three hospitals (ten minutes of one core, where it does not come with the kit), and is evaluated on the
-# other three.
-#
+# `run.backbone` loads the trained network, or trains it where it does not come with the kit. It has learnt from three hospitals (*train*). Films
+# of their other patients choose settings (*val*, for validation) and test it (*test*). The films of three more hospitals are *external*: no
+# training has seen those hospitals. Its loss, and the number of films of each kind:
+
+# %%
+# NBVAL_CHECK_OUTPUT
+print(inspect.getsource(tasks.findings.cross_entropy))
+print("films:", found["images"])
+
+# %% [markdown]
 # **Train it yourself, 60 seconds.** The curve below is stored. Behind the button the same network starts from random weights and learns from
 # some of the films, with the same loop; its losses on them and on validation films are drawn while they fall. Watch where they part.
 
 # %% tags=["report", "story"]
-print(
-    inspect.getsource(tasks.FindingsTask.loss),
-    inspect.getsource(tasks.findings.cross_entropy),
-    sep="\n",
-)
-model, found = run.backbone.model, run.backbone.metrics
-print(found["images"])
 history, scored = run.backbone.history, run.backbone.predictions
 held_out = next(part for part in ("external", "folds", "test") if part in found)
 title = f"Training of the backbone: binary cross-entropy, {len(data.FINDINGS)} findings"
 display(viz.plot_history({"backbone": history}, title, synthetic=stamped == "synthetic"))
-scored = scored[scored["part"] == held_out]
-z = scored[[f"logit_{key}" for key in data.FINDINGS]].to_numpy()  # (films, findings)
-far = np.nanmean(np.logaddexp(0, z) - scored[list(data.FINDINGS)].to_numpy() * z)
+far = {}
+for part, rows in scored.groupby("part"):
+    z = rows[[f"logit_{key}" for key in data.FINDINGS]].to_numpy()  # (films, findings)
+    far[part] = np.nanmean(np.logaddexp(0, z) - rows[list(data.FINDINGS)].to_numpy() * z)
+said = ", ".join(f"{loss:.3f} ({part})" for part, loss in far.items())
 seen = what_to_see(
-    f"The loss of the training films ends at {history[-1]['loss']:.3f}. On the films of other "
-    f"patients ({held_out}) it is {far:.3f}.",
+    f"The loss of the training films ends at {history[-1]['loss']:.3f}; of films not trained on it is: {said}.",
     "A falling curve of the *training* films does not say that the network gets better on others. A "
-    "network can learn its training films by heart (*over-fitting*), and only films that it never "
-    "saw can show it: the larger the second number is beside the first, the more of that there is.",
+    "network can learn its training films by heart (*over-fitting*): then films of other patients "
+    "have a larger loss. What the external films have beyond those of *test* comes from the hospital.",
 )
 frozen = run.profile.backbone.frozen  # then it keeps these features
 start = [model.state_dict()] if frozen else []
@@ -273,11 +291,12 @@ display(seen, train_yourself(run.backbone.task, table, model, lambda: start))
 # %% [markdown]
 # ## Evaluated on hospitals never seen
 #
-# AUC of each finding on all external films. Intervals are of 95 %, by *bootstrap* (the films are drawn anew with replacement, many times, and the
-# middle 95 % of the results are kept), and count *anatomies*, not films: all patients made of one bent body are
-# one piece of evidence (of real films, all films of one patient). The order goes with size: a large heart or a lung full of water
-# is hard to miss at 128 px; a plate of collapsed lung, a pleural line or a tube is one to four pixels thick, and no cell here sees more
-# than a part of it.
+# An **AUC** is the chance that a film with the finding gets a larger score than one without: 0.5 is a guess, 1 is perfect order. Below is that of
+# each finding on all external films. Intervals are of 95 %, by *bootstrap* (the films are drawn anew with replacement, many times, and the
+# middle 95 % of the results are kept). They count *anatomies*, not films: many virtual patients are made of the same body, and their films are
+# one piece of evidence together (of real films, all films of one patient). Size matters: a large heart or a lung full of water
+# is hard to miss at 128 px; a plate of collapsed lung (*atelectasis*) or the line of a *pneumothorax* is one to four pixels thick, and no
+# cell here sees more than a part of it. A tube is as thin, but it is long and brighter than all around it. *No finding* must exclude all others.
 
 # %% tags=["report", "story"]
 outside = found[held_out]
@@ -303,10 +322,12 @@ what_to_see(
 )
 
 # %% [markdown]
-# The same, hospital by hospital, beside the internal test films. One mean hides that a finding may be easy at one site and hard at another.
+# The same, hospital by hospital, beside the internal test films. One mean hides that a finding may be easy at one site and hard at another. The
+# last lines check that nobody is in training and test at once.
 
 
 # %%
+# NBVAL_CHECK_OUTPUT
 def cell(area):
     return (
         "-"
@@ -316,34 +337,27 @@ def cell(area):
 
 
 sites = {"internal test": found["test"], **found.get("sites", {})}
-pd.DataFrame(
-    {
-        where: [cell(part["findings"][key]["auc"]) for key in data.FINDINGS] + [cell(part["auc"])]
-        for where, part in sites.items()
-    },
-    index=[*names, "mean"],
-)
-
-# %%
-# NBVAL_CHECK_OUTPUT
+of_sites = {
+    where: [cell(part["findings"][key]["auc"]) for key in data.FINDINGS] + [cell(part["auc"])]
+    for where, part in sites.items()
+}
+display(pd.DataFrame(of_sites, index=[*names, "mean"]))
 areas = [found[held_out]["findings"][key]["auc"]["value"] for key in data.FINDINGS]
 print("every finding above chance:", all(area > 0.5 for area in areas if area is not None))
-print(
-    "patients in training and test:",
-    len(
-        set(data.split_parts(table)["train"].patient_id)
-        & set(data.split_parts(table)["test"].patient_id)
-    ),
-)
+parts = data.split_parts(table)
+both = set(parts["train"].patient_id) & set(parts["test"].patient_id)
+print("patients in training and test:", len(both))
 
 # %% [markdown]
 # ## May one believe the probability?
 #
-# Right order is one thing, right numbers another. Of the films called 0.7, do 70 % have the finding? Prevalence differs between hospitals,
-# so a probability learnt here need not hold there (ECE: the mean gap between the two, 0 = none). The right panel asks whether acting on it
+# Right order is one thing, right numbers another. Of the films with a probability of 0.7, do 70 % have the finding? If so, the network is
+# *calibrated*, and its dots lie on the dashed line (ECE: the mean distance from it, 0 = none). *Prevalence*, the share of films with the
+# finding, differs between hospitals, so a probability learnt here need not hold there. The right panel asks whether acting on it
 # helps (lesson 04 explains it).
 
 # %% tags=["report"]
+# NBVAL_CHECK_OUTPUT
 predictions = run.backbone.predictions
 predictions = predictions[predictions["part"] == held_out]
 shown = [
@@ -355,19 +369,23 @@ scores = {
     key.replace("_", " "): (predictions[key], 1 / (1 + np.exp(-predictions[f"logit_{key}"])))
     for key in shown
 }
-viz.plot_decision_curve(
-    scores, "Calibration of four findings, hospitals never seen", synthetic=stamped == "synthetic"
+title = "Calibration of four findings, hospitals never seen"
+display(viz.plot_decision_curve(scores, title, synthetic=stamped == "synthetic"))
+trained = {key.replace("_", " "): parts["train"][key].mean() for key in shown}
+said = [f"{k} {p.mean():.0%}, {y.mean():.0%}, {trained[k]:.0%}" for k, (y, p) in scores.items()]
+what_to_see(
+    f"Mean probability, prevalence here and in training: {'; '.join(said)}.",
+    "Where a curve lies below the diagonal, the network promises more than comes true. If the two "
+    "prevalences are alike, another share of ill films is not the cause: the network is too sure of "
+    "itself on films that look unlike those of training.",
 )
 
 # %% [markdown]
-# **What you should have seen.** A curve below the diagonal promises more than comes true, mostly where the finding is rarer here than in training.
-# A finding near chance gets about the same probability for every film: well calibrated on average, and useless.
-#
 # ## Where it lies
 #
-# The logit map was trained by nothing but ten labels a film. The first external film with four findings, the map of each finding, and,
-# outlined in blue, the pixels that the finding's own lesions or devices change; the white line runs at half of the scale. "No finding"
-# lies nowhere.
+# The logit map was trained by nothing but ten labels a film. Below is the first external film with four findings, once for each finding. The
+# number is the probability that the network gives to the film; the colours are the probability in each of the 8x8 cells, drawn smoothly; the
+# white line runs at half of the scale. Blue outlines the pixels that the finding's own lesions or devices change. "No finding" lies nowhere.
 
 # %% tags=["report", "story"]
 outer = data.split_parts(table)["external"]
@@ -404,13 +422,14 @@ viz.plot_findings(
 # %% [markdown]
 # **What you should have seen.** Read the names first: a large number without bold letters is a false alarm, bold letters with a small number
 # are a finding that the network missed. A map can be wrong in the same two ways: bright where nothing is, and dark where something is. A
-# bright spot beside the blue outline is no sign that the model has seen the lesion.
+# right answer with a bright spot outside of the blue outline is no sign that the model has seen the lesion.
 #
-# Choose a film, a finding and what to see: the probability of each cell, or its weight in PCAM (which sums to 1 even where nothing is: a
-# weight map always points somewhere). First as a figure, then as a widget.
+# Choose a film, a finding and what to see: the probability of each cell, or its weight in PCAM. The weights sum to 1 even where nothing is, so
+# a weight map always points somewhere. First as a figure, then as a widget.
 
 
 # %%
+# NBVAL_CHECK_OUTPUT
 def look(image, finding, show):
     k = names.index(finding)
     heat = (
@@ -421,7 +440,7 @@ def look(image, finding, show):
         1,
         2,
         size=3.8,
-        title=f"{finding}: film says {chances[image, k]:.2f}, truth {gallery[data.FINDINGS[k]][image]:.0f}",
+        title=f"{finding}: predicted {chances[image, k]:.2f}, true {gallery[data.FINDINGS[k]][image]:.0f}",
     )
     viz.show_image(
         axes[0, 0], images[image], f"hospital {gallery.site[image]}, {gallery.view[image]}"
@@ -437,6 +456,9 @@ def look(image, finding, show):
     return viz.stamp(figure, stamped)
 
 
+sums = output["weight_map"].sum((2, 3))
+print("weights of every map sum to 1:", torch.allclose(sums, torch.ones(1), atol=1e-4))
+
 # %%
 first = names[int(gallery.loc[1, list(data.FINDINGS)].to_numpy(float).argmax())]
 display(look(1, first, "weight"))
@@ -449,17 +471,18 @@ viz.explore(
 )
 
 # %% [markdown]
-# **What you should have seen.** The weights sum to 1, so the map has a bright spot whatever the film holds; "as a share of" beside the bar says how
-# little that may be. Switch to *probability*, and the spot fades where the network believes nothing.
+# **What you should have seen.** The brightest colour is the largest weight of this map; the number beside the bar says how little that may be. Switch
+# to *probability*, and the spot fades where the network believes nothing.
 #
 # ## What PCAM buys, and what it does not
 #
-# The *pointing game* asks whether the highest cell of a finding's map touches the finding. Below: PCAM and plain averaging, trained with the
-# same budget, with three *seeds* each (the number from which all random draws begin: new patients and new weights). Such runs are too long for a lesson: `make seeds` makes them. In the
-# table of PCAM's own authors, with a full DenseNet-121 on CheXpert, it gains 0.001 of AUC over averaging; our network is small and its
-# training short, where a hint of which cells matter can be worth more. What it buys on real films, this does not say.
+# The *pointing game* asks whether the highest cell of a finding's map touches the finding. To compare PCAM with plain averaging, both are trained
+# for as many steps, with three *seeds* each (the number from which all random draws begin: new patients and new weights). That is too long
+# for a lesson: `make seeds` does it, and the next two cells show the result where there is one. In the table of PCAM's own authors, with a
+# full DenseNet-121 on CheXpert, it gains 0.001 of AUC over averaging. Virtual films cannot say what it buys on real ones.
 
 # %% tags=["report"]
+# NBVAL_CHECK_OUTPUT
 if run.recorded("seeds_backbone"):
     study = run.recorded("seeds_backbone")
     seeds = pd.DataFrame(study["rows"])
@@ -514,10 +537,12 @@ if run.recorded("seeds_backbone"):
 # ## The corpus
 #
 # What goes on to the transformer is not the ten answers but the map before them, here 8x8 cells of 184 features, in the paper 16x16 of
-# 1,024. Four of its channels, those that vary most on this film:
+# 1,024. One feature over all cells is a *channel*. Four channels, those that vary most on the film above:
 
 # %% tags=["report", "story"]
+# NBVAL_CHECK_OUTPUT
 features = output["features"][0].numpy()  # (C, h, w)
+print("corpus of one film:", features.shape, "never below 0 (ReLU):", bool((features >= 0).all()))
 most = features.std(axis=(1, 2)).argsort()[::-1][:4]
 heats = features[most] / features[most].max(axis=(1, 2), keepdims=True)
 title = f"Four of {len(features)} channels of the corpus, each to its own maximum"
@@ -528,8 +553,8 @@ figure.colorbar(drawn, ax=axes, shrink=0.8, label="feature (0 to its maximum)")
 viz.stamp(figure, stamped)
 
 # %% [markdown]
-# **What you should have seen.** Channels that look alike: many features say the same at the same cell. Each is on its own scale; none is a finding
-# by itself, only their weighted sums are.
+# **What you should have seen.** Channels that look alike: many features are large in the same cells. Each has its own scale. None is a finding
+# by itself; the answer to a finding is a weighted sum of all of them.
 #
 # ## Real films
 #
@@ -537,6 +562,7 @@ viz.stamp(figure, stamped)
 # patients alone. Whether it says anything about real ones is a question, not a promise; `cxrkit reproduce --profile mini` trains on them.
 
 # %%
+# NBVAL_CHECK_OUTPUT
 if mirror and run.profile.manifests == ("virtual",):
     with tempfile.TemporaryDirectory() as temporary:
         real = run.real_images("nih_cxr14", mirror, temporary)
@@ -557,7 +583,8 @@ else:
 # ### Exercise 02.2 (warm-up): between mean and maximum
 #
 # One feature is 1 in two cells of sixteen, so its mean is 0.125 and its maximum 1. The logits are +1 where the feature is and -1 elsewhere.
-# What does PCAM give? Try larger and smaller logits too: when does PCAM become the mean of all cells, when that of the sure ones?
+# What is the feature after PCAM? Answer with a number. Try larger and smaller logits too: when does PCAM become the mean of all cells, and when
+# the mean of the two cells alone?
 
 # %% tags=["exercise", "02.2"]
 ones = torch.zeros(1, 1, 4, 4)
@@ -569,8 +596,8 @@ check("02.2", pooled)
 # %% [markdown]
 # ### Exercise 02.3 (core): two findings, one label?
 #
-# Write a function that lists the pairs of findings whose labels say the same in every film: equal, or one the opposite of the other. An
-# unknown label (NaN) is no difference. Then try it on `outer[list(data.FINDINGS)]`, and count the films where consolidation and pneumonia
+# Write a function that returns the pairs of findings whose labels say the same in every film: equal in all, or opposite in all. A film where one
+# of the two is unknown (NaN) does not count. Then try it on `outer[list(data.FINDINGS)]`, and count the films where consolidation and pneumonia
 # differ: what does that mean for their two AUCs?
 
 
@@ -585,8 +612,9 @@ check("02.3", say_the_same)
 # %% [markdown]
 # ### Exercise 02.4 (project): a threshold goes on a journey
 #
-# Choose the threshold that finds 80 % on validation films, and use it at another hospital: what is the sensitivity there? Write the function,
-# then run it on every finding (`run.backbone.predictions` has a column `part`, the truth of a finding and `logit_<finding>`).
+# A film is *called* when its score is at least the threshold; *sensitivity* is the share of the films with the finding that are called. Choose the
+# highest threshold with a sensitivity of at least 80 % on validation films, and use it at another hospital. Write the function, which returns the
+# sensitivity there; then run it on every finding (`run.backbone.predictions` has a column `part`, the truth of a finding and `logit_<finding>`).
 
 
 # %% tags=["exercise", "02.4"]
@@ -598,9 +626,9 @@ def carry(y_val, p_val, y_far, p_far):
 check("02.4", carry)
 
 # %% [markdown]
-# > **Take away.** (1) PCAM lets the cells that believe in a finding speak for the film. (2) A finding of a few pixels is out of reach at this
-# > size, whatever the mean AUC says. (3) A weight map always points somewhere; a probability map may stay dark. (4) The corpus is the map
-# > before the answers, and lesson 04 builds on it.
+# > **Take away.** (1) PCAM gives the cells that believe in a finding the largest weight. (2) A mean AUC hides that thin findings are hard at this
+# > size. (3) A weight map always points somewhere; a probability map may stay dark. (4) The corpus is the map before the answers, and
+# > lesson 04 builds on it.
 #
 # ## Quiz
 #
@@ -625,4 +653,4 @@ check("02.4", carry)
 #
 # ## Next
 #
-# **03_segmentation** finds the lungs, also where a pneumonia hides them; **04_corpus_vit** reads the corpus.
+# **03_segmentation** asks whether the lungs are found also where a pneumonia hides them; **04_corpus_vit** reads the corpus.

@@ -29,6 +29,7 @@ from cxrkit import Run, data, models, tasks, viz
 from cxrkit.teaching import check, hint, schematic, train_yourself, what_to_see  # noqa: F401
 
 run = Run(profile, out, mirror)
+task = run.segmenter.task
 
 # %% [markdown]
 # ## The problem
@@ -41,7 +42,7 @@ run = Run(profile, out, mirror)
 # as abnormal ones: a small network cannot tell them from normal films, so there would be nothing to learn from the difference.
 
 # %%
-task = run.segmenter.task
+# NBVAL_CHECK_OUTPUT
 table = tasks.segmentation.assign_roles(run.profile, run.segmenter_images)
 display(pd.crosstab(table["role"].replace("", "not used"), table["diagnosis"]))
 schematic("adain")
@@ -78,6 +79,7 @@ check("03.1", adain)
 # happens to dozens of channels, some of which mean "opacity".
 
 # %% tags=["story"]
+# NBVAL_CHECK_OUTPUT
 image = task.dataset(table[:1], size=run.profile.image_size)[0]["image"][
     None
 ]  # (1, 1, S, S), -1 to 1
@@ -85,6 +87,10 @@ styles = [(-0.6, 0.0), (-0.6, 0.5), (-0.8, 0.0), (-0.3, 0.0)]
 shown = [
     models.adain(image, *(torch.tensor([[v]]) for v in style))[0, 0].numpy() for style in styles
 ]
+made = all(np.isclose(x.mean(), b, atol=1e-3) for x, (_, b) in zip(shown, styles, strict=True))
+print("beta is the mean of the film:", made)
+made = all(np.isclose(x.std(), 1 + g, atol=1e-3) for x, (g, _) in zip(shown, styles, strict=True))
+print("1 + gamma is its spread:", made)
 grey = [np.uint8(np.clip((picture + 1) * 127.5, 0, 255)) for picture in shown]
 viz.plot_steps(grey, [f"gamma {g}, beta {b}" for g, b in styles], "One film, four styles")
 
@@ -112,6 +118,7 @@ schematic("distillation")
 # The discriminator's loss is the familiar cross-entropy. Two logits by hand:
 
 # %%
+# NBVAL_CHECK_OUTPUT
 logits = torch.tensor([0.0, 2.0])
 by_hand = -torch.log(torch.sigmoid(logits)).mean()  # "both are real": minus log of the probability
 torch.testing.assert_close(tasks.nonsaturating(logits, True), by_hand)
@@ -130,6 +137,7 @@ print(
 # and draws its losses on films that it trains on and on validation films.
 
 # %%
+# NBVAL_CHECK_OUTPUT
 folder = run.segmenter.folder
 result, history = run.segmenter.metrics, run.segmenter.history
 student, unet = (task.load(folder, name) for name in ("student", "unet_normal"))
@@ -173,6 +181,7 @@ display(seen, train_yourself(task, normal, unet))
 # without a style gives masks. The "normal" film then has white lungs, and what the student learns from the teacher is wrong. Hence a latent of ones.
 
 # %%
+# NBVAL_CHECK_OUTPUT
 predictions = run.segmenter.predictions
 opaque = predictions[
     (predictions["network"] == "unet_normal") & (predictions["diagnosis"] != "normal")
@@ -180,6 +189,8 @@ opaque = predictions[
 worst = opaque.head(40).sort_values("dice").head(6)
 samples = table.set_index("path").loc[worst["path"]].reset_index()
 inputs = task.dataset(samples).batch(range(len(samples)))["image"]
+ill = (samples["diagnosis"] != "normal").all()
+print(f"{len(samples)} films, none of them normal: {ill}")
 
 
 @torch.no_grad()
@@ -224,6 +235,7 @@ viz.explore(slide, start={"style": 0.5}, number=list(range(len(samples))), style
 # virtual hospitals), as segmented by that U-Net, and by the AdaIN student, which has seen no mask of an abnormal lung either.
 
 # %% tags=["report", "story"]
+# NBVAL_CHECK_OUTPUT
 seen = task.dataset(samples, size=run.profile.image_size)
 images, truth = seen.images.gather(), seen.masks.gather()
 lungs = {
@@ -250,6 +262,7 @@ what_to_see(
 # same network without that.
 
 # %%
+# NBVAL_CHECK_OUTPUT
 # real films: the test, which holds sources that trained no network
 part = "external" if "external" in result else "test"
 viz.summary_table(result, part)
@@ -290,6 +303,7 @@ what_to_see(
 # lessons use that network.
 
 # %%
+# NBVAL_CHECK_OUTPUT
 # none where nobody has annotated lesions
 external = predictions["external"].astype(bool)
 ill = predictions[(external == (part == "external")) & predictions["bright"].notna()]
@@ -367,7 +381,8 @@ if "opaque" in found["unet_normal"]:
 # The zone lines lie at 5/12 and 2/3 of the height of the *mask*. A mask that stops above a consolidated base is shorter: the lines move up
 # and the lesion is no longer inside. Below, the lesion of the truth counted in the zones of each mask (a zone is 1 if 1 % of it is ill).
 
-# %% tags=["story"]
+# %%
+# NBVAL_CHECK_OUTPUT
 known = samples["lesion_mask"].notna().all()
 lesion = run.pixels(samples, "lesion", "lesion_mask") == 255 if known else None
 
@@ -390,18 +405,20 @@ def compare_zones(number):
 
 
 if known:
+    true = zones_of(0, "truth")[1].sum()
+    print(f"ill zones of the first film with its true lungs: {true:.0f} of 6")
+
+# %% tags=["story"]
+if known:
     display(compare_zones(0))
     counts = {name: int(zones_of(0, name)[1].sum()) for name in lungs}
     said = ", ".join(f"{count} with the mask of {name}" for name, count in counts.items())
     display(
-        what_to_see(f"One lesion and three masks; ill zones: {said}.", "Only the mask differs.")
+        what_to_see(f"One lesion and three masks; ill zones: {said}.", "Only the mask differs."),
+        viz.explore(compare_zones, number=list(range(len(samples)))),
     )
 else:
     print("not available here: nobody has annotated the lesions of these films")
-
-# %%
-if known:
-    display(viz.explore(compare_zones, number=list(range(len(samples)))))
 
 # %% [markdown]
 # ## Exercises

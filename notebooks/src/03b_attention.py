@@ -42,6 +42,7 @@ run = Run(profile, out)
 # lung, both in the left, or one in each? As on a film, the patient's right is on your left.
 
 # %%
+# NBVAL_CHECK_OUTPUT
 print(inspect.getsource(teaching.draw_marks))
 images, answers, cells = teaching.draw_marks(2000, np.random.default_rng(99))
 print(
@@ -88,6 +89,11 @@ accuracy = {
 }
 pd.Series(accuracy, name="accuracy").round(3).to_frame()
 
+# %%
+# NBVAL_CHECK_OUTPUT
+elsewhere = images.flatten(2)[:, :, torch.randperm(64)].view_as(images)  # the cells, shuffled
+print("shuffled images have the same bags:", np.allclose(bag(images), bag(elsewhere), atol=1e-5))
+
 # %% [markdown]
 # **What you should have seen.** The bag is as good as the guess that looks at nothing. No better reader of the bag would help, because
 # the bags of the three answers are the same.
@@ -104,6 +110,8 @@ pd.Series(accuracy, name="accuracy").round(3).to_frame()
 # $d$ products grows with $d$ and a softmax of large numbers picks one token and has no gradient for the others.
 
 # %% tags=["story"]
+# NBVAL_CHECK_OUTPUT
+print("equal fits give equal shares:", torch.zeros(4).softmax(0).tolist())
 schematic("one_head")
 
 # %% [markdown]
@@ -159,6 +167,7 @@ schematic("several_heads")
 
 
 # %%
+# NBVAL_CHECK_OUTPUT
 def make_model(seed, **ablation):
     torch.manual_seed(seed)
     return models.CorpusViT(
@@ -188,6 +197,7 @@ print(f"{sum(p.numel() for p in vit.parameters()):,} weights")
 
 
 # %%
+# NBVAL_CHECK_OUTPUT
 def train(model, steps=1500, lr=2e-3, batch=64, enough=0.03):
     rng = np.random.default_rng(5)
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.01, fused=True)
@@ -213,6 +223,9 @@ def train(model, steps=1500, lr=2e-3, batch=64, enough=0.03):
 def score(model):
     """Share of right answers on the 2,000 images of the first figure."""
     return float((model(images)["logits"].argmax(1) == answers).float().mean())
+
+
+print(f"loss of a guess among three answers: log 3 = {np.log(3):.2f}")
 
 
 # %%
@@ -281,8 +294,11 @@ check("03b.3", honest)
 # still takes the mean of all tokens; let us see what training makes of that in as many steps.
 
 # %%
+# NBVAL_CHECK_OUTPUT
 never = make_model(seed, even=True)
 train(never, steps=len(history))
+less = score(never) < accuracy["two layers, two heads"]
+print("trained without attention it is right less often:", less)
 needed = {
     "trained with all": accuracy["two layers, two heads"],
     "trained with even attention": score(never),
@@ -304,6 +320,7 @@ viz.plot_bars(
 
 
 # %% tags=["story"]
+# NBVAL_CHECK_OUTPUT
 def attention_of(model, images):
     """List over the layers of (n, N, T, T)."""
     seen, fused = [], model.fused
@@ -321,6 +338,8 @@ def attention_of(model, images):
 
 
 seen = attention_of(vit, images)
+sums = torch.stack([A.sum(-1) for A in seen])
+print("all attention of a token sums to 1:", torch.allclose(sums, torch.ones(1)))
 in_half = [cells % 8 < 4, cells % 8 >= 4]  # (n, 2) of bool: the mark lies right, left
 shares = teaching.share_on_pair(seen, cells)  # (layers, heads)
 table = pd.DataFrame(shares.numpy(), ["layer 1", "layer 2"], ["head 1", "head 2"])
@@ -425,6 +444,7 @@ viz.stamp(figure)
 # saw. That takes many minutes, so it was done once; the command is printed.
 
 # %% tags=["report"]
+# NBVAL_CHECK_OUTPUT
 if run.recorded("hospital_tokens"):
     measured = run.recorded("hospital_tokens")
     made, rows = measured["made"], pd.DataFrame(measured["rows"])

@@ -40,12 +40,14 @@ schematic("pipeline")
 #
 # ## Tokens from a feature map
 #
-# The backbone of lesson 02 turns a film into a small map: for each cell, a list of numbers that say which low-level signs are there. The
-# paper calls this map the *corpus*, as if it were a text. Three steps make tokens of its cells: a 1x1 convolution, which is the
-# same matrix applied to every cell; one more token, the *class token*, which stands for no cell and will collect the answer; and a
-# learned *position*, added to each token. A corpus of 2x2 cells with 3 features is enough to see it:
+# The backbone of lesson 02 turns a film into a small map: for each cell, a list of C features that say which signs of disease are there. The
+# paper calls this map the *corpus*, as if it were a text. Three steps make tokens of its cells. A 1x1 convolution applies the same matrix
+# $W$ and bias $b$ to every cell, and makes D numbers of its features: the *embedding* of the cell. One more token, the *class token*, stands for
+# no cell and will collect the answer. A learned *position* is added to each token. A corpus of 2x2 cells with 3 features is enough to see it
+# (D = 4, and all weights are random, because nothing has been trained):
 
 # %%
+# NBVAL_CHECK_OUTPUT
 torch.manual_seed(0)
 toy = models.CorpusViT(
     in_channels=3, grid=2, embed_dim=4, depth=1, num_heads=1, mlp_dim=8
@@ -59,6 +61,7 @@ W, b = toy.patch_embed.proj.weight[:, :, 0, 0], toy.patch_embed.proj.bias  # (4,
 embedded = torch.stack([W @ corpus[0, :, i, j] + b for i in range(2) for j in range(2)])
 torch.testing.assert_close(embedded, toy.patch_embed(corpus)[0])
 tokens = torch.cat([toy.cls_token[0], embedded]) + toy.pos_embed[0]  # (5 tokens, 4)
+print(f"{len(tokens)} tokens of {tokens.shape[1]} numbers: one for each cell, and the class token")
 positions = ["class token", "upper left", "upper right", "lower left", "lower right"]
 viz.plot_matrix(
     {
@@ -73,15 +76,16 @@ viz.plot_matrix(
 )
 
 # %% [markdown]
-# **What you should have seen.** Left plus middle is right, number by number. The class token has no cell: its row on the left is learned, and
-# is the same for every film.
+# **What you should have seen.** Left plus middle is right, number by number. The class token has no cell: its row on the left is a weight of the
+# model, and is the same for every film.
 #
 # ## Without positions, a bag of tokens
 #
-# Attention compares every token with every other and does not know where they stand. Shuffle the cells of the corpus: with positions the
-# answer changes, without them it cannot.
+# Attention compares every token with every other and does not know where they stand (lesson 03b). Shuffle the cells of the corpus: with positions
+# the answer changes, without them it cannot.
 
 # %%
+# NBVAL_CHECK_OUTPUT
 shuffled = corpus.flatten(2)[:, :, [2, 0, 3, 1]].view_as(corpus)
 with_positions = (toy(corpus)["logits"] - toy(shuffled)["logits"]).abs().max()
 kept = toy.pos_embed.clone()
@@ -90,19 +94,21 @@ without = (toy(corpus)["logits"] - toy(shuffled)["logits"]).abs().max()
 toy.pos_embed.copy_(kept)
 torch.testing.assert_close(without, torch.tensor(0.0), atol=1e-5, rtol=0)
 print(
-    f"largest change of a logit when the cells are shuffled: {with_positions:.2f} with positions, {without:.0e} without"
+    f"largest change of a logit when the cells are shuffled: {with_positions:.2f} with positions, {without:.4f} without"
 )
 
 # %% [markdown]
 # ## One attention head by hand
 #
-# Each token asks a question (its *query*), offers a headline (*key*) and a content (*value*): three linear layers. How well a question fits
-# a headline is their scalar product over the square root of the length; softmax turns the fits of one question into shares that sum to 1;
-# and the answer is the mean of the contents with those shares (lesson 03b takes it apart):
+# Lesson 03b takes this apart; here it is again, with biases. $X$ holds one token a row. Three linear layers make of each token its *query* (what it
+# looks for), its *key* (what it can be found by) and its *value* (what it hands over), of $d$ numbers each. How well a query fits a key is their
+# scalar product over the square root of $d$. Softmax turns the fits of one query into shares that sum to 1. The answer is the mean of
+# the values with those shares:
 #
 # $$Q, K, V = X W_Q + b_Q,\; X W_K + b_K,\; X W_V + b_V,\qquad A = \mathrm{softmax}\!\left(\frac{Q K^\top}{\sqrt d}\right),\qquad \text{answer} = A V$$
 #
-# A row of the matrix below belongs to the token that looks.
+# In the code `weight` holds $W_Q$, $W_K$ and $W_V$, and `bias` the three biases. The package brings the tokens to mean 0 and spread 1 first (`norm1`) and
+# mixes the answer with one more matrix (`proj`); both are explained below. A row of the matrix in the figure belongs to the token that looks.
 
 
 # %% tags=["story"]
@@ -128,18 +134,18 @@ viz.plot_matrix(
 )
 
 # %% [markdown]
-# **What you should have seen.** Every row has another pattern, though no token knows what the others mean: the weights are random. Training
-# will decide what a query looks for.
+# **What you should have seen.** Each row sums to 1. Three tokens look almost only at the lower left cell; the other two spread their attention.
+# Nothing is meant by it, because the weights are random. Training will decide what a query looks for.
 #
-# Several heads do the same side by side. Each has its own part of the numbers of $Q$, $K$ and $V$, so that one can look for neighbours while
-# another looks across the chest:
+# Several heads do the same side by side. With $N$ heads, head $n$ has its own $d = D / N$ of the $D$ numbers of $Q$, $K$ and $V$, so that one can
+# look for neighbours while another looks across the chest. The brackets put the answers side by side, and $W_O$ mixes them:
 #
-# $$A_n = \mathrm{softmax}\!\left(\frac{Q_n K_n^\top}{\sqrt d}\right),\qquad d = D / N,\qquad \text{output} = [A_1 V_1, \ldots, A_N V_N]\, W_O$$
+# $$A_n = \mathrm{softmax}\!\left(\frac{Q_n K_n^\top}{\sqrt d}\right),\qquad \text{output} = [A_1 V_1, \ldots, A_N V_N]\, W_O$$
 #
 # ### Exercise 04.1 (core): several heads
 #
 # Write them, without the last matrix $W_O$. The first D rows of `weight` make the queries, the next D the keys, the last D the values; head
-# n takes the n-th part of d numbers of each. For help run `hint("04.1")`, up to
+# n takes the n-th part of d numbers of each. Return the answers of all heads side by side (T, D). For help run `hint("04.1")`, up to
 # three times.
 
 
@@ -154,10 +160,11 @@ def several_heads(tokens, weight, bias, num_heads):
 check("04.1", several_heads)
 
 # %% [markdown]
-# A layer of the encoder adds this answer to the tokens (a *residual* sum: the layer learns a change, and the gradient finds a way past it),
-# then adds what a small network, the *MLP*, makes of each token alone: two linear layers with a GELU between them, which lets positive
-# numbers pass and holds negative ones back. A *LayerNorm* before each part brings every token to mean 0 and spread 1. Layer upon
-# layer, at the end a norm, and one linear layer reads the class token. That is the whole model:
+# A layer of the *encoder* (the stack of all layers) adds this answer to the tokens. Such a sum is *residual*: the layer learns a change, and the
+# gradient finds a way past it. Then it adds what a small network, the *MLP*, makes of each token alone: two linear layers with a GELU between
+# them, which lets positive numbers pass and holds negative ones back. A *LayerNorm* before each of the two parts brings every token to mean 0
+# and spread 1. After the last layer stand one more LayerNorm and a linear layer that reads the class token; in the code it is called `head`,
+# but it is no attention head. That is the whole model:
 
 # %%
 after = tokens + block.attn.proj(answer)
@@ -171,10 +178,12 @@ print(
 print(inspect.getsource(models.CorpusViT))
 
 # %% [markdown]
-# The paper's sizes: 16x16 cells of 1,024 features, 12 layers of 12 heads on 768 numbers. It does not give the width of the small network:
-# 3,072 is what ViT-B has, 2,048 is in the authors' later code (open choice 11). On the `meta` device a model has sizes but no memory:
+# The paper's sizes: 16x16 cells of 1,024 features, 12 layers of 12 heads on tokens of 768 numbers. It does not give the width of the MLP, which is
+# the number of values between its two linear layers: 3,072 is what ViT-B has, 2,048 is in the authors' later code (open choice 11). On the
+# `meta` device a model has sizes but no memory, so its weights can be counted:
 
 # %%
+# NBVAL_CHECK_OUTPUT
 with torch.device("meta"):
     features = sum(p.numel() for p in models.Backbone().features.parameters())
     transformers = {
@@ -194,8 +203,8 @@ pd.DataFrame(
 # ## Two models, and films to evaluate them
 #
 # An AP film is taken from the other side and shows the heart larger, so PA and AP films have models of their own. Training draws each
-# class equally often, whatever its share. Three hospitals give no film to training; the split inside the others goes by patient. The
-# backbone is trained on with the transformer, end to end from the film (with `transformer.frozen` the corpus is computed once and kept).
+# class equally often, whatever its share. Three hospitals, the *external* ones, give no film to training; inside the others the split goes by
+# patient. The backbone goes on learning together with the transformer, from the film to the answer. The table counts the films:
 
 # %%
 results = {view: run.diagnosis(view) for view in ("PA", "AP")}
@@ -206,7 +215,7 @@ synthetic = run.profile.manifests == ("virtual",)
 images = run.diagnosis_images
 where = images["external"].map({True: "external", False: "internal"})
 counts = pd.crosstab([images["view"], where, images["site"]], images["diagnosis"])
-# of the external PA films: what says one who sees no disease?
+# for the external PA films: answers of models that see no disease
 baselines = {
     "constant": np.full((len(outside["PA"]), 3), 1 / 3),
     "random numbers": np.random.default_rng(0).random((len(outside["PA"]), 3)),
@@ -218,18 +227,22 @@ if synthetic:  # fitted on the training films of this view
 counts[list(names)]
 
 # %% [markdown]
-# Hospitals differ in what they see. Where this **imbalance** comes in: the loss (so the draws are evened out, below), accuracy and the
-# predicted probability (both belong to the shares of one hospital), but not AUC, sensitivity or specificity. The virtual hospitals are
-# nearly even over all; at a real one COVID-19 may be one film in fifty. Here is a made-up hospital of that kind, and what even draws do:
+# Classes are not equally frequent, and their shares differ from hospital to hospital (**imbalance**). Four rates are needed from here on. A model
+# *calls* a film when its probability reaches a *threshold*. *Sensitivity* is the share of the films with the disease that are called, *specificity*
+# the share of the others that are not, *accuracy* the share of all films that are answered rightly, and AUC is known from lesson 02. Shares
+# change accuracy and the predicted probability, but not AUC, sensitivity or specificity, which look at one class of films at a time. They
+# also change the loss of training; therefore the draws are evened out. The virtual hospitals are nearly even over all; at a real one
+# COVID-19 may be one film in fifty. Here is a made-up hospital of that kind, and what even draws do:
 
 # %%
+# NBVAL_CHECK_OUTPUT
 made_up = pd.DataFrame({"diagnosis": np.repeat(list(tasks.diagnosis.DIAGNOSES), [600, 380, 20])})
 weights = tasks.diagnosis.class_weights(made_up)
 drawn = made_up["diagnosis"].sample(10_000, replace=True, weights=weights, random_state=0)
 pd.DataFrame(
     {
         "share of the images": made_up["diagnosis"].value_counts(normalize=True),
-        "chance of one image to be drawn (mean 1)": pd.Series(weights)
+        "weight of one image in the draw (mean 1)": pd.Series(weights)
         .groupby(made_up["diagnosis"])
         .first(),
         "share of 10,000 draws": drawn.value_counts(normalize=True),
@@ -248,9 +261,10 @@ pa, table = results["PA"], tasks.diagnosis.of_view(images, "PA")
 train_yourself(pa.task, table, pa.model, lambda: [run.backbone.model.state_dict()])
 
 # %% [markdown]
-# **What you should have seen.** The loss falls quickly, then slowly; the score on patients of other films follows it. The weights that count are
-# those of the highest validation AUC. Where the score still rises at the last step, longer training would pay;
-# a loss that falls on while the score does not means that the model learns its training films by heart.
+# **What you should have seen.** The loss falls quickly, then slowly; the score on films of other patients (*validation*) rises with it. The score is
+# the *macro AUC*: the mean of three AUCs, each class against the other two. The weights with the highest score are kept. Where the score still
+# rises at the last step, longer training would pay; where the loss falls on and the score does not rise, the model learns its training
+# films by heart.
 #
 # The curves are stored. **Train it yourself, 60 seconds:** the button trains the PA model, from the backbone of lesson 02 on, with some of the
 # films, and draws its losses on them and on validation films beside that of the reference model.
@@ -258,10 +272,10 @@ train_yourself(pa.task, table, pa.model, lambda: [run.backbone.model.state_dict(
 # ## Tables 4 and 5: the hospitals never seen
 #
 # The paper asks for a sensitivity of at least 80 % and reports specificity and accuracy there. But at *which* threshold? We choose it on
-# validation films and carry it over, as a hospital would have to. On the right, as *optimistic*, stands what comes out when each hospital's
-# own test films choose their threshold (open choice 18): there the 80 % hold by construction. Each class is evaluated against the other two,
-# and the rates are means over the three classes. Intervals are 95 %, by patient; of virtual films by anatomy, of which many patients are
-# made.
+# validation films and carry it over, as a hospital would have to (*threshold carried*). On the right, as *optimistic*, stands what comes out when
+# each hospital's own test films choose their threshold (open choice 18): then the sensitivity reaches 80 % by construction. Each class is
+# evaluated against the other two, and the rates are means over the three classes. Intervals are 95 %, by patient; for virtual films by
+# anatomy (lesson 02).
 #
 # A number alone says little. So the figure has three *baselines* for the external PA films, models that see no disease: the same answer for
 # every film (*constant*), *random numbers*, and a linear model that sees a *thumbnail* of 16x16 px (lesson 08 made it, from the training films
@@ -269,6 +283,7 @@ train_yourself(pa.task, table, pa.model, lambda: [run.backbone.model.state_dict(
 
 
 # %%
+# NBVAL_CHECK_OUTPUT
 def shown(leaf):
     return (
         "-"
@@ -325,8 +340,20 @@ what_to_see(
 )
 
 # %% [markdown]
-# All intervals of the two models lie right of chance. *Normal* is the easiest class and *other infection* the hardest, because it
-# shares its signs with COVID-19. Between two hospitals most intervals overlap: with so few films one cannot say which is harder.
+# All intervals of the two models lie right of chance. *Normal* is the easiest class and *other infection* the hardest: it shares its signs with
+# COVID-19, and lies between the two. Where the intervals of two hospitals overlap, these films cannot say which of them is harder. In the
+# table, compare *threshold carried* with *optimistic*: AUC is high, and yet fewer than 80 % are found where the threshold comes from elsewhere.
+#
+# ## What are the places worth?
+#
+# A model that ignored where its tokens stand would be a bag of them, and its attention would buy nothing. So take something away from the
+# trained PA model, by the three interventions of lesson 03b: the tokens of each film stand in another order (*shuffled*); the learned positions
+# are zero; every token looks at all tokens alike (*even attention*). The first is the honest test, because every token remains one that the
+# model knows; the other two also lead it to inputs that it has never met.
+#
+# The model must look at every film again, so we take only the forty patients (of virtual films: anatomies) with the most films. The next cell
+# chooses them and checks what has been said so far. *Fast attention* is one call of the library that never writes the matrix down;
+# it is switched off from here on, so that we can see and change the matrix.
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -344,6 +371,9 @@ with torch.no_grad():
 parts = images["split"].mask(images["external"].astype(bool), "external")
 patients = {part: set(rows["group_id"]) for part, rows in images.groupby(parts)}
 print(
+    f"{len(few)} of {len(outside['PA'])} films, {few['group_id'].nunique()} patients or anatomies"
+)
+print(
     "no patient in two splits:",
     not any(patients[a] & patients[b] for a in patients for b in patients if a < b),
 )
@@ -357,14 +387,8 @@ for view, result in results.items():
     print(f"{view}: optimistic sensitivity reaches 0.8:", reached)
 
 # %% [markdown]
-# ## What are the places worth?
-#
-# A transformer that only counted what its tokens say would be a costly mean. Three interventions on the trained PA model take something
-# away from it: the tokens of each film stand in another order; the learned positions are zero; every token looks at all tokens alike. The
-# order is the honest test, since every token remains one that the model knows. The other two also lead it to where it has never been. Below
-# stands what each costs on the external films: macro AUC, and AUC of COVID-19 against other infections, which at the virtual hospitals
-# differ mostly by where their lesions lie. An interval above 0 says that the model has used what it lost. The model must look at each film
-# again, three times: therefore only at those of the forty patients (of virtual films: anatomies) that have the most.
+# The table shows what each intervention costs: macro AUC, and AUC of COVID-19 against other infections, which at the virtual hospitals differ
+# mostly by where their lesions lie. An interval above 0 says that the model has used what it lost; one that holds 0 says nothing.
 
 
 # %%
@@ -385,20 +409,21 @@ def worth_of_places(model, task, table):
             )
             text = f"{cost['difference']:+.3f} [{cost['low']:+.3f}, {cost['high']:+.3f}]"
             lines.setdefault(name.replace("_", " "), {})[label] = text
-    return pd.DataFrame(lines).T.rename_axis("AUC that it costs to have them")
+    return pd.DataFrame(lines).T.rename_axis("AUC lost [95 %]")
 
 
-print(
-    f"{len(few)} of {len(outside['PA'])} films: {few['group_id'].nunique()} patients or anatomies"
-)
 worth_of_places(results["PA"].model, results["PA"].task, few)
 
 # %% [markdown]
+# Read the first row first: it says whether *this* model uses the order of its tokens at all, and for which question. Even attention takes the
+# most; but part of that is the surprise.
+#
 # ## The operating point
 #
-# Move a threshold from 1 to 0 and note, at each, the share of the ill that it finds (sensitivity) and of the healthy that it calls ill (1 minus
-# specificity): this is the *ROC* curve, and AUC is the area under it. A threshold is a point on the curve, and the *same* threshold is another point at another hospital. The dotted line is a sensitivity
-# of 0.8. First at the threshold that validation chose, then with a handle to drag.
+# Move a threshold from 1 to 0 and note, at each, the sensitivity, and 1 minus the specificity (the share of the other films that are called):
+# these points are the *ROC* curve, and AUC is the area under it. A threshold is a point on the curve (the large dot), and the *same* threshold
+# is another point at another hospital. The dotted line is a sensitivity of 0.8. First at the threshold that validation chose for COVID-19,
+# then with a slider.
 
 
 # %% tags=["story"]
@@ -425,17 +450,23 @@ viz.explore(
 )
 
 # %% [markdown]
-# **What you should have seen.** One threshold, four points. Some hospitals lose sensitivity, others specificity: the curves are alike, but the
-# point moves along and off them. Drag the threshold down until no hospital is below the dotted line, and read what that costs in specificity.
+# **What you should have seen.** One threshold, four points. Compare each hospital with validation. Where one rate falls and the other rises, the
+# point has moved along the curve: another threshold would trade one for the other. Where both fall, the curve itself is lower. Drag the
+# threshold down until no hospital is below the dotted line, and read what that costs in specificity.
 #
-# ## Carrying thresholds from hospital to hospital
+# ### Carrying thresholds from hospital to hospital
 #
-# Choose the threshold for COVID-19 on the films of one external hospital (row), so that 80 % of its patients are found, and use it at
-# another (column). The diagonal holds by construction. Off it: a model may rank well at both and still need another threshold.
+# Choose the threshold for COVID-19 on the films of one external hospital (row), so that at least 80 % of its films with the disease are called,
+# and use it at another (column). On the diagonal the 80 % hold by construction. Beside it they need not: a model may rank well at both
+# hospitals, and still each needs a threshold of its own.
 
 # %% tags=["report"]
+# NBVAL_CHECK_OUTPUT
+carry = {f"{view} films": tasks.diagnosis.transfer(outside[view]) for view in outside}
+for view, table in carry.items():
+    print(f"{view}: the diagonal reaches 0.8:", bool((np.diag(table) >= 0.8).all()))
 viz.plot_matrix(
-    {f"{view} films": tasks.diagnosis.transfer(outside[view]) for view in outside},
+    carry,
     "Sensitivity for COVID-19 with a threshold from elsewhere",
     "sensitivity",
     high=1,
@@ -445,15 +476,22 @@ viz.plot_matrix(
 )
 
 # %% [markdown]
-# **What you should have seen.** A row with large numbers comes from a hospital whose own threshold is low: used elsewhere it finds more, at the
-# price of false alarms. The matrix is not symmetric, and each number rests on a few dozen patients.
+# **What you should have seen.** A row with large numbers comes from a hospital whose own threshold is low: used elsewhere it calls more films with
+# the disease, and more others too. The matrix is not symmetric. Each number rests on the COVID-19 films of one hospital, which the table
+# of films above counts; small differences say nothing.
 #
 # ## May one believe the probability?
 #
-# AUC sees only the order of the films. *Calibration* asks whether of the films with p = 0.7 seven in ten have the disease. The *decision
-# curve* asks whether acting on the model beats acting on everybody or nobody, for someone who would act from that probability on.
+# AUC sees only the order of the films. *Calibration* asks whether of the films with p = 0.7 seven in ten have the disease (lesson 02). The
+# *decision curve* asks what acting is worth, such as isolating a patient, for someone who acts from a probability $t$ on. Each film with the disease
+# that is acted on (TP) counts 1. Each other film that is acted on (FP) costs $t / (1 - t)$: who acts from one in ten on accepts nine false alarms for one hit.
+#
+# $$\text{net benefit} = \frac{TP}{n} - \frac{FP}{n} \cdot \frac{t}{1 - t}$$
+#
+# Acting on nobody has a benefit of 0, and acting on everybody is the dotted curve.
 
 # %% tags=["story"]
+# NBVAL_CHECK_OUTPUT
 print(run.notice)
 known = {view: (t["diagnosis"] == "covid19", t["p_covid19"]) for view, t in outside.items()}
 shown = {f"{view} films": pair for view, pair in known.items()}
@@ -471,15 +509,17 @@ what_to_see(
 )
 
 # %% [markdown]
-# On the left, a point below the diagonal is a group of films for which the model says a larger probability than comes true. On the right, acting on
-# the model pays where its curve is the highest of the three; where it meets the line at 0, nothing is gained.
+# On the left, a dot below the diagonal is a group of films for which the model gives a larger probability than comes true. On the right, acting on
+# the model pays where its curve lies above the dotted one and above 0.
 #
 # ## Where does a token look?
 #
-# The attention of a trained model, caught with a hook on the softmax of a layer. Choose a cell of the film: its row of the attention matrix
-# says from which cells it takes its content. This is what a token *reads*, not yet why the model *answers*: that is lesson 05.
+# A hook, a function that is called with the output of a part of the model, catches the attention of each layer (lesson 03b). Choose a cell of the
+# film: its row of the attention matrix says from which cells it takes its content. This is what a token *reads*, not yet why the model
+# *answers*: that is lesson 05. The films are those of each class to which the model gives the largest probability of their class.
 
-# %% tags=["story"]
+# %%
+# NBVAL_CHECK_OUTPUT
 table, vit = outside["PA"], vits["PA"]
 right = {name: table["diagnosis"] == name for name in reversed(tasks.diagnosis.DIAGNOSES)}
 surest = [int(table[f"p_{name}"].where(at, -1).argmax()) for name, at in right.items()]
@@ -495,8 +535,12 @@ with torch.no_grad():
 for hook in hooks:
     hook.remove()
 side = vit.transformer.grid[0]
+sums = torch.stack([A.sum(-1) for A in seen]).cpu()
+print("layers, films, heads, tokens, tokens:", (len(seen), *seen[0].shape))
+print("all attention of a token sums to 1:", torch.allclose(sums, torch.ones(1), atol=1e-4))
 
 
+# %% tags=["story"]
 def look(image, layer, row, column, class_token):
     token = 0 if class_token else 1 + row * side + column
     heads = seen[layer - 1][image, :, token, 1:].cpu().unflatten(-1, (side, side))
@@ -509,9 +553,7 @@ def look(image, layer, row, column, class_token):
     )
 
 
-look(0, len(seen), side // 2, side // 4, False)
-
-# %%
+display(look(0, len(seen), side // 2, side // 4, False))
 viz.explore(
     look,
     image=(0, len(some) - 1, 1),
@@ -523,8 +565,9 @@ viz.explore(
 )
 
 # %% [markdown]
-# **What you should have seen.** The scale ends at a few times an even share: no head stares at one cell, each prefers some. The heads differ, and
-# their mean is flatter than any of them. Whether the preference matters the table of interventions above has said, not this picture.
+# **What you should have seen.** 1 is an even share, and the scale ends at a few times that: no head looks at one cell alone, each prefers some. The
+# heads differ, and their mean is flatter than any of them. Whether the preference matters is said by the table of interventions above, not
+# by this picture.
 #
 # ## How much is luck?
 #
@@ -533,6 +576,7 @@ viz.explore(
 # The commit is printed: another version of the code trains other weights from seed 0 too, and the run above can lie outside of the range.
 
 # %% tags=["report"]
+# NBVAL_CHECK_OUTPUT
 if run.recorded("seeds_diagnosis"):
     measured = run.recorded("seeds_diagnosis")
     seeds = pd.DataFrame(measured["rows"]).groupby("view", sort=False)[
@@ -555,7 +599,7 @@ if run.recorded("seeds_diagnosis"):
     width = (spread["high"] - spread["low"]).max()
     display(
         what_to_see(
-            f"The widest bar goes over {width:.2f}: a single run may lie anywhere on it.",
+            f"The widest bar spans {width:.2f}: one more run may lie anywhere on it, or outside.",
             "A difference between two models that is smaller than such a bar needs more seeds.",
         )
     )
@@ -565,14 +609,14 @@ else:
 # %% [markdown]
 # ## Real films
 #
-# With `mirror` set: the models of the virtual hospitals on real films of the NIH, normal or pneumonia. They have never seen a real film,
-# and a low number is the honest one. The profile `mini` trains on real films, and they have a trap of their own: hospital and diagnosis
-# are tied together, and whoever can tell the hospital seems to tell the disease. So the real diagnosis is evaluated by *comparisons inside one
-# source*, and against models that see no disease: thumbnails of 16x16 px, raw or equalised, mean and spread of the grey, bytes of the
-# file. The best of them is refitted on the same films and folds; only a gain whose interval leaves zero out counts. "Shared band": patient
-# numbers that both classes of the NIH have. Cohen's collection trains nothing.
+# With `mirror` set, the models of the virtual hospitals read NIH films, normal or pneumonia. They have never seen a real film: expect little.
+# The profile `mini` trains on real films, where most sources have mostly one diagnosis, so that whoever can tell the source seems to tell
+# the disease. There the diagnosis is evaluated *inside one source*, against models that see no disease (thumbnails, mean and spread of the
+# grey, bytes of the file), fitted on the same films and folds; only a gain whose interval leaves 0 out counts. "Shared band" means patients
+# with numbers that both classes of the NIH have. Cohen's collection trains nothing.
 
 # %%
+# NBVAL_CHECK_OUTPUT
 if mirror and run.profile.sources.joint_views:
     counts, alone = viz.source_class_table(images)
     display(counts)
@@ -603,8 +647,8 @@ else:
 #
 # ### Exercise 04.2 (warm-up): left and right
 #
-# Mirror the corpus of each film instead of shuffling it. Which relations of places can still be read from it: (a) high and low, (b) left and
-# right, (c) near and far? Answer with letters. To see what the model loses, register a forward pre-hook on `vits["PA"].transformer` that
+# Mirror the corpus of each film, left to right, instead of shuffling it. Which relations of places can still be read from it as before: (a) high
+# and low, (b) left and right, (c) near and far? Answer with the letters of all that are kept. To see what the model loses, register a forward pre-hook on `vits["PA"].transformer` that
 # flips the last dimension of the corpus, and predict again.
 
 # %% tags=["exercise", "04.2"]
@@ -614,8 +658,8 @@ check("04.2", kept)
 # %% [markdown]
 # ### Exercise 04.3 (core): other shares
 #
-# Training showed each class equally often; a hospital does not. Write the correction of the probabilities for the shares of a hospital.
-# Then correct those of each external hospital, and look at the calibration error (`evaluation.ece`): why can AUC hardly move?
+# Training showed each class equally often; a hospital does not. Write the correction of the probabilities for the shares of a hospital (Bayes'
+# rule); it returns probabilities again, so each row sums to 1. Then correct those of each external hospital, and look at the calibration error (`evaluation.ece`): why can AUC hardly move?
 
 
 # %% tags=["exercise", "04.3"]
@@ -629,8 +673,9 @@ check("04.3", correct)
 # %% [markdown]
 # ### Exercise 04.4 (project): model against model
 #
-# Are two models needed? Write the comparison of two models on the same films: a paired *DeLong* test (of the difference of two AUCs on the same films) for each class against the rest, p-values
-# adjusted for their number (Holm). Then let the AP model read the external *PA* films and compare it with the PA model.
+# Are two models needed? Write the comparison of two models on the same films: for each class against the rest a paired *DeLong* test (of the
+# difference of two AUCs on the same films, here by patient), then Holm's adjustment of the K p-values for their number (with several tests one
+# is soon small by luck; lesson 07). Return the adjusted p-values. `evaluation` has both steps. Then let the AP model read the external *PA* films and compare it with the PA model.
 
 
 # %% tags=["exercise", "04.4"]

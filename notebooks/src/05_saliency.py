@@ -42,6 +42,7 @@ names = ["normal", "other infection", "COVID-19"]
 # the first token:
 
 # %% tags=["story"]
+# NBVAL_CHECK_OUTPUT
 x = torch.tensor([[2.0, -1.0], [0.5, 0.5], [-1.0, 3.0]])  # (3 tokens, 2)
 layer = torch.nn.Linear(2, 2)
 layer.weight.data = torch.tensor([[1.0, -2.0], [-1.0, 1.0]])
@@ -88,6 +89,7 @@ schematic("relevance")
 # token's row of the product $(I + C_2)(I + C_1)$ is the map. A class token and two cells make three tokens:
 
 # %%
+# NBVAL_CHECK_OUTPUT
 torch.manual_seed(4)
 toy = explain.CorpusViT(
     in_channels=4, grid=(1, 2), embed_dim=16, depth=2, num_heads=2, mlp_dim=32
@@ -160,6 +162,7 @@ print(
 # The paper shows such examples and calls them plausible. Looking is not measuring: keep that in mind until the benchmark below.
 
 # %% tags=["report", "story"]
+# NBVAL_CHECK_OUTPUT
 outside = run.diagnosis(view).unseen  # with what the model said of each
 p = outside[tasks.diagnosis.PROBABILITIES].to_numpy()
 typical = explain.typical_images(p, tasks.diagnosis.codes(outside))
@@ -180,7 +183,7 @@ strongest_own = int((sizes.argmax(1) == np.arange(3)).sum())
 right = int((p[typical].argmax(1) == np.arange(3)).sum())
 what_to_see(
     f"The model calls {'all three' if right == 3 else f'{right} of the three'} right. In {strongest_own} of them the map of that class is also the "
-    f"largest of the three; sizes of the maps of its own class: {np.diag(sizes).round(3).tolist()}.",
+    f"largest of the three; sizes of the maps of its own class: {np.diag(sizes).round(2).tolist()}.",
     "A map shows where evidence lies, not how sure the model is.",
 )
 
@@ -192,6 +195,7 @@ what_to_see(
 
 
 # %%
+# NBVAL_CHECK_OUTPUT
 def look(image, method, explained, start_layer):
     one, title = slice(image, image + 1), f"{method.replace('_', ' ')} for {explained}"
     options = {"start_layer": start_layer} if method == "relevance" else {}
@@ -211,6 +215,12 @@ maps = {
     name.replace("_", " "): method(model.transformer, seen.corpus[one], explain.COVID)[0]
     for name, method in explain.METHODS.items()
 }
+same = [
+    name.replace("_", " ")
+    for name in ("raw_attention", "rollout", "relevance")
+    if torch.equal(*(explain.METHODS[name](model.transformer, seen.corpus[one], k) for k in (0, 2)))
+]
+print("of three methods, the same map for every class:", ", ".join(same))
 title = f"Saliency for COVID-19, a film of {images.site[middle]}"
 heat = torch.stack(list(maps.values()))  # (methods, h, w)
 viz.plot_methods(pixels[middle], heat, list(maps), title, lesion[middle], stamped)
@@ -244,6 +254,7 @@ viz.explore(
 # map stay when a little noise is added, and does it *go* when the weights are shuffled? And what does it cost?
 
 # %%
+# NBVAL_CHECK_OUTPUT
 rows = run.saliency_benchmark.table("rows.csv")
 summary = explain.summarise(rows, draws=400)
 cells = summary.assign(
@@ -301,6 +312,7 @@ what_to_see(
 # method without an interval takes no part in that question.
 
 # %%
+# NBVAL_CHECK_OUTPUT
 order = explain.rank_methods(rows)
 for column in ("not clearly worse", "not above chance"):
     order[column] = [
@@ -324,8 +336,10 @@ what_to_see(
 # method, and intervals over its films do not hold this luck.
 
 # %% tags=["report"]
+# NBVAL_CHECK_OUTPUT
 if run.recorded("seeds_saliency_benchmark"):
     measured = run.recorded("seeds_saliency_benchmark")
+    print(f"measured at commit {measured['made']['commit']} by {measured['made']['command']}")
     hit_rates = (
         pd.DataFrame(measured["rows"])
         .query("criterion == 'pointing'")
@@ -383,6 +397,7 @@ pd.DataFrame(
 # features? Sharper to look at, but it says where the *edges* are that the convolutions read, and the benchmark does not cover it.
 
 # %%
+# NBVAL_CHECK_OUTPUT
 image = task.dataset(images).batch([0])["image"].to(run.device)
 fine = explain.through_backbone(model.features, image, strongest[:1]).abs()
 # single pixels are too small to see
@@ -403,8 +418,8 @@ peak = np.array(np.unravel_index(int(fine[0].argmax()), fine[0].shape))
 cell = np.array(np.unravel_index(int(strongest[0].argmax()), strongest[0].shape))
 step = fine.shape[-1] / strongest.shape[-1]  # pixels of a cell
 what_to_see(
-    f"The brightest pixel lies {np.linalg.norm(peak - (cell + 0.5) * step):.0f} px from the middle of "
-    f"the strongest cell, which is {step:.0f} px wide.",
+    f"The brightest pixel lies within {np.ceil(np.linalg.norm(peak - (cell + 0.5) * step) / step) * step:.0f} "
+    f"px of the middle of the strongest cell, which is {step:.0f} px wide.",
     "A convolution reads edges, also of pixels beside the cell; so the two maps need not agree.",
 )
 
@@ -416,6 +431,7 @@ what_to_see(
 # these films and the word pneumonia, but no box.
 
 # %%
+# NBVAL_CHECK_OUTPUT
 if mirror and (Path(mirror) / "nih_cxr14" / "bbox.csv").exists():
     paths, boxes = explain.read_boxes(Path(mirror) / "nih_cxr14", run.profile.image_size)
     if run.profile.sources.framing == "lungs":  # the model sees nothing else

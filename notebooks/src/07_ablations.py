@@ -43,6 +43,7 @@ grid = reproduction.grid_cells(run.profile)
 # "ViT" and "proposed" is what a token is made of: pixels, or findings.
 
 # %%
+# NBVAL_CHECK_OUTPUT
 torch.manual_seed(0)
 # a film of 2x2 patches, 5 numbers a token
 image, kernel = torch.randn(1, 1, 32, 32), torch.randn(5, 1, 16, 16)
@@ -60,6 +61,7 @@ torch.testing.assert_close(
     atol=1e-4,
     rtol=1e-4,
 )
+print(f"{len(tokens)} patches, {tokens.shape[1]} numbers each; both ways give the same")
 viz.plot_matrix(
     {"": pd.DataFrame(tokens.numpy(), [f"patch {i + 1}" for i in range(4)])},
     "Four tokens of a toy film",
@@ -78,11 +80,13 @@ viz.plot_matrix(
 # at random, and asks which of the other views is the same film. The loss (NT-Xent) is a cross-entropy over cosines. Three films:
 
 # %% tags=["story"]
+# NBVAL_CHECK_OUTPUT
 a, b = torch.randn(2, 3, 4)  # two views of three films
 z = torch.cat([a, b])
 z = z / z.norm(dim=1, keepdim=True)
 cosine = z @ z.T
 loss = models.nt_xent(a, b)
+print(f"of {len(z)} views each has 1 partner and {len(z) - 2} others")
 names = [f"film {i + 1}{view}" for view in "ab" for i in range(3)]
 viz.plot_matrix(
     {"": pd.DataFrame(cosine.numpy(), names, names)},
@@ -126,6 +130,7 @@ print(inspect.getsource(models.ResNet))
 print(inspect.getsource(reproduction.baselines))
 
 # %%
+# NBVAL_CHECK_OUTPUT
 counted = {}
 for cell in grid:
     if cell.stage == reproduction.DIAGNOSIS:
@@ -134,6 +139,7 @@ for cell in grid:
             counted[cell.name] = sum(
                 weight.numel() for weight in models.build_classifier(cell.profile).parameters()
             )
+print(f"the proposed model has {counted[reproduction.PROPOSED]:,} weights")
 viz.plot_bars(
     list(counted),
     [n / 1000 for n in counted.values()],
@@ -158,6 +164,7 @@ viz.plot_bars(
 # ablation of the transformer never trains a backbone again.
 
 # %%
+# NBVAL_CHECK_OUTPUT
 pd.DataFrame(
     [
         {
@@ -181,6 +188,7 @@ pd.DataFrame(
 # A profile without `grid.steps` runs its whole budget at this point.
 
 # %%
+# NBVAL_CHECK_OUTPUT
 rehearsal = reproduction.rehearsal_cells(run.profile)
 # 0: one after the other, as on a card that all would share
 several = reproduction.default_workers() if workers is None else workers
@@ -250,6 +258,7 @@ viz.plot_forest(
 # Holm multiplies the smallest p by their number, the next by one fewer, and so on.
 
 # %% tags=["story"]
+# NBVAL_CHECK_OUTPUT
 p = np.array([0.012, 0.20, 0.004, 0.03])
 pd.DataFrame({"p": p, "adjusted by Holm": evaluation.holm(p)})
 
@@ -276,6 +285,7 @@ check("07.2", adjust)
 # smallest difference that so many seeds could have shown in four of five repetitions. `training` says whether a curve was kept, and was flat.
 
 # %%
+# NBVAL_CHECK_OUTPUT
 committed = run.recorded("grid") or {"rows": [], "made": {"date": "-", "commit": "-"}}
 tables, notes = reproduction.recorded_rows(run.profile, committed["rows"])
 table = pd.concat(tables.values(), ignore_index=True) if tables else tried[:0]
@@ -340,6 +350,7 @@ what_to_see("Mind the scale: here right of 0 is worse, because MSE is an error."
 # typed a number or a word. Where several rivals stand against a claim, the closest one is shown.
 
 # %% tags=["story"]
+# NBVAL_CHECK_OUTPUT
 with pd.option_context("display.max_colwidth", None):
     display(reproduction.claims_frame())
 print(reproduction.claim_legend())
@@ -370,6 +381,7 @@ for note in reproduction.claim_notes():
 
 
 # %%
+# NBVAL_CHECK_OUTPUT
 def cost(task, axis):
     """Value against cost, one task."""
     stage = {"diagnosis": reproduction.DIAGNOSIS, "severity": reproduction.SEVERITY}[task]
@@ -393,6 +405,7 @@ def cost(task, axis):
     )
 
 
+print(f"{table['seconds'].notna().sum()} of {len(table)} cells have a measured time")
 cost("diagnosis", "with pre-training, s")
 
 # %%

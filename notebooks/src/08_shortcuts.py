@@ -42,6 +42,7 @@ names = ["normal", "other infection", "COVID-19"]
 # three otherwise. A model that reads the marker and nothing else calls a film by it. Its AUC needs no film: it is 1/2 + rho/2.
 
 # %%
+# NBVAL_CHECK_OUTPUT
 codes = np.arange(30_000) % 3
 alone = {}
 for rho in shortcuts.RHOS:
@@ -102,7 +103,7 @@ for function in (evaluation.border, data.cover, evaluation.out_of_fold_predictio
 print(inspect.getsource(shortcuts.trivial_probes))
 
 # %% tags=["report", "story"]
-study = run.marker_study
+study, predictions = run.marker_study, home.diagnosis("PA").external
 trivial = study.table("trivial.csv").rename(columns={"features": "label"})
 accuracy = trivial[(trivial["asked"] == "site") & (trivial["score"] == "balanced_accuracy")]
 viz.plot_forest(
@@ -117,6 +118,7 @@ viz.plot_forest(
 # models fitted on those. The virtual hospitals are built to give little away; real collections are not (below).
 
 # %% tags=["report", "story"]
+# NBVAL_CHECK_OUTPUT
 areas = trivial[(trivial["asked"] == "diagnosis") & (trivial["score"] == "auc")]
 title = "Diagnosis on hospitals never seen, from trivial features"
 display(viz.plot_forest(areas, title, "macro AUC (0-1; dashed: chance)", chance=0.5))
@@ -136,7 +138,7 @@ what_to_see(
 # interval by patient. If it held zero, the model would have shown nothing.
 
 # %% tags=["report"]
-predictions = home.diagnosis("PA").external
+# NBVAL_CHECK_OUTPUT
 columns = [f"p_{name}" for name in data.DIAGNOSES]
 p, truth = (
     predictions[columns].to_numpy(),
@@ -166,6 +168,7 @@ pd.DataFrame(
 # random split of a biased collection does; on *external* films the marker tells nothing.
 
 # %% tags=["report", "story"]
+# NBVAL_CHECK_OUTPUT
 rows = study.table("sweep.csv")
 display(viz.plot_sweep(rows, "The confounder sweep"))
 value = rows.set_index(["probe", "split", "rho"])["value"]
@@ -209,6 +212,7 @@ what_to_see(
 # with letters. A map cannot prove that a model is right, but it can catch one that is wrong.
 
 # %% tags=["report"]
+# NBVAL_CHECK_OUTPUT
 vit = study.metrics["network"]
 shares = pd.DataFrame(
     [
@@ -260,6 +264,7 @@ what_to_see(
 )
 
 # %%
+# NBVAL_CHECK_OUTPUT
 cured = fixes.pivot(index="fix", columns="rho", values=["value", "flip_rate"]).loc[
     list(shortcuts.FIXES)
 ]
@@ -346,6 +351,7 @@ print(
 # such a split fails and a split by patient passes.
 
 # %%
+# NBVAL_CHECK_OUTPUT
 rng = np.random.default_rng(0)
 patient = np.repeat([f"p{i:03}" for i in range(140)], rng.choice([1, 1, 1, 2, 3], 140))
 made_up = pd.DataFrame({"path": [f"film{i:03}" for i in range(len(patient))], "group_id": patient})
@@ -372,6 +378,7 @@ for name, split in (("by image", by_image), ("by patient", by_patient)):
 # One run is one draw of patients and weights. `make seeds STUDY=marker_study` runs the sweep for three seeds; this is the spread.
 
 # %%
+# NBVAL_CHECK_OUTPUT
 if run.recorded("seeds_marker_study"):
     many = pd.DataFrame(run.recorded("seeds_marker_study")["rows"])
     spread = many.groupby(["probe", "split", "rho"])["value"].agg(["mean", "min", "max"])
@@ -427,6 +434,7 @@ if "probes" in found:
         )
 
 # %%
+# NBVAL_CHECK_OUTPUT
 if mirror and "probes" not in found:
     real = Run("mini", out, mirror)
     every = real.images("diagnosis").drop_duplicates("group_id")

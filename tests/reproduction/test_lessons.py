@@ -30,6 +30,49 @@ def test_a_committed_lesson_keeps_the_rules(source):
     assert builder.state(source, CHECKOUT / "notebooks" / f"{source.stem}.ipynb") == []
 
 
+# sections with code of which no output is the same on every machine -> why
+WITHOUT_CHECK = {
+    ("00", "The same on real films"): "shows the classroom set, where a machine has it",
+    ("09", "Real films, read by the models for them"): "shows it, too",
+    ("09", "The room"): "its only code is the page of the reading room",
+}
+
+
+def sections_of(notebook):
+    """Title of each section (`##`) with code -> sources of its code cells, exercises left out."""
+    sections, title = {}, None
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            titles = [line[3:] for line in cell.source.splitlines() if line.startswith("## ")]
+            title = titles[-1] if titles else title
+        elif title and "exercise" not in cell.metadata.get("tags", []):
+            sections.setdefault(title, []).append(cell.source)
+    return sections
+
+
+def unchecked(notebook):
+    """Titles of the sections of which nbval compares no cell."""
+    sections = sections_of(notebook).items()
+    return {title for title, cells in sections if not any(builder.CHECK in c for c in cells)}
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
+def test_nbval_compares_a_cell_of_every_section(source):
+    number = runner.number_of(source.stem)
+    exempt = {title for lesson, title in WITHOUT_CHECK if lesson == number}
+    assert unchecked(runner.read_lesson(source)) == exempt
+
+
+def test_a_section_of_which_nothing_is_compared_is_found(tmp_path):
+    source = tmp_path / "00_made_up.py"
+    titles = [markdown(f"Text.\n\n## {name}\n\nText.\n\n### Part") for name in "ABCDE"]
+    plain, again = code("print(1)"), code("print(2)")
+    exercise = code("x = ...", "exercise", "00.1")
+    cells = [titles[0], CHECKED, plain, titles[1], plain, again, titles[2], exercise, titles[3]]
+    source.write_text(lesson(*cells, titles[4], again, CHECKED))
+    assert unchecked(runner.read_lesson(source)) == {"B"}
+
+
 def test_every_committed_lesson_has_a_source():
     assert builder.orphans() == []
 
@@ -165,6 +208,16 @@ def silent_check(notebook, lesson):
     notebook.cells[2].outputs = []
 
 
+def check_of_a_picture(notebook, lesson):
+    data = {"image/png": "x", "text/plain": "<Figure size 1x1 with 1 Axes>"}
+    notebook.cells[2].outputs = [nbformat.v4.new_output("display_data", data)]
+
+
+def check_of_a_widget(notebook, lesson):
+    widget = nbformat.v4.new_output("display_data", {"text/plain": builder.WIDGET_TEXT})
+    notebook.cells[2].outputs.append(widget)
+
+
 def not_executed(notebook, lesson):
     notebook.cells[3].execution_count = None
 
@@ -202,6 +255,8 @@ def address(notebook, lesson):
         (long_cell, "30 lines"),
         (no_check, "no cell with # NBVAL"),
         (silent_check, "check cell without"),
+        (check_of_a_picture, "check cell without"),
+        (check_of_a_widget, "check cell with a widget"),
         (not_executed, "not executed"),
         (failed, "error"),
         (widget_state, "metadata.widgets"),
