@@ -26,6 +26,7 @@ from cxrkit.tasks import findings
 
 SEEDS = (0, 1, 2)
 HELD_OUT = ("", "alder", "birch", "cedar")  # "" = the three external hospitals of the profile
+USUAL = "usual"  # these three, in a row
 
 Rows = list[dict[str, Any]]
 
@@ -83,26 +84,34 @@ def study_diagnosis(run: Run) -> Rows:
     return rows
 
 
-def study_severity(run: Run) -> Rows:
-    """Error of the 0-6 score on external sites.
+def severity_row(run: Run) -> dict[str, Any]:
+    """Score, map and the reading of health of one severity model, at hospitals it never saw."""
+    metrics = run.severity.metrics
+    external = metrics_of(metrics, "external")
+    row = {"held_out": run.profile.severity.held_out or USUAL}
+    for name in ("mse", "mae", "cc", "r2"):
+        row[name] = external[name]["value"]
+    row["n"] = external["mse"]["n"]
+    row["constant"] = external["constant"]["mse"]["value"]
+    row["hard"] = external["hard"]["mse"]["value"]
+    row["normal images"] = metrics.get("healthy", {}).get("score", {}).get("value")
+    for name, value in external.get("map", {}).items():
+        if isinstance(value, dict):
+            row[name] = value["value"]
+    return row
 
-    The usual three, then each training hospital in turn (alternation, section 4).
-    """
+
+def study_severity(run: Run) -> Rows:
+    """Severity at the three external hospitals."""
+    return [severity_row(run)]
+
+
+def study_alternation(run: Run) -> Rows:
+    """The same, then with each training hospital held out in turn (alternation, section 4)."""
     rows = []
     for site in HELD_OUT:
         settings = replace(run.profile.severity, held_out=site)
-        metrics = run.with_profile(replace(run.profile, severity=settings)).severity.metrics
-        external = metrics_of(metrics, "external")
-        row = {"held_out": site or "usual"}
-        for name in ("mse", "mae", "cc", "r2"):
-            row[name] = external[name]["value"]
-        row["n"] = external["mse"]["n"]
-        row["constant"] = external["constant"]["mse"]["value"]
-        row["hard"] = external["hard"]["mse"]["value"]
-        for name, value in external.get("map", {}).items():
-            if isinstance(value, dict):
-                row[name] = value["value"]
-        rows.append(row)
+        rows.append(severity_row(run.with_profile(replace(run.profile, severity=settings))))
     return rows
 
 
@@ -145,6 +154,7 @@ STUDIES = {
     "backbone": study_backbone,
     "diagnosis": study_diagnosis,
     "severity": study_severity,
+    "alternation": study_alternation,
     "marker_study": study_marker,
     "saliency_benchmark": study_saliency,
 }

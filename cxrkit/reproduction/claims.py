@@ -530,7 +530,8 @@ def compute_split(rows: list[dict[str, Any]] | None = None) -> str:
     total = sum(hours.values())
     text = f"Hours of training of the {len(rows)} recorded cells: {total:.1f} ({parts})."
     sweeps = [paths.lab_result(name) for name in ("attention_pays", "attention_pays_corpus")]
-    seconds = [read_json(path)["CPU seconds"] for path in sweeps if path.exists()]
+    found = [read_json(path) for path in sweeps if path.exists()]
+    seconds = [one["CPU seconds"] for one in found if "CPU seconds" in one]  # those that ended
     if seconds:
         text += f" Of the sweeps of tokens: {sum(seconds) / 3600:.1f}."
     return text
