@@ -37,6 +37,15 @@ def difference_of_means(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def study_backbone(run: Run) -> Rows:
+    """AUC of each finding, and their mean, on external sites."""
+    external = metrics_of(run.backbone.metrics, "external")
+    row = {"auc": external["auc"]["value"]}
+    for name, found in external["findings"].items():
+        row[f"auc_{name}"] = found["auc"]["value"]
+    return [row]
+
+
+def study_pooling(run: Run) -> Rows:
     """PCAM against average pooling with one budget: AUC on external sites, pointing game."""
     rows, hits = [], {}
     for pool in ("pcam", "average"):
@@ -152,6 +161,7 @@ def study_saliency(run: Run) -> Rows:
 
 STUDIES = {
     "backbone": study_backbone,
+    "pooling": study_pooling,
     "diagnosis": study_diagnosis,
     "severity": study_severity,
     "alternation": study_alternation,

@@ -483,8 +483,8 @@ viz.explore(
 
 # %% tags=["report"]
 # NBVAL_CHECK_OUTPUT
-if run.recorded("seeds_backbone"):
-    study = run.recorded("seeds_backbone")
+if run.recorded("seeds_pooling"):
+    study = run.recorded("seeds_pooling")
     seeds = pd.DataFrame(study["rows"])
     labels = seeds["pool"].replace("pcam", "PCAM") + ", seed " + seeds["seed"].astype(str)
     hits = pd.DataFrame(
@@ -509,10 +509,10 @@ if run.recorded("seeds_backbone"):
     said = ", ".join(f"{pool} {value:.2f}" for pool, value in means.items())
     display(what_to_see(f"Mean of the seeds: {said}; chance {seeds['chance'].mean():.2f}."))
 else:
-    print("not measured on these virtual hospitals yet: make seeds STUDY=backbone")
+    print("not measured on these virtual hospitals yet: make seeds STUDY=pooling")
 
 # %%
-if run.recorded("seeds_backbone"):
+if run.recorded("seeds_pooling"):
     gains = seeds[seeds["pool"] == "pcam"].set_index("seed")
     area = seeds.pivot(index="seed", columns="pool", values="auc")
     display(

@@ -506,10 +506,10 @@ def test_results_are_read_as_they_were_written(monkeypatch, tmp_path):
         recorded.write_result("nan", [{"auc": math.nan}], {})
 
 
-def test_committed_seeds_of_the_backbone_have_the_form_that_lesson_02_reads():
-    if "seeds_backbone" not in recorded.result_names():
+def test_committed_seeds_of_the_pooling_have_the_form_that_lesson_02_reads():
+    if "seeds_pooling" not in recorded.result_names():
         pytest.skip("not measured yet: make seeds")
-    study = recorded.read_result("seeds_backbone")
+    study = recorded.read_result("seeds_pooling")
     rows = pd.DataFrame(study["rows"])
     assert (
         rows.groupby("pool")["seed"].nunique().to_dict()
