@@ -117,7 +117,17 @@ def test_an_interrupted_run_leaves_no_process_and_no_file_behind(tmp_path, name,
 # signals
 
 
-def test_a_signal_raises_once_and_is_put_back():
+@pytest.fixture
+def by_default():
+    """Both signals as a terminal leaves them: under nohup SIGHUP is ignored, also by tests."""
+    numbers = (signal.SIGTERM, signal.SIGHUP)
+    before = [signal.signal(number, signal.SIG_DFL) for number in numbers]
+    yield
+    for number, handler in zip(numbers, before, strict=True):
+        signal.signal(number, handler)
+
+
+def test_a_signal_raises_once_and_is_put_back(by_default):
     before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)]
     with pytest.raises(SystemExit) as caught, watch.signals_raise_exit():
         try:
