@@ -124,6 +124,19 @@ def study_alternation(run: Run) -> Rows:
     return rows
 
 
+def study_segmenter(run: Run) -> Rows:
+    """Dice of the student and of the U-Net that learnt from normal lungs, and the gain."""
+    external = metrics_of(run.segmenter.metrics, "external")
+    rows = []
+    for group in ("normal", "zones_4_6", "opaque"):
+        gain = external["gain"][group]
+        row = {"group": group, "n": gain["n"]}
+        for network in ("student", "unet_normal", "unet_both"):
+            row[network] = external[network][group]["dice"]["value"]
+        rows.append({**row, **{f"gain_{name}": gain[name] for name in ("value", "low", "high")}})
+    return rows
+
+
 def study_marker(run: Run) -> Rows:
     """Every probe at every marker strength: AUC inside and outside, and the flip rate."""
     return run.marker_study.table("sweep.csv").to_dict("records")
@@ -165,6 +178,7 @@ STUDIES = {
     "diagnosis": study_diagnosis,
     "severity": study_severity,
     "alternation": study_alternation,
+    "segmenter": study_segmenter,
     "marker_study": study_marker,
     "saliency_benchmark": study_saliency,
 }
