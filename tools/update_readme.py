@@ -315,7 +315,7 @@ def learnt_corpus() -> list[str]:
             cells.append(_triple(less[CORPUS_MEASURES[1]], 3) if less else "")
             row = (str(one["seed"]), CORPUS_ROWS[name], *cells)
             lines.append(f"| {' | '.join(row)} |")
-    fields = ", ".join(str(one["receptive field, px"]) for one in seeds)
+    fields = ", ".join(sorted({str(one["receptive field, px"]) for one in seeds}))
     cells = ", ".join(f"{one['cell-wise AUC of lesions']:.2f}" for one in seeds)
     return [
         *lines,
