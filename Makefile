@@ -174,11 +174,11 @@ lint: $(INSTALLED)
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m basedpyright --pythonpath $(BIN)/python
 
-# Without a warning: a dead link inside the documentation is one.
 # The lessons that show real films, run where the classroom set is, for the documentation.
 twins: $(INSTALLED)
 	$(BIN)/python tools/real_twins.py $(LESSON)
 
+# Without a warning: a dead link inside the documentation is one.
 docs: $(INSTALLED)
 	$(pip_install) -e ".[dev,docs,croissant]"
 	$(BIN)/python -m sphinx -q -W --keep-going -c docs -b html -d build/doctrees . build/docs

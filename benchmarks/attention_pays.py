@@ -169,16 +169,14 @@ def corpus_of_demo(store: str | None = None) -> Source:
         store: folder of artifacts; default as everywhere.
     """
     run = Run("demo", store)
-    profile, features = run.profile, run.backbone.model.features.eval()
+    profile, backbone = run.profile, run.backbone.model.eval()
 
     @torch.no_grad()
     def tokens(hospital: Hospital, i: int) -> np.ndarray:
         image = preprocess(hospital[i].image, profile.image_size, profile.choices)
-        return features(torch.from_numpy(image)[None, None])[0].numpy()
+        return backbone.features(torch.from_numpy(image)[None, None])[0].numpy()
 
-    size = profile.image_size
-    shape = features(torch.zeros(1, 1, size, size)).shape
-    channels = tuple(f"feature {k}" for k in range(shape[1]))
+    channels = tuple(f"feature {k}" for k in range(backbone.out_channels))
     return Source("demo's corpus", profile.cohort.size, channels, (USUAL_IMAGES,), tokens)
 
 

@@ -49,13 +49,13 @@ DRAWS = 2000  # of patients, for an interval
 PART = 256  # corpora in memory at once
 SOURCE = {"kermany_224": "kermany"}  # datasets of the same hospital are one source
 
+NIH = TwoClasses("nih_cxr14", "normal", "other_infection")  # of these films some were read again
 PAIRS = (
-    TwoClasses("nih_cxr14", "normal", "other_infection"),
+    NIH,
     TwoClasses("kermany", "normal", "other_infection"),
     TwoClasses("shenzhen", "normal", "other_infection"),
     TwoClasses("cohen", "other_infection", "covid19"),
 )
-READ = PAIRS[0]  # of these films some were read again
 MODELS = ("corpus ViT", "linear probe", "thumbnails")
 
 
@@ -147,10 +147,10 @@ def compare(table: pd.DataFrame, found: dict[str, np.ndarray], pair: TwoClasses)
 
 
 def as_readers_said(table: pd.DataFrame, run: Run) -> pd.DataFrame:
-    """The table with what radiologists said of the films of READ, nothing where they are silent."""
+    """The table with what radiologists said of the NIH's films, nothing where they are silent."""
     said = manifests.read_manifest("nih_reader", run.store.data, run.profile.choices)
     said = said.drop_duplicates("path").set_index("path")["diagnosis"]
-    read = table["diagnosis"].where(table["source"] != READ.source, table["path"].map(said))
+    read = table["diagnosis"].where(table["source"] != NIH.source, table["path"].map(said))
     return table.assign(diagnosis=read)
 
 
@@ -166,7 +166,7 @@ def measure(run: Run) -> dict[str, Any]:
     profile, store = run.profile, run.store
     task = run.task(DiagnosisTask)
     table = read_films(run)
-    y, groups = codes(table), table["group_id"].to_numpy()
+    y, groups, said = codes(table), table["group_id"].to_numpy(), as_readers_said(table, run)
     linear = {
         "linear probe": features_of(task, table),
         "thumbnails": linear_probe.trivial_features("equalised thumbnail", table, profile, store),
@@ -180,8 +180,8 @@ def measure(run: Run) -> dict[str, Any]:
             found[name] = linear_probe.out_of_fold_predictions(x, y, groups, fold)
         rows = [compare(table, found, pair) for pair in PAIRS]
         mean = {name: float(np.mean([row[name]["value"] for row in rows])) for name in MODELS}
-        read = compare(as_readers_said(table, run), found, READ)
-        out[question] = {"pairs": rows, "mean": mean, "read by radiologists": read}
+        out[question] = {"pairs": rows, "mean": mean}
+        out[question]["read by radiologists"] = compare(said, found, NIH)
     return out
 
 

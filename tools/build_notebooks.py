@@ -288,6 +288,18 @@ def retext(source: Path, target: Path) -> bool:
     return True
 
 
+def executed(source: Path) -> NotebookNode:
+    """A lesson, executed with its defaults (demo, no mirror) and stripped.
+
+    Raises:
+        execution.LessonFailed: it did not run.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"{source.stem}.ipynb"
+        execution.execute_notebook(runner.read_lesson(source), path, {}, 60 * MINUTES)
+        return strip(nbformat.read(path, as_version=4))
+
+
 def build(source: Path, target: Path) -> None:
     """Execute a lesson with its defaults (demo, no mirror) and write it stripped.
 
@@ -300,10 +312,7 @@ def build(source: Path, target: Path) -> None:
         execution.LessonFailed: it did not run.
     """
     lesson = runner.read_lesson(source)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / target.name
-        execution.execute_notebook(lesson, path, {}, 60 * MINUTES)
-        built = strip(nbformat.read(path, as_version=4))
+    built = executed(source)
     wrong = problems(built, lesson)
     if wrong:
         raise ValueError(f"{target.name}:\n  " + "\n  ".join(wrong))

@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import nbformat
-from build_notebooks import MINUTES, strip
+from build_notebooks import executed, silent_figures
 
 from cxrkit.data import schema
-from cxrkit.reproduction import execution, runner
+from cxrkit.reproduction import runner
 from cxrkit.storage import atomic
 from cxrkit.teaching import classroom_images
 
@@ -51,13 +50,14 @@ def twin(source: Path) -> bool:
 
     Raises:
         execution.LessonFailed: it did not run.
+        ValueError: a figure has no sentence after it.
     """
     if SHOWS not in source.read_text(encoding="utf-8"):
         return False
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / f"{source.stem}.ipynb"
-        execution.execute_notebook(runner.read_lesson(source), path, {}, 60 * MINUTES)
-        built = strip(nbformat.read(path, as_version=4))
+    built = executed(source)
+    silent = silent_figures(built)
+    if silent:
+        raise ValueError(f"{source.stem}: no sentence after the figures of cells {silent}")
     built.cells.insert(0, nbformat.v4.new_markdown_cell(head(source.stem), id="twin"))
     atomic.write_atomic(TWINS / f"{source.stem}_real.ipynb", nbformat.writes(built) + "\n")
     return True

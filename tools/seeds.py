@@ -36,13 +36,18 @@ def difference_of_means(a: np.ndarray, b: np.ndarray) -> float:
     return np.mean(a) - np.mean(b)
 
 
-def study_backbone(run: Run) -> Rows:
+def findings_row(run: Run) -> dict[str, Any]:
     """AUC of each finding, and their mean, on external sites."""
     external = metrics_of(run.backbone.metrics, "external")
     row = {"auc": external["auc"]["value"]}
     for name, found in external["findings"].items():
         row[f"auc_{name}"] = found["auc"]["value"]
-    return [row]
+    return row
+
+
+def study_backbone(run: Run) -> Rows:
+    """The findings on external sites."""
+    return [findings_row(run)]
 
 
 def study_pooling(run: Run) -> Rows:
@@ -52,15 +57,12 @@ def study_pooling(run: Run) -> Rows:
         backbone = replace(run.profile.backbone, pool=pool)
         variant = run.with_profile(replace(run.profile, backbone=backbone))
         result = variant.backbone
-        external = metrics_of(result.metrics, "external")
         images = variant.images("findings")
         images = images[images["external"]].reset_index(drop=True)
         played = findings.pointing(result.task, result.model, images)
         hits[pool] = played
         hit, low, high = resampling.bootstrap(np.mean, played["hit"], groups=played["group_id"])
-        row = {"pool": pool, "auc": external["auc"]["value"]}
-        for name, found in external["findings"].items():
-            row[f"auc_{name}"] = found["auc"]["value"]
+        row = {"pool": pool, **findings_row(variant)}
         row |= {"hit": hit, "hit_low": low, "hit_high": high}
         row |= {"chance": played["chance"].mean(), "n": len(played)}
         for name, part in played.groupby("finding"):
@@ -103,7 +105,7 @@ def severity_row(run: Run) -> dict[str, Any]:
     row["n"] = external["mse"]["n"]
     row["constant"] = external["constant"]["mse"]["value"]
     row["hard"] = external["hard"]["mse"]["value"]
-    row["normal images"] = metrics.get("healthy", {}).get("score", {}).get("value")
+    row["normal images"] = metrics["healthy"]["score"]["value"]
     for name, value in external.get("map", {}).items():
         if isinstance(value, dict):
             row[name] = value["value"]

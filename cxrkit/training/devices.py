@@ -68,16 +68,14 @@ def precision(
         ValueError: For an unknown `amp`.
     """
     dtype = PRECISIONS[known(amp, PRECISIONS, "amp")]
-    if device.type == "cpu" and dtype == torch.bfloat16:
-        autocast = functools.partial(torch.autocast, "cpu", dtype=dtype)
-        return autocast, torch.amp.GradScaler(enabled=False)
-    if device.type != "cuda" or amp == "off":
+    mixes = {"cuda": amp != "off", "cpu": amp == "bf16"}
+    if not mixes.get(device.type, False):
         return contextlib.nullcontext, torch.amp.GradScaler(enabled=False)
     if dtype is None:
         has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
         dtype = torch.bfloat16 if has_bf16 else torch.float16
-    autocast = functools.partial(torch.autocast, "cuda", dtype=dtype)
-    return autocast, torch.amp.GradScaler("cuda", enabled=dtype == torch.float16)
+    autocast = functools.partial(torch.autocast, device.type, dtype=dtype)
+    return autocast, torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
 
 
 @contextlib.contextmanager

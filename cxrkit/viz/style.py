@@ -365,11 +365,11 @@ def plot_steps(
     columns = -(-len(images) // rows)
     figure = StyledFigure(figsize=(3.8 * columns, 5.5 * rows + 0.4), layout="constrained")
     axes = figure.subplots(2 * rows, columns, squeeze=False, height_ratios=(3, 1) * rows)
-    shown, histograms = axes[::2].ravel(), axes[1::2].ravel()
-    for axis in [*shown[len(images) :], *histograms[len(images) :]]:
+    pairs = np.stack([axes[::2].ravel(), axes[1::2].ravel()])  # (image or histogram, place)
+    for axis in pairs[:, len(images) :].flat:
         axis.set_axis_off()
-    histograms = histograms[: len(images)]
-    for axis, below, image, name in zip(shown, histograms, images, names, strict=False):
+    shown, histograms = pairs[:, : len(images)]
+    for axis, below, image, name in zip(shown, histograms, images, names, strict=True):
         show_image(axis, image, name, vmin=0, vmax=255)
         counts, edges = np.histogram(image, 32, (0, 256))
         below.bar(edges[:-1], counts / image.size, width=8, align="edge", color=BLUE)

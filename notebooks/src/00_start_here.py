@@ -396,10 +396,11 @@ if real is not None:
     names = [name.replace("_", "\n") for name in data.DIAGNOSES]
     sheet = viz.plot_sheet(pictures, names, [""] * len(pictures[0]), "Real films", synthetic=False)
     display(viz.stamp(sheet, "real films, research and teaching only"))
-    what_to_see(
+    seen = what_to_see(
         f"{len(real)} real films. What tells the rows apart is not the disease alone: age, machine "
         "and frame differ from source to source. A model may learn those (lesson 08)."
     )
+    display(seen)
 
 # %% [markdown]
 # ## Exercises

@@ -291,8 +291,9 @@ page.page
 # ## Real films, read by the models for them
 #
 # `cxrkit predict` reads real films with models that learnt from real ones. Where the classroom set of lesson 00 is, one film of each diagnosis
-# stands here as `predict` draws it: film, severity map, lungs with their zones, and a white line around what the map calls a lesion. These patients
-# taught no model, but others of the same three hospitals did: this shows what the models do, and is no measure of it. `MODEL_CARD.md` has those.
+# stands here as `predict` draws it: film, severity map, lungs with their zones, and a white line around what the map calls a lesion. No model was
+# trained on these patients, but all were on others of the same three hospitals: this shows what the models do, and is no measure of it.
+# `MODEL_CARD.md` has those.
 
 # %%
 real = classroom_images()
@@ -308,10 +309,11 @@ if real is not None:
     overlays = [one.overlay for one in read]
     sheet = viz.plot_sheet([overlays], [""], titles, "Real films", synthetic=False)
     display(viz.stamp(sheet, "real films, research and teaching only"))
-    what_to_see(
+    seen = what_to_see(
         f"Scores of {', '.join(f'{one.severity:.1f}' for one in read)}: does the film without disease "
         "have the lowest? A score is no finding, and no number here is about the patient's health.",
     )
+    display(seen)
 
 # %% [markdown]
 # ## Read before the model does

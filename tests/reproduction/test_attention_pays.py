@@ -113,8 +113,9 @@ def test_tokens_of_the_corpus_are_what_the_backbone_makes_of_a_film(monkeypatch)
         profile = demo()
 
         def __init__(self, *_):
-            pooling = torch.nn.AvgPool2d(16)
-            self.backbone = SimpleNamespace(model=SimpleNamespace(features=pooling))
+            model = torch.nn.Module()
+            model.features, model.out_channels = torch.nn.AvgPool2d(16), 1
+            self.backbone = SimpleNamespace(model=model)
 
     monkeypatch.setattr(sweep, "Run", FakeRun)
     source = sweep.corpus_of_demo()
