@@ -12,6 +12,7 @@ from cxrkit.teaching.exercises import Exercise
 
 GRID, IMAGES, CLASSES, DEPTH = 4, 6, 3, 3
 FARTHER = 2.0  # cells, of exercise 05.4
+LEAST_ACTIVATION = 0.1  # of an output, where inputs and weights are about 1
 
 
 def package_linear(x: torch.Tensor, weight: torch.Tensor, R: torch.Tensor) -> torch.Tensor:
@@ -54,9 +55,17 @@ def _not_divided(x: torch.Tensor, weight: torch.Tensor, R: torch.Tensor) -> torc
 
 
 def _draw_layer() -> tuple[torch.Tensor, ...]:
+    """Inputs, weights and relevance of a layer that activates an output clearly, or not at all.
+
+    Between the two the package's rule is rounded: it takes |x||W| and x W from each other, and
+    divides by a little more than their rest. A right answer would not agree with it.
+    """
     g = fresh_generator()
-    x, weight = torch.randn(4, 5, generator=g), torch.randn(3, 5, generator=g)
-    return x, weight, torch.rand(4, 3, generator=g)
+    while True:
+        x, weight = torch.randn(4, 5, generator=g), torch.randn(3, 5, generator=g)
+        activated = (x[:, None] * weight).clamp(min=0).sum(2)  # (T, O)
+        if ((activated == 0) | (activated > LEAST_ACTIVATION)).all():
+            return x, weight, torch.rand(4, 3, generator=g)
 
 
 def linear_fault(answer: object) -> str:
