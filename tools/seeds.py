@@ -86,7 +86,7 @@ def study_diagnosis(run: Run) -> Rows:
         row = {"view": view, "auc": external["auc"]["value"]}
         for site, found in sites_of(metrics).items():
             row[f"auc_{site}"] = found["auc"]["value"]
-        row["ece"] = external["ece"]
+        row["ece"], row["ece_calibrated"] = external["ece"], external["ece_calibrated"]
         for name, found in external["classes"].items():
             row[f"auc_{name}"] = found["auc"]["value"]
         for name in ("sensitivity", "specificity", "accuracy"):

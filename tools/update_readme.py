@@ -515,6 +515,22 @@ def usable() -> list[str]:
     return lines
 
 
+def calibration() -> list[str]:
+    """How far the probabilities of the diagnosis are off, before and after the temperature."""
+    lines = ["| model | films | as trained | calibrated |", "|---" * 4 + "|"]
+    seeds = pd.DataFrame(read_result("seeds_diagnosis")["rows"])
+    for view, rows in seeds.groupby("view", sort=False):
+        cells = " | ".join(spread(rows[name]) for name in ("ece", "ece_calibrated"))
+        films = f"external hospitals, {len(rows)} seeds"
+        lines.append(f"| virtual hospitals, {view} | {films} | {cells} |")
+    real = real_metrics("diagnosis")
+    cells = " | ".join(f"{real['test'][name]:.2f}" for name in ("ece", "ece_calibrated"))
+    lines.append(
+        f"| real films, PA and AP | {real['images']['test']} of the test split | {cells} |"
+    )
+    return lines
+
+
 def removal() -> list[str]:
     """Deletion, insertion and saturation on real films: tools/saliency_real.py."""
     found = read_result("saliency_real")
@@ -690,6 +706,7 @@ TABLES: dict[tuple[str, str], Callable[[], list[str]]] = {
     ("docs/mini.md", "framings"): framings,
     ("docs/teaching.md", "lessons"): lessons_table,
     ("docs/predict.md", "usable"): usable,
+    ("docs/predict.md", "calibration"): calibration,
     ("docs/site.md", "figures"): site_figures,
     ("docs/explain.md", "removal"): removal,
     ("docs/explain.md", "pointing"): pointing,

@@ -19,18 +19,24 @@ def calibration_statement(metrics: Mapping[str, Any]) -> str:
         metrics: Of the trained model, as its metrics.json holds them; {} = unknown.
 
     Returns:
-        The expected calibration error on each of SPLITS; what was not measured is left out.
+        Whether a temperature calibrates them, and the expected calibration error on each of SPLITS
+        of what `predict` says; what was not measured is left out.
     """
+    temperature = metrics.get("temperature")
+    key = "ece" if temperature is None else "ece_calibrated"
     parts = []
     for split, words in SPLITS.items():
-        error = metrics.get(split, {}).get("ece")
+        error = metrics.get(split, {}).get(key)
         count = metrics.get("images", {}).get(split)
         if error is not None and error == error:  # NaN where nothing was counted
             of = f"{count} " if count else ""
             parts.append(f"{error:.2f} on {of}{words}")
     if not parts:
         return NEVER_MEASURED
+    how = "not calibrated"
+    if temperature is not None:
+        how = f"calibrated on validation films (temperature {temperature:.2f})"
     return (
-        "the probabilities are not calibrated; on average they are off by "
+        f"the probabilities are {how}; on average they are off by "
         f"{' and by '.join(parts)} (expected calibration error)."
     )

@@ -90,11 +90,13 @@ class DiagnosisGraph(NetworkGraph):
     Args:
         network: changed: the attention is no longer fused, so that hooks see it.
         class_head: choice 10.
+        temperature: that the logits are divided by (`predictor.temperature_of`).
     """
 
-    def __init__(self, network: nn.Module, class_head: str) -> None:
+    def __init__(self, network: nn.Module, class_head: str, temperature: float = 1.0) -> None:
         super().__init__(network)
         self.to_probabilities = diagnosis.HEADS[class_head][1]
+        self.temperature = temperature
         transformer = network.transformer
         self.blocks = []
         if isinstance(transformer, CorpusViT) and not transformer.even:
@@ -116,7 +118,7 @@ class DiagnosisGraph(NetworkGraph):
         finally:
             for hook in hooks:
                 hook.remove()
-        probs = self.to_probabilities(logits)  # (B, 3)
+        probs = self.to_probabilities(logits / self.temperature)  # (B, 3)
         return (probs, torch.stack(seen, dim=1)) if seen else (probs,)
 
 
@@ -243,7 +245,8 @@ def make_graphs(models: Models) -> dict[str, Graph]:
         if stage == "severity":
             graph = SeverityGraph(network)
         else:
-            graph = DiagnosisGraph(network, choices.class_head)
+            temperature = predictor.temperature_of(part)
+            graph = DiagnosisGraph(network, choices.class_head, temperature)
         size = profile.variant.zoom * profile.image_size
         graphs[stage] = Graph(graph, size, _image_input(profile), "image", part.licence)
     network = copy.deepcopy(models.quality.network).cpu().eval()
@@ -498,7 +501,9 @@ def _diagnosis_tables(profile: Profile, store: Store) -> dict[str, Any]:
     for view in predictor.FRONTAL:
         folder = stages.finished(profile, f"diagnosis_{view.lower()}", store)
         if folder:
-            table = store.read_table(folder / "predictions.csv")
+            raw = store.read_table(folder / "predictions.csv")
+            temperature = read_json(folder / "metrics.json").get("temperature", 1.0)
+            table = diagnosis.calibrated(raw, temperature, profile.choices.class_head)
             internal = ~table["external"].astype(bool) & (table["split"] == "val")
             found[view] = {
                 "thresholds": diagnosis.thresholds(table[internal]),

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
+from scipy import optimize
 from torch import nn
 
 from cxrkit.config.choices import Choices
@@ -26,7 +27,7 @@ from cxrkit.evaluation import metrics, resampling
 from cxrkit.evaluation.summaries import by_split, interval_dict, json_number
 from cxrkit.models.factory import build_classifier
 from cxrkit.storage.artifacts import Store
-from cxrkit.storage.atomic import write_json
+from cxrkit.storage.atomic import read_json, write_json
 from cxrkit.tasks.task import Inputs, State, Tables, Task
 from cxrkit.training import loop
 from cxrkit.training.devices import device_of
@@ -37,6 +38,8 @@ RATES = ("sensitivity", "specificity", "accuracy")
 DRAWS = 400  # of patients, for an interval
 EXCLUDED = -1e4  # logit of a class that takes no part
 SMALLEST_PROBABILITY = 1e-6  # in a ratio of two
+NEAREST = 1e-12  # to 0 and 1, of a probability that is turned into a logit
+TEMPERATURES = (0.05, 20.0)  # that are tried
 
 
 def softmax_loss(logits: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
@@ -60,6 +63,8 @@ HEADS = {
     "softmax": (softmax_loss, softmax_probabilities),
     "binary": (binary_loss, torch.sigmoid),
 }
+# choice 10 -> logits that have these probabilities (of a softmax they are known up to a constant)
+LOGITS = {"softmax": torch.log, "binary": torch.logit}
 
 
 def of_view(table: pd.DataFrame, view: str) -> pd.DataFrame:
@@ -263,17 +268,79 @@ def take_view(folder: Path, store: Store, view: str, joint: Path, choices: Choic
     store.write_table(folder / "predictions.csv", table)
     predictions = {name: part for name, part in split_parts(table).items() if len(part)}
     images = {name: len(part) for name, part in predictions.items()}
-    write_json(folder / "metrics.json", {"images": images, **report(predictions, choices)})
+    temperature = read_json(joint / "metrics.json").get("temperature")
+    found = report(predictions, choices, temperature)
+    write_json(folder / "metrics.json", {"images": images, **found})
 
 
-def report(predictions: Tables, choices: Choices) -> dict[str, Any]:
+def report(
+    predictions: Tables, choices: Choices, temperature: float | None = None
+) -> dict[str, Any]:
     """Metrics of tables of predictions, by part and external site.
 
     The operating points are chosen on validation, or, where choice 18 says so, on the images that
     they are evaluated on.
+
+    Args:
+        predictions: tables of `DiagnosisTask.predict` by part.
+        choices: readings of the paper.
+        temperature: that more validation images gave; None: it is fitted on "val".
+
+    Returns:
+        Metrics of the model as it was trained (`scores`). Where there is validation, also the
+        `temperature` that `predict` divides its logits by, and `ece_calibrated`, the error that
+        remains then.
     """
-    carried = thresholds(predictions["val"]) if "val" in predictions else None
-    return by_split(predictions, lambda table: scores(table, carried, choices))
+    if "val" not in predictions:
+        return by_split(predictions, lambda table: scores(table, None, choices))
+    carried = thresholds(predictions["val"])
+    temperature = temperature or fit_temperature(predictions["val"], choices.class_head)
+
+    def calibrated_too(table: pd.DataFrame) -> dict[str, Any]:
+        after = calibrated(table, temperature, choices.class_head)
+        return {**scores(table, carried, choices), "ece_calibrated": calibration_error(after)}
+
+    return {**by_split(predictions, calibrated_too), "temperature": temperature}
+
+
+def fit_temperature(table: pd.DataFrame, class_head: str) -> float:
+    """The temperature of the smallest loss (Guo et al. 2017, On calibration of modern networks).
+
+    Args:
+        table: of `DiagnosisTask.predict`, images that trained nothing.
+        class_head: choice 10, whose loss it is.
+
+    Returns:
+        Within TEMPERATURES; above 1 where the model is surer than it is right.
+    """
+    loss_of, _ = HEADS[class_head]
+    logits, truth = _logits(table, class_head), torch.tensor(codes(table))
+
+    def loss(log_temperature: float) -> float:
+        return float(loss_of(logits / np.exp(log_temperature), truth))
+
+    found = optimize.minimize_scalar(loss, bounds=np.log(TEMPERATURES), method="bounded")
+    return float(np.exp(found.x))
+
+
+def calibrated(table: pd.DataFrame, temperature: float, class_head: str) -> pd.DataFrame:
+    """The table with the probabilities of logits divided by a temperature."""
+    _, to_probabilities = HEADS[class_head]
+    columns = to_probabilities(_logits(table, class_head) / temperature).numpy().T  # (K, n)
+    return table.assign(**dict(zip(PROBABILITIES, columns, strict=True)))
+
+
+def _logits(table: pd.DataFrame, class_head: str) -> torch.Tensor:
+    """Logits that have the probabilities of a table: (n, K)."""
+    p = table[PROBABILITIES].to_numpy(float).clip(NEAREST, 1 - NEAREST)
+    return LOGITS[class_head](torch.from_numpy(p))
+
+
+def calibration_error(table: pd.DataFrame) -> float | None:
+    """Expected calibration error of the most probable class; None without images."""
+    p = table[PROBABILITIES].to_numpy()
+    right = (p.argmax(1) == codes(table)).astype(float)
+    return json_number(metrics.ece(right, p.max(1)))
 
 
 def thresholds(table: pd.DataFrame) -> dict[str, float]:
@@ -303,14 +370,13 @@ def scores(
     own, truth, p = thresholds(table), codes(table), table[PROBABILITIES].to_numpy()
     at = own if carried is None or choices.threshold_from == "test" else carried
     area = resampling.bootstrap(metrics.macro_auc, truth, p, groups=table["group_id"], draws=DRAWS)
-    right = (p.argmax(1) == truth).astype(float)
     return {
         "n": {name: int((table["diagnosis"] == name).sum()) for name in DIAGNOSES},
         "auc": interval_dict(area, len(table)),
         **mean_rates(table, at),
         "optimistic": mean_rates(table, own),
         "classes": {name: one_class(table, name, at[name]) for name in DIAGNOSES},
-        "ece": json_number(metrics.ece(right, p.max(1))),
+        "ece": calibration_error(table),
     }
 
 

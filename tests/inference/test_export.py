@@ -1,5 +1,6 @@
 """ONNX graphs compute what the networks compute, and models.json says how they are used."""
 
+import copy
 import hashlib
 import sys
 from dataclasses import replace
@@ -68,6 +69,19 @@ def test_diagnoses_are_those_of_predict(run, models, images):
         np.testing.assert_allclose(probs, expected, atol=1e-5)
     assert found["attention"].shape == (4, 2, 2, 17, 17)  # B, L, N, T, T
     np.testing.assert_allclose(found["attention"].sum(-1), 1, atol=1e-5)
+
+
+def test_a_graph_divides_its_logits_by_the_temperature(models, images):
+    """Checked without a runtime: the graph is a network."""
+    part = models.parts["diagnosis_pa"]
+    raw, soft = (
+        export.DiagnosisGraph(copy.deepcopy(part.network), "softmax", temperature)
+        for temperature in (1.0, 2.0)
+    )
+    batch = torch.from_numpy(inputs(images, part.profile))
+    with torch.no_grad():
+        root = raw(batch)[0].sqrt()
+        np.testing.assert_allclose(soft(batch)[0], root / root.sum(1, keepdim=True), atol=1e-5)
 
 
 def test_severity_maps_are_those_of_predict(run, models, images):

@@ -290,3 +290,15 @@ def test_novelty_is_that_of_the_features_that_the_model_sees(models, images):
         )
         assert low <= found.novelty <= high
         assert any("not seen before" in text for text in found.warnings) == (shift > 0)
+
+
+# calibration
+
+
+def test_probabilities_are_those_of_logits_divided_by_the_temperature(models, images):
+    path, part = images["path"][0], models.parts["diagnosis_pa"]
+    raw = np.array(list(predict(path, models, "PA", maps=False).probs.values()))
+    own = replace(part, metrics={"temperature": 2.0})
+    softer = replace(models, parts={**models.parts, "diagnosis_pa": own})
+    found = np.array(list(predict(path, softer, "PA", maps=False).probs.values()))
+    np.testing.assert_allclose(found, np.sqrt(raw) / np.sqrt(raw).sum(), atol=1e-6)

@@ -312,6 +312,45 @@ def test_calibration_is_that_of_the_answer():
     assert diagnosis.scores(sure, None, Choices())["ece"] == pytest.approx(0.9 - 0.75)
 
 
+@pytest.mark.parametrize("head", ["softmax", "binary"])
+def test_the_temperature_takes_back_what_made_the_model_too_sure(head):
+    rng = np.random.default_rng(0)
+    logits = torch.from_numpy(rng.normal(size=(4000, 3)))
+    honest = diagnosis.HEADS[head][1](logits).numpy()
+    if head == "softmax":
+        truth = np.array([rng.choice(3, p=row) for row in honest])
+    else:  # of binary answers those films remain that have exactly one class
+        drawn = rng.random(honest.shape) < honest
+        logits, drawn = logits[drawn.sum(1) == 1], drawn[drawn.sum(1) == 1]
+        truth = drawn.argmax(1)
+    names = [diagnosis.DIAGNOSES[code] for code in truth]
+    sure = diagnosis.HEADS[head][1](3 * logits).numpy()
+    table = pd.DataFrame(sure, columns=diagnosis.PROBABILITIES).assign(diagnosis=names)
+    temperature = diagnosis.fit_temperature(table, head)
+    after = diagnosis.calibrated(table, temperature, head)
+    p, q = table[diagnosis.PROBABILITIES].to_numpy(), after[diagnosis.PROBABILITIES].to_numpy()
+    np.testing.assert_array_equal(p.argmax(1), q.argmax(1))
+    if head == "softmax":
+        assert temperature == pytest.approx(3, rel=0.1)
+        np.testing.assert_allclose(q, diagnosis.HEADS[head][1](logits * 3 / temperature), atol=1e-4)
+        assert diagnosis.calibration_error(table) > 0.1 > 0.03 > diagnosis.calibration_error(after)
+    else:  # one class of three excludes the others, so the honest logits are not the best
+        assert temperature > 1.5
+    unchanged = diagnosis.calibrated(table, 1.0, head)[diagnosis.PROBABILITIES]
+    np.testing.assert_allclose(unchanged, p, atol=1e-5)
+
+
+def test_a_report_calibrates_on_validation_alone():
+    found = diagnosis.report({"val": VAL, "external": FAR}, Choices())
+    temperature = diagnosis.fit_temperature(VAL, "softmax")
+    assert found["temperature"] == temperature
+    expected = diagnosis.calibration_error(diagnosis.calibrated(FAR, temperature, "softmax"))
+    assert (
+        found["external"]["ece_calibrated"] == found["sites"]["far"]["ece_calibrated"] == expected
+    )
+    assert "temperature" not in diagnosis.report({"external": FAR}, Choices())
+
+
 def test_a_site_without_a_class_has_no_number_for_it_and_none_is_invented():
     covid_only = diagnosis.report(
         {"val": VAL, "external": FAR[FAR["diagnosis"] == "covid19"]}, Choices()
@@ -652,6 +691,7 @@ def test_a_view_takes_its_images_from_the_model_of_both(table, store, tmp_path):
         "external"
     ] == len(own)
     assert sum(found["external"]["n"].values()) < sum(result["external"]["n"].values())
+    assert found["temperature"] == result["temperature"], "one network has one temperature"
 
 
 def test_log_ratio_by_hand():
