@@ -8,8 +8,12 @@ mean lesion of other patients, with paired intervals by patient. For demo these 
 hospitals that no training saw, and the mean lesion is that of validation. For a profile that is
 cross-validated on Cohen's collection they are the films of `cohen_lesions`, each read by the model
 of the fold that does not know its patient, and the map is also measured by average precision and by
-its hottest point in each involved zone. Minutes, once the models are finished. Written to
-cxrkit/storage/recorded_results/severity_lesions.json; a profile keeps the rows of the others.
+its hottest point in each involved zone. Beside it stands what the same features could show: a
+linear map that the outlines themselves teach, by the same folds, with and without the place of a
+cell. It is no row that counts, since severity is learnt from weak labels; it says how much of the
+distance to the truth these labels leave and how much the features. Minutes, once the models are
+finished. Written to cxrkit/storage/recorded_results/severity_lesions.json; a profile keeps the rows
+of the others.
 """
 
 from __future__ import annotations
@@ -18,18 +22,23 @@ import argparse
 from dataclasses import replace
 from typing import Any
 
+import cv2
 import numpy as np
 import pandas as pd
+import torch
 
-from cxrkit.evaluation import localisation
+from cxrkit.evaluation import linear_probe, localisation, priors
 from cxrkit.pipeline.run import Run
 from cxrkit.pipeline.task_data import images_for
 from cxrkit.reproduction import environment
 from cxrkit.storage import recorded
+from cxrkit.training import loop
 
 NAME = "severity_lesions"
 OUTLINED = "cohen_lesions"  # films on which radiologists outlined lesions
 FOLDS = "threshold1"  # folder of the models that were cross-validated at the paper's threshold
+PLACE = (priors.height, priors.from_midline)
+TAUGHT = {False: "taught by the outlines", True: "taught by the outlines and place"}
 
 
 def virtual(run: Run) -> dict[str, Any]:
@@ -62,8 +71,55 @@ def outlined(run: Run) -> dict[str, Any]:
         maps |= dict(zip(rows.tolist(), found, strict=True))
     whole = np.stack([maps[i] for i in range(len(films))])
     found = localisation.against_priors(whole, films, run.profile, run.store)
+    for place, name in TAUGHT.items():
+        taught = taught_maps(run, films, fold, whole.shape[-1], place)
+        found[name] = localisation.against_priors(taught, films, run.profile, run.store)["map"]
     measured = localisation.evaluate_maps({"films": (whole, films)}, run.profile, run.store)
     return found | {name: measured["films"][name] for name in localisation.MEASURES}
+
+
+def taught_maps(
+    run: Run, films: pd.DataFrame, fold: np.ndarray, size: int, place: bool
+) -> np.ndarray:
+    """Maps by a logistic regression of each cell's features on the outlines of the other folds.
+
+    Args:
+        run: its severity model's corpus gives the features.
+        films: N, with `lesion_mask` and `lung_mask`.
+        fold: of each film, (N,).
+        size: of the maps.
+        place: a cell also knows its height in the lungs and its distance from the midline.
+
+    Returns:
+        Log-odds, (N, size, size).
+    """
+    result = run.severity
+    images = result.task.dataset(films)
+    corpora = loop.evaluate(result.model, images, ("corpus",), device=run.device, forward=corpus)
+    features = corpora["corpus"].permute(0, 2, 3, 1).numpy()  # (N, h, w, C)
+    lesions, lungs = localisation.true_masks(films, run.profile, run.store, size)
+    of_lung = shares(lungs, features)  # (N, h, w)
+    if place:
+        where = [shares(np.stack([prior(one) for one in lungs]), features) for prior in PLACE]
+        features = np.concatenate([features, np.stack(where, axis=-1)], axis=-1)
+    ill = shares(lesions & lungs, features) > 0.5 * of_lung
+    cells = linear_probe.out_of_fold_cells(features, ill, of_lung > 0.5, fold)
+    enlarged = [cv2.resize(one, (size, size), interpolation=cv2.INTER_LINEAR) for one in cells]
+    return np.stack(enlarged)
+
+
+def corpus(network: torch.nn.Module, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The corpus of a batch."""
+    return {"corpus": network.corpus(batch["image"])}
+
+
+def shares(masks: np.ndarray, features: np.ndarray) -> np.ndarray:
+    """Mean of masks (N, H, W) over each cell of features (N, h, w, C): (N, h, w)."""
+    h, w = features.shape[1:3]
+    small = [
+        cv2.resize(one.astype(np.float32), (w, h), interpolation=cv2.INTER_AREA) for one in masks
+    ]
+    return np.stack(small)
 
 
 def rows_of(images: str, profile: str, found: dict[str, Any]) -> list[dict[str, Any]]:

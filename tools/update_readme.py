@@ -38,6 +38,11 @@ MAP = {
     "pointing": "map: hottest point of an involved zone on the lesion",
     "pointing_chance": "the same by chance",
 }
+MAP_AUROC = {
+    "map": "map: AUROC of lung pixels",
+    "taught by the outlines": "the same features, **taught by the outlines** cell by cell, AUROC",
+    "taught by the outlines and place": "the same, which also knows the place of a cell",
+}
 CORPUS_MEASURES = ("macro AUC", "COVID-19 against other")
 CORPUS_ROWS = {
     "transformer": "**corpus ViT**",
@@ -280,15 +285,18 @@ def severity_priors() -> list[str]:
 
 
 def real_lesions() -> list[str]:
-    """The severity map on films of Cohen's whose lesions radiologists outlined."""
+    """The severity map on films of Cohen's whose lesions radiologists outlined.
+
+    Beside it what a linear map of the same features shows that these outlines teach.
+    """
     rows = {
         row["map"]: row
         for row in read_result("severity_lesions")["rows"]
         if row["profile"] == "mini"
     }
     lines = ["| measure | n | value |", "|---" * 3 + "|"]
-    for name in MEASURES:
-        lines.append(f"| {MAP[name]} | {rows[name]['n']} | {value_text(rows[name])} |")
+    for name, label in {**{name: MAP[name] for name in MEASURES}, **MAP_AUROC}.items():
+        lines.append(f"| {label} | {rows[name]['n']} | {value_text(rows[name])} |")
     return lines
 
 
@@ -385,18 +393,26 @@ def true_tokens() -> list[str]:
 
 
 def real_films() -> list[str]:
-    """Inside and across sources of real films, whole ones: benchmarks/real_films.py."""
-    found = read_json(ROOT / "docs" / "lab" / "real_films.json")["whole"]
+    """Inside and across sources of real films, as `mini` sees them: benchmarks/real_films.py."""
+    framing = profiles.mini().sources.framing
+    found = read_json(ROOT / "docs" / "lab" / "real_films.json")[framing]
     heads = ["source", "films", *REAL_MODELS, *(f"ViT minus {name}" for name in REAL_MODELS[1:])]
     lines = []
     for question, text in QUESTIONS.items():
         lines += ["", f"| {text}: {' | '.join(heads)} |", "|---" * len(heads) + "|"]
         lines += [_pair_line(row, row["source"]) for row in found[question]["pairs"]]
-        means = " | ".join(f"**{found[question]['mean'][name]:.2f}**" for name in REAL_MODELS)
-        lines.append(f"| mean | | {means} | | |")
-        read = found[question]["read by radiologists"]
+        pairs, read = found[question]["pairs"], found[question]["read by radiologists"]
+        lines.append(_mean_line(pairs, "mean"))
         lines.append(_pair_line(read, f"{read['source']}, read by radiologists"))
+        others = [row for row in pairs if row["source"] != read["source"]]
+        lines.append(_mean_line([read, *others], "mean with these labels of it"))
     return lines[1:]
+
+
+def _mean_line(rows: list[dict[str, Any]], name: str) -> str:
+    """Mean AUC of each model over pairs of classes."""
+    means = [sum(row[model]["value"] for row in rows) / len(rows) for model in REAL_MODELS]
+    return f"| {name} | | {' | '.join(f'**{mean:.2f}**' for mean in means)} | | |"
 
 
 def _pair_line(row: dict[str, Any], name: str) -> str:
@@ -414,7 +430,8 @@ def framings() -> list[str]:
     """What is shown of a film, inside and across sources: benchmarks/real_films.py --framing."""
     found = read_json(ROOT / "docs" / "lab" / "real_films.json")
     sources = [row["source"] for row in found["whole"]["inside"]["pairs"]]
-    lines = [f"| shown | model | {' | '.join(sources)} | mean |", "|---" * (len(sources) + 3) + "|"]
+    heads = ["shown", "model", *sources, "mean", "nih_cxr14, read by radiologists"]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for question, text in QUESTIONS.items():
         for framing in FRAMINGS:
             if framing not in found:
@@ -422,10 +439,9 @@ def framings() -> list[str]:
             part = found[framing][question]
             for name in REAL_MODELS:
                 areas = [f"{row[name]['value']:.2f}" for row in part["pairs"]]
-                mean = f"**{part['mean'][name]:.2f}**"
-                lines.append(
-                    f"| {FRAMED[framing]}, {text} | {name} | {' | '.join(areas)} | {mean} |"
-                )
+                areas.append(f"**{part['mean'][name]:.2f}**")
+                areas.append(f"{part['read by radiologists'][name]['value']:.2f}")
+                lines.append(f"| {FRAMED[framing]}, {text} | {name} | {' | '.join(areas)} |")
     return lines
 
 
@@ -437,6 +453,19 @@ def real_metrics(stage: str) -> dict[str, Any]:
         if stage in models:
             return models[stage]["metrics"]
     sys.exit(f"no {stage} of real films is shipped: make mini, then make weights")
+
+
+def mini_minutes() -> list[str]:
+    """How long each stage of `mini` took to train, from the cards of its weights."""
+    lines = ["| stage | minutes |", "|---|---|"]
+    total = 0.0
+    for shelf in ("open", "research"):
+        card = read_json(ROOT / "cxrkit" / "inference" / "weights" / shelf / "card.json")
+        for stage, entry in card["models"].items():
+            if entry["profile"] == "mini":
+                total += entry["made"]["seconds"]
+                lines.append(f"| {stage} | {entry['made']['seconds'] / 60:.0f} |")
+    return [*lines, f"| together | {total / 60:.0f} |"]
 
 
 def inside_sources() -> list[str]:
@@ -698,6 +727,7 @@ TABLES: dict[tuple[str, str], Callable[[], list[str]]] = {
     ),
     ("docs/lungs.md", "real films"): real_lungs,
     ("docs/lungs.md", "seeds"): lungs_seeds,
+    ("docs/mini.md", "minutes"): mini_minutes,
     ("docs/mini.md", "inside"): inside_sources,
     ("docs/mini.md", "sources"): real_films,
     ("docs/severity.md", "outlined films"): real_lesions,

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 THUMBNAIL = 16  # px
 DRAWS = 400  # of patients, for an interval
+CELLS = 1e-3  # inverse of the penalty on a linear model of cells
 INNER_FOLDS = 3  # inside the training images, to choose a penalty
 
 
@@ -356,6 +357,33 @@ def out_of_fold_predictions(
             out[np.ix_(held_out, classes)] = model.predict_proba(x[held_out])
         else:
             out[held_out] = model.predict(x[held_out])
+    return out
+
+
+def out_of_fold_cells(
+    x: np.ndarray, y: np.ndarray, inside: np.ndarray, fold: np.ndarray
+) -> np.ndarray:
+    """Log-odds of each cell of an image's grid, by a model that the cells of other folds taught.
+
+    The penalty is fixed (CELLS): cells of one image are too alike for folds of cells to choose it.
+
+    Args:
+        x: Features of the cells, (n, h, w, d).
+        y: Whether each cell is positive, bool (n, h, w).
+        inside: Which cells teach, bool (n, h, w).
+        fold: Number of each image's fold, (n,); all images of a patient share one.
+
+    Returns:
+        (n, h, w), of all cells.
+    """
+    out = np.zeros(y.shape)
+    for name in np.unique(fold):
+        held_out = fold == name
+        teach = inside & ~held_out[:, None, None]
+        model = make_pipeline(StandardScaler(), LogisticRegression(C=CELLS, max_iter=500))
+        model.fit(x[teach], y[teach])
+        found = model.decision_function(x[held_out].reshape(-1, x.shape[-1]))
+        out[held_out] = found.reshape(-1, *y.shape[1:])
     return out
 
 

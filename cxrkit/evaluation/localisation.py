@@ -97,7 +97,7 @@ def against_priors(
         `best_prior`, the name of the highest prior, and `map_minus_best_prior`, the paired
         difference. {} where fewer than two patients count.
     """
-    lesions, lungs = _true_masks(table, profile, store, maps.shape[-1])
+    lesions, lungs = true_masks(table, profile, store, maps.shape[-1])
     covered = (lesions & lungs).sum(axis=(1, 2))
     counted = np.flatnonzero((covered > 0) & (covered < lungs.sum(axis=(1, 2))))
     groups = table["group_id"].to_numpy()
@@ -106,7 +106,7 @@ def against_priors(
     if reference is None:
         fits = _mean_lesions(lesions[counted], lungs[counted], groups[counted])
     else:
-        known = _true_masks(reference, profile, store, maps.shape[-1])
+        known = true_masks(reference, profile, store, maps.shape[-1])
         some = known[1].any(axis=(1, 2))
         fits = [priors.mean_lesion(known[0][some], known[1][some])] * len(counted)
     values: dict[str, list[float]] = {name: [] for name in ("map", *PRIORS)}
@@ -140,7 +140,7 @@ def _mean_lesions(lesions: np.ndarray, lungs: np.ndarray, groups: np.ndarray) ->
     return [made[group] for group in groups]
 
 
-def _true_masks(
+def true_masks(
     table: pd.DataFrame, profile: Profile, store: Store | None, size: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Lesions and lungs of images at the size of a map, bool (N, size, size)."""
@@ -156,7 +156,7 @@ def _compare_all(
     maps: np.ndarray, table: pd.DataFrame, profile: Profile, store: Store | None
 ) -> dict[str, np.ndarray]:
     """`compare_with_lesion` of the images with a lesion: arrays (n, ...), and their `groups`."""
-    lesions, lungs = _true_masks(table, profile, store, maps.shape[-1])
+    lesions, lungs = true_masks(table, profile, store, maps.shape[-1])
     rows, kept = [], []
     for i, severity_map in enumerate(maps):
         lesion, lung = lesions[i], lungs[i]

@@ -375,3 +375,24 @@ def test_a_source_is_told_from_the_border(table, tmp_path):
         and value["border", "auc"] > 0.7
         and 0.2 < value["lung shape", "auc"] < 0.7
     )
+
+
+# cells
+
+
+def test_cells_are_predicted_by_other_folds_alone():
+    """Feature 0 shows the truth; feature 1 shows it in fold 0, and its opposite elsewhere."""
+    rng = np.random.default_rng(0)
+    fold = np.repeat(np.arange(4), 20)
+    y = rng.random((80, 12, 12)) < 0.5
+    planted = np.where(fold == 0, 1, -1)[:, None, None] * (2 * y - 1.0)
+    noise = rng.normal(0, 0.1, y.shape)
+    inside = np.ones_like(y)
+    inside[:, 0] = False  # of the first row of cells the labels are wrong, and teach nothing
+    wrong = y.copy()
+    wrong[:, 0] = ~y[:, 0]
+    own = linear_probe.out_of_fold_cells((2 * y - 1.0 + noise)[..., None], wrong, inside, fold)
+    assert ((own > 0) == y).all()
+    other = linear_probe.out_of_fold_cells((planted + noise)[..., None], wrong, inside, fold)
+    assert ((other[fold == 0] > 0) != y[fold == 0]).all()
+    assert ((other[fold > 0] > 0) == y[fold > 0]).all()
