@@ -13,7 +13,7 @@
 #   make twins [LESSON=09]    the lessons that show real films, for make docs: it needs the classroom set (cxrkit data fetch classroom)
 #   make wheels               both packages in dist/, checked and installed into a clean environment (docs/release.md)
 #   make oracles              the tests against public implementations that are too large for CI
-#   make mini [MIRROR=DIR]    every lesson on real public films
+#   make mini [MIRROR=DIR]    every lesson on real public films, two stages at a time (docs/mini.md says how long; resumes)
 #   make weights [MIRROR=DIR] put the finished models of mini into the package (cxrkit/inference/weights)
 #   make ship [STORE=DIR]     put the finished stages of demo into the package, without pixels (SHIP_ARGS: tools/ship.py --help)
 #   make verify [IMAGES=N]    make shipped labels and predictions again on films that are drawn here, and compare
@@ -22,7 +22,7 @@
 #   make quality-model MIRROR=DIR    the small network that warns of unsuitable images (docs/predict.md)
 #   make seeds [STUDY=..]     train what the lessons train with three seeds, for the spread (an hour or more; resumes)
 #   make segmenter            the segmenter with ten times its budget, and without its adversarial part (40 minutes; resumes)
-#   make severity             five designs of the severity model, from the paper's head to the demo's (half an hour; resumes)
+#   make severity             six designs of the severity model, from the paper's head to the demo's (half an hour; resumes)
 #   make grid [CELLS=..]      Tables 7 to 10 with whole budgets and three seeds (hours; resumes; docs/cluster.md for a cluster)
 #   make gpu-check            ten minutes on one card: every training's update, memory, speed, two processes (docs/cluster.md)
 #   PYTHON=python3.12 make .. another interpreter          FORCE=1 make .. again, though up to date
@@ -77,7 +77,7 @@ demo: $(INSTALLED)
 	$(BIN)/cxrkit reproduce --profile $(or $(PROFILE),demo) $(again) $(fresh) $(if $(JOBS),--jobs $(JOBS))
 
 mini: $(INSTALLED)
-	$(BIN)/cxrkit reproduce --profile mini $(mirror) $(again)
+	$(BIN)/cxrkit reproduce --profile mini --jobs $(or $(JOBS),2) $(mirror) $(again)
 
 # Long results that the lessons read: cxrkit/storage/recorded_results/*.json.
 seeds: $(INSTALLED)

@@ -150,7 +150,8 @@ def as_readers_said(table: pd.DataFrame, run: Run) -> pd.DataFrame:
     """The table with what radiologists said of the NIH's films, nothing where they are silent."""
     said = manifests.read_manifest("nih_reader", run.store.data, run.profile.choices)
     said = said.drop_duplicates("path").set_index("path")["diagnosis"]
-    read = table["diagnosis"].where(table["source"] != NIH.source, table["path"].map(said))
+    whole = table.get("origin", table["path"])  # of a framed film, the film as it came
+    read = table["diagnosis"].where(table["source"] != NIH.source, whole.map(said))
     return table.assign(diagnosis=read)
 
 

@@ -28,6 +28,7 @@ from cxrkit.inference.trained import NETWORKS, SHIPPED
 from cxrkit.models import factory
 from cxrkit.pipeline import stages
 from cxrkit.reproduction import environment, ledger
+from cxrkit.storage import provenance
 from cxrkit.storage.atomic import read_json, write_atomic, write_json
 from cxrkit.tasks import DiagnosisTask, FindingsTask, SegmentationTask, SeverityTask, diagnosis
 from cxrkit.training import checkpoint, loop
@@ -199,7 +200,8 @@ def ship(run, stage, out):
     profile = run.profile
     names, groups = training_sources(run, stage)
     shelf = "open" if set(names) <= OPEN else "research"
-    weights = stages.folder_of(profile, stage, run.store) / "weights.safetensors"
+    folder = stages.folder_of(profile, stage, run.store)
+    weights = folder / "weights.safetensors"
     tensors, table = checkpoint.load_tensors(weights)[0], images_of(run, stage)
     change, tried = rounding_change(run, stage, tensors, table)
     path, licence = out / shelf / f"{stage}.safetensors", f"{shelf}: {', '.join(names)}"
@@ -225,6 +227,7 @@ def ship(run, stage, out):
         "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
         "profile": profile.name,
         "settings": stages.settings(profile, stage),
+        "made": provenance.read_note(run.store.root, folder.name),
         "datasets": names,
         "images": count_images(table),
         "rounding": {"largest_change": change, "images": tried},

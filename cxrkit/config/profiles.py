@@ -285,7 +285,9 @@ def mini() -> Profile:
             threads=1,
         ),
         sources=Sources(
-            shares=tuple((name, 1 / len(manifests)) for name in manifests), joint_views=True
+            shares=tuple((name, 1 / len(manifests)) for name in manifests),
+            joint_views=True,
+            framing="lungs",  # what lies around them tells the source
         ),
         severity=Severity(
             frozen=True, healthy="zeros", healthy_datasets=("nih_cxr14", "kermany", "kermany_224")

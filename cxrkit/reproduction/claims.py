@@ -214,7 +214,7 @@ def of_probe() -> Evidence:
 
     The mean over the sources, whose patients are not the same.
     """
-    found = _whole_images()
+    found = _real_films()
     if not found:
         return Evidence()
     pairs = [pair["minus linear probe"] for pair in found["inside"]["pairs"]]
@@ -232,7 +232,7 @@ def of_probe() -> Evidence:
 
 def across_sources() -> Evidence:
     """Sources of public films that no training saw, against the same sources where one did."""
-    found, gaps, widths = _whole_images(), [], []
+    found, gaps, widths = _real_films(), [], []
     if not found:
         return Evidence()
     inside = {pair["source"]: pair["corpus ViT"] for pair in found["inside"]["pairs"]}
@@ -247,11 +247,11 @@ def across_sources() -> Evidence:
     return _normal(gap, error, why, "docs/lab/real_films.json")
 
 
-def _whole_images() -> dict[str, Any]:
-    """What benchmarks/real_films.py measured on whole films; {} where its file is missing."""
+def _real_films() -> dict[str, Any]:
+    """What benchmarks/real_films.py measured as `mini` sees films; {} where it was not run."""
     path = paths.lab_result("real_films")
     found = read_json(path) if path.exists() else {}
-    return found.get("whole", found)  # without a name where it had no other framing yet
+    return found.get(profiles.mini().sources.framing, {})
 
 
 def across_hospitals() -> Evidence:

@@ -213,8 +213,7 @@ def test_where_the_files_are_missing_nothing_ran(lab):
     assert claims.of_sweep().conclusion == "not run"
 
 
-@pytest.mark.parametrize("framed", [True, False])
-def test_sources_that_no_training_saw_by_hand(lab, framed):
+def test_sources_that_no_training_saw_by_hand(lab):
     """Two sources, 0.9 and 0.8 inside, 0.6 and 0.7 across: -0.2 in the mean. Each of the four has a
     width of 0.04: the half width is 0.02 times the root of 4, over 2.
     """
@@ -228,7 +227,7 @@ def test_sources_that_no_training_saw_by_hand(lab, framed):
         "inside": {"pairs": [pair("a", 0.9), pair("b", 0.8)]},
         "across": {"pairs": [pair("a", 0.6), pair("b", 0.7)], "mean": {"corpus ViT": 0.65}},
     }
-    lab("real_films", {"whole": found, "crop": {}} if framed else found)
+    lab("real_films", {"whole": {}, profiles.mini().sources.framing: found})
     evidence = claims.across_sources()
     assert evidence.gap == pytest.approx((-0.2, -0.22, -0.18))
     assert evidence.conclusion == "worse" and "0.65" in evidence.why
