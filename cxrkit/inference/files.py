@@ -58,6 +58,11 @@ TABLE_COLUMNS = (
 NOT_READ_COLUMNS = ("kind", "name", "count", "reason")
 NAME_DIGITS = 10  # hexadecimal digits of the path in the name of a map
 STEM_BYTES = 60  # of an image's name in the name of a map
+SHOWN = {  # by `Sources.framing`
+    "whole": "",
+    "crop": "the model is shown the box around the lungs; ",
+    "lungs": "the model is shown the lungs alone; ",
+}
 UNUSED_TAG = "a DICOM tag with a value that cxrkit predict does not use"
 
 
@@ -439,13 +444,13 @@ def about_text(models: Models, map_method: str | None) -> str:
 
 
 def calibration_text(models: Models) -> str:
-    """How far the probabilities of each diagnosis model are off, a line each.
+    """What each diagnosis model is shown, and how far its probabilities are off, a line each.
 
     Args:
         models: That predict.
     """
     lines = [
-        f"{stage}: {calibration_statement(part.metrics)}\n"
+        f"{stage}: {SHOWN[part.profile.sources.framing]}{calibration_statement(part.metrics)}\n"
         for stage, part in models.networks.items()
         if stage.startswith("diagnosis")
     ]

@@ -4,6 +4,7 @@ import hashlib
 import re
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -13,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 from cxrkit import NOTICE, __version__, cli
-from cxrkit.config.vocabulary import DIAGNOSES, ZONES
+from cxrkit.config.vocabulary import DIAGNOSES, FRAMINGS, ZONES
 from cxrkit.explain.methods import DEFAULT_METHOD, METHODS
 from cxrkit.inference import files, load_models, predictor, trained
 
@@ -235,3 +236,14 @@ def test_a_profile_that_was_asked_for_is_never_swapped(images, weights, tmp_path
     assert default.exit_code == 0 and "are of profile demo, not mini" in default.output
     named = call(path, "--out", tmp_path / "b", "--profile", "mini", "--weights", weights)
     assert named.exit_code == 0 and "are of profile demo, not mini" in named.output
+
+
+def test_it_is_said_what_a_diagnosis_is_shown_of_a_film(models):
+    part = models.parts["diagnosis_pa"]
+    said = {}
+    for framing in FRAMINGS:
+        sources = replace(part.profile.sources, framing=framing)
+        own = replace(part, profile=replace(part.profile, sources=sources))
+        said[framing] = files.calibration_text(replace(models, parts={"diagnosis_pa": own}))
+    assert "lungs alone" in said["lungs"] and "box around" in said["crop"]
+    assert "shown" not in said["whole"]
