@@ -1,4 +1,4 @@
-"""What makes a severity map show lesions, and read health as health: five designs side by side.
+"""What makes a severity map show lesions, and read health as health: six designs side by side.
 
     python tools/severity_designs.py         # make severity; half an hour on one core
 
@@ -37,10 +37,9 @@ def designs(profile: Profile) -> dict[str, Profile]:
     """From the paper's head to the profile's own, one change after another."""
     own = profile.choices
     choices = replace(own, severity_loss="mse", map_evidence="tokens", zone_maximum="pixel")
-    paper = replace(
-        profile, choices=choices, severity=replace(profile.severity, healthy="left_out")
-    )
-    zeros = replace(paper, severity=profile.severity)
+    plain = replace(profile.severity, calibration="none")
+    paper = replace(profile, choices=choices, severity=replace(plain, healthy="left_out"))
+    zeros = replace(paper, severity=plain)
     entropy = replace(zeros, choices=replace(choices, severity_loss=own.severity_loss))
     local = replace(zeros, choices=replace(own, zone_maximum="pixel"))
     return {
@@ -48,7 +47,10 @@ def designs(profile: Profile) -> dict[str, Profile]:
         "+ healthy films as zeros": zeros,
         "+ cross-entropy": entropy,
         "+ local evidence": local,
-        "+ the highest tenth of a zone": replace(zeros, choices=own),
+        "+ calibrated zones": replace(local, severity=profile.severity),
+        "the same, with the highest tenth of a zone": replace(
+            local, choices=replace(own, zone_maximum="tenth"), severity=profile.severity
+        ),
     }
 
 

@@ -24,6 +24,7 @@ from .grid import open_choice_cells as open_choice_cells
 from .grid import rehearsal_cells as rehearsal_cells
 from .grid import run_cells as run_cells
 from .grid import vary as vary
+from .grid_leaves import note_on_rows as note_on_rows
 from .grid_leaves import recorded_rows as recorded_rows
 from .grid_rows import METRICS as METRICS
 from .grid_rows import cell_costs as cell_costs
@@ -80,6 +81,7 @@ __all__ = [
     "over_seeds",
     "paper_rows",
     "provenance",
+    "note_on_rows",
     "recorded_rows",
     "read_lesson",
     "rehearsal_cells",

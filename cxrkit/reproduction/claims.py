@@ -106,7 +106,7 @@ class Claim:
 
 
 def evidence_of_grid(
-    claim: Claim, profile: Profile, tables: Mapping[str, pd.DataFrame], notes: Mapping[str, str]
+    claim: Claim, profile: Profile, tables: Mapping[str, pd.DataFrame]
 ) -> Evidence:
     """The recorded rows of the grid of a profile, on a claim.
 
@@ -114,7 +114,6 @@ def evidence_of_grid(
         claim: with cells.
         profile: demo for virtual hospitals, mini for public films.
         tables: of `grid_leaves.recorded_rows`.
-        notes: of the same.
     """
     if claim.stage not in tables:
         return Evidence()
@@ -126,7 +125,8 @@ def evidence_of_grid(
     seeds = int(baselines.loc[baselines["cell"] == found["closest"], "compared"].iloc[0])
     why = [f"closest: {found['closest']}" if len(claim.cells) > 1 else "", _count(seeds)]
     why.append(sizes_of(claim, profile))
-    version, weak = notes[claim.stage].partition(",")[0], weak_baselines(baselines)
+    weak = weak_baselines(baselines)
+    versions = dict.fromkeys(note.partition(",")[0] for note in baselines["note"])
     seen = found["detectable"]
     return Evidence(
         found["value"],
@@ -135,7 +135,7 @@ def evidence_of_grid(
         "; ".join(filter(None, why)),
         seen if math.isfinite(seen) else None,
         "recorded_results/grid.json",
-        "; ".join(filter(None, (version, weak))),
+        "; ".join(filter(None, (*versions, weak))),
         comparisons.NO_CURVE in weak or comparisons.NOT_CONVERGED in weak,
     )
 
@@ -165,11 +165,10 @@ def grid_note(rows: list[dict[str, Any]] | None = None) -> str:
     rows = recorded_grid() if rows is None else rows
     facts = []
     for profile in (profiles.demo(), profiles.mini()):
-        tables, notes = grid_leaves.recorded_rows(profile, rows)
-        for stage, table in tables.items():
+        for stage, table in grid_leaves.recorded_rows(profile, rows).items():
             without = int((table["training"] == comparisons.NO_CURVE).sum())
             text = f"of {without} of {len(table)} cells no curve was kept" if without else ""
-            known = "; ".join(filter(None, (notes[stage], text)))
+            known = "; ".join(filter(None, (grid_leaves.note_on_rows(table), text)))
             if known:
                 facts.append(f"The grid of {profile.name}, {stage}: {known}")
     return ". ".join(facts)
@@ -436,13 +435,13 @@ def claims_table(rows: list[dict[str, Any]] | None = None) -> list[dict[str, Any
     rows = recorded_grid() if rows is None else rows
     grids = {}
     for images, profile in (("virtual", profiles.demo()), ("public", profiles.mini())):
-        grids[images] = (profile, *grid_leaves.recorded_rows(profile, rows))
+        grids[images] = (profile, grid_leaves.recorded_rows(profile, rows))
     lines = []
     for claim in CLAIMS:
         found = {}
-        for images, (profile, tables, notes) in grids.items():
+        for images, (profile, tables) in grids.items():
             reader = claim.virtual if images == "virtual" else claim.public
-            found[images] = reader() if reader else evidence_of_grid(claim, profile, tables, notes)
+            found[images] = reader() if reader else evidence_of_grid(claim, profile, tables)
         words = {images: evidence.conclusion for images, evidence in found.items()}
         weak = {images for images, evidence in found.items() if evidence.weak}
         lines.append(

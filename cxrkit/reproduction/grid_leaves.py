@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -48,17 +47,16 @@ def grid_metrics(
     """
     out = {"comparison": {}, "ablation": {}, "conclusion": {}}
     claims, cells = {}, grid.grid_cells(profile)
-    summaries, notes = recorded_rows(profile, rows)
+    summaries = recorded_rows(profile, rows)
     for stage in (DIAGNOSIS, SEVERITY):
         task = "diagnosis" if stage == DIAGNOSIS else "severity"
-        leaves = _live_leaves([cell for cell in cells if cell.stage == stage], store)
-        table, note = summaries.get(stage), notes.get(stage, "")
-        if table is not None and (not note or len(leaves) < 2):
-            shown = {row["cell"]: _leaf(row, note) for row in table.to_dict("records")}
-            leaves = shown if note else leaves | shown
-            for claim, leaf in conclusions(table).items():
-                why = "; ".join(filter(None, (note, leaf["why"])))
-                claims[claim] = {"holds": leaf | {"why": why}}
+        live = _live_leaves([cell for cell in cells if cell.stage == stage], store)
+        table = summaries.get(stage, pd.DataFrame(columns=["note"]))
+        if len(live) > 1:  # cells of this machine are better than rows of other settings
+            table = table[table["note"] == ""]
+        leaves = {} if any(table["note"]) else live
+        leaves = leaves | {row["cell"]: _leaf(row) for row in table.to_dict("records")}
+        claims |= _claims(table)
         for cell in cells:
             if cell.stage != stage or cell.name not in leaves:
                 continue
@@ -76,6 +74,18 @@ def grid_metrics(
     return out
 
 
+def _claims(table: pd.DataFrame) -> dict[str, Any]:
+    """Leaves of the conclusions on rows of `recorded_rows`; {} of none."""
+    if table.empty:
+        return {}
+    note = note_on_rows(table)
+    found = {}
+    for claim, leaf in conclusions(table).items():
+        why = "; ".join(filter(None, (note, leaf["why"])))
+        found[claim] = {"holds": leaf | {"why": why}}
+    return found
+
+
 def _against_all(leaf: dict[str, Any], claim: dict[str, Any]) -> dict[str, Any]:
     """The leaf of the proposed model, with the word on it against all that it is compared with."""
     if not claim:
@@ -85,9 +95,7 @@ def _against_all(leaf: dict[str, Any], claim: dict[str, Any]) -> dict[str, Any]:
     return leaf | word | {"conclusion": on_all["value"], "than": "all others"}
 
 
-def recorded_rows(
-    profile: Profile, rows: Iterable[dict[str, Any]]
-) -> tuple[dict[str, pd.DataFrame], dict[str, str]]:
+def recorded_rows(profile: Profile, rows: Iterable[dict[str, Any]]) -> dict[str, pd.DataFrame]:
     """The recorded rows that speak of a profile, summarised over seeds.
 
     Args:
@@ -95,27 +103,45 @@ def recorded_rows(
         rows: of recorded_results/grid.json.
 
     Returns:
-        Stage -> `over_seeds` of Tables 7 to 10: of the rows of the profile's own settings, where
-        these compare each cell over FEWEST_SEEDS seeds that rows of other settings compare; else of
-        the latter, the latest version of the virtual hospitals alone. Stage -> a note on those of
-        other settings, "" for own ones.
+        Stage -> `over_seeds` of Tables 7 to 10. Of each cell the rows of the profile's own
+        settings, where they are enough to compare it (FEWEST_SEEDS) or there are no others; else
+        those of other settings, of the latest version of the virtual hospitals alone. The column
+        `note` says so of these, and is "" for own ones.
     """
     of_profile = [row for row in rows if row["profile"] == profile.name]
     if not of_profile:
-        return {}, {}
-    keys, tables, notes = own_keys(profile), {}, {}
+        return {}
+    keys, found = own_keys(profile), {}
     for stage in (DIAGNOSIS, SEVERITY):
-        named = [row for row in of_profile if row["stage"] == stage]
-        named = [row for row in named if row["table"].startswith("Table")]
-        own = [row for row in named if row["key"] in keys]
-        others = [row for row in named if row["key"] not in keys]
-        version = max((row.get("hospitals", 0) for row in others), default=0)
-        others = [row for row in others if row.get("hospitals", 0) == version]
-        if own and _compared(others) <= _compared(own, FEWEST_SEEDS):
-            tables[stage], notes[stage] = over_seeds(own), ""
-        elif others:
-            tables[stage], notes[stage] = over_seeds(others), _note_on(version)
-    return tables, notes
+        of_stage = [row for row in of_profile if row["stage"] == stage]
+        of_tables = [row for row in of_stage if row["table"].startswith("Table")]
+        cells = dict.fromkeys(row["cell"] for row in of_tables)
+        chosen, notes = [], {}
+        for cell in cells:
+            part, notes[cell] = _of_cell([row for row in of_tables if row["cell"] == cell], keys)
+            chosen += part
+        if chosen:
+            table = over_seeds(chosen)
+            found[stage] = table.assign(note=table["cell"].map(notes))
+    return found
+
+
+def _of_cell(rows: list[dict[str, Any]], keys: Collection[str]) -> tuple[list[dict[str, Any]], str]:
+    """The rows of a cell that speak of a profile, and the note on them (`recorded_rows`)."""
+    own = [row for row in rows if row["key"] in keys]
+    others = [row for row in rows if row["key"] not in keys]
+    compared = sum("difference" in row for row in own)
+    if own and (not others or compared >= FEWEST_SEEDS or own[0]["cell"] == PROPOSED):
+        return own, ""
+    version = max(row.get("hospitals", 0) for row in others)
+    return [row for row in others if row.get("hospitals", 0) == version], _note_on(version)
+
+
+def note_on_rows(table: pd.DataFrame) -> str:
+    """How many rows of `recorded_rows` are of which other settings; "" for none."""
+    older = table[table["note"] != ""]
+    counts = older.groupby("note", sort=False).size()
+    return "; ".join(f"{count} of {len(table)} cells: {note}" for note, count in counts.items())
 
 
 def own_keys(profile: Profile) -> set[str]:
@@ -124,12 +150,6 @@ def own_keys(profile: Profile) -> set[str]:
     for seed in profile.grid.seeds:
         keys |= {cell.key for cell in grid.grid_cells(replace(profile, seed=seed))}
     return keys
-
-
-def _compared(rows: Iterable[Mapping[str, Any]], seeds: int = 1) -> set[str]:
-    """Names of the cells that are compared over so many seeds or more."""
-    counts = Counter(row["cell"] for row in rows if "difference" in row)
-    return {cell for cell, count in counts.items() if count >= seeds}
 
 
 def _note_on(version: int) -> str:
@@ -151,10 +171,10 @@ def _live_leaves(cells: Iterable[Cell], store: Store) -> dict[str, dict[str, Any
     return leaves
 
 
-def _leaf(row: dict[str, Any], note: str) -> dict[str, Any]:
+def _leaf(row: dict[str, Any]) -> dict[str, Any]:
     """A row of `over_seeds` for the ledger: value, interval, word, and what to know."""
     seeds = f"mean of {row['seeds']} seeds" if row["seeds"] > 1 else "one seed, no ranking"
-    why = [f"{seeds}, external hospitals", note, training_note(row)]
+    why = [f"{seeds}, external hospitals", row["note"], training_note(row)]
     leaf = {name: float(row[name]) for name in ("value", "low", "high")}
     if row["conclusion"]:
         leaf |= {name: row[name] for name in ("conclusion", "detectable")}

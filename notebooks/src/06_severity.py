@@ -447,7 +447,7 @@ if found:
 # %% [markdown]
 # ## What made the map
 #
-# Five designs, each trained for the same number of steps from the same classifier, on validation patients (`make severity`): the paper's
+# Six designs, each trained for the same number of steps from the same classifier, on validation patients (`make severity`): the paper's
 # head, then one change after another. Watch two columns: what is read on normal films, and how often the hottest point of an involved zone
 # lies on the lesion.
 

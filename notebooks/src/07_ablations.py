@@ -287,7 +287,7 @@ check("07.2", adjust)
 # %%
 # NBVAL_CHECK_OUTPUT
 committed = run.recorded("grid") or {"rows": [], "made": {"date": "-", "commit": "-"}}
-tables, notes = reproduction.recorded_rows(run.profile, committed["rows"])
+tables = reproduction.recorded_rows(run.profile, committed["rows"])
 table = pd.concat(tables.values(), ignore_index=True) if tables else tried[:0]
 # as in the paper's tables, whatever was run first
 order = {(cell.name, cell.stage): i for i, cell in enumerate(grid)}
@@ -297,8 +297,8 @@ print(
     f"last written {committed['made']['date']}, commit {committed['made']['commit']}: {len(ran)} of {len(grid)} cells, seeds each: "
     f"{sorted(set(table['seeds'])) or 'none'}"
 )
-for stage, note in notes.items():
-    print(f"{stage}:", note or "settings of this run")
+for stage, rows in tables.items():
+    print(f"{stage}:", reproduction.note_on_rows(rows) or "settings of this run")
 missing = [f"{cell.name} ({cell.table})" for cell in grid if (cell.name, cell.stage) not in ran]
 print("not run yet:", ", ".join(missing) or "nothing")
 columns = "table cell against seeds value low high difference difference_low difference_high holm conclusion detectable training"

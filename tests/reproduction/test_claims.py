@@ -173,8 +173,11 @@ def test_rows_of_an_earlier_version_say_so_and_give_way_to_own_ones():
             if cell.name == PROPOSED or cell.stage != grid.DIAGNOSIS:
                 continue
             own.append(row(cell, seed, 0.1 + noise, key=cell.key, hospitals=3))
-    evidence = line_of(claims.claims_table([*old, *own[:-1]]), "a trained")["virtual"]
-    assert "version 2" in evidence.caveat, "one of the cells has two seeds"
+    last = next(i for i, one in enumerate(own[::-1]) if one["cell"] == "frozen backbone")
+    lines = claims.claims_table([*old, *own[: -1 - last], *own[len(own) - last :]])
+    assert "version 2" in line_of(lines, "a trained")["virtual"].caveat, "it has two seeds"
+    assert "version" not in line_of(lines, "12 layers")["virtual"].caveat, "others have three"
+    assert "1 of " in claims.grid_note([*old, *own[: -1 - last], *own[len(own) - last :]])
     lines = claims.claims_table([*old, *own])
     evidence = line_of(lines, "a trained")["virtual"]
     assert evidence.gap[0] == pytest.approx(-0.1) and "version" not in evidence.caveat
