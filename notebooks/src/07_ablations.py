@@ -282,7 +282,8 @@ check("07.2", adjust)
 # Whole budgets, hospitals never seen. The grid takes hours and resumes; what has not run is said. A difference is the cell minus what it is
 # compared with, on the same films. The interval of an AUC is computed on the logit scale, so that it stays between 0 and 1. Each row ends in a
 # word that a rule chose: better, worse, equivalent (the interval of the difference lies inside a margin) or undecided. `detectable` is the
-# smallest difference that so many seeds could have shown in four of five repetitions. `training` says whether a curve was kept, and was flat.
+# smallest difference that so many seeds could have shown in four of five repetitions. `training` says whether a curve was kept, and was flat;
+# `note`, of which hospitals a row is, where these are not the present ones.
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -301,7 +302,7 @@ for stage, rows in tables.items():
     print(f"{stage}:", reproduction.note_on_rows(rows) or "settings of this run")
 missing = [f"{cell.name} ({cell.table})" for cell in grid if (cell.name, cell.stage) not in ran]
 print("not run yet:", ", ".join(missing) or "nothing")
-columns = "table cell against seeds value low high difference difference_low difference_high holm conclusion detectable training"
+columns = "table cell against seeds value low high difference difference_low difference_high holm conclusion detectable training note"
 table[columns.split()].round(3)
 
 
