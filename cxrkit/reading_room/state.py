@@ -369,7 +369,7 @@ class Room:
             corpus=corpus.cpu(),
             tokens=_to_numpy(torch.cat(tokens)),
             attention=_to_numpy(torch.cat(attention)),
-            diagnosis=_to_numpy(to_probabilities(logits)[0]),
+            diagnosis=_to_numpy(to_probabilities(logits / self._temperature(view))[0]),
             lung_mask=lungs == 255,
             severity_map=_to_numpy(graded["severity_map"][0, 0]),
             severity_array=_to_numpy(graded["array"][0]),
@@ -427,7 +427,7 @@ class Room:
         return self._kept_thresholds(view)
 
     def _thresholds(self, view: str) -> dict[str, float]:
-        return diagnosis.thresholds(self.diagnoses[view].validation)
+        return diagnosis.thresholds(self._calibrated(view, self.diagnoses[view].validation))
 
     def calibration(self, view: str, name: str, bins: int = 5) -> dict[str, np.ndarray]:
         """How often images have a diagnosis where the model predicts it with some probability.
@@ -445,8 +445,17 @@ class Room:
 
     def _calibration(self, view: str, name: str, bins: int) -> dict[str, np.ndarray]:
         predictions = external_or_test(self.diagnoses[view].predictions)
+        predictions = self._calibrated(view, predictions)
         labels = (predictions["diagnosis"] == name).to_numpy(float)
         return metrics.reliability(labels, predictions[f"p_{name}"].to_numpy(), bins)
+
+    def _temperature(self, view: str) -> float:
+        """What the logits of a view's model are divided by, as `predict` does."""
+        return self.diagnoses[view].metrics.get("temperature", 1.0)
+
+    def _calibrated(self, view: str, table: pd.DataFrame) -> pd.DataFrame:
+        """A table of predictions with the probabilities that the room shows."""
+        return diagnosis.calibrated(table, self._temperature(view), self.profile.choices.class_head)
 
     def noise_limit(self) -> float:
         """Change of the severity score that noise alone exceeds in 5 % of pairs of images.

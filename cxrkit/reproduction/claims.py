@@ -213,7 +213,7 @@ def of_probe() -> Evidence:
 
     The mean over the sources, whose patients are not the same.
     """
-    found = _real_films()
+    found = _public_images()
     if not found:
         return Evidence()
     pairs = [pair["minus linear probe"] for pair in found["inside"]["pairs"]]
@@ -231,7 +231,7 @@ def of_probe() -> Evidence:
 
 def across_sources() -> Evidence:
     """Sources of public films that no training saw, against the same sources where one did."""
-    found, gaps, widths = _real_films(), [], []
+    found, gaps, widths = _public_images(), [], []
     if not found:
         return Evidence()
     inside = {pair["source"]: pair["corpus ViT"] for pair in found["inside"]["pairs"]}
@@ -246,7 +246,7 @@ def across_sources() -> Evidence:
     return _normal(gap, error, why, "docs/lab/real_films.json")
 
 
-def _real_films() -> dict[str, Any]:
+def _public_images() -> dict[str, Any]:
     """What benchmarks/real_films.py measured as `mini` sees films; {} where it was not run."""
     path = paths.lab_result("real_films")
     found = read_json(path) if path.exists() else {}

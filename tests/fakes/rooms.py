@@ -74,7 +74,7 @@ def fill(root, profile=PROFILE):
         third = pd.DataFrame(1 / 3, table.index, PROBABILITIES)
         predictions = pd.concat([table, third], axis=1)[table["view"] == view]
         store.write_table(folder / "predictions.csv", predictions)
-        write_json(folder / "metrics.json", {"followup": {"limit": 1.5}})
+        write_json(folder / "metrics.json", {"followup": {"limit": 1.5}, "temperature": 2.0})
     return store
 
 

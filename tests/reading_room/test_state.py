@@ -20,6 +20,7 @@ from cxrkit.reading_room import figures, layout, pages, quiz
 from cxrkit.reading_room.edits import EDITS
 from cxrkit.reading_room.figures import PanelState
 from cxrkit.reading_room.state import real_samples, rezone, token_similarity
+from cxrkit.tasks import diagnosis
 from cxrkit.tasks.diagnosis import PROBABILITIES
 from cxrkit.training.devices import device_of
 from tests.fakes import rooms
@@ -87,11 +88,13 @@ def test_real_images_bring_a_second_reader_and_say_that_they_are_real(room, mirr
 
 
 def test_the_room_predicts_what_the_stages_predict(room, sample):
-    """Second path: the dataset, its cache and the tasks' own `predict`."""
+    """Second path: the dataset, its cache and the tasks' own `predict`, calibrated."""
     prediction = room.predict(sample)
     rows = sample.row.reset_index(drop=True)
     diagnosed = room.diagnoses[sample.view].task.predict(room.models[sample.view], rows)
-    expected = diagnosed[PROBABILITIES].to_numpy()[0]
+    temperature = room.diagnoses[sample.view].metrics["temperature"]
+    head = room.profile.choices.class_head
+    expected = diagnosis.calibrated(diagnosed, temperature, head)[PROBABILITIES].to_numpy()[0]
     np.testing.assert_allclose(expected, prediction.diagnosis, atol=1e-5)
     masked = room.run.with_masks(rows)
     arrays = room.run.severity.task.arrays(room.severity_model, masked)
