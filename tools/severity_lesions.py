@@ -19,6 +19,7 @@ of the others.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -38,7 +39,7 @@ NAME = "severity_lesions"
 OUTLINED = "cohen_lesions"  # films on which radiologists outlined lesions
 FOLDS = "threshold1"  # folder of the models that were cross-validated at the paper's threshold
 PLACE = (priors.height, priors.from_midline)
-TAUGHT = {False: "taught by the outlines", True: "taught by the outlines and place"}
+TAUGHT = ("taught by the outlines", "taught by the outlines and place")
 
 
 def virtual(run: Run) -> dict[str, Any]:
@@ -71,16 +72,15 @@ def outlined(run: Run) -> dict[str, Any]:
         maps |= dict(zip(rows.tolist(), found, strict=True))
     whole = np.stack([maps[i] for i in range(len(films))])
     found = localisation.against_priors(whole, films, run.profile, run.store)
-    for place, name in TAUGHT.items():
-        taught = taught_maps(run, films, fold, whole.shape[-1], place)
+    for name, taught in taught_maps(run, films, fold, whole.shape[-1]):
         found[name] = localisation.against_priors(taught, films, run.profile, run.store)["map"]
     measured = localisation.evaluate_maps({"films": (whole, films)}, run.profile, run.store)
     return found | {name: measured["films"][name] for name in localisation.MEASURES}
 
 
 def taught_maps(
-    run: Run, films: pd.DataFrame, fold: np.ndarray, size: int, place: bool
-) -> np.ndarray:
+    run: Run, films: pd.DataFrame, fold: np.ndarray, size: int
+) -> Iterator[tuple[str, np.ndarray]]:
     """Maps by a logistic regression of each cell's features on the outlines of the other folds.
 
     Args:
@@ -88,10 +88,10 @@ def taught_maps(
         films: N, with `lesion_mask` and `lung_mask`.
         fold: of each film, (N,).
         size: of the maps.
-        place: a cell also knows its height in the lungs and its distance from the midline.
 
-    Returns:
-        Log-odds, (N, size, size).
+    Yields:
+        A name and log-odds, (N, size, size): of the features, and of the features with the place of
+        a cell, which is its height in the lungs and its distance from the midline.
     """
     result = run.severity
     images = result.task.dataset(films)
@@ -99,13 +99,13 @@ def taught_maps(
     features = corpora["corpus"].permute(0, 2, 3, 1).numpy()  # (N, h, w, C)
     lesions, lungs = localisation.true_masks(films, run.profile, run.store, size)
     of_lung = shares(lungs, features)  # (N, h, w)
-    if place:
-        where = [shares(np.stack([prior(one) for one in lungs]), features) for prior in PLACE]
-        features = np.concatenate([features, np.stack(where, axis=-1)], axis=-1)
     ill = shares(lesions & lungs, features) > 0.5 * of_lung
-    cells = linear_probe.out_of_fold_cells(features, ill, of_lung > 0.5, fold)
-    enlarged = [cv2.resize(one, (size, size), interpolation=cv2.INTER_LINEAR) for one in cells]
-    return np.stack(enlarged)
+    where = [shares(np.stack([prior(one) for one in lungs]), features) for prior in PLACE]
+    placed = np.concatenate([features, np.stack(where, axis=-1)], axis=-1)
+    for name, known in zip(TAUGHT, (features, placed), strict=True):
+        cells = linear_probe.out_of_fold_cells(known, ill, of_lung > 0.5, fold)
+        enlarged = [cv2.resize(one, (size, size), interpolation=cv2.INTER_LINEAR) for one in cells]
+        yield name, np.stack(enlarged)
 
 
 def corpus(network: torch.nn.Module, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

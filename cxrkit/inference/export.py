@@ -90,7 +90,7 @@ class DiagnosisGraph(NetworkGraph):
     Args:
         network: changed: the attention is no longer fused, so that hooks see it.
         class_head: choice 10.
-        temperature: that the logits are divided by (`predictor.temperature_of`).
+        temperature: that the logits are divided by (`diagnosis.temperature_of`).
     """
 
     def __init__(self, network: nn.Module, class_head: str, temperature: float = 1.0) -> None:
@@ -245,7 +245,7 @@ def make_graphs(models: Models) -> dict[str, Graph]:
         if stage == "severity":
             graph = SeverityGraph(network)
         else:
-            temperature = predictor.temperature_of(part)
+            temperature = diagnosis.temperature_of(part.metrics)
             graph = DiagnosisGraph(network, choices.class_head, temperature)
         size = profile.variant.zoom * profile.image_size
         graphs[stage] = Graph(graph, size, _image_input(profile), "image", part.licence)
@@ -502,7 +502,7 @@ def _diagnosis_tables(profile: Profile, store: Store) -> dict[str, Any]:
         folder = stages.finished(profile, f"diagnosis_{view.lower()}", store)
         if folder:
             raw = store.read_table(folder / "predictions.csv")
-            temperature = read_json(folder / "metrics.json").get("temperature", 1.0)
+            temperature = diagnosis.temperature_of(read_json(folder / "metrics.json"))
             table = diagnosis.calibrated(raw, temperature, profile.choices.class_head)
             internal = ~table["external"].astype(bool) & (table["split"] == "val")
             found[view] = {

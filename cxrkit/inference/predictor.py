@@ -47,7 +47,7 @@ class Prediction:
     An unusable image has no numbers unless they were asked for: NaN everywhere, no maps, no view.
 
     Attributes:
-        probs: Probability of each of DIAGNOSES, calibrated on validation (`temperature_of`).
+        probs: Probability of each of DIAGNOSES, calibrated on validation films.
         array: float (3, 2) in [0, 1]; rows upper to lower zone, column 0 = patient's right.
         severity: 0 to 6.
         view: Of the diagnosis model that was used; "PA+AP" for the mean of both.
@@ -198,15 +198,6 @@ def novelty_of(features: np.ndarray, part: Part) -> float:
     """
     known = part.metrics.get("novelty")
     return float(novelty.novelty(features[None], known)[0]) if known else np.nan
-
-
-def temperature_of(part: Part) -> float:
-    """What a diagnosis model's logits are divided by, so that its probabilities are calibrated.
-
-    Args:
-        part: Its metrics hold the `temperature` of `tasks.diagnosis.report`; 1 where they do not.
-    """
-    return part.metrics.get("temperature", 1.0)
 
 
 def without_numbers(
@@ -480,7 +471,7 @@ def diagnose_and_features(
         corpus = model.corpus(image)  # (1, C, h, w)
         logits = model(features=corpus)["logits"]  # (1, K)
     _, to_probabilities = diagnosis.HEADS[profile.choices.class_head]
-    probs = to_probabilities(logits / temperature_of(part))[0].cpu().numpy()
+    probs = to_probabilities(logits / diagnosis.temperature_of(part.metrics))[0].cpu().numpy()
     features = corpus.float().mean(dim=(2, 3))[0].cpu().numpy()  # (C,)
     if not maps:
         return probs, None, features

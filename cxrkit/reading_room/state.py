@@ -451,7 +451,7 @@ class Room:
 
     def _temperature(self, view: str) -> float:
         """What the logits of a view's model are divided by, as `predict` does."""
-        return self.diagnoses[view].metrics.get("temperature", 1.0)
+        return diagnosis.temperature_of(self.diagnoses[view].metrics)
 
     def _calibrated(self, view: str, table: pd.DataFrame) -> pd.DataFrame:
         """A table of predictions with the probabilities that the room shows."""

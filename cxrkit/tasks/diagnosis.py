@@ -7,7 +7,7 @@ al. 2021, sections 3.2, 4 and 5.1). B batch, K classes, S image size.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -321,6 +321,15 @@ def fit_temperature(table: pd.DataFrame, class_head: str) -> float:
 
     found = optimize.minimize_scalar(loss, bounds=np.log(TEMPERATURES), method="bounded")
     return float(np.exp(found.x))
+
+
+def temperature_of(measured: Mapping[str, Any]) -> float:
+    """What the logits of a model are divided by where a person reads them.
+
+    Args:
+        measured: metrics of the model, as `report` gives them; 1 where they hold no temperature.
+    """
+    return measured.get("temperature", 1.0)
 
 
 def calibrated(table: pd.DataFrame, temperature: float, class_head: str) -> pd.DataFrame:
