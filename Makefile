@@ -23,6 +23,7 @@
 #   make seeds [STUDY=..]     train what the lessons train with three seeds, for the spread (an hour or more; resumes)
 #   make segmenter            the segmenter with ten times its budget, and without its adversarial part (40 minutes; resumes)
 #   make severity             six designs of the severity model, from the paper's head to the demo's (half an hour; resumes)
+#   make rates                the learning rate of each model of Table 7, by one small search for all (two hours; resumes)
 #   make grid [CELLS=..]      Tables 7 to 10 with whole budgets and three seeds (hours; resumes; docs/cluster.md for a cluster)
 #   make gpu-check            ten minutes on one card: every training's update, memory, speed, two processes (docs/cluster.md)
 #   PYTHON=python3.12 make .. another interpreter          FORCE=1 make .. again, though up to date
@@ -60,7 +61,7 @@ export PYDEVD_DISABLE_FILE_VALIDATION ?= 1
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo mini report lab room site site-test notebooks exercises test test-all test-slow oracles lint seeds \
-	segmenter severity weights ship verify margins quality-model grid gpu-check docs twins wheels doctor clean distclean
+	segmenter severity weights ship verify margins quality-model rates grid gpu-check docs twins wheels doctor clean distclean
 
 help:
 	@awk '!/^#/ { exit } { sub(/^# ?/, ""); print }' Makefile
@@ -108,6 +109,9 @@ margins: $(INSTALLED)
 # Needs MIRROR=DIR.
 quality-model: $(INSTALLED)
 	$(BIN)/python tools/fit_quality_model.py --mirror "$(MIRROR)"
+
+rates: $(INSTALLED)
+	$(BIN)/python tools/learning_rates.py
 
 # CELLS are names or beginnings of names; GRID_ARGS such as "--workers 2", "--seeds 0", "--task severity", "--choices" (tools/grid.py --help).
 grid: $(INSTALLED)

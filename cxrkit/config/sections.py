@@ -310,6 +310,11 @@ class Grid:
     middle: ViT = ViT(depth=4, num_heads=8)  # "4 layers, 8 heads"
     initial_weights: str = "imagenet"  # of the baselines
     scratch_steps: int = 0  # of a diagnosis that begins with random weights; 0 = as the others
+    # the same search for each model of Table 7 (tools/learning_rates.py), by validation images:
+    # the rates and the steps of a trial, and (row, rate) of those that do not keep the profile's
+    trial_rates: tuple[float, ...] = ()
+    trial_steps: int = 1500
+    chosen_rates: tuple[tuple[str, float], ...] = ()
     # SimCLR
     pretraining: Training = Training(
         "adam", lr=3e-4, batch=64, steps=10_000, schedule="cosine", warmup=500

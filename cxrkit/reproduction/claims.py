@@ -141,7 +141,7 @@ def evidence_of_grid(
 
 
 def weak_baselines(baselines: pd.DataFrame) -> str:
-    """What rows of `over_seeds` say of rivals that it is no feat to be better than.
+    """What rows of `over_seeds` say of baselines that it is no feat to be better than.
 
     Returns:
         Those at chance, with whether they converged, and others that did not; "" for none.
@@ -505,8 +505,8 @@ def claim_legend() -> str:
     )
     return (
         "A difference is positive where the first of the two is better (a higher AUC, a lower "
-        "MSE), beside the closest of several rivals, with its 95 % interval. Better and worse: p "
-        f"below {comparisons.SIGNIFICANT}, adjusted for the rivals of a claim (Holm), over "
+        "MSE), beside the closest of several baselines, with its 95 % interval. Better and worse: "
+        f"p below {comparisons.SIGNIFICANT}, adjusted for the baselines of a claim (Holm), over "
         f"{comparisons.FEWEST_SEEDS} seeds or more where trainings are compared. Equivalent: the "
         f"interval lies inside a margin of {margins}. Else undecided."
     )

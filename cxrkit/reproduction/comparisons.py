@@ -208,22 +208,22 @@ CLAIM_OF_ALL = {  # the claim on all rows of a table that depart from the propos
 
 
 def conclusions(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
-    """The proposed model against all rivals of each claim, decided by the numbers alone.
+    """The proposed model against all baselines of each claim, decided by the numbers alone.
 
-    It is better where it is better than each rival, with a p below SIGNIFICANT, by Holm over the
-    rivals of the claim, over FEWEST_SEEDS seeds or more. It is worse where one rival is better by
-    the same test. It is equivalent where it is better than each rival or equivalent to it (MARGINS)
-    and not better than all. Everything else is undecided.
+    It is better where it is better than each baseline, with a p below SIGNIFICANT, by Holm over the
+    baselines of the claim, over FEWEST_SEEDS seeds or more. It is worse where one baseline is
+    better by the same test. It is equivalent where it is better than each baseline or equivalent to
+    it (MARGINS) and not better than all. Everything else is undecided.
 
     Args:
         table: of `over_seeds`.
 
     Returns:
-        Claim -> `value`, one of BETTER, WORSE, EQUIVALENT and OPEN; `closest`, the rival that is
+        Claim -> `value`, one of BETTER, WORSE, EQUIVALENT and OPEN; `closest`, the baseline that is
         ahead of the others; `gap`, the difference to it with both ends of its interval (`low` and
         `high` too), positive where the proposed model is better; `detectable`, the smallest
-        difference that could have been seen; and `why`. Claims of which no rival was measured are
-        left out.
+        difference that could have been seen; and `why`. Claims of which no baseline was measured
+        are left out.
     """
     found = {}
     for claim, (name, stage, baselines) in CLAIMS.items():
@@ -238,12 +238,12 @@ def proposed_against(rows: pd.DataFrame, stage: str, baselines: int) -> dict[str
     """`conclusions` of one claim.
 
     Args:
-        rows: of `over_seeds`, the rivals of the claim.
+        rows: of `over_seeds`, the baselines of the claim.
         stage: DIAGNOSIS or SEVERITY.
-        baselines: rivals of the claim, measured or not.
+        baselines: how many the claim has, measured or not.
 
     Returns:
-        As the values of `conclusions`; {} where no rival was measured.
+        As the values of `conclusions`; {} where no baseline was measured.
     """
     compared = rows["difference"].notna() & (rows["against"] == PROPOSED)
     rows = rows[compared & (rows["stage"] == stage)]
@@ -268,7 +268,7 @@ def proposed_against(rows: pd.DataFrame, stage: str, baselines: int) -> dict[str
     if np.isfinite(seen):
         why.append(f"smallest difference that this study could have seen: {seen:.3f}")
     if len(rows) < baselines:
-        why.append(f"{len(rows)} of {baselines} rivals measured")
+        why.append(f"{len(rows)} of {baselines} baselines measured")
     return {
         "value": _word_on_all(words, baselines),
         "gap": [float(ahead.iloc[nearest]), low, high],
@@ -286,7 +286,7 @@ def _turned(word: str) -> str:
 
 
 def _word_on_all(words: list[str], baselines: int) -> str:
-    """One word on the proposed model, from those against each rival that was measured."""
+    """One word on the proposed model, from those against each baseline that was measured."""
     if WORSE in words:
         return WORSE
     if OPEN in words or len(words) < baselines:

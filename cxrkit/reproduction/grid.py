@@ -251,19 +251,49 @@ def grid_cells(profile: sections.Profile) -> list[Cell]:
     rows.append(Cell("Table 10", "ROI average pooling", SEVERITY, average))
     if profile.grid.alone:
         rows.append(Cell("Table 10", "Brixia alone", SEVERITY, alone))
-    return [replace(cell, profile=_from_scratch(cell.profile)) for cell in rows]
+    return [_trained(cell) for cell in rows]
 
 
-def _from_scratch(profile: sections.Profile) -> sections.Profile:
-    """The profile whose diagnosis has the budget of random weights, where it begins with them.
+def _trained(cell: Cell) -> Cell:
+    """The cell whose diagnosis has the learning rate of its row and the steps of its beginning.
 
-    A model that begins with the findings has had the steps of their training before.
+    A model that begins with the findings has had the steps of their training before; one that
+    begins with random weights gets `grid.scratch_steps`. A row of SimCLR has the rate of the row
+    that it is compared with.
     """
-    grid, training = profile.grid, profile.transformer_training
-    if profile.variant.initial_weights != "random":
-        return profile
-    longer = replace(training, steps=grid.scratch_steps or training.steps)
-    return replace(profile, transformer_training=longer)
+    grid, training = cell.profile.grid, cell.profile.transformer_training
+    rates = dict(grid.chosen_rates)
+    rate = rates.get(cell.name.removeprefix("SimCLR: "), training.lr)
+    from_scratch = cell.profile.variant.initial_weights == "random"
+    steps = grid.scratch_steps if from_scratch else 0
+    training = replace(training, lr=rate, steps=steps or training.steps)
+    return replace(cell, profile=replace(cell.profile, transformer_training=training))
+
+
+def trial_cells(profile: sections.Profile) -> list[Cell]:
+    """The search for a learning rate: each model of Table 7 with each of `grid.trial_rates`.
+
+    All models have the same rates and the same steps (`grid.trial_steps`); the paper's own has no
+    more than the others. Only validation images of the training hospitals may choose.
+
+    Args:
+        profile: the settings that the models share.
+
+    Returns:
+        A cell for each model and rate, named as the row of Table 7.
+    """
+    models = {
+        PROPOSED: profile,
+        FROM_FINDINGS: fair_comparisons(profile)[FROM_FINDINGS],
+        **baselines(profile),
+    }
+    cells = []
+    for name, other in models.items():
+        for rate in profile.grid.trial_rates:
+            training = replace(other.transformer_training, lr=rate, steps=profile.grid.trial_steps)
+            trial = replace(other, transformer_training=training)
+            cells.append(Cell("trials", name, DIAGNOSIS, trial))
+    return cells
 
 
 def open_choice_cells(profile: sections.Profile) -> list[Cell]:

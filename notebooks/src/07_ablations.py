@@ -348,7 +348,7 @@ what_to_see("Mind the scale: here right of 0 is worse, because MSE is an error."
 # ## What the paper claims, and what we see
 #
 # A line for each claim: the paper's word, and ours on virtual hospitals and on public films. All is read from committed files; nobody
-# typed a number or a word. Where several rivals stand against a claim, the closest one is shown.
+# typed a number or a word. Where several baselines stand against a claim, the closest one is shown.
 
 # %% tags=["story"]
 # NBVAL_CHECK_OUTPUT

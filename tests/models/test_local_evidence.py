@@ -78,7 +78,7 @@ def test_a_classifier_gives_its_weights_to_a_model_with_evidence():
         {"model": "resnet", "widths": (8, 8, 8, 8), "layers": (1, 1, 1, 1)},
     ],
 )
-def test_rivals_with_a_first_stage_get_the_same_evidence(variant):
+def test_baselines_with_a_first_stage_get_the_same_evidence(variant):
     network = factory.build_classifier(local_profile(**variant), map_head=True)
     assert isinstance(network.evidence, LocalEvidence)
     assert network(torch.zeros(1, 1, 128, 128))["local_logits"].shape == (1, 1, 32, 32)

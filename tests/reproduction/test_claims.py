@@ -150,7 +150,7 @@ def test_one_seed_decides_nothing_and_no_row_is_not_run():
     assert line_of(claims.claims_table([]), "a trained")["virtual"].conclusion == "not run"
 
 
-def test_a_rival_at_chance_is_named_with_what_is_known_of_its_training():
+def test_a_baseline_at_chance_is_named_with_what_is_known_of_its_training():
     known = {"converged": True, "curve": "1:0.5 2:0.5 3:0.5 4:0.5", "curve_of": "score"}
     for more, text in (({}, "no curve kept"), (known, "converged")):
         lines = claims.claims_table(rows_of({"ResNet-152": -0.3}, **more))

@@ -316,6 +316,36 @@ def test_what_begins_with_random_weights_has_a_budget_of_its_own():
     assert scratch == baselines | simclr | {f"{PROPOSED}, from scratch"}
 
 
+def test_every_model_of_table_7_has_the_same_search_for_its_learning_rate():
+    demo = profiles.demo()
+    trials = {}
+    for cell in grid_module.trial_cells(demo):
+        training = cell.profile.transformer_training
+        assert training.steps == demo.grid.trial_steps
+        trials.setdefault(cell.name, []).append(training.lr)
+    first = {PROPOSED, grid_module.FROM_FINDINGS, *grid_module.baselines(demo)}
+    assert set(trials) == first and len(demo.grid.trial_rates) == 3
+    assert all(rates == list(demo.grid.trial_rates) for rates in trials.values())
+    assert demo.transformer_training.lr in demo.grid.trial_rates
+
+
+def test_a_chosen_rate_reaches_the_rows_of_that_model_and_no_other():
+    """The row of SimCLR is compared with the row of the same name, so that it has its rate too."""
+    plain = profiles.demo()
+    plain = replace(plain, grid=replace(plain.grid, chosen_rates=()))
+    chosen = replace(plain, grid=replace(plain.grid, chosen_rates=(("ViT", 0.01),)))
+    before = {(cell.name, cell.stage): cell for cell in grid_module.grid_cells(plain)}
+    changed = set()
+    for cell in grid_module.grid_cells(chosen):
+        other = before[cell.name, cell.stage]
+        if cell.key != other.key:
+            changed.add((cell.name, cell.stage))
+            assert cell.profile.transformer_training.lr == 0.01
+            assert other.profile.transformer_training.lr == plain.transformer_training.lr
+    # a map of severity begins with that classifier
+    assert changed == {("ViT", DIAGNOSIS), ("SimCLR: ViT", DIAGNOSIS), ("ViT", SEVERITY)}
+
+
 def test_of_two_that_make_an_artifact_one_waits_for_the_other(tmp_path):
     made, started = [], threading.Event()
 
@@ -826,7 +856,7 @@ def test_a_cell_converged_where_every_seed_did(flags, word):
     assert ("unknown" in note) == (word == "no curve kept")
 
 
-def rivals(differences):
+def baselines(differences):
     """Rows of Table 7 of every baseline with these differences."""
     found = []
     for name in comparisons.BASELINES:
@@ -844,13 +874,13 @@ def rivals(differences):
         ([-0.02], [-0.02], "undecided"),
     ],
 )
-def test_whether_a_claim_holds_is_decided_by_its_rivals(better, last, value):
-    listed = rivals(better)[: -len(last)] + rows(last, "hybrid ViT")
+def test_whether_a_claim_holds_is_decided_by_its_baselines(better, last, value):
+    listed = baselines(better)[: -len(last)] + rows(last, "hybrid ViT")
     found = comparisons.conclusions(comparisons.over_seeds(listed))
     assert found["table_7"]["value"] == value
     assert set(found) == {"table_7", "table_7_fair"}
     assert found["table_7_fair"]["value"] == ("worse" if value == "worse" else "undecided")
-    assert "5 of 6 rivals measured" in found["table_7_fair"]["why"]
+    assert "5 of 6 baselines measured" in found["table_7_fair"]["why"]
     assert "closest: " in found["table_7"]["why"]
 
 

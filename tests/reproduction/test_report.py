@@ -410,7 +410,7 @@ def test_other_sites_stand_in_where_no_hospital_of_the_paper_was_measured():
     assert ledger.sites_beside_paper({"test": {}}) == {}
 
 
-def test_a_paired_difference_is_a_number_with_its_interval_and_its_rival():
+def test_a_paired_difference_is_a_number_with_its_interval_and_its_baseline():
     """The form of `within_source`: the best of the others is named, and what each of them scored is
     left to metrics.json.
     """
