@@ -31,6 +31,7 @@ from cxrkit.storage.recorded import read_result
 ROOT = Path(__file__).resolve().parent.parent
 START = "<!-- {}: made by tools/update_readme.py -->"
 END = "<!-- end of {} -->"
+ENDS = ("value", "low", "high")  # of a recorded number with its interval
 MAP = {
     "dice": "map: Dice at the threshold of validation",
     "auprc": "map: average precision of lung pixels",
@@ -240,9 +241,40 @@ def lungs_seeds() -> list[str]:
     rows = rows.sort_values("group", kind="stable").replace({"zones_4_6": "4-6 zones ill"})
     for row in rows.to_dict("records"):
         dice = [f"{row[name]:.3f}" for name in ("student", "unet_normal", "unet_both")]
-        gain = _triple([row[f"gain_{end}"] for end in ("value", "low", "high")], 3)
+        gain = _triple([row[f"gain_{end}"] for end in ENDS], 3)
         cells = [row["group"], str(row["seed"]), str(row["n"]), *dice, gain]
         lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+LARGER_RUN = {  # rows of tools/segmenter_large.py: network, and the one that it is compared with
+    "student": ("student", ""),
+    "without going through normal": ("ablation", ""),
+    "`unet_normal`": ("unet_normal", ""),
+    "`unet_both`": ("unet_both", ""),
+    "student minus `unet_normal`": ("student", "unet_normal"),
+    "student minus the one without": ("student", "ablation"),
+    "teacher minus direct": ("teacher", "direct"),
+    "`unet_both` minus `unet_normal`": ("unet_both", "unet_normal"),
+}
+
+
+def lungs_large() -> list[str]:
+    """Lungs with ten times the demo's budget, with and without the adversarial part."""
+    groups = {"zones_4_6": "4-6 zones ill", "bright": "bright"}
+    heads = []
+    for name in groups.values():
+        heads += [f"{name}: Dice", f"{name}: lesion missed, %"]
+    lines = [f"| | {' | '.join(heads)} |", "|---" * (1 + len(heads)) + "|"]
+    rows = pd.DataFrame(read_result("segmenter_large")["rows"]).fillna({"minus": ""})
+    rows = rows.set_index(["network", "minus", "group", "measure"])
+    for text, pair in LARGER_RUN.items():
+        cells = []
+        for group in groups:
+            for measure, scale, digits in (("dice", 1, 3), ("missed", 100, 1)):
+                row = rows.loc[(*pair, group, measure)]
+                cells.append(_triple([scale * row[end] for end in ENDS], digits))
+        lines.append(f"| {text} | {' | '.join(cells)} |")
     return lines
 
 
@@ -576,7 +608,7 @@ def removal() -> list[str]:
                 continue
             row = table.loc[(method, criterion)]
             word = row["ahead_conclusion"]
-            text = _triple(row[["value", "low", "high"]].tolist(), 3)
+            text = _triple(row[list(ENDS)].tolist(), 3)
             cells.append(text if pd.isna(word) else f"{text}, {word}")
         lines.append(f"| {' | '.join((method, *cells))} |")
     saturated = int(counts.get("saturation", 0))
@@ -727,6 +759,7 @@ TABLES: dict[tuple[str, str], Callable[[], list[str]]] = {
     ),
     ("docs/lungs.md", "real films"): real_lungs,
     ("docs/lungs.md", "seeds"): lungs_seeds,
+    ("docs/lungs.md", "larger run"): lungs_large,
     ("docs/mini.md", "minutes"): mini_minutes,
     ("docs/mini.md", "inside"): inside_sources,
     ("docs/mini.md", "sources"): real_films,

@@ -26,8 +26,6 @@ PAGES = sorted(
         CHECKOUT / "MODEL_CARD.md",
     ]
 )
-# intervals of earlier measurements whose files are not kept; it may only become fewer
-WITHOUT_FILE = {"lungs.md": 29}
 LESSONS = sorted((CHECKOUT / "notebooks" / "src").glob("*.py"))
 # what is numbered: exercises, sections; and links
 NUMBERED = re.compile(
@@ -91,7 +89,7 @@ def without_file(text):
 def test_every_interval_of_a_page_stands_in_a_committed_file(page):
     """Those between the marks of `tools/update_readme.py` are compared by test_document_tables."""
     lost = without_file(MADE.sub("", page.read_text("utf-8")))
-    assert len(lost) <= WITHOUT_FILE.get(page.name, 0), lost
+    assert lost == []
 
 
 def test_an_interval_that_nobody_measured_is_found():
