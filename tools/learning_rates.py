@@ -1,9 +1,10 @@
 """The same small search for every model of Table 7: the learning rate that it trains with.
 
-    python tools/learning_rates.py           # make rates; an hour and a half on one core
+    python tools/learning_rates.py           # make rates; two hours on one core
 
-Each model trains `grid.trial_steps` steps with each of `grid.trial_rates`, one seed, and is scored
-on validation patients of the training hospitals alone. It resumes: a finished trial is loaded.
+First each model trains `grid.trial_steps` steps with each of `grid.trial_rates`, then with the best
+FINALISTS of them as long as its row of Table 7. One seed; validation patients of the training
+hospitals alone decide. It resumes: a finished training is loaded.
 Written to cxrkit/storage/recorded_results/learning_rates.json; the rates that differ from the
 profile's are set as `grid.chosen_rates`.
 """
@@ -11,6 +12,7 @@ profile's are set as `grid.chosen_rates`.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable
 from typing import Any
 
 from cxrkit.config import profiles
@@ -21,43 +23,75 @@ from cxrkit.storage import recorded
 from cxrkit.storage.artifacts import Store
 from cxrkit.storage.atomic import read_json
 
+FINALISTS = 2  # rates of a model that train for its whole budget
+
 
 def trial_row(cell: grid.Cell, store: Store) -> dict[str, Any]:
-    """What is kept of a finished trial: its best score on validation, and what it cost."""
+    """What is kept of a finished training: its best score on validation, and what it cost."""
     training = cell.profile.transformer_training
     history = read_json(cell.folder(store) / "history.json")
     scores = [row["score"] for row in history if row.get("score") is not None]
     return {
         "cell": cell.name,
         "rate": training.lr,
-        "score": max(scores),
         "steps": training.steps,
+        "score": max(scores),
         "seconds": grid_rows.training_seconds(cell.folder(store), training),
     }
 
 
+class Search:
+    """The rows of the search, written as trainings end.
+
+    Args:
+        store: where the trainings lie.
+        workers: processes of one thread; 0 = one training after the other.
+    """
+
+    def __init__(self, store: Store, workers: int) -> None:
+        self.store, self.workers = store, workers
+        self.rows: dict[str, dict[str, Any]] = {}  # by key: a trial may be as long as the row
+        self.failed = False
+        self.made = {
+            "command": "make rates",
+            **environment.provenance(),
+            "hospitals": stages.stage_of("cohort").version,
+        }
+
+    def run(self, cells: Iterable[grid.Cell]) -> None:
+        """Train and record."""
+        for cell, error in grid.run_cells(cells, self.store, workers=self.workers):
+            training = cell.profile.transformer_training
+            text = f"{cell.name}, learning rate {training.lr:g}, {training.steps} steps"
+            print(f"{text}: {error or 'done'}", flush=True)
+            self.failed = self.failed or bool(error)
+            if not error:
+                self.rows[cell.key] = trial_row(cell, self.store)
+                recorded.write_result("learning_rates", list(self.rows.values()), self.made)
+
+    def best(self, cells: Iterable[grid.Cell]) -> list[float]:
+        """The FINALISTS among finished trainings of one model, the best first."""
+        rows = [self.rows[cell.key] for cell in cells if cell.key in self.rows]
+        rows.sort(key=lambda row: row["score"], reverse=True)
+        return [row["rate"] for row in rows[:FINALISTS]]
+
+
 def main() -> int:
-    """Train, score, record: the file grows with every trial. Exit status 1 if one failed."""
+    """Exit status 1 if a training failed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--workers", type=int, default=0, metavar="N", help="processes")
     options = parser.parse_args()
-    demo, store = profiles.demo(), Store()
-    made = {
-        "command": "make rates",
-        **environment.provenance(),
-        "hospitals": stages.stage_of("cohort").version,
-    }
-    cells, rows, failed = grid.trial_cells(demo), {}, False
+    demo = profiles.demo()
+    trials = grid.trial_cells(demo)
+    search = Search(Store(), options.workers)
     with signals_raise_exit():
-        for cell, error in grid.run_cells(cells, store, workers=options.workers):
-            rate = cell.profile.transformer_training.lr
-            print(f"{cell.name}, learning rate {rate:g}: {error or 'done'}", flush=True)
-            failed = failed or bool(error)
-            if not error:
-                rows[cell.key] = trial_row(cell, store)
-            in_order = [rows[other.key] for other in cells if other.key in rows]
-            recorded.write_result("learning_rates", in_order, made)
-    return int(failed)
+        search.run(trials)
+        finals = []
+        for name in dict.fromkeys(cell.name for cell in trials):
+            rates = search.best(cell for cell in trials if cell.name == name)
+            finals += grid.whole_trials(demo, name, rates)
+        search.run(finals)
+    return int(search.failed)
 
 
 if __name__ == "__main__":

@@ -671,6 +671,24 @@ def baselines() -> list[str]:
     return lines
 
 
+def trial_rates() -> list[str]:
+    """The search for a learning rate of each model of Table 7: tools/learning_rates.py."""
+    rows = pd.DataFrame(read_result("learning_rates")["rows"])
+    scores = rows.pivot_table("score", "cell", "rate", sort=False)
+    scores = scores[sorted(scores.columns)]
+    heads = " | ".join(f"learning rate {rate:g}" for rate in scores.columns)
+    lines = [f"| model | {heads} | minutes of all |", "|---" * (2 + scores.shape[1]) + "|"]
+    minutes = rows.groupby("cell")["seconds"].sum() / 60
+    for name, values in scores.iterrows():
+        best = values.idxmax()
+        cells = []
+        for rate, value in values.items():
+            text = "" if pd.isna(value) else f"{value:.3f}"
+            cells.append(f"**{text}**" if rate == best else text)
+        lines.append(f"| {name} | {' | '.join(cells)} | {minutes[name]:.0f} |")
+    return lines
+
+
 def attention_pays(name: str = "attention_pays") -> list[str]:
     """Models of the same tokens over arrangement and training films, from docs/lab/<name>.json."""
     path = ROOT / "docs" / "lab" / f"{name}.json"
@@ -774,6 +792,7 @@ TABLES: dict[tuple[str, str], Callable[[], list[str]]] = {
     ("docs/explain.md", "removal"): removal,
     ("docs/explain.md", "pointing"): pointing,
     ("docs/virtual_hospitals.md", "baselines"): baselines,
+    ("docs/virtual_hospitals.md", "learning rates"): trial_rates,
     ("docs/severity.md", "designs"): severity_designs,
     ("docs/severity.md", "external hospitals"): severity_external,
     ("docs/severity.md", "priors"): severity_priors,

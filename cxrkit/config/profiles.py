@@ -146,7 +146,7 @@ def demo() -> Profile:
             middle=ViT(64, 2, 4, initialisation="narrow"),
             initial_weights="random",
             scratch_steps=6000,  # as the findings take
-            trial_rates=(1.5e-4, 5e-4, 1.5e-3),
+            trial_rates=(1.5e-4, 5e-4, 1.5e-3, 4.5e-3),
             alone=("alder",),
             steps=8,
             max_images=40,

@@ -311,7 +311,7 @@ class Grid:
     initial_weights: str = "imagenet"  # of the baselines
     scratch_steps: int = 0  # of a diagnosis that begins with random weights; 0 = as the others
     # the same search for each model of Table 7 (tools/learning_rates.py), by validation images:
-    # the rates and the steps of a trial, and (row, rate) of those that do not keep the profile's
+    # rates and steps of its first round, and (row, rate) of those that do not keep the profile's
     trial_rates: tuple[float, ...] = ()
     trial_steps: int = 1500
     chosen_rates: tuple[tuple[str, float], ...] = ()

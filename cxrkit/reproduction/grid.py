@@ -271,10 +271,10 @@ def _trained(cell: Cell) -> Cell:
 
 
 def trial_cells(profile: sections.Profile) -> list[Cell]:
-    """The search for a learning rate: each model of Table 7 with each of `grid.trial_rates`.
+    """The first round of the search for a learning rate: each model of Table 7 with each rate.
 
-    All models have the same rates and the same steps (`grid.trial_steps`); the paper's own has no
-    more than the others. Only validation images of the training hospitals may choose.
+    All models have the same rates (`grid.trial_rates`) and steps (`grid.trial_steps`); the paper's
+    own has no more than the others. Only validation images of the training hospitals may choose.
 
     Args:
         profile: the settings that the models share.
@@ -282,18 +282,38 @@ def trial_cells(profile: sections.Profile) -> list[Cell]:
     Returns:
         A cell for each model and rate, named as the row of Table 7.
     """
-    models = {
-        PROPOSED: profile,
-        FROM_FINDINGS: fair_comparisons(profile)[FROM_FINDINGS],
-        **baselines(profile),
-    }
+    grid = profile.grid
     cells = []
-    for name, other in models.items():
-        for rate in profile.grid.trial_rates:
-            training = replace(other.transformer_training, lr=rate, steps=profile.grid.trial_steps)
+    for name, other in _searched(profile).items():
+        for rate in grid.trial_rates:
+            training = replace(other.transformer_training, lr=rate, steps=grid.trial_steps)
             trial = replace(other, transformer_training=training)
             cells.append(Cell("trials", name, DIAGNOSIS, trial))
     return cells
+
+
+def whole_trials(profile: sections.Profile, name: str, rates: Iterable[float]) -> list[Cell]:
+    """The second round: a model of Table 7 with the whole budget of its row.
+
+    Args:
+        profile: as for `trial_cells`.
+        name: of the row.
+        rates: the best of the first round.
+
+    Returns:
+        A cell for each rate. That of the rate which is chosen is the cell of Table 7.
+    """
+    model, cells = _searched(profile)[name], []
+    for rate in rates:
+        chosen = replace(model, grid=replace(model.grid, chosen_rates=((name, rate),)))
+        cells.append(_trained(Cell("trials", name, DIAGNOSIS, chosen)))
+    return cells
+
+
+def _searched(profile: sections.Profile) -> dict[str, sections.Profile]:
+    """The models that have a search: name of the row of Table 7 -> its profile."""
+    findings = fair_comparisons(profile)[FROM_FINDINGS]
+    return {PROPOSED: profile, FROM_FINDINGS: findings, **baselines(profile)}
 
 
 def open_choice_cells(profile: sections.Profile) -> list[Cell]:

@@ -324,9 +324,20 @@ def test_every_model_of_table_7_has_the_same_search_for_its_learning_rate():
         assert training.steps == demo.grid.trial_steps
         trials.setdefault(cell.name, []).append(training.lr)
     first = {PROPOSED, grid_module.FROM_FINDINGS, *grid_module.baselines(demo)}
-    assert set(trials) == first and len(demo.grid.trial_rates) == 3
+    assert set(trials) == first and len(demo.grid.trial_rates) == 4
     assert all(rates == list(demo.grid.trial_rates) for rates in trials.values())
     assert demo.transformer_training.lr in demo.grid.trial_rates
+
+
+def test_the_last_round_of_the_search_trains_as_long_as_the_row():
+    """So that the cell of the chosen rate is the cell of Table 7, and nothing trains twice."""
+    demo = profiles.demo()
+    rows = {cell.name: cell for cell in grid_module.grid_cells(demo) if cell.table == "Table 7"}
+    for name in dict.fromkeys(cell.name for cell in grid_module.trial_cells(demo)):
+        own = rows[name].profile.transformer_training.lr
+        same, other = grid_module.whole_trials(demo, name, (own, 0.02))
+        assert same.key == rows[name].key != other.key
+        assert other.profile.transformer_training.lr == 0.02
 
 
 def test_a_chosen_rate_reaches_the_rows_of_that_model_and_no_other():
