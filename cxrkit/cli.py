@@ -716,9 +716,9 @@ def copy_lessons(folder: Path, nbgrader: bool, track: str, slides: bool) -> None
     "--dicom-out",
     type=click.Choice(["sc", "all"]),
     default=None,
-    help="Also write DICOM files: sc = the overlay as a secondary capture; all = also a "
-    "segmentation (lungs, severity map) and a structured report (six zones); needs "
-    "cxrkit[dicom-out].",
+    help="Also write DICOM files: sc = the overlay as a secondary capture (needs cxrkit[dicom]); "
+    "all = also a segmentation (lungs, severity map) and a structured report (six zones; needs "
+    "cxrkit[dicom-out]).",
 )
 @click.option(
     "--keep-patient",

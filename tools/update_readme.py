@@ -674,18 +674,17 @@ def baselines() -> list[str]:
 def trial_rates() -> list[str]:
     """The search for a learning rate of each model of Table 7: tools/learning_rates.py."""
     rows = pd.DataFrame(read_result("learning_rates")["rows"])
-    scores = rows.pivot_table("score", "cell", "rate", sort=False)
+    scores = rows.pivot_table("score", ["cell", "steps"], "rate", sort=False)
     scores = scores[sorted(scores.columns)]
-    heads = " | ".join(f"learning rate {rate:g}" for rate in scores.columns)
-    lines = [f"| model | {heads} | minutes of all |", "|---" * (2 + scores.shape[1]) + "|"]
-    minutes = rows.groupby("cell")["seconds"].sum() / 60
-    for name, values in scores.iterrows():
-        best = values.idxmax()
-        cells = []
+    minutes = rows.groupby(["cell", "steps"])["seconds"].sum() / 60
+    heads = " | ".join(f"{rate:g}" for rate in scores.columns)
+    lines = [f"| model | steps | {heads} | minutes |", "|---" * (3 + scores.shape[1]) + "|"]
+    for (name, steps), values in scores.iterrows():
+        best, cells = values.idxmax(), []
         for rate, value in values.items():
             text = "" if pd.isna(value) else f"{value:.3f}"
             cells.append(f"**{text}**" if rate == best else text)
-        lines.append(f"| {name} | {' | '.join(cells)} | {minutes[name]:.0f} |")
+        lines.append(f"| {name} | {steps} | {' | '.join(cells)} | {minutes[name, steps]:.0f} |")
     return lines
 
 

@@ -50,7 +50,8 @@ class Prediction:
         probs: Probability of each of DIAGNOSES, calibrated on validation films.
         array: float (3, 2) in [0, 1]; rows upper to lower zone, column 0 = patient's right.
         severity: 0 to 6.
-        view: Of the diagnosis model that was used; "PA+AP" for the mean of both.
+        view: Of the diagnosis model that was used; "PA+AP" for one that has learnt both, or for
+            the mean of two.
         maps: By name, each (H, W): "lungs" bool, "severity" and "saliency_<class>" in [0, 1].
         warnings: Why the prediction may be wrong, in words.
         overlay: Film, severity map and contours in one picture, uint8 (h, w, 3), RGB; None without
@@ -173,7 +174,7 @@ def predict(
         probs=dict(zip(DIAGNOSES, mean_probs.tolist(), strict=True)),
         array=array,
         severity=score,
-        view="+".join(names),
+        view="+".join(names if models.views_apart else FRONTAL),
         maps=found,
         warnings=(
             *checked.warnings,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -124,7 +125,6 @@ def evidence_of_grid(
         return Evidence()
     seeds = int(baselines.loc[baselines["cell"] == found["closest"], "compared"].iloc[0])
     why = [f"closest: {found['closest']}" if len(claim.cells) > 1 else "", _count(seeds)]
-    why.append(sizes_of(claim, profile))
     weak = weak_baselines(baselines)
     versions = dict.fromkeys(note.partition(",")[0] for note in baselines["note"])
     seen = found["detectable"]
@@ -135,7 +135,7 @@ def evidence_of_grid(
         "; ".join(filter(None, why)),
         seen if math.isfinite(seen) else None,
         "recorded_results/grid.json",
-        "; ".join(filter(None, (*versions, weak))),
+        "; ".join(filter(None, (sizes_of(claim, profile), *versions, weak))),
         comparisons.NO_CURVE in weak or comparisons.NOT_CONVERGED in weak,
     )
 
@@ -144,16 +144,19 @@ def weak_baselines(baselines: pd.DataFrame) -> str:
     """What rows of `over_seeds` say of baselines that it is no feat to be better than.
 
     Returns:
-        Those at chance, with whether they converged, and others that did not; "" for none.
+        Those at chance, those that have not converged, and those of which that is not known; ""
+        for none.
     """
-    parts = []
+    by_reason: dict[str, list[str]] = {}
     for row in baselines.to_dict("records"):
-        at_chance = row["metric"] == "auc" and row["value"] < grid_leaves.CHANCE
-        if at_chance:
-            parts.append(f"{row['cell']} at chance, {row['training']}")
-        elif row["training"] == comparisons.NOT_CONVERGED:
-            parts.append(f"{row['cell']} {row['training']}")
-    return "; ".join(parts)
+        reasons = [] if row["training"] == comparisons.CONVERGED else [row["training"]]
+        if row["metric"] == "auc" and row["value"] < grid_leaves.CHANCE:
+            reasons = ["at chance", row["training"]]
+        if reasons:
+            by_reason.setdefault(", ".join(reasons), []).append(row["cell"])
+    if by_reason == {comparisons.NO_CURVE: baselines["cell"].tolist()} and len(baselines) > 1:
+        return comparisons.NO_CURVE  # of none of them
+    return "; ".join(f"{' and '.join(cells)} {reason}" for reason, cells in by_reason.items())
 
 
 def grid_note(rows: list[dict[str, Any]] | None = None) -> str:
@@ -179,9 +182,9 @@ def sizes_of(claim: Claim, profile: Profile) -> str:
     if claim.cells == FEWER_LAYERS:
         sizes = profile.transformer, profile.grid.middle, profile.grid.small
         own, *fewer = (f"{size.depth} layers, {size.num_heads} heads" for size in sizes)
-        return f"{own} against {' and '.join(fewer)}"
+        return f"here {own} against {' and '.join(fewer)}"
     if claim.cells == ("1024 px input",):
-        return f"{profile.image_size} px against {2 * profile.image_size}"
+        return f"here {profile.image_size} px against {2 * profile.image_size}"
     return ""
 
 
@@ -190,9 +193,14 @@ def _count(seeds: int) -> str:
     return f"{seeds} seeds" if seeds > 1 else "one seed"
 
 
-def of_sweep() -> Evidence:
-    """Attention and positions against a bag of the same tokens, virtual hospitals."""
-    path = paths.lab_result("attention_pays")
+def of_sweep(name: str = "attention_pays", tokens: str = "true lesions as tokens") -> Evidence:
+    """Attention and positions against a bag of the same tokens, virtual hospitals.
+
+    Args:
+        name: of the sweep's file in docs/lab.
+        tokens: what the models read there.
+    """
+    path = paths.lab_result(name)
     found = read_json(path) if path.exists() else {}
     for row in found.get("differences", []):
         setting = {name: row[name] for name in USUAL}
@@ -202,8 +210,8 @@ def of_sweep() -> Evidence:
                 (row["difference"], row["low"], row["high"]),
                 "AUC",
                 _count(row["seeds"]),
-                source="docs/lab/attention_pays.json",
-                caveat="true lesions as tokens",
+                source=f"docs/lab/{name}.json",
+                caveat=tokens,
             )
     return Evidence()
 
@@ -382,6 +390,13 @@ CLAIMS = (
         BETTER,
         "not only add up the meaning but also consider the location and relationship",
         virtual=of_sweep,
+    ),
+    Claim(
+        "the same with the tokens that a backbone has learnt",
+        "1",
+        BETTER,
+        "not only add up the meaning but also consider the location and relationship",
+        virtual=partial(of_sweep, "attention_pays_corpus", "tokens of the demo's backbone"),
         public=of_probe,
     ),
     Claim(
@@ -517,6 +532,9 @@ def compute_split(rows: list[dict[str, Any]] | None = None) -> str:
 
     Args:
         rows: as in `claims_table`. What cells were trained on before is shared, and not counted.
+
+    Returns:
+        Sentences, which say so.
     """
     rows = recorded_grid() if rows is None else rows
     hours: dict[str, float] = {}
@@ -527,7 +545,14 @@ def compute_split(rows: list[dict[str, Any]] | None = None) -> str:
     ordered = sorted(hours.items(), key=lambda item: (len(item[0]), item[0]))
     parts = ", ".join(f"{name} {value:.1f}" for name, value in ordered)
     total = sum(hours.values())
-    text = f"Hours of training of the {len(rows)} recorded cells: {total:.1f} ({parts})."
+    text = (
+        f"Hours of training of the {len(rows)} recorded cells: {total:.1f} ({parts}), without what "
+        "they share, such as a backbone."
+    )
+    if "learning_rates" in recorded.result_names():
+        trials = recorded.read_result("learning_rates")["rows"]
+        hours_of_search = sum(row["seconds"] for row in trials) / 3600
+        text += f" Of the search for learning rates: {hours_of_search:.1f}."
     sweeps = [paths.lab_result(name) for name in ("attention_pays", "attention_pays_corpus")]
     found = [read_json(path) for path in sweeps if path.exists()]
     seconds = [one["CPU seconds"] for one in found if "CPU seconds" in one]  # those that ended

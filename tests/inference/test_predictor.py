@@ -190,6 +190,15 @@ def test_the_view_asked_for_then_the_tag_then_both(models, images, tmp_path):
     assert any("the file says view LL" in text for text in side.warnings) and side.view == "PA+AP"
 
 
+def test_one_model_of_both_views_says_so_whatever_the_film_is(models, images, tmp_path):
+    joint = replace(models, parts=models.parts | {"diagnosis_ap": models.parts["diagnosis_pa"]})
+    pixels = grey(images["path"][0]).astype(np.uint16) * 16
+    for tags in ({}, {"ViewPosition": "PA"}, {"ViewPosition": "AP"}):
+        found = predict(dicom(tmp_path / "film.dcm", pixels, **tags), joint, maps=False)
+        assert found.view == "PA+AP"
+        assert not any("view" in text for text in found.warnings)
+
+
 def test_a_view_without_a_model_is_a_warning(models):
     parts = {name: part for name, part in models.parts.items() if name != "diagnosis_ap"}
     one = replace(models, parts=parts)

@@ -63,7 +63,7 @@ def test_every_claim_has_a_section_a_word_and_cells_that_exist():
         assert {(cell, claim.stage) for cell in claim.cells} <= names
         assert claim.paper in ("", *trained_seeds.CONCLUSIONS)
         assert bool(claim.paper) == bool(claim.quote)
-        assert bool(claim.cells) != bool(claim.virtual and claim.public)
+        assert bool(claim.cells) != bool(claim.virtual or claim.public)
     assert len({claim.name for claim in claims.CLAIMS}) == len(claims.CLAIMS)
 
 
@@ -120,12 +120,13 @@ def test_being_better_than_baselines_that_may_not_have_converged_is_not_enough()
 
 
 def test_the_words_follow_the_rows():
-    """Rivals that are 0.05 worse, a frozen backbone that is better, and SimCLR within the margin;
+    """Baselines that are 0.05 worse, a frozen backbone that is better, and SimCLR within the margin;
     of an MSE less is better.
     """
     rows = rows_of(
         dict.fromkeys(claims.CNNS, -0.05)
-        | {"frozen backbone": 0.05, "10 weighted maps": -0.02, "ROI average pooling": 0.5}
+        | {"frozen backbone": 0.05, "10 weighted maps": -0.02, "ROI average pooling": 0.5},
+        converged=True,
     )
     lines = claims.claims_table(rows)
     better = line_of(lines, "the proposed model against CNNs, diagnosis")
@@ -155,12 +156,26 @@ def test_a_baseline_at_chance_is_named_with_what_is_known_of_its_training():
     for more, text in (({}, "no curve kept"), (known, "converged")):
         lines = claims.claims_table(rows_of({"ResNet-152": -0.3}, **more))
         caveat = line_of(lines, "the proposed model against CNNs, diagnosis")["virtual"].caveat
-        assert f"ResNet-152 at chance, {text}" in caveat and "ResNet-50" not in caveat
+        assert f"ResNet-152 at chance, {text}" in caveat
+        assert ("ResNet-50 and DenseNet-121 no curve kept" in caveat) == (text == "no curve kept")
     still = rows_of({}, **known | {"converged": False})
     caveat = line_of(claims.claims_table(still), "the proposed model against CNNs")[
         "virtual"
     ].caveat
-    assert "ResNet-50 not converged" in caveat
+    assert caveat.endswith("ResNet-50 and ResNet-152 and DenseNet-121 not converged")
+
+
+def test_better_than_baselines_of_which_no_curve_was_kept_shows_nothing_in_either_task():
+    """An AUC at chance is not the only sign of a training that was too short."""
+    for task, stage, gap in (("diagnosis", DIAGNOSIS, -0.2), ("severity", SEVERITY, 0.5)):
+        rows = rows_of(dict.fromkeys(claims.CNNS, gap))
+        table = claims.claims_table([row for row in rows if row["stage"] == stage])
+        line = line_of(table, f"the proposed model against CNNs, {task}")
+        assert line["virtual"].conclusion == "better" and line["virtual"].weak
+        assert line["virtual"].caveat.endswith("; no curve kept")
+        assert (
+            line["conclusion"] == "would hold if its baselines had converged on virtual hospitals"
+        )
 
 
 def test_rows_of_an_earlier_version_say_so_and_give_way_to_own_ones():
@@ -193,6 +208,10 @@ def test_the_line_of_the_sweep_is_that_of_its_file():
         if one["minus"] == claims.BAG_OF_SWEEP
         and all(one[name] == value for name, value in claims.USUAL.items())
     ]
+    (learnt,) = [claim for claim in claims.CLAIMS if "learnt" in claim.name and claim.virtual]
+    tokens = "tokens of the demo's backbone"
+    assert claims.of_sweep("attention_pays_corpus", tokens) == learnt.virtual()
+    assert learnt.virtual().source == "docs/lab/attention_pays_corpus.json"
     evidence = claims.of_sweep()
     assert evidence.gap == (wanted["difference"], wanted["low"], wanted["high"])
     assert evidence.conclusion == wanted["conclusion"]

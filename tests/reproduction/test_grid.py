@@ -904,7 +904,7 @@ def test_the_smallest_effect_by_hand():
 
 
 def test_a_claim_of_a_lower_error_has_the_sign_of_better():
-    """Rivals whose MSE is 0.02 higher: we are 0.02 better, and the interval says so."""
+    """Baselines whose MSE is 0.02 higher: we are 0.02 better, and the interval says so."""
     listed = []
     for name in comparisons.BASELINES:
         listed += [{**r, "metric": "mse"} for r in rows(CLEAR, name, "Table 8", SEVERITY)]
