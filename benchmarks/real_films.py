@@ -9,7 +9,9 @@ over the film), and one of 16x16 thumbnails, all taught by the same films. Insid
 is predicted by models that never saw its patient (five folds); across, by models that never saw its
 source. Kermany's two sets are one source. Every pair of classes is of one source, so no model can
 win by knowing the source. The labels of the NIH were mined from reports; what radiologists said of
-some of its films (`nih_reader`) stands beside, for the same predictions. One seed. `--framing`
+some of its films (`nih_reader`) stands beside, for the same predictions. Three linear models that
+see no disease stand beside too: thumbnails of whole films as they came, the bytes of the file, and
+age and sex, where `labels.csv` of the prepared films has them. One seed. `--framing`
 shows all models the box around the lungs (crop) or the lungs alone; the file keeps what it holds of
 other framings. It needs `pip install "cxrkit[lite]"` and the prepared films; a training that has
 ended is not repeated.
@@ -56,7 +58,8 @@ PAIRS = (
     TwoClasses("shenzhen", "normal", "other_infection"),
     TwoClasses("cohen", "other_infection", "covid19"),
 )
-MODELS = ("corpus ViT", "linear probe", "thumbnails")
+TRIVIAL = ("thumbnails of whole films", "bytes of the file", "age and sex")
+MODELS = ("corpus ViT", "linear probe", "thumbnails", *TRIVIAL)
 
 
 def profile_of(framing: str) -> Profile:
@@ -85,6 +88,31 @@ def features_of(task: DiagnosisTask, table: pd.DataFrame) -> np.ndarray:
         corpus = corpora.gather(range(start, min(start + PART, len(table))))
         rows.append(torch.cat([corpus.mean((2, 3)), corpus.amax((2, 3))], 1).numpy())
     return np.concatenate(rows)
+
+
+def ages_and_sexes(table: pd.DataFrame, mirror: Path) -> np.ndarray:
+    """Age, sex, and whether each is known, of each film: (n, 5); unknown ages are their mean."""
+    rows = []
+    for name in table["dataset"].unique():
+        listed = pd.read_csv(mirror / name / "labels.csv")
+        paths = [str(mirror / name / file) for file in listed["file"]]
+        rows.append(listed.reindex(columns=["age", "sex"]).set_index(pd.Index(paths)))
+    known = pd.concat(rows).groupby(level=0).first()
+    found = known.reindex(table.get("origin", table["path"]).map(str))
+    age = pd.to_numeric(found["age"], errors="coerce")
+    columns = [age.fillna(age.mean()), age.isna(), *(found["sex"] == sex for sex in "FM")]
+    columns.append(found["sex"].isna())
+    return np.stack([column.to_numpy(float) for column in columns], 1)
+
+
+def trivial_models(table: pd.DataFrame, run: Run) -> dict[str, np.ndarray]:
+    """Features (n, d) that show no disease, by the names of TRIVIAL."""
+    whole = table.assign(path=table.get("origin", table["path"]))
+    features = {
+        name: linear_probe.trivial_features(kind, whole, run.profile, run.store)
+        for name, kind in zip(TRIVIAL, ("thumbnail", "file size"))
+    }
+    return features | {TRIVIAL[2]: ages_and_sexes(table, Path(run.store.data))}
 
 
 def of_vit(task: DiagnosisTask, table: pd.DataFrame, fold: np.ndarray, work: Path) -> np.ndarray:
@@ -171,6 +199,7 @@ def measure(run: Run) -> dict[str, Any]:
     linear = {
         "linear probe": features_of(task, table),
         "thumbnails": linear_probe.trivial_features("equalised thumbnail", table, profile, store),
+        **trivial_models(table, run),
     }
     work = store.root / f"real_films-{key(stages.settings(profile, 'diagnosis'))}"
     out: dict[str, Any] = {"films": table["source"].value_counts().to_dict()}

@@ -12,7 +12,6 @@ of that kind beside it.
 
 import argparse
 import dataclasses
-import os
 import sys
 import tempfile
 import warnings
@@ -227,8 +226,7 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    data = os.environ.get("CXRKIT_IMAGES", "../shared/data")
-    parser.add_argument("--data", type=Path, default=Path(data))
+    parser.add_argument("--data", type=Path, required=True, help="folder with prepared real films")
     parser.add_argument("--images", type=int, default=30, help="of each source")
     parser.add_argument("--choices", choices=("default", "text"), default="default")
     kinds = sorted({how[0] for how in VARIANTS.values()})

@@ -2,9 +2,10 @@
 
     python tools/learning_rates.py           # make rates; two hours on one core
 
-First each model trains `grid.trial_steps` steps with each of `grid.trial_rates`, then with the best
-FINALISTS of them as long as its row of Table 7. One seed; validation patients of the training
-hospitals alone decide. It resumes: a finished training is loaded.
+First each model trains `grid.trial_steps` steps with each of `grid.trial_rates`, and with WIDER
+times the largest as long as that is the best. Then the best rate, and the profile's own, train as
+long as its row of Table 7. One seed; validation patients of the training hospitals alone decide. It
+resumes: a finished training is loaded.
 Written to cxrkit/storage/recorded_results/learning_rates.json; the rates that differ from the
 profile's are set as `grid.chosen_rates`.
 """
@@ -13,9 +14,11 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 from cxrkit.config import profiles
+from cxrkit.config.sections import Profile
 from cxrkit.pipeline import stages
 from cxrkit.reproduction import environment, grid, grid_rows
 from cxrkit.reproduction.watch import signals_raise_exit
@@ -23,7 +26,7 @@ from cxrkit.storage import recorded
 from cxrkit.storage.artifacts import Store
 from cxrkit.storage.atomic import read_json
 
-FINALISTS = 2  # rates of a model that train for its whole budget
+WIDER = 3  # times the largest rate that was tried
 
 
 def trial_row(cell: grid.Cell, store: Store) -> dict[str, Any]:
@@ -69,11 +72,26 @@ class Search:
                 self.rows[cell.key] = trial_row(cell, self.store)
                 recorded.write_result("learning_rates", list(self.rows.values()), self.made)
 
-    def best(self, cells: Iterable[grid.Cell]) -> list[float]:
-        """The FINALISTS among finished trainings of one model, the best first."""
-        rows = [self.rows[cell.key] for cell in cells if cell.key in self.rows]
-        rows.sort(key=lambda row: row["score"], reverse=True)
-        return [row["rate"] for row in rows[:FINALISTS]]
+    def first_round(self, profile: Profile) -> dict[str, float]:
+        """Short trials of each model: name -> its best rate."""
+        waiting, done, found = grid.trial_cells(profile), [], {}
+        while waiting:
+            self.run(waiting)
+            done += waiting
+            waiting = []
+            for name in dict.fromkeys(cell.name for cell in done):
+                trials = [cell for cell in done if cell.name == name and cell.key in self.rows]
+                if not trials:
+                    continue
+                best = max(trials, key=lambda cell: self.rows[cell.key]["score"])
+                rates = [cell.profile.transformer_training.lr for cell in trials]
+                found[name] = best.profile.transformer_training.lr
+                if found[name] == max(rates):
+                    training = best.profile.transformer_training
+                    wider = replace(training, lr=WIDER * training.lr)
+                    other = replace(best.profile, transformer_training=wider)
+                    waiting.append(replace(best, profile=other))
+        return found
 
 
 def main() -> int:
@@ -81,15 +99,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--workers", type=int, default=0, metavar="N", help="processes")
     options = parser.parse_args()
-    demo = profiles.demo()
-    trials = grid.trial_cells(demo)
-    search = Search(Store(), options.workers)
+    demo, search = profiles.demo(), Search(Store(), options.workers)
+    own = demo.transformer_training.lr
     with signals_raise_exit():
-        search.run(trials)
         finals = []
-        for name in dict.fromkeys(cell.name for cell in trials):
-            rates = search.best(cell for cell in trials if cell.name == name)
-            finals += grid.whole_trials(demo, name, rates)
+        for name, rate in search.first_round(demo).items():
+            finals += grid.whole_trials(demo, name, dict.fromkeys((own, rate)))
         search.run(finals)
     return int(search.failed)
 

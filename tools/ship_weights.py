@@ -73,6 +73,8 @@ def images_of(run, stage):
     """The images of one stage of TASKS, with `trained_on`: trained it, or chose when it stopped."""
     if stage.startswith("diagnosis"):
         table = run.diagnosis_images  # of both views: one model may have learnt from both
+    elif stage == "severity":
+        table = run.severity_images  # with the normal films that train it as zeros
     else:
         table = pd.concat([run.images(task) for task in TASKS[stage]])
     table = table.drop_duplicates("path", ignore_index=True)

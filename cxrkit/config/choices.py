@@ -86,7 +86,12 @@ OPEN_CHOICES = {
     ),
     "backbone.initial_weights": (
         "the backbone starts from",
-        {"random": "random weights", "imagenet": "DenseNet-121 of ImageNet"},
+        {
+            "random": "random weights",
+            "imagenet": "DenseNet-121 of ImageNet",
+            "torchxrayvision": "DenseNet-121 of seven chest X-ray datasets, NIH and CheXpert among "
+            "them (TorchXRayVision)",
+        },
     ),
     "class_balance": (
         "images of a diagnosis batch",

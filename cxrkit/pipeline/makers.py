@@ -14,7 +14,11 @@ from cxrkit.config.vocabulary import HAS, known
 from cxrkit.data import manifests
 from cxrkit.data.datasets import external_or_test, split_parts
 from cxrkit.explain import saliency_benchmark
-from cxrkit.models.pretrained import load_imagenet_backbone, load_imagenet_weights
+from cxrkit.models.pretrained import (
+    load_chest_densenet,
+    load_imagenet_backbone,
+    load_imagenet_weights,
+)
 from cxrkit.pipeline.derived import framed, with_masks
 from cxrkit.pipeline.task_data import external_to_view, few, images_for, serving_datasets
 from cxrkit.shortcuts import marker_study, trivial_models, within_source
@@ -31,7 +35,7 @@ from cxrkit.tasks.severity import SeverityTask
 from cxrkit.tasks.task import WEIGHTS, Inputs, State
 from cxrkit.training.checkpoint import load_tensors
 
-BACKBONE_WEIGHTS = ("random", "imagenet", "virtual")
+BACKBONE_WEIGHTS = ("random", "imagenet", "torchxrayvision", "virtual")
 FEATURE_WEIGHTS = ("findings", "imagenet", "random")
 MOST_HEALTHY = 300  # healthy images that the finished severity model reads
 
@@ -80,6 +84,8 @@ def make_backbone(folder: Path, profile: Profile, inputs: StageInputs) -> None:
     initial: tuple[State, ...] = ()
     if source == "imagenet":
         initial = (load_imagenet_backbone(profile.backbone.network, profile.backbone.stride),)
+    elif source == "torchxrayvision":
+        initial = (load_chest_densenet(),)
     elif source == "virtual":
         initial = (inputs.weights("initial_weights"),)
     own = replace(profile, variant=Variant())

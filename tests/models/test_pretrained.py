@@ -1,5 +1,7 @@
 """Published weights, without a download, against the models of torchvision and timm."""
 
+import sys
+import types
 import urllib.error
 from dataclasses import replace
 
@@ -92,6 +94,36 @@ def test_torchxrayvision_weights_load():
         # what is left is the offset of half a grey level (128 against 127.5), also in the padding
         assert (got - want).abs().mean() < 0.02 * want.abs().mean()
         assert (features(stem) - want).abs().mean() > 0.5 * want.abs().mean()
+
+
+def test_chest_weights_begin_a_backbone(monkeypatch):
+    """The package gives a network; the stem of what we take from it fits images of the kit."""
+    theirs = Backbone(**SLIM, stem=1).eval()
+    asked = []
+
+    def build(weights):
+        asked.append(weights)
+        return theirs
+
+    package = types.ModuleType("torchxrayvision")
+    package.models = types.SimpleNamespace(DenseNet=build)
+    monkeypatch.setitem(sys.modules, "torchxrayvision", package)
+    grey = torch.randint(0, 256, (2, 1, 64, 64)).float()
+    want = theirs.features((2 * grey / 255 - 1) * 1024)
+    ours = pretrained.load_features(Backbone(**SLIM, stem=1), pretrained.load_chest_densenet())
+    got = ours.eval().features((grey - 128) / 64)
+    assert (got - want).abs().mean() < 0.02 * want.abs().mean()
+    assert asked == [pretrained.CHEST_WEIGHTS]
+
+    def unreachable(weights):
+        raise OSError("no route")
+
+    package.models.DenseNet = unreachable
+    with pytest.raises(RuntimeError, match="no route.*needs the internet once"):
+        pretrained.load_chest_densenet()
+    monkeypatch.setitem(sys.modules, "torchxrayvision", None)
+    with pytest.raises(RuntimeError, match=r"pip install .cxrkit\[weights\]"):
+        pretrained.load_chest_densenet()
 
 
 def test_stem_conversion_keeps_the_response_to_grey():

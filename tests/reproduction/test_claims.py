@@ -120,8 +120,8 @@ def test_being_better_than_baselines_that_may_not_have_converged_is_not_enough()
 
 
 def test_the_words_follow_the_rows():
-    """Baselines that are 0.05 worse, a frozen backbone that is better, and SimCLR within the margin;
-    of an MSE less is better.
+    """Baselines that are 0.05 worse, a frozen backbone that is better, SimCLR within the margin; of
+    an MSE less is better.
     """
     rows = rows_of(
         dict.fromkeys(claims.CNNS, -0.05)
