@@ -202,7 +202,7 @@ def load_chest_densenet() -> State:
         RuntimeError: without the package, or where the file cannot be fetched.
     """
     try:
-        from torchxrayvision import models
+        from torchxrayvision import models  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise RuntimeError(
             'the chest X-ray weights come with TorchXRayVision: pip install "cxrkit[weights]"'

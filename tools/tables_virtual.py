@@ -1,0 +1,369 @@
+"""Tables of documents on virtual hospitals: docs/virtual_hospitals.md and others."""
+
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pandas as pd
+from table_text import ENDS, MAP, NOT_RUN, ROOT, triple_text
+
+from cxrkit.config import profiles
+from cxrkit.evaluation.summaries import value_text
+from cxrkit.pipeline import stages
+from cxrkit.reproduction import comparisons, grid
+from cxrkit.reproduction.grid_leaves import own_keys
+from cxrkit.reproduction.grid_rows import DIFFERENCE
+from cxrkit.storage import locations
+from cxrkit.storage.artifacts import key
+from cxrkit.storage.atomic import read_json
+from cxrkit.storage.recorded import read_result
+
+CORPUS_MEASURES = ("macro AUC", "COVID-19 against other")
+CORPUS_ROWS = {
+    "transformer": "**corpus ViT**",
+    "trained without positions": "trained without positions",
+    "trained with even attention": "trained with even attention",
+    "mean pooling": "mean pooling in place of the transformer",
+    "shuffled": "tokens shuffled at test",
+    "without positions": "positions zeroed at test",
+    "even attention": "even attention at test",
+}
+# readers of tokens that are the true lesions -> the difference, and what was asked of it
+TOKEN_ROWS = {
+    "transformer": ("", ""),
+    "mean pooling": ("minus mean pooling", "at least 0.30"),
+    "trained without positions": ("minus trained without positions", "at least 0.15"),
+    "trained with even attention": ("minus trained with even attention", "reported"),
+    "tokens shuffled at test": ("cost of shuffling", "at least 0.25"),
+}
+POINTING = {  # of tools/seeds.py
+    "touching": "all",
+    "touching, small lesions": "small",
+}
+SWEEP_MODELS = (  # of benchmarks/attention_pays.py, the proposed one first
+    "corpus ViT",
+    "ViT without positions",
+    "ViT with even attention",
+    "MLP on tokens side by side",
+    "MLP on a bag of tokens",
+    "linear on the mean token",
+)
+
+
+def by_row(
+    name: str, label: str, column: str, cells: list[str]
+) -> Iterator[tuple[str, dict[str, Any], str]]:
+    """Rows of a table from the flat rows of a recorded result.
+
+    Args:
+        name: of the result.
+        label: the column that tells the rows of the table apart.
+        column: the column that tells their cells apart.
+        cells: of a row, values of `column`.
+
+    Yields:
+        The label, the recorded values by `column`, and the text of the cells.
+    """
+    found = pd.DataFrame(read_result(name)["rows"])
+    for row, part in found.groupby(label, sort=False):
+        values = part.set_index(column).to_dict("index")
+        yield str(row), values, " | ".join(value_text(values[cell]) for cell in cells)
+
+
+def severity_designs() -> list[str]:
+    """Designs of the severity model, a row each."""
+    measures = {
+        "MSE": "MSE",
+        "normal images": "read on normal images",
+        "read at 5-6": "read at 5 to 6",
+        "map auprc": "average precision",
+        "map dice": "Dice",
+        "map pointing": "hottest point on the lesion",
+    }
+    lines = ["| design | " + " | ".join(measures.values()) + " |", "|---" * 7 + "|"]
+    for design, _, cells in by_row("severity_designs", "design", "measure", [*measures]):
+        lines.append(f"| {design} | {cells} |")
+    return lines
+
+
+def severity_external() -> list[str]:
+    """The demo's severity model at hospitals that no training saw."""
+    name = f"severity-{key(stages.settings(profiles.demo(), 'severity'))}"
+    folder = locations.SHIPPED / name
+    if not folder.is_dir():
+        sys.exit(f"{name} does not come with the kit: train it, then make ship")
+    metrics = read_json(folder / "metrics.json")
+    external = metrics["external"]
+    lines = ["| | model | constant guess | second reader |", "|---|---|---|---|"]
+    for measure in ("mse", "r2", "mae", "cc"):
+        values = [external, external["constant"], external["second_reader"]]
+        cells = [
+            value_text(part[measure]) if part[measure]["low"] is not None else "none"
+            for part in values
+        ]
+        lines.append(f"| {measure.upper()} | {' | '.join(cells)} |")
+    for row in external["by_truth"]:
+        label = f"read at a true score of {row['low']}"
+        label += f" to {row['high']} (mean {row['true']:.1f})" if row["high"] else ""
+        lines.append(f"| {label} | {value_text(row['read'])} | | |")
+    healthy = metrics["healthy"]["score"]
+    lines.append(f"| read on {healthy['n']} normal images | {value_text(healthy)} | | |")
+    for measure, label in MAP.items():
+        lines.append(f"| {label} | {value_text(external['map'][measure])} | | |")
+    return lines
+
+
+def lungs_seeds() -> list[str]:
+    """Lungs of the demo with three seeds: tools/seeds.py."""
+    heads = ("images", "seed", "n", "student", "`unet_normal`", "`unet_both`")
+    lines = [
+        f"| {' | '.join(heads)} | student minus `unet_normal` |",
+        "|---" * (len(heads) + 1) + "|",
+    ]
+    rows = pd.DataFrame(read_result("seeds_segmenter")["rows"])
+    rows = rows.sort_values("group", kind="stable").replace({"zones_4_6": "4-6 zones ill"})
+    for row in rows.to_dict("records"):
+        dice = [f"{row[name]:.3f}" for name in ("student", "unet_normal", "unet_both")]
+        gain = triple_text([row[f"gain_{end}"] for end in ENDS], 3)
+        cells = [row["group"], str(row["seed"]), str(row["n"]), *dice, gain]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+LARGER_RUN = {  # rows of tools/segmenter_large.py: network, and the one that it is compared with
+    "student": ("student", ""),
+    "without going through normal": ("ablation", ""),
+    "`unet_normal`": ("unet_normal", ""),
+    "`unet_both`": ("unet_both", ""),
+    "student minus `unet_normal`": ("student", "unet_normal"),
+    "student minus the one without": ("student", "ablation"),
+    "teacher minus direct": ("teacher", "direct"),
+    "`unet_both` minus `unet_normal`": ("unet_both", "unet_normal"),
+}
+
+
+def lungs_large() -> list[str]:
+    """Lungs with ten times the demo's budget, with and without the adversarial part."""
+    groups = {"zones_4_6": "4-6 zones ill", "bright": "bright"}
+    heads = []
+    for name in groups.values():
+        heads += [f"{name}: Dice", f"{name}: lesion missed, %"]
+    lines = [f"| | {' | '.join(heads)} |", "|---" * (1 + len(heads)) + "|"]
+    rows = pd.DataFrame(read_result("segmenter_large")["rows"]).fillna({"minus": ""})
+    rows = rows.set_index(["network", "minus", "group", "measure"])
+    for text, pair in LARGER_RUN.items():
+        cells = []
+        for group in groups:
+            for measure, scale, digits in (("dice", 1, 3), ("missed", 100, 1)):
+                row = rows.loc[(*pair, group, measure)]
+                cells.append(triple_text([scale * row[end] for end in ENDS], digits))
+        lines.append(f"| {text} | {' | '.join(cells)} |")
+    return lines
+
+
+SEVERITY_BARS = {  # of tools/seeds.py -> in words, and what the project asks for
+    "mse": ("MSE", "at most 1.2"),
+    "r2": ("R2", "at least 0.6"),
+    "normal images": ("read on normal images", "at most 0.5"),
+    "dice": (MAP["dice"], "at least 0.40"),
+    "auprc": (MAP["auprc"], "at least 0.45"),
+    "pointing": (MAP["pointing"], "at least 0.6"),
+}
+
+
+def severity_seeds() -> list[str]:
+    """The demo's severity with three seeds, beside the bars: tools/seeds.py."""
+    rows = pd.DataFrame(read_result("seeds_severity")["rows"]).set_index("seed")
+    lines = [
+        "| | asked for | " + " | ".join(f"seed {seed}" for seed in rows.index) + " |",
+        "|---" * (2 + len(rows)) + "|",
+    ]
+    for name, (text, bar) in SEVERITY_BARS.items():
+        values = " | ".join(f"{value:.2f}" for value in rows[name])
+        lines.append(f"| {text} | {bar} | {values} |")
+    return lines
+
+
+def severity_priors() -> list[str]:
+    """Severity maps beside maps that see no film: AUROC in the lungs."""
+    names = {
+        "map": "**severity map**",
+        "height": "height in the lungs",
+        "from_midline": "distance from the midline",
+        "mean_lesion": "mean lesion of other patients",
+        "map_minus_best_prior": "map minus the best of these",
+    }
+    lines = ["| images | n | " + " | ".join(names.values()) + " |", "|---" * 7 + "|"]
+    for images, values, cells in by_row("severity_lesions", "images", "map", [*names]):
+        lines.append(f"| {images} | {values['map']['n']} | {cells} |")
+    return lines
+
+
+def learnt_corpus() -> list[str]:
+    """What places and attention are worth on the demo's corpus: benchmarks/corpus.py."""
+    found = read_json(ROOT / "docs" / "lab" / "corpus.json")
+    seeds = found["seeds"]
+    lines = [
+        "| seed | model | macro AUC | COVID-19 against other | full model minus it, the same |",
+        "|---" * 5 + "|",
+    ]
+    for one in seeds:
+        for name, measured in one["external"].items():
+            less = one["transformer minus"].get(name)
+            cells = [triple_text(measured[measure], 3) for measure in CORPUS_MEASURES]
+            cells.append(triple_text(less[CORPUS_MEASURES[1]], 3) if less else "")
+            row = (str(one["seed"]), CORPUS_ROWS[name], *cells)
+            lines.append(f"| {' | '.join(row)} |")
+    fields = ", ".join(sorted({str(one["receptive field, px"]) for one in seeds}))
+    cells = ", ".join(f"{one['cell-wise AUC of lesions']:.2f}" for one in seeds)
+    return [
+        *lines,
+        "",
+        f"A token sees {fields} px of 128. A linear head on the frozen corpus finds the cells that "
+        f"a lesion covers with AUC {cells}.",
+    ]
+
+
+def true_tokens() -> list[str]:
+    """What places are worth where tokens are the true lesions: benchmarks/hospitals.py tokens."""
+    found = read_json(ROOT / "docs" / "lab" / "hospitals_tokens.json")
+    head = "| model | AUC, COVID-19 against other | full model minus it | bar |"
+    lines = [head, "|---" * 4 + "|"]
+    for name, (difference, bar) in TOKEN_ROWS.items():
+        values = found[name] if isinstance(found[name], list) else [found[name]]
+        each = ", ".join(f"{value:.3f}" for value in values)
+        less = f"{found['differences'][difference]:.3f}" if difference else ""
+        lines.append(f"| {name} | {each} | {less} | {bar} |")
+    return lines
+
+
+def pointing() -> list[str]:
+    """Share of films whose hottest point lies on the lesion, by seed: tools/seeds.py."""
+    found = read_result("seeds_saliency_benchmark")
+    if found["made"]["hospitals"] != stages.stage_of("cohort").version:
+        return [
+            "Not measured on the present hospitals yet (`make seeds STUDY=saliency_benchmark`)."
+        ]
+    rows = pd.DataFrame(found["rows"])
+    asked = [name for name in rows["criterion"].unique() if name.startswith("touching")]
+    seeds = sorted(rows["seed"].unique())
+    head = [f"{POINTING[name]}, seed {seed}" for name in asked for seed in seeds]
+    lines = [f"| method | {' | '.join(head)} |", "|---" * (1 + len(head)) + "|"]
+    table = rows.pivot_table(index="method", columns=["criterion", "seed"], values="value")
+    for method in table.mean(axis=1).sort_values(ascending=False).index:
+        cells = [f"{table.loc[method, (name, seed)]:.2f}" for name in asked for seed in seeds]
+        lines.append(f"| {method} | {' | '.join(cells)} |")
+    films = rows.groupby(["criterion", "seed"])["n"].max()
+    counts = "; ".join(
+        f"{POINTING[name]}: " + ", ".join(f"{films[name, seed]:.0f}" for seed in seeds)
+        for name in asked
+    )
+    return [
+        *lines,
+        "",
+        f"Small: the quarter with the smallest lesions. Films of each seed, {counts}.",
+    ]
+
+
+def baselines() -> list[str]:
+    """Rows of Table 7 that are of the present settings, however many seeds of them there are."""
+    keys = own_keys(profiles.demo())
+    rows = [row for row in read_result("grid")["rows"] if row["key"] in keys]
+    rows = [row for row in rows if row["table"] == "Table 7"]
+    head = ("model", "seeds", "AUC", "minus the proposed model", "steps", "training", "minutes")
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    if not rows:
+        return [*lines, "| none yet |" + " |" * (len(head) - 1)]
+    for row in comparisons.over_seeds(rows).to_dict("records"):
+        own = row["cell"] == grid.PROPOSED
+        cells = (
+            f"**{row['cell']}**" if own else row["cell"],
+            f"{row['seeds']}",
+            triple_text([row["value"], row["low"], row["high"]], 3),
+            "" if own else triple_text([row[name] for name in DIFFERENCE], 3),
+            f"{row['steps']:.0f}",
+            row["training"],
+            f"{row['seconds'] / 60:.0f}",
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def trial_rates() -> list[str]:
+    """The search for a learning rate of each model of Table 7: tools/learning_rates.py."""
+    rows = pd.DataFrame(read_result("learning_rates")["rows"])
+    scores = rows.pivot_table("score", ["cell", "steps"], "rate", sort=False)
+    scores = scores[sorted(scores.columns)]
+    minutes = rows.groupby(["cell", "steps"])["seconds"].sum() / 60
+    heads = " | ".join(f"{rate:g}" for rate in scores.columns)
+    lines = [f"| model | steps | {heads} | minutes |", "|---" * (3 + scores.shape[1]) + "|"]
+    for (name, steps), values in scores.iterrows():
+        best, cells = values.idxmax(), []
+        for rate, value in values.items():
+            text = "" if pd.isna(value) else f"{value:.3f}"
+            cells.append(f"**{text}**" if rate == best else text)
+        lines.append(f"| {name} | {steps} | {' | '.join(cells)} | {minutes[name, steps]:.0f} |")
+    return lines
+
+
+def attention_pays(name: str = "attention_pays") -> list[str]:
+    """Models of the same tokens over arrangement and training films, from docs/lab/<name>.json."""
+    path = ROOT / "docs" / "lab" / f"{name}.json"
+    found = read_json(path) if path.exists() else {}
+    if not found.get("aucs"):
+        return [f"The sweep was {NOT_RUN}."]
+    aucs, differences = (pd.DataFrame(found[name]) for name in ("aucs", "differences"))
+    head = "| arrangement | training films | " + " | ".join(SWEEP_MODELS) + " |"
+    lines = [head, "|---" * (2 + len(SWEEP_MODELS)) + "|"]
+    for at, part in _by_setting(aucs):
+        rows = part.set_index("model").to_dict("index")
+        cells = [_sweep_cell(rows.get(model)) for model in SWEEP_MODELS]
+        lines.append(f"| {at} | {' | '.join(cells)} |")
+    proposed, *others = SWEEP_MODELS
+    head = f"| arrangement | training films | {proposed} minus " + " | minus ".join(others) + " |"
+    lines += ["", head, "|---" * (2 + len(others)) + "|"]
+    for at, part in _by_setting(differences):
+        rows = part.set_index("minus").to_dict("index")
+        cells = [_sweep_cell(rows.get(model), "difference") for model in others]
+        lines.append(f"| {at} | {' | '.join(cells)} |")
+    picture = f"![AUC of six models over arrangement and training films](img/{name}.png)"
+    return [picture, "", *lines, "", *(f"- {one}" for one in _sweep_facts(found, aucs))]
+
+
+def _by_setting(rows: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Rows of each setting, and the first cells of its line: one sweep, then the other."""
+    usual = rows["images"].mode()[0]
+    for _, sweep in rows.groupby(rows["images"] != usual):
+        for (arrangement, images), part in sweep.groupby(["arrangement", "images"]):
+            yield f"{arrangement:g} | {images}", part
+
+
+def _sweep_cell(row: dict[str, Any] | None, column: str = "value") -> str:
+    """A value with its interval, and the word where there is one."""
+    if row is None:
+        return NOT_RUN
+    text = triple_text([row[column], row["low"], row["high"]], 3)
+    return f"{text} **{row['conclusion']}**" if "conclusion" in row else text
+
+
+def _sweep_facts(found: dict[str, Any], aucs: pd.DataFrame) -> list[str]:
+    """What a reader of the sweep's tables must know, from its file."""
+    rows = pd.DataFrame(found["rows"])
+    trained = rows[~rows["search"]]
+    seeds = sorted(set(aucs["seeds"]))
+    rates = trained.groupby("model", sort=False)["rate"].first()
+    weights = found["recipe"]["weights"]
+    models = [f"{name} {weights[name]} and {rate:g}" for name, rate in rates.items()]
+    capped = trained[trained["end"] == "cap"].groupby("model", sort=False).size()
+    at_cap = ", ".join(f"{n} of {name}" for name, n in capped.items()) or "none"
+    n = len(found["external"]["covid"])
+    return [
+        f"Seeds of each cell: {' or '.join(map(str, seeds))}. Tested on {n} patients of "
+        f"{len(set(found['external']['anatomies'].split()))} anatomies.",
+        f"Weights, and the learning rate that the search chose: {'; '.join(models)}.",
+        f"Trainings: {len(rows)} with the search, {found['CPU seconds'] / 60:.0f} CPU minutes. "
+        f"They end where the validation loss no longer falls, or at {found['recipe']['cap, steps']}"
+        f" steps: {at_cap}.",
+        f"The words have a margin of {found['recipe']['margin']} AUC; the p-values of a line are "
+        "adjusted for their number (Holm).",
+    ]
