@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from cxrkit.config import profiles
@@ -37,6 +38,7 @@ from cxrkit.training.checkpoint import load_tensors
 
 BACKBONE_WEIGHTS = ("random", "imagenet", "torchxrayvision", "virtual")
 FEATURE_WEIGHTS = ("findings", "imagenet", "random")
+CANDIDATES = 4  # framed images for each that the saliency benchmark evaluates
 MOST_HEALTHY = 300  # healthy images that the finished severity model reads
 
 
@@ -453,8 +455,9 @@ def saliency_images(profile: Profile, inputs: StageInputs) -> pd.DataFrame:
     """Images with a diagnosis for the saliency benchmark.
 
     They are the profile's own, or, where nobody has annotated their lesions, those of the virtual
-    hospitals, as the profile's diagnosis sees them (`framing`; then those of the test split and
-    of external hospitals alone), with their true lungs.
+    hospitals, as the profile's diagnosis sees them (`framing`), with their true lungs. An image
+    that is framed is drawn first, so of these only CANDIDATES for each that is evaluated are there:
+    COVID-19 of the test split and of external hospitals.
     """
     own = profile
     if "virtual" not in profile.manifests:
@@ -463,8 +466,19 @@ def saliency_images(profile: Profile, inputs: StageInputs) -> pd.DataFrame:
     if profile.sources.framing == "whole":
         return table
     held_out = table["external"].astype(bool) | (table["split"] == "test")
-    table = table[held_out].reset_index(drop=True)
+    outlined = table["lesion_mask"].notna() & table["lung_mask"].notna()
+    table = table[held_out & outlined & (table["diagnosis"] == "covid19")]
+    most = CANDIDATES * profile.saliency_images
+    chosen = [_spread(part, most) for _, part in table.groupby("view", sort=False)]
+    table = pd.concat([table[:0], *chosen], ignore_index=True)
     return framed(profile, table, inputs.store, inputs["segmenter"])
+
+
+def _spread(table: pd.DataFrame, most: int) -> pd.DataFrame:
+    """At most so many rows of a table, evenly from its first to its last."""
+    if len(table) <= most:
+        return table
+    return table.iloc[np.linspace(0, len(table) - 1, most).astype(int)]
 
 
 def make_saliency_benchmark(folder: Path, profile: Profile, inputs: StageInputs) -> None:

@@ -136,8 +136,9 @@ def test_what_a_diagnosis_sees_may_depend_on_who_segments_the_lungs(framing):
 def test_the_saliency_benchmark_is_given_what_the_model_sees_and_the_true_lungs(
     tmp_path, monkeypatch
 ):
-    table = images_of(tmp_path, ["normal", "covid19"], "virtual")
-    table = with_mask(table, tmp_path).assign(split=["train", "test"])
+    table = images_of(tmp_path, ["covid19", "covid19"], "virtual")
+    table = with_mask(table, tmp_path).assign(split=["train", "test"], view="PA")
+    table["lesion_mask"] = table["lung_mask"]
     monkeypatch.setattr(makers, "images_for", lambda profile, task, store, cohort: table)
     inputs = makers.StageInputs(Store(tmp_path / "store"), {"segmenter": SEGMENTER})
     assert makers.saliency_images(profile_of("whole"), inputs) is table
@@ -146,3 +147,20 @@ def test_the_saliency_benchmark_is_given_what_the_model_sees_and_the_true_lungs(
     assert found["lung_mask"][0] == table["lung_mask"][1]
     black = cv2.imread(found["path"][0], cv2.IMREAD_GRAYSCALE)
     np.testing.assert_array_equal(black, left_half_alone(found["origin"][0]))
+
+
+def test_few_virtual_images_are_framed_for_the_saliency_benchmark(tmp_path, monkeypatch):
+    """Each is drawn first, which takes most of a second: not all of the hospitals' films."""
+    few = replace(PROFILE, saliency_images=1)
+    table = images_of(tmp_path, ["covid19"] * 15 + ["normal"], "virtual")
+    table = with_mask(table, tmp_path).assign(split="test", view=["PA", "AP"] * 8)
+    table["lesion_mask"] = table["lung_mask"]
+    table.loc[0, "lesion_mask"] = None
+    monkeypatch.setattr(makers, "images_for", lambda profile, task, store, cohort: table)
+    inputs = makers.StageInputs(Store(tmp_path / "store"), {"segmenter": SEGMENTER})
+    found = makers.saliency_images(few, inputs)
+    taken = found.groupby("view")["origin"].agg(list)
+    paths = table["path"].tolist()
+    # evenly from the first to the last of those with lesions: 2, 4 .. 14 and 1, 3 .. 13
+    assert taken["PA"] == [paths[i] for i in (2, 6, 10, 14)]
+    assert taken["AP"] == [paths[i] for i in (1, 5, 9, 13)]
