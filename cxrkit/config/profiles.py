@@ -147,6 +147,7 @@ def demo() -> Profile:
             initial_weights="random",
             scratch_steps=6000,  # as the findings take
             trial_rates=(1.5e-4, 5e-4, 1.5e-3, 4.5e-3),
+            chosen_rates=(("DenseNet-121, from findings", 4.5e-3), ("ResNet-50", 1.5e-3)),
             alone=("alder",),
             steps=8,
             max_images=40,

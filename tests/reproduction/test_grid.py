@@ -931,3 +931,24 @@ def test_cells_of_other_films_are_not_compared(tmp_path):
         ).to_csv(folder / "predictions.csv")
     with pytest.raises(ValueError, match="ViT and proposed were not evaluated on the same images"):
         grid_rows.compare_cells(b, a, artifacts.Store(tmp_path))
+
+
+def test_chosen_rates_are_the_best_of_the_recorded_search():
+    """Of the trainings as long as the row; a search that has not ended has chosen nothing yet."""
+    demo = profiles.demo()
+    rows = recorded.read_result("learning_rates")["rows"]
+    own = demo.transformer_training.lr
+    budget = {}
+    for cell in grid_module.grid_cells(demo):
+        if cell.table == "Table 7":
+            budget[cell.name] = cell.profile.transformer_training.steps
+    chosen = dict(demo.grid.chosen_rates)
+    for name in {row["cell"] for row in rows}:
+        short = [
+            row for row in rows if row["cell"] == name and row["steps"] == demo.grid.trial_steps
+        ]
+        whole = [row for row in rows if row["cell"] == name and row["steps"] == budget[name]]
+        best_of_short = max(short, key=lambda row: row["score"])["rate"]
+        ended = {own, best_of_short} <= {row["rate"] for row in whole}
+        best = max(whole, key=lambda row: row["score"])["rate"]
+        assert chosen.get(name, own) == (best if ended else own), name
