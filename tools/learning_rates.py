@@ -80,15 +80,16 @@ class Search:
             done += waiting
             waiting = []
             for name in dict.fromkeys(cell.name for cell in done):
-                trials = [cell for cell in done if cell.name == name and cell.key in self.rows]
-                if not trials:
+                trials = [cell for cell in done if cell.name == name]
+                ended = [cell for cell in trials if cell.key in self.rows]
+                if not ended:
                     continue
-                best = max(trials, key=lambda cell: self.rows[cell.key]["score"])
-                rates = [cell.profile.transformer_training.lr for cell in trials]
-                found[name] = best.profile.transformer_training.lr
-                if found[name] == max(rates):
-                    training = best.profile.transformer_training
-                    wider = replace(training, lr=WIDER * training.lr)
+                best = max(ended, key=lambda cell: self.rows[cell.key]["score"])
+                training = best.profile.transformer_training
+                found[name] = training.lr
+                # of all that were tried: one that failed is not tried again
+                if training.lr == max(cell.profile.transformer_training.lr for cell in trials):
+                    wider = replace(training, lr=float(f"{WIDER * training.lr:.6g}"))
                     other = replace(best.profile, transformer_training=wider)
                     waiting.append(replace(best, profile=other))
         return found
