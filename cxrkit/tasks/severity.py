@@ -497,10 +497,13 @@ def report(predictions: Tables, train: pd.DataFrame, choices: Choices) -> dict[s
 
     Args:
         predictions: {"val": ..., "test": ..., "external": ...}, tables of `SeverityTask.predict`.
-        train: training images, whose mean score is the constant guess.
+        train: training images, whose mean score is the constant guess; where none has a score, as
+            in a rehearsal on few images, there is no guess (NaN).
         choices: readings of the paper.
     """
-    guess = float(np.nanmean(true_scores(train, choices)))
+    known = true_scores(train, choices)
+    known = known[np.isfinite(known)]
+    guess = float(known.mean()) if len(known) else np.nan
     return by_split(predictions, lambda table: scores(table, guess, choices))
 
 
