@@ -289,7 +289,7 @@ check("07.2", adjust)
 # NBVAL_CHECK_OUTPUT
 committed = run.recorded("grid") or {"rows": [], "made": {"date": "-", "commit": "-"}}
 tables = reproduction.recorded_rows(run.profile, committed["rows"])
-table = pd.concat(tables.values(), ignore_index=True) if tables else tried[:0]
+table = pd.concat(tables.values(), ignore_index=True) if tables else tried[:0].assign(note="")
 # as in the paper's tables, whatever was run first
 order = {(cell.name, cell.stage): i for i, cell in enumerate(grid)}
 table = table.iloc[np.argsort([order[pair] for pair in zip(table["cell"], table["stage"])])]

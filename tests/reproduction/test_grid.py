@@ -10,14 +10,17 @@ import time
 from collections import Counter
 from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 
 import cv2
+import jupytext
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from scipy import special, stats
 
+import cxrkit.reproduction
 from cxrkit.config import profiles, sections
 from cxrkit.config.vocabulary import DIAGNOSES
 from cxrkit.data import datasets
@@ -31,6 +34,7 @@ from cxrkit.storage import artifacts, recorded, remote
 from cxrkit.tasks import diagnosis
 from cxrkit.training import checkpoint
 from cxrkit.training import loop as loop_module
+from tests.conftest import CHECKOUT
 from tests.fakes import processes
 from tests.fakes.real_profiles import begins_as_virtual
 
@@ -952,3 +956,24 @@ def test_chosen_rates_are_the_best_of_the_recorded_search():
         ended = {own, best_of_short} <= {row["rate"] for row in whole}
         best = max(whole, key=lambda row: row["score"])["rate"]
         assert chosen.get(name, own) == (best if ended else own), name
+
+
+def test_lesson_07_shows_its_table_where_no_row_is_recorded():
+    """As in `quick` and `mini`: the table is empty then, with all columns."""
+    lesson = jupytext.read(CHECKOUT / "notebooks" / "src" / "07_ablations.py")
+    (cell,) = [c.source for c in lesson.cells if "tables = reproduction.recorded_rows" in c.source]
+    profile = profiles.quick()
+    cells = grid_module.grid_cells(profile)
+    found = {
+        "run": SimpleNamespace(profile=profile, recorded=lambda name: {"rows": [], "made": MADE}),
+        "reproduction": cxrkit.reproduction,
+        "tried": comparisons.over_seeds(rows([0.01, 0.02])),
+        "grid": cells,
+        "np": np,
+        "pd": pd,
+    }
+    exec(cell, found)
+    assert found["table"].empty and "note" in found["table"]
+
+
+MADE = {"date": "-", "commit": "-"}
