@@ -274,7 +274,11 @@ def baselines() -> list[str]:
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     if not rows:
         return [*lines, "| none yet |" + " |" * (len(head) - 1)]
-    for row in comparisons.over_seeds(rows).to_dict("records"):
+    order = [cell.name for cell in grid.grid_cells(profiles.demo())]
+    table = comparisons.over_seeds(rows).sort_values(
+        "cell", key=lambda names: names.map(order.index)
+    )
+    for row in table.to_dict("records"):
         own = row["cell"] == grid.PROPOSED
         cells = (
             f"**{row['cell']}**" if own else row["cell"],

@@ -216,3 +216,7 @@ def main() -> None:
                 sys.exit(f"{document}: run python tools/update_readme.py")
         else:
             path.write_text(wanted, "utf-8")
+
+
+if __name__ == "__main__":
+    main()

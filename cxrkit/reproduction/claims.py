@@ -181,7 +181,9 @@ def sizes_of(claim: Claim, profile: Profile) -> str:
     """What stands for the paper's layers and pixels in a profile of other sizes."""
     if claim.cells == FEWER_LAYERS:
         sizes = profile.transformer, profile.grid.middle, profile.grid.small
-        own, *fewer = (f"{size.depth} layers, {size.num_heads} heads" for size in sizes)
+        own, *fewer = (
+            f"{size.depth} layer{'s' * (size.depth > 1)}, {size.num_heads} heads" for size in sizes
+        )
         return f"here {own} against {' and '.join(fewer)}"
     if claim.cells == ("1024 px input",):
         return f"here {profile.image_size} px against {2 * profile.image_size}"
