@@ -156,7 +156,7 @@ def weak_baselines(baselines: pd.DataFrame) -> str:
             by_reason.setdefault(", ".join(reasons), []).append(row["cell"])
     if by_reason == {comparisons.NO_CURVE: baselines["cell"].tolist()} and len(baselines) > 1:
         return comparisons.NO_CURVE  # of none of them
-    return "; ".join(f"{' and '.join(cells)} {reason}" for reason, cells in by_reason.items())
+    return "; ".join(f"{', '.join(cells)} {reason}" for reason, cells in by_reason.items())
 
 
 def grid_note(rows: list[dict[str, Any]] | None = None) -> str:
@@ -181,10 +181,8 @@ def sizes_of(claim: Claim, profile: Profile) -> str:
     """What stands for the paper's layers and pixels in a profile of other sizes."""
     if claim.cells == FEWER_LAYERS:
         sizes = profile.transformer, profile.grid.middle, profile.grid.small
-        own, *fewer = (
-            f"{size.depth} layer{'s' * (size.depth > 1)}, {size.num_heads} heads" for size in sizes
-        )
-        return f"here {own} against {' and '.join(fewer)}"
+        own, *fewer = (str(size.depth) for size in sizes)
+        return f"here {own} layers against {' and '.join(fewer)}"
     if claim.cells == ("1024 px input",):
         return f"here {profile.image_size} px against {2 * profile.image_size}"
     return ""
@@ -394,11 +392,11 @@ CLAIMS = (
         virtual=of_sweep,
     ),
     Claim(
-        "the same with the tokens that a backbone has learnt",
+        "the same with learnt tokens",
         "1",
         BETTER,
         "not only add up the meaning but also consider the location and relationship",
-        virtual=partial(of_sweep, "attention_pays_corpus", "tokens of the demo's backbone"),
+        virtual=partial(of_sweep, "attention_pays_corpus", "the demo's tokens"),
         public=of_probe,
     ),
     Claim(

@@ -157,12 +157,12 @@ def test_a_baseline_at_chance_is_named_with_what_is_known_of_its_training():
         lines = claims.claims_table(rows_of({"ResNet-152": -0.3}, **more))
         caveat = line_of(lines, "the proposed model against CNNs, diagnosis")["virtual"].caveat
         assert f"ResNet-152 at chance, {text}" in caveat
-        assert ("ResNet-50 and DenseNet-121 no curve kept" in caveat) == (text == "no curve kept")
+        assert ("ResNet-50, DenseNet-121 no curve kept" in caveat) == (text == "no curve kept")
     still = rows_of({}, **known | {"converged": False})
     caveat = line_of(claims.claims_table(still), "the proposed model against CNNs")[
         "virtual"
     ].caveat
-    assert caveat.endswith("ResNet-50 and ResNet-152 and DenseNet-121 not converged")
+    assert caveat.endswith("ResNet-50, ResNet-152, DenseNet-121 not converged")
 
 
 def test_better_than_baselines_of_which_no_curve_was_kept_shows_nothing_in_either_task():
@@ -209,7 +209,7 @@ def test_the_line_of_the_sweep_is_that_of_its_file():
         and all(one[name] == value for name, value in claims.USUAL.items())
     ]
     (learnt,) = [claim for claim in claims.CLAIMS if "learnt" in claim.name and claim.virtual]
-    tokens = "tokens of the demo's backbone"
+    tokens = "the demo's tokens"
     assert claims.of_sweep("attention_pays_corpus", tokens) == learnt.virtual()
     assert learnt.virtual().source == "docs/lab/attention_pays_corpus.json"
     evidence = claims.of_sweep()
