@@ -340,7 +340,8 @@ def open_choice_cells(profile: sections.Profile) -> list[Cell]:
 def rehearsal_cells(profile: sections.Profile) -> list[Cell]:
     """The cells of the grid with very short trainings.
 
-    They show that everything runs, and nothing about which model is better.
+    They show that everything runs, and nothing about which model is better: all have one learning
+    rate.
 
     Args:
         profile: its `grid` gives `steps`, `batch` and `max_images` of the rehearsal.
@@ -348,9 +349,9 @@ def rehearsal_cells(profile: sections.Profile) -> list[Cell]:
     Returns:
         As many cells as `grid_cells`, with other keys; the same cells where `grid.steps` is 0.
     """
-    cells = grid_cells(profile)
     if not profile.grid.steps:
-        return cells
+        return grid_cells(profile)
+    cells = grid_cells(replace(profile, grid=replace(profile.grid, chosen_rates=())))
     return [replace(cell, profile=_shortened(cell.profile, profile)) for cell in cells]
 
 
