@@ -74,6 +74,21 @@ class Sample(NamedTuple):
 # the images
 
 
+def candidates(table: pd.DataFrame) -> pd.DataFrame:
+    """COVID-19 of the test split and of external hospitals, with lesion and lung masks."""
+    split = split_parts(table)
+    images = pd.concat([split["test"], split["external"]], ignore_index=True)
+    with_masks = images["lesion_mask"].notna() & images["lung_mask"].notna()
+    return images[(images["diagnosis"] == DIAGNOSES[COVID]) & with_masks]
+
+
+def spread(count: int, most: int) -> np.ndarray:
+    """At most so many of `count` rows, evenly from the first to the last: their numbers."""
+    if count <= most:
+        return np.arange(count)
+    return np.linspace(0, count - 1, most).astype(int)
+
+
 def evaluation_set(
     table: pd.DataFrame,
     profile: Profile,
@@ -92,10 +107,7 @@ def evaluation_set(
     Raises:
         ValueError: no image has both masks.
     """
-    split = split_parts(table)
-    images = pd.concat([split["test"], split["external"]], ignore_index=True)
-    with_masks = images["lesion_mask"].notna() & images["lung_mask"].notna()
-    images = images[(images["diagnosis"] == DIAGNOSES[COVID]) & with_masks]
+    images = candidates(table)
     if images.empty:
         raise ValueError(
             "the saliency benchmark needs COVID-19 films with lesion and lung masks; among public "
@@ -106,9 +118,7 @@ def evaluation_set(
     lungs = cached_images(images["lung_mask"], size, choices, "lungs", store).gather() == 255
     share = (lesion & lungs).sum((1, 2)) / np.maximum(lungs.sum((1, 2)), 1)
     rows = np.flatnonzero((share > 0) & (share <= MAX_LESION_SHARE))
-    max_images = max_images or profile.saliency_images
-    if len(rows) > max_images:
-        rows = rows[np.linspace(0, len(rows) - 1, max_images).astype(int)]
+    rows = rows[spread(len(rows), max_images or profile.saliency_images)]
     return EvaluationSet(images.iloc[rows].reset_index(drop=True), lesion[rows], lungs[rows])
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from cxrkit.config import profiles
@@ -465,20 +464,12 @@ def saliency_images(profile: Profile, inputs: StageInputs) -> pd.DataFrame:
     table = inputs.images(own, "diagnosis")
     if profile.sources.framing == "whole":
         return table
-    held_out = table["external"].astype(bool) | (table["split"] == "test")
-    outlined = table["lesion_mask"].notna() & table["lung_mask"].notna()
-    table = table[held_out & outlined & (table["diagnosis"] == "covid19")]
     most = CANDIDATES * profile.saliency_images
-    chosen = [_spread(part, most) for _, part in table.groupby("view", sort=False)]
+    shown = saliency_benchmark.candidates(table)
+    views = [part for _, part in shown.groupby("view", sort=False)]
+    chosen = [part.iloc[saliency_benchmark.spread(len(part), most)] for part in views]
     table = pd.concat([table[:0], *chosen], ignore_index=True)
     return framed(profile, table, inputs.store, inputs["segmenter"])
-
-
-def _spread(table: pd.DataFrame, most: int) -> pd.DataFrame:
-    """At most so many rows of a table, evenly from its first to its last."""
-    if len(table) <= most:
-        return table
-    return table.iloc[np.linspace(0, len(table) - 1, most).astype(int)]
 
 
 def make_saliency_benchmark(folder: Path, profile: Profile, inputs: StageInputs) -> None:
