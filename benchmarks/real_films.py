@@ -45,10 +45,9 @@ from cxrkit.shortcuts.within_source import TwoClasses
 from cxrkit.storage.artifacts import key
 from cxrkit.storage.atomic import read_json, write_json
 from cxrkit.tasks.diagnosis import PROBABILITIES, DiagnosisTask, codes, log_ratio
-from cxrkit.tasks.frozen_backbone import corpora_of
+from cxrkit.tasks.frozen_backbone import corpora_of, mean_and_maximum
 
 DRAWS = 2000  # of patients, for an interval
-PART = 256  # corpora in memory at once
 SOURCE = {"kermany_224": "kermany"}  # datasets of the same hospital are one source
 
 NIH = TwoClasses("nih_cxr14", "normal", "other_infection")  # of these films some were read again
@@ -83,11 +82,7 @@ def features_of(task: DiagnosisTask, table: pd.DataFrame) -> np.ndarray:
     """Mean and maximum of the ImageNet features of each film, (n, 2 C)."""
     model = task.initialise(imagenet_weights(task.profile))
     corpora = corpora_of(model, task.dataset(table), table, task.store, task.device)
-    rows = []
-    for start in range(0, len(table), PART):
-        corpus = corpora.gather(range(start, min(start + PART, len(table))))
-        rows.append(torch.cat([corpus.mean((2, 3)), corpus.amax((2, 3))], 1).numpy())
-    return np.concatenate(rows)
+    return mean_and_maximum(corpora)
 
 
 def ages_and_sexes(table: pd.DataFrame, mirror: Path) -> np.ndarray:

@@ -31,7 +31,7 @@ from cxrkit.pipeline.task_data import images_for
 from cxrkit.reproduction import environment
 from cxrkit.storage import recorded
 from cxrkit.tasks.findings import LOGITS, FindingsTask
-from cxrkit.tasks.frozen_backbone import corpora_of
+from cxrkit.tasks.frozen_backbone import corpora_of, mean_and_maximum
 
 APART = "nih_cxr14_multi"  # films that teach nothing
 SMALL = "nih_cxr14_64px"
@@ -59,8 +59,7 @@ def small_films(run: Run, test: pd.DataFrame) -> pd.DataFrame:
 def features_of(task: FindingsTask, model: nn.Module, table: pd.DataFrame) -> np.ndarray:
     """Mean and maximum of the backbone's features of each film, (n, 2 C)."""
     corpora = corpora_of(model, task.dataset(table), table, task.store, task.device)
-    corpus = corpora.gather(range(len(table)))
-    return np.hstack([corpus.mean((2, 3)).numpy(), corpus.amax((2, 3)).numpy()])
+    return mean_and_maximum(corpora)
 
 
 def taught_here(features: np.ndarray, y: np.ndarray, groups: np.ndarray) -> np.ndarray:

@@ -18,6 +18,8 @@ from cxrkit.data.datasets import CXRDataset
 from cxrkit.storage.artifacts import Store
 from cxrkit.training import loop
 
+PART = 256  # corpora in memory at once
+
 
 class CorpusDataset:
     """Images of a table as the corpora of a frozen backbone, with what is known of the images.
@@ -111,3 +113,19 @@ def corpus_dataset(
 ) -> CorpusDataset:
     """`CorpusDataset` of a table; arguments as for `corpora_of`."""
     return CorpusDataset(images, corpora_of(model, images, table, store, device), flip)
+
+
+def mean_and_maximum(corpora: CachedCorpora) -> np.ndarray:
+    """Mean and maximum over the cells of each corpus: what a linear model of features reads.
+
+    Args:
+        corpora: of n images (`corpora_of`).
+
+    Returns:
+        float32 (n, 2 C).
+    """
+    rows, n = [], len(corpora)
+    for start in range(0, n, PART):
+        corpus = corpora.gather(range(start, min(start + PART, n)))  # (n, C, h, w)
+        rows.append(torch.cat([corpus.mean((2, 3)), corpus.amax((2, 3))], 1).numpy())
+    return np.concatenate(rows)
