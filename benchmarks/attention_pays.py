@@ -11,10 +11,11 @@ against other infections. By default the tokens are cells of the *true* lesion's
 perfect detector of local appearance would give them: nothing of them names a disease or a kind of
 lesion. So texture can tell at arrangement 0, and places alone at arrangement 1. With `--tokens
 corpus` they are the corpus of the demo's backbone, which has to find the lesions in films of the
-same patients; these are swept over the arrangement alone. Every model reads the same tokens with
-the same recipe and the same cap of steps; the learning rate of each is chosen on internal hospitals
-at the default arrangement. A seed draws training hospitals and trains anew; the backbone stays. All
-are tested on the same patients of a hospital whose CT no training saw.
+same patients; these are swept over the arrangement alone, and so is a DenseNet that reads the films
+themselves and trains from that backbone on, end to end. Every model has the same recipe and the
+same cap of steps; the learning rate of each is chosen on internal hospitals at the default
+arrangement. A seed draws training hospitals and trains anew; the backbone that tokens come from
+stays. All are tested on the same patients of a hospital whose CT no training saw.
 
 A row is written when its training ends, and a run that is started again goes on where it was. With
 `--minutes` no training begins after that much CPU time; what is missing then stays "not run".
@@ -25,8 +26,10 @@ from __future__ import annotations
 
 import argparse
 import base64
+import copy
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,7 +46,7 @@ from cxrkit import Run, viz
 from cxrkit.config.profiles import demo
 from cxrkit.data.preprocessing import preprocess
 from cxrkit.evaluation import metrics, trained_seeds
-from cxrkit.models import CorpusViT
+from cxrkit.models import Backbone, Classifier, CorpusViT
 from cxrkit.models.baselines import PooledHead
 from cxrkit.reproduction import environment
 from cxrkit.simulation import disease
@@ -149,37 +152,6 @@ def true_tokens(hospital: Hospital, i: int) -> np.ndarray:
     return lesion_tokens(extent, chest.right | chest.left)
 
 
-class Source(NamedTuple):
-    """Where tokens come from."""
-
-    name: str
-    size: int  # px of the films that the hospital draws
-    channels: tuple[str, ...]
-    images: tuple[int, ...]  # that train, of the second sweep
-    tokens: Callable[[Hospital, int], np.ndarray]  # film i of a hospital -> (C, CELLS, CELLS)
-
-
-TRUE = Source("true lesions", SIZE, CHANNELS, IMAGES, true_tokens)
-
-
-def corpus_of_demo(store: str | None = None) -> Source:
-    """The corpus of the demo's backbone, whose films are prepared as the demo prepares them.
-
-    Args:
-        store: folder of artifacts; default as everywhere.
-    """
-    run = Run("demo", store)
-    profile, backbone = run.profile, run.backbone.model.eval()
-
-    @torch.no_grad()
-    def tokens(hospital: Hospital, i: int) -> np.ndarray:
-        image = preprocess(hospital[i].image, profile.image_size, profile.choices)
-        return backbone.features(torch.from_numpy(image)[None, None])[0].numpy()
-
-    channels = tuple(f"feature {k}" for k in range(backbone.out_channels))
-    return Source("demo's corpus", profile.cohort.size, channels, (USUAL_IMAGES,), tokens)
-
-
 def draw_site(site: str, seed: int, split: str, n: int, source: Source) -> Tokens:
     """Tokens of the first n patients of a site and split, in the order of their numbers."""
     worlds = {}
@@ -282,7 +254,8 @@ def corpus_vit(channels: int, **options: Any) -> CorpusViT:
 
 PROPOSED = "corpus ViT"
 # name -> what makes it for C channels of a token
-MODELS: dict[str, Callable[[int], nn.Module]] = {
+Maker = Callable[[int], nn.Module]
+MODELS: dict[str, Maker] = {
     PROPOSED: corpus_vit,
     "ViT without positions": lambda channels: corpus_vit(channels, positions=False),
     "ViT with even attention": lambda channels: corpus_vit(channels, even=True),
@@ -290,6 +263,59 @@ MODELS: dict[str, Callable[[int], nn.Module]] = {
     "MLP on a bag of tokens": Bag,
     "linear on the mean token": lambda channels: PooledHead(channels, num_classes=2),
 }
+END_TO_END = "DenseNet-121 from the same findings, end to end"
+
+
+def densenet_from(backbone: Backbone) -> Maker:
+    """What makes a DenseNet with the backbone's weights, all of which train."""
+
+    def make(channels: int) -> Classifier:
+        features = copy.deepcopy(backbone.features).requires_grad_(True)
+        head = PooledHead(backbone.out_channels, demo().transformer.embed_dim, num_classes=2)
+        return Classifier(features, head)
+
+    return make
+
+
+# what models read
+
+
+class Source(NamedTuple):
+    """Models, and what they read of a film."""
+
+    name: str
+    size: int  # px of the films that the hospital draws
+    channels: tuple[str, ...]
+    images: tuple[int, ...]  # that train, of the second sweep
+    tokens: Callable[[Hospital, int], np.ndarray]  # film i of a hospital -> (C, h, w)
+    models: Mapping[str, Maker] = MODELS
+    scaled: bool = True  # whether each channel is divided by its deviation
+
+
+TRUE = Source("true lesions", SIZE, CHANNELS, IMAGES, true_tokens)
+
+
+def sources_of_demo(store: str | None = None) -> tuple[Source, Source]:
+    """The corpus of the demo's backbone, and the films that it is made of, prepared as in the demo.
+
+    Args:
+        store: folder of artifacts; default as everywhere.
+    """
+    run = Run("demo", store)
+    profile, backbone = run.profile, run.backbone.model.eval()
+
+    def film(hospital: Hospital, i: int) -> np.ndarray:
+        return preprocess(hospital[i].image, profile.image_size, profile.choices)[None]
+
+    @torch.no_grad()
+    def tokens(hospital: Hospital, i: int) -> np.ndarray:
+        return backbone.features(torch.from_numpy(film(hospital, i))[None])[0].numpy()
+
+    size, images = profile.cohort.size, (USUAL_IMAGES,)
+    channels = tuple(f"feature {k}" for k in range(backbone.out_channels))
+    corpus = Source("demo's corpus", size, channels, images, tokens)
+    whole = {END_TO_END: densenet_from(backbone)}
+    return corpus, Source("films", size, ("grey",), images, film, whole, scaled=False)
 
 
 # training
@@ -320,30 +346,32 @@ def scale_of(x: torch.Tensor) -> torch.Tensor:
 
 
 def fit(
-    name: str,
+    make: Maker,
     train: tuple[torch.Tensor, torch.Tensor],
     val: tuple[torch.Tensor, torch.Tensor],
     external: torch.Tensor,
     rate: float,
     seed: int,
     max_steps: int = MAX_STEPS,
+    scaled: bool = True,
 ) -> Trained:
     """Train a model until the validation loss stays where it is, and take its best weights.
 
     Args:
-        name: in MODELS.
+        make: of `Source.models`.
         train: tokens (n, C, h, w) and labels (n,).
         val: the same, of internal hospitals.
         external: tokens of the patients that it is tested on.
         rate: first learning rate.
         seed: of the weights and of the batches.
         max_steps: the cap.
+        scaled: whether each channel is divided by its deviation.
     """
     seed_everything(seed)
     x, y = train
-    scale = scale_of(x)
+    scale = scale_of(x) if scaled else 1
     x, x_val, x_external = (one / scale for one in (x, val[0], external))
-    model = MODELS[name](x.shape[1])
+    model = make(x.shape[1])
     weights = [one for one in model.parameters() if one.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=rate, weight_decay=WEIGHT_DECAY)
     plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
@@ -402,14 +430,16 @@ def settings(images: tuple[int, ...] = IMAGES) -> list[tuple[float, int]]:
     return found + [(ARRANGEMENT, n) for n in images if n != USUAL_IMAGES]
 
 
-def cells(seeds: tuple[int, ...], images: tuple[int, ...] = IMAGES) -> Iterator[Cell]:
+def cells(
+    seeds: tuple[int, ...], images: tuple[int, ...] = IMAGES, models: Iterable[str] = tuple(MODELS)
+) -> Iterator[Cell]:
     """The search, then everything with the first seed, then with the next."""
-    for model in MODELS:
+    for model in models:
         for rate in RATES:
             yield Cell(ARRANGEMENT, USUAL_IMAGES, SEEDS[0], model, rate)
     for seed in seeds:
         for arrangement, n in settings(images):
-            for model in MODELS:
+            for model in models:
                 yield Cell(arrangement, n, seed, model)
 
 
@@ -534,14 +564,15 @@ def figure_of(aucs: list[dict[str, Any]], source: str = TRUE.name) -> Figure:
 # command
 
 
-def recipe(source: Source) -> dict[str, Any]:
+def recipe(sources: tuple[Source, ...]) -> dict[str, Any]:
     """What all trainings share."""
-    weights = {}
-    for name, make in MODELS.items():
-        model = make(len(source.channels))
-        weights[name] = sum(one.numel() for one in model.parameters() if one.requires_grad)
+    weights, first = {}, sources[0]
+    for source in sources:
+        for name, make in source.models.items():
+            model = make(len(source.channels))
+            weights[name] = sum(one.numel() for one in model.parameters() if one.requires_grad)
     return {
-        "tokens": {"of": source.name, "cells": CELLS, "channels": list(source.channels)},
+        "tokens": {"of": first.name, "cells": CELLS, "channels": list(first.channels)},
         "weights": weights,
         "batch": BATCH,
         "cap, steps": MAX_STEPS,
@@ -554,22 +585,70 @@ def recipe(source: Source) -> dict[str, Any]:
     }
 
 
+class Films:
+    """The same patients for all models, as each source shows them; drawn when first asked for.
+
+    Args:
+        source: what models read.
+        work: folder of the files.
+    """
+
+    def __init__(self, source: Source, work: Path) -> None:
+        self.source, self.work = source, work
+        self.kept: dict[str, Tokens] = {}
+
+    def external(self) -> Tokens:
+        """Of the hospital that all are tested on."""
+        source = self.source
+        draw = partial(draw_site, EXTERNAL, EXTERNAL_SEED, "test", EXTERNAL_IMAGES, source)
+        return self._of("external", draw)
+
+    def internal(self, seed: int) -> tuple[Tokens, Tokens]:
+        """Of training and validation of a seed; those of another seed are forgotten."""
+        names = f"train{seed}", f"val{seed}"
+        self.kept = {name: one for name, one in self.kept.items() if name in (*names, "external")}
+        parts = []
+        for name, split, n in zip(
+            names, ("train", "val"), (max(self.source.images), VAL_IMAGES), strict=True
+        ):
+            parts.append(self._of(name, partial(draw_internal, seed, split, n, self.source)))
+        return parts[0], parts[1]
+
+    def _of(self, name: str, draw: Callable[[], Tokens]) -> Tokens:
+        if name not in self.kept:
+            self.kept[name] = keep(self.work / f"{name}.npz", draw)
+        return self.kept[name]
+
+
 def run(
-    out: Path, work: Path, seeds: tuple[int, ...], source: Source, minutes: float = np.inf
+    out: Path,
+    work: Path,
+    seeds: tuple[int, ...],
+    sources: tuple[Source, ...],
+    minutes: float = np.inf,
 ) -> dict[str, Any]:
-    """Train what is missing in a file, write each row as it ends, and conclude."""
-    begun = time.process_time()
-    external = keep(
-        work / "external.npz",
-        lambda: draw_site(EXTERNAL, EXTERNAL_SEED, "test", EXTERNAL_IMAGES, source),
-    )
+    """Train what is missing in a file, write each row as it ends, and conclude.
+
+    Args:
+        out: the file.
+        work: folder of tokens; those of a second source lie in a folder of its name in it.
+        seeds: of hospitals and trainings.
+        sources: what models read, of the same patients.
+        minutes: of CPU time.
+    """
+    begun, first = time.process_time(), sources[0]
+    films = {}
+    for source in sources:
+        folder = work if source is first else work / source.name
+        films |= dict.fromkeys(source.models, Films(source, folder))
+    external = films[PROPOSED].external()
     found = read_json(out) if out.exists() else {"rows": [], "aucs": [], "differences": []}
-    option = "" if source is TRUE else " --tokens corpus"
+    option = "" if first is TRUE else " --tokens corpus"
     found = {
         **found,  # rows, and the conclusions of the last run that ended
         "command": f"python benchmarks/attention_pays.py{option}",
         **environment.provenance(),
-        "recipe": recipe(source),
+        "recipe": recipe(sources),
         "external": {
             "site": EXTERNAL,
             "covid": "".join(str(one) for one in external.covid),
@@ -577,17 +656,14 @@ def run(
         },
     }
     done = {cell_of(row) for row in found["rows"]}
-    missing = [cell for cell in cells(seeds, source.images) if cell not in done]
-    internal: dict[int, tuple[Tokens, Tokens]] = {}
+    missing = [cell for cell in cells(seeds, first.images, films) if cell not in done]
     for number, cell in enumerate(missing, start=1):
         if time.process_time() - begun > 60 * minutes:
             print(f"{len(missing) + 1 - number} trainings were not run", flush=True)
             break
         row = searched(cell, found["rows"])
         if row is None:
-            if cell.seed not in internal:
-                internal = {cell.seed: internal_tokens(work, cell.seed, source)}
-            row = measure(cell, found["rows"], *internal[cell.seed], external)
+            row = measure(cell, found["rows"], films[cell.model])
         found["rows"].append(row)
         write_json(out, found)
         print(f"{number}/{len(missing)} {progress(row)}", flush=True)
@@ -597,30 +673,22 @@ def run(
     return found
 
 
-def measure(
-    cell: Cell, rows: list[dict[str, Any]], train: Tokens, val: Tokens, external: Tokens
-) -> dict[str, Any]:
+def measure(cell: Cell, rows: list[dict[str, Any]], films: Films) -> dict[str, Any]:
     """Train and test one cell."""
+    external, (train, val) = films.external(), films.internal(cell.seed)
     start = time.process_time()
     rate = cell.rate or chosen_rate(rows, cell.model)
     trained = fit(
-        cell.model,
+        films.source.models[cell.model],
         train.at(cell.arrangement, cell.images),
         val.at(cell.arrangement),
         external.at(cell.arrangement)[0],
         rate,
         cell.seed,
+        scaled=films.source.scaled,
     )
     row = row_of(cell, trained, rate, external.covid)
     return {**row, "CPU seconds": round(time.process_time() - start, 1)}
-
-
-def internal_tokens(work: Path, seed: int, source: Source) -> tuple[Tokens, Tokens]:
-    """Training and validation tokens of a seed."""
-    most = max(source.images)
-    train = keep(work / f"train{seed}.npz", lambda: draw_internal(seed, "train", most, source))
-    val = keep(work / f"val{seed}.npz", lambda: draw_internal(seed, "val", VAL_IMAGES, source))
-    return train, val
 
 
 def progress(row: dict[str, Any]) -> str:
@@ -646,11 +714,11 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
-    source = TRUE if options.tokens == "true" else corpus_of_demo(options.store)
+    sources = (TRUE,) if options.tokens == "true" else sources_of_demo(options.store)
     work = options.work or Path(f"artifacts/attention_pays_{options.tokens}")
-    found = run(options.out, work, tuple(options.seeds), source, options.minutes)
+    found = run(options.out, work, tuple(options.seeds), sources, options.minutes)
     if options.figure and found["aucs"]:
-        write_atomic(options.figure, viz.to_png(figure_of(found["aucs"], source.name)))
+        write_atomic(options.figure, viz.to_png(figure_of(found["aucs"], sources[0].name)))
     for line in found["differences"]:
         print(line)
 

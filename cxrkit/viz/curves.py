@@ -14,6 +14,7 @@ import pandas as pd
 
 from cxrkit.evaluation import metrics
 from cxrkit.viz.style import (
+    BLACK,
     BLUE,
     GREEN,
     ORANGE,
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.image import AxesImage
 
-LINES = (BLUE, RED, GREEN, ORANGE, PINK, SKY)  # of models or hospitals, in order
+LINES = (BLUE, RED, GREEN, ORANGE, PINK, SKY, BLACK)  # of models or hospitals, in order
 CASCADE_COLOURS = (RED, BLUE, GREEN, ORANGE, SKY, PINK)
 PANELS_IN_ROW = 3  # of the benchmark
 MOST_INSIDE = 3  # curves of a training whose legend finds room between them

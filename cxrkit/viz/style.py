@@ -39,6 +39,7 @@ RED = "#D55E00"
 SKY = "#56B4E9"
 YELLOW = "#F0E442"
 PINK = "#CC79A7"
+BLACK = "#222222"
 
 # rows upper to lower, columns patient's right, left
 ZONE_COLOURS = ((BLUE, ORANGE), (SKY, YELLOW), (GREEN, PINK))

@@ -12,6 +12,7 @@ from matplotlib.text import Text
 from cxrkit.config.profiles import demo
 from cxrkit.data.preprocessing import preprocess
 from cxrkit.evaluation import metrics, trained_seeds
+from cxrkit.models import Backbone
 from cxrkit.simulation import disease
 from cxrkit.simulation.hospital import Hospital
 from cxrkit.storage.atomic import read_json
@@ -118,12 +119,59 @@ def test_tokens_of_the_corpus_are_what_the_backbone_makes_of_a_film(monkeypatch)
             self.backbone = SimpleNamespace(model=model)
 
     monkeypatch.setattr(sweep, "Run", FakeRun)
-    source = sweep.corpus_of_demo()
+    source, films = sweep.sources_of_demo()
     assert source.channels == ("feature 0",) and source.images == (sweep.USUAL_IMAGES,)
     hospital = Hospital("alder", n=10, size=source.size)
     film = preprocess(hospital[3].image, 128, demo().choices)  # (128, 128)
     means = film.reshape(8, 16, 8, 16).mean((1, 3))
     np.testing.assert_allclose(source.tokens(hospital, 3)[0], means, atol=1e-5)
+    np.testing.assert_array_equal(films.tokens(hospital, 3), film[None])
+    assert films.images == source.images and not films.scaled
+
+
+def test_the_densenet_begins_with_the_backbone_and_trains_all_of_its_copy():
+    torch.manual_seed(0)
+    backbone = Backbone(4, (1, 1, 1, 1), 8, stem=1, stride=8)
+    backbone.requires_grad_(False)
+    make = sweep.densenet_from(backbone)
+    first, second = make(1), make(1)
+    film = torch.rand(4, 1, 32, 32)
+    for model in (first, second):
+        model.eval()
+        torch.testing.assert_close(model.features(film), backbone.eval().features(film))
+        assert all(weight.requires_grad for weight in model.parameters())
+    data = film, torch.tensor([0, 1, 0, 1])
+    kept = [weight.clone() for weight in backbone.parameters()]
+    sweep.fit(lambda _: first, data, data, film, 3e-3, 0, max_steps=sweep.EVAL_EVERY, scaled=False)
+    assert first(film)["logits"].shape == (4, 2)
+    changed = [
+        (one != other).any() for one, other in zip(first.features.parameters(), kept, strict=False)
+    ]
+    assert all(changed)
+    for one, other in zip(backbone.parameters(), kept, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_only_tokens_are_divided_by_their_deviation():
+    """A model that hands its input on: a film comes as it is."""
+    seen = {}
+
+    def make(channels):
+        model = torch.nn.Module()
+        model.weight = torch.nn.Parameter(torch.zeros(2))
+        model.forward = lambda x: (
+            seen.setdefault(model.training, x) is None
+            or {"logits": x.mean((1, 2, 3))[:, None] * model.weight}
+        )
+        return model
+
+    x = 5 * torch.rand(8, 1, 4, 4)
+    data = x, torch.arange(8) % 2
+    for scaled in (True, False):
+        seen.clear()
+        sweep.fit(make, data, data, x, 1e-3, 0, max_steps=sweep.EVAL_EVERY, scaled=scaled)
+        deviation = x.std() if scaled else 1
+        torch.testing.assert_close(seen[False], x / deviation)
 
 
 def test_tokens_come_from_a_file_the_second_time(train, tmp_path):
@@ -163,19 +211,22 @@ def test_training_finds_what_places_tell_and_ends_at_a_plateau(monkeypatch):
     train, val, external = (two_corners(80, seed) for seed in range(3))
     arguments = (train, val, external[0], 3e-3, 0)
     monkeypatch.setattr(sweep, "FIRST_STEPS", 100)
-    found = sweep.fit("MLP on tokens side by side", *arguments)
+    side_by_side, linear = (
+        sweep.MODELS[name] for name in ("MLP on tokens side by side", "linear on the mean token")
+    )
+    found = sweep.fit(side_by_side, *arguments)
     assert metrics.auc(external[1], found.scores) == 1
     assert found.end == "plateau" and found.steps < sweep.MAX_STEPS
     losses = {point["step"]: point["loss"] for point in found.curve}
     assert losses[found.best_step] == min(losses.values())
-    again = sweep.fit("MLP on tokens side by side", *arguments)
+    again = sweep.fit(side_by_side, *arguments)
     np.testing.assert_array_equal(found.scores, again.scores)
-    blind = sweep.fit("linear on the mean token", *arguments, max_steps=300)
+    blind = sweep.fit(linear, *arguments, max_steps=300)
     assert abs(metrics.auc(external[1], blind.scores) - 0.5) < 0.2
-    capped = sweep.fit("linear on the mean token", *arguments, max_steps=100)
+    capped = sweep.fit(linear, *arguments, max_steps=100)
     assert (capped.end, capped.steps) == ("cap", 100)
     with pytest.raises(ValueError, match="hold no evaluation"):
-        sweep.fit("linear on the mean token", *arguments, max_steps=10)
+        sweep.fit(linear, *arguments, max_steps=10)
 
 
 # the file
@@ -207,24 +258,26 @@ def small(monkeypatch):
         names = np.array([f"elm-body{k % 10}" for k in range(n)])
         arranged = np.ones((n, len(sweep.ARRANGEMENTS)), bool)
         tokens[seed] = sweep.Tokens(x.numpy(), x.numpy(), arranged, y.numpy(), names)
-    models = (sweep.PROPOSED, "linear on the mean token")
-    monkeypatch.setattr(sweep, "MODELS", {name: sweep.MODELS[name] for name in models})
     monkeypatch.setattr(sweep, "RATES", (1e-3, 3e-3))
     monkeypatch.setattr(sweep, "settings", lambda *_: [(0.7, 720), (1.0, 720)])
     monkeypatch.setattr(sweep, "draw_site", lambda *_: tokens[2])
     monkeypatch.setattr(sweep, "draw_internal", lambda seed, split, *_: tokens[split == "val"])
     trainings = []
 
-    def fit(name, train, val, external, rate, seed):
+    def fit(make, train, val, external, rate, seed, scaled):
         """A model that reads the corner, or one that guesses; the lower rate is the better one."""
-        trainings.append((name, rate, seed))
+        trainings.append((make, rate, seed))
         corner = external[:, 0, 7, 7].numpy()
         rng = np.random.default_rng(seed)
-        scores = corner if name == sweep.PROPOSED else rng.normal(size=len(external))
+        scores = corner if make == sweep.MODELS[sweep.PROPOSED] else rng.normal(size=len(external))
         return sweep.Trained(scores, [{"step": 50, "loss": rate, "auc": 0.5}], 50, 50, "plateau")
 
     monkeypatch.setattr(sweep, "fit", fit)
     return trainings
+
+
+TWO = {name: sweep.MODELS[name] for name in (sweep.PROPOSED, "linear on the mean token")}
+FEW = (sweep.TRUE._replace(models=TWO),)
 
 
 def test_a_run_goes_on_where_it_was_and_ends_in_words(small, tmp_path, monkeypatch):
@@ -238,24 +291,24 @@ def test_a_run_goes_on_where_it_was_and_ends_in_words(small, tmp_path, monkeypat
 
     monkeypatch.setattr(sweep, "measure", fails)
     with pytest.raises(KeyboardInterrupt):
-        sweep.run(out, tmp_path, (0, 1), sweep.TRUE)
+        sweep.run(out, tmp_path, (0, 1), FEW)
     kept = read_json(out)["rows"]
     # four of the search, its two winners once more without a training, one of arrangement 1
     assert len(kept) == 7 and len(small) == 5
     monkeypatch.setattr(sweep, "measure", whole)
-    found = sweep.run(out, tmp_path, (0, 1), sweep.TRUE)
+    found = sweep.run(out, tmp_path, (0, 1), FEW)
     assert read_json(out)["rows"][:7] == kept
     assert len(small) == 10  # four of the search, two of seed 0 at arrangement 1, four of seed 1
     assert {row["rate"] for row in found["rows"] if not row["search"]} == {1e-3}
     words = {(line["arrangement"], line["conclusion"]) for line in found["differences"]}
     assert words == {(0.7, "better"), (1.0, "better")}
     assert all(line["seeds"] == 2 for line in found["aucs"] + found["differences"])
-    sweep.run(out, tmp_path, (0, 1), sweep.TRUE)
+    sweep.run(out, tmp_path, (0, 1), FEW)
     assert len(small) == 10
 
 
 def test_what_has_no_time_left_is_not_run(small, tmp_path, capsys):
-    found = sweep.run(tmp_path / "sweep.json", tmp_path, (0,), sweep.TRUE, minutes=-1)
+    found = sweep.run(tmp_path / "sweep.json", tmp_path, (0,), FEW, minutes=-1)
     assert found["rows"] == found["aucs"] == found["differences"] == small == []
     assert "8 trainings were not run" in capsys.readouterr().out
 
