@@ -18,6 +18,16 @@ MAP = {
 }
 
 
+def line(*cells: str) -> str:
+    """A line of a table: "| a | b |"."""
+    return f"| {' | '.join(cells)} |"
+
+
+def head(*names: str) -> list[str]:
+    """The two lines that open a table: the names of its columns, "" for none, and the rule."""
+    return [line(*names).replace("  |", " |"), "|---" * len(names) + "|"]
+
+
 def spread(values: pd.Series) -> str:
     """Mean of the seeds, with the lowest and the highest: "0.89 (0.88 to 0.91)"."""
     return f"{values.mean():.2f} ({values.min():.2f} to {values.max():.2f})"

@@ -4,7 +4,17 @@ import sys
 from typing import Any
 
 import pandas as pd
-from table_text import ENDS, MAP, ROOT, difference_text, met_text, spread, triple_text
+from table_text import (
+    ENDS,
+    MAP,
+    ROOT,
+    difference_text,
+    head,
+    line,
+    met_text,
+    spread,
+    triple_text,
+)
 
 from cxrkit.config import profiles
 from cxrkit.config.vocabulary import FRAMINGS
@@ -41,7 +51,7 @@ def real_lesions() -> list[str]:
         for row in read_result("severity_lesions")["rows"]
         if row["profile"] == "mini"
     }
-    lines = ["| measure | n | value |", "|---" * 3 + "|"]
+    lines = head("measure", "n", "value")
     for name, label in {**{name: MAP[name] for name in MEASURES}, **MAP_AUROC}.items():
         lines.append(f"| {label} | {rows[name]['n']} | {value_text(rows[name])} |")
     return lines
@@ -51,10 +61,10 @@ def real_films() -> list[str]:
     """Inside and across sources of real films, as `mini` sees them: benchmarks/real_films.py."""
     framing = profiles.mini().sources.framing
     found = read_json(ROOT / "docs" / "lab" / "real_films.json")[framing]
-    heads = ["source", "films", *REAL_MODELS, *(f"ViT minus {name}" for name in REAL_MODELS[1:])]
+    heads = ["films", *REAL_MODELS, *(f"ViT minus {name}" for name in REAL_MODELS[1:])]
     lines = []
     for question, text in QUESTIONS.items():
-        lines += ["", f"| {text}: {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+        lines += ["", *head(f"{text}: source", *heads)]
         lines += [_pair_line(row, row["source"]) for row in found[question]["pairs"]]
         pairs, read = found[question]["pairs"], found[question]["read by radiologists"]
         lines.append(_mean_line(pairs, "mean"))
@@ -78,32 +88,30 @@ def _pair_line(row: dict[str, Any], name: str) -> str:
     )
     areas = [value_text(row[model]) for model in REAL_MODELS]
     less = [difference_text(row[f"minus {model}"]) for model in REAL_MODELS[1:]]
-    return f"| {name} | {classes} | {' | '.join(areas + less)} |"
+    return line(name, classes, *areas, *less)
 
 
 def no_disease() -> list[str]:
     """Models that see no disease, beside the corpus ViT: benchmarks/real_films.py."""
     found = read_json(ROOT / "docs" / "lab" / "real_films.json")[profiles.mini().sources.framing]
     names = (REAL_MODELS[0], *NO_DISEASE)
-    lines = [f"| | source | {' | '.join(names)} |", "|---" * (2 + len(names)) + "|"]
+    lines = head("", "source", *names)
     for question, text in QUESTIONS.items():
         read = found[question]["read by radiologists"]
         rows = [(row["source"], row) for row in found[question]["pairs"]]
         for source, row in (*rows, (f"{read['source']}, read by radiologists", read)):
-            areas = " | ".join(value_text(row[name]) for name in names)
-            lines.append(f"| {text} | {source} | {areas} |")
+            lines.append(line(text, source, *(value_text(row[name]) for name in names)))
     return lines
 
 
 def findings_apart() -> list[str]:
     """Findings on films that hold each of them apart: tools/real_findings.py."""
     rows = read_result("real_findings")["rows"]
-    heads = ["finding", "films with, without", *FINDING_MODELS.values()]
-    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    lines = head("finding", "films with, without", *FINDING_MODELS.values())
     for row in rows:
         areas = [value_text(row[name]) for name in FINDING_MODELS]
-        cells = [row["finding"].replace("_", " "), f"{row['with']}, {row['without']}", *areas]
-        lines.append(f"| {' | '.join(cells)} |")
+        films = f"{row['with']}, {row['without']}"
+        lines.append(line(row["finding"].replace("_", " "), films, *areas))
     means = [f"**{_mean_area(rows, name):.2f}**" for name in FINDING_MODELS]
     return [*lines, f"| mean | | {' | '.join(means)} |"]
 
@@ -126,7 +134,7 @@ def bars() -> list[str]:
     best = max((thumbnails, NO_DISEASE[0]), key=lambda name: read[name]["value"])
     apart = _mean_area(read_result("real_findings")["rows"], "model")
     minutes = read_result("mini_lessons")["made"]["seconds"] / 60
-    lines = ["| asked for | measured | |", "|---" * 3 + "|"]
+    lines = head("asked for", "measured", "")
     for source in ("nih_cxr14", "kermany"):
         less = inside[source][f"minus {probe}"]
         text = f"inside {source}: not below the linear probe by more than 0.02"
@@ -153,15 +161,14 @@ def bars() -> list[str]:
 
 def _bar(asked: str, measured: str, met: bool) -> str:
     """A line of `bars`."""
-    return f"| {asked} | {measured} | {met_text(met)} |"
+    return line(asked, measured, met_text(met))
 
 
 def framings() -> list[str]:
     """What is shown of a film, inside and across sources: benchmarks/real_films.py --framing."""
     found = read_json(ROOT / "docs" / "lab" / "real_films.json")
     sources = [row["source"] for row in found["whole"]["inside"]["pairs"]]
-    heads = ["shown", "model", *sources, "mean", "nih_cxr14, read by radiologists"]
-    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    lines = head("shown", "model", *sources, "mean", "nih_cxr14, read by radiologists")
     for question, text in QUESTIONS.items():
         for framing in FRAMINGS:
             if framing not in found:
@@ -171,7 +178,7 @@ def framings() -> list[str]:
                 areas = [f"{row[name]['value']:.2f}" for row in part["pairs"]]
                 areas.append(f"**{part['mean'][name]:.2f}**")
                 areas.append(f"{part['read by radiologists'][name]['value']:.2f}")
-                lines.append(f"| {FRAMED[framing]}, {text} | {name} | {' | '.join(areas)} |")
+                lines.append(line(f"{FRAMED[framing]}, {text}", name, *areas))
     return lines
 
 
@@ -188,7 +195,7 @@ def real_metrics(stage: str) -> dict[str, Any]:
 def mini_minutes() -> list[str]:
     """How long the stages and the lessons of one `make mini` took: tools/record_lessons.py."""
     found = read_result("mini_lessons")
-    lines = ["| | minutes |", "|---|---|"]
+    lines = head("", "minutes")
     for stage, seconds in found["made"]["stages"].items():
         if seconds >= 60:
             lines.append(f"| {stage.replace('_', ' ')} | {seconds / 60:.0f} |")
@@ -201,14 +208,11 @@ def mini_minutes() -> list[str]:
 def inside_sources() -> list[str]:
     """The shipped diagnosis inside each source, by folds, beside trivial models."""
     within = real_metrics("diagnosis")["within_source"]
-    lines = [
-        "| source | films | n | model, AUC | best trivial model | its AUC | gain |",
-        "|---" * 7 + "|",
-    ]
+    lines = head("source", "films", "n", "model, AUC", "best trivial model", "its AUC", "gain")
     for source, parts in {"nih_cxr14": within["internal"], **within["by_source"]}.items():
         for label, row in comparison_table(parts).iterrows():
             values = [row["model, AUC"], row["best trivial model"], row["its AUC"], row["gain"]]
-            lines.append(f"| {source} | {label} | {row['images']} | {' | '.join(values)} |")
+            lines.append(line(source, str(label), str(row["images"]), *values))
     return lines
 
 
@@ -221,14 +225,14 @@ def readers() -> list[str]:
         "ridge": "ridge on a thumbnail",
     }
     others = list(names)[1:]
-    heads = [*names.values(), *(f"model minus {names[name]}" for name in others)]
-    lines = [f"| zone involved from | {' | '.join(heads)} |", "|---" * (len(heads) + 1) + "|"]
+    less = [f"model minus {names[name]}" for name in others]
+    lines = head("zone involved from", *names.values(), *less)
     folds = real_metrics("severity")["folds"]
     for threshold, found in folds.items():
         values = [value_text(found[name]["mse"]) for name in names]
         values += [difference_text(found["difference"][name]) for name in others]
-        lines.append(f"| {threshold.removeprefix('threshold')} | {' | '.join(values)} |")
-    lines += ["", "| true score | films | mean | read |", "|---" * 4 + "|"]
+        lines.append(line(threshold.removeprefix("threshold"), *values))
+    lines += ["", *head("true score", "films", "mean", "read")]
     for row in folds["threshold1"]["by_truth"]:
         label = f"{row['low']} to {row['high']}" if row["high"] else "0"
         lines.append(
@@ -244,20 +248,17 @@ def real_lungs() -> list[str]:
     for dataset, networks in found.items():
         for domain, row in networks["unet_both"].items():
             columns.append((dataset, domain, row["dice"]["n"]))
-    heads = [f"{dataset}, {domain} ({n})" for dataset, domain, n in columns]
-    lines = [f"| network | {' | '.join(heads)} |", "|---" * (len(heads) + 1) + "|"]
+    lines = head("network", *(f"{dataset}, {domain} ({n})" for dataset, domain, n in columns))
     for network in ("student", "direct", "unet_normal", "unet_both"):
         cells = [value_text(found[one][network][domain]["dice"], 3) for one, domain, _ in columns]
-        lines.append(f"| {network} | {' | '.join(cells)} |")
+        lines.append(line(network, *cells))
     return lines
 
 
 def unscored() -> list[str]:
     """What the severity model reads where nobody has scored."""
-    lines = [
-        "| source | diagnosis | films | mean score read | AUC against normal films of the source |",
-        "|---" * 5 + "|",
-    ]
+    against = "AUC against normal films of the source"
+    lines = head("source", "diagnosis", "films", "mean score read", against)
     for row in real_metrics("severity")["unscored"]:
         area = value_text(row["auc"]) if "auc" in row else ""
         score = row["score"]
@@ -268,7 +269,7 @@ def unscored() -> list[str]:
 
 def usable() -> list[str]:
     """What `predict` calls unusable: tools/evaluate_usable.py."""
-    lines = ["| pictures | n | called unusable |", "|---" * 3 + "|"]
+    lines = head("pictures", "n", "called unusable")
     for row in read_result("usable")["rows"]:
         lines.append(f"| {row['pictures']} | {row['n']} | {100 * row['unusable']:.1f} % |")
     return lines
@@ -277,16 +278,13 @@ def usable() -> list[str]:
 def stored() -> list[str]:
     """Films stored in other ways, and what that changes: tools/invariance.py."""
     heads = ("stored as", "films", "class changed", "of these silent")
-    lines = [
-        f"| {' | '.join(heads)} | largest change of a probability | bar |",
-        "|---" * (len(heads) + 2) + "|",
-    ]
+    lines = head(*heads, "largest change of a probability", "bar")
     for row in read_result("invariance")["rows"]:
         met = "" if row["met"] is None else f"{row['bar']:.0%}: {met_text(row['met'])}"
         changed = f"{row['changed']} ({row['share']:.1%})"
         cells = (row["variant"], str(row["images"]), changed, str(row["silent"]))
         change = f"{row['largest_probability']:.2f}"
-        lines.append(f"| {' | '.join(cells)} | {change} | {met} |")
+        lines.append(line(*cells, change, met))
     return lines
 
 
@@ -294,21 +292,23 @@ def sizes() -> list[str]:
     """Films at half and double the size, by source: tools/invariance.py --only size."""
     rows = pd.DataFrame(read_result("invariance_size")["rows"]).fillna({"source": "all"})
     variants = rows["variant"].unique()
-    columns = " | ".join(f"{name}: changed, silent | mean, largest change" for name in variants)
-    lines = [f"| films | n | {columns} |", "|---" * (2 + 2 * len(variants)) + "|"]
+    columns = []
+    for name in variants:
+        columns += [f"{name}: changed, silent", "mean, largest change"]
+    lines = head("films", "n", *columns)
     for source, part in rows.groupby("source", sort=False):
         cells = [source, str(part["images"].iloc[0])]
         for row in part.to_dict("records"):
             bar = f": {met_text(row['met'])}" if source == "all" else ""
             cells.append(f"{row['changed']} ({row['share']:.1%}), {row['silent']}{bar}")
             cells.append(f"{row['mean_probability']:.3f}, {row['largest_probability']:.2f}")
-        lines.append(f"| {' | '.join(cells)} |")
+        lines.append(line(*cells))
     return lines
 
 
 def lungs_found() -> list[str]:
     """How often "lungs not found" is warned of: tools/evaluate_lungs.py."""
-    lines = ["| pictures | n | warned, % |", "|---" * 3 + "|"]
+    lines = head("pictures", "n", "warned, %")
     for row in read_result("lungs_found")["rows"]:
         if "warned" in row:
             lines.append(f"| {row['pictures']} | {row['n']} | {100 * row['warned']:.0f} |")
@@ -317,18 +317,16 @@ def lungs_found() -> list[str]:
 
 def calibration() -> list[str]:
     """How far the probabilities of the diagnosis are off, before and after the temperature."""
-    lines = ["| model | films | as trained | calibrated |", "|---" * 4 + "|"]
+    lines = head("model", "films", "as trained", "calibrated")
     seeds = pd.DataFrame(read_result("seeds_diagnosis")["rows"])
     for view, rows in seeds.groupby("view", sort=False):
-        cells = " | ".join(spread(rows[name]) for name in ("ece", "ece_calibrated"))
+        cells = [spread(rows[name]) for name in ("ece", "ece_calibrated")]
         films = f"external hospitals, {len(rows)} seeds"
-        lines.append(f"| virtual hospitals, {view} | {films} | {cells} |")
+        lines.append(line(f"virtual hospitals, {view}", films, *cells))
     real = real_metrics("diagnosis")
-    cells = " | ".join(f"{real['test'][name]:.2f}" for name in ("ece", "ece_calibrated"))
-    lines.append(
-        f"| real films, PA and AP | {real['images']['test']} of the test split | {cells} |"
-    )
-    return lines
+    cells = [f"{real['test'][name]:.2f}" for name in ("ece", "ece_calibrated")]
+    films = f"{real['images']['test']} of the test split"
+    return [*lines, line("real films, PA and AP", films, *cells)]
 
 
 def removal() -> list[str]:
@@ -337,8 +335,7 @@ def removal() -> list[str]:
     table = pd.DataFrame(found["rows"]).set_index(["method", "criterion"])
     counts = table["n"].groupby("criterion").max()
     names = {"deletion": "less", "insertion": "more", "saturation": "less"}
-    head = [f"{name} ({better} is better)" for name, better in names.items()]
-    lines = [f"| method | {' | '.join(head)} |", "|---" * (1 + len(names)) + "|"]
+    lines = head("method", *(f"{name} ({better} is better)" for name, better in names.items()))
     for method in dict.fromkeys(name for name, _ in table.index):
         cells = []
         for criterion in names:
@@ -349,7 +346,7 @@ def removal() -> list[str]:
             word = row["ahead_conclusion"]
             text = triple_text(row[list(ENDS)].tolist(), 3)
             cells.append(text if pd.isna(word) else f"{text}, {word}")
-        lines.append(f"| {' | '.join((method, *cells))} |")
+        lines.append(line(method, *cells))
     saturated = int(counts.get("saturation", 0))
     return [
         f"{found['made']['films']} films; saturation: {saturated} of them with p of at least 0.9.",

@@ -5,13 +5,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import pandas as pd
-from table_text import ENDS, MAP, NOT_RUN, ROOT, triple_text
+from table_text import ENDS, MAP, NOT_RUN, ROOT, head, line, triple_text
 
 from cxrkit.config import profiles
 from cxrkit.evaluation.summaries import value_text
 from cxrkit.pipeline import stages
-from cxrkit.reproduction import comparisons, grid
-from cxrkit.reproduction.grid_leaves import own_keys
+from cxrkit.reproduction import grid
+from cxrkit.reproduction.grid_leaves import own_keys, recorded_rows
 from cxrkit.reproduction.grid_rows import DIFFERENCE
 from cxrkit.storage import locations
 from cxrkit.storage.artifacts import key
@@ -52,7 +52,7 @@ SWEEP_MODELS = (  # of benchmarks/attention_pays.py, the proposed one first
 
 def by_row(
     name: str, label: str, column: str, cells: list[str]
-) -> Iterator[tuple[str, dict[str, Any], str]]:
+) -> Iterator[tuple[str, dict[str, Any], list[str]]]:
     """Rows of a table from the flat rows of a recorded result.
 
     Args:
@@ -62,12 +62,12 @@ def by_row(
         cells: of a row, values of `column`.
 
     Yields:
-        The label, the recorded values by `column`, and the text of the cells.
+        The label, the recorded values by `column`, and the texts of the cells.
     """
     found = pd.DataFrame(read_result(name)["rows"])
     for row, part in found.groupby(label, sort=False):
         values = part.set_index(column).to_dict("index")
-        yield str(row), values, " | ".join(value_text(values[cell]) for cell in cells)
+        yield str(row), values, [value_text(values[cell]) for cell in cells]
 
 
 def severity_designs() -> list[str]:
@@ -80,9 +80,9 @@ def severity_designs() -> list[str]:
         "map dice": "Dice",
         "map pointing": "hottest point on the lesion",
     }
-    lines = ["| design | " + " | ".join(measures.values()) + " |", "|---" * 7 + "|"]
+    lines = head("design", *measures.values())
     for design, _, cells in by_row("severity_designs", "design", "measure", [*measures]):
-        lines.append(f"| {design} | {cells} |")
+        lines.append(line(design, *cells))
     return lines
 
 
@@ -94,14 +94,14 @@ def severity_external() -> list[str]:
         sys.exit(f"{name} does not come with the kit: train it, then make ship")
     metrics = read_json(folder / "metrics.json")
     external = metrics["external"]
-    lines = ["| | model | constant guess | second reader |", "|---|---|---|---|"]
+    lines = head("", "model", "constant guess", "second reader")
     for measure in ("mse", "r2", "mae", "cc"):
         values = [external, external["constant"], external["second_reader"]]
         cells = [
             value_text(part[measure]) if part[measure]["low"] is not None else "none"
             for part in values
         ]
-        lines.append(f"| {measure.upper()} | {' | '.join(cells)} |")
+        lines.append(line(measure.upper(), *cells))
     for row in external["by_truth"]:
         label = f"read at a true score of {row['low']}"
         label += f" to {row['high']} (mean {row['true']:.1f})" if row["high"] else ""
@@ -116,17 +116,14 @@ def severity_external() -> list[str]:
 def lungs_seeds() -> list[str]:
     """Lungs of the demo with three seeds: tools/seeds.py."""
     heads = ("images", "seed", "n", "student", "`unet_normal`", "`unet_both`")
-    lines = [
-        f"| {' | '.join(heads)} | student minus `unet_normal` |",
-        "|---" * (len(heads) + 1) + "|",
-    ]
+    lines = head(*heads, "student minus `unet_normal`")
     rows = pd.DataFrame(read_result("seeds_segmenter")["rows"])
     rows = rows.sort_values("group", kind="stable").replace({"zones_4_6": "4-6 zones ill"})
     for row in rows.to_dict("records"):
         dice = [f"{row[name]:.3f}" for name in ("student", "unet_normal", "unet_both")]
         gain = triple_text([row[f"gain_{end}"] for end in ENDS], 3)
         cells = [row["group"], str(row["seed"]), str(row["n"]), *dice, gain]
-        lines.append(f"| {' | '.join(cells)} |")
+        lines.append(line(*cells))
     return lines
 
 
@@ -148,7 +145,7 @@ def lungs_large() -> list[str]:
     heads = []
     for name in groups.values():
         heads += [f"{name}: Dice", f"{name}: lesion missed, %"]
-    lines = [f"| | {' | '.join(heads)} |", "|---" * (1 + len(heads)) + "|"]
+    lines = head("", *heads)
     rows = pd.DataFrame(read_result("segmenter_large")["rows"]).fillna({"minus": ""})
     rows = rows.set_index(["network", "minus", "group", "measure"])
     for text, pair in LARGER_RUN.items():
@@ -157,7 +154,7 @@ def lungs_large() -> list[str]:
             for measure, scale, digits in (("dice", 1, 3), ("missed", 100, 1)):
                 row = rows.loc[(*pair, group, measure)]
                 cells.append(triple_text([scale * row[end] for end in ENDS], digits))
-        lines.append(f"| {text} | {' | '.join(cells)} |")
+        lines.append(line(text, *cells))
     return lines
 
 
@@ -174,13 +171,9 @@ SEVERITY_BARS = {  # of tools/seeds.py -> in words, and what the project asks fo
 def severity_seeds() -> list[str]:
     """The demo's severity with three seeds, beside the bars: tools/seeds.py."""
     rows = pd.DataFrame(read_result("seeds_severity")["rows"]).set_index("seed")
-    lines = [
-        "| | asked for | " + " | ".join(f"seed {seed}" for seed in rows.index) + " |",
-        "|---" * (2 + len(rows)) + "|",
-    ]
+    lines = head("", "asked for", *(f"seed {seed}" for seed in rows.index))
     for name, (text, bar) in SEVERITY_BARS.items():
-        values = " | ".join(f"{value:.2f}" for value in rows[name])
-        lines.append(f"| {text} | {bar} | {values} |")
+        lines.append(line(text, bar, *(f"{value:.2f}" for value in rows[name])))
     return lines
 
 
@@ -193,9 +186,9 @@ def severity_priors() -> list[str]:
         "mean_lesion": "mean lesion of other patients",
         "map_minus_best_prior": "map minus the best of these",
     }
-    lines = ["| images | n | " + " | ".join(names.values()) + " |", "|---" * 7 + "|"]
+    lines = head("images", "n", *names.values())
     for images, values, cells in by_row("severity_lesions", "images", "map", [*names]):
-        lines.append(f"| {images} | {values['map']['n']} | {cells} |")
+        lines.append(line(images, str(values["map"]["n"]), *cells))
     return lines
 
 
@@ -203,17 +196,13 @@ def learnt_corpus() -> list[str]:
     """What places and attention are worth on the demo's corpus: benchmarks/corpus.py."""
     found = read_json(ROOT / "docs" / "lab" / "corpus.json")
     seeds = found["seeds"]
-    lines = [
-        "| seed | model | macro AUC | COVID-19 against other | full model minus it, the same |",
-        "|---" * 5 + "|",
-    ]
+    lines = head("seed", "model", *CORPUS_MEASURES, "full model minus it, the same")
     for one in seeds:
         for name, measured in one["external"].items():
             less = one["transformer minus"].get(name)
             cells = [triple_text(measured[measure], 3) for measure in CORPUS_MEASURES]
             cells.append(triple_text(less[CORPUS_MEASURES[1]], 3) if less else "")
-            row = (str(one["seed"]), CORPUS_ROWS[name], *cells)
-            lines.append(f"| {' | '.join(row)} |")
+            lines.append(line(str(one["seed"]), CORPUS_ROWS[name], *cells))
     fields = ", ".join(sorted({str(one["receptive field, px"]) for one in seeds}))
     cells = ", ".join(f"{one['cell-wise AUC of lesions']:.2f}" for one in seeds)
     return [
@@ -227,13 +216,12 @@ def learnt_corpus() -> list[str]:
 def true_tokens() -> list[str]:
     """What places are worth where tokens are the true lesions: benchmarks/hospitals.py tokens."""
     found = read_json(ROOT / "docs" / "lab" / "hospitals_tokens.json")
-    head = "| model | AUC, COVID-19 against other | full model minus it | bar |"
-    lines = [head, "|---" * 4 + "|"]
+    lines = head("model", "AUC, COVID-19 against other", "full model minus it", "bar")
     for name, (difference, bar) in TOKEN_ROWS.items():
         values = found[name] if isinstance(found[name], list) else [found[name]]
         each = ", ".join(f"{value:.3f}" for value in values)
         less = f"{found['differences'][difference]:.3f}" if difference else ""
-        lines.append(f"| {name} | {each} | {less} | {bar} |")
+        lines.append(line(name, each, less, bar))
     return lines
 
 
@@ -247,12 +235,12 @@ def pointing() -> list[str]:
     rows = pd.DataFrame(found["rows"])
     asked = [name for name in rows["criterion"].unique() if name.startswith("touching")]
     seeds = sorted(rows["seed"].unique())
-    head = [f"{POINTING[name]}, seed {seed}" for name in asked for seed in seeds]
-    lines = [f"| method | {' | '.join(head)} |", "|---" * (1 + len(head)) + "|"]
+    heads = [f"{POINTING[name]}, seed {seed}" for name in asked for seed in seeds]
+    lines = head("method", *heads)
     table = rows.pivot_table(index="method", columns=["criterion", "seed"], values="value")
     for method in table.mean(axis=1).sort_values(ascending=False).index:
         cells = [f"{table.loc[method, (name, seed)]:.2f}" for name in asked for seed in seeds]
-        lines.append(f"| {method} | {' | '.join(cells)} |")
+        lines.append(line(method, *cells))
     films = rows.groupby(["criterion", "seed"])["n"].max()
     counts = "; ".join(
         f"{POINTING[name]}: " + ", ".join(f"{films[name, seed]:.0f}" for seed in seeds)
@@ -270,14 +258,13 @@ def baselines() -> list[str]:
     keys = own_keys(profiles.demo())
     rows = [row for row in read_result("grid")["rows"] if row["key"] in keys]
     rows = [row for row in rows if row["table"] == "Table 7"]
-    head = ("model", "seeds", "AUC", "minus the proposed model", "steps", "training", "minutes")
-    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    heads = ("model", "seeds", "AUC", "minus the proposed model", "steps", "training", "minutes")
+    lines = head(*heads)
     if not rows:
-        return [*lines, "| none yet |" + " |" * (len(head) - 1)]
+        return [*lines, "| none yet |" + " |" * (len(heads) - 1)]
     order = [cell.name for cell in grid.grid_cells(profiles.demo())]
-    table = comparisons.over_seeds(rows).sort_values(
-        "cell", key=lambda names: names.map(order.index)
-    )
+    found = recorded_rows(profiles.demo(), rows)[grid.DIAGNOSIS]
+    table = found.sort_values("cell", key=lambda names: names.map(order.index))
     for row in table.to_dict("records"):
         own = row["cell"] == grid.PROPOSED
         cells = (
@@ -289,7 +276,7 @@ def baselines() -> list[str]:
             row["training"],
             f"{row['seconds'] / 60:.0f}",
         )
-        lines.append(f"| {' | '.join(cells)} |")
+        lines.append(line(*cells))
     return lines
 
 
@@ -299,14 +286,13 @@ def trial_rates() -> list[str]:
     scores = rows.pivot_table("score", ["cell", "steps"], "rate", sort=False)
     scores = scores[sorted(scores.columns)]
     minutes = rows.groupby(["cell", "steps"])["seconds"].sum() / 60
-    heads = " | ".join(f"{rate:g}" for rate in scores.columns)
-    lines = [f"| model | steps | {heads} | minutes |", "|---" * (3 + scores.shape[1]) + "|"]
+    lines = head("model", "steps", *(f"{rate:g}" for rate in scores.columns), "minutes")
     for (name, steps), values in scores.iterrows():
         best, cells = values.idxmax(), []
         for rate, value in values.items():
             text = "" if pd.isna(value) else f"{value:.3f}"
             cells.append(f"**{text}**" if rate == best else text)
-        lines.append(f"| {name} | {steps} | {' | '.join(cells)} | {minutes[name, steps]:.0f} |")
+        lines.append(line(name, str(steps), *cells, f"{minutes[name, steps]:.0f}"))
     return lines
 
 
@@ -317,29 +303,30 @@ def attention_pays(name: str = "attention_pays") -> list[str]:
     if not found.get("aucs"):
         return [f"The sweep was {NOT_RUN}."]
     aucs, differences = (pd.DataFrame(found[name]) for name in ("aucs", "differences"))
-    head = "| arrangement | training films | " + " | ".join(SWEEP_MODELS) + " |"
-    lines = [head, "|---" * (2 + len(SWEEP_MODELS)) + "|"]
+    models = list(dict.fromkeys((*SWEEP_MODELS, *aucs["model"])))
+    lines = head("arrangement", "training films", *models)
     for at, part in _by_setting(aucs):
         rows = part.set_index("model").to_dict("index")
-        cells = [_sweep_cell(rows.get(model)) for model in SWEEP_MODELS]
-        lines.append(f"| {at} | {' | '.join(cells)} |")
-    proposed, *others = SWEEP_MODELS
-    head = f"| arrangement | training films | {proposed} minus " + " | minus ".join(others) + " |"
-    lines += ["", head, "|---" * (2 + len(others)) + "|"]
+        cells = [_sweep_cell(rows.get(model)) for model in models]
+        lines.append(line(*at, *cells))
+    proposed, *others = models
+    less = [f"minus {name}" for name in others]
+    less[0] = f"{proposed} {less[0]}"
+    lines += ["", *head("arrangement", "training films", *less)]
     for at, part in _by_setting(differences):
         rows = part.set_index("minus").to_dict("index")
         cells = [_sweep_cell(rows.get(model), "difference") for model in others]
-        lines.append(f"| {at} | {' | '.join(cells)} |")
-    picture = f"![AUC of six models over arrangement and training films](img/{name}.png)"
+        lines.append(line(*at, *cells))
+    picture = f"![AUC of models over arrangement and training films](img/{name}.png)"
     return [picture, "", *lines, "", *(f"- {one}" for one in _sweep_facts(found, aucs))]
 
 
-def _by_setting(rows: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+def _by_setting(rows: pd.DataFrame) -> Iterator[tuple[tuple[str, str], pd.DataFrame]]:
     """Rows of each setting, and the first cells of its line: one sweep, then the other."""
     usual = rows["images"].mode()[0]
     for _, sweep in rows.groupby(rows["images"] != usual):
         for (arrangement, images), part in sweep.groupby(["arrangement", "images"]):
-            yield f"{arrangement:g} | {images}", part
+            yield (f"{arrangement:g}", str(images)), part
 
 
 def _sweep_cell(row: dict[str, Any] | None, column: str = "value") -> str:
@@ -361,13 +348,17 @@ def _sweep_facts(found: dict[str, Any], aucs: pd.DataFrame) -> list[str]:
     capped = trained[trained["end"] == "cap"].groupby("model", sort=False).size()
     at_cap = ", ".join(f"{n} of {name}" for name, n in capped.items()) or "none"
     n = len(found["external"]["covid"])
+    of_films, apart = rows[~rows["model"].isin(SWEEP_MODELS)], ""
+    if len(of_films):
+        minutes = of_films["CPU seconds"].sum() / 60
+        apart = f" ({len(of_films)} and {minutes:.0f} of these for the model of films)"
+    cap = found["recipe"]["cap, steps"]
     return [
         f"Seeds of each cell: {' or '.join(map(str, seeds))}. Tested on {n} patients of "
         f"{len(set(found['external']['anatomies'].split()))} anatomies.",
         f"Weights, and the learning rate that the search chose: {'; '.join(models)}.",
-        f"Trainings: {len(rows)} with the search, {found['CPU seconds'] / 60:.0f} CPU minutes. "
-        f"They end where the validation loss no longer falls, or at {found['recipe']['cap, steps']}"
-        f" steps: {at_cap}.",
+        f"Trainings: {len(rows)} with the search, {found['CPU seconds'] / 60:.0f} CPU minutes"
+        f"{apart}. They end where the validation loss no longer falls, or at {cap} steps: {at_cap}.",
         f"The words have a margin of {found['recipe']['margin']} AUC; the p-values of a line are "
         "adjusted for their number (Holm).",
     ]

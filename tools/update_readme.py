@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 import tables_real
 import tables_virtual
-from table_text import ROOT, spread
+from table_text import ROOT, head, line, spread
 
 from cxrkit.evaluation.summaries import value_text
 from cxrkit.reproduction import claims, runner
@@ -61,22 +61,19 @@ def rows() -> list[tuple[str, str, str, str]]:
 
 def results() -> list[str]:
     """README's table."""
-    lines = [
-        "| at hospitals that no training saw | paper | virtual hospitals | version | made by |",
-        "|---|---|---|---|---|",
-    ]
+    first = "at hospitals that no training saw"
+    lines = head(first, "paper", "virtual hospitals", "version", "made by")
     for label, paper, ours, study in rows():
         made = read_result(study)["made"]
-        cells = (label, paper, ours, f"{made['hospitals']}", f"`{made['command']}`")
-        lines.append(f"| {' | '.join(cells)} |")
+        lines.append(line(label, paper, ours, f"{made['hospitals']}", f"`{made['command']}`"))
     return lines
 
 
 def paper_claims() -> list[str]:
     """The paper's claims, and what holds here."""
     table = claims.claims_frame()
-    lines = [f"| {' | '.join(table.columns)} |", "|---" * len(table.columns) + "|"]
-    lines += [f"| {' | '.join(row)} |" for row in table.to_numpy().tolist()]
+    lines = head(*table.columns)
+    lines += [line(*row) for row in table.to_numpy().tolist()]
     note = claims.grid_note()
     notes = [claims.claim_legend(), claims.compute_split()] + ([f"{note}."] if note else [])
     return [*lines, "", " ".join(notes)]
@@ -100,17 +97,17 @@ def lessons() -> list[str]:
 def lessons_table() -> list[str]:
     """Memory and time of each lesson: tools/record_lessons.py."""
     rows = read_result("demo_lessons")["rows"]
-    cells = {"lesson": [row["lesson"].split("_")[0] for row in rows]}
-    cells["GB"] = [f"{row['peak_gb']:.2f}" for row in rows]
-    cells["seconds"] = [f"{row['seconds']:.0f}" for row in rows]
-    lines = [f"| {name} | {' | '.join(values)} |" for name, values in cells.items()]
-    return [lines[0], "|---" * (len(rows) + 1) + "|", *lines[1:]]
+    return [
+        *head("lesson", *(row["lesson"].split("_")[0] for row in rows)),
+        line("GB", *(f"{row['peak_gb']:.2f}" for row in rows)),
+        line("seconds", *(f"{row['seconds']:.0f}" for row in rows)),
+    ]
 
 
 def site_figures() -> list[str]:
     """Speed of the page without a server, and how far it departs from the package."""
     found = read_json(ROOT / "docs" / "lab" / "site.json")
-    lines = ["| measured | found | at most |", "|---" * 3 + "|"]
+    lines = head("measured", "found", "at most")
     for name, keys, bar, unit in SITE_ROWS:
         value = found
         for part in keys:
@@ -149,14 +146,14 @@ SITE_SETS = {  # key of site.json -> with what the page is compared
 
 def site_differences(found: dict[str, Any]) -> list[str]:
     """The largest differences of the page, over sets of films."""
-    head = "| largest difference from | probability | finding | severity | least Dice of lungs |"
-    lines = [head, "|---" * 5 + "|"]
+    measures = ("probability", "finding", "severity")
+    lines = head("largest difference from", *measures, "least Dice of lungs")
     for part, name in SITE_SETS.items():
         if part not in found:
             continue
         worst = {"films": found["films"], **found[part]}
-        values = [f"{worst[one]:.1g}" for one in ("probability", "finding", "severity")]
-        lines.append(f"| {name.format(**worst)} | {' | '.join(values)} | {worst['dice']:.4f} |")
+        values = [f"{worst[one]:.1g}" for one in measures]
+        lines.append(line(name.format(**worst), *values, f"{worst['dice']:.4f}"))
     lines.append("| *at most* | 0.001 | 0.001 | 0.02 | 0.999 or more |")
     return lines
 
