@@ -1,13 +1,15 @@
-"""The same small search for every model of Table 7: the learning rate that it trains with.
+"""The same small search for every model of Table 7: its learning rate, and how long it trains.
 
-    python tools/learning_rates.py           # make rates; two hours on one core
+    python tools/learning_rates.py           # make rates; four hours on one core
 
 First each model trains `grid.trial_steps` steps with each of `grid.trial_rates`, and with WIDER
 times the largest as long as that is the best. Then the best rate, and the profile's own, train as
-long as its row of Table 7. One seed; validation patients of the training hospitals alone decide. It
-resumes: a finished training is loaded.
-Written to cxrkit/storage/recorded_results/learning_rates.json; the rates that differ from the
-profile's are set as `grid.chosen_rates`.
+long as the row of Table 7. Last, the better of the two trains twice as long, and again, while that
+brings more than `grid_rows.FLAT` and the steps are no more than `grid.most_steps`. One seed;
+validation patients of the training hospitals alone decide. It resumes: a finished training is
+loaded.
+Written to cxrkit/storage/recorded_results/learning_rates.json; rates and steps that differ from the
+profile's are set as `grid.chosen_rates` and `grid.chosen_steps`.
 """
 
 from __future__ import annotations
@@ -35,6 +37,7 @@ def trial_row(cell: grid.Cell, store: Store) -> dict[str, Any]:
     history = read_json(cell.folder(store) / "history.json")
     scores = [row["score"] for row in history if row.get("score") is not None]
     return {
+        "profile": cell.profile.name,
         "cell": cell.name,
         "rate": training.lr,
         "steps": training.steps,
@@ -84,7 +87,7 @@ class Search:
                 ended = [cell for cell in trials if cell.key in self.rows]
                 if not ended:
                     continue
-                best = max(ended, key=lambda cell: self.rows[cell.key]["score"])
+                best = max(ended, key=self.score)
                 training = best.profile.transformer_training
                 found[name] = training.lr
                 # of all that were tried: one that failed is not tried again
@@ -94,6 +97,35 @@ class Search:
                     waiting.append(replace(best, profile=other))
         return found
 
+    def second_round(self, profile: Profile, rates: dict[str, float]) -> list[grid.Cell]:
+        """The best rate of each model and the profile's own, as long as its row: the better one."""
+        own, trials = profile.transformer_training.lr, []
+        for name, rate in rates.items():
+            trials += grid.whole_trials(profile, name, dict.fromkeys((own, rate)))
+        self.run(trials)
+        better: dict[str, grid.Cell] = {}
+        for cell in trials:
+            if cell.key not in self.rows:
+                continue
+            other = better.get(cell.name, cell)
+            better[cell.name] = max(other, cell, key=self.score)
+        return list(better.values())
+
+    def last_round(self, cells: list[grid.Cell]) -> None:
+        """Twice the steps, and again, as long as that brings something."""
+        while cells:
+            longer = {cell: grid.twice_as_long(cell) for cell in cells}
+            self.run(filter(None, longer.values()))
+            cells = []
+            for cell, twice in longer.items():
+                ended = twice is not None and twice.key in self.rows
+                if ended and self.score(twice) - self.score(cell) > grid_rows.FLAT:
+                    cells.append(twice)
+
+    def score(self, cell: grid.Cell) -> float:
+        """Of a finished trial, on validation."""
+        return self.rows[cell.key]["score"]
+
 
 def main() -> int:
     """Exit status 1 if a training failed."""
@@ -101,12 +133,8 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=0, metavar="N", help="processes")
     options = parser.parse_args()
     demo, search = profiles.demo(), Search(Store(), options.workers)
-    own = demo.transformer_training.lr
     with signals_raise_exit():
-        finals = []
-        for name, rate in search.first_round(demo).items():
-            finals += grid.whole_trials(demo, name, dict.fromkeys((own, rate)))
-        search.run(finals)
+        search.last_round(search.second_round(demo, search.first_round(demo)))
     return int(search.failed)
 
 

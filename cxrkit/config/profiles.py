@@ -147,7 +147,13 @@ def demo() -> Profile:
             initial_weights="random",
             scratch_steps=6000,  # as the findings take
             trial_rates=(1.5e-4, 5e-4, 1.5e-3, 4.5e-3),
-            chosen_rates=(("DenseNet-121, from findings", 4.5e-3), ("ResNet-50", 1.5e-3)),
+            most_steps=6000,
+            chosen_rates=(
+                ("DenseNet-121, from findings", 4.5e-3),
+                ("ResNet-50", 1.5e-3),
+                ("ResNet-152", 1.5e-3),
+            ),
+            chosen_steps=(("DenseNet-121, from findings", 3000),),
             alone=("alder",),
             steps=8,
             max_images=40,
@@ -300,6 +306,7 @@ def mini() -> Profile:
             demo().grid,
             alone=("cohen",),
             chosen_rates=(),  # those of the demo were chosen on virtual hospitals
+            chosen_steps=(),
             choices=choices,
             steps=1,
             max_images=6,

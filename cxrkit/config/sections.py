@@ -311,10 +311,13 @@ class Grid:
     initial_weights: str = "imagenet"  # of the baselines
     scratch_steps: int = 0  # of a diagnosis that begins with random weights; 0 = as the others
     # the same search for each model of Table 7 (tools/learning_rates.py), by validation images:
-    # rates and steps of its first round, and (row, rate) of those that do not keep the profile's
+    # rates and steps of its first round, the most steps of its last one, and (row, rate) and
+    # (row, steps) of those that do not keep what they had
     trial_rates: tuple[float, ...] = ()
     trial_steps: int = 1500
+    most_steps: int = 0
     chosen_rates: tuple[tuple[str, float], ...] = ()
+    chosen_steps: tuple[tuple[str, int], ...] = ()
     # SimCLR
     pretraining: Training = Training(
         "adam", lr=3e-4, batch=64, steps=10_000, schedule="cosine", warmup=500

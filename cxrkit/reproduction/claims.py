@@ -549,8 +549,8 @@ def compute_split(rows: list[dict[str, Any]] | None = None) -> str:
         f"Hours of training of the {len(rows)} recorded cells: {total:.1f} ({parts}), without what "
         "they share, such as a backbone."
     )
-    if "learning_rates" in recorded.result_names():
-        trials = recorded.read_result("learning_rates")["rows"]
+    trials = grid_leaves.recorded_trials()
+    if trials:
         hours_of_search = sum(row["seconds"] for row in trials) / 3600
         text += f" Of the search for learning rates: {hours_of_search:.1f}."
     sweeps = [paths.lab_result(name) for name in ("attention_pays", "attention_pays_corpus")]

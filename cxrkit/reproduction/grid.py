@@ -255,18 +255,21 @@ def grid_cells(profile: sections.Profile) -> list[Cell]:
 
 
 def _trained(cell: Cell) -> Cell:
-    """The cell whose diagnosis has the learning rate of its row and the steps of its beginning.
+    """The cell whose diagnosis has the learning rate and the steps of its row.
 
     A model that begins with the findings has had the steps of their training before; one that
-    begins with random weights gets `grid.scratch_steps`. A row of SimCLR has the rate of the row
-    that it is compared with.
+    begins with random weights gets `grid.scratch_steps`, unless others were chosen. A row of SimCLR
+    has the rate and the steps of the row that it is compared with.
     """
     grid, training = cell.profile.grid, cell.profile.transformer_training
-    rates = dict(grid.chosen_rates)
-    rate = rates.get(cell.name.removeprefix("SimCLR: "), training.lr)
+    row = cell.name.removeprefix("SimCLR: ")
     from_scratch = cell.profile.variant.initial_weights == "random"
-    steps = grid.scratch_steps if from_scratch else 0
-    training = replace(training, lr=rate, steps=steps or training.steps)
+    steps = (from_scratch and grid.scratch_steps) or training.steps
+    training = replace(
+        training,
+        lr=dict(grid.chosen_rates).get(row, training.lr),
+        steps=dict(grid.chosen_steps).get(row, steps),
+    )
     return replace(cell, profile=replace(cell.profile, transformer_training=training))
 
 
@@ -293,7 +296,7 @@ def trial_cells(profile: sections.Profile) -> list[Cell]:
 
 
 def whole_trials(profile: sections.Profile, name: str, rates: Iterable[float]) -> list[Cell]:
-    """The second round: a model of Table 7 with the whole budget of its row.
+    """The second round: a model of Table 7 with the steps that it has before any are chosen.
 
     Args:
         profile: as for `trial_cells`.
@@ -301,13 +304,24 @@ def whole_trials(profile: sections.Profile, name: str, rates: Iterable[float]) -
         rates: the best of the first round.
 
     Returns:
-        A cell for each rate. That of the rate which is chosen is the cell of Table 7.
+        A cell for each rate. That of the rate which is chosen is the cell of Table 7, unless more
+        steps are chosen too.
     """
     model, cells = _searched(profile)[name], []
     for rate in rates:
-        chosen = replace(model, grid=replace(model.grid, chosen_rates=((name, rate),)))
+        choice = {"chosen_rates": ((name, rate),), "chosen_steps": ()}
+        chosen = replace(model, grid=replace(model.grid, **choice))
         cells.append(_trained(Cell("trials", name, DIAGNOSIS, chosen)))
     return cells
+
+
+def twice_as_long(trial: Cell) -> Cell | None:
+    """The last round: the trial with twice the steps; None beyond `grid.most_steps`."""
+    training = trial.profile.transformer_training
+    if 2 * training.steps > trial.profile.grid.most_steps:
+        return None
+    longer = replace(training, steps=2 * training.steps)
+    return replace(trial, profile=replace(trial.profile, transformer_training=longer))
 
 
 def _searched(profile: sections.Profile) -> dict[str, sections.Profile]:
@@ -351,7 +365,8 @@ def rehearsal_cells(profile: sections.Profile) -> list[Cell]:
     """
     if not profile.grid.steps:
         return grid_cells(profile)
-    cells = grid_cells(replace(profile, grid=replace(profile.grid, chosen_rates=())))
+    alike = replace(profile.grid, chosen_rates=(), chosen_steps=())
+    cells = grid_cells(replace(profile, grid=alike))
     return [replace(cell, profile=_shortened(cell.profile, profile)) for cell in cells]
 
 

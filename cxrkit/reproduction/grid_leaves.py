@@ -22,7 +22,8 @@ from cxrkit.reproduction.comparisons import (
     over_seeds,
 )
 from cxrkit.reproduction.grid import DIAGNOSIS, PROPOSED, SEVERITY, Cell
-from cxrkit.reproduction.grid_rows import DIFFERENCE, METRICS, cell_metric
+from cxrkit.reproduction.grid_rows import DIFFERENCE, FLAT, METRICS, cell_metric
+from cxrkit.storage import recorded
 from cxrkit.storage.artifacts import Store
 
 CHANCE = 0.6  # a model whose AUC is below it has learnt next to nothing
@@ -106,7 +107,8 @@ def recorded_rows(profile: Profile, rows: Iterable[dict[str, Any]]) -> dict[str,
         Stage -> `over_seeds` of Tables 7 to 10. Of each cell the rows of the profile's own
         settings, where they are enough to compare it (FEWEST_SEEDS) or there are no others; else
         those of other settings, of the latest version of the virtual hospitals alone. The column
-        `note` says so of these, and is "" for own ones.
+        `note` says so of these, and is "" for own ones. `training` of an own one is CONVERGED too
+        where the search knows that twice the steps bring nothing (`flat_when_doubled`).
     """
     of_profile = [row for row in rows if row["profile"] == profile.name]
     if not of_profile:
@@ -122,8 +124,43 @@ def recorded_rows(profile: Profile, rows: Iterable[dict[str, Any]]) -> dict[str,
             chosen += part
         if chosen:
             table = over_seeds(chosen)
-            found[stage] = table.assign(note=table["cell"].map(notes))
+            table = table.assign(note=table["cell"].map(notes))
+            if stage == DIAGNOSIS:
+                own = (table["note"] == "") & table["cell"].isin(flat_when_doubled(profile))
+                table.loc[own, "training"] = CONVERGED
+            found[stage] = table
     return found
+
+
+def flat_when_doubled(
+    profile: Profile, trials: Iterable[Mapping[str, Any]] | None = None
+) -> set[str]:
+    """Rows of Table 7 to which twice the steps bring no more than FLAT on validation.
+
+    This says more of a training than its own curve, which rises at the end of any schedule whose
+    rate falls to 0.
+
+    Args:
+        profile: whose rates and steps are meant.
+        trials: rows of recorded_results/learning_rates.json; None = those.
+    """
+    scores, flat = {}, set()
+    for row in recorded_trials() if trials is None else trials:
+        if row["profile"] == profile.name:
+            scores[row["cell"], row["rate"], row["steps"]] = row["score"]
+    for cell in grid.grid_cells(profile):
+        training = cell.profile.transformer_training
+        own = scores.get((cell.name, training.lr, training.steps))
+        twice = scores.get((cell.name, training.lr, 2 * training.steps))
+        if own is not None and twice is not None and twice - own <= FLAT:
+            flat.add(cell.name)
+    return flat
+
+
+def recorded_trials() -> list[dict[str, Any]]:
+    """The recorded rows of the search; [] where there are none."""
+    known = "learning_rates" in recorded.result_names()
+    return recorded.read_result("learning_rates")["rows"] if known else []
 
 
 def _of_cell(rows: list[dict[str, Any]], keys: Collection[str]) -> tuple[list[dict[str, Any]], str]:

@@ -190,7 +190,7 @@ def test_what_is_upstream_is_what_the_key_holds():
 def test_what_the_grid_trains_beside_the_own_models():
     """Demo: the average-pooled backbone, a ResNet that learns findings, three SimCLR, and a model a
     cell save for the proposed model in both tasks; eight begin with random weights, and have the
-    steps of a backbone.
+    steps of a backbone, and others have steps that were chosen.
     """
     profile = profiles.demo()
     found = grid_module.extra_trainings(replace(profile, grid=replace(profile.grid, steps=0)))
@@ -198,9 +198,10 @@ def test_what_the_grid_trains_beside_the_own_models():
     models = Counter(
         cell.stage for cell in grid_module.grid_cells(profile) if cell.name != PROPOSED
     )
-    assert kinds == {
+    chosen = Counter(steps for _, steps in profile.grid.chosen_steps)
+    assert kinds == chosen | {
         profile.severity_training.steps: models[SEVERITY],
-        profile.transformer_training.steps: models[DIAGNOSIS] - 8,
+        profile.transformer_training.steps: models[DIAGNOSIS] - 8 - chosen.total(),
         profile.backbone_training.steps: 2 + 8,
         profile.grid.pretraining.steps: 3,
     }
@@ -318,47 +319,6 @@ def test_what_begins_with_random_weights_has_a_budget_of_its_own():
     baselines = {"ResNet-50", "ResNet-152", "DenseNet-121", "ViT", "hybrid ViT"}
     simclr = {"SimCLR: ViT", "SimCLR: hybrid ViT"}
     assert scratch == baselines | simclr | {f"{PROPOSED}, from scratch"}
-
-
-def test_every_model_of_table_7_has_the_same_search_for_its_learning_rate():
-    demo = profiles.demo()
-    trials = {}
-    for cell in grid_module.trial_cells(demo):
-        training = cell.profile.transformer_training
-        assert training.steps == demo.grid.trial_steps
-        trials.setdefault(cell.name, []).append(training.lr)
-    first = {PROPOSED, grid_module.FROM_FINDINGS, *grid_module.baselines(demo)}
-    assert set(trials) == first and len(demo.grid.trial_rates) == 4
-    assert all(rates == list(demo.grid.trial_rates) for rates in trials.values())
-    assert demo.transformer_training.lr in demo.grid.trial_rates
-
-
-def test_the_last_round_of_the_search_trains_as_long_as_the_row():
-    """So that the cell of the chosen rate is the cell of Table 7, and nothing trains twice."""
-    demo = profiles.demo()
-    rows = {cell.name: cell for cell in grid_module.grid_cells(demo) if cell.table == "Table 7"}
-    for name in dict.fromkeys(cell.name for cell in grid_module.trial_cells(demo)):
-        own = rows[name].profile.transformer_training.lr
-        same, other = grid_module.whole_trials(demo, name, (own, 0.02))
-        assert same.key == rows[name].key != other.key
-        assert other.profile.transformer_training.lr == 0.02
-
-
-def test_a_chosen_rate_reaches_the_rows_of_that_model_and_no_other():
-    """The row of SimCLR is compared with the row of the same name, so that it has its rate too."""
-    plain = profiles.demo()
-    plain = replace(plain, grid=replace(plain.grid, chosen_rates=()))
-    chosen = replace(plain, grid=replace(plain.grid, chosen_rates=(("ViT", 0.01),)))
-    before = {(cell.name, cell.stage): cell for cell in grid_module.grid_cells(plain)}
-    changed = set()
-    for cell in grid_module.grid_cells(chosen):
-        other = before[cell.name, cell.stage]
-        if cell.key != other.key:
-            changed.add((cell.name, cell.stage))
-            assert cell.profile.transformer_training.lr == 0.01
-            assert other.profile.transformer_training.lr == plain.transformer_training.lr
-    # a map of severity begins with that classifier
-    assert changed == {("ViT", DIAGNOSIS), ("SimCLR: ViT", DIAGNOSIS), ("ViT", SEVERITY)}
 
 
 def test_of_two_that_make_an_artifact_one_waits_for_the_other(tmp_path):
@@ -935,27 +895,6 @@ def test_cells_of_other_films_are_not_compared(tmp_path):
         ).to_csv(folder / "predictions.csv")
     with pytest.raises(ValueError, match="ViT and proposed were not evaluated on the same images"):
         grid_rows.compare_cells(b, a, artifacts.Store(tmp_path))
-
-
-def test_chosen_rates_are_the_best_of_the_recorded_search():
-    """Of the trainings as long as the row; a search that has not ended has chosen nothing yet."""
-    demo = profiles.demo()
-    rows = recorded.read_result("learning_rates")["rows"]
-    own = demo.transformer_training.lr
-    budget = {}
-    for cell in grid_module.grid_cells(demo):
-        if cell.table == "Table 7":
-            budget[cell.name] = cell.profile.transformer_training.steps
-    chosen = dict(demo.grid.chosen_rates)
-    for name in {row["cell"] for row in rows}:
-        short = [
-            row for row in rows if row["cell"] == name and row["steps"] == demo.grid.trial_steps
-        ]
-        whole = [row for row in rows if row["cell"] == name and row["steps"] == budget[name]]
-        best_of_short = max(short, key=lambda row: row["score"])["rate"]
-        ended = {own, best_of_short} <= {row["rate"] for row in whole}
-        best = max(whole, key=lambda row: row["score"])["rate"]
-        assert chosen.get(name, own) == (best if ended else own), name
 
 
 def test_lesson_07_shows_its_table_where_no_row_is_recorded():
