@@ -11,11 +11,11 @@ against other infections. By default the tokens are cells of the *true* lesion's
 perfect detector of local appearance would give them: nothing of them names a disease or a kind of
 lesion. So texture can tell at arrangement 0, and places alone at arrangement 1. With `--tokens
 corpus` they are the corpus of the demo's backbone, which has to find the lesions in films of the
-same patients; these are swept over the arrangement alone, and so is a DenseNet that reads the films
-themselves and trains from that backbone on, end to end. Every model has the same recipe and the
-same cap of steps; the learning rate of each is chosen on internal hospitals at the default
-arrangement. A seed draws training hospitals and trains anew; the backbone that tokens come from
-stays. All are tested on the same patients of a hospital whose CT no training saw.
+same patients; these are swept over the arrangement alone, and so are the corpus ViT and a DenseNet
+that read the films themselves and train from that backbone on, end to end. Every model has the same
+recipe and the same cap of steps; the learning rate of each is chosen on internal hospitals at the
+default arrangement. A seed draws training hospitals and trains anew; the backbone that tokens come
+from stays. All are tested on the same patients of a hospital whose CT no training saw.
 
 A row is written when its training ends, and a run that is started again goes on where it was. With
 `--minutes` no training begins after that much CPU time; what is missing then stays "not run".
@@ -263,18 +263,21 @@ MODELS: dict[str, Maker] = {
     "MLP on a bag of tokens": Bag,
     "linear on the mean token": lambda channels: PooledHead(channels, num_classes=2),
 }
-END_TO_END = "DenseNet-121 from the same findings, end to end"
+OF_FILMS = VIT_OF_FILMS, DENSENET_OF_FILMS = "corpus ViT, end to end", "DenseNet-121, end to end"
 
 
-def densenet_from(backbone: Backbone) -> Maker:
-    """What makes a DenseNet with the backbone's weights, all of which train."""
+def end_to_end(backbone: Backbone) -> dict[str, Maker]:
+    """Models of films that begin with the backbone's weights, all of which train."""
 
-    def make(channels: int) -> Classifier:
+    def pooled(channels: int) -> PooledHead:
+        return PooledHead(channels, demo().transformer.embed_dim, num_classes=2)
+
+    def with_features(head: Maker, _: int) -> Classifier:
         features = copy.deepcopy(backbone.features).requires_grad_(True)
-        head = PooledHead(backbone.out_channels, demo().transformer.embed_dim, num_classes=2)
-        return Classifier(features, head)
+        return Classifier(features, head(backbone.out_channels))
 
-    return make
+    heads = {VIT_OF_FILMS: corpus_vit, DENSENET_OF_FILMS: pooled}
+    return {name: partial(with_features, head) for name, head in heads.items()}
 
 
 # what models read
@@ -314,8 +317,8 @@ def sources_of_demo(store: str | None = None) -> tuple[Source, Source]:
     size, images = profile.cohort.size, (USUAL_IMAGES,)
     channels = tuple(f"feature {k}" for k in range(backbone.out_channels))
     corpus = Source("demo's corpus", size, channels, images, tokens)
-    whole = {END_TO_END: densenet_from(backbone)}
-    return corpus, Source("films", size, ("grey",), images, film, whole, scaled=False)
+    models = end_to_end(backbone)
+    return corpus, Source("films", size, ("grey",), images, film, models, scaled=False)
 
 
 # training
@@ -499,7 +502,11 @@ def row_of(cell: Cell, trained: Trained, rate: float, covid: np.ndarray) -> dict
 
 
 def results(found: dict[str, Any]) -> tuple[list[dict], list[dict]]:
-    """AUC of each model at each setting, and the proposed model minus each other, with its word."""
+    """AUC of each model at each setting, and differences with their words.
+
+    Of models that read tokens: the proposed one minus each other. Of those that read films: the
+    first minus the other. A model of films trains its backbone, too, and is set against no other.
+    """
     covid = np.array([int(one) for one in found["external"]["covid"]])
     groups = np.array(found["external"]["anatomies"].split())
     aucs, differences = [], []
@@ -512,25 +519,28 @@ def results(found: dict[str, Any]) -> tuple[list[dict], list[dict]]:
         for model, by_seed in scores.items():
             interval = trained_seeds.auc_of_seeds(covid, list(by_seed.values()), groups)
             aucs.append({**at, "model": model, "seeds": len(by_seed), **rounded(interval)})
-        differences += compare(at, scores, covid, groups)
+        of_films = {model: scores.pop(model) for model in OF_FILMS if model in scores}
+        differences += compare(at, PROPOSED, scores, covid, groups)
+        differences += compare(at, VIT_OF_FILMS, of_films, covid, groups)
     return aucs, differences
 
 
 def compare(
     at: dict[str, Any],
+    first: str,
     scores: dict[str, dict[int, np.ndarray]],
     covid: np.ndarray,
     groups: np.ndarray,
 ) -> list[dict[str, Any]]:
-    """The proposed model minus each other at one setting, with Holm over the others."""
+    """The first model minus each other at one setting, with Holm over the others."""
     lines = []
     for model, by_seed in scores.items():
-        both = sorted(set(by_seed) & set(scores.get(PROPOSED, {})))
-        if model == PROPOSED or not both:
+        both = sorted(set(by_seed) & set(scores.get(first, {})))
+        if model == first or not both:
             continue
-        first, second = ([one[seed] for seed in both] for one in (scores[PROPOSED], by_seed))
-        less = trained_seeds.auc_difference_of_seeds(covid, first, second, groups)
-        lines.append({**at, "minus": model, "seeds": len(both), **less})
+        own, others = ([one[seed] for seed in both] for one in (scores[first], by_seed))
+        less = trained_seeds.auc_difference_of_seeds(covid, own, others, groups)
+        lines.append({**at, "model": first, "minus": model, "seeds": len(both), **less})
     if not lines:
         return []
     for line, adjusted in zip(lines, metrics.holm([one["p_value"] for one in lines]), strict=True):
@@ -557,7 +567,7 @@ def figure_of(aucs: list[dict[str, Any]], source: str = TRUE.name) -> Figure:
         f"training films, arrangement {ARRANGEMENT}": by_images.assign(x=by_images["images"]),
     }
     panels = {name: part for name, part in panels.items() if part["x"].nunique() > 1}
-    title = f"COVID-19 against other infections, tokens of the {source}"
+    title = f"COVID-19 against other infections,\ntokens of the {source}"
     return viz.plot_model_lines(panels, title, "AUC at a hospital of another CT", chance=0.5)
 
 

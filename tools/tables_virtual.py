@@ -48,6 +48,7 @@ SWEEP_MODELS = (  # of benchmarks/attention_pays.py, the proposed one first
     "MLP on a bag of tokens",
     "linear on the mean token",
 )
+FILM_MODELS = ("corpus ViT, end to end", "DenseNet-121, end to end")  # in the sweep of the corpus
 
 
 def by_row(
@@ -303,15 +304,19 @@ def attention_pays(name: str = "attention_pays") -> list[str]:
     if not found.get("aucs"):
         return [f"The sweep was {NOT_RUN}."]
     aucs, differences = (pd.DataFrame(found[name]) for name in ("aucs", "differences"))
-    models = list(dict.fromkeys((*SWEEP_MODELS, *aucs["model"])))
+    of_films = FILM_MODELS if set(FILM_MODELS) & set(aucs["model"]) else ()
+    models = (*SWEEP_MODELS, *of_films)
     lines = head("arrangement", "training films", *models)
     for at, part in _by_setting(aucs):
         rows = part.set_index("model").to_dict("index")
         cells = [_sweep_cell(rows.get(model)) for model in models]
         lines.append(line(*at, *cells))
-    proposed, *others = models
+    proposed, *others = SWEEP_MODELS
     less = [f"minus {name}" for name in others]
     less[0] = f"{proposed} {less[0]}"
+    if of_films:
+        others.append(of_films[1])
+        less.append(", minus ".join(of_films))
     lines += ["", *head("arrangement", "training films", *less)]
     for at, part in _by_setting(differences):
         rows = part.set_index("minus").to_dict("index")
@@ -351,14 +356,15 @@ def _sweep_facts(found: dict[str, Any], aucs: pd.DataFrame) -> list[str]:
     of_films, apart = rows[~rows["model"].isin(SWEEP_MODELS)], ""
     if len(of_films):
         minutes = of_films["CPU seconds"].sum() / 60
-        apart = f" ({len(of_films)} and {minutes:.0f} of these for the model of films)"
+        apart = f" ({len(of_films)} and {minutes:.0f} of these end to end, on films)"
     cap = found["recipe"]["cap, steps"]
     return [
         f"Seeds of each cell: {' or '.join(map(str, seeds))}. Tested on {n} patients of "
         f"{len(set(found['external']['anatomies'].split()))} anatomies.",
         f"Weights, and the learning rate that the search chose: {'; '.join(models)}.",
         f"Trainings: {len(rows)} with the search, {found['CPU seconds'] / 60:.0f} CPU minutes"
-        f"{apart}. They end where the validation loss no longer falls, or at {cap} steps: {at_cap}.",
+        f"{apart}. They end where the validation loss no longer falls, or at {cap} steps: "
+        f"{at_cap}.",
         f"The words have a margin of {found['recipe']['margin']} AUC; the p-values of a line are "
         "adjusted for their number (Holm).",
     ]

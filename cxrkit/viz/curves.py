@@ -16,6 +16,7 @@ from cxrkit.evaluation import metrics
 from cxrkit.viz.style import (
     BLACK,
     BLUE,
+    BROWN,
     GREEN,
     ORANGE,
     PINK,
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.image import AxesImage
 
-LINES = (BLUE, RED, GREEN, ORANGE, PINK, SKY, BLACK)  # of models or hospitals, in order
+LINES = (BLUE, RED, GREEN, ORANGE, PINK, SKY, BLACK, BROWN)  # of models or hospitals, in order
 CASCADE_COLOURS = (RED, BLUE, GREEN, ORANGE, SKY, PINK)
 PANELS_IN_ROW = 3  # of the benchmark
 MOST_INSIDE = 3  # curves of a training whose legend finds room between them
@@ -682,5 +683,5 @@ def plot_model_lines(
         if chance is not None:
             axis.axhline(chance, color="0.4", linestyle="--", linewidth=1)
     axes[0].set_ylabel(f"{unit}\n(bars: 95 % intervals)")
-    legend_below(figure, framed=False)
+    legend_below(figure, framed=False, columns=2 * len(panels))
     return _finish(figure, title, synthetic)

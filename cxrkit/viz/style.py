@@ -40,6 +40,7 @@ SKY = "#56B4E9"
 YELLOW = "#F0E442"
 PINK = "#CC79A7"
 BLACK = "#222222"
+BROWN = "#8C5A2B"
 
 # rows upper to lower, columns patient's right, left
 ZONE_COLOURS = ((BLUE, ORANGE), (SKY, YELLOW), (GREEN, PINK))
@@ -177,12 +178,13 @@ def outline_mask(axis: Axes, mask: np.ndarray, colour: str, label: str | None = 
 
 
 @figure_style()
-def legend_below(figure: Figure, framed: bool = True) -> None:
+def legend_below(figure: Figure, framed: bool = True, columns: int = 4) -> None:
     """A legend below all panels, with each label once; nothing where no line has a label.
 
     Args:
         figure: whose axes hold labelled lines.
         framed: on grey, where lines in light colours can be seen.
+        columns: of labels; a narrow figure has room for fewer.
     """
     known = {}
     for axis in figure.axes:
@@ -193,7 +195,7 @@ def legend_below(figure: Figure, framed: bool = True) -> None:
             list(known.values()),
             list(known),
             loc="outside lower left",
-            ncols=4,
+            ncols=columns,
             fontsize=10,
             frameon=framed,
             facecolor="0.7",

@@ -282,8 +282,9 @@ check("07.2", adjust)
 # Whole budgets, hospitals never seen. The grid takes hours and resumes; what has not run is said. A difference is the cell minus what it is
 # compared with, on the same films. The interval of an AUC is computed on the logit scale, so that it stays between 0 and 1. Each row ends in a
 # word that a rule chose: better, worse, equivalent (the interval of the difference lies inside a margin) or undecided. `detectable` is the
-# smallest difference that so many seeds could have shown in four of five repetitions. `training` says whether a curve was kept, and was flat;
-# `note`, of which hospitals a row is, where these are not the present ones.
+# smallest difference that so many seeds could have shown in four of five repetitions. `training` says whether more steps would have helped (its
+# curve was flat, or twice the steps are known to bring nothing), or that no curve was kept; `note`, of which hospitals a row is, where these
+# are not the present ones.
 
 # %%
 # NBVAL_CHECK_OUTPUT

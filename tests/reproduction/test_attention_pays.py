@@ -129,13 +129,14 @@ def test_tokens_of_the_corpus_are_what_the_backbone_makes_of_a_film(monkeypatch)
     assert films.images == source.images and not films.scaled
 
 
-def test_the_densenet_begins_with_the_backbone_and_trains_all_of_its_copy():
+@pytest.mark.parametrize("name", sweep.OF_FILMS)
+def test_models_of_films_begin_with_the_backbone_and_train_all_of_their_copy(name):
     torch.manual_seed(0)
     backbone = Backbone(4, (1, 1, 1, 1), 8, stem=1, stride=8)
     backbone.requires_grad_(False)
-    make = sweep.densenet_from(backbone)
+    make = sweep.end_to_end(backbone)[name]
     first, second = make(1), make(1)
-    film = torch.rand(4, 1, 32, 32)
+    film = torch.rand(4, 1, 64, 64)
     for model in (first, second):
         model.eval()
         torch.testing.assert_close(model.features(film), backbone.eval().features(film))
@@ -305,6 +306,18 @@ def test_a_run_goes_on_where_it_was_and_ends_in_words(small, tmp_path, monkeypat
     assert all(line["seeds"] == 2 for line in found["aucs"] + found["differences"])
     sweep.run(out, tmp_path, (0, 1), FEW)
     assert len(small) == 10
+
+
+def test_models_of_films_are_set_against_each_other_alone(small, tmp_path):
+    """They train their backbone too. Their tokens lie in a folder of their own."""
+    models = dict(zip(sweep.OF_FILMS, TWO.values(), strict=True))
+    films = sweep.TRUE._replace(name="films", models=models, scaled=False)
+    found = sweep.run(tmp_path / "sweep.json", tmp_path, (0, 1), (*FEW, films))
+    pairs = {(line["model"], line["minus"]) for line in found["differences"]}
+    assert pairs == {(sweep.PROPOSED, "linear on the mean token"), sweep.OF_FILMS}
+    assert {line["model"] for line in found["aucs"]} == {*TWO, *models}
+    assert set(found["recipe"]["weights"]) == {*TWO, *models}
+    assert (tmp_path / "films" / "external.npz").exists()
 
 
 def test_what_has_no_time_left_is_not_run(small, tmp_path, capsys):

@@ -248,6 +248,6 @@ def test_lines_of_models_are_their_numbers_and_keep_one_colour():
     assert "synthetic" not in texts(
         curves.plot_model_lines(panels, "title", "AUC", synthetic=False)
     )
-    with pytest.raises(ValueError, match="8 models"):
-        many = pd.concat([rows.assign(model=name) for name in "abcdefgh"])
+    with pytest.raises(ValueError, match="9 models"):
+        many = pd.concat([rows.assign(model=name) for name in "abcdefghi"])
         curves.plot_model_lines({"x": many}, "title", "AUC")
