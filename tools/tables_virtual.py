@@ -284,9 +284,9 @@ def baselines() -> list[str]:
 def trial_rates() -> list[str]:
     """The search for a learning rate of each model of Table 7: tools/learning_rates.py."""
     rows = pd.DataFrame(read_result("learning_rates")["rows"])
-    scores = rows.pivot_table("score", ["cell", "steps"], "rate", sort=False)
-    scores = scores[sorted(scores.columns)]
-    minutes = rows.groupby(["cell", "steps"])["seconds"].sum() / 60
+    rows["cell"] = pd.Categorical(rows["cell"], rows["cell"].unique())  # keeps their order
+    scores = rows.pivot_table("score", ["cell", "steps"], "rate", observed=True)
+    minutes = rows.groupby(["cell", "steps"], observed=True)["seconds"].sum() / 60
     lines = head("model", "steps", *(f"{rate:g}" for rate in scores.columns), "minutes")
     for (name, steps), values in scores.iterrows():
         best, cells = values.idxmax(), []
