@@ -25,6 +25,7 @@ from cxrkit.viz.style import (
     StyledFigure,
     figure_style,
     legend_below,
+    short_number,
     stamp,
 )
 
@@ -247,7 +248,7 @@ def plot_cost(
     left.hlines(y, rows["low"], rows["high"], color=BLUE, linewidth=2.5)
     left.plot(rows["value"], y, "o", color=BLUE, markersize=8)
     bars = right.barh(y, rows[cost].fillna(0), color=ORANGE)
-    labels = ["not known" if np.isnan(value) else f"{value:.3g}" for value in rows[cost]]
+    labels = ["not known" if np.isnan(value) else short_number(value) for value in rows[cost]]
     right.bar_label(bars, labels, padding=3, fontsize=10)
     most = rows[cost].max()
     right.set_xlim(0, 1.15 * most if most > 0 else 1)

@@ -332,6 +332,11 @@ def plot_series(visits: Sequence[Patient], title: str = "Follow-up") -> Figure:
     return stamp(figure)
 
 
+def short_number(value: float) -> str:
+    """Three digits, or all of those before the point: "0.0123", "12.3", "1,152"."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
 @figure_style()
 def plot_bars(
     names: Sequence[str],
@@ -345,7 +350,7 @@ def plot_bars(
     figure = StyledFigure(figsize=(7, 0.42 * len(names) + 1.2), layout="constrained")
     axis = figure.subplots()
     bars = axis.barh(range(len(names)), values, color=colour)
-    axis.bar_label(bars, fmt="%.3g", padding=3)
+    axis.bar_label(bars, fmt=short_number, padding=3)
     axis.set(yticks=range(len(names)), title=title, xlabel=unit)
     axis.set_yticklabels(names)
     axis.invert_yaxis()

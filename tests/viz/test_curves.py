@@ -120,6 +120,8 @@ def test_costs_that_nobody_knows_are_named_so():
     figure = curves.plot_cost(rows, "s", "title", "AUC")
     assert {"20", "not known"} <= {text.get_text() for text in figure.axes[1].texts}
     assert figure.axes[1].get_xlim() == (0, 23)
+    many = curves.plot_cost(rows.assign(s=1152.4), "s", "title", "AUC")
+    assert {text.get_text() for text in many.axes[1].texts} == {"1,152"}
     nothing = curves.plot_cost(rows.assign(s=np.nan), "s", "title", "AUC")
     assert nothing.axes[1].get_xlim() == (0, 1)
 

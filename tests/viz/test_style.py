@@ -157,3 +157,10 @@ def test_a_widget_shows_what_went_wrong_and_recovers():
     assert bytes(box.picture.value) == kept
     box.controls["level"].value = 2
     assert box.message.value == ""
+
+
+def test_values_beside_bars_have_no_exponent():
+    values = [0.01234, 12.34, 1152.4, 0.0]
+    figure = style.plot_bars(list("abcd"), values, "bars", "unit")
+    written = [text.get_text() for text in figure.axes[0].texts]
+    assert written == ["0.0123", "12.3", "1,152", "0"]
