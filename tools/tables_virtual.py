@@ -1,7 +1,7 @@
 """Tables of documents on virtual hospitals: docs/virtual_hospitals.md and others."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import pandas as pd
@@ -12,7 +12,7 @@ from cxrkit.evaluation.summaries import value_text
 from cxrkit.pipeline import stages
 from cxrkit.reproduction import grid
 from cxrkit.reproduction.grid_leaves import own_keys, recorded_rows
-from cxrkit.reproduction.grid_rows import DIFFERENCE
+from cxrkit.reproduction.grid_rows import DIFFERENCE, METRICS
 from cxrkit.storage import locations
 from cxrkit.storage.artifacts import key
 from cxrkit.storage.atomic import read_json
@@ -254,30 +254,38 @@ def pointing() -> list[str]:
     ]
 
 
-def baselines() -> list[str]:
-    """Rows of Table 7 that are of the present settings, however many seeds of them there are."""
-    keys = own_keys(profiles.demo())
-    rows = [row for row in read_result("grid")["rows"] if row["key"] in keys]
-    rows = [row for row in rows if row["table"] == "Table 7"]
-    heads = ("model", "seeds", "AUC", "minus the proposed model", "steps", "training", "minutes")
-    lines = head(*heads)
-    if not rows:
-        return [*lines, "| none yet |" + " |" * (len(heads) - 1)]
-    order = [cell.name for cell in grid.grid_cells(profiles.demo())]
-    found = recorded_rows(profiles.demo(), rows)[grid.DIAGNOSIS]
-    table = found.sort_values("cell", key=lambda names: names.map(order.index))
-    for row in table.to_dict("records"):
-        own = row["cell"] == grid.PROPOSED
+def baselines(stage: str = grid.DIAGNOSIS, tables: Collection[str] = ("Table 7",)) -> list[str]:
+    """Rows of the grid that are of the present settings, however many seeds of them there are.
+
+    Args:
+        stage: of the two that have cells.
+        tables: of the paper.
+    """
+    demo = profiles.demo()
+    keys = own_keys(demo)
+    recorded = [row for row in read_result("grid")["rows"] if row["key"] in keys]
+    found = recorded_rows(demo, recorded)[stage].set_index("cell").to_dict("index")
+    metric = METRICS[stage][0].upper()
+    heads = (metric, "minus the proposed model", "steps", "training", "minutes")
+    lines = head("model", "seeds", *heads)
+    for cell in grid.grid_cells(demo):
+        if cell.stage != stage or cell.table not in tables:
+            continue
+        own, row = cell.name == grid.PROPOSED, found.get(cell.name)
+        name = f"**{cell.name}**" if own else cell.name
+        if row is None:
+            lines.append(line(name, NOT_RUN, *[""] * len(heads)))
+            continue
+        gap = "" if own else triple_text([row[one] for one in DIFFERENCE], 3)
         cells = (
-            f"**{row['cell']}**" if own else row["cell"],
             f"{row['seeds']}",
-            triple_text([row["value"], row["low"], row["high"]], 3),
-            "" if own else triple_text([row[name] for name in DIFFERENCE], 3),
+            triple_text([row[one] for one in ENDS], 3),
+            f"{gap} **{row['conclusion']}**" if gap else "",
             f"{row['steps']:.0f}",
             row["training"],
             f"{row['seconds'] / 60:.0f}",
         )
-        lines.append(line(*cells))
+        lines.append(line(name, *cells))
     return lines
 
 

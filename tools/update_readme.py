@@ -17,7 +17,7 @@ import tables_virtual
 from table_text import ROOT, head, line, spread
 
 from cxrkit.evaluation.summaries import value_text
-from cxrkit.reproduction import claims, runner
+from cxrkit.reproduction import claims, grid, runner
 from cxrkit.storage.atomic import read_json
 from cxrkit.storage.recorded import read_result
 
@@ -192,6 +192,12 @@ TABLES: dict[tuple[str, str], Callable[[], list[str]]] = {
     ("docs/explain.md", "removal"): tables_real.removal,
     ("docs/explain.md", "pointing"): tables_virtual.pointing,
     ("docs/virtual_hospitals.md", "baselines"): tables_virtual.baselines,
+    ("docs/virtual_hospitals.md", "severity baselines"): partial(
+        tables_virtual.baselines, grid.SEVERITY, ("Table 8", "Table 10")
+    ),
+    ("docs/virtual_hospitals.md", "ablations"): partial(
+        tables_virtual.baselines, tables=("Table 9",)
+    ),
     ("docs/virtual_hospitals.md", "learning rates"): tables_virtual.trial_rates,
     ("docs/severity.md", "designs"): tables_virtual.severity_designs,
     ("docs/severity.md", "external hospitals"): tables_virtual.severity_external,
