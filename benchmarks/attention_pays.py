@@ -263,10 +263,13 @@ MODELS: dict[str, Maker] = {
     "MLP on a bag of tokens": Bag,
     "linear on the mean token": lambda channels: PooledHead(channels, num_classes=2),
 }
-OF_FILMS = VIT_OF_FILMS, DENSENET_OF_FILMS = "corpus ViT, end to end", "DenseNet-121, end to end"
+END_TO_END = VIT_END_TO_END, DENSENET_END_TO_END = (
+    "corpus ViT, end to end",
+    "DenseNet-121, end to end",
+)
 
 
-def end_to_end(backbone: Backbone) -> dict[str, Maker]:
+def end_to_end_models(backbone: Backbone) -> dict[str, Maker]:
     """Models of films that begin with the backbone's weights, all of which train."""
 
     def pooled(channels: int) -> PooledHead:
@@ -276,7 +279,7 @@ def end_to_end(backbone: Backbone) -> dict[str, Maker]:
         features = copy.deepcopy(backbone.features).requires_grad_(True)
         return Classifier(features, head(backbone.out_channels))
 
-    heads = {VIT_OF_FILMS: corpus_vit, DENSENET_OF_FILMS: pooled}
+    heads = {VIT_END_TO_END: corpus_vit, DENSENET_END_TO_END: pooled}
     return {name: partial(with_features, head) for name, head in heads.items()}
 
 
@@ -307,18 +310,18 @@ def sources_of_demo(store: str | None = None) -> tuple[Source, Source]:
     run = Run("demo", store)
     profile, backbone = run.profile, run.backbone.model.eval()
 
-    def film(hospital: Hospital, i: int) -> np.ndarray:
+    def image(hospital: Hospital, i: int) -> np.ndarray:
         return preprocess(hospital[i].image, profile.image_size, profile.choices)[None]
 
     @torch.no_grad()
     def tokens(hospital: Hospital, i: int) -> np.ndarray:
-        return backbone.features(torch.from_numpy(film(hospital, i))[None])[0].numpy()
+        return backbone.features(torch.from_numpy(image(hospital, i))[None])[0].numpy()
 
     size, images = profile.cohort.size, (USUAL_IMAGES,)
     channels = tuple(f"feature {k}" for k in range(backbone.out_channels))
     corpus = Source("demo's corpus", size, channels, images, tokens)
-    models = end_to_end(backbone)
-    return corpus, Source("films", size, ("grey",), images, film, models, scaled=False)
+    models = end_to_end_models(backbone)
+    return corpus, Source("films", size, ("grey",), images, image, models, scaled=False)
 
 
 # training
@@ -519,9 +522,9 @@ def results(found: dict[str, Any]) -> tuple[list[dict], list[dict]]:
         for model, by_seed in scores.items():
             interval = trained_seeds.auc_of_seeds(covid, list(by_seed.values()), groups)
             aucs.append({**at, "model": model, "seeds": len(by_seed), **rounded(interval)})
-        of_films = {model: scores.pop(model) for model in OF_FILMS if model in scores}
+        end_to_end = {model: scores.pop(model) for model in END_TO_END if model in scores}
         differences += compare(at, PROPOSED, scores, covid, groups)
-        differences += compare(at, VIT_OF_FILMS, of_films, covid, groups)
+        differences += compare(at, VIT_END_TO_END, end_to_end, covid, groups)
     return aucs, differences
 
 
@@ -595,7 +598,7 @@ def recipe(sources: tuple[Source, ...]) -> dict[str, Any]:
     }
 
 
-class Films:
+class Drawn:
     """The same patients for all models, as each source shows them; drawn when first asked for.
 
     Args:
@@ -615,14 +618,12 @@ class Films:
 
     def internal(self, seed: int) -> tuple[Tokens, Tokens]:
         """Of training and validation of a seed; those of another seed are forgotten."""
-        names = f"train{seed}", f"val{seed}"
-        self.kept = {name: one for name, one in self.kept.items() if name in (*names, "external")}
-        parts = []
-        for name, split, n in zip(
-            names, ("train", "val"), (max(self.source.images), VAL_IMAGES), strict=True
-        ):
-            parts.append(self._of(name, partial(draw_internal, seed, split, n, self.source)))
-        return parts[0], parts[1]
+        source, train, val = self.source, f"train{seed}", f"val{seed}"
+        self.kept = {name: self.kept[name] for name in self.kept.keys() & {train, val, "external"}}
+        return (
+            self._of(train, partial(draw_internal, seed, "train", max(source.images), source)),
+            self._of(val, partial(draw_internal, seed, "val", VAL_IMAGES, source)),
+        )
 
     def _of(self, name: str, draw: Callable[[], Tokens]) -> Tokens:
         if name not in self.kept:
@@ -647,11 +648,11 @@ def run(
         minutes: of CPU time.
     """
     begun, first = time.process_time(), sources[0]
-    films = {}
+    drawn = {}
     for source in sources:
         folder = work if source is first else work / source.name
-        films |= dict.fromkeys(source.models, Films(source, folder))
-    external = films[PROPOSED].external()
+        drawn |= dict.fromkeys(source.models, Drawn(source, folder))
+    external = drawn[PROPOSED].external()
     found = read_json(out) if out.exists() else {"rows": [], "aucs": [], "differences": []}
     option = "" if first is TRUE else " --tokens corpus"
     found = {
@@ -666,14 +667,14 @@ def run(
         },
     }
     done = {cell_of(row) for row in found["rows"]}
-    missing = [cell for cell in cells(seeds, first.images, films) if cell not in done]
+    missing = [cell for cell in cells(seeds, first.images, drawn) if cell not in done]
     for number, cell in enumerate(missing, start=1):
         if time.process_time() - begun > 60 * minutes:
             print(f"{len(missing) + 1 - number} trainings were not run", flush=True)
             break
         row = searched(cell, found["rows"])
         if row is None:
-            row = measure(cell, found["rows"], films[cell.model])
+            row = measure(cell, found["rows"], drawn[cell.model])
         found["rows"].append(row)
         write_json(out, found)
         print(f"{number}/{len(missing)} {progress(row)}", flush=True)
@@ -683,19 +684,19 @@ def run(
     return found
 
 
-def measure(cell: Cell, rows: list[dict[str, Any]], films: Films) -> dict[str, Any]:
+def measure(cell: Cell, rows: list[dict[str, Any]], drawn: Drawn) -> dict[str, Any]:
     """Train and test one cell."""
-    external, (train, val) = films.external(), films.internal(cell.seed)
+    external, (train, val) = drawn.external(), drawn.internal(cell.seed)
     start = time.process_time()
     rate = cell.rate or chosen_rate(rows, cell.model)
     trained = fit(
-        films.source.models[cell.model],
+        drawn.source.models[cell.model],
         train.at(cell.arrangement, cell.images),
         val.at(cell.arrangement),
         external.at(cell.arrangement)[0],
         rate,
         cell.seed,
-        scaled=films.source.scaled,
+        scaled=drawn.source.scaled,
     )
     row = row_of(cell, trained, rate, external.covid)
     return {**row, "CPU seconds": round(time.process_time() - start, 1)}

@@ -82,14 +82,10 @@ class Search:
             self.run(waiting)
             done += waiting
             waiting = []
-            for name in dict.fromkeys(cell.name for cell in done):
-                trials = [cell for cell in done if cell.name == name]
-                ended = [cell for cell in trials if cell.key in self.rows]
-                if not ended:
-                    continue
-                best = max(ended, key=self.score)
+            for best in self.best(done):
                 training = best.profile.transformer_training
-                found[name] = training.lr
+                found[best.name] = training.lr
+                trials = [cell for cell in done if cell.name == best.name]
                 # of all that were tried: one that failed is not tried again
                 if training.lr == max(cell.profile.transformer_training.lr for cell in trials):
                     wider = replace(training, lr=float(f"{WIDER * training.lr:.6g}"))
@@ -103,13 +99,7 @@ class Search:
         for name, rate in rates.items():
             trials += grid.whole_trials(profile, name, dict.fromkeys((own, rate)))
         self.run(trials)
-        better: dict[str, grid.Cell] = {}
-        for cell in trials:
-            if cell.key not in self.rows:
-                continue
-            other = better.get(cell.name, cell)
-            better[cell.name] = max(other, cell, key=self.score)
-        return list(better.values())
+        return self.best(trials)
 
     def last_round(self, cells: list[grid.Cell]) -> None:
         """Twice the steps, and again, as long as that brings something."""
@@ -121,6 +111,14 @@ class Search:
                 ended = twice is not None and twice.key in self.rows
                 if ended and self.score(twice) - self.score(cell) > grid_rows.FLAT:
                     cells.append(twice)
+
+    def best(self, trials: list[grid.Cell]) -> list[grid.Cell]:
+        """Of each model the finished trial with the highest score."""
+        by_name: dict[str, list[grid.Cell]] = {}
+        for cell in trials:
+            if cell.key in self.rows:
+                by_name.setdefault(cell.name, []).append(cell)
+        return [max(ended, key=self.score) for ended in by_name.values()]
 
     def score(self, cell: grid.Cell) -> float:
         """Of a finished trial, on validation."""

@@ -48,7 +48,7 @@ SWEEP_MODELS = (  # of benchmarks/attention_pays.py, the proposed one first
     "MLP on a bag of tokens",
     "linear on the mean token",
 )
-FILM_MODELS = ("corpus ViT, end to end", "DenseNet-121, end to end")  # in the sweep of the corpus
+END_TO_END = ("corpus ViT, end to end", "DenseNet-121, end to end")  # in the sweep of the corpus
 
 
 def by_row(
@@ -312,8 +312,8 @@ def attention_pays(name: str = "attention_pays") -> list[str]:
     if not found.get("aucs"):
         return [f"The sweep was {NOT_RUN}."]
     aucs, differences = (pd.DataFrame(found[name]) for name in ("aucs", "differences"))
-    of_films = FILM_MODELS if set(FILM_MODELS) & set(aucs["model"]) else ()
-    models = (*SWEEP_MODELS, *of_films)
+    end_to_end = END_TO_END if set(END_TO_END) & set(aucs["model"]) else ()
+    models = (*SWEEP_MODELS, *end_to_end)
     lines = head("arrangement", "training films", *models)
     for at, part in _by_setting(aucs):
         rows = part.set_index("model").to_dict("index")
@@ -322,9 +322,9 @@ def attention_pays(name: str = "attention_pays") -> list[str]:
     proposed, *others = SWEEP_MODELS
     less = [f"minus {name}" for name in others]
     less[0] = f"{proposed} {less[0]}"
-    if of_films:
-        others.append(of_films[1])
-        less.append(", minus ".join(of_films))
+    if end_to_end:
+        others.append(end_to_end[1])
+        less.append(", minus ".join(end_to_end))
     lines += ["", *head("arrangement", "training films", *less)]
     for at, part in _by_setting(differences):
         rows = part.set_index("minus").to_dict("index")
@@ -361,10 +361,10 @@ def _sweep_facts(found: dict[str, Any], aucs: pd.DataFrame) -> list[str]:
     capped = trained[trained["end"] == "cap"].groupby("model", sort=False).size()
     at_cap = ", ".join(f"{n} of {name}" for name, n in capped.items()) or "none"
     n = len(found["external"]["covid"])
-    of_films, apart = rows[~rows["model"].isin(SWEEP_MODELS)], ""
-    if len(of_films):
-        minutes = of_films["CPU seconds"].sum() / 60
-        apart = f" ({len(of_films)} and {minutes:.0f} of these end to end, on films)"
+    end_to_end, apart = rows[~rows["model"].isin(SWEEP_MODELS)], ""
+    if len(end_to_end):
+        minutes = end_to_end["CPU seconds"].sum() / 60
+        apart = f" ({len(end_to_end)} and {minutes:.0f} of these end to end, on films)"
     cap = found["recipe"]["cap, steps"]
     return [
         f"Seeds of each cell: {' or '.join(map(str, seeds))}. Tested on {n} patients of "

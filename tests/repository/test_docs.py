@@ -1,6 +1,5 @@
 """The documentation site: its settings, and every link inside it; `make docs` builds it with -W."""
 
-import importlib.util
 import re
 from fnmatch import fnmatch
 
@@ -9,6 +8,7 @@ import pytest
 import yaml
 
 from tests.conftest import CHECKOUT
+from tests.scripts import load_script
 
 PAGES = sorted([*(CHECKOUT / "docs").rglob("*.md"), *CHECKOUT.glob("*.md")])
 NOTEBOOKS = sorted((CHECKOUT / "notebooks").glob("*.ipynb"))
@@ -77,10 +77,7 @@ def test_every_page_is_in_the_contents():
 @pytest.fixture(scope="module")
 def conf():
     pytest.importorskip("sphinx", reason="pip install -e '.[docs]'")
-    spec = importlib.util.spec_from_file_location("conf", CHECKOUT / "docs" / "conf.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("docs/conf.py")
 
 
 def test_launch_buttons_lead_to_the_repository_of_the_citation(conf):

@@ -1,18 +1,12 @@
 """benchmarks/real_films.py, without films: whom it asks what a film shows."""
 
-import importlib.util
-import sys
 from types import SimpleNamespace
 
 import pandas as pd
 
-from tests.conftest import CHECKOUT
+from tests.scripts import load_script
 
-_path = CHECKOUT / "benchmarks" / "real_films.py"
-_spec = importlib.util.spec_from_file_location("real_films", _path)
-real_films = importlib.util.module_from_spec(_spec)
-sys.modules["real_films"] = real_films
-_spec.loader.exec_module(real_films)
+real_films = load_script("benchmarks/real_films.py")
 
 FILMS = pd.DataFrame(
     {

@@ -1,7 +1,5 @@
 """When attention pays: tokens, worlds, models, training and the file, with known answers."""
 
-import importlib.util
-import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -17,12 +15,9 @@ from cxrkit.simulation import disease
 from cxrkit.simulation.hospital import Hospital
 from cxrkit.storage.atomic import read_json
 from tests.conftest import CHECKOUT
+from tests.scripts import load_script
 
-_path = CHECKOUT / "benchmarks" / "attention_pays.py"
-_spec = importlib.util.spec_from_file_location("attention_pays", _path)
-sweep = importlib.util.module_from_spec(_spec)
-sys.modules[_spec.name] = sweep
-_spec.loader.exec_module(sweep)
+sweep = load_script("benchmarks/attention_pays.py")
 
 RECORDED = CHECKOUT / "docs" / "lab" / "attention_pays.json"
 SHARE, DENSITY, FINE, COARSE = range(4)
@@ -119,32 +114,32 @@ def test_tokens_of_the_corpus_are_what_the_backbone_makes_of_a_film(monkeypatch)
             self.backbone = SimpleNamespace(model=model)
 
     monkeypatch.setattr(sweep, "Run", FakeRun)
-    source, films = sweep.sources_of_demo()
+    source, whole = sweep.sources_of_demo()
     assert source.channels == ("feature 0",) and source.images == (sweep.USUAL_IMAGES,)
     hospital = Hospital("alder", n=10, size=source.size)
-    film = preprocess(hospital[3].image, 128, demo().choices)  # (128, 128)
-    means = film.reshape(8, 16, 8, 16).mean((1, 3))
+    image = preprocess(hospital[3].image, 128, demo().choices)  # (128, 128)
+    means = image.reshape(8, 16, 8, 16).mean((1, 3))
     np.testing.assert_allclose(source.tokens(hospital, 3)[0], means, atol=1e-5)
-    np.testing.assert_array_equal(films.tokens(hospital, 3), film[None])
-    assert films.images == source.images and not films.scaled
+    np.testing.assert_array_equal(whole.tokens(hospital, 3), image[None])
+    assert whole.images == source.images and not whole.scaled
 
 
-@pytest.mark.parametrize("name", sweep.OF_FILMS)
+@pytest.mark.parametrize("name", sweep.END_TO_END)
 def test_models_of_films_begin_with_the_backbone_and_train_all_of_their_copy(name):
     torch.manual_seed(0)
     backbone = Backbone(4, (1, 1, 1, 1), 8, stem=1, stride=8)
     backbone.requires_grad_(False)
-    make = sweep.end_to_end(backbone)[name]
+    make = sweep.end_to_end_models(backbone)[name]
     first, second = make(1), make(1)
-    film = torch.rand(4, 1, 64, 64)
+    image = torch.rand(4, 1, 64, 64)
     for model in (first, second):
         model.eval()
-        torch.testing.assert_close(model.features(film), backbone.eval().features(film))
+        torch.testing.assert_close(model.features(image), backbone.eval().features(image))
         assert all(weight.requires_grad for weight in model.parameters())
-    data = film, torch.tensor([0, 1, 0, 1])
+    data = image, torch.tensor([0, 1, 0, 1])
     kept = [weight.clone() for weight in backbone.parameters()]
-    sweep.fit(lambda _: first, data, data, film, 3e-3, 0, max_steps=sweep.EVAL_EVERY, scaled=False)
-    assert first(film)["logits"].shape == (4, 2)
+    sweep.fit(lambda _: first, data, data, image, 3e-3, 0, max_steps=sweep.EVAL_EVERY, scaled=False)
+    assert first(image)["logits"].shape == (4, 2)
     changed = [
         (one != other).any() for one, other in zip(first.features.parameters(), kept, strict=False)
     ]
@@ -310,11 +305,11 @@ def test_a_run_goes_on_where_it_was_and_ends_in_words(small, tmp_path, monkeypat
 
 def test_models_of_films_are_set_against_each_other_alone(small, tmp_path):
     """They train their backbone too. Their tokens lie in a folder of their own."""
-    models = dict(zip(sweep.OF_FILMS, TWO.values(), strict=True))
-    films = sweep.TRUE._replace(name="films", models=models, scaled=False)
-    found = sweep.run(tmp_path / "sweep.json", tmp_path, (0, 1), (*FEW, films))
+    models = dict(zip(sweep.END_TO_END, TWO.values(), strict=True))
+    whole = sweep.TRUE._replace(name="films", models=models, scaled=False)
+    found = sweep.run(tmp_path / "sweep.json", tmp_path, (0, 1), (*FEW, whole))
     pairs = {(line["model"], line["minus"]) for line in found["differences"]}
-    assert pairs == {(sweep.PROPOSED, "linear on the mean token"), sweep.OF_FILMS}
+    assert pairs == {(sweep.PROPOSED, "linear on the mean token"), sweep.END_TO_END}
     assert {line["model"] for line in found["aucs"]} == {*TWO, *models}
     assert set(found["recipe"]["weights"]) == {*TWO, *models}
     assert (tmp_path / "films" / "external.npz").exists()

@@ -1,18 +1,12 @@
 """The script for a card, its logic on a CPU: a check that fails is a line, and the others go on."""
 
-import importlib.util
-import sys
-
 import torch
 
 from cxrkit.reproduction import cards
 from cxrkit.storage.artifacts import Store
-from tests.conftest import CHECKOUT
+from tests.scripts import load_script
 
-_spec = importlib.util.spec_from_file_location("gpu_check", CHECKOUT / "tools" / "gpu_check.py")
-gpu_check = importlib.util.module_from_spec(_spec)
-sys.modules[_spec.name] = gpu_check  # dataclasses look for their module
-_spec.loader.exec_module(gpu_check)
+gpu_check = load_script("tools/gpu_check.py")
 CPU = torch.device("cpu")
 
 

@@ -1,6 +1,5 @@
 """The search for rates and steps: the same for every model, its rounds, and what it chose."""
 
-import importlib.util
 from dataclasses import replace
 
 import pytest
@@ -11,13 +10,9 @@ from cxrkit.reproduction import grid as grid_module
 from cxrkit.reproduction.grid import DIAGNOSIS, FROM_FINDINGS, PROPOSED, SEVERITY
 from cxrkit.storage import recorded
 from cxrkit.storage.artifacts import Store
-from tests.conftest import CHECKOUT
+from tests.scripts import load_script
 
-_spec = importlib.util.spec_from_file_location(
-    "learning_rates", CHECKOUT / "tools" / "learning_rates.py"
-)
-learning_rates = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(learning_rates)
+learning_rates = load_script("tools/learning_rates.py")
 
 
 def with_choices(profile, rates=(), steps=()):
