@@ -1,61 +1,63 @@
-"""The same small search for every model of Table 7: its learning rate, and how long it trains.
+"""The same small search for every model of Tables 7 and 8: learning rate, and length of training.
 
-    python tools/learning_rates.py           # make rates; four hours on one core
+    python tools/learning_rates.py           # make rates; eight hours on one core
 
-First each model trains `grid.trial_steps` steps with each of `grid.trial_rates`, and with WIDER
-times the largest as long as that is the best. Then the best rate, and the profile's own, train as
-long as the row of Table 7. Last, the better of the two trains twice as long, and again, while that
-brings more than `grid_rows.FLAT` and the steps are no more than `grid.most_steps`. One seed;
-validation patients of the training hospitals alone decide. It resumes: a finished training is
-loaded.
+Of the diagnosis, then of severity (`grid.diagnosis_search`, `grid.severity_search`): first each
+model trains a few steps with each of some rates, and with WIDER times the largest as long as that
+is the best. Then the best rate, and the profile's own, train as long as the row of the table. Last,
+the better of the two trains twice as long, and again, while that brings more than the margin
+(`comparisons.MARGINS`) and the steps are no more than the search allows. One seed; validation
+patients of the training hospitals alone decide (`grid_rows.validation_score`). It resumes: a
+finished training is loaded.
 Written to cxrkit/storage/recorded_results/learning_rates.json; rates and steps that differ from the
-profile's are set as `grid.chosen_rates` and `grid.chosen_steps`.
+profile's are set as `chosen_rates` and `chosen_steps` of the search.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import Any
 
 from cxrkit.config import profiles
 from cxrkit.config.sections import Profile
 from cxrkit.pipeline import stages
-from cxrkit.reproduction import environment, grid, grid_rows
+from cxrkit.reproduction import environment, grid, grid_leaves, grid_rows
 from cxrkit.reproduction.watch import signals_raise_exit
 from cxrkit.storage import recorded
 from cxrkit.storage.artifacts import Store
-from cxrkit.storage.atomic import read_json
 
+TASKS = {"diagnosis": grid.DIAGNOSIS, "severity": grid.SEVERITY}
 WIDER = 3  # times the largest rate that was tried
 
 
 def trial_row(cell: grid.Cell, store: Store) -> dict[str, Any]:
-    """What is kept of a finished training: its best score on validation, and what it cost."""
-    training = cell.profile.transformer_training
-    history = read_json(cell.folder(store) / "history.json")
-    scores = [row["score"] for row in history if row.get("score") is not None]
+    """What is kept of a finished training: its score on validation, and what it cost."""
+    training = grid.own_training(cell.profile, cell.stage)
     return {
         "profile": cell.profile.name,
+        "stage": cell.stage,
         "cell": cell.name,
         "rate": training.lr,
         "steps": training.steps,
-        "score": max(scores),
+        "score": grid_rows.validation_score(cell, store),
         "seconds": grid_rows.training_seconds(cell.folder(store), training),
     }
 
 
 class Search:
-    """The rows of the search, written as trainings end.
+    """The rows of the search for one stage, written as trainings end beside those of the others.
 
     Args:
+        stage: DIAGNOSIS or SEVERITY of the grid.
         store: where the trainings lie.
         workers: processes of one thread; 0 = one training after the other.
     """
 
-    def __init__(self, store: Store, workers: int) -> None:
-        self.store, self.workers = store, workers
+    def __init__(self, stage: str, store: Store, workers: int) -> None:
+        self.stage, self.store, self.workers = stage, store, workers
+        recorded_rows = grid_leaves.recorded_trials()
+        self.others = [row for row in recorded_rows if row["stage"] != stage]
         self.rows: dict[str, dict[str, Any]] = {}  # by key: a trial may be as long as the row
         self.failed = False
         self.made = {
@@ -67,37 +69,36 @@ class Search:
     def run(self, cells: Iterable[grid.Cell]) -> None:
         """Train and record."""
         for cell, error in grid.run_cells(cells, self.store, workers=self.workers):
-            training = cell.profile.transformer_training
+            training = grid.own_training(cell.profile, self.stage)
             text = f"{cell.name}, learning rate {training.lr:g}, {training.steps} steps"
             print(f"{text}: {error or 'done'}", flush=True)
             self.failed = self.failed or bool(error)
             if not error:
                 self.rows[cell.key] = trial_row(cell, self.store)
-                recorded.write_result("learning_rates", list(self.rows.values()), self.made)
+                rows = [*self.others, *self.rows.values()]
+                recorded.write_result("learning_rates", rows, self.made)
 
     def first_round(self, profile: Profile) -> dict[str, float]:
         """Short trials of each model: name -> its best rate."""
-        waiting, done, found = grid.trial_cells(profile), [], {}
+        waiting, done, found = grid.trial_cells(profile, self.stage), [], {}
         while waiting:
             self.run(waiting)
             done += waiting
             waiting = []
             for best in self.best(done):
-                training = best.profile.transformer_training
-                found[best.name] = training.lr
-                trials = [cell for cell in done if cell.name == best.name]
+                rate = self.rate(best)
+                found[best.name] = rate
                 # of all that were tried: one that failed is not tried again
-                if training.lr == max(cell.profile.transformer_training.lr for cell in trials):
-                    wider = replace(training, lr=float(f"{WIDER * training.lr:.6g}"))
-                    other = replace(best.profile, transformer_training=wider)
-                    waiting.append(replace(best, profile=other))
+                if rate == max(self.rate(cell) for cell in done if cell.name == best.name):
+                    wider = float(f"{WIDER * rate:.6g}")
+                    waiting.append(grid.with_training(best, lr=wider))
         return found
 
     def second_round(self, profile: Profile, rates: dict[str, float]) -> list[grid.Cell]:
         """The best rate of each model and the profile's own, as long as its row: the better one."""
-        own, trials = profile.transformer_training.lr, []
+        own, trials = grid.own_training(profile, self.stage).lr, []
         for name, rate in rates.items():
-            trials += grid.whole_trials(profile, name, dict.fromkeys((own, rate)))
+            trials += grid.whole_trials(profile, self.stage, name, dict.fromkeys((own, rate)))
         self.run(trials)
         return self.best(trials)
 
@@ -109,7 +110,9 @@ class Search:
             cells = []
             for cell, twice in longer.items():
                 ended = twice is not None and twice.key in self.rows
-                if ended and self.score(twice) - self.score(cell) > grid_rows.FLAT:
+                if ended and grid_leaves.brings_more(
+                    self.stage, self.score(cell), self.score(twice)
+                ):
                     cells.append(twice)
 
     def best(self, trials: list[grid.Cell]) -> list[grid.Cell]:
@@ -124,16 +127,24 @@ class Search:
         """Of a finished trial, on validation."""
         return self.rows[cell.key]["score"]
 
+    def rate(self, cell: grid.Cell) -> float:
+        """Learning rate of a trial."""
+        return grid.own_training(cell.profile, self.stage).lr
+
 
 def main() -> int:
     """Exit status 1 if a training failed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--workers", type=int, default=0, metavar="N", help="processes")
+    parser.add_argument("--task", nargs="*", choices=TASKS, default=list(TASKS), help="[both]")
     options = parser.parse_args()
-    demo, search = profiles.demo(), Search(Store(), options.workers)
+    demo, failed = profiles.demo(), False
     with signals_raise_exit():
-        search.last_round(search.second_round(demo, search.first_round(demo)))
-    return int(search.failed)
+        for task in options.task:
+            search = Search(TASKS[task], Store(), options.workers)
+            search.last_round(search.second_round(demo, search.first_round(demo)))
+            failed = failed or search.failed
+    return int(failed)
 
 
 if __name__ == "__main__":

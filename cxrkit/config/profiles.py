@@ -13,6 +13,7 @@ from cxrkit.config.sections import (
     DenseNet,
     Grid,
     Profile,
+    Search,
     Segmenter,
     Severity,
     Sources,
@@ -146,14 +147,17 @@ def demo() -> Profile:
             middle=ViT(64, 2, 4, initialisation="narrow"),
             initial_weights="random",
             scratch_steps=6000,  # as the findings take
-            trial_rates=(1.5e-4, 5e-4, 1.5e-3, 4.5e-3),
-            most_steps=6000,
-            chosen_rates=(
-                ("DenseNet-121, from findings", 4.5e-3),
-                ("ResNet-50", 1.5e-3),
-                ("ResNet-152", 1.5e-3),
+            diagnosis_search=Search(
+                rates=(1.5e-4, 5e-4, 1.5e-3, 4.5e-3),
+                most_steps=6000,
+                chosen_rates=(
+                    ("DenseNet-121, from findings", 4.5e-3),
+                    ("ResNet-50", 1.5e-3),
+                    ("ResNet-152", 1.5e-3),
+                ),
+                chosen_steps=(("DenseNet-121, from findings", 3000),),
             ),
-            chosen_steps=(("DenseNet-121, from findings", 3000),),
+            severity_search=Search(rates=(3e-4, 1e-3, 3e-3), steps=800, most_steps=4800),
             alone=("alder",),
             steps=8,
             max_images=40,
@@ -305,8 +309,9 @@ def mini() -> Profile:
         grid=replace(
             demo().grid,
             alone=("cohen",),
-            chosen_rates=(),  # those of the demo were chosen on virtual hospitals
-            chosen_steps=(),
+            # what the demo chose was chosen on virtual hospitals
+            diagnosis_search=Search(),
+            severity_search=Search(),
             choices=choices,
             steps=1,
             max_images=6,

@@ -289,6 +289,23 @@ class Variant:
 
 
 @dataclass(frozen=True)
+class Search:
+    """A search for the learning rate and the steps of a task, the same for each model of a table.
+
+    Validation images decide (tools/learning_rates.py).
+    """
+
+    __pydantic_config__ = STRICT
+
+    rates: tuple[float, ...] = ()  # of the first round
+    steps: int = 1500  # of each of its trainings
+    most_steps: int = 0  # of a training of the last round
+    # (row, rate) and (row, steps) of the models that do not keep those of the profile
+    chosen_rates: tuple[tuple[str, float], ...] = ()
+    chosen_steps: tuple[tuple[str, int], ...] = ()
+
+
+@dataclass(frozen=True)
 class Grid:
     """Tables 7 to 10: sizes of the baselines, seeds, and the budget of a cell in the lesson.
 
@@ -310,14 +327,8 @@ class Grid:
     middle: ViT = ViT(depth=4, num_heads=8)  # "4 layers, 8 heads"
     initial_weights: str = "imagenet"  # of the baselines
     scratch_steps: int = 0  # of a diagnosis that begins with random weights; 0 = as the others
-    # the same search for each model of Table 7 (tools/learning_rates.py), by validation images:
-    # rates and steps of its first round, the most steps of its last one, and (row, rate) and
-    # (row, steps) of those that do not keep what they had
-    trial_rates: tuple[float, ...] = ()
-    trial_steps: int = 1500
-    most_steps: int = 0
-    chosen_rates: tuple[tuple[str, float], ...] = ()
-    chosen_steps: tuple[tuple[str, int], ...] = ()
+    diagnosis_search: Search = field(default_factory=Search)  # of the models of Table 7
+    severity_search: Search = field(default_factory=Search)  # of those of Table 8
     # SimCLR
     pretraining: Training = Training(
         "adam", lr=3e-4, batch=64, steps=10_000, schedule="cosine", warmup=500

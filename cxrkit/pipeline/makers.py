@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from cxrkit.config import profiles
@@ -348,6 +349,21 @@ def calibration_images(profile: Profile, inputs: StageInputs) -> pd.DataFrame | 
         return None
     drawn = few(_some_healthy(val, profile), profile)
     return with_masks(profile, drawn, inputs.store, inputs["segmenter"])
+
+
+def scored_validation_images(profile: Profile, inputs: StageInputs) -> pd.DataFrame:
+    """Validation images of the training hospitals with known zones or Brixia scores, with masks.
+
+    Those of the diagnosis that show COVID-19 stand beside those of severity, of which there are
+    too few to choose between two trainings.
+    """
+    own, other = (
+        split_parts(inputs.images(profile, task))["val"] for task in ("severity", "diagnosis")
+    )
+    other = other[(other["diagnosis"] == "covid19") & ~other["path"].isin(own["path"])]
+    table = pd.concat([own, other], ignore_index=True)
+    table = table[np.isfinite(severity.true_scores(table, profile.choices))]
+    return with_masks(profile, table, inputs.store, inputs["segmenter"])
 
 
 def severity_weights(profile: Profile, inputs: StageInputs) -> tuple[State, ...]:

@@ -567,6 +567,16 @@ def finished(profile: Profile, name: str, store: Store) -> Path | None:
     return folder
 
 
+def inputs_of(profile: Profile, name: str, store: Store) -> StageInputs:
+    """The folders that a stage is made from; those that are missing are made (`resolve`)."""
+    folders = {
+        need.role: resolve(need.profile, need.stage, store, whole=True)
+        for need in stage_of(name).upstream(profile)
+        if need.used
+    }
+    return StageInputs(store, folders)
+
+
 def resolve(profile: Profile, name: str, store: Store | None = None, whole: bool = False) -> Path:
     """The folder of the artifact of a stage.
 
@@ -594,15 +604,11 @@ def resolve(profile: Profile, name: str, store: Store | None = None, whole: bool
         _compare_with_others(profile, name, store, data)
 
     def make(folder: Path) -> None:
-        folders = {
-            need.role: resolve(need.profile, need.stage, store, whole=True)
-            for need in stage.upstream(profile)
-            if need.used
-        }
+        inputs = inputs_of(profile, name, store)
         note = provenance.note_of(store.root, store.folder(name, own, data).name)
         device = str(pick_device())
         with provenance.noted(note, folder, device, seed=profile.seed, profile=profile.name):
-            stage.make(folder, profile, StageInputs(store, folders))
+            stage.make(folder, profile, inputs)
         if data:
             rows = made_from.images_table(profile, used_tasks(profile, name), store)
             made_from.write(folder, rows)

@@ -255,77 +255,108 @@ def grid_cells(profile: sections.Profile) -> list[Cell]:
 
 
 def _trained(cell: Cell) -> Cell:
-    """The cell whose diagnosis has the learning rate and the steps of its row.
+    """The cell whose diagnosis and severity have the learning rate and the steps of its row.
 
     A model that begins with the findings has had the steps of their training before; one that
-    begins with random weights gets `grid.scratch_steps`, unless others were chosen. A row of SimCLR
-    has the rate and the steps of the row that it is compared with.
+    begins with random weights gets `grid.scratch_steps` in the diagnosis, unless others were
+    chosen. A row of Tables 9 and 10 has the rate and the steps of the row that it is compared with.
     """
-    grid, training = cell.profile.grid, cell.profile.transformer_training
-    row = cell.name.removeprefix("SimCLR: ")
-    from_scratch = cell.profile.variant.initial_weights == "random"
-    steps = (from_scratch and grid.scratch_steps) or training.steps
-    training = replace(
+    profile = cell.profile
+    row = cell.against if cell.table in ("Table 9", "Table 10") else cell.name
+    from_scratch = profile.variant.initial_weights == "random"
+    diagnosis = profile.transformer_training
+    steps = (from_scratch and profile.grid.scratch_steps) or diagnosis.steps
+    diagnosis = _chosen(replace(diagnosis, steps=steps), profile.grid.diagnosis_search, row)
+    severity = _chosen(profile.severity_training, profile.grid.severity_search, row)
+    trained = replace(profile, transformer_training=diagnosis, severity_training=severity)
+    return replace(cell, profile=trained)
+
+
+def _chosen(training: sections.Training, search: sections.Search, row: str) -> sections.Training:
+    """The training with what a search chose for a row."""
+    return replace(
         training,
-        lr=dict(grid.chosen_rates).get(row, training.lr),
-        steps=dict(grid.chosen_steps).get(row, steps),
+        lr=dict(search.chosen_rates).get(row, training.lr),
+        steps=dict(search.chosen_steps).get(row, training.steps),
     )
-    return replace(cell, profile=replace(cell.profile, transformer_training=training))
 
 
-def trial_cells(profile: sections.Profile) -> list[Cell]:
-    """The first round of the search for a learning rate: each model of Table 7 with each rate.
+# the search for rates and steps
 
-    All models have the same rates (`grid.trial_rates`) and steps (`grid.trial_steps`); the paper's
-    own has no more than the others. Only validation images of the training hospitals may choose.
+
+def search_of(profile: sections.Profile, stage: str) -> sections.Search:
+    """The search for the models of Table 7 (DIAGNOSIS) or Table 8 (SEVERITY)."""
+    grid = profile.grid
+    return grid.diagnosis_search if stage == DIAGNOSIS else grid.severity_search
+
+
+def trial_cells(profile: sections.Profile, stage: str) -> list[Cell]:
+    """The first round of a search: each model of the table with each rate.
+
+    All models have the same rates and steps (`sections.Search`); the paper's own has no more than
+    the others. Only validation images of the training hospitals may choose.
 
     Args:
         profile: the settings that the models share.
+        stage: DIAGNOSIS or SEVERITY.
 
     Returns:
-        A cell for each model and rate, named as the row of Table 7.
+        A cell for each model and rate, named as the row of the table.
     """
-    grid = profile.grid
-    cells = []
+    search, cells = search_of(profile, stage), []
     for name, other in _searched(profile).items():
-        for rate in grid.trial_rates:
-            training = replace(other.transformer_training, lr=rate, steps=grid.trial_steps)
-            trial = replace(other, transformer_training=training)
-            cells.append(Cell("trials", name, DIAGNOSIS, trial))
+        row = _trained(Cell("trials", name, stage, other))
+        for rate in search.rates:
+            cells.append(with_training(row, lr=rate, steps=search.steps))
     return cells
 
 
-def whole_trials(profile: sections.Profile, name: str, rates: Iterable[float]) -> list[Cell]:
-    """The second round: a model of Table 7 with the steps that it has before any are chosen.
+def whole_trials(
+    profile: sections.Profile, stage: str, name: str, rates: Iterable[float]
+) -> list[Cell]:
+    """The second round: a model with the steps that it has before any are chosen.
 
     Args:
         profile: as for `trial_cells`.
+        stage: as for `trial_cells`.
         name: of the row.
         rates: the best of the first round.
 
     Returns:
-        A cell for each rate. That of the rate which is chosen is the cell of Table 7, unless more
+        A cell for each rate. That of the rate which is chosen is the cell of the table, unless more
         steps are chosen too.
     """
+    field = "diagnosis_search" if stage == DIAGNOSIS else "severity_search"
     model, cells = _searched(profile)[name], []
     for rate in rates:
         choice = {"chosen_rates": ((name, rate),), "chosen_steps": ()}
-        chosen = replace(model, grid=replace(model.grid, **choice))
-        cells.append(_trained(Cell("trials", name, DIAGNOSIS, chosen)))
+        chosen = replace(search_of(profile, stage), **choice)
+        other = replace(model, grid=replace(model.grid, **{field: chosen}))
+        cells.append(_trained(Cell("trials", name, stage, other)))
     return cells
 
 
 def twice_as_long(trial: Cell) -> Cell | None:
-    """The last round: the trial with twice the steps; None beyond `grid.most_steps`."""
-    training = trial.profile.transformer_training
-    if 2 * training.steps > trial.profile.grid.most_steps:
-        return None
-    longer = replace(training, steps=2 * training.steps)
-    return replace(trial, profile=replace(trial.profile, transformer_training=longer))
+    """The last round: the trial with twice the steps; None beyond those of its search."""
+    steps = 2 * own_training(trial.profile, trial.stage).steps
+    most = search_of(trial.profile, trial.stage).most_steps
+    return with_training(trial, steps=steps) if steps <= most else None
+
+
+def own_training(profile: sections.Profile, stage: str) -> sections.Training:
+    """How a stage that has cells trains."""
+    return profile.transformer_training if stage == DIAGNOSIS else profile.severity_training
+
+
+def with_training(cell: Cell, **changes: Any) -> Cell:
+    """The cell with other fields of the training of its stage."""
+    field = "transformer_training" if cell.stage == DIAGNOSIS else "severity_training"
+    training = replace(own_training(cell.profile, cell.stage), **changes)
+    return replace(cell, profile=replace(cell.profile, **{field: training}))
 
 
 def _searched(profile: sections.Profile) -> dict[str, sections.Profile]:
-    """The models that have a search: name of the row of Table 7 -> its profile."""
+    """The models that have a search: name of the row of Tables 7 and 8 -> its profile."""
     findings = fair_comparisons(profile)[FROM_FINDINGS]
     return {PROPOSED: profile, FROM_FINDINGS: findings, **baselines(profile)}
 
@@ -365,7 +396,8 @@ def rehearsal_cells(profile: sections.Profile) -> list[Cell]:
     """
     if not profile.grid.steps:
         return grid_cells(profile)
-    alike = replace(profile.grid, chosen_rates=(), chosen_steps=())
+    no_choice = sections.Search()
+    alike = replace(profile.grid, diagnosis_search=no_choice, severity_search=no_choice)
     cells = grid_cells(replace(profile, grid=alike))
     return [replace(cell, profile=_shortened(cell.profile, profile)) for cell in cells]
 
@@ -412,11 +444,7 @@ def training_of(profile: sections.Profile, stage: str) -> sections.Training | No
         return profile.variant.pretraining or profile.backbone_training
     if stage == "contrastive":
         return profile.variant.pretraining
-    if stage == DIAGNOSIS:
-        return profile.transformer_training
-    if stage == SEVERITY:
-        return profile.severity_training
-    return None
+    return own_training(profile, stage) if stage in (DIAGNOSIS, SEVERITY) else None
 
 
 def extra_steps(profile: sections.Profile) -> dict[str, tuple[str, sections.Profile, str]]:

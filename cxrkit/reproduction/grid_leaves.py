@@ -15,6 +15,7 @@ from cxrkit.reproduction.comparisons import (
     CLAIM_OF_ALL,
     CONVERGED,
     FEWEST_SEEDS,
+    MARGINS,
     NO_CURVE,
     NOT_CONVERGED,
     OPEN,
@@ -22,7 +23,7 @@ from cxrkit.reproduction.comparisons import (
     over_seeds,
 )
 from cxrkit.reproduction.grid import DIAGNOSIS, PROPOSED, SEVERITY, Cell
-from cxrkit.reproduction.grid_rows import DIFFERENCE, FLAT, METRICS, cell_metric
+from cxrkit.reproduction.grid_rows import DIFFERENCE, METRICS, cell_metric
 from cxrkit.storage import recorded
 from cxrkit.storage.artifacts import Store
 
@@ -125,36 +126,41 @@ def recorded_rows(profile: Profile, rows: Iterable[dict[str, Any]]) -> dict[str,
         if chosen:
             table = over_seeds(chosen)
             table = table.assign(note=table["cell"].map(notes))
-            if stage == DIAGNOSIS:
-                own = (table["note"] == "") & table["cell"].isin(flat_when_doubled(profile))
-                table.loc[own, "training"] = CONVERGED
+            own = (table["note"] == "") & table["cell"].isin(flat_when_doubled(profile, stage))
+            table.loc[own, "training"] = CONVERGED
             found[stage] = table
     return found
 
 
 def flat_when_doubled(
-    profile: Profile, trials: Iterable[Mapping[str, Any]] | None = None
+    profile: Profile, stage: str, trials: Iterable[Mapping[str, Any]] | None = None
 ) -> set[str]:
-    """Rows of Table 7 to which twice the steps bring no more than FLAT on validation.
+    """Rows of Table 7 or 8 to which twice the steps bring no more than the margin on validation.
 
     This says more of a training than its own curve, which rises at the end of any schedule whose
     rate falls to 0.
 
     Args:
         profile: whose rates and steps are meant.
+        stage: DIAGNOSIS or SEVERITY.
         trials: rows of recorded_results/learning_rates.json; None = those.
     """
     scores, flat = {}, set()
     for row in recorded_trials() if trials is None else trials:
-        if row["profile"] == profile.name:
+        if row["profile"] == profile.name and row["stage"] == stage:
             scores[row["cell"], row["rate"], row["steps"]] = row["score"]
     for cell in grid.grid_cells(profile):
-        training = cell.profile.transformer_training
+        training = grid.own_training(cell.profile, stage)
         own = scores.get((cell.name, training.lr, training.steps))
         twice = scores.get((cell.name, training.lr, 2 * training.steps))
-        if own is not None and twice is not None and twice - own <= FLAT:
+        if own is not None and twice is not None and not brings_more(stage, own, twice):
             flat.add(cell.name)
     return flat
+
+
+def brings_more(stage: str, own: float, twice: float) -> bool:
+    """Whether twice the steps better a score on validation by more than the margin (MARGINS)."""
+    return twice - own > MARGINS[METRICS[stage][0]]
 
 
 def recorded_trials() -> list[dict[str, Any]]:

@@ -21,7 +21,7 @@ from cxrkit.evaluation import metrics, resampling
 from cxrkit.evaluation.summaries import metrics_of
 from cxrkit.models import factory
 from cxrkit.models.corpus_vit import CorpusViT
-from cxrkit.pipeline import stages
+from cxrkit.pipeline import makers, stages
 from cxrkit.reproduction import grid
 from cxrkit.reproduction.grid import DIAGNOSIS, SEVERITY, Cell
 from cxrkit.storage.artifacts import Store
@@ -104,6 +104,28 @@ def cell_metric(cell: Cell, store: Store) -> dict[str, Any]:
     found = read_json(cell.folder(store) / "metrics.json")
     split = "external" if "external" in found else "test"
     return metrics_of(found, split)[METRICS[cell.stage][0]]
+
+
+def validation_score(cell: Cell, store: Store) -> float:
+    """What chooses between trainings of one seed: on validation patients of the training hospitals.
+
+    Args:
+        cell: a finished cell.
+        store: where its artifact lies.
+
+    Returns:
+        Of the diagnosis the best AUC of the training; of severity minus the MSE of the score on all
+        validation images whose zones are known, those of the diagnosis too. Higher is better.
+    """
+    if cell.stage == DIAGNOSIS:
+        history = read_json(cell.folder(store) / "history.json")
+        return max(row["score"] for row in history if row.get("score") is not None)
+    inputs = stages.inputs_of(cell.profile, SEVERITY, store)
+    table = makers.scored_validation_images(cell.profile, inputs)
+    task = severity.SeverityTask(cell.profile, store)
+    predictions = task.predict(task.load(cell.folder(store)), table)
+    truth = severity.true_scores(table, cell.profile.choices)
+    return -mean_squared_error(truth, predictions["score"])
 
 
 def cell_predictions(cell: Cell, store: Store) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

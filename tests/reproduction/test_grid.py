@@ -198,7 +198,7 @@ def test_what_the_grid_trains_beside_the_own_models():
     models = Counter(
         cell.stage for cell in grid_module.grid_cells(profile) if cell.name != PROPOSED
     )
-    chosen = Counter(steps for _, steps in profile.grid.chosen_steps)
+    chosen = Counter(steps for _, steps in profile.grid.diagnosis_search.chosen_steps)
     assert kinds == chosen | {
         profile.severity_training.steps: models[SEVERITY],
         profile.transformer_training.steps: models[DIAGNOSIS] - 8 - chosen.total(),

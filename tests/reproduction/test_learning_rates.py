@@ -8,68 +8,86 @@ from cxrkit.config import profiles
 from cxrkit.reproduction import comparisons, grid_leaves, grid_rows
 from cxrkit.reproduction import grid as grid_module
 from cxrkit.reproduction.grid import DIAGNOSIS, FROM_FINDINGS, PROPOSED, SEVERITY
-from cxrkit.storage import recorded
 from cxrkit.storage.artifacts import Store
 from tests.scripts import load_script
 
 learning_rates = load_script("tools/learning_rates.py")
 
 
-def with_choices(profile, rates=(), steps=()):
-    return replace(profile, grid=replace(profile.grid, chosen_rates=rates, chosen_steps=steps))
+BOTH = pytest.mark.parametrize("stage", [DIAGNOSIS, SEVERITY])
+TABLE = {DIAGNOSIS: "Table 7", SEVERITY: "Table 8"}
 
 
-def test_every_model_of_table_7_has_the_same_search():
+def with_choices(profile, rates=(), steps=(), stage=DIAGNOSIS):
+    name = "diagnosis_search" if stage == DIAGNOSIS else "severity_search"
+    chosen = replace(grid_module.search_of(profile, stage), chosen_rates=rates, chosen_steps=steps)
+    return replace(profile, grid=replace(profile.grid, **{name: chosen}))
+
+
+@BOTH
+def test_every_model_of_a_table_has_the_same_search(stage):
     demo = profiles.demo()
-    trials = {}
-    for cell in grid_module.trial_cells(demo):
-        training = cell.profile.transformer_training
-        assert training.steps == demo.grid.trial_steps
+    search, trials = grid_module.search_of(demo, stage), {}
+    for cell in grid_module.trial_cells(demo, stage):
+        training = grid_module.own_training(cell.profile, stage)
+        assert cell.stage == stage and training.steps == search.steps
         trials.setdefault(cell.name, []).append(training.lr)
+    table = {cell.name for cell in grid_module.grid_cells(demo) if cell.table == TABLE[stage]}
     first = {PROPOSED, FROM_FINDINGS, *grid_module.baselines(demo)}
-    assert set(trials) == first and len(demo.grid.trial_rates) == 4
-    assert all(rates == list(demo.grid.trial_rates) for rates in trials.values())
-    assert demo.transformer_training.lr in demo.grid.trial_rates
+    assert set(trials) == first <= table and len(search.rates) >= 3
+    assert all(rates == list(search.rates) for rates in trials.values())
+    assert grid_module.own_training(demo, stage).lr in search.rates
 
 
-def test_the_second_round_trains_as_long_as_the_row_before_steps_are_chosen():
-    """So that the cell of a chosen rate is the cell of Table 7, and nothing trains twice."""
-    demo = with_choices(profiles.demo(), profiles.demo().grid.chosen_rates)
-    rows = {cell.name: cell for cell in grid_module.grid_cells(demo) if cell.table == "Table 7"}
-    longer = with_choices(demo, demo.grid.chosen_rates, tuple((name, 17) for name in rows))
-    for name in dict.fromkeys(cell.name for cell in grid_module.trial_cells(demo)):
-        own = rows[name].profile.transformer_training.lr
-        same, other = grid_module.whole_trials(longer, name, (own, 0.02))
+@BOTH
+def test_the_second_round_trains_as_long_as_the_row_before_steps_are_chosen(stage):
+    """So that the cell of a chosen rate is the cell of the table, and nothing trains twice."""
+    rates = grid_module.search_of(profiles.demo(), stage).chosen_rates
+    demo = with_choices(profiles.demo(), rates, stage=stage)
+    table = [cell for cell in grid_module.grid_cells(demo) if cell.table == TABLE[stage]]
+    rows = {cell.name: cell for cell in table}
+    longer = with_choices(demo, rates, tuple((name, 17) for name in rows), stage)
+    for name in dict.fromkeys(cell.name for cell in grid_module.trial_cells(demo, stage)):
+        own = grid_module.own_training(rows[name].profile, stage).lr
+        same, other = grid_module.whole_trials(longer, stage, name, (own, 0.02))
         assert same.key == rows[name].key != other.key
-        assert other.profile.transformer_training.lr == 0.02
+        assert grid_module.own_training(other.profile, stage).lr == 0.02
 
 
+@pytest.mark.parametrize(("choices", "field"), [({"rates": 0.01}, "lr"), ({"steps": 77}, "steps")])
 @pytest.mark.parametrize(
-    ("choices", "field"),
-    [({"rates": (("ViT", 0.01),)}, "lr"), ({"steps": (("ViT", 77),)}, "steps")],
+    ("stage", "row", "rows"),
+    [
+        # SimCLR is compared with the row of the same name, and a map begins with its classifier
+        (DIAGNOSIS, "ViT", {("ViT", DIAGNOSIS), ("SimCLR: ViT", DIAGNOSIS), ("ViT", SEVERITY)}),
+        (SEVERITY, "ViT", {("ViT", SEVERITY)}),
+        # Table 10 changes one thing of the proposed model, and nothing of its training
+        (
+            SEVERITY,
+            PROPOSED,
+            {(PROPOSED, SEVERITY), ("ROI average pooling", SEVERITY), ("Brixia alone", SEVERITY)},
+        ),
+    ],
 )
-def test_a_choice_reaches_the_rows_of_that_model_and_no_other(choices, field):
-    """The row of SimCLR is compared with the row of the same name: it has its choice too."""
-    plain = with_choices(profiles.demo())
-    chosen = with_choices(plain, **choices)
-    ((_, value),) = next(iter(choices.values()))
+def test_a_choice_reaches_the_rows_of_that_model_and_no_other(choices, field, stage, row, rows):
+    plain = with_choices(with_choices(profiles.demo()), stage=SEVERITY)
+    ((kind, value),) = choices.items()
+    chosen = with_choices(plain, **{kind: ((row, value),)}, stage=stage)
     before = {(cell.name, cell.stage): cell for cell in grid_module.grid_cells(plain)}
     changed = set()
     for cell in grid_module.grid_cells(chosen):
         other = before[cell.name, cell.stage]
         if cell.key != other.key:
             changed.add((cell.name, cell.stage))
-            new, old = cell.profile.transformer_training, other.profile.transformer_training
-            assert (
-                getattr(new, field) == value and replace(new, **{field: getattr(old, field)}) == old
-            )
-    # a map of severity begins with that classifier
-    assert changed == {("ViT", DIAGNOSIS), ("SimCLR: ViT", DIAGNOSIS), ("ViT", SEVERITY)}
+            new, old = (grid_module.own_training(one.profile, stage) for one in (cell, other))
+            assert getattr(new, field) == value
+            assert replace(new, **{field: getattr(old, field)}) == old
+    assert changed == rows
 
 
 def searched(monkeypatch, tmp_path, score):
     """A whole search whose trainings have the scores of `score(cell)`: training -> its score."""
-    search, ran = learning_rates.Search(Store(tmp_path), 0), {}
+    search, ran = learning_rates.Search(DIAGNOSIS, Store(tmp_path), 0), {}
 
     def run(cells):
         for cell in cells:
@@ -125,41 +143,47 @@ def test_the_search_tries_wider_rates_and_keeps_the_better_whole_training(monkey
     assert [(rate, steps) for _, rate, steps in ran if steps > 1500] == [(0.0135, 3000)]
 
 
-def test_what_was_chosen_is_what_the_recorded_search_found():
+@BOTH
+def test_what_was_chosen_is_what_the_recorded_search_found(stage):
     """Rates: of the trainings as long as the row. Steps: the first that twice do not better."""
     demo = profiles.demo()
-    rows = recorded.read_result("learning_rates")["rows"]
-    own = demo.transformer_training.lr
-    rates, lengths = dict(demo.grid.chosen_rates), dict(demo.grid.chosen_steps)
+    search, own = grid_module.search_of(demo, stage), grid_module.own_training(demo, stage).lr
+    rows = [row for row in grid_leaves.recorded_trials() if row["stage"] == stage]
+    rates, lengths = dict(search.chosen_rates), dict(search.chosen_steps)
     for name in {row["cell"] for row in rows}:
-        (whole,) = grid_module.whole_trials(demo, name, [rates.get(name, own)])
-        steps = whole.profile.transformer_training.steps
+        (whole,) = grid_module.whole_trials(demo, stage, name, [rates.get(name, own)])
+        kept = steps = grid_module.own_training(whole.profile, stage).steps
         found = {(row["rate"], row["steps"]): row["score"] for row in rows if row["cell"] == name}
-        short = {rate: score for (rate, n), score in found.items() if n == demo.grid.trial_steps}
+        short = {rate: score for (rate, n), score in found.items() if n == search.steps}
         finals = {rate: score for (rate, n), score in found.items() if n == steps}
         assert {own, max(short, key=short.get)} <= set(finals), f"{name}: the search has not ended"
         rate = max(finals, key=finals.get)
         assert rates.get(name, own) == rate, name
-        while 2 * steps <= demo.grid.most_steps:
+        while 2 * steps <= search.most_steps:
             assert (rate, 2 * steps) in found, f"{name}: the search has not ended"
-            if found[rate, 2 * steps] - found[rate, steps] <= grid_rows.FLAT:
+            if not grid_leaves.brings_more(stage, found[rate, steps], found[rate, 2 * steps]):
                 break
             steps *= 2
-        kept = whole.profile.transformer_training.steps
         assert lengths.get(name, kept) == steps, name
 
 
-def test_a_row_to_which_twice_the_steps_bring_nothing_has_converged():
+@pytest.mark.parametrize(("stage", "gains"), [(DIAGNOSIS, (0.005, 0.02)), (SEVERITY, (0.1, 0.2))])
+def test_a_row_to_which_twice_the_steps_bring_nothing_has_converged(stage, gains):
     """Whatever its own curve says; of another profile or other steps the search knows nothing."""
-    demo = with_choices(profiles.demo())
-    own = {"profile": "demo", "cell": PROPOSED, "rate": 5e-4, "steps": 1500, "score": 0.90}
-    twice = own | {"steps": 3000, "score": 0.905}
-    assert grid_leaves.flat_when_doubled(demo, [own, twice]) == {PROPOSED}
-    better = twice | {"score": 0.92}
-    for other in (better, twice | {"rate": 1e-3}, twice | {"profile": "mini"}):
-        assert grid_leaves.flat_when_doubled(demo, [own, other]) == set()
-    longer = with_choices(demo, steps=((PROPOSED, 3000),))
-    assert grid_leaves.flat_when_doubled(longer, [own, twice]) == set()
+    demo = with_choices(with_choices(profiles.demo()), stage=SEVERITY)
+    training = grid_module.own_training(demo, stage)
+    own = {"profile": "demo", "stage": stage, "cell": PROPOSED, "score": -0.9}
+    own |= {"rate": training.lr, "steps": training.steps}
+    twice, better = (
+        own | {"steps": 2 * training.steps, "score": own["score"] + gain} for gain in gains
+    )
+    assert grid_leaves.flat_when_doubled(demo, stage, [own, twice]) == {PROPOSED}
+    elsewhere = {DIAGNOSIS: SEVERITY, SEVERITY: DIAGNOSIS}[stage]
+    assert grid_leaves.flat_when_doubled(demo, elsewhere, [own, twice]) == set()
+    for other in (better, twice | {"rate": 2e-3}, twice | {"profile": "mini"}):
+        assert grid_leaves.flat_when_doubled(demo, stage, [own, other]) == set()
+    longer = with_choices(demo, steps=((PROPOSED, twice["steps"]),), stage=stage)
+    assert grid_leaves.flat_when_doubled(longer, stage, [own, twice]) == set()
 
 
 def test_the_search_decides_whether_a_recorded_row_has_converged(monkeypatch):
@@ -169,6 +193,8 @@ def test_the_search_decides_whether_a_recorded_row_has_converged(monkeypatch):
     row |= {"metric": "auc", "value": 0.9, "low": 0.88, "high": 0.92, "converged": False}
     row |= dict.fromkeys(grid_rows.COSTS, 1)
     for flat, word in ((set(), comparisons.NOT_CONVERGED), ({PROPOSED}, comparisons.CONVERGED)):
-        monkeypatch.setattr(grid_leaves, "flat_when_doubled", lambda profile, flat=flat: flat)
+        monkeypatch.setattr(
+            grid_leaves, "flat_when_doubled", lambda profile, stage, flat=flat: flat
+        )
         table = grid_leaves.recorded_rows(demo, [row])[DIAGNOSIS]
         assert table["training"].tolist() == [word]
