@@ -23,7 +23,7 @@
 #   make seeds [STUDY=..]     train what the lessons train with three seeds, for the spread (an hour or more; resumes)
 #   make segmenter            the segmenter with ten times its budget, and without its adversarial part (40 minutes; resumes)
 #   make severity             six designs of the severity model, from the paper's head to the demo's (half an hour; resumes)
-#   make rates                the learning rate of each model of Table 7, by one small search for all (two hours; resumes)
+#   make rates                learning rate and steps of each model of Tables 7 and 8, by one small search for all (eight hours; resumes)
 #   make grid [CELLS=..]      Tables 7 to 10 with whole budgets and three seeds (hours; resumes; docs/cluster.md for a cluster)
 #   make gpu-check            ten minutes on one card: every training's update, memory, speed, two processes (docs/cluster.md)
 #   PYTHON=python3.12 make .. another interpreter          FORCE=1 make .. again, though up to date

@@ -4,8 +4,8 @@
 
 The films of `nih_cxr14` are pneumonias and normals, so that ten findings there are nearly one.
 Those of `nih_cxr14_multi` are of other patients and hold each finding apart; they teach nothing.
-Models: the findings head of `mini`; equalised thumbnails, taught by the same films as it; a linear
-model of the same ImageNet features, taught by the 64 px films of `nih_cxr14_64px`, which hold each
+Models: the findings head of `mini`; equalised thumbnails, trained on the same films as it; a linear
+model of the same ImageNet features, trained on the 64 px films of `nih_cxr14_64px`, which hold each
 finding apart too; and one that these very films teach, by folds of patients: what the features
 could show. Written to cxrkit/storage/recorded_results/real_findings.json.
 """
@@ -62,13 +62,13 @@ def features_of(task: FindingsTask, model: nn.Module, table: pd.DataFrame) -> np
     return mean_and_maximum(corpora)
 
 
-def taught_here(features: np.ndarray, y: np.ndarray, groups: np.ndarray) -> np.ndarray:
+def trained_on_these(features: np.ndarray, y: np.ndarray, groups: np.ndarray) -> np.ndarray:
     """Scores (n,) of a linear model of a finding, by folds of patients."""
     folds = np.array([fold_of(group, FOLDS) for group in groups])
     return linear_probe.out_of_fold_predictions(features, y, groups, folds)[:, 1]
 
 
-def taught_elsewhere(train: pd.DataFrame, finding: str, x: np.ndarray) -> Any:
+def trained_elsewhere(train: pd.DataFrame, finding: str, x: np.ndarray) -> Any:
     """A linear model of features (n, d) of other films; None where they show no such finding."""
     y = train[finding].to_numpy(float)
     known = np.isfinite(y)
@@ -101,14 +101,14 @@ def main() -> None:
         if min((y == 0).sum(), (y == 1).sum()) < FEWEST:
             continue
         scores = {"model": scores_of_all[:, number], "features": np.full(len(y), np.nan)}
-        scores["features"][known] = taught_here(
+        scores["features"][known] = trained_on_these(
             features[known], y[known].astype(int), groups[known]
         )
         for kind, (films, x, own) in {
             "thumbnails": (train, small_train, small),
             "64 px films": (other, other_features, features),
         }.items():
-            linear = taught_elsewhere(films, name, x)
+            linear = trained_elsewhere(films, name, x)
             if linear is not None:
                 scores[kind] = linear.predict_proba(own)[:, 1]
         on_known = {model: score[known] for model, score in scores.items()}

@@ -39,7 +39,7 @@ NAME = "severity_lesions"
 OUTLINED = "cohen_lesions"  # films on which radiologists outlined lesions
 FOLDS = "threshold1"  # folder of the models that were cross-validated at the paper's threshold
 PLACE = (priors.height, priors.from_midline)
-TAUGHT = ("taught by the outlines", "taught by the outlines and place")
+TRAINED = ("trained on the outlines", "trained on the outlines and place")
 
 
 def virtual(run: Run) -> dict[str, Any]:
@@ -72,13 +72,13 @@ def outlined(run: Run) -> dict[str, Any]:
         maps |= dict(zip(rows.tolist(), found, strict=True))
     whole = np.stack([maps[i] for i in range(len(films))])
     found = localisation.against_priors(whole, films, run.profile, run.store)
-    for name, taught in taught_maps(run, films, fold, whole.shape[-1]):
-        found[name] = localisation.against_priors(taught, films, run.profile, run.store)["map"]
+    for name, trained in trained_maps(run, films, fold, whole.shape[-1]):
+        found[name] = localisation.against_priors(trained, films, run.profile, run.store)["map"]
     measured = localisation.evaluate_maps({"films": (whole, films)}, run.profile, run.store)
     return found | {name: measured["films"][name] for name in localisation.MEASURES}
 
 
-def taught_maps(
+def trained_maps(
     run: Run, films: pd.DataFrame, fold: np.ndarray, size: int
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Maps by a logistic regression of each cell's features on the outlines of the other folds.
@@ -102,7 +102,7 @@ def taught_maps(
     ill = shares(lesions & lungs, features) > 0.5 * of_lung
     where = [shares(np.stack([prior(one) for one in lungs]), features) for prior in PLACE]
     placed = np.concatenate([features, np.stack(where, axis=-1)], axis=-1)
-    for name, known in zip(TAUGHT, (features, placed), strict=True):
+    for name, known in zip(TRAINED, (features, placed), strict=True):
         cells = linear_probe.out_of_fold_cells(known, ill, of_lung > 0.5, fold)
         enlarged = [cv2.resize(one, (size, size), interpolation=cv2.INTER_LINEAR) for one in cells]
         yield name, np.stack(enlarged)

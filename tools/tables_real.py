@@ -26,18 +26,18 @@ from cxrkit.storage.recorded import read_result
 
 MAP_AUROC = {
     "map": "map: AUROC of lung pixels",
-    "taught by the outlines": "the same features, **taught by the outlines** cell by cell, AUROC",
-    "taught by the outlines and place": "the same, which also knows the place of a cell",
+    "trained on the outlines": "the same features, **trained on the outlines** cell by cell, AUROC",
+    "trained on the outlines and place": "the same, which also knows the place of a cell",
 }
 REAL_MODELS = ("corpus ViT", "linear probe", "thumbnails")  # of benchmarks/real_films.py
 NO_DISEASE = ("thumbnails of whole films", "bytes of the file", "age and sex")  # models there
-FINDING_MODELS = {  # of tools/real_findings.py -> what teaches them
+FINDING_MODELS = {  # of tools/real_findings.py -> what they are trained on
     "model": "`mini`",
     "thumbnails": "equalised thumbnails",
-    "64 px films": "the same features, taught by `nih_cxr14_64px`",
-    "features": "the same features, **taught by these films**",
+    "64 px films": "the same features, trained on `nih_cxr14_64px`",
+    "features": "the same features, **trained on these films**",
 }
-QUESTIONS = {"inside": "the source has taught", "across": "left out"}
+QUESTIONS = {"inside": "trained on the source", "across": "left out"}
 FRAMED = {"whole": "whole films", "crop": "box around the lungs", "lungs": "lungs alone"}
 
 

@@ -289,9 +289,12 @@ def baselines(stage: str = grid.DIAGNOSIS, tables: Collection[str] = ("Table 7",
     return lines
 
 
-def trial_rates() -> list[str]:
-    """The search for a learning rate of each model of Table 7: tools/learning_rates.py."""
-    rows = pd.DataFrame(read_result("learning_rates")["rows"])
+def trial_rates(stage: str = grid.DIAGNOSIS) -> list[str]:
+    """The search for rate and steps of each model of Table 7 or 8: tools/learning_rates.py."""
+    rows = pd.DataFrame(read_result("learning_rates")["rows"]).query("stage == @stage")
+    if rows.empty:
+        return [f"The search was {NOT_RUN}."]
+    *_, sign = METRICS[stage]  # a score is higher where it is better
     rows["cell"] = pd.Categorical(rows["cell"], rows["cell"].unique())  # keeps their order
     scores = rows.pivot_table("score", ["cell", "steps"], "rate", observed=True)
     minutes = rows.groupby(["cell", "steps"], observed=True)["seconds"].sum() / 60
@@ -299,7 +302,7 @@ def trial_rates() -> list[str]:
     for (name, steps), values in scores.iterrows():
         best, cells = values.idxmax(), []
         for rate, value in values.items():
-            text = "" if pd.isna(value) else f"{value:.3f}"
+            text = "" if pd.isna(value) else f"{sign * value:.3f}"
             cells.append(f"**{text}**" if rate == best else text)
         lines.append(line(name, str(steps), *cells, f"{minutes[name, steps]:.0f}"))
     return lines

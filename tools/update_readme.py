@@ -199,6 +199,9 @@ TABLES: dict[tuple[str, str], Callable[[], list[str]]] = {
         tables_virtual.baselines, tables=("Table 9",)
     ),
     ("docs/virtual_hospitals.md", "learning rates"): tables_virtual.trial_rates,
+    ("docs/virtual_hospitals.md", "severity search"): partial(
+        tables_virtual.trial_rates, grid.SEVERITY
+    ),
     ("docs/severity.md", "designs"): tables_virtual.severity_designs,
     ("docs/severity.md", "external hospitals"): tables_virtual.severity_external,
     ("docs/severity.md", "priors"): tables_virtual.severity_priors,

@@ -207,15 +207,29 @@ OPEN_CHOICES = {
 
 # questions that went, with the one value that they had: older weights and settings still say it
 REMOVED = {"weighted_maps": "channels"}
+# fields of `grid` that stand in its `diagnosis_search` now -> their names there
+OF_SEARCH = {
+    "trial_rates": "rates",
+    "trial_steps": "steps",
+    "most_steps": "most_steps",
+    "chosen_rates": "chosen_rates",
+    "chosen_steps": "chosen_steps",
+}
 
 
 def without_removed(profile: Mapping[str, Any]) -> dict[str, Any]:
     """Settings of a profile as they are read now: answers to questions that went are left out.
 
+    What has another place now is moved there.
+
     Args:
         profile: nested settings, as a settings file or shipped weights hold them.
     """
-    found, sources = dict(profile), profile.get("sources")
+    found, sources, grid = dict(profile), profile.get("sources"), profile.get("grid")
+    if isinstance(grid, Mapping) and not OF_SEARCH.keys().isdisjoint(grid):
+        kept = {name: value for name, value in grid.items() if name not in OF_SEARCH}
+        search = {OF_SEARCH[name]: value for name, value in grid.items() if name in OF_SEARCH}
+        found["grid"] = {**kept, "diagnosis_search": {**kept.get("diagnosis_search", {}), **search}}
     if isinstance(sources, Mapping) and "lungs_only" in sources:  # now a framing of three
         kept = {name: value for name, value in sources.items() if name != "lungs_only"}
         found["sources"] = {**kept, "framing": "lungs"} if sources["lungs_only"] else kept

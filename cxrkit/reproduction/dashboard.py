@@ -9,7 +9,7 @@ from __future__ import annotations
 import html
 import os
 import platform
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ import numpy as np
 import psutil
 
 from cxrkit.config.sections import Profile
-from cxrkit.reproduction import comparisons, grid_rows, templates
+from cxrkit.reproduction import comparisons, grid_leaves, grid_rows, templates
 from cxrkit.reproduction.comparisons import NOT_RUN
 from cxrkit.reproduction.grid import Cell
 from cxrkit.storage.artifacts import Store
@@ -98,6 +98,7 @@ def cell_entry(
     rows: Iterable[dict[str, Any]],
     states: dict[str, dict[str, Any]],
     store: Store,
+    flat: Collection[str] = (),
 ) -> dict[str, Any]:
     """What the page says of a cell.
 
@@ -106,6 +107,7 @@ def cell_entry(
         rows: recorded.
         states: of the store.
         store: where a curve may lie that no row keeps.
+        flat: names of the cells of its stage to which twice the steps bring nothing.
 
     Returns:
         `state`, one of STATES; `text`; `curve`, an SVG or ""; and `note`.
@@ -116,7 +118,7 @@ def cell_entry(
         if wanted != tuple(row[name] for name in ("profile", "table", "cell", "stage", "seed")):
             continue
         if row["key"] == cell.key:
-            return _of_row(row, cell, store)
+            return _of_row(row, cell, store, cell.name in flat)
         note = "recorded with other settings"
     entry = states.get(_name(cell))
     if entry is None and cell.folder(store).exists():
@@ -132,16 +134,18 @@ def cell_entry(
     return {"state": state, "text": text, "curve": "", "note": note}
 
 
-def _of_row(row: dict[str, Any], cell: Cell, store: Store) -> dict[str, Any]:
-    """The entry of a recorded row."""
+def _of_row(row: dict[str, Any], cell: Cell, store: Store, flat: bool) -> dict[str, Any]:
+    """The entry of a recorded row; `flat` overrules its curve (`grid_leaves.flat_when_doubled`)."""
     kept, history = row, cell.folder(store) / "history.json"
     if "curve" not in row and history.exists():
         kept = grid_rows.training_curve(read_json(history))
     text = f"{row['metric'].upper()} {row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
     note = comparisons.NO_CURVE
-    if kept.get("curve"):
-        flat = comparisons.CONVERGED if kept["converged"] else comparisons.NOT_CONVERGED
-        note = f"{flat} ({kept['curve_of']})"
+    if flat:
+        note = f"{comparisons.CONVERGED} (twice the steps bring nothing)"
+    elif kept.get("curve"):
+        word = comparisons.CONVERGED if kept["converged"] else comparisons.NOT_CONVERGED
+        note = f"{word} ({kept['curve_of']})"
     curve = curve_svg(kept.get("curve", ""))
     return {"state": DONE, "text": text, "curve": curve, "note": note}
 
@@ -180,9 +184,11 @@ def context(
         store: of the grid.
     """
     states, seeds = _read(store), sorted({cell.seed for cell in cells})
+    stages = {cell.stage for cell in cells}
+    flat = {stage: grid_leaves.flat_when_doubled(profile, stage) for stage in stages}
     tables: dict[str, dict[tuple[str, str], dict[int, dict[str, Any]]]] = {}
     for cell in sorted(cells, key=lambda cell: (len(cell.table), cell.table)):
-        entry = cell_entry(cell, rows, states, store)
+        entry = cell_entry(cell, rows, states, store, flat[cell.stage])
         line = tables.setdefault(cell.table, {}).setdefault((cell.name, cell.stage), {})
         line[cell.seed] = entry
     found = [

@@ -8,7 +8,7 @@ from dataclasses import fields, replace
 import pytest
 
 from cxrkit.config import profiles, settings_file
-from cxrkit.config.choices import Choices
+from cxrkit.config.choices import Choices, without_removed
 from cxrkit.config.sections import Training
 from cxrkit.config.settings_file import from_file, get_profile, resolve_profile, write_settings
 
@@ -261,3 +261,14 @@ def test_settings_of_an_older_kit_are_read_without_the_question_that_went(tmp_pa
     path.write_text("base: demo\nchoices: {weighted_maps: rows}\n")
     with pytest.raises(ValueError, match="weighted_maps: unknown field"):
         resolve_profile(str(path))
+
+
+def test_a_search_is_read_where_an_older_kit_wrote_it(tmp_path):
+    path = tmp_path / "older.yaml"
+    path.write_text("base: demo\ngrid: {chosen_rates: [[ViT, 0.01]], most_steps: 77, steps: 3}\n")
+    demo = profiles.demo()
+    search = replace(demo.grid.diagnosis_search, chosen_rates=(("ViT", 0.01),), most_steps=77)
+    asked = resolve_profile(str(path))
+    assert asked.grid == replace(demo.grid, diagnosis_search=search, steps=3)
+    whole = {"name": "of weights", "grid": {"trial_rates": [0.1], "trial_steps": 2}}
+    assert without_removed(whole)["grid"] == {"diagnosis_search": {"rates": [0.1], "steps": 2}}

@@ -60,6 +60,9 @@ def test_a_recorded_row_is_done_with_its_curve_and_one_of_other_settings_is_not(
     assert done["state"] == "done" and done["text"] == "AUC 0.800 [0.700, 0.900]"
     assert "<polyline" in done["curve"] and done["note"] == "converged (score)"
     assert entry(first, [row_of(first)], store)["note"] == "no curve kept"
+    rising = [row_of(first, **CURVE | {"converged": False})]
+    doubled = dashboard.cell_entry(first, rising, {}, store, flat={first.name})
+    assert doubled["note"] == "converged (twice the steps bring nothing)"
     old = entry(second, [row_of(second, key="of older settings")], store)
     assert (old["state"], old["note"]) == ("not run", "recorded with other settings")
 
@@ -126,9 +129,10 @@ def test_the_word_of_a_cell_stands_beside_it(store, tmp_path):
     path = tmp_path / "grid.html"
     dashboard.write_dashboard(path, DEMO, shown, rows, store)
     words = re.findall(
-        r"<td>(better|worse|equivalent|undecided|ours|not run)</td></tr>", path.read_text()
+        r"<td>(better|worse|equivalent|undecided|the proposed model|not run)</td></tr>",
+        path.read_text(),
     )
-    assert words.count("worse") == len(names) - 1 and words.count("ours") == 1
+    assert words.count("worse") == len(names) - 1 and words.count("the proposed model") == 1
 
 
 def test_a_curve_is_drawn_inside_its_frame():

@@ -2,13 +2,16 @@
 
 from dataclasses import replace
 
+import pandas as pd
 import pytest
 
 from cxrkit.config import profiles
+from cxrkit.config.vocabulary import COLUMNS, ZONES
 from cxrkit.reproduction import comparisons, grid_leaves, grid_rows
 from cxrkit.reproduction import grid as grid_module
 from cxrkit.reproduction.grid import DIAGNOSIS, FROM_FINDINGS, PROPOSED, SEVERITY
 from cxrkit.storage.artifacts import Store
+from cxrkit.tasks.severity import SeverityTask
 from tests.scripts import load_script
 
 learning_rates = load_script("tools/learning_rates.py")
@@ -141,6 +144,19 @@ def test_the_search_tries_wider_rates_and_keeps_the_better_whole_training(monkey
     ran = [one for one in searched(monkeypatch, tmp_path, rising) if one[0] == FROM_FINDINGS]
     assert {rate for _, rate, _ in ran if rate > 4.5e-3} == {0.0135, 0.0405}
     assert [(rate, steps) for _, rate, steps in ran if steps > 1500] == [(0.0135, 3000)]
+
+
+def test_severity_is_judged_by_the_error_on_validation_images(monkeypatch, tmp_path):
+    """By hand: scores 6 and 0 of which 4 and 1 are read, so that the MSE is (4 + 1) / 2."""
+    table = pd.DataFrame(dict.fromkeys(ZONES, [1, 0])).reindex(columns=COLUMNS)
+    cell = next(one for one in grid_module.grid_cells(profiles.demo()) if one.stage == SEVERITY)
+    monkeypatch.setattr(grid_rows.stages, "inputs_of", lambda *asked: None)
+    monkeypatch.setattr(grid_rows.makers, "scored_validation_images", lambda *asked: table)
+    monkeypatch.setattr(SeverityTask, "load", lambda self, folder: folder)
+    monkeypatch.setattr(
+        SeverityTask, "predict", lambda self, model, rows: rows.assign(score=[4.0, 1.0])
+    )
+    assert grid_rows.validation_score(cell, Store(tmp_path)) == -2.5
 
 
 @BOTH

@@ -648,6 +648,39 @@ def test_images_of_the_diagnosis_train_and_test_nothing():
     assert paths(healthy="zeros", healthy_datasets=("somewhere",)) == ["a", "b", "e"]
 
 
+def test_two_trainings_are_told_apart_by_all_validation_images_with_known_zones(monkeypatch):
+    """Those of severity, and of the diagnosis those that show COVID-19; each image once."""
+    known, unknown = dict.fromkeys(ZONES, 1), {}
+
+    def table(*rows):
+        columns = ("path", "split", "external", "diagnosis")
+        found = [dict(zip(columns, row[:4], strict=True)) | row[4] for row in rows]
+        return pd.DataFrame(found).reindex(columns=[*COLUMNS, "external"])
+
+    own = table(
+        ("a", "val", False, "covid19", known),
+        ("b", "train", False, "covid19", known),
+        ("c", "test", True, "covid19", known),
+    )
+    other = table(
+        ("a", "val", False, "covid19", known),
+        ("d", "val", False, "covid19", known),
+        ("e", "val", False, "covid19", unknown),
+        ("f", "val", False, "normal", known),
+        ("g", "train", False, "covid19", known),
+    )
+
+    class Given(StageInputs):
+        def images(self, profile, task):
+            return {"severity": own, "diagnosis": other}[task]
+
+    monkeypatch.setattr(
+        makers, "with_masks", lambda profile, table, *rest: table.assign(lung_mask="masks#0")
+    )
+    found = makers.scored_validation_images(profile(), Given(Store(), {"segmenter": "none"}))
+    assert list(found["path"]) == ["a", "d"] and set(found["lung_mask"]) == {"masks#0"}
+
+
 def test_a_quarter_of_what_is_drawn_is_healthy():
     table = pd.DataFrame({"diagnosis": ["normal", "covid19", np.nan, "covid19"]})
     task = SeverityTask(profile(severity=sections.Severity(healthy="zeros")), Store(), CPU)
@@ -747,7 +780,7 @@ def test_what_is_read_where_nobody_has_scored_by_hand():
     assert there["score"]["value"] == 5 and "auc" not in there
 
 
-def test_unscored_images_are_of_patients_who_taught_nothing(monkeypatch):
+def test_unscored_images_are_of_patients_who_train_nothing(monkeypatch):
     """At most so many of each source and diagnosis."""
     rows = [(f"{i}", f"p{i}", "far", "normal") for i in range(5)] + [("5", "p5", "far", "covid19")]
     other = pd.DataFrame(rows, columns=["path", "group_id", "dataset", "diagnosis"])
