@@ -242,6 +242,9 @@ def mini() -> Profile:
     manifests = ("cohen", "cxnet", "hannover", "kermany", "kermany_224", "nih_cxr14", "shenzhen")
     # Shenzhen's outlines leave out what disease hides
     outlined = "dataset != 'shenzhen' and "
+    transformer = ViT(
+        embed_dim=64, depth=2, num_heads=4, frozen=True, flip=0.5, initialisation="narrow"
+    )
     return Profile(
         "mini",
         manifests=manifests,
@@ -282,9 +285,7 @@ def mini() -> Profile:
             weight_decay=0.05,
             threads=1,
         ),
-        transformer=ViT(
-            embed_dim=64, depth=2, num_heads=4, frozen=True, flip=0.5, initialisation="narrow"
-        ),
+        transformer=transformer,
         transformer_training=Training(
             "adamw",
             lr=5e-4,
@@ -308,7 +309,9 @@ def mini() -> Profile:
         # baselines are slow at 320 px: one step shows that they run
         grid=replace(
             demo().grid,
-            alone=("cohen",),
+            small=replace(transformer, depth=1, num_heads=2),
+            middle=replace(transformer, depth=1),
+            alone=(),  # one source alone has known severity
             # what the demo chose was chosen on virtual hospitals
             diagnosis_search=Search(),
             severity_search=Search(),

@@ -148,8 +148,10 @@ def auc_difference_of_seeds(
     }
 
 
-def mean_of_seeds(values: ArrayLike, errors: ArrayLike) -> dict[str, float]:
-    """Mean over seeds that each have patients of their own, with its interval over both.
+def mean_of_seeds(
+    values: ArrayLike, errors: ArrayLike, same_patients: bool = False
+) -> dict[str, float]:
+    """Mean over seeds, with its interval over seeds and patients.
 
     The bootstrap of two levels, without drawing. Level one takes S of the seeds with replacement,
     their deviations stretched as in `draw_seeds`; level two moves each taken seed by the normal law
@@ -165,6 +167,8 @@ def mean_of_seeds(values: ArrayLike, errors: ArrayLike) -> dict[str, float]:
     Args:
         values: of each seed, (S,).
         errors: standard errors over the patients of each seed, (S,).
+        same_patients: all seeds are judged by the same ones, whose luck no mean evens out: they
+            move all seeds alike. False = each seed has patients of its own.
 
     Returns:
         value, low, high (95 %), the standard_error and the two-sided p_value of 0.
@@ -182,7 +186,8 @@ def mean_of_seeds(values: ArrayLike, errors: ArrayLike) -> dict[str, float]:
     ways = math.factorial(n_seeds) / special.factorial(times).prod(axis=1)
     weights = ways / ways.sum()
     centers = mean + stretch * (times @ x / n_seeds - mean)
-    spreads = np.maximum(np.sqrt(times @ sd**2) / n_seeds, 1e-12)
+    of_patients = times @ sd if same_patients else np.sqrt(times @ sd**2)
+    spreads = np.maximum(of_patients / n_seeds, 1e-12)
 
     def below(limit: float) -> float:
         return float(weights @ special.ndtr((limit - centers) / spreads))

@@ -135,7 +135,9 @@ def evidence_of_grid(
         "; ".join(filter(None, why)),
         seen if math.isfinite(seen) else None,
         "recorded_results/grid.json",
-        "; ".join(filter(None, (sizes_of(claim, profile), *versions, weak))),
+        "; ".join(
+            filter(None, (judged_by(claim, profile), sizes_of(claim, profile), *versions, weak))
+        ),
         comparisons.NO_CURVE in weak or comparisons.NOT_CONVERGED in weak,
     )
 
@@ -177,12 +179,20 @@ def grid_note(rows: list[dict[str, Any]] | None = None) -> str:
     return ". ".join(facts)
 
 
+def judged_by(claim: Claim, profile: Profile) -> str:
+    """What a profile is judged by, where that is not external hospitals."""
+    if not grid_rows.by_folds(profile):
+        return ""
+    inside = "inside each source, " if claim.stage == DIAGNOSIS else ""
+    return f"{inside}by folds of patients"
+
+
 def sizes_of(claim: Claim, profile: Profile) -> str:
     """What stands for the paper's layers and pixels in a profile of other sizes."""
     if claim.cells == FEWER_LAYERS:
         sizes = profile.transformer, profile.grid.middle, profile.grid.small
-        own, *fewer = (str(size.depth) for size in sizes)
-        return f"here {own} layers against {' and '.join(fewer)}"
+        own, *fewer = (f"{size.depth} of {size.num_heads}" for size in sizes)
+        return f"here layers and heads {own} against {' and '.join(fewer)}"
     if claim.cells == ("1024 px input",):
         return f"here {profile.image_size} px against {2 * profile.image_size}"
     return ""

@@ -30,7 +30,8 @@ CONVERGED, NOT_CONVERGED, NO_CURVE = "converged", "not converged", "no curve kep
 def over_seeds(rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
     """Rows of `measure_cell` summarised to one row for each cell.
 
-    Each seed has its own patients and its own weights, so the variation between seeds holds both.
+    Each seed of the virtual hospitals has its own patients and its own weights, so the variation
+    between seeds holds both. On real films the patients are the same (`same_patients`).
     One seed has no interval over seeds: its difference keeps that of a bootstrap over patients.
     Costs are the smallest of the seeds, because other work on a machine only adds to them.
 
@@ -112,7 +113,8 @@ def _mean(part: pd.DataFrame, value: str, low: str, high: str) -> dict[str, floa
     errors = (ends[:, 1] - ends[:, 0]) / (2 * metrics.Z95)
     if len(x) == 1:
         return dict(zip(names, (x[0], *ends[0], errors[0], np.nan), strict=True))
-    found = trained_seeds.mean_of_seeds(x, errors)
+    same = "same_patients" in known and bool(known["same_patients"].eq(True).any())
+    found = trained_seeds.mean_of_seeds(x, errors, same)
     return found if len(x) >= FEWEST_SEEDS else found | {"p_value": np.nan}
 
 
@@ -127,8 +129,10 @@ def _mean_value(part: pd.DataFrame) -> tuple[float, float, float]:
     if len(known) == 1:
         low, high = np.clip((found["low"], found["high"]), 0, 1)
         return found["value"], float(low), float(high)
-    columns = part[["value", "low", "high"]].dropna(subset="value")
-    on_logits = _mean(special.logit(columns.clip(1e-6, 1 - 1e-6)), "value", "low", "high")
+    ends = ["value", "low", "high"]
+    columns = part.dropna(subset="value")
+    logits = special.logit(columns[ends].clip(1e-6, 1 - 1e-6))
+    on_logits = _mean(columns.assign(**logits), *ends)
     low, high = special.expit((on_logits["low"], on_logits["high"]))
     value = float(known.mean())  # equal seeds at 0 or 1 leave an interval of one point beside it
     return value, min(value, float(low)), max(value, float(high))

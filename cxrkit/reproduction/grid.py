@@ -218,6 +218,8 @@ def ablations(profile: sections.Profile) -> dict[str, tuple[sections.Profile, st
         "1024 px input": vary(large, zoom=2),
         f"SimCLR: {PROPOSED}": vary(profile, **simclr),
     }
+    if profile.transformer.frozen:  # the proposed model itself
+        del of_proposed["frozen backbone"]
     rows = {name: (other, PROPOSED) for name, other in of_proposed.items()}
     models = baselines(profile)
     for name in ("ViT", "hybrid ViT"):

@@ -10,7 +10,7 @@ import pandas as pd
 
 from cxrkit.config.sections import Profile
 from cxrkit.pipeline import stages
-from cxrkit.reproduction import grid
+from cxrkit.reproduction import grid, grid_rows
 from cxrkit.reproduction.comparisons import (
     CLAIM_OF_ALL,
     CONVERGED,
@@ -57,7 +57,8 @@ def grid_metrics(
         if len(live) > 1:  # cells of this machine are better than rows of other settings
             table = table[table["note"] == ""]
         leaves = {} if any(table["note"]) else live
-        leaves = leaves | {row["cell"]: _leaf(row) for row in table.to_dict("records")}
+        where = "folds of patients" if grid_rows.by_folds(profile) else "external hospitals"
+        leaves = leaves | {row["cell"]: _leaf(row, where) for row in table.to_dict("records")}
         claims |= _claims(table)
         for cell in cells:
             if cell.stage != stage or cell.name not in leaves:
@@ -214,10 +215,15 @@ def _live_leaves(cells: Iterable[Cell], store: Store) -> dict[str, dict[str, Any
     return leaves
 
 
-def _leaf(row: dict[str, Any]) -> dict[str, Any]:
-    """A row of `over_seeds` for the ledger: value, interval, word, and what to know."""
+def _leaf(row: dict[str, Any], where: str) -> dict[str, Any]:
+    """A row of `over_seeds` for the ledger: value, interval, word, and what to know.
+
+    Args:
+        row: of `over_seeds`.
+        where: what it was measured on.
+    """
     seeds = f"mean of {row['seeds']} seeds" if row["seeds"] > 1 else "one seed, no ranking"
-    why = [f"{seeds}, external hospitals", row["note"], training_note(row)]
+    why = [f"{seeds}, {where}", row["note"], training_note(row)]
     leaf = {name: float(row[name]) for name in ("value", "low", "high")}
     if row["conclusion"]:
         leaf |= {name: row[name] for name in ("conclusion", "detectable")}

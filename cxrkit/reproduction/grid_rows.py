@@ -24,6 +24,7 @@ from cxrkit.models.corpus_vit import CorpusViT
 from cxrkit.pipeline import makers, stages
 from cxrkit.reproduction import grid
 from cxrkit.reproduction.grid import DIAGNOSIS, SEVERITY, Cell
+from cxrkit.shortcuts import within_source
 from cxrkit.storage.artifacts import Store
 from cxrkit.storage.atomic import read_json
 from cxrkit.tasks import diagnosis, severity
@@ -63,7 +64,7 @@ def measure_cell(cell: Cell, store: Store, against: Cell | None = None) -> dict[
     Returns:
         The metric with its interval by patient, the difference from `against` on the same images,
         the curve of its training (`training_curve`), the version of the virtual hospitals where it
-        saw them, and the costs.
+        saw them (`same_patients` where it did not), and the costs.
 
     Raises:
         ValueError: the two were evaluated on other images.
@@ -84,6 +85,8 @@ def measure_cell(cell: Cell, store: Store, against: Cell | None = None) -> dict[
     }
     if "virtual" in cell.profile.manifests:
         row["hospitals"] = stages.stage_of("cohort").version
+    else:
+        row["same_patients"] = True  # in every seed
     if against is not None and against is not cell:
         fetch_finished(against, store)
         gap = compare_cells(cell, against, store)
@@ -91,8 +94,26 @@ def measure_cell(cell: Cell, store: Store, against: Cell | None = None) -> dict[
     return row
 
 
+def by_folds(profile: Profile) -> bool:
+    """Whether cells are judged by models of folds, which never saw the patient.
+
+    So on public films, of which a test split alone would hold too few: the diagnosis inside each
+    source (`within_source`), as between sources the source gives it away.
+    """
+    return bool(profile.folds) and not profile.variant.max_images
+
+
+def statistic_of(cell: Cell) -> Callable[..., float]:
+    """The metric of a cell as a function of truth and predictions (`cell_predictions`)."""
+    if cell.stage == DIAGNOSIS and by_folds(cell.profile):
+        return within_source.mean_auc
+    return METRICS[cell.stage][1]
+
+
 def cell_metric(cell: Cell, store: Store) -> dict[str, Any]:
     """The metric of a finished cell on external images; on the test split where there are none.
+
+    Where there are folds, of all images by folds (`by_folds`).
 
     Args:
         cell: a finished cell.
@@ -101,6 +122,10 @@ def cell_metric(cell: Cell, store: Store) -> dict[str, Any]:
     Returns:
         value, low, high, n.
     """
+    if by_folds(cell.profile):
+        y, p, groups = cell_predictions(cell, store)
+        ends = resampling.bootstrap(statistic_of(cell), y, p, groups=groups, draws=DRAWS)
+        return {**dict(zip(("value", "low", "high"), ends)), "n": len(y)}
     found = read_json(cell.folder(store) / "metrics.json")
     split = "external" if "external" in found else "test"
     return metrics_of(found, split)[METRICS[cell.stage][0]]
@@ -136,14 +161,30 @@ def cell_predictions(cell: Cell, store: Store) -> tuple[np.ndarray, np.ndarray, 
         store: where its artifact lies.
 
     Returns:
-        Truth (n,), predictions (n, K) or (n,), and the patient of each image (n,).
+        Truth (n,), predictions (n, K) or (n,), and the patient of each image (n,). By folds, the
+        truth of the diagnosis is the code of `within_source.two_class_problems`, and of severity
+        those are left out of which it is not known.
     """
+    if by_folds(cell.profile):
+        return _fold_predictions(cell, store)
     table = external_or_test(store.read_table(cell.folder(store) / "predictions.csv"))
     groups = table["group_id"].to_numpy()
     if cell.stage == DIAGNOSIS:
         return diagnosis.codes(table), table[diagnosis.PROBABILITIES].to_numpy(), groups
     truth = severity.true_scores(table, cell.profile.choices)
     return truth, table["score"].to_numpy(), groups
+
+
+def _fold_predictions(cell: Cell, store: Store) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """`cell_predictions` by the models of folds."""
+    profile, joint = cell.profile, cell.profile.sources.joint_views
+    stage = "diagnosis" if cell.stage == DIAGNOSIS and joint else cell.stage
+    table = store.read_table(stages.folder_of(profile, stage, store) / "crossvalidated.csv")
+    if cell.stage == DIAGNOSIS:
+        return within_source.two_class_problems(table)
+    table = table[table["threshold"] == profile.choices.brixia_threshold]
+    known = table[table["truth"].notna()]
+    return tuple(known[name].to_numpy() for name in ("truth", "score", "group_id"))
 
 
 def compare_cells(cell: Cell, against: Cell, store: Store, draws: int = DRAWS) -> dict[str, float]:
@@ -170,9 +211,8 @@ def compare_cells(cell: Cell, against: Cell, store: Store, draws: int = DRAWS) -
             "truth"
         )
     known = np.isfinite(y)
-    statistic = METRICS[cell.stage][1]
     return resampling.paired_bootstrap(
-        statistic, y[known], p[known], other_p[known], groups=groups[known], draws=draws
+        statistic_of(cell), y[known], p[known], other_p[known], groups=groups[known], draws=draws
     )
 
 

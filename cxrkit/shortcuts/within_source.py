@@ -144,6 +144,39 @@ def has_both_classes(predictions: pd.DataFrame, classes: TwoClasses) -> bool:
     return images_of(predictions, classes)["diagnosis"].nunique() == 2
 
 
+def two_class_problems(predictions: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The sources that have both of their two classes, as one table of images.
+
+    Args:
+        predictions: of `DiagnosisTask.cross_validate`.
+
+    Returns:
+        Codes (n,), 2 i and 2 i + 1 for the negative and the positive class of source i; scores of
+        the proposed model (n,); patients (n,).
+
+    Raises:
+        ValueError: no source has both of its classes.
+    """
+    problems = (INTERNAL, *TRAINING_SOURCES)
+    found = [classes for classes in problems if has_both_classes(predictions, classes)]
+    if not found:
+        raise ValueError("no source has two classes to tell apart: give images of another dataset")
+    codes, scores, groups = [], [], []
+    for i, classes in enumerate(found):
+        rows = images_of(predictions, classes)
+        codes.append(2 * i + (rows["diagnosis"] == classes.positive).to_numpy(int))
+        scores.append(model_scores(rows, classes))
+        groups.append(rows["group_id"].to_numpy())
+    return np.concatenate(codes), np.concatenate(scores), np.concatenate(groups)
+
+
+def mean_auc(codes: np.ndarray, scores: np.ndarray) -> float:
+    """Mean over sources of the AUC inside each, from `two_class_problems`; NaN without one."""
+    sources = codes // 2
+    inside = [sources == source for source in np.unique(sources)]
+    return float(np.mean([metrics.auc(codes[at] % 2, scores[at]) for at in inside]))
+
+
 def model_scores(rows: pd.DataFrame, classes: TwoClasses) -> np.ndarray:
     """Scores of the proposed model, from the columns p_<class> of its predictions: (n,)."""
     p = rows[[f"p_{name}" for name in DIAGNOSES]]

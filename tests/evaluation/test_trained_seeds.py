@@ -101,6 +101,19 @@ def test_mean_of_seeds_is_the_bootstrap_that_is_drawn(rng):
     assert found["p_value"] == pytest.approx(2 * (drawn < 0).mean(), rel=0.05)
 
 
+def test_of_the_same_patients_the_mean_of_seeds_evens_out_the_trainings_alone(rng):
+    """Drawn: seeds as above, and one draw of patients that moves all of them alike."""
+    values, errors = np.array([0.03, -0.01, 0.05, 0.02]), np.array([0.02, 0.01, 0.015, 0.03])
+    found = trained_seeds.mean_of_seeds(values, errors, same_patients=True)
+    taken = rng.integers(4, size=(400_000, 4))
+    seeds = values.mean() + math.sqrt(4 / 3) * (values[taken].mean(axis=1) - values.mean())
+    drawn = seeds + errors[taken].mean(axis=1) * rng.normal(size=len(taken))
+    for name, percent in (("low", 2.5), ("high", 97.5)):
+        assert found[name] == pytest.approx(np.percentile(drawn, percent), abs=3e-4)
+    alike = trained_seeds.mean_of_seeds([0.1] * 3, [0.02] * 3, same_patients=True)
+    assert alike["high"] == pytest.approx(0.1 + 1.959964 * 0.02, abs=1e-6), "as one seed"
+
+
 def test_mean_of_one_seed_is_the_interval_of_its_patients():
     found = trained_seeds.mean_of_seeds([0.1], [0.02])
     assert found["low"] == pytest.approx(0.1 - 1.959964 * 0.02, abs=1e-6)

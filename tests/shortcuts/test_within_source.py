@@ -269,6 +269,29 @@ def test_a_source_that_trains_is_evaluated_by_its_folds(tmp_path):
     assert cohen["all"]["n"] == [8, 8] and cohen["all"]["auc"]["value"] == 1
 
 
+def test_the_mean_over_sources_never_compares_a_film_with_one_of_another_source(tmp_path):
+    """By hand: inside the NIH one of four pairs stands wrong, at Shenzhen none, and all films of
+    Shenzhen have higher scores. A third source has one class alone and does not count.
+    """
+    rows = [
+        ("nih_cxr14", "normal", 0.1),
+        ("nih_cxr14", "normal", 0.3),
+        ("nih_cxr14", "other_infection", 0.2),
+        ("nih_cxr14", "other_infection", 0.4),
+        ("shenzhen", "normal", 0.7),
+        ("shenzhen", "other_infection", 0.8),
+        ("kermany_224", "normal", 0.5),
+    ]
+    table = pd.DataFrame(rows, columns=["dataset", "diagnosis", "p_other_infection"])
+    table["p_normal"] = 1 - table["p_other_infection"]
+    table = table.assign(p_covid19=0.0, group_id=[f"p{i}" for i in range(len(rows))])
+    codes, scores, groups = within_source.two_class_problems(table)
+    assert list(codes) == [0, 0, 1, 1, 2, 3] and list(groups) == [f"p{i}" for i in range(6)]
+    assert within_source.mean_auc(codes, scores) == pytest.approx((0.75 + 1) / 2)
+    with pytest.raises(ValueError, match="no source has two classes"):
+        within_source.two_class_problems(table[4:5])
+
+
 def test_without_the_sources_of_mini_the_source_alone_is_said(tmp_path):
     """Folds of another profile, such as one of the virtual hospitals alone."""
     names = ["normal", "other_infection", "covid19"] * 6
