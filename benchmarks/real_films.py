@@ -5,7 +5,7 @@
 
 The diagnosis of `mini`, a corpus ViT on the frozen ImageNet features of EfficientNet-Lite0, is
 compared with what a user would try first: a linear model of the same features (mean and maximum
-over the film), and one of 16x16 thumbnails, all trained on the same films. Inside a source each film
+over the film), and one of 16x16 thumbnails, all trained on the same films. Inside a source a film
 is predicted by models that never saw its patient (five folds); across, by models that never saw its
 source. Kermany's two sets are one source. Every pair of classes is of one source, so no model can
 win by knowing the source. The labels of the NIH were mined from reports; what radiologists said of

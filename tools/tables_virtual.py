@@ -379,3 +379,77 @@ def _sweep_facts(found: dict[str, Any], aucs: pd.DataFrame) -> list[str]:
         f"The words have a margin of {found['recipe']['margin']} AUC; the p-values of a line are "
         "adjusted for their number (Holm).",
     ]
+
+
+def hospitals() -> list[str]:
+    """What benchmarks/hospitals.py measured of the virtual hospitals, beside what was asked."""
+    films, arrangement, lungs = (
+        read_json(ROOT / "docs" / "lab" / f"hospitals_{name}.json")
+        for name in ("films", "arrangement", "lungs")
+    )
+    by_kind = films["real against virtual, AUC"]
+    line_of = films["pneumothorax outside the line"]
+    darker, brighter = (f"{100 * line_of[way]['median']:.1f} %" for way in ("darker", "brighter"))
+    tubes, lost = films["tube tips in the windpipe"], films["lungs lost to mid-grey, COVID-19"]
+    speeds = films["films a second and core"]
+    wards = ", ".join(speeds)
+    heart, wider = films["heart over thorax, PA"], films["heart width, AP over PA"]
+    of_lungs = {name: f"{one['median']:.3f}, {one['q90']:.3f}" for name, one in lost.items()}
+    rows = [
+        (
+            "real against virtual by texture (bands and slope), AUC of a linear model, folds of "
+            "whole anatomies and patients",
+            "at most 0.80",
+            f"{by_kind['texture']:.3f}",
+        ),
+        ("... by all features", "reported", f"{by_kind['all']:.3f}"),
+        (
+            "heart over thorax of PA films, median (10th to 90th percentile)",
+            "0.42 to 0.50",
+            f"{heart['median']:.3f} ({heart['q10']:.3f} to {heart['q90']:.3f})",
+        ),
+        ("width of the heart, AP over PA, median", "1.09 to 1.13", f"{wider['median']:.3f}"),
+        (
+            "side outside a pleural line that darkens, brightens (medians)",
+            "at least 75 %, at most 2 %",
+            f"{darker}, {brighter}",
+        ),
+        ("tips of tubes in the windpipe", "all", f"{tubes['inside']} of {tubes['of']}"),
+        (
+            "lungs lost to mid-grey on COVID-19 films, median and 90th percentile",
+            "0.25 to 0.35, 0.40 to 0.47",
+            of_lungs["virtual"],
+        ),
+        (
+            "... on real films (Cohen; Hannover)",
+            "",
+            f"{of_lungs['cohen']}; {of_lungs['hannover']}",
+        ),
+        (
+            f"films a second and core, wards {wards}, on a busy machine",
+            "at least 25 on average",
+            ", ".join(f"{speed:.0f}" for speed in speeds.values()),
+        ),
+    ]
+    for places in ("textbook", "sides"):
+        best = [
+            max(arrangement[f"1, {places}"][how].values())
+            for how in ("without places", "with places")
+        ]
+        rows.append(
+            (
+                f"arrangement 1, {places}: COVID-19 against other, the better of two oracles "
+                "without places; with places",
+                "at most 0.65; at least 0.97",
+                "; ".join(f"{auc:.3f}" for auc in best),
+            )
+        )
+    rows.append(
+        (
+            "mean Dice of a U-Net trained on normal films, lost on lungs with 4 to 6 dense zones",
+            "at least 0.05",
+            f"{lungs['Dice lost, means']:.3f}",
+        )
+    )
+    lines = head("measured by `benchmarks/hospitals.py` (files in `docs/lab/`)", "bar", "found")
+    return lines + [line(*row) for row in rows]

@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 import pandas as pd
+import tables_quality
 import tables_real
 import tables_virtual
 from table_text import ROOT, head, line, spread
@@ -188,9 +189,14 @@ TABLES: dict[tuple[str, str], Callable[[], list[str]]] = {
     ("docs/predict.md", "sizes"): tables_real.sizes,
     ("docs/predict.md", "lungs found"): tables_real.lungs_found,
     ("docs/predict.md", "calibration"): tables_real.calibration,
+    ("docs/predict.md", "warnings"): tables_quality.warnings,
+    ("docs/predict.md", "fixed changes"): tables_quality.fixed_changes,
+    ("docs/predict.md", "not frontal"): tables_quality.not_frontal,
+    ("docs/predict.md", "out of range"): tables_quality.out_of_range,
     ("docs/site.md", "figures"): site_figures,
     ("docs/explain.md", "removal"): tables_real.removal,
     ("docs/explain.md", "pointing"): tables_virtual.pointing,
+    ("docs/virtual_hospitals.md", "hospitals"): tables_virtual.hospitals,
     ("docs/virtual_hospitals.md", "baselines"): tables_virtual.baselines,
     ("docs/virtual_hospitals.md", "severity baselines"): partial(
         tables_virtual.baselines, grid.SEVERITY, ("Table 8", "Table 10")
