@@ -4,8 +4,8 @@
 
 Of the diagnosis, then of severity (`grid.diagnosis_search`, `grid.severity_search`): first each
 model trains a few steps with each of some rates, and with WIDER times the largest as long as that
-is the best. Then the best rate, and the profile's own, train as long as the row of the table. Last,
-the better of the two trains twice as long, and again, while that brings more than the margin
+is the best. Then the profile's rate and the best other one train as long as the row of the table.
+Last, the better of the two trains twice as long, and again, while that brings more than the margin
 (`comparisons.MARGINS`) and the steps are no more than the search allows. One seed; validation
 patients of the training hospitals alone decide (`grid_rows.validation_score`). It resumes: a
 finished training is loaded.
@@ -18,6 +18,8 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterable
 from typing import Any
+
+import filelock
 
 from cxrkit.config import profiles
 from cxrkit.config.sections import Profile
@@ -36,6 +38,7 @@ def trial_row(cell: grid.Cell, store: Store) -> dict[str, Any]:
     training = grid.own_training(cell.profile, cell.stage)
     return {
         "profile": cell.profile.name,
+        "key": cell.key,
         "stage": cell.stage,
         "cell": cell.name,
         "rate": training.lr,
@@ -56,8 +59,6 @@ class Search:
 
     def __init__(self, stage: str, store: Store, workers: int) -> None:
         self.stage, self.store, self.workers = stage, store, workers
-        recorded_rows = grid_leaves.recorded_trials()
-        self.others = [row for row in recorded_rows if row["stage"] != stage]
         self.rows: dict[str, dict[str, Any]] = {}  # by key: a trial may be as long as the row
         self.failed = False
         self.made = {
@@ -75,30 +76,46 @@ class Search:
             self.failed = self.failed or bool(error)
             if not error:
                 self.rows[cell.key] = trial_row(cell, self.store)
-                rows = [*self.others, *self.rows.values()]
-                recorded.write_result("learning_rates", rows, self.made)
+                self.write()
 
-    def first_round(self, profile: Profile) -> dict[str, float]:
-        """Short trials of each model: name -> its best rate."""
+    def write(self) -> None:
+        """Record the rows; a search of the other stage may run beside this one."""
+        with filelock.FileLock(self.store.root / "learning_rates.lock"):
+            others = [row for row in grid_leaves.recorded_trials() if row["stage"] != self.stage]
+            recorded.write_result("learning_rates", [*others, *self.rows.values()], self.made)
+
+    def first_round(self, profile: Profile) -> dict[str, list[float]]:
+        """Short trials of each model: name -> its rates, the best first."""
         waiting, done, found = grid.trial_cells(profile, self.stage), [], {}
         while waiting:
             self.run(waiting)
             done += waiting
             waiting = []
             for best in self.best(done):
-                rate = self.rate(best)
-                found[best.name] = rate
+                rate, trials = self.rate(best), [cell for cell in done if cell.name == best.name]
+                ended = [cell for cell in trials if cell.key in self.rows]
+                ended.sort(key=self.score, reverse=True)
+                found[best.name] = [self.rate(cell) for cell in ended]
                 # of all that were tried: one that failed is not tried again
-                if rate == max(self.rate(cell) for cell in done if cell.name == best.name):
+                if rate == max(map(self.rate, trials)):
                     wider = float(f"{WIDER * rate:.6g}")
                     waiting.append(grid.with_training(best, lr=wider))
         return found
 
-    def second_round(self, profile: Profile, rates: dict[str, float]) -> list[grid.Cell]:
-        """The best rate of each model and the profile's own, as long as its row: the better one."""
+    def second_round(self, profile: Profile, rates: dict[str, list[float]]) -> list[grid.Cell]:
+        """Two rates of each model, as long as its row: the better of them.
+
+        They are the profile's own and the best other one: a short training of a model that has
+        hardly begun to learn says little of a long one.
+
+        Args:
+            profile: as for `first_round`.
+            rates: of `first_round`.
+        """
         own, trials = grid.own_training(profile, self.stage).lr, []
-        for name, rate in rates.items():
-            trials += grid.whole_trials(profile, self.stage, name, dict.fromkeys((own, rate)))
+        for name, tried in rates.items():
+            others = [rate for rate in tried if rate != own]
+            trials += grid.whole_trials(profile, self.stage, name, [own, *others[:1]])
         self.run(trials)
         return self.best(trials)
 

@@ -194,7 +194,7 @@ def few(table: pd.DataFrame, profile: Profile) -> pd.DataFrame:
     Drawn by the seed.
     """
     most = profile.variant.max_images
-    if not most:
+    if not most or table.empty:
         return table
     external = table["external"].astype(bool)
     groups = table.groupby([external, table["split"].where(~external, "external")])

@@ -23,19 +23,21 @@ from cxrkit.pipeline import stages
 from cxrkit.reproduction import comparisons, grid, grid_leaves, grid_rows
 from cxrkit.reproduction.comparisons import BETTER, EQUIVALENT, NOT_RUN, OPEN
 from cxrkit.reproduction.grid import DIAGNOSIS, FROM_FINDINGS, SEVERITY
+from cxrkit.reproduction.ledger import NOT_IN_PAPER
 from cxrkit.simulation.hospital import ARRANGEMENT
 from cxrkit.storage import locations, recorded
 from cxrkit.storage.artifacts import key
 from cxrkit.storage.atomic import read_json
 
 HOLDS, FAILS = "holds", "does not hold"
-UNPROVEN = "would hold if its baselines had converged"
+UNPROVEN = "better than baselines that have not converged or not learnt"
+NO_ROW = "no such row"
 IMAGES = {"virtual": "virtual hospitals", "public": "public films"}
 CNNS = ("ResNet-50", "ResNet-152", "DenseNet-121")
 TRANSFORMERS = ("ViT", "hybrid ViT")
 MAPS = ("10 weighted maps", "3 infection maps", "pneumonia map")
 FEWER_LAYERS = ("2 layers, 4 heads", "4 layers, 8 heads")
-PROPOSED_OF_SWEEP, BAG_OF_SWEEP = "corpus ViT", "MLP on a bag of tokens"
+BAG_OF_SWEEP, PLACES_OF_SWEEP = "MLP on a bag of tokens", "MLP on tokens side by side"
 USUAL = {"arrangement": ARRANGEMENT, "images": 720}  # of the sweep: as the demo's hospitals
 
 
@@ -44,7 +46,7 @@ class Evidence:
     """What one set of films says on a claim.
 
     Attributes:
-        conclusion: a word of `trained_seeds.CONCLUSIONS`, or "not run".
+        conclusion: a word of `trained_seeds.CONCLUSIONS`, NOT_RUN, or NO_ROW.
         gap: the difference and both ends of its 95 % interval; above 0 where the first of the two
             that the claim names is better. None where nothing ran.
         metric: "AUC" or "MSE".
@@ -52,8 +54,8 @@ class Evidence:
         detectable: the smallest difference that could have been seen; None where not known.
         source: the file that it was read from.
         caveat: what weakens it, in few words.
-        weak: whether a baseline is at chance or improving at its end, and not known to have
-            converged.
+        weak: whether a baseline is at chance, or not known to have converged: to be better than it
+            shows little.
     """
 
     conclusion: str = NOT_RUN
@@ -116,17 +118,20 @@ def evidence_of_grid(
         profile: demo for virtual hospitals, mini for public films.
         tables: of `grid_leaves.recorded_rows`.
     """
+    cells = grid.grid_cells(profile)
+    names = {cell.name for cell in cells if cell.stage == claim.stage and cell.name in claim.cells}
+    if not names:
+        return Evidence(NO_ROW)
     if claim.stage not in tables:
         return Evidence()
     table = tables[claim.stage]
     baselines = table[table["cell"].isin(claim.cells)]
-    found = comparisons.proposed_against(baselines, claim.stage, len(claim.cells))
+    found = comparisons.proposed_against(baselines, claim.stage, len(names))
     if not found:
         return Evidence()
     seeds = int(baselines.loc[baselines["cell"] == found["closest"], "compared"].iloc[0])
     why = [f"closest: {found['closest']}" if len(claim.cells) > 1 else "", _count(seeds)]
     weak = weak_baselines(baselines)
-    versions = dict.fromkeys(note.partition(",")[0] for note in baselines["note"])
     seen = found["detectable"]
     return Evidence(
         found["value"],
@@ -136,9 +141,17 @@ def evidence_of_grid(
         seen if math.isfinite(seen) else None,
         "recorded_results/grid.json",
         "; ".join(
-            filter(None, (judged_by(claim, profile), sizes_of(claim, profile), *versions, weak))
+            filter(
+                None,
+                (
+                    evaluated_on(baselines, claim.stage),
+                    sizes_of(claim, profile),
+                    versions_of(baselines),
+                    weak,
+                ),
+            )
         ),
-        comparisons.NO_CURVE in weak or comparisons.NOT_CONVERGED in weak,
+        bool(weak),
     )
 
 
@@ -179,20 +192,29 @@ def grid_note(rows: list[dict[str, Any]] | None = None) -> str:
     return ". ".join(facts)
 
 
-def judged_by(claim: Claim, profile: Profile) -> str:
-    """What a profile is judged by, where that is not external hospitals."""
-    if not grid_rows.by_folds(profile):
+def evaluated_on(baselines: pd.DataFrame, stage: str) -> str:
+    """What rows of `over_seeds` were evaluated on, where that is not external hospitals."""
+    if not baselines["by_folds"].any():
         return ""
-    inside = "inside each source, " if claim.stage == DIAGNOSIS else ""
+    inside = "inside each source, " if stage == DIAGNOSIS else ""
     return f"{inside}by folds of patients"
+
+
+def versions_of(baselines: pd.DataFrame) -> str:
+    """Which baselines were measured on an earlier version of the hospitals, or otherwise."""
+    parts = []
+    for note, part in baselines[baselines["note"] != ""].groupby("note", sort=False):
+        cells = "" if len(part) == len(baselines) else f"{', '.join(part['cell'])}: "
+        parts.append(f"{cells}{str(note).partition(',')[0]}")
+    return "; ".join(parts)
 
 
 def sizes_of(claim: Claim, profile: Profile) -> str:
     """What stands for the paper's layers and pixels in a profile of other sizes."""
     if claim.cells == FEWER_LAYERS:
         sizes = profile.transformer, profile.grid.middle, profile.grid.small
-        own, *fewer = (f"{size.depth} of {size.num_heads}" for size in sizes)
-        return f"here layers and heads {own} against {' and '.join(fewer)}"
+        own, *fewer = (f"{size.depth} layers of {size.num_heads} heads" for size in sizes)
+        return f"here {own} against {' and '.join(fewer)}".replace("1 layers", "1 layer")
     if claim.cells == ("1024 px input",):
         return f"here {profile.image_size} px against {2 * profile.image_size}"
     return ""
@@ -203,18 +225,23 @@ def _count(seeds: int) -> str:
     return f"{seeds} seeds" if seeds > 1 else "one seed"
 
 
-def of_sweep(name: str = "attention_pays", tokens: str = "true lesions as tokens") -> Evidence:
-    """Attention and positions against a bag of the same tokens, virtual hospitals.
+def of_sweep(
+    name: str = "attention_pays",
+    tokens: str = "true lesions as tokens",
+    minus: str = BAG_OF_SWEEP,
+) -> Evidence:
+    """The corpus ViT against a model of the same tokens, virtual hospitals.
 
     Args:
         name: of the sweep's file in docs/lab.
         tokens: what the models read there.
+        minus: that model.
     """
     path = paths.lab_result(name)
     found = read_json(path) if path.exists() else {}
     for row in found.get("differences", []):
         setting = {name: row[name] for name in USUAL}
-        if row["minus"] == BAG_OF_SWEEP and setting == USUAL:
+        if row["minus"] == minus and setting == USUAL:
             return Evidence(
                 row["conclusion"],
                 (row["difference"], row["low"], row["high"]),
@@ -241,9 +268,9 @@ def of_probe() -> Evidence:
     return _normal(
         gap,
         error,
-        f"mean of {len(pairs)} sources, one seed",
+        f"mean of {len(pairs)} sources",
         "docs/lab/real_films.json",
-        "against a linear model of the same ImageNet features",
+        "against a linear model of the same ImageNet features, one seed",
     )
 
 
@@ -260,8 +287,9 @@ def across_sources() -> Evidence:
         widths.append(math.hypot(*(part["high"] - part["low"] for part in (unseen, seen))))
     gap, error = _mean_over(gaps, widths)
     mean = found["across"]["mean"]["corpus ViT"]
-    why = f"AUC {mean:.2f} at sources that no training saw; mean of {len(gaps)}, one seed"
-    return _normal(gap, error, why, "docs/lab/real_films.json")
+    why = f"AUC {mean:.2f} at sources that no training saw"
+    caveat = f"mean of {len(gaps)} sources, one seed"
+    return _normal(gap, error, why, "docs/lab/real_films.json", caveat)
 
 
 def _public_images() -> dict[str, Any]:
@@ -283,8 +311,9 @@ def across_hospitals() -> Evidence:
     return _normal(
         unseen["value"] - seen["value"],
         error / (2 * metrics.Z95),
-        f"AUC {unseen['value']:.2f} at hospitals that no training saw; PA, one training",
+        f"AUC {unseen['value']:.2f} at hospitals that no training saw",
         "metrics.json of the demo's diagnosis",
+        "one training, PA; other patients there",
     )
 
 
@@ -381,14 +410,14 @@ CLAIMS = (
     ),
     Claim(
         "the proposed model against a CNN that learnt the same findings, diagnosis",
-        "not in the paper",
+        NOT_IN_PAPER,
         "",
         "",
         (FROM_FINDINGS,),
     ),
     Claim(
         "the proposed model against a CNN that learnt the same findings, severity",
-        "not in the paper",
+        NOT_IN_PAPER,
         "",
         "",
         (FROM_FINDINGS,),
@@ -402,7 +431,14 @@ CLAIMS = (
         virtual=of_sweep,
     ),
     Claim(
-        "the same with learnt tokens",
+        "attention against an MLP on the same tokens side by side",
+        NOT_IN_PAPER,
+        "",
+        "",
+        virtual=partial(of_sweep, minus=PLACES_OF_SWEEP),
+    ),
+    Claim(
+        "attention and places against a bag of learnt tokens",
         "1",
         BETTER,
         "not only add up the meaning but also consider the location and relationship",
@@ -429,19 +465,21 @@ def carried(paper: str, found: Mapping[str, str], weak: Collection[str] = ()) ->
         weak: those where a baseline may not have converged: being better than it shows nothing.
 
     Returns:
-        HOLDS where our word is the paper's (UNPROVEN where we are better than baselines that may
-        not have converged), FAILS where it is another one that is decided; with the
+        HOLDS where our word is the paper's, FAILS where it is another one that is decided; with the
         films in words where it is decided on one kind alone. OPEN where it is decided on none,
         NOT_RUN where nothing ran. Where the paper has no word, our word stands in place of both.
+        UNPROVEN in place of each where we are better than baselines of `weak`.
     """
     decided = {}
     for images, word in found.items():
-        if word not in (OPEN, NOT_RUN):
-            unproven = images in weak and word == BETTER
-            same = (UNPROVEN if unproven else HOLDS) if word == paper else FAILS
-            decided[IMAGES[images]] = same if paper else word
+        if word in (OPEN, NOT_RUN, NO_ROW):
+            continue
+        answer = (HOLDS if word == paper else FAILS) if paper else word
+        if word == BETTER and images in weak and answer != FAILS:
+            answer = UNPROVEN
+        decided[IMAGES[images]] = answer
     if not decided:
-        return NOT_RUN if set(found.values()) == {NOT_RUN} else OPEN
+        return OPEN if OPEN in found.values() else NOT_RUN
     if len(decided) == len(IMAGES) and len(set(decided.values())) == 1:
         return next(iter(decided.values()))
     return "; ".join(f"{answer} on {images}" for images, answer in decided.items())
@@ -493,9 +531,7 @@ def claims_frame(lines: list[Mapping[str, Any]] | None = None) -> pd.DataFrame:
         shown.append(
             {
                 "claim": line["claim"],
-                "the paper": f"{line['paper']} ({line['section']})"
-                if line["paper"]
-                else "no such row",
+                "the paper": f"{line['paper']} ({line['section']})" if line["paper"] else NO_ROW,
                 **{name: line[images].text for images, name in IMAGES.items()},
                 "conclusion": line["conclusion"],
             }

@@ -6,7 +6,7 @@ too, by the numbers alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -45,7 +45,8 @@ def over_seeds(rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
         failed. `conclusion` is the word on the difference (`word_on`; "" where nothing is
         compared), and `detectable` the smallest difference that so many seeds would have shown
         (`smallest_effect`, for as many comparisons as the table has). `training` is CONVERGED where
-        all seeds say so, NOT_CONVERGED where one does not, else NO_CURVE.
+        all seeds say so, NOT_CONVERGED where one does not, else NO_CURVE. `by_folds`: evaluated by
+        folds of patients, not at external hospitals.
     """
     table = pd.DataFrame([dict.fromkeys(DIFFERENCE, np.nan) | row for row in rows])
     lines = []
@@ -65,6 +66,7 @@ def over_seeds(rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
                 "p_value": gap["p_value"],
                 "standard_error": gap["standard_error"],
                 "training": _training(part),
+                "by_folds": "by_folds" in part and bool(part["by_folds"].eq(True).any()),
                 **part[list(COSTS)].min(),
             }
         )
@@ -211,7 +213,9 @@ CLAIM_OF_ALL = {  # the claim on all rows of a table that depart from the propos
 }
 
 
-def conclusions(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
+def conclusions(
+    table: pd.DataFrame, cells: Collection[str] | None = None
+) -> dict[str, dict[str, Any]]:
     """The proposed model against all baselines of each claim, decided by the numbers alone.
 
     It is better where it is better than each baseline, with a p below SIGNIFICANT, by Holm over the
@@ -221,6 +225,7 @@ def conclusions(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
 
     Args:
         table: of `over_seeds`.
+        cells: names of the cells that the profile has: a claim asks for no others; None = all.
 
     Returns:
         Claim -> `value`, one of BETTER, WORSE, EQUIVALENT and OPEN; `closest`, the baseline that is
@@ -230,7 +235,8 @@ def conclusions(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
         are left out.
     """
     found = {}
-    for claim, (name, stage, baselines) in CLAIMS.items():
+    for claim, (name, stage, every) in CLAIMS.items():
+        baselines = [cell for cell in every if cells is None or cell in cells]
         rows = table[(table["table"] == name) & table["cell"].isin(baselines)]
         leaf = proposed_against(rows, stage, len(baselines))
         if leaf:
@@ -266,7 +272,8 @@ def proposed_against(rows: pd.DataFrame, stage: str, baselines: int) -> dict[str
     seeds = int(rows["compared"].min())
     seen = smallest_effect(closest["standard_error"], seeds, baselines)
     why = [
-        f"closest: {closest['cell']}, {metric.upper()} {ahead.min():+.3f} (+ = ours is better)",
+        f"closest: {closest['cell']}, {metric.upper()} {ahead.min():+.3f} "
+        "(+ = the proposed model is better)",
         f"{seeds} seeds" if seeds > 1 else "one seed, no ranking",
     ]
     if np.isfinite(seen):

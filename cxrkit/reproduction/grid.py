@@ -218,9 +218,11 @@ def ablations(profile: sections.Profile) -> dict[str, tuple[sections.Profile, st
         "1024 px input": vary(large, zoom=2),
         f"SimCLR: {PROPOSED}": vary(profile, **simclr),
     }
-    if profile.transformer.frozen:  # the proposed model itself
-        del of_proposed["frozen backbone"]
+    if profile.transformer.frozen:  # nothing trains the backbone any further, nor SimCLR
+        del of_proposed["frozen backbone"], of_proposed[f"SimCLR: {PROPOSED}"]
     rows = {name: (other, PROPOSED) for name, other in of_proposed.items()}
+    if profile.transformer.frozen:
+        return rows
     models = baselines(profile)
     for name in ("ViT", "hybrid ViT"):
         rows[f"SimCLR: {name}"] = (vary(models[name], **simclr), name)
@@ -233,14 +235,19 @@ def ablations(profile: sections.Profile) -> dict[str, tuple[sections.Profile, st
 def grid_cells(profile: sections.Profile) -> list[Cell]:
     """All cells of Tables 7 to 10 for the seed of the profile, the most informative first.
 
+    A profile with a frozen backbone has no other models: on weights that nobody trained they would
+    be no rivals.
+
     Args:
         profile: the settings of the proposed model.
 
     Returns:
         Cells of diagnosis, then of severity. Each name stands once in a stage.
     """
-    models, extra = baselines(profile), fair_comparisons(profile)
-    first = {FROM_FINDINGS: extra[FROM_FINDINGS], **models}
+    first, extra = {}, {}
+    if not profile.transformer.frozen:
+        models, extra = baselines(profile), fair_comparisons(profile)
+        first = {FROM_FINDINGS: extra[FROM_FINDINGS], **models}
     rows = [Cell("Table 7", PROPOSED, DIAGNOSIS, profile)]
     for name, other in {**first, **extra}.items():
         rows.append(Cell("Table 7", name, DIAGNOSIS, other))
@@ -261,10 +268,11 @@ def _trained(cell: Cell) -> Cell:
 
     A model that begins with the findings has had the steps of their training before; one that
     begins with random weights gets `grid.scratch_steps` in the diagnosis, unless others were
-    chosen. A row of Tables 9 and 10 has the rate and the steps of the row that it is compared with.
+    chosen. A row that varies a model has the rate and the steps of the row that it is compared
+    with.
     """
     profile = cell.profile
-    row = cell.against if cell.table in ("Table 9", "Table 10") else cell.name
+    row = cell.against if cell.table in ("Table 9", "Table 10", "choices") else cell.name
     from_scratch = profile.variant.initial_weights == "random"
     diagnosis = profile.transformer_training
     steps = (from_scratch and profile.grid.scratch_steps) or diagnosis.steps
@@ -380,7 +388,7 @@ def open_choice_cells(profile: sections.Profile) -> list[Cell]:
         own = stages.settings(profile, DIAGNOSIS)
         same_diagnosis = stages.settings(other, DIAGNOSIS) == own
         stage = SEVERITY if same_diagnosis else DIAGNOSIS
-        rows.append(Cell("choices", name, stage, other))
+        rows.append(_trained(Cell("choices", name, stage, other)))
     return rows
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 
 from cxrkit.config.sections import Profile
 from cxrkit.pipeline import stages
-from cxrkit.reproduction import grid, grid_rows
+from cxrkit.reproduction import grid
 from cxrkit.reproduction.comparisons import (
     CLAIM_OF_ALL,
     CONVERGED,
@@ -57,9 +57,8 @@ def grid_metrics(
         if len(live) > 1:  # cells of this machine are better than rows of other settings
             table = table[table["note"] == ""]
         leaves = {} if any(table["note"]) else live
-        where = "folds of patients" if grid_rows.by_folds(profile) else "external hospitals"
-        leaves = leaves | {row["cell"]: _leaf(row, where) for row in table.to_dict("records")}
-        claims |= _claims(table)
+        leaves = leaves | {row["cell"]: _leaf(row) for row in table.to_dict("records")}
+        claims |= _claims(table, {cell.name for cell in cells if cell.stage == stage})
         for cell in cells:
             if cell.stage != stage or cell.name not in leaves:
                 continue
@@ -77,13 +76,18 @@ def grid_metrics(
     return out
 
 
-def _claims(table: pd.DataFrame) -> dict[str, Any]:
-    """Leaves of the conclusions on rows of `recorded_rows`; {} of none."""
+def _claims(table: pd.DataFrame, cells: Collection[str]) -> dict[str, Any]:
+    """Leaves of the conclusions on rows of `recorded_rows`; {} of none.
+
+    Args:
+        table: of one stage.
+        cells: names of those that the profile has.
+    """
     if table.empty:
         return {}
     note = note_on_rows(table)
     found = {}
-    for claim, leaf in conclusions(table).items():
+    for claim, leaf in conclusions(table, cells).items():
         why = "; ".join(filter(None, (note, leaf["why"])))
         found[claim] = {"holds": leaf | {"why": why}}
     return found
@@ -146,14 +150,13 @@ def flat_when_doubled(
         stage: DIAGNOSIS or SEVERITY.
         trials: rows of recorded_results/learning_rates.json; None = those.
     """
-    scores, flat = {}, set()
-    for row in recorded_trials() if trials is None else trials:
-        if row["profile"] == profile.name and row["stage"] == stage:
-            scores[row["cell"], row["rate"], row["steps"]] = row["score"]
+    rows = recorded_trials() if trials is None else trials
+    scores, flat = {row["key"]: row["score"] for row in rows}, set()
     for cell in grid.grid_cells(profile):
-        training = grid.own_training(cell.profile, stage)
-        own = scores.get((cell.name, training.lr, training.steps))
-        twice = scores.get((cell.name, training.lr, 2 * training.steps))
+        if cell.stage != stage:
+            continue
+        longer = grid.with_training(cell, steps=2 * grid.own_training(cell.profile, stage).steps)
+        own, twice = scores.get(cell.key), scores.get(longer.key)
         if own is not None and twice is not None and not brings_more(stage, own, twice):
             flat.add(cell.name)
     return flat
@@ -215,14 +218,10 @@ def _live_leaves(cells: Iterable[Cell], store: Store) -> dict[str, dict[str, Any
     return leaves
 
 
-def _leaf(row: dict[str, Any], where: str) -> dict[str, Any]:
-    """A row of `over_seeds` for the ledger: value, interval, word, and what to know.
-
-    Args:
-        row: of `over_seeds`.
-        where: what it was measured on.
-    """
+def _leaf(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of `over_seeds` for the ledger: value, interval, word, and what to know."""
     seeds = f"mean of {row['seeds']} seeds" if row["seeds"] > 1 else "one seed, no ranking"
+    where = "folds of patients" if row["by_folds"] else "external hospitals"
     why = [f"{seeds}, {where}", row["note"], training_note(row)]
     leaf = {name: float(row[name]) for name in ("value", "low", "high")}
     if row["conclusion"]:

@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 from sklearn.metrics import mean_squared_error
 from torch import nn
 
@@ -34,6 +35,7 @@ DIFFERENCE = ("difference", "difference_low", "difference_high")
 COSTS = ("parameters", "steps", "seconds", "seconds_before", "memory_gb")
 DRAWS = 1000  # of patients, for an interval
 FLAT = 0.01  # improvement over the last quarter of a training that ended flat
+FOLDS = "crossvalidated.csv"  # predictions of the models of folds
 MOST_POINTS = 24  # of a curve that a row keeps
 
 # stage -> metric in its metrics.json, statistic of truth and prediction, and the sign of "better"
@@ -46,8 +48,10 @@ METRICS = {
 def fetch_finished(cell: Cell, store: Store) -> None:
     """Copy a finished cell to this machine from where the store shares it.
 
-    With it come the earlier stages whose seconds are counted.
+    With it come the earlier stages whose seconds are counted, and that of the folds.
     """
+    if cell.profile.folds:
+        stages.fetch(cell.profile, fold_stage(cell), store)
     for stage, profile in ((cell.stage, cell.profile), *earlier_trainings(cell)):
         stages.fetch(profile, stage, store)
 
@@ -94,38 +98,50 @@ def measure_cell(cell: Cell, store: Store, against: Cell | None = None) -> dict[
     return row
 
 
-def by_folds(profile: Profile) -> bool:
-    """Whether cells are judged by models of folds, which never saw the patient.
-
-    So on public films, of which a test split alone would hold too few: the diagnosis inside each
-    source (`within_source`), as between sources the source gives it away.
-    """
-    return bool(profile.folds) and not profile.variant.max_images
+def fold_stage(cell: Cell) -> str:
+    """The stage that makes the models of folds, if any: one of the diagnosis for both views."""
+    joint = cell.stage == DIAGNOSIS and cell.profile.sources.joint_views
+    return "diagnosis" if joint else cell.stage
 
 
-def statistic_of(cell: Cell) -> Callable[..., float]:
-    """The metric of a cell as a function of truth and predictions (`cell_predictions`)."""
-    if cell.stage == DIAGNOSIS and by_folds(cell.profile):
-        return within_source.mean_auc
-    return METRICS[cell.stage][1]
+def fold_predictions(cell: Cell, store: Store) -> pd.DataFrame | None:
+    """Predictions of all images by models of folds, which never saw the patient.
 
-
-def cell_metric(cell: Cell, store: Store) -> dict[str, Any]:
-    """The metric of a finished cell on external images; on the test split where there are none.
-
-    Where there are folds, of all images by folds (`by_folds`).
+    Public films are evaluated so, as a test split alone would hold too few of them: the diagnosis
+    inside each source, as between sources the source gives it away.
 
     Args:
         cell: a finished cell.
         store: where its artifact lies.
 
     Returns:
-        value, low, high, n.
+        The table; None where there are no folds, or no source with two classes to tell apart.
     """
-    if by_folds(cell.profile):
-        y, p, groups = cell_predictions(cell, store)
-        ends = resampling.bootstrap(statistic_of(cell), y, p, groups=groups, draws=DRAWS)
-        return {**dict(zip(("value", "low", "high"), ends)), "n": len(y)}
+    path = stages.folder_of(cell.profile, fold_stage(cell), store) / FOLDS
+    if not cell.profile.folds or not path.exists():
+        return None
+    table = store.read_table(path)
+    if cell.stage == SEVERITY:
+        return table[table["threshold"] == cell.profile.choices.brixia_threshold]
+    return table if within_source.two_class_sources(table) else None
+
+
+def cell_metric(cell: Cell, store: Store) -> dict[str, Any]:
+    """The metric of a finished cell on external images; on the test split where there are none.
+
+    Where there are folds, of all images by folds (`fold_predictions`).
+
+    Args:
+        cell: a finished cell.
+        store: where its artifact lies.
+
+    Returns:
+        value, low, high, n; and `by_folds`, True, where there are folds.
+    """
+    if fold_predictions(cell, store) is not None:
+        y, p, groups, statistic = cell_predictions(cell, store)
+        ends = resampling.bootstrap(statistic, y, p, groups=groups, draws=DRAWS)
+        return {**dict(zip(("value", "low", "high"), ends)), "n": len(y), "by_folds": True}
     found = read_json(cell.folder(store) / "metrics.json")
     split = "external" if "external" in found else "test"
     return metrics_of(found, split)[METRICS[cell.stage][0]]
@@ -153,38 +169,44 @@ def validation_score(cell: Cell, store: Store) -> float:
     return -mean_squared_error(truth, predictions["score"])
 
 
-def cell_predictions(cell: Cell, store: Store) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+class Predictions(NamedTuple):
+    """What a metric is computed from.
+
+    Attributes:
+        truth: (n,); by folds, codes of `within_source.two_class_problems` for the diagnosis.
+        predictions: (n, K) or (n,).
+        groups: patient of each image, (n,).
+        statistic: the metric, of truth and predictions.
+    """
+
+    truth: np.ndarray
+    predictions: np.ndarray
+    groups: np.ndarray
+    statistic: Callable[..., float]
+
+
+def cell_predictions(cell: Cell, store: Store) -> Predictions:
     """What `cell_metric` is computed from.
 
     Args:
         cell: a finished cell.
         store: where its artifact lies.
-
-    Returns:
-        Truth (n,), predictions (n, K) or (n,), and the patient of each image (n,). By folds, the
-        truth of the diagnosis is the code of `within_source.two_class_problems`, and of severity
-        those are left out of which it is not known.
     """
-    if by_folds(cell.profile):
-        return _fold_predictions(cell, store)
+    statistic = METRICS[cell.stage][1]
+    by_folds = fold_predictions(cell, store)
+    if by_folds is not None and cell.stage == DIAGNOSIS:
+        return Predictions(*within_source.two_class_problems(by_folds), within_source.mean_auc)
+    if by_folds is not None:
+        known = by_folds[by_folds["truth"].notna()]
+        columns = (known[name].to_numpy() for name in ("truth", "score", "group_id"))
+        return Predictions(*columns, statistic)
     table = external_or_test(store.read_table(cell.folder(store) / "predictions.csv"))
     groups = table["group_id"].to_numpy()
     if cell.stage == DIAGNOSIS:
-        return diagnosis.codes(table), table[diagnosis.PROBABILITIES].to_numpy(), groups
+        probabilities = table[diagnosis.PROBABILITIES].to_numpy()
+        return Predictions(diagnosis.codes(table), probabilities, groups, statistic)
     truth = severity.true_scores(table, cell.profile.choices)
-    return truth, table["score"].to_numpy(), groups
-
-
-def _fold_predictions(cell: Cell, store: Store) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """`cell_predictions` by the models of folds."""
-    profile, joint = cell.profile, cell.profile.sources.joint_views
-    stage = "diagnosis" if cell.stage == DIAGNOSIS and joint else cell.stage
-    table = store.read_table(stages.folder_of(profile, stage, store) / "crossvalidated.csv")
-    if cell.stage == DIAGNOSIS:
-        return within_source.two_class_problems(table)
-    table = table[table["threshold"] == profile.choices.brixia_threshold]
-    known = table[table["truth"].notna()]
-    return tuple(known[name].to_numpy() for name in ("truth", "score", "group_id"))
+    return Predictions(truth, table["score"].to_numpy(), groups, statistic)
 
 
 def compare_cells(cell: Cell, against: Cell, store: Store, draws: int = DRAWS) -> dict[str, float]:
@@ -202,8 +224,8 @@ def compare_cells(cell: Cell, against: Cell, store: Store, draws: int = DRAWS) -
     Raises:
         ValueError: they were evaluated on other images, or with another truth.
     """
-    y, p, groups = cell_predictions(cell, store)
-    other_y, other_p, other_groups = cell_predictions(against, store)
+    y, p, groups, statistic = cell_predictions(cell, store)
+    other_y, other_p, other_groups, _ = cell_predictions(against, store)
     same_images = list(groups) == list(other_groups)
     if not same_images or not np.array_equal(y, other_y, equal_nan=True):
         raise ValueError(
@@ -212,7 +234,7 @@ def compare_cells(cell: Cell, against: Cell, store: Store, draws: int = DRAWS) -
         )
     known = np.isfinite(y)
     return resampling.paired_bootstrap(
-        statistic_of(cell), y[known], p[known], other_p[known], groups=groups[known], draws=draws
+        statistic, y[known], p[known], other_p[known], groups=groups[known], draws=draws
     )
 
 

@@ -144,6 +144,12 @@ def has_both_classes(predictions: pd.DataFrame, classes: TwoClasses) -> bool:
     return images_of(predictions, classes)["diagnosis"].nunique() == 2
 
 
+def two_class_sources(predictions: pd.DataFrame) -> list[TwoClasses]:
+    """The sources of a table that have both of their two classes."""
+    problems = (INTERNAL, *TRAINING_SOURCES)
+    return [classes for classes in problems if has_both_classes(predictions, classes)]
+
+
 def two_class_problems(predictions: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The sources that have both of their two classes, as one table of images.
 
@@ -157,8 +163,7 @@ def two_class_problems(predictions: pd.DataFrame) -> tuple[np.ndarray, np.ndarra
     Raises:
         ValueError: no source has both of its classes.
     """
-    problems = (INTERNAL, *TRAINING_SOURCES)
-    found = [classes for classes in problems if has_both_classes(predictions, classes)]
+    found = two_class_sources(predictions)
     if not found:
         raise ValueError("no source has two classes to tell apart: give images of another dataset")
     codes, scores, groups = [], [], []

@@ -897,7 +897,7 @@ def test_cells_of_other_films_are_not_compared(tmp_path):
         grid_rows.compare_cells(b, a, artifacts.Store(tmp_path))
 
 
-def test_on_public_films_a_cell_is_judged_by_folds_inside_each_source(tmp_path, monkeypatch):
+def test_on_public_films_a_cell_is_evaluated_by_folds_inside_each_source(tmp_path, monkeypatch):
     """Worked by hand: the mean over two sources, and the error of severity at one threshold."""
     mini, store = profiles.mini(), artifacts.Store(tmp_path)
     folders = {"diagnosis": tmp_path / "joint", "severity": tmp_path / "severity"}
@@ -905,7 +905,7 @@ def test_on_public_films_a_cell_is_judged_by_folds_inside_each_source(tmp_path, 
     rows = [("nih_cxr14", name, p) for name, p in (("normal", 0.3), ("other_infection", 0.2))]
     rows += [("shenzhen", name, p) for name, p in (("normal", 0.5), ("other_infection", 0.9))]
     table = pd.DataFrame(rows, columns=["dataset", "diagnosis", "p_other_infection"])
-    table = table.assign(p_normal=1 - table["p_other_infection"], p_covid19=0.0)
+    table = table.assign(p_normal=1 - table["p_other_infection"], p_covid19=0.0, path="a.png")
     scored = pd.DataFrame(
         {"truth": [4.0, 0.0, np.nan, 1.0], "score": [1.0, 1.0, 5.0, 1.0], "threshold": [1, 1, 1, 2]}
     )
@@ -914,11 +914,14 @@ def test_on_public_films_a_cell_is_judged_by_folds_inside_each_source(tmp_path, 
         part.assign(path="a.png", group_id=[f"p{i}" for i in range(4)]).to_csv(
             folder / "crossvalidated.csv", index=False
         )
-    judged = [Cell("", PROPOSED, stage, mini) for stage in (DIAGNOSIS, SEVERITY)]
-    found = [grid_rows.cell_metric(cell, store) for cell in judged]
+    both = [Cell("", PROPOSED, stage, mini) for stage in (DIAGNOSIS, SEVERITY)]
+    found = [grid_rows.cell_metric(cell, store) for cell in both]
     assert [(one["value"], one["n"]) for one in found] == [(0.5, 4), ((9 + 1) / 2, 2)]
-    few = replace(mini, variant=replace(mini.variant, max_images=9))
-    assert grid_rows.by_folds(mini) and not grid_rows.by_folds(few), "a rehearsal has no folds"
+    assert all(one["by_folds"] for one in found)
+    table[2:3].to_csv(folders["diagnosis"] / "crossvalidated.csv", index=False)
+    one_class = grid_rows.fold_predictions(both[0], store)
+    (folders["severity"] / "crossvalidated.csv").unlink()
+    assert one_class is None is grid_rows.fold_predictions(both[1], store), "as without folds"
 
 
 def test_seeds_of_the_same_films_do_not_even_out_their_luck():

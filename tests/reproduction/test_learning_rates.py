@@ -120,6 +120,8 @@ def test_steps_double_while_that_brings_something_and_no_longer_than_the_cap(mon
     assert lengths.pop(PROPOSED) == [1500, 3000]  # flat: the end
     assert lengths.pop(FROM_FINDINGS) == [1500, 3000, 6000]  # the cap
     assert all(steps == [1500, 6000] for steps in lengths.values())  # scratch: the cap already
+    whole = {rate for name, rate, steps in ran if (name, steps) == ("ViT", 6000)}
+    assert len(whole) == 2, "a short training may prefer the rate that all had before"
 
 
 def test_the_search_tries_wider_rates_and_keeps_the_better_whole_training(monkeypatch, tmp_path):
@@ -146,7 +148,7 @@ def test_the_search_tries_wider_rates_and_keeps_the_better_whole_training(monkey
     assert [(rate, steps) for _, rate, steps in ran if steps > 1500] == [(0.0135, 3000)]
 
 
-def test_severity_is_judged_by_the_error_on_validation_images(monkeypatch, tmp_path):
+def test_severity_is_scored_by_the_error_on_validation_images(monkeypatch, tmp_path):
     """By hand: scores 6 and 0 of which 4 and 1 are read, so that the MSE is (4 + 1) / 2."""
     table = pd.DataFrame(dict.fromkeys(ZONES, [1, 0])).reindex(columns=COLUMNS)
     cell = next(one for one in grid_module.grid_cells(profiles.demo()) if one.stage == SEVERITY)
@@ -166,11 +168,13 @@ def test_what_was_chosen_is_what_the_recorded_search_found(stage):
     search, own = grid_module.search_of(demo, stage), grid_module.own_training(demo, stage).lr
     rows = [row for row in grid_leaves.recorded_trials() if row["stage"] == stage]
     rates, lengths = dict(search.chosen_rates), dict(search.chosen_steps)
-    for name in {row["cell"] for row in rows}:
+    searched_rows = {cell.name for cell in grid_module.trial_cells(demo, stage)}
+    assert {row["cell"] for row in rows} == searched_rows
+    for name in searched_rows:
         (whole,) = grid_module.whole_trials(demo, stage, name, [rates.get(name, own)])
         kept = steps = grid_module.own_training(whole.profile, stage).steps
         found = {(row["rate"], row["steps"]): row["score"] for row in rows if row["cell"] == name}
-        short = {rate: score for (rate, n), score in found.items() if n == search.steps}
+        short = {rate: s for (rate, n), s in found.items() if n == search.steps and rate != own}
         finals = {rate: score for (rate, n), score in found.items() if n == steps}
         assert {own, max(short, key=short.get)} <= set(finals), f"{name}: the search has not ended"
         rate = max(finals, key=finals.get)
@@ -187,18 +191,22 @@ def test_what_was_chosen_is_what_the_recorded_search_found(stage):
 def test_a_row_to_which_twice_the_steps_bring_nothing_has_converged(stage, gains):
     """Whatever its own curve says; of another profile or other steps the search knows nothing."""
     demo = with_choices(with_choices(profiles.demo()), stage=SEVERITY)
-    training = grid_module.own_training(demo, stage)
-    own = {"profile": "demo", "stage": stage, "cell": PROPOSED, "score": -0.9}
-    own |= {"rate": training.lr, "steps": training.steps}
+    (cell,) = grid_module.whole_trials(
+        demo, stage, PROPOSED, [grid_module.own_training(demo, stage).lr]
+    )
+    steps = 2 * grid_module.own_training(demo, stage).steps
+    own = {"key": cell.key, "score": -0.9}
     twice, better = (
-        own | {"steps": 2 * training.steps, "score": own["score"] + gain} for gain in gains
+        {"key": grid_module.with_training(cell, steps=steps).key, "score": own["score"] + gain}
+        for gain in gains
     )
     assert grid_leaves.flat_when_doubled(demo, stage, [own, twice]) == {PROPOSED}
     elsewhere = {DIAGNOSIS: SEVERITY, SEVERITY: DIAGNOSIS}[stage]
     assert grid_leaves.flat_when_doubled(demo, elsewhere, [own, twice]) == set()
-    for other in (better, twice | {"rate": 2e-3}, twice | {"profile": "mini"}):
+    other_rate = {"key": grid_module.with_training(cell, steps=steps, lr=0.1).key, "score": -0.9}
+    for other in (better, other_rate):
         assert grid_leaves.flat_when_doubled(demo, stage, [own, other]) == set()
-    longer = with_choices(demo, steps=((PROPOSED, twice["steps"]),), stage=stage)
+    longer = with_choices(demo, steps=((PROPOSED, steps),), stage=stage)
     assert grid_leaves.flat_when_doubled(longer, stage, [own, twice]) == set()
 
 
