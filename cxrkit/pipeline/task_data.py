@@ -191,12 +191,23 @@ def subsample(table: pd.DataFrame, profile: Profile, task: str) -> pd.DataFrame:
 def few(table: pd.DataFrame, profile: Profile) -> pd.DataFrame:
     """At most `variant.max_images` images of each split and of the external hospitals; 0 = all.
 
-    Drawn by the seed.
+    Drawn by the seed, with every diagnosis that the part has where they are enough.
     """
     most = profile.variant.max_images
     if not most or table.empty:
         return table
     external = table["external"].astype(bool)
     groups = table.groupby([external, table["split"].where(~external, "external")])
-    drawn = [part.sample(min(most, len(part)), random_state=profile.seed) for _, part in groups]
+    drawn = [_few_of(part, most, profile.seed) for _, part in groups]
     return pd.concat(drawn).sort_index().reset_index(drop=True)
+
+
+def _few_of(part: pd.DataFrame, most: int, seed: int) -> pd.DataFrame:
+    """At most so many images of a part; in turn one of each diagnosis if a draw would miss one."""
+    drawn = part.sample(min(most, len(part)), random_state=seed)
+    kinds = part["diagnosis"].fillna("")
+    if set(kinds) == set(kinds[drawn.index]):
+        return drawn
+    shuffled = part.sample(frac=1, random_state=seed)
+    turn = shuffled.groupby(kinds[shuffled.index]).cumcount()
+    return shuffled.loc[turn.sort_values(kind="stable").index[:most]]

@@ -512,7 +512,7 @@ def scores(table: pd.DataFrame, guess: float, choices: Choices) -> dict[str, Any
 
     Args:
         table: of `SeverityTask.predict`.
-        guess: the constant score that is compared with the model.
+        guess: the constant score that is compared with the model; NaN where there is none.
         choices: readings of the paper.
 
     Returns:
@@ -526,9 +526,12 @@ def scores(table: pd.DataFrame, guess: float, choices: Choices) -> dict[str, Any
     kappa = resampling.bootstrap(
         metrics.quadratic_kappa, truth, np.rint(table["score"]), groups=groups, draws=DRAWS
     )
+    constant = dict.fromkeys(ERRORS, interval_dict((np.nan, np.nan, np.nan), 0))
+    if np.isfinite(guess):
+        constant = errors(truth, np.full(len(table), guess), groups)
     out = {
         **errors(truth, table["score"], groups),
-        "constant": errors(truth, np.full(len(table), guess), groups),
+        "constant": constant,
         "soft": errors(truth, table["soft"], groups),
         "hard": errors(truth, table["hard"], groups),
         "by_truth": by_truth(truth, table["score"].to_numpy(), groups),

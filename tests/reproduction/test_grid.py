@@ -250,6 +250,7 @@ def test_few_films_are_whole_splits_cut_by_the_seed():
             "path": range(60),
             "split": ["train", "val", "test"] * 20,
             "external": [False] * 30 + [True] * 30,
+            "diagnosis": None,
         }
     )
     profile = grid_module.vary(profiles.demo(), max_images=7)
@@ -259,6 +260,16 @@ def test_few_films_are_whole_splits_cut_by_the_seed():
         table, replace(profile, seed=1)
     ).equals(cut)
     assert task_data.few(table, profiles.demo()) is table
+    assert task_data.few(table[:0], profile).empty
+
+
+def test_few_films_have_every_diagnosis_that_there_is():
+    """Two films in 200 show COVID-19: a draw of 6 would miss them, and nothing could be trained."""
+    rare = ["normal"] * 150 + ["other_infection"] * 48 + ["covid19"] * 2
+    table = pd.DataFrame({"split": "train", "external": False, "diagnosis": rare})
+    for most in (3, 6):
+        cut = task_data.few(table, grid_module.vary(profiles.mini(), max_images=most))
+        assert Counter(cut["diagnosis"]) == dict.fromkeys(set(rare), most // 3)
 
 
 # running

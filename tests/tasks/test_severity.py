@@ -262,6 +262,13 @@ def test_predicted_columns_follow_the_patient_whatever_the_array_shows():
     assert (swapped["score"] == table["hard"]).all()
 
 
+def test_without_a_scored_training_image_there_is_no_constant_guess():
+    table, _ = predicted_table()
+    out = severity.scores(table, guess=np.nan, choices=Choices())
+    assert {out["constant"][name]["value"] for name in severity.ERRORS} == {None}
+    assert out["mse"]["value"] is not None
+
+
 @pytest.mark.parametrize("columns", ["patient_right", "patient_left"])
 def test_scores_agree_with_the_metrics_of_one_table(columns):
     choices = Choices(array_columns=columns)
