@@ -4,11 +4,11 @@
 
 Of the diagnosis, then of severity (`grid.diagnosis_search`, `grid.severity_search`): first each
 model trains a few steps with each of some rates, and with WIDER times the largest as long as that
-is the best. Then the profile's rate and the best other one train as long as the row of the table.
-Last, the better of the two trains twice as long, and again, while that brings more than the margin
-(`comparisons.MARGINS`) and the steps are no more than the search allows. One seed; validation
-patients of the training hospitals alone decide (`grid_rows.validation_score`). It resumes: a
-finished training is loaded.
+is the best. Then the profile's rate and the best other one train as long as the row of the table;
+the other is taken where it brings more than the margin (`comparisons.MARGINS`). Last, the one that
+was taken trains twice as long, and again, while that brings more than the margin and the steps are
+no more than the search allows. One seed; validation patients of the training hospitals alone decide
+(`grid_rows.validation_score`). It resumes: a finished training is loaded.
 Written to cxrkit/storage/recorded_results/learning_rates.json; rates and steps that differ from the
 profile's are set as `chosen_rates` and `chosen_steps` of the search.
 """
@@ -16,6 +16,7 @@ profile's are set as `chosen_rates` and `chosen_steps` of the search.
 from __future__ import annotations
 
 import argparse
+import itertools
 from collections.abc import Iterable
 from typing import Any
 
@@ -103,21 +104,27 @@ class Search:
         return found
 
     def second_round(self, profile: Profile, rates: dict[str, list[float]]) -> list[grid.Cell]:
-        """Two rates of each model, as long as its row: the better of them.
+        """Two rates of each model, as long as its row: the one that goes on.
 
         They are the profile's own and the best other one: a short training of a model that has
-        hardly begun to learn says little of a long one.
+        hardly begun to learn says little of a long one. The other is taken where it brings more.
 
         Args:
             profile: as for `first_round`.
             rates: of `first_round`.
         """
-        own, trials = grid.own_training(profile, self.stage).lr, []
+        own, pairs = grid.own_training(profile, self.stage).lr, []
         for name, tried in rates.items():
             others = [rate for rate in tried if rate != own]
-            trials += grid.whole_trials(profile, self.stage, name, [own, *others[:1]])
-        self.run(trials)
-        return self.best(trials)
+            pairs.append(grid.whole_trials(profile, self.stage, name, [own, *others[:1]]))
+        self.run(itertools.chain.from_iterable(pairs))
+        chosen = []
+        for pair in pairs:
+            first, *more = [cell for cell in pair if cell.key in self.rows] or [None]
+            if more and self.brings_more(first, more[0]):
+                first = more[0]
+            chosen.append(first)
+        return list(filter(None, chosen))
 
     def last_round(self, cells: list[grid.Cell]) -> None:
         """Twice the steps, and again, as long as that brings something."""
@@ -127,9 +134,7 @@ class Search:
             cells = []
             for cell, twice in longer.items():
                 ended = twice is not None and twice.key in self.rows
-                if ended and grid_leaves.brings_more(
-                    self.stage, self.score(cell), self.score(twice)
-                ):
+                if ended and self.brings_more(cell, twice):
                     cells.append(twice)
 
     def best(self, trials: list[grid.Cell]) -> list[grid.Cell]:
@@ -139,6 +144,10 @@ class Search:
             if cell.key in self.rows:
                 by_name.setdefault(cell.name, []).append(cell)
         return [max(ended, key=self.score) for ended in by_name.values()]
+
+    def brings_more(self, cell: grid.Cell, other: grid.Cell) -> bool:
+        """Whether the other of two finished trials is better by more than the margin."""
+        return grid_leaves.brings_more(self.stage, self.score(cell), self.score(other))
 
     def score(self, cell: grid.Cell) -> float:
         """Of a finished trial, on validation."""

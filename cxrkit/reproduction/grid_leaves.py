@@ -162,9 +162,9 @@ def flat_when_doubled(
     return flat
 
 
-def brings_more(stage: str, own: float, twice: float) -> bool:
-    """Whether twice the steps better a score on validation by more than the margin (MARGINS)."""
-    return twice - own > MARGINS[METRICS[stage][0]]
+def brings_more(stage: str, own: float, other: float) -> bool:
+    """Whether the other training has a score on validation better by more than the margin."""
+    return other - own > MARGINS[METRICS[stage][0]]
 
 
 def recorded_trials() -> list[dict[str, Any]]:
