@@ -107,7 +107,7 @@ def cell_entry(
         rows: recorded.
         states: of the store.
         store: where a curve may lie that no row keeps.
-        flat: names of the cells of its stage to which twice the steps bring nothing.
+        flat: names of the cells of its stage to which twice the steps bring too little.
 
     Returns:
         `state`, one of STATES; `text`; `curve`, an SVG or ""; and `note`.
@@ -142,7 +142,7 @@ def _of_row(row: dict[str, Any], cell: Cell, store: Store, flat: bool) -> dict[s
     text = f"{row['metric'].upper()} {row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
     note = comparisons.NO_CURVE
     if flat:
-        note = f"{comparisons.CONVERGED} (twice the steps bring nothing)"
+        note = f"{comparisons.CONVERGED} (twice the steps bring too little)"
     elif kept.get("curve"):
         word = comparisons.CONVERGED if kept["converged"] else comparisons.NOT_CONVERGED
         note = f"{word} ({kept['curve_of']})"

@@ -114,7 +114,7 @@ def recorded_rows(profile: Profile, rows: Iterable[dict[str, Any]]) -> dict[str,
         settings, where they are enough to compare it (FEWEST_SEEDS) or there are no others; else
         those of other settings, of the latest version of the virtual hospitals alone. The column
         `note` says so of these, and is "" for own ones. `training` of an own one is CONVERGED too
-        where the search knows that twice the steps bring nothing (`flat_when_doubled`).
+        where the search knows that twice the steps bring too little (`flat_when_doubled`).
     """
     of_profile = [row for row in rows if row["profile"] == profile.name]
     if not of_profile:

@@ -253,9 +253,9 @@ viz.plot_forest(
 )
 
 # %% [markdown]
-# But a patient interval knows nothing of the luck of *training*. So every seed draws new patients and new weights, and the interval has two
-# levels: seeds are drawn with replacement, then the patients of each. And ten comparisons at 5 % give a false "better" in four of ten papers:
-# Holm multiplies the smallest p by their number, the next by one fewer, and so on.
+# But a patient interval knows nothing of the luck of *training*. So every seed draws new weights, on virtual hospitals new patients too, and the
+# interval has two levels: seeds are drawn with replacement, then the patients of each. And ten comparisons at 5 % give a false difference in
+# four of ten papers: Holm multiplies the smallest p by their number, the next by one fewer, and so on.
 
 # %% tags=["story"]
 # NBVAL_CHECK_OUTPUT
@@ -283,7 +283,7 @@ check("07.2", adjust)
 # compared with, on the same films. The interval of an AUC is computed on the logit scale, so that it stays between 0 and 1. Each row ends in a
 # word that a rule chose: better, worse, equivalent (the interval of the difference lies inside a margin) or undecided. `detectable` is the
 # smallest difference that so many seeds could have shown in four of five repetitions. `training` says whether more steps would have helped (its
-# curve was flat, or twice the steps are known to bring nothing), or that no curve was kept; `note`, of which hospitals a row is, where these
+# curve was flat, or twice the steps are known to bring less than the margin), or that no curve was kept; `note`, of which hospitals a row is, where these
 # are not the present ones.
 
 # %%
@@ -367,7 +367,7 @@ for note in reproduction.claim_notes():
 # %% [markdown]
 # Read three lines together: the proposed model against CNNs, against a CNN that learnt the same findings, and the sweep of attention. The paper
 # gave the findings to its own model alone, and so it could not tell the two apart: the transformer, and what it was given. The row *from
-# findings* can. And look at `training`: who is better than a model at chance has shown little, unless that model is known to have converged.
+# findings* can. And look at `training`: who is better than a model that has not converged, or that learnt nothing at all, has shown little.
 #
 # **Three seeds are few.** They say little of how far trainings differ, and with many comparisons Holm asks for a very small p of the first, so
 # that a large difference of the means may still be "undecided". More seeds may settle it (`make grid` with more of them in `grid.seeds` of

@@ -62,7 +62,7 @@ def test_a_recorded_row_is_done_with_its_curve_and_one_of_other_settings_is_not(
     assert entry(first, [row_of(first)], store)["note"] == "no curve kept"
     rising = [row_of(first, **CURVE | {"converged": False})]
     doubled = dashboard.cell_entry(first, rising, {}, store, flat={first.name})
-    assert doubled["note"] == "converged (twice the steps bring nothing)"
+    assert doubled["note"] == "converged (twice the steps bring too little)"
     old = entry(second, [row_of(second, key="of older settings")], store)
     assert (old["state"], old["note"]) == ("not run", "recorded with other settings")
 
