@@ -30,7 +30,7 @@ from cxrkit.storage.artifacts import key
 from cxrkit.storage.atomic import read_json
 
 HOLDS, FAILS = "holds", "does not hold"
-UNPROVEN = "better than baselines that have not converged or not learnt"
+UNPROVEN = "not shown"  # better than baselines that have not converged or learnt nothing
 NO_ROW = "no such row"
 IMAGES = {"virtual": "virtual hospitals", "public": "public films"}
 CNNS = ("ResNet-50", "ResNet-152", "DenseNet-121")
@@ -569,7 +569,8 @@ def claim_legend() -> str:
         "MSE), beside the closest of several baselines, with its 95 % interval. Better and worse: "
         f"p below {comparisons.SIGNIFICANT}, adjusted for the baselines of a claim (Holm), over "
         f"{comparisons.FEWEST_SEEDS} seeds or more where trainings are compared. Equivalent: the "
-        f"interval lies inside a margin of {margins}. Else undecided."
+        f"interval lies inside a margin of {margins}. Else undecided. {UNPROVEN.capitalize()}: "
+        "better than baselines of which one has not converged or learnt nothing."
     )
 
 
