@@ -167,8 +167,8 @@ def mean_of_seeds(
     Args:
         values: of each seed, (S,).
         errors: standard errors over the patients of each seed, (S,).
-        same_patients: all seeds are judged by the same ones, whose luck no mean evens out: they
-            move all seeds alike. False = each seed has patients of its own.
+        same_patients: all seeds are evaluated on the same ones, whose luck no mean evens out:
+            they move all seeds alike. False = each seed has patients of its own.
 
     Returns:
         value, low, high (95 %), the standard_error and the two-sided p_value of 0.

@@ -132,6 +132,8 @@ def evidence_of_grid(
     seeds = int(baselines.loc[baselines["cell"] == found["closest"], "compared"].iloc[0])
     why = [f"closest: {found['closest']}" if len(claim.cells) > 1 else "", _count(seeds)]
     weak = weak_baselines(baselines)
+    where, sizes = evaluated_on(baselines, claim.stage), sizes_of(claim, profile)
+    caveats = (where, sizes, versions_of(baselines), weak)
     seen = found["detectable"]
     return Evidence(
         found["value"],
@@ -140,17 +142,7 @@ def evidence_of_grid(
         "; ".join(filter(None, why)),
         seen if math.isfinite(seen) else None,
         "recorded_results/grid.json",
-        "; ".join(
-            filter(
-                None,
-                (
-                    evaluated_on(baselines, claim.stage),
-                    sizes_of(claim, profile),
-                    versions_of(baselines),
-                    weak,
-                ),
-            )
-        ),
+        "; ".join(filter(None, caveats)),
         bool(weak),
     )
 
