@@ -157,7 +157,12 @@ def demo() -> Profile:
                 ),
                 chosen_steps=(("DenseNet-121, from findings", 3000),),
             ),
-            severity_search=Search(rates=(3e-4, 1e-3, 3e-3), steps=800, most_steps=4800),
+            severity_search=Search(
+                rates=(3e-4, 1e-3, 3e-3),
+                steps=800,
+                most_steps=4800,
+                chosen_steps=(("ResNet-50", 4800), ("ResNet-152", 4800)),
+            ),
             alone=("alder",),
             steps=8,
             max_images=40,
