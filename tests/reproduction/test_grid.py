@@ -198,10 +198,13 @@ def test_what_the_grid_trains_beside_the_own_models():
     models = Counter(
         cell.stage for cell in grid_module.grid_cells(profile) if cell.name != PROPOSED
     )
-    chosen = Counter(steps for _, steps in profile.grid.diagnosis_search.chosen_steps)
-    assert kinds == chosen | {
-        profile.severity_training.steps: models[SEVERITY],
-        profile.transformer_training.steps: models[DIAGNOSIS] - 8 - chosen.total(),
+    longer, of_severity = (
+        Counter(steps for _, steps in grid_module.search_of(profile, stage).chosen_steps)
+        for stage in (DIAGNOSIS, SEVERITY)
+    )
+    assert kinds == longer | of_severity | {
+        profile.severity_training.steps: models[SEVERITY] - of_severity.total(),
+        profile.transformer_training.steps: models[DIAGNOSIS] - 8 - longer.total(),
         profile.backbone_training.steps: 2 + 8,
         profile.grid.pretraining.steps: 3,
     }
