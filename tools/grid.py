@@ -26,7 +26,7 @@ from cxrkit.storage.artifacts import Store
 
 TASKS = {"diagnosis": grid_module.DIAGNOSIS, "severity": grid_module.SEVERITY}
 # fields that name a row
-SAME_CELL = ("profile", "table", "cell", "stage", "seed", "hospitals")
+SAME_CELL = ("profile", "table", "cell", "stage", "seed", "hospitals", "steps")
 
 
 def chosen(
@@ -72,8 +72,8 @@ def _by_name(cells: Sequence[Cell]) -> dict[tuple[str, str], Cell]:
 def keep(row: dict[str, Any], store: Store, same_settings: bool = True) -> None:
     """Record a row in the place of an older one of the same cell and seed, one process at a time.
 
-    Rows of an earlier version of the virtual hospitals stay: they are what is known of a cell until
-    enough seeds of this version are done (`grid_leaves.recorded_rows`).
+    Rows of an earlier version of the virtual hospitals and of other steps stay: they are what is
+    known of a cell until enough seeds are done (`grid_leaves.recorded_rows`).
 
     A cell that was not asked for, but made for others to be compared with, does not replace one of
     the same settings: the differences beside it were taken from that one. A row without the

@@ -161,7 +161,12 @@ def demo() -> Profile:
                 rates=(3e-4, 1e-3, 3e-3),
                 steps=800,
                 most_steps=4800,
-                chosen_steps=(("ResNet-50", 4800), ("ResNet-152", 4800), ("DenseNet-121", 4800)),
+                chosen_steps=(
+                    ("ResNet-50", 4800),
+                    ("ResNet-152", 4800),
+                    ("DenseNet-121", 4800),
+                    ("hybrid ViT", 4800),
+                ),
             ),
             alone=("alder",),
             steps=8,

@@ -91,8 +91,9 @@ def test_a_row_replaces_that_of_its_cell_and_seed():
         (0, 5),
     ], "other settings: the old row is stale"
     tool.keep(ROW | {"value": 6, "key": "c", "hospitals": 4}, store, True)
-    assert [row["value"] for row in recorded.read_result("grid")["rows"]] == [2, 5, 6], (
-        "a row of another version of the hospitals stays"
+    tool.keep(ROW | {"value": 7, "key": "d", "steps": 4800}, store, True)
+    assert [row["value"] for row in recorded.read_result("grid")["rows"]] == [2, 5, 6, 7], (
+        "a row of another version of the hospitals, or of other steps, stays"
     )
 
 
