@@ -37,7 +37,7 @@ RULES = {
     "severity": {"0.64"},
     "site": {"0.0001"},
     "teaching": {"0.70", "0.72", "0.77", "0.65", "0.01", "0.02", "0.03"},
-    "virtual_hospitals": {"0.65", "0.84", "0.10", "0.05", "0.97", "0.01"},
+    "virtual_hospitals": {"0.65", "0.84", "0.10", "0.05", "0.97", "0.01", "0.15"},
 }
 LESSONS = sorted((CHECKOUT / "notebooks" / "src").glob("*.py"))
 # what is numbered: exercises, sections; and links
