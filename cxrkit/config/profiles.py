@@ -316,7 +316,7 @@ def mini() -> Profile:
             frozen=True, healthy="zeros", healthy_datasets=("nih_cxr14", "kermany", "kermany_224")
         ),
         saliency_images=24,  # occlusion covers 400 cells of each, one after another
-        # baselines are slow at 320 px: one step shows that they run
+        # a rehearsal: one step shows that its cells run
         grid=replace(
             demo().grid,
             small=replace(transformer, depth=1, num_heads=2),

@@ -32,6 +32,10 @@ PROPOSED = "proposed"  # name of the paper's own model in every row of the grid
 DIAGNOSIS, SEVERITY = "diagnosis_pa", "severity"  # the two stages that have cells
 FROM_FINDINGS = "DenseNet-121, from findings"
 AVERAGE_POOLED = f"{PROPOSED}, average-pooled backbone"
+# a stage that has cells -> the field of the profile that says how it trains, and that of the grid
+# which says how its rate and steps are searched for
+TRAININGS = {DIAGNOSIS: "transformer_training", SEVERITY: "severity_training"}
+SEARCHES = {DIAGNOSIS: "diagnosis_search", SEVERITY: "severity_search"}
 
 
 @dataclass(frozen=True)
@@ -296,8 +300,7 @@ def _chosen(training: sections.Training, search: sections.Search, row: str) -> s
 
 def search_of(profile: sections.Profile, stage: str) -> sections.Search:
     """The search for the models of Table 7 (DIAGNOSIS) or Table 8 (SEVERITY)."""
-    grid = profile.grid
-    return grid.diagnosis_search if stage == DIAGNOSIS else grid.severity_search
+    return getattr(profile.grid, SEARCHES[stage])
 
 
 def trial_cells(profile: sections.Profile, stage: str) -> list[Cell]:
@@ -336,12 +339,11 @@ def whole_trials(
         A cell for each rate. That of the rate which is chosen is the cell of the table, unless more
         steps are chosen too.
     """
-    field = "diagnosis_search" if stage == DIAGNOSIS else "severity_search"
     model, cells = _searched(profile)[name], []
     for rate in rates:
         choice = {"chosen_rates": ((name, rate),), "chosen_steps": ()}
         chosen = replace(search_of(profile, stage), **choice)
-        other = replace(model, grid=replace(model.grid, **{field: chosen}))
+        other = replace(model, grid=replace(model.grid, **{SEARCHES[stage]: chosen}))
         cells.append(_trained(Cell("trials", name, stage, other)))
     return cells
 
@@ -355,14 +357,13 @@ def twice_as_long(trial: Cell) -> Cell | None:
 
 def own_training(profile: sections.Profile, stage: str) -> sections.Training:
     """How a stage that has cells trains."""
-    return profile.transformer_training if stage == DIAGNOSIS else profile.severity_training
+    return getattr(profile, TRAININGS[stage])
 
 
 def with_training(cell: Cell, **changes: Any) -> Cell:
     """The cell with other fields of the training of its stage."""
-    field = "transformer_training" if cell.stage == DIAGNOSIS else "severity_training"
     training = replace(own_training(cell.profile, cell.stage), **changes)
-    return replace(cell, profile=replace(cell.profile, **{field: training}))
+    return replace(cell, profile=replace(cell.profile, **{TRAININGS[cell.stage]: training}))
 
 
 def _searched(profile: sections.Profile) -> dict[str, sections.Profile]:
@@ -454,7 +455,7 @@ def training_of(profile: sections.Profile, stage: str) -> sections.Training | No
         return profile.variant.pretraining or profile.backbone_training
     if stage == "contrastive":
         return profile.variant.pretraining
-    return own_training(profile, stage) if stage in (DIAGNOSIS, SEVERITY) else None
+    return own_training(profile, stage) if stage in TRAININGS else None
 
 
 def extra_steps(profile: sections.Profile) -> dict[str, tuple[str, sections.Profile, str]]:

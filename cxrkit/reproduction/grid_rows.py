@@ -138,8 +138,9 @@ def cell_metric(cell: Cell, store: Store) -> dict[str, Any]:
     Returns:
         value, low, high, n; and `by_folds`, True, where there are folds.
     """
-    if fold_predictions(cell, store) is not None:
-        y, p, groups, statistic = cell_predictions(cell, store)
+    by_folds = fold_predictions(cell, store)
+    if by_folds is not None:
+        y, p, groups, statistic = _of_folds(cell, by_folds)
         ends = resampling.bootstrap(statistic, y, p, groups=groups, draws=DRAWS)
         return {**dict(zip(("value", "low", "high"), ends)), "n": len(y), "by_folds": True}
     found = read_json(cell.folder(store) / "metrics.json")
@@ -192,14 +193,10 @@ def cell_predictions(cell: Cell, store: Store) -> Predictions:
         cell: a finished cell.
         store: where its artifact lies.
     """
-    statistic = METRICS[cell.stage][1]
     by_folds = fold_predictions(cell, store)
-    if by_folds is not None and cell.stage == DIAGNOSIS:
-        return Predictions(*within_source.two_class_problems(by_folds), within_source.mean_auc)
     if by_folds is not None:
-        known = by_folds[by_folds["truth"].notna()]
-        columns = (known[name].to_numpy() for name in ("truth", "score", "group_id"))
-        return Predictions(*columns, statistic)
+        return _of_folds(cell, by_folds)
+    statistic = METRICS[cell.stage][1]
     table = external_or_test(store.read_table(cell.folder(store) / "predictions.csv"))
     groups = table["group_id"].to_numpy()
     if cell.stage == DIAGNOSIS:
@@ -207,6 +204,15 @@ def cell_predictions(cell: Cell, store: Store) -> Predictions:
         return Predictions(diagnosis.codes(table), probabilities, groups, statistic)
     truth = severity.true_scores(table, cell.profile.choices)
     return Predictions(truth, table["score"].to_numpy(), groups, statistic)
+
+
+def _of_folds(cell: Cell, table: pd.DataFrame) -> Predictions:
+    """`cell_predictions` from a table of `fold_predictions`."""
+    if cell.stage == DIAGNOSIS:
+        return Predictions(*within_source.two_class_problems(table), within_source.mean_auc)
+    known = table[table["truth"].notna()]
+    columns = (known[name].to_numpy() for name in ("truth", "score", "group_id"))
+    return Predictions(*columns, METRICS[cell.stage][1])
 
 
 def compare_cells(cell: Cell, against: Cell, store: Store, draws: int = DRAWS) -> dict[str, float]:
@@ -251,7 +257,7 @@ def cell_costs(cell: Cell, store: Store) -> dict[str, float]:
     """
     profile = cell.profile
     map_head = cell.stage == SEVERITY
-    training = profile.severity_training if map_head else profile.transformer_training
+    training = grid.own_training(profile, cell.stage)
     whole = factory.build_classifier(profile, map_head)
     side = profile.image_size * profile.variant.zoom
     trained, shape = network_builder(profile, map_head), (1, side, side)

@@ -22,9 +22,8 @@ TABLE = {DIAGNOSIS: "Table 7", SEVERITY: "Table 8"}
 
 
 def with_choices(profile, rates=(), steps=(), stage=DIAGNOSIS):
-    name = "diagnosis_search" if stage == DIAGNOSIS else "severity_search"
     chosen = replace(grid_module.search_of(profile, stage), chosen_rates=rates, chosen_steps=steps)
-    return replace(profile, grid=replace(profile.grid, **{name: chosen}))
+    return replace(profile, grid=replace(profile.grid, **{grid_module.SEARCHES[stage]: chosen}))
 
 
 @BOTH
