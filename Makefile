@@ -47,6 +47,7 @@ SHIP_ARGS ?=
 STUDY ?=
 CELLS ?=
 GRID_ARGS ?=
+RATES_ARGS ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -110,8 +111,9 @@ margins: $(INSTALLED)
 quality-model: $(INSTALLED)
 	$(BIN)/python tools/fit_quality_model.py --mirror "$(MIRROR)"
 
+# RATES_ARGS such as '--task severity', or '--rows "Brixia alone"': has a row of Tables 9 and 10 converged (tools/learning_rates.py --help).
 rates: $(INSTALLED)
-	$(BIN)/python tools/learning_rates.py
+	$(BIN)/python tools/learning_rates.py $(RATES_ARGS)
 
 # CELLS are names or beginnings of names; GRID_ARGS such as "--workers 2", "--seeds 0", "--task severity", "--choices" (tools/grid.py --help).
 grid: $(INSTALLED)

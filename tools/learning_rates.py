@@ -1,6 +1,7 @@
 """The same small search for every model of Tables 7 and 8: learning rate, and length of training.
 
     python tools/learning_rates.py           # make rates; eight hours on one core
+    python tools/learning_rates.py --rows "Brixia alone"
 
 Of the diagnosis, then of severity (`grid.diagnosis_search`, `grid.severity_search`): first each
 model trains a few steps with each of some rates, and with WIDER times the largest as long as that
@@ -9,6 +10,9 @@ the other is taken where it brings more than the margin (`comparisons.MARGINS`).
 was taken trains twice as long, and again, while that brings more than the margin and the steps are
 no more than the search allows. One seed; validation patients of the training hospitals alone decide
 (`grid_rows.validation_score`). It resumes: a finished training is loaded.
+
+With --rows, rows of Tables 9 and 10 train with the rate and steps that they have from the model
+that they vary, and twice as long: whether they have converged. Nothing is chosen by them.
 Written to cxrkit/storage/recorded_results/learning_rates.json; rates and steps that differ from the
 profile's are set as `chosen_rates` and `chosen_steps` of the search.
 """
@@ -17,7 +21,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import filelock
@@ -32,6 +36,7 @@ from cxrkit.storage.artifacts import Store
 
 TASKS = {"diagnosis": grid.DIAGNOSIS, "severity": grid.SEVERITY}
 WIDER = 3  # times the largest rate that was tried
+SAME_TRIAL = ("stage", "cell", "rate", "steps")  # fields that name a recorded training
 
 
 def trial_row(cell: grid.Cell, store: Store) -> dict[str, Any]:
@@ -56,10 +61,11 @@ class Search:
         stage: DIAGNOSIS or SEVERITY of the grid.
         store: where the trainings lie.
         workers: processes of one thread; 0 = one training after the other.
+        names: of models whose recorded rows all give way to those of this search.
     """
 
-    def __init__(self, stage: str, store: Store, workers: int) -> None:
-        self.stage, self.store, self.workers = stage, store, workers
+    def __init__(self, stage: str, store: Store, workers: int, names: Collection[str] = ()) -> None:
+        self.stage, self.store, self.workers, self.names = stage, store, workers, names
         self.rows: dict[str, dict[str, Any]] = {}  # by key: a trial may be as long as the row
         self.failed = False
         self.made = {
@@ -80,9 +86,14 @@ class Search:
                 self.write()
 
     def write(self) -> None:
-        """Record the rows; a search of the other stage may run beside this one."""
+        """Record the rows beside those of others, which may run at the same time."""
+        own = {self.name_of(row) for row in self.rows.values()}
         with filelock.FileLock(self.store.root / "learning_rates.lock"):
-            others = [row for row in grid_leaves.recorded_trials() if row["stage"] != self.stage]
+            others = []
+            for row in grid_leaves.recorded_trials():
+                searched = row["stage"] == self.stage and row["cell"] in self.names
+                if not searched and self.name_of(row) not in own:
+                    others.append(row)
             recorded.write_result("learning_rates", [*others, *self.rows.values()], self.made)
 
     def first_round(self, profile: Profile) -> dict[str, list[float]]:
@@ -137,6 +148,12 @@ class Search:
                 if ended and self.brings_more(cell, twice):
                     cells.append(twice)
 
+    def double(self, cells: Iterable[grid.Cell]) -> None:
+        """Rows as long as they train in their table, and twice as long."""
+        for cell in cells:
+            steps = grid.own_training(cell.profile, self.stage).steps
+            self.run([cell, grid.with_training(cell, steps=2 * steps)])
+
     def best(self, trials: list[grid.Cell]) -> list[grid.Cell]:
         """Of each model the finished trial with the highest score."""
         by_name: dict[str, list[grid.Cell]] = {}
@@ -157,18 +174,44 @@ class Search:
         """Learning rate of a trial."""
         return grid.own_training(cell.profile, self.stage).lr
 
+    def name_of(self, row: dict[str, Any]) -> tuple[Any, ...]:
+        """What no two recorded rows share."""
+        return tuple(row[field] for field in SAME_TRIAL)
+
+
+def varied_rows(profile: Profile, stage: str) -> dict[str, grid.Cell]:
+    """Rows of Tables 9 and 10 of a stage, whose training is that of the model that they vary."""
+    cells = grid.grid_cells(profile)
+    varied = [cell for cell in cells if cell.table in ("Table 9", "Table 10")]
+    return {cell.name: cell for cell in varied if cell.stage == stage}
+
 
 def main() -> int:
     """Exit status 1 if a training failed."""
+    demo, failed = profiles.demo(), False
+    known = [name for stage in TASKS.values() for name in varied_rows(demo, stage)]
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--workers", type=int, default=0, metavar="N", help="processes")
     parser.add_argument("--task", nargs="*", choices=TASKS, default=list(TASKS), help="[both]")
+    parser.add_argument(
+        "--rows",
+        nargs="*",
+        choices=known,
+        metavar="ROW",
+        help=f"no search: whether these rows have converged; of {', '.join(known)}",
+    )
     options = parser.parse_args()
-    demo, failed = profiles.demo(), False
     with signals_raise_exit():
         for task in options.task:
-            search = Search(TASKS[task], Store(), options.workers)
-            search.last_round(search.second_round(demo, search.first_round(demo)))
+            stage, store = TASKS[task], Store()
+            if options.rows is not None:
+                varied = varied_rows(demo, stage)
+                search = Search(stage, store, options.workers)
+                search.double(varied[name] for name in options.rows if name in varied)
+            else:
+                names = {cell.name for cell in grid.trial_cells(demo, stage)}
+                search = Search(stage, store, options.workers, names)
+                search.last_round(search.second_round(demo, search.first_round(demo)))
             failed = failed or search.failed
     return int(failed)
 

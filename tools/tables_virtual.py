@@ -11,7 +11,7 @@ from cxrkit.config import profiles
 from cxrkit.evaluation.summaries import value_text
 from cxrkit.pipeline import stages
 from cxrkit.reproduction import grid
-from cxrkit.reproduction.grid_leaves import own_keys, recorded_rows
+from cxrkit.reproduction.grid_leaves import brings_more, own_keys, recorded_rows
 from cxrkit.reproduction.grid_rows import DIFFERENCE, METRICS
 from cxrkit.storage import locations
 from cxrkit.storage.artifacts import key
@@ -291,7 +291,9 @@ def baselines(stage: str = grid.DIAGNOSIS, tables: Collection[str] = ("Table 7",
 
 def trial_rates(stage: str = grid.DIAGNOSIS) -> list[str]:
     """The search for rate and steps of each model of Table 7 or 8: tools/learning_rates.py."""
-    rows = pd.DataFrame(read_result("learning_rates")["rows"]).query("stage == @stage")
+    searched = {cell.name for cell in grid.trial_cells(profiles.demo(), stage)}
+    rows = pd.DataFrame(read_result("learning_rates")["rows"])
+    rows = rows[(rows["stage"] == stage) & rows["cell"].isin(searched)].copy()
     if rows.empty:
         return [f"The search was {NOT_RUN}."]
     *_, sign = METRICS[stage]  # a score is higher where it is better
@@ -306,6 +308,28 @@ def trial_rates(stage: str = grid.DIAGNOSIS) -> list[str]:
             cells.append(f"**{text}**" if rate == best else text)
         lines.append(line(name, str(steps), *cells, f"{minutes[name, steps]:.0f}"))
     return lines
+
+
+def doubled_rows() -> list[str]:
+    """Rows of Tables 9 and 10, and twice as long: tools/learning_rates.py --rows."""
+    demo = profiles.demo()
+    rows = {row["key"]: row for row in read_result("learning_rates")["rows"]}
+    heads = ("on validation", "steps", "as long as in the table", "twice as long", "brings")
+    lines = head("model", *heads)
+    for cell in grid.grid_cells(demo):
+        if cell.table not in ("Table 9", "Table 10"):
+            continue
+        steps = grid.own_training(cell.profile, cell.stage).steps
+        own = rows.get(cell.key)
+        twice = rows.get(grid.with_training(cell, steps=2 * steps).key)
+        if not (own and twice):
+            continue
+        metric, _, sign = METRICS[cell.stage]
+        scores = (f"{sign * row['score']:.3f}" for row in (own, twice))
+        more = brings_more(cell.stage, own["score"], twice["score"])
+        word = "more than the margin" if more else "no more than the margin"
+        lines.append(line(cell.name, metric.upper(), str(steps), *scores, word))
+    return lines if len(lines) > 2 else [f"None was trained twice as long: {NOT_RUN}."]
 
 
 def attention_pays(name: str = "attention_pays") -> list[str]:

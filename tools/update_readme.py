@@ -205,6 +205,7 @@ TABLES: dict[tuple[str, str], Callable[[], list[str]]] = {
         tables_virtual.baselines, tables=("Table 9",)
     ),
     ("docs/virtual_hospitals.md", "learning rates"): tables_virtual.trial_rates,
+    ("docs/virtual_hospitals.md", "doubled rows"): tables_virtual.doubled_rows,
     ("docs/virtual_hospitals.md", "severity search"): partial(
         tables_virtual.trial_rates, grid.SEVERITY
     ),

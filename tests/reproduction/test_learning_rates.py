@@ -147,6 +147,63 @@ def test_the_search_tries_wider_rates_and_keeps_the_better_whole_training(monkey
     assert [(rate, steps) for _, rate, steps in ran if steps > 1500] == [(0.0135, 3000)]
 
 
+@pytest.fixture
+def recorded_rows(monkeypatch):
+    """What a search reads and records in the place of the committed file."""
+    kept = []
+
+    def write(name, rows, made):
+        kept[:] = rows
+
+    monkeypatch.setattr(grid_leaves, "recorded_trials", lambda: list(kept))
+    monkeypatch.setattr(learning_rates.recorded, "write_result", write)
+    return kept
+
+
+def trial(cell, rate, steps, score, stage=DIAGNOSIS):
+    return {"stage": stage, "cell": cell, "rate": rate, "steps": steps, "score": score}
+
+
+def test_a_search_replaces_its_models_and_other_rows_replace_the_same_training(
+    tmp_path, recorded_rows
+):
+    kept = [trial("ViT", 0.1, 10, 1), trial("bag", 0.1, 10, 2), trial("ViT", 0.1, 10, 3, SEVERITY)]
+    recorded_rows += kept
+    search = learning_rates.Search(DIAGNOSIS, Store(tmp_path), 0, {"ViT"})
+    search.rows["a"] = trial("ViT", 0.3, 10, 4)
+    search.write()
+    assert recorded_rows == [*kept[1:], search.rows["a"]]
+    doubled = learning_rates.Search(DIAGNOSIS, Store(tmp_path), 0)
+    doubled.rows |= {"b": trial("bag", 0.1, 10, 5), "c": trial("bag", 0.1, 20, 6)}
+    doubled.write()
+    assert recorded_rows == [kept[2], search.rows["a"], *doubled.rows.values()]
+
+
+@pytest.mark.parametrize(
+    ("stage", "name"), [(DIAGNOSIS, "2 layers, 4 heads"), (SEVERITY, "Brixia alone")]
+)
+def test_a_varied_row_trains_as_in_its_table_and_twice_as_long(
+    tmp_path, monkeypatch, recorded_rows, stage, name
+):
+    """What is recorded of it is what says whether it has converged."""
+    demo, ran = profiles.demo(), []
+
+    def run_cells(cells, store, workers):
+        ran.extend(cells)
+        return ((cell, "") for cell in cells)
+
+    monkeypatch.setattr(grid_module, "run_cells", run_cells)
+    monkeypatch.setattr(grid_rows, "validation_score", lambda cell, store: 0.9)
+    monkeypatch.setattr(grid_rows, "training_seconds", lambda folder, training: 1.0)
+    search = learning_rates.Search(stage, Store(tmp_path), 0)
+    search.double([learning_rates.varied_rows(demo, stage)[name]])
+    (row,) = [cell for cell in grid_module.grid_cells(demo) if cell.name == name]
+    lengths = [grid_module.own_training(cell.profile, stage).steps for cell in ran]
+    assert ran[0].key == row.key and lengths[1] == 2 * lengths[0]
+    assert [one["steps"] for one in recorded_rows] == lengths
+    assert grid_leaves.flat_when_doubled(demo, stage, recorded_rows) == {name}
+
+
 def test_severity_is_scored_by_the_error_on_validation_images(monkeypatch, tmp_path):
     """By hand: scores 6 and 0 of which 4 and 1 are read, so that the MSE is (4 + 1) / 2."""
     table = pd.DataFrame(dict.fromkeys(ZONES, [1, 0])).reindex(columns=COLUMNS)
@@ -168,7 +225,8 @@ def test_what_was_chosen_is_what_the_recorded_search_found(stage):
     rows = [row for row in grid_leaves.recorded_trials() if row["stage"] == stage]
     rates, lengths = dict(search.chosen_rates), dict(search.chosen_steps)
     searched_rows = {cell.name for cell in grid_module.trial_cells(demo, stage)}
-    assert {row["cell"] for row in rows} == searched_rows
+    varied = set(learning_rates.varied_rows(demo, stage))
+    assert searched_rows <= {row["cell"] for row in rows} <= searched_rows | varied
     for name in searched_rows:
         (whole,) = grid_module.whole_trials(demo, stage, name, [rates.get(name, own)])
         kept = steps = grid_module.own_training(whole.profile, stage).steps
