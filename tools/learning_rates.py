@@ -77,13 +77,13 @@ class Search:
     def run(self, cells: Iterable[grid.Cell]) -> None:
         """Train and record."""
         for cell, error in grid.run_cells(cells, self.store, workers=self.workers):
-            training = grid.own_training(cell.profile, self.stage)
-            text = f"{cell.name}, learning rate {training.lr:g}, {training.steps} steps"
-            print(f"{text}: {error or 'done'}", flush=True)
             self.failed = self.failed or bool(error)
             if not error:
                 self.rows[cell.key] = trial_row(cell, self.store)
                 self.write()
+            training = grid.own_training(cell.profile, self.stage)
+            text = f"{cell.name}, learning rate {training.lr:g}, {training.steps} steps"
+            print(f"{text}: {error or 'recorded'}", flush=True)
 
     def write(self) -> None:
         """Record the rows beside those of others, which may run at the same time."""

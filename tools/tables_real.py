@@ -238,6 +238,14 @@ def readers() -> list[str]:
         lines.append(
             f"| {label} | {row['read']['n']} | {row['true']:.1f} | {value_text(row['read'])} |"
         )
+    heads = ("pairs of films of one patient", "a change beyond noise, from", "true changes")
+    lines += ["", *head("zone involved from", *heads, "of these caught", "direction right")]
+    for threshold, found in folds.items():
+        pairs = found["followup"]
+        changes = pairs["caught"]["n"]
+        counts = (round(pairs[name]["value"] * changes) for name in ("caught", "direction"))
+        of_pairs = (f"{pairs['pairs']}", f"{pairs['limit']:.1f} zones", f"{changes}")
+        lines.append(line(threshold.removeprefix("threshold"), *of_pairs, *map(str, counts)))
     return lines
 
 
@@ -286,6 +294,23 @@ def stored() -> list[str]:
         change = f"{row['largest_probability']:.2f}"
         lines.append(line(*cells, change, met))
     return lines
+
+
+def speed() -> list[str]:
+    """Seconds that a film takes: benchmarks/predict.py."""
+    found = read_json(ROOT / "docs" / "lab" / "predict.json")
+    lines = head("maps", "films", "median, s", "worst, s", "of processor, s", "bar")
+    for row in found["rows"]:
+        met = f"{found['bar']:g} s: {met_text(row['median'] <= found['bar'])}"
+        times = (f"{row[name]:.2f}" for name in ("median", "worst", "processor"))
+        lines.append(line("yes" if row["maps"] else "no", str(row["images"]), *times, met))
+    note = (
+        f"Films of {found['side']} x {found['side']} px, models of {found['profile']}, on "
+        f"{found['cores']} cores ({found['system']}), threads: {found['threads']}; processes that "
+        f"ran there in the minute before: {found['other work']}. Loading took "
+        f"{found['loading']:.0f} s."
+    )
+    return [*lines, "", note]
 
 
 def sizes() -> list[str]:

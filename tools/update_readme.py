@@ -185,6 +185,7 @@ TABLES: dict[tuple[str, str], Callable[[], list[str]]] = {
     ("docs/mini.md", "framings"): tables_real.framings,
     ("docs/teaching.md", "lessons"): lessons_table,
     ("docs/predict.md", "usable"): tables_real.usable,
+    ("docs/predict.md", "speed"): tables_real.speed,
     ("docs/predict.md", "stored"): tables_real.stored,
     ("docs/predict.md", "sizes"): tables_real.sizes,
     ("docs/predict.md", "lungs found"): tables_real.lungs_found,
