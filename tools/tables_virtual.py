@@ -8,6 +8,7 @@ import pandas as pd
 from table_text import ENDS, MAP, NOT_RUN, ROOT, head, line, triple_text
 
 from cxrkit.config import profiles
+from cxrkit.config.sections import Profile
 from cxrkit.evaluation.summaries import value_text
 from cxrkit.pipeline import stages
 from cxrkit.reproduction import grid
@@ -254,21 +255,26 @@ def pointing() -> list[str]:
     ]
 
 
-def baselines(stage: str = grid.DIAGNOSIS, tables: Collection[str] = ("Table 7",)) -> list[str]:
+def baselines(
+    stage: str = grid.DIAGNOSIS,
+    tables: Collection[str] = ("Table 7",),
+    profile: Profile | None = None,
+) -> list[str]:
     """Rows of the grid that are of the present settings, however many seeds of them there are.
 
     Args:
         stage: of the two that have cells.
         tables: of the paper.
+        profile: of the grid; None = demo.
     """
-    demo = profiles.demo()
-    keys = own_keys(demo)
+    profile = profile or profiles.demo()
+    keys = own_keys(profile)
     recorded = [row for row in read_result("grid")["rows"] if row["key"] in keys]
-    found = recorded_rows(demo, recorded)[stage].set_index("cell").to_dict("index")
+    found = recorded_rows(profile, recorded)[stage].set_index("cell").to_dict("index")
     metric = METRICS[stage][0].upper()
     heads = (metric, "minus the proposed model", "steps", "training", "minutes")
     lines = head("model", "seeds", *heads)
-    for cell in grid.grid_cells(demo):
+    for cell in grid.grid_cells(profile):
         if cell.stage != stage or cell.table not in tables:
             continue
         own, row = cell.name == grid.PROPOSED, found.get(cell.name)

@@ -17,6 +17,7 @@ import tables_real
 import tables_virtual
 from table_text import ROOT, head, line, spread
 
+from cxrkit.config import profiles
 from cxrkit.evaluation.summaries import value_text
 from cxrkit.reproduction import claims, grid, runner
 from cxrkit.storage.atomic import read_json
@@ -204,6 +205,9 @@ TABLES: dict[tuple[str, str], Callable[[], list[str]]] = {
     ),
     ("docs/virtual_hospitals.md", "ablations"): partial(
         tables_virtual.baselines, tables=("Table 9",)
+    ),
+    ("docs/mini.md", "ablations"): partial(
+        tables_virtual.baselines, tables=("Table 7", "Table 9"), profile=profiles.mini()
     ),
     ("docs/virtual_hospitals.md", "learning rates"): tables_virtual.trial_rates,
     ("docs/virtual_hospitals.md", "doubled rows"): tables_virtual.doubled_rows,

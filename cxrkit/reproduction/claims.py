@@ -130,10 +130,14 @@ def evidence_of_grid(
     if not found:
         return Evidence()
     seeds = int(baselines.loc[baselines["cell"] == found["closest"], "compared"].iloc[0])
-    why = [f"closest: {found['closest']}" if len(claim.cells) > 1 else "", _count(seeds)]
+    few = "" if seeds >= comparisons.FEWEST_SEEDS else _count(seeds)
+    closest = f"closest: {found['closest']}" if len(claim.cells) > 1 else ""
+    why = [closest, "" if few else _count(seeds)]
     weak = weak_baselines(baselines)
     where, sizes = evaluated_on(baselines, claim.stage), sizes_of(claim, profile)
-    caveats = (where, sizes, versions_of(baselines), weak)
+    measured = baselines["difference"].notna().sum()
+    part = f"{measured} of {len(names)} baselines measured" if measured < len(names) else ""
+    caveats = (where, sizes, few, part, versions_of(baselines), weak)
     seen = found["detectable"]
     return Evidence(
         found["value"],
