@@ -138,13 +138,12 @@ def evidence_of_grid(
     measured = baselines["difference"].notna().sum()
     part = f"{measured} of {len(names)} baselines measured" if measured < len(names) else ""
     caveats = (where, sizes, few, part, versions_of(baselines), weak)
-    seen = found["detectable"]
     return Evidence(
         found["value"],
         tuple(found["gap"]),
         grid_rows.METRICS[claim.stage][0].upper(),
         "; ".join(filter(None, why)),
-        seen if math.isfinite(seen) else None,
+        found["detectable"],
         "recorded_results/grid.json",
         "; ".join(filter(None, caveats)),
         bool(weak),

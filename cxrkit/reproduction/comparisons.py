@@ -231,8 +231,8 @@ def conclusions(
         Claim -> `value`, one of BETTER, WORSE, EQUIVALENT and OPEN; `closest`, the baseline that is
         ahead of the others; `gap`, the difference to it with both ends of its interval (`low` and
         `high` too), positive where the proposed model is better; `detectable`, the smallest
-        difference that could have been seen; and `why`. Claims of which no baseline was measured
-        are left out.
+        difference that could have been seen, None for too few seeds; and `why`. Claims of which no
+        baseline was measured are left out.
     """
     found = {}
     for claim, (name, stage, every) in CLAIMS.items():
@@ -286,7 +286,7 @@ def proposed_against(rows: pd.DataFrame, stage: str, baselines: int) -> dict[str
         "closest": closest["cell"],
         "low": low,
         "high": high,
-        "detectable": seen,
+        "detectable": seen if np.isfinite(seen) else None,
         "why": "; ".join(why),
     }
 

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from cxrkit.config.sections import Profile
@@ -225,7 +226,8 @@ def _leaf(row: dict[str, Any]) -> dict[str, Any]:
     why = [f"{seeds}, {where}", row["note"], training_note(row)]
     leaf = {name: float(row[name]) for name in ("value", "low", "high")}
     if row["conclusion"]:
-        leaf |= {name: row[name] for name in ("conclusion", "detectable")}
+        seen = row["detectable"]
+        leaf |= {"conclusion": row["conclusion"], "detectable": seen if np.isfinite(seen) else None}
         leaf["gap"] = [float(row[name]) for name in DIFFERENCE]
         leaf["than"] = row["against"]
     return leaf | {"why": "; ".join(filter(None, why))}
