@@ -164,8 +164,9 @@ def weak_baselines(baselines: pd.DataFrame) -> str:
             reasons = ["at chance", row["training"]]
         if reasons:
             by_reason.setdefault(", ".join(reasons), []).append(row["cell"])
-    if by_reason == {comparisons.NO_CURVE: baselines["cell"].tolist()} and len(baselines) > 1:
-        return comparisons.NO_CURVE  # of none of them
+    if list(by_reason.values()) == [baselines["cell"].tolist()]:
+        each = "baseline" if len(baselines) == 1 else "baselines"
+        return f"{each}: {next(iter(by_reason))}"
     return "; ".join(f"{', '.join(cells)} {reason}" for reason, cells in by_reason.items())
 
 
@@ -191,8 +192,7 @@ def evaluated_on(baselines: pd.DataFrame, stage: str) -> str:
     """What rows of `over_seeds` were evaluated on, where that is not external hospitals."""
     if not baselines["by_folds"].any():
         return ""
-    inside = "inside each source, " if stage == DIAGNOSIS else ""
-    return f"{inside}by folds of patients"
+    return "by folds of patients" + (" inside each source" if stage == DIAGNOSIS else "")
 
 
 def versions_of(baselines: pd.DataFrame) -> str:

@@ -27,6 +27,7 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
+from IPython.display import HTML
 
 from cxrkit import Run, evaluation, models, reproduction, viz
 from cxrkit.teaching import check, hint, what_to_see  # noqa: F401
@@ -354,7 +355,7 @@ what_to_see("Mind the scale: here right of 0 is worse, because MSE is an error."
 # %% tags=["story"]
 # NBVAL_CHECK_OUTPUT
 with pd.option_context("display.max_colwidth", None):
-    display(reproduction.claims_frame())
+    display(HTML(reproduction.claims_frame().to_html(index=False)))
 print(reproduction.claim_legend())
 print(reproduction.compute_split())
 print()
