@@ -13,6 +13,7 @@ no more than the search allows. One seed; validation patients of the training ho
 
 With --rows, rows of Tables 9 and 10 train with the rate and steps that they have from the model
 that they vary, and twice as long: whether they have converged. Nothing is chosen by them.
+
 Written to cxrkit/storage/recorded_results/learning_rates.json; rates and steps that differ from the
 profile's are set as `chosen_rates` and `chosen_steps` of the search.
 """
@@ -151,8 +152,7 @@ class Search:
     def double(self, cells: Iterable[grid.Cell]) -> None:
         """Rows as long as they train in their table, and twice as long."""
         for cell in cells:
-            steps = grid.own_training(cell.profile, self.stage).steps
-            self.run([cell, grid.with_training(cell, steps=2 * steps)])
+            self.run([cell, grid.doubled(cell)])
 
     def best(self, trials: list[grid.Cell]) -> list[grid.Cell]:
         """Of each model the finished trial with the highest score."""

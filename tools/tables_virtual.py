@@ -326,8 +326,7 @@ def doubled_rows() -> list[str]:
         if cell.table not in ("Table 9", "Table 10"):
             continue
         steps = grid.own_training(cell.profile, cell.stage).steps
-        own = rows.get(cell.key)
-        twice = rows.get(grid.with_training(cell, steps=2 * steps).key)
+        own, twice = rows.get(cell.key), rows.get(grid.doubled(cell).key)
         if not (own and twice):
             continue
         metric, _, sign = METRICS[cell.stage]

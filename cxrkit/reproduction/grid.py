@@ -350,9 +350,9 @@ def whole_trials(
 
 def twice_as_long(trial: Cell) -> Cell | None:
     """The last round: the trial with twice the steps; None beyond those of its search."""
-    steps = 2 * own_training(trial.profile, trial.stage).steps
+    longer = doubled(trial)
     most = search_of(trial.profile, trial.stage).most_steps
-    return with_training(trial, steps=steps) if steps <= most else None
+    return longer if own_training(longer.profile, longer.stage).steps <= most else None
 
 
 def own_training(profile: sections.Profile, stage: str) -> sections.Training:
@@ -364,6 +364,11 @@ def with_training(cell: Cell, **changes: Any) -> Cell:
     """The cell with other fields of the training of its stage."""
     training = replace(own_training(cell.profile, cell.stage), **changes)
     return replace(cell, profile=replace(cell.profile, **{TRAININGS[cell.stage]: training}))
+
+
+def doubled(cell: Cell) -> Cell:
+    """The cell with twice the steps of its own stage."""
+    return with_training(cell, steps=2 * own_training(cell.profile, cell.stage).steps)
 
 
 def _searched(profile: sections.Profile) -> dict[str, sections.Profile]:

@@ -156,8 +156,7 @@ def flat_when_doubled(
     for cell in grid.grid_cells(profile):
         if cell.stage != stage:
             continue
-        longer = grid.with_training(cell, steps=2 * grid.own_training(cell.profile, stage).steps)
-        own, twice = scores.get(cell.key), scores.get(longer.key)
+        own, twice = scores.get(cell.key), scores.get(grid.doubled(cell).key)
         if own is not None and twice is not None and not brings_more(stage, own, twice):
             flat.add(cell.name)
     return flat
