@@ -4,6 +4,8 @@ one.
 
 import functools
 import os
+import random
+import sys
 from pathlib import Path
 
 import pytest
@@ -23,6 +25,16 @@ def pytest_collection_modifyitems(items):
         raise pytest.UsageError(
             f"{len(named)} tests are named by an address, such as {named[0]}: give their ids"
         )
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    """The same draws in every run, whatever ran before: before fixtures, which may draw too."""
+    random.seed(0)
+    if "numpy" in sys.modules:
+        sys.modules["numpy"].random.seed(0)
+    if "torch" in sys.modules:  # heavy: not for the tests that need none
+        sys.modules["torch"].manual_seed(0)
 
 
 def mirror_folder():

@@ -103,7 +103,7 @@ class CachedImages:
 
     def __getitem__(self, i: int) -> np.ndarray:
         if self._open is None:
-            self._open = [np.load(file, mmap_mode="r") for file in self.files]
+            self._open = [mapped.open_array(file) for file in self.files]
         return np.asarray(self._open[self._file_of[i]][self._row_of[i]])  # (S, S)
 
     def gather(self, indices: Iterable[int] | None = None) -> np.ndarray:
@@ -360,7 +360,7 @@ class _Cache:
                 return error
 
         arrays = {
-            range(start, end): np.load(self.file(start, end), mmap_mode="r+")
+            range(start, end): mapped.open_array(self.file(start, end), "r+")
             for start, end in self.spans()
             if end > first
         }

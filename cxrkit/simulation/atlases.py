@@ -22,6 +22,8 @@ import cv2
 import numpy as np
 from scipy import ndimage
 
+from cxrkit.storage import mapped
+
 ATLAS_FOLDER = Path(__file__).parent / "atlas"
 SOURCES = ("lidc", "lung_dx_a0001", "lung_dx_a0002")
 WATER = 0.02  # 1/mm, attenuation of water at about 65 keV, the effective energy of a chest film
@@ -116,7 +118,7 @@ def load_atlas(source: str = SOURCES[0]) -> Atlas:
         raise FileNotFoundError(
             f"{path} is missing: reinstall cxrkit, or build it with tools/build_atlas.py"
         )
-    with np.load(path) as file:
+    with mapped.PARSING, np.load(path) as file:
         arrays = {name: file[name] for name in file.files}
     names = tuple(str(name) for name in arrays["names"])
     dz, _, dx = (float(step) for step in arrays["spacing"])

@@ -234,9 +234,9 @@ def _implausible_file(path: Path) -> str:
         return "is empty"
     try:
         if path.suffix == ".npy":
-            import numpy as np  # heavy, and only needed here
+            from cxrkit.storage import mapped  # numpy is heavy, and only needed here
 
-            array = np.lib.format.open_memmap(path, "r")
+            array = mapped.open_array(path)
             expected = array.offset + array.nbytes
         elif path.suffix == WEIGHTS:
             expected = _safetensors_size(path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import threading
 import tokenize
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,25 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 ZEROS = bytes(2**20)
+
+# Numpy reads a header with Python's own parser, which fails before Python 3.12 where two threads
+# are in it ("AST constructor recursion depth mismatch", CPython issue 106905).
+PARSING = threading.Lock()
+
+
+def open_array(file: str | os.PathLike, mode: str = "r") -> np.memmap:
+    """A .npy file, mapped; unlike numpy's own function it may be called by several threads.
+
+    Args:
+        file: there already.
+        mode: "r" to read it, "r+" to write to it as well.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError, tokenize.TokenError: it is cut off, or its header cannot be read.
+    """
+    with PARSING:
+        return np.lib.format.open_memmap(file, mode)
 
 
 def begin(
@@ -34,7 +54,8 @@ def begin(
         OSError: there is no room; a file that was being made is deleted.
     """
     try:
-        array = np.lib.format.open_memmap(file, mode, dtype, shape)
+        with PARSING:
+            array = np.lib.format.open_memmap(file, mode, dtype, shape)
         _take_room(file, array.offset if mode == "w+" else None)
     except OSError as error:
         if mode == "w+":
@@ -99,7 +120,7 @@ def check(file: str | os.PathLike, shape: tuple[int, ...], dtype: DTypeLike = np
     """
     expected = np.dtype(dtype), tuple(shape), int(np.prod(shape)) * np.dtype(dtype).itemsize
     try:
-        array = np.lib.format.open_memmap(file, "r")
+        array = open_array(file)
         found = array.dtype, array.shape, os.path.getsize(file) - array.offset
     except (ValueError, tokenize.TokenError, FileNotFoundError) as error:
         found = error  # numpy cannot read the header
@@ -121,7 +142,7 @@ def view(file: str | os.PathLike) -> np.memmap:
         ValueError: it is cut off; the message names the file and the folder to delete.
     """
     try:
-        return np.lib.format.open_memmap(file, "r")
+        return open_array(file)
     except (ValueError, tokenize.TokenError) as error:
         raise ValueError(
             f"{file} is damaged ({error}); delete the folder {Path(file).parent} and run again: "
