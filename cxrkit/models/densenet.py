@@ -230,6 +230,9 @@ def receptive_field(features: nn.Module, size: int, channels: int = 1) -> torch.
 
     Returns:
         Mean absolute gradient (S, S), with a largest value of 1.
+
+    Raises:
+        ValueError: no feature of the middle cell depends on the image.
     """
     features.eval()
     generator = torch.Generator().manual_seed(0)
@@ -238,6 +241,11 @@ def receptive_field(features: nn.Module, size: int, channels: int = 1) -> torch.
     h, w = corpus.shape[-2:]
     (gradient,) = torch.autograd.grad(corpus[..., h // 2, w // 2].sum(), image)
     weight = gradient.abs().mean((0, 1))  # (S, S)
+    if not weight.any():
+        raise ValueError(
+            "no feature of the middle cell depends on images of noise: all its units are off; "
+            "load trained weights, or take more channels or another seed"
+        )
     return weight / weight.max()
 
 

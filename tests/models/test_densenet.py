@@ -203,3 +203,10 @@ def test_a_kernel_of_1_ends_the_growth_of_the_receptive_field():
     # layer by layer: stem and pooling 11, a layer at stride 4 +8, pooling +4, two at stride 8 +32,
     # pooling +8; then four and three at stride 16, 32 each
     assert widths == [11 + 8 + 4 + 32 + 8 + 7 * 32, 11 + 8 + 4 + 32 + 8]
+
+
+def test_a_network_whose_units_are_off_has_no_receptive_field():
+    features = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.ReLU())
+    torch.nn.init.constant_(features[0].bias, -1e3)
+    with pytest.raises(ValueError, match="all its units are off"):
+        receptive_field(features, 16)
