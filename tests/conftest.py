@@ -5,6 +5,7 @@ one.
 import functools
 import os
 import random
+import signal
 import sys
 from pathlib import Path
 
@@ -16,6 +17,14 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 
 pytest_plugins = ["pytester"]
 CHECKOUT = Path(__file__).resolve().parent.parent
+
+
+def pytest_configure():
+    """A shell starts what it puts in the background deaf to Ctrl-C, and processes inherit that:
+    those that tests interrupt must hear it.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items):
