@@ -103,7 +103,7 @@ class CachedImages:
 
     def __getitem__(self, i: int) -> np.ndarray:
         if self._open is None:
-            self._open = [mapped.open_array(file) for file in self.files]
+            self._open = [mapped.view(file) for file in self.files]
         return np.asarray(self._open[self._file_of[i]][self._row_of[i]])  # (S, S)
 
     def gather(self, indices: Iterable[int] | None = None) -> np.ndarray:

@@ -50,7 +50,7 @@ class CachedCorpora:
     def gather(self, indices: Sequence[int]) -> torch.Tensor:
         """Corpora of some images, float32 (n, C, h, w)."""
         if self._open is None:
-            self._open = [mapped.open_array(file) for file in self.files]
+            self._open = [mapped.view(file) for file in self.files]
         rows = [self._open[self._file_of[i]][self._row_of[i]] for i in indices]
         return torch.from_numpy(np.stack(rows))
 

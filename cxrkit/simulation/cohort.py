@@ -414,7 +414,7 @@ def cohort_digest(folder: str | Path) -> str:
     """
     sha = hashlib.sha256((Path(folder) / "films.csv").read_bytes())
     for name in MASKS:
-        sha.update(mapped.open_array(Path(folder) / f"{name}.npy"))
+        sha.update(mapped.view(Path(folder) / f"{name}.npy"))
     return sha.hexdigest()
 
 
